@@ -1,0 +1,176 @@
+"""Pictures of the pocket world: a glyph turned, scaled and moved on a random background, and a reader of its colour.
+
+The glyphs are those of Noto Color Emoji (Debian package ``fonts-noto-color-emoji``), a bitmap font that Pillow draws at
+size 109. Only the recipe needs the font; the shipped weights do not.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+SIZE = 64
+"""Side of a scene in pixels."""
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+_GLYPH = 96
+
+# Focal colours in sRGB. Several per name where people use one word for a wide region; names of Berlin and Kay (1969).
+FOCAL_COLORS = {
+    "black": ["#141414", "#2b2b2b", "#263238"],
+    "white": ["#ffffff", "#eeeeee", "#f3f0e6"],
+    "gray": ["#808080", "#a8a8a8", "#616161", "#90a4ae", "#78909c"],
+    "red": ["#e01818", "#b01020", "#f44336", "#8c1018"],
+    "orange": ["#ff8800", "#f57c00", "#ffa030"],
+    "yellow": ["#ffe000", "#fdd835", "#fff176", "#ffca28"],
+    "green": ["#189818", "#66bb3a", "#2e5f2e", "#a8d048", "#0a8f6a"],
+    "blue": ["#1848c8", "#42a5f5", "#80c8f8", "#102870", "#2fb8d8"],
+    "purple": ["#8020a0", "#a060d0", "#4a1870"],
+    "pink": ["#ff90b8", "#f06090", "#f8c0d0"],
+    "brown": ["#704020", "#8d5a3a", "#4e342e", "#b07a4a", "#a1662f"],
+}
+COLORS = tuple(FOCAL_COLORS)
+
+
+@cache
+def glyph(character: str) -> Image.Image:
+    """Draw a glyph, cropped to its ink and centred on a transparent 96 x 96 square.
+
+    Raises:
+        FileNotFoundError: the font is not installed.
+    """
+    if not FONT.exists():
+        raise FileNotFoundError(f"{FONT} is missing: the recipe draws with it; apt-get install fonts-noto-color-emoji")
+    canvas = Image.new("RGBA", (192, 192), (0, 0, 0, 0))
+    ImageDraw.Draw(canvas).text((20, 20), character, font=ImageFont.truetype(str(FONT), 109), embedded_color=True)
+    box = canvas.getbbox()
+    if box is None:
+        raise ValueError(f"the font {FONT} has no glyph for {character!r}; use fonts-noto-color-emoji 2.042 or later")
+    ink = canvas.crop(box)
+    scale = _GLYPH / max(ink.size)
+    ink = ink.resize((max(1, round(ink.width * scale)), max(1, round(ink.height * scale))), Image.Resampling.LANCZOS)
+    square = Image.new("RGBA", (_GLYPH, _GLYPH), (0, 0, 0, 0))
+    square.paste(ink, ((_GLYPH - ink.width) // 2, (_GLYPH - ink.height) // 2))
+    return square
+
+
+def scene(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Place a glyph (RGBA) on a random background: 64 x 64 RGB."""
+    side = round(SIZE * rng.uniform(0.68, 0.98))
+    turned = ink if rng.random() < 0.5 else ink.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    turned = turned.rotate(rng.uniform(-18, 18), Image.Resampling.BICUBIC, expand=False)
+    turned = turned.resize((side, side), Image.Resampling.LANCZOS)
+    room = SIZE - side
+    picture = background(rng)
+    picture.paste(turned, (int(rng.integers(0, room + 1)), int(rng.integers(0, room + 1))), turned)
+    return picture
+
+
+def background(rng: np.random.Generator) -> Image.Image:
+    """Draw a soft gradient between two random colours, 64 x 64 RGB."""
+    ends = rng.uniform(0, 255, (2, 3))
+    ends = ends.mean(1, keepdims=True) + (ends - ends.mean(1, keepdims=True)) * rng.uniform(0.2, 1.0)
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.mgrid[0:SIZE, 0:SIZE] / (SIZE - 1) - 0.5
+    ramp = np.clip(0.5 + np.cos(angle) * x + np.sin(angle) * y, 0, 1)[..., None]
+    return Image.fromarray((ends[0] * (1 - ramp) + ends[1] * ramp).astype(np.uint8))
+
+
+def recolored(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Give a glyph colours that its name cannot tell: hue, saturation and lightness are drawn anew.
+
+    Half of the time every hue turns by one angle (the inner contrasts stay); otherwise the whole glyph takes a random
+    focal colour, shaded by its own lightness.
+    """
+    rgba = np.asarray(ink, dtype=np.float32) / 255
+    lightness = rgba[..., :3].mean(-1, keepdims=True)
+    if rng.random() < 0.35:
+        hsv = np.asarray(ink.convert("RGB").convert("HSV"), dtype=np.float32)
+        hsv[..., 0] = (hsv[..., 0] + rng.uniform(0, 256)) % 256
+        hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.4, 1.3), 0, 255)
+        hsv[..., 2] = np.clip(hsv[..., 2] * rng.uniform(0.6, 1.15), 0, 255)
+        rgb = np.asarray(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"), dtype=np.float32) / 255
+    else:
+        focal = FOCAL_COLORS[COLORS[rng.integers(len(COLORS))]]
+        target = _rgb(focal[rng.integers(len(focal))]) + rng.normal(0, 0.04, 3)
+        visible = rgba[..., 3] > 0.5
+        middle = np.median(lightness[visible]) if visible.any() else 0.5
+        rgb = np.clip(target + (lightness - middle) * rng.uniform(0.25, 0.7), 0, 1)
+        keep = rng.uniform(0.0, 0.35)
+        rgb = (1 - keep) * rgb + keep * rgba[..., :3]
+    pixels = np.concatenate([rgb, rgba[..., 3:]], -1)
+    return Image.fromarray((np.clip(pixels, 0, 1) * 255).astype(np.uint8), "RGBA")
+
+
+def read_color(ink: Image.Image) -> tuple[str, float]:
+    """Name the dominant colour of a glyph's opaque pixels.
+
+    Each pixel takes the name of the nearest focal colour in CIELAB; the name with most pixels wins.
+
+    Returns:
+        The name and its share of the opaque pixels.
+    """
+    pixels = np.asarray(ink, dtype=np.float32).reshape(-1, 4)
+    pixels = pixels[pixels[:, 3] > 200, :3] / 255
+    names, focal = _focal_lab()
+    nearest = ((_lab(pixels)[:, None] - focal[None]) ** 2).sum(-1).argmin(1)
+    share = np.bincount(names[nearest], minlength=len(COLORS)) / max(len(pixels), 1)
+    return COLORS[int(share.argmax())], float(share.max())
+
+
+def read_shape(ink: Image.Image) -> str:
+    """Name the nearest basic shape of a glyph's silhouette by overlap (intersection over union)."""
+    mask = np.asarray(ink)[..., 3] > 128
+    return max(_silhouettes(), key=lambda item: float((mask & item[1]).sum() / (mask | item[1]).sum()))[0]
+
+
+def _rgb(code: str) -> np.ndarray:
+    return np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32) / 255
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """Convert sRGB in [0, 1], shape (n, 3), to CIELAB under D65."""
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
+    f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], -1)
+
+
+@cache
+def _focal_lab() -> tuple[np.ndarray, np.ndarray]:
+    """Return the name index of each focal colour, (m,), and its CIELAB value, (m, 3)."""
+    rows = [(i, _rgb(code)) for i, name in enumerate(COLORS) for code in FOCAL_COLORS[name]]
+    return np.array([i for i, _ in rows]), _lab(np.stack([rgb for _, rgb in rows]))
+
+
+@cache
+def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
+    """Masks of basic shapes, each at several turns and widths, fitted to the glyph square."""
+    shapes = []
+    centre = _GLYPH / 2
+
+    def polygon(name: str, points: list[tuple[float, float]]) -> None:
+        for turn in range(0, 180, 15):
+            angle = np.radians(turn)
+            rotated = np.array(points) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            rotated *= (centre - 1) / np.abs(rotated).max()
+            canvas = Image.new("1", (_GLYPH, _GLYPH))
+            ImageDraw.Draw(canvas).polygon([(float(x + centre), float(y + centre)) for x, y in rotated], fill=1)
+            shapes.append((name, np.asarray(canvas)))
+
+    angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    polygon("round", [(np.cos(a), np.sin(a)) for a in angles])
+    for width in (0.4, 0.6, 0.75):
+        polygon("oval", [(np.cos(a), width * np.sin(a)) for a in angles])
+    polygon("square", [(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    for width in (0.15, 0.3, 0.45, 0.6, 0.75):
+        polygon("rectangle", [(-1, -width), (1, -width), (1, width), (-1, width)])
+    for height in (0.8, 1.2):
+        for sign in (-1, 1):
+            polygon("triangle", [(-1, sign * height), (1, sign * height), (0, -sign * height)])
+    star = [(r * np.sin(np.pi * i / 5), r * np.cos(np.pi * i / 5)) for i, r in enumerate([1.0, 0.42] * 5)]
+    polygon("star", star)
+    return tuple(shapes)
