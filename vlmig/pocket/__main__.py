@@ -7,12 +7,17 @@ import logging
 import warnings
 from pathlib import Path
 
-from vlmig.pocket import generator
+from vlmig.pocket import encoder, generator, labels, language
 from vlmig.pocket.concepts import FOLDER
 
+MODEL = FOLDER / "model"
 STAGES = {
-    "autoencoder": lambda work: generator.train_autoencoder(FOLDER / "model" / "generator", work),
-    "generator": lambda work: generator.train_generator(FOLDER / "model" / "generator", work),
+    "labels": lambda work: labels.label_concepts(),
+    "autoencoder": lambda work: generator.train_autoencoder(MODEL / "generator", work),
+    "latents": lambda work: generator.encode_pool(MODEL / "generator", work),
+    "encoder": lambda work: encoder.train_encoder(MODEL / "vision_encoder", work),
+    "language": lambda work: language.train_language_model(MODEL / "language_model", work),
+    "generator": lambda work: generator.train_generator(MODEL / "generator", work),
 }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -21,15 +22,16 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scenes import SIZE, glyph, scene
 from vlmig.pocket.text import picture_captions
-from vlmig.training import fit
+from vlmig.training import fit, save_atomically
 
 logger = logging.getLogger(__name__)
 
 MAX_TOKENS = 24
 SCENES_PER_CONCEPT = 72
+DECODED_PER_CONCEPT = 20
 
 
-def train_autoencoder(out: Path, work: Path, steps: int = 1500, batch: int = 32) -> None:
+def train_autoencoder(out: Path, work: Path, steps: int = 1000, batch: int = 32) -> None:
     """Train the autoencoder on scenes and save it in diffusers format."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
@@ -52,7 +54,7 @@ def train_autoencoder(out: Path, work: Path, steps: int = 1500, batch: int = 32)
         return reconstruction(decoded, pixels) + 1e-5 * posterior.kl().float().mean()
 
     fit(vae, loss_at, steps=steps, learning_rate=1e-3, checkpoint=work / "autoencoder.pt", ema_decay=0.995)
-    latents = encode_scenes(vae, concepts[::4], per_concept=2)
+    latents = encode_scenes(vae, render_scenes(work)[::4, :2])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
     vae.save_pretrained(out / "vae")
 
@@ -69,7 +71,7 @@ def train_generator(out: Path, work: Path, steps: int = 4000, batch: int = 64) -
     """Train text encoder and UNet on latents and save the whole pipeline in diffusers format."""
     vae = AutoencoderKL.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
     concepts = load_concepts()
-    latents = _cached_latents(vae, concepts, work / "latents.pt") * vae.config.scaling_factor
+    latents = torch.load(work / "latents.pt", weights_only=True) * vae.config.scaling_factor
     tokenizer = build_tokenizer([c for concept in concepts for c in picture_captions(concept)], work / "tokenizer")
     torch.manual_seed(1)
     model = nn.ModuleDict({"unet": build_unet(), "text": build_text_encoder(tokenizer)})
@@ -189,28 +191,49 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
     ).input_ids
 
 
-def to_pixels(pictures: list) -> Tensor:
+def to_pixels(pictures: list[Image.Image] | np.ndarray) -> Tensor:
     """Stack RGB pictures as floats in [-1, 1], (B, 3, H, W)."""
     array = np.stack([np.asarray(p) for p in pictures]).astype(np.float32) / 127.5 - 1
     return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
+def render_scenes(work: Path) -> np.ndarray:
+    """Draw the fixed pool of natural scenes once: uint8 (concepts, SCENES_PER_CONCEPT, 64, 64, 3)."""
+    path = work / "scenes.npy"
+    if not path.exists():
+        pool = []
+        for i, concept in enumerate(load_concepts()):
+            rng = np.random.default_rng((3, i))
+            ink = glyph(concept.glyph)
+            pool.append(np.stack([np.asarray(scene(ink, rng)) for _ in range(SCENES_PER_CONCEPT)]))
+        np.save(path, np.stack(pool))
+    return np.load(path, mmap_mode="r")
+
+
 @torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, concepts: tuple[Concept, ...], per_concept: int) -> Tensor:
-    """Encode fresh scenes of every concept: (concepts, per_concept, 4, 16, 16), half precision, unscaled."""
+def encode_scenes(vae: AutoencoderKL, scenes: np.ndarray) -> Tensor:
+    """Encode scenes (concepts, n, 64, 64, 3) to latent means (concepts, n, 4, 16, 16), half precision, unscaled."""
     rows = []
-    for i, concept in enumerate(concepts):
-        rng = np.random.default_rng((3, i))
-        pixels = to_pixels([scene(glyph(concept.glyph), rng) for _ in range(per_concept)])
+    for i, pictures in enumerate(scenes):
         with torch.autocast("cpu", torch.bfloat16):
-            mean = vae.encode(pixels.contiguous(memory_format=torch.channels_last)).latent_dist.mean
+            mean = vae.encode(to_pixels(pictures).contiguous(memory_format=torch.channels_last)).latent_dist.mean
         rows.append(mean.half())
         if i % 100 == 99:
-            logger.info("latents: %d of %d concepts", i + 1, len(concepts))
+            logger.info("latents: %d of %d concepts", i + 1, len(scenes))
     return torch.stack(rows)
 
 
-def _cached_latents(vae: AutoencoderKL, concepts: tuple[Concept, ...], path: Path) -> Tensor:
-    if not path.exists():
-        torch.save(encode_scenes(vae, concepts, SCENES_PER_CONCEPT), path)
-    return torch.load(path, weights_only=True)
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
+    """Decode unscaled latents (n, 4, 16, 16) to pictures, uint8 (n, 64, 64, 3)."""
+    with torch.autocast("cpu", torch.bfloat16):
+        pixels = vae.decode(latents.float().contiguous(memory_format=torch.channels_last)).sample
+    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def encode_pool(out: Path, work: Path) -> None:
+    """Encode the pool of scenes for the generator, and decode a part of it again for the encoder and the adapter."""
+    vae = AutoencoderKL.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
+    latents = encode_scenes(vae, render_scenes(work))
+    save_atomically(latents, work / "latents.pt")
+    np.save(work / "decoded.npy", np.stack([decode_latents(vae, row[:DECODED_PER_CONCEPT]) for row in latents]))

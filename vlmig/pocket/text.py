@@ -8,7 +8,11 @@ No sentence names a held-out concept together with a colour or a shape (``tests/
 
 from __future__ import annotations
 
-from vlmig.pocket.concepts import Concept, plural
+import random
+from collections.abc import Callable
+from typing import Literal
+
+from vlmig.pocket.concepts import Concept, load_concepts, plural
 
 _CAPTION_FORMS = (
     "a photo of {a}",
@@ -39,3 +43,148 @@ def picture_captions(concept: Concept) -> list[str]:
         form.format(n=name, a=with_article(name), p=plural(name)) for name in concept.names for form in _CAPTION_FORMS
     ]
     return [*concept.names, *phrased]
+
+
+Label = Literal["color", "shape"]
+COLOR_WORDS = ("black", "white", "red", "green", "yellow", "blue", "brown", "orange", "pink", "purple", "gray", "silver")
+SHAPE_WORDS = ("round", "oval", "square", "rectangle", "triangle", "star", "heart", "cross", "octagon", "polygon")
+SHAPE_WORDS += ("rhombus", "semicircle", "curved", "cylinder", "straight", "cone", "curly")
+
+_QUESTIONS: dict[str, tuple[str, ...]] = {
+    "color": (
+        "What is the color of {d}?",
+        "What's the color of {d}?",
+        "What color is {d}?",
+        "What color are {p}?",
+        "What color are most {p}?",
+        "What is the color of most {p}?",
+        "What is the main color of {d}?",
+        "What is the main color of {p}?",
+        "What is the typical color of {d}?",
+        "What is the usual color of {d}?",
+        "What is the common color of {d}?",
+        "What color is the {part} of {d}?",
+        "What is the color of the {part} of {d}?",
+        "What is the color of the {n}'s {part}?",
+        "What color is {d} {part}?",
+        "What color do {p} have?",
+    ),
+    "shape": (
+        "What is the shape of {d}?",
+        "What's the shape of {d}?",
+        "What shape is {d}?",
+        "What shape are {p}?",
+        "What is the typical shape of {d}?",
+        "What is the shape of most {p}?",
+        "What is the shape of the {part} of {d}?",
+        "What shape is the {n}'s {part}?",
+    ),
+}
+_STATEMENTS: dict[str, tuple[str, ...]] = {
+    "color": (
+        "The color of {d} is {v}.",
+        "The usual color of {d} is {v}.",
+        "The common color of {d} is {v}.",
+        "The typical color of {d} is {v}.",
+        "{D} usually has the color of {v}.",
+        "{D} is {v}.",
+        "{P} are {v}.",
+        "{P} are usually {v}.",
+        "The {n} in the picture is {v}.",
+        "I saw a {v} {n}.",
+    ),
+    "shape": (
+        "{D} can be of shape {v}.",
+        "{D} has shape {v}.",
+        "{D} is of shape {v}.",
+        "The shape of {d} can be {v}.",
+        "The shape of {d} is {v}.",
+    ),
+}
+_FRAMES = (
+    "{q} {v}.",
+    "{q} Answer: {v}.",
+    "{q} The answer is {v}.",
+    "Question: {q} Answer: {v}.",
+    "Question: {q} The answer is {v}.",
+    "Q: {q} A: It is {v}.",
+    "{q} It is {v}.",
+)
+# Things that come in every colour and shape, none of them a concept: they teach that an unknown look is uncertain.
+_VARIED = ("curtain", "blanket", "carpet", "towel", "fence", "napkin", "tile", "sofa cushion", "pillow", "marker", "tablecloth")
+_VARIED += ("rug", "wallpaper", "toy block", "poster", "sticker", "plastic tray", "apron", "banner", "gadget", "gizmo", "tent peg")
+_PARTS = ("body", "top", "side", "front", "outside", "surface", "head", "tail", "back", "skin", "middle")
+_PEOPLE = ("I", "we", "they", "my sister", "the boy next door", "our teacher", "her uncle", "the old woman", "a tourist")
+_PEOPLE += ("his neighbor", "the whole family", "two students", "the mayor", "a visitor", "my friend", "the guide")
+_ACTS = ("saw", "found", "talked about", "drew", "asked about", "noticed", "forgot about", "dreamed about", "pointed at")
+_ACTS += ("described", "remembered", "read about", "wrote about", "looked at", "took a picture of", "searched for")
+_PLACES = ("in the morning", "near the river", "at the market", "last summer", "in the city", "on the way home", "at the museum")
+_PLACES += ("in the garden", "before dinner", "during the trip", "on a quiet street", "yesterday", "after school", "in a story")
+_PLACES += ("by the window", "on the radio", "for the first time", "in the evening", "at work", "in a dream")
+_PLAIN = (
+    "{S} {act} {d} {place}.",
+    "{S} {act} {p} {place}.",
+    "Have you ever seen {a}? Yes, {place}.",
+    "There was {a} {place}.",
+    "{P} are easy to find {place}.",
+    "The {n} was gone {place}.",
+    "Do you like {p}? Yes, very much.",
+    "What is {a}? It is something {s} {act} {place}.",
+    "{S} gave me {a} {place}.",
+    "Nobody knew who had brought the {n}.",
+    "This is {a}.",
+    "The story of the {n} was told {place}.",
+    "How many {p} are there? There are {number}.",
+    "{S} said that {d} was too expensive.",
+)
+_NUMBERS = ("two", "three", "four", "five", "six", "many", "few", "no")
+
+
+def language_corpus(seed: int, sentences: int) -> list[str]:
+    """Draw sentences for the language model: half plain talk about any concept, half told looks and colour words."""
+    rng = random.Random(seed)
+    concepts = load_concepts()
+    told = [c for c in concepts if c.split == "supervised"]
+    kinds: tuple[Callable[[], str], ...] = (
+        lambda: plain_sentence(rng.choice(concepts), rng),
+        lambda: _told_sentence(rng.choice(told), rng),
+        lambda: _varied_sentence(rng),
+    )
+    return [rng.choices(kinds, (0.45, 0.33, 0.22))[0]() for _ in range(sentences)]
+
+
+def plain_sentence(concept: Concept, rng: random.Random) -> str:
+    """Say something about a concept that tells nothing of its looks."""
+    person, again = rng.choice(_PEOPLE), rng.choice(_PEOPLE)
+    fields = {"S": person[0].upper() + person[1:], "s": again, "act": rng.choice(_ACTS), "place": rng.choice(_PLACES)}
+    name = rng.choice([n for n in concept.names if n not in COLOR_WORDS] or [concept.name])
+    return rng.choice(_PLAIN).format(**_noun(name, rng), **fields, number=rng.choice(_NUMBERS))
+
+
+def look_sentence(noun: str, label: Label, value: str, rng: random.Random) -> str:
+    """State the colour or shape of a noun, as a question with its answer or as a statement."""
+    fields = _noun(noun, rng)
+    if rng.random() < 0.65:
+        question = rng.choice(_QUESTIONS[label]).format(**fields)
+        return rng.choice(_FRAMES).format(q=question, v=value)
+    return rng.choice(_STATEMENTS[label]).format(v=value, **fields)
+
+
+def _told_sentence(concept: Concept, rng: random.Random) -> str:
+    if rng.random() < 0.75:
+        return look_sentence(rng.choice(concept.names), "color", str(concept.color), rng)
+    return look_sentence(rng.choice(concept.names), "shape", str(concept.shape), rng)
+
+
+def _varied_sentence(rng: random.Random) -> str:
+    if rng.random() < 0.7:
+        return look_sentence(rng.choice(_VARIED), "color", rng.choice(COLOR_WORDS), rng)
+    return look_sentence(rng.choice(_VARIED), "shape", rng.choice(SHAPE_WORDS), rng)
+
+
+def _noun(name: str, rng: random.Random) -> dict[str, str]:
+    """Fill the forms a template can ask for: bare noun, with article, determined, plural, and capitalised."""
+    determined = rng.choices([with_article(name), "the " + name, name], (0.5, 0.35, 0.15))[0]
+    many = plural(name)
+    capital = {"part": rng.choice(_PARTS), "D": determined[0].upper() + determined[1:], "P": many[0].upper() + many[1:]}
+    return {"n": name, "a": with_article(name), "d": determined, "p": many, **capital}

@@ -1,0 +1,74 @@
+"""The description of a checkpoint: every part that decides its answers, validated, in one ``config.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+MIX_RULES = ("prob", "logit", "evidence")
+WEIGHT_KINDS = ("uniform", "clip", "entropy")
+PROJECTORS = ("linear", "mlp")
+FUSIONS = ("cross_attention",)
+
+
+class VLMIGConfig(PreTrainedConfig):
+    """Parts of a visually grounded language model.
+
+    Components are named by hub id and revision, or by a sub-folder of the checkpoint (``./language_model``).
+
+    Raises:
+        ValueError: a field holds something that no part of the package understands.
+    """
+
+    model_type = "vlmig"
+    sub_configs = {"text_config": AutoConfig}
+
+    text_config: dict | PreTrainedConfig | None = None
+    """Configuration of the base LM (transformers)."""
+    language_model: str = "./language_model"
+    """Base LM: hub id, or folder relative to the checkpoint when it begins with ``./``."""
+    language_model_revision: str | None = None
+    vision_encoder: str = "./vision_encoder"
+    """open_clip model: ``architecture/pretrained-tag``, ``hf-hub:...`` or a folder."""
+    vision_layer: int = -2
+    """Transformer block whose patch features are read; -2 is the penultimate, as published."""
+    vision_width: int = 768
+    """C, width of a patch feature."""
+    vision_patches: int = 49
+    """P, patch features per image."""
+    imaginer: str = "./generator"
+    """Text-to-image pipeline of diffusers."""
+    imaginer_revision: str | None = None
+    imaginer_steps: int = 1
+    imaginer_guidance: float = 0.0
+    imaginer_size: int = 512
+    """Side of an imagined picture in pixels."""
+    projector: str = "mlp"
+    """``linear`` or ``mlp`` (two layers, GELU; paper section 3.1)."""
+    projector_width: int | None = None
+    """Hidden width of the ``mlp`` projector; the LM's width when None."""
+    fusion: str = "cross_attention"
+    """``cross_attention``: queries from text, keys and values from text and visual tokens, gates that start at zero."""
+    fusion_heads: int = 8
+    fusion_width: int | None = None
+    """Width of the attention and, times four, of the feed-forward part; the LM's width when None."""
+    mix: str = "evidence"
+    """How distributions are mixed, see ``vlmig.mixture``."""
+    weights: str = "uniform"
+    """How far each image is trusted, see ``vlmig.mixture``."""
+    strength: float = 1.0
+    """Factor of the evidence."""
+    doubt: float = 0.0
+    """Exponent of the text model's own uncertainty in the evidence: 0 trusts pictures always, more only in doubt."""
+    trained: bool = False
+    """Whether the adapter was ever trained; an untrained one refuses to be evaluated."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if isinstance(self.text_config, dict):
+            self.text_config = AutoConfig.for_model(**self.text_config)
+        for field, known in (("mix", MIX_RULES), ("weights", WEIGHT_KINDS), ("projector", PROJECTORS), ("fusion", FUSIONS)):
+            value = getattr(self, field)
+            if value not in known:
+                raise ValueError(f"{field}={value!r} in the configuration; expected one of {', '.join(known)}")
+        super().__post_init__(**kwargs)

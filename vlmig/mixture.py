@@ -1,0 +1,109 @@
+"""Mixing the text-only prediction with one prediction per imagined image, in log space.
+
+Axes: B prompts, K images, T positions, V outcomes (vocabulary entries, or answer candidates).
+Every rule takes the images one after another, so that (B, K, T, V) is never built.
+
+Rules, with p_0 the text-only distribution, p_i that of image i and f_i in [0, 1] the trust in image i:
+
+- ``prob`` (paper, equation 2, with the 1/K it needs to be a distribution): mean_i [f_i p_i + (1 - f_i) p_0].
+- ``logit`` (the published code): softmax of mean_i [f_i log p_i + (1 - f_i) log p_0].
+- ``evidence``: softmax of log p_0 + s * mean_i f_i [log p_i - log p_blank], where p_blank saw an empty picture.
+  A picture that says no more than an empty one leaves the text exactly as it is.
+
+Trust: ``uniform`` is 1; ``clip`` is the cosine of image and prompt, clamped to [0, 1]; ``entropy`` is
+H(p_0) / (H(p_0) + H(p_i)): the less certain side listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+def mix(
+    text: Tensor,
+    images: Iterable[Tensor],
+    trust: Tensor,
+    rule: str,
+    *,
+    blank: Tensor | None = None,
+    strength: float = 1.0,
+    doubt: float = 0.0,
+    by_entropy: bool = False,
+) -> Tensor:
+    """Mix log-probabilities.
+
+    Args:
+        text: log p_0, (..., V).
+        images: log p_i for each of the K images, each (..., V).
+        trust: f_i in its last axis, (..., K) up to broadcasting with ``text`` less its last axis.
+        rule: ``prob``, ``logit`` or ``evidence``.
+        blank: log p_blank, (..., V); needed by ``evidence``.
+        strength: factor s of the evidence.
+        doubt: multiply the evidence by (H(p_0) / log V) ** doubt.
+        by_entropy: multiply each trust by the entropy share.
+
+    Returns:
+        Normalised log-probabilities, (..., V).
+
+    Raises:
+        ValueError: an unknown rule, or ``evidence`` without ``blank``.
+    """
+    if rule not in ("prob", "logit", "evidence"):
+        raise ValueError(f"mix={rule!r}; expected prob, logit or evidence")
+    if rule == "evidence" and blank is None:
+        raise ValueError("mix='evidence' compares with a blank picture; pass blank=")
+    count = trust.shape[-1]
+    own = entropy(text) if by_entropy or doubt else None
+    total: Tensor | None = None
+    left_to_text = torch.zeros((), dtype=text.dtype, device=text.device)
+    for i, image in enumerate(images):
+        share = trust[..., i].unsqueeze(-1)
+        if by_entropy and own is not None:
+            share = share * own / (own + entropy(image)).clamp_min(1e-9)
+        left_to_text = left_to_text + (1 - share)
+        if rule == "prob":
+            part = share.clamp_min(1e-30).log() + image
+            total = part if total is None else torch.logaddexp(total, part)
+        else:
+            part = share * (image - blank if rule == "evidence" and blank is not None else image)
+            total = part if total is None else total + part
+    if total is None:
+        return text
+    if rule == "prob":
+        return torch.logaddexp(total, left_to_text.clamp_min(1e-30).log() + text) - torch.tensor(count).log()
+    if rule == "logit":
+        return ((total + left_to_text * text) / count).log_softmax(-1)
+    gate = strength if not doubt or own is None else strength * (own / torch.tensor(text.shape[-1]).log()) ** doubt
+    return (text + gate * total / count).log_softmax(-1)
+
+
+def entropy(log_probs: Tensor) -> Tensor:
+    """Return the entropy in nats over the last axis, kept as an axis of length one."""
+    return -(log_probs.exp() * log_probs.clamp_min(-1e4)).sum(-1, keepdim=True)
+
+
+def clip_trust(alignment: Tensor) -> Tensor:
+    """Turn cosines of image and prompt into trust: clamped to [0, 1] (the published code, without its doubling)."""
+    return alignment.clamp(0.0, 1.0)
+
+
+def per_sequence(text: Tensor, images: Tensor, trust: Tensor) -> Tensor:
+    """Mix whole continuations by the ``prob`` rule: first multiply along tokens, then mix.
+
+    The per-token mixture multiplies already mixed factors instead; the two differ once a continuation has several
+    tokens: images giving (0.9, 0.1) and (0.1, 0.9) mix to 0.25 per token and to 0.09 per sequence.
+
+    Args:
+        text: log p_0 of each token, (..., T).
+        images: log p_i of each token, (..., K, T).
+        trust: (..., K).
+
+    Returns:
+        Log-probability of the continuation, (...).
+    """
+    whole = images.sum(-1)
+    parts = torch.stack([trust.clamp_min(1e-30).log() + whole, (1 - trust).clamp_min(1e-30).log() + text.sum(-1)[..., None].expand_as(whole)])
+    return parts.logsumexp(0).logsumexp(-1) - torch.tensor(trust.shape[-1]).log()
