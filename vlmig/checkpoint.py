@@ -33,10 +33,14 @@ def resolve_checkpoint(name: str | Path) -> Path:
         try:
             folder = Path(snapshot_download(str(name)))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise VLMIGError(f"no checkpoint {name}: not 'pocket', not a folder, not reachable as a hub id; check the name, or pass a folder") from error
+            raise VLMIGError(
+                f"no checkpoint {name}: not 'pocket', not a folder, not reachable as a hub id; check the name, or pass a folder"
+            ) from error
     for file in ("config.json", WEIGHTS):
         if not (folder / file).is_file():
-            raise VLMIGError(f"{folder} has no {file}; expected a vlmig checkpoint: config.json and {WEIGHTS} with projector and fusion")
+            raise VLMIGError(
+                f"{folder} has no {file}; expected a vlmig checkpoint: config.json and {WEIGHTS} with projector and fusion"
+            )
     return folder
 
 
@@ -52,7 +56,9 @@ def load_model(folder: Path, **kwargs: Any) -> VLMIGForCausalLM:
         VLMIGError: weights are missing, superfluous or of another shape; the base LM cannot be loaded.
     """
     config = VLMIGConfig.from_pretrained(folder)
-    language_model = load_language_model(component(config.language_model, folder), config.language_model_revision, **kwargs)
+    language_model = load_language_model(
+        component(config.language_model, folder), config.language_model_revision, **kwargs
+    )
     model = VLMIGForCausalLM(config, language_model)
     load_adapter(model, load_file(folder / WEIGHTS), folder)
     return model.to(language_model.dtype).eval()
@@ -64,7 +70,9 @@ def load_language_model(name: str, revision: str | None = None, **kwargs: Any) -
         model = AutoModelForCausalLM.from_pretrained(name, revision=revision, **{"dtype": torch.float32, **kwargs})
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise VLMIGError(f"cannot load the language model {name}: {reason}; expected a hub id or folder of a causal LM") from error
+        raise VLMIGError(
+            f"cannot load the language model {name}: {reason}; expected a hub id or folder of a causal LM"
+        ) from error
     check_head(model)
     return model.eval()
 
@@ -78,10 +86,14 @@ def load_adapter(model: VLMIGForCausalLM, weights: dict[str, Tensor], source: Pa
     own = model.adapter_state()
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:
-        raise VLMIGError(f"adapter weights of {source} do not fit: missing {missing or 'none'}, unknown {extra or 'none'}; load the checkpoint with the config it was saved with")
+        raise VLMIGError(
+            f"adapter weights of {source} do not fit: missing {missing or 'none'}, unknown {extra or 'none'}; load the checkpoint with the config it was saved with"
+        )
     for name, value in weights.items():
         if own[name].shape != value.shape:
-            raise VLMIGError(f"adapter weight {name} of {source} has shape {tuple(value.shape)}, the config asks for {tuple(own[name].shape)}; load it with its own config")
+            raise VLMIGError(
+                f"adapter weight {name} of {source} has shape {tuple(value.shape)}, the config asks for {tuple(own[name].shape)}; load it with its own config"
+            )
         own[name].copy_(value)
 
 

@@ -60,14 +60,21 @@ class VLMIGConfig(PreTrainedConfig):
     strength: float = 1.0
     """Factor of the evidence."""
     doubt: float = 0.0
-    """Exponent of the text model's own uncertainty in the evidence: 0 trusts pictures always, more only in doubt."""
+    """Exponent of the text model's doubt (1 - its highest probability): 0 always listens to pictures."""
+    alignment_floor: float = 0.2
+    """Mean alignment under which the pictures are called guesses."""
     trained: bool = False
     """Whether the adapter was ever trained; an untrained one refuses to be evaluated."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.text_config, dict):
             self.text_config = AutoConfig.for_model(**self.text_config)
-        for field, known in (("mix", MIX_RULES), ("weights", WEIGHT_KINDS), ("projector", PROJECTORS), ("fusion", FUSIONS)):
+        for field, known in (
+            ("mix", MIX_RULES),
+            ("weights", WEIGHT_KINDS),
+            ("projector", PROJECTORS),
+            ("fusion", FUSIONS),
+        ):
             value = getattr(self, field)
             if value not in known:
                 raise ValueError(f"{field}={value!r} in the configuration; expected one of {', '.join(known)}")

@@ -42,7 +42,7 @@ def mix(
         rule: ``prob``, ``logit`` or ``evidence``.
         blank: log p_blank, (..., V); needed by ``evidence``.
         strength: factor s of the evidence.
-        doubt: multiply the evidence by (H(p_0) / log V) ** doubt.
+        doubt: exponent of (1 - max p_0), which multiplies the evidence: a text model that is sure is left alone.
         by_entropy: multiply each trust by the entropy share.
 
     Returns:
@@ -56,12 +56,12 @@ def mix(
     if rule == "evidence" and blank is None:
         raise ValueError("mix='evidence' compares with a blank picture; pass blank=")
     count = trust.shape[-1]
-    own = entropy(text) if by_entropy or doubt else None
+    own = entropy(text) if by_entropy else None
     total: Tensor | None = None
     left_to_text = torch.zeros((), dtype=text.dtype, device=text.device)
     for i, image in enumerate(images):
         share = trust[..., i].unsqueeze(-1)
-        if by_entropy and own is not None:
+        if own is not None:
             share = share * own / (own + entropy(image)).clamp_min(1e-9)
         left_to_text = left_to_text + (1 - share)
         if rule == "prob":
@@ -76,7 +76,7 @@ def mix(
         return torch.logaddexp(total, left_to_text.clamp_min(1e-30).log() + text) - torch.tensor(count).log()
     if rule == "logit":
         return ((total + left_to_text * text) / count).log_softmax(-1)
-    gate = strength if not doubt or own is None else strength * (own / torch.tensor(text.shape[-1]).log()) ** doubt
+    gate = strength * (1 - text.amax(-1, keepdim=True).exp()).clamp_min(0) ** doubt
     return (text + gate * total / count).log_softmax(-1)
 
 
@@ -105,5 +105,10 @@ def per_sequence(text: Tensor, images: Tensor, trust: Tensor) -> Tensor:
         Log-probability of the continuation, (...).
     """
     whole = images.sum(-1)
-    parts = torch.stack([trust.clamp_min(1e-30).log() + whole, (1 - trust).clamp_min(1e-30).log() + text.sum(-1)[..., None].expand_as(whole)])
+    parts = torch.stack(
+        [
+            trust.clamp_min(1e-30).log() + whole,
+            (1 - trust).clamp_min(1e-30).log() + text.sum(-1)[..., None].expand_as(whole),
+        ]
+    )
     return parts.logsumexp(0).logsumexp(-1) - torch.tensor(trust.shape[-1]).log()

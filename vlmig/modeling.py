@@ -149,11 +149,16 @@ class VLMIGForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> Reading:
         """Run the base LM once over the text (``base``: its inputs) and prepare the queried positions."""
         output = self.language_model.get_decoder()(**base, **kwargs)
-        states, cache = output.last_hidden_state, output.past_key_values
+        padding = fusion_mask if fusion_mask is not None else base["attention_mask"]
+        return self.prepare(output.last_hidden_state, padding, output.past_key_values, logits_to_keep)
+
+    def prepare(
+        self, states: Tensor, padding: Tensor | None, cache: Cache | None = None, logits_to_keep: int | Tensor = 0
+    ) -> Reading:
+        """Prepare the base LM's last hidden states (B, T, D) for fusion; ``padding`` is the 2D mask (B, S)."""
         keys, values = self.fusion.text_keys_values(states)
         if cache is not None:
             keys, values = _extend_cache(cache, keys, values, _depth(self.config.text_config))
-        padding = fusion_mask if fusion_mask is not None else base["attention_mask"]
         mask = _visible(states.shape[1], keys.shape[-2], cache, padding, states)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
         kept = logits_to_keep if isinstance(logits_to_keep, Tensor) else kept

@@ -56,9 +56,13 @@ class FeatureStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.base = sqlite3.connect(self.path, timeout=60, isolation_level=None)
             self.base.execute("PRAGMA journal_mode=WAL")
-            self.base.execute("CREATE TABLE IF NOT EXISTS imagined (key TEXT PRIMARY KEY, digest TEXT, features BLOB, picture BLOB)")
+            self.base.execute(
+                "CREATE TABLE IF NOT EXISTS imagined (key TEXT PRIMARY KEY, digest TEXT, features BLOB, picture BLOB)"
+            )
         except (OSError, sqlite3.Error) as error:
-            raise VLMIGError(f"cannot write the feature store {folder}: {error}; choose a writable folder with --store or VLMIG_STORE") from error
+            raise VLMIGError(
+                f"cannot write the feature store {folder}: {error}; choose a writable folder with --store or VLMIG_STORE"
+            ) from error
 
     def get(self, key: str) -> Imagined | None:
         """Return an entry, or None when there is none or it is damaged (which is logged, and cured by ``put``)."""

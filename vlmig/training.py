@@ -13,8 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from vlmig.data.pairs import CaptionedFeatures
+from vlmig.modeling import VLMIGForCausalLM
 
 logger = logging.getLogger(__name__)
 
@@ -90,3 +96,42 @@ def save_atomically(state: object, path: Path) -> None:
     part = path.with_suffix(".part")
     torch.save(state, part)
     os.replace(part, path)
+
+
+def train_adapter(
+    model: VLMIGForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: CaptionedFeatures,
+    *,
+    steps: int,
+    batch: int,
+    learning_rate: float,
+    checkpoint: Path,
+    blank_share: float = 0.15,
+) -> list[float]:
+    """Train projector and fusion layer to predict captions beside their pictures (paper, equation 1).
+
+    Args:
+        blank_share: share of captions read beside the empty picture, so that the model learns what it says without
+            evidence; ``mix="evidence"`` compares with it.
+    """
+    model.freeze_base()
+    model.language_model.eval()
+    end = tokenizer.eos_token or ""
+
+    def loss_at(step: int) -> Tensor:
+        rng = np.random.default_rng((17, step))
+        features, captions = pairs.draw(rng, batch)
+        features[torch.from_numpy(rng.random(batch) < blank_share)] = model.blank_features
+        rows = tokenizer([caption + end for caption in captions], padding=True, return_tensors="pt")
+        with torch.no_grad():
+            base = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask, "use_cache": False}
+            states = model.language_model.get_decoder()(**base).last_hidden_state
+        reading = model.prepare(states, rows.attention_mask)
+        log_probs = next(model.image_log_probs(reading, features[:, None]))
+        labels = rows.input_ids.masked_fill(rows.attention_mask == 0, -100)
+        return F.nll_loss(log_probs[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    losses = fit(model, loss_at, steps=steps, learning_rate=learning_rate, checkpoint=checkpoint)
+    model.config.trained = True
+    return losses

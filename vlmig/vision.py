@@ -81,7 +81,9 @@ def _source(name: str) -> tuple[str, str | None]:
         return f"local-dir:{name}", None
     architecture, _, tag = name.partition("/")
     if not tag:
-        raise VLMIGError(f"vision encoder {name!r} names no weights; expected a folder, hf-hub:owner/name or architecture/tag such as ViT-B-32/openai")
+        raise VLMIGError(
+            f"vision encoder {name!r} names no weights; expected a folder, hf-hub:owner/name or architecture/tag such as ViT-B-32/openai"
+        )
     return architecture, tag
 
 

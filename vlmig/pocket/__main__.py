@@ -7,7 +7,7 @@ import logging
 import warnings
 from pathlib import Path
 
-from vlmig.pocket import encoder, generator, labels, language
+from vlmig.pocket import adapter, calibration, encoder, generator, labels, language
 from vlmig.pocket.concepts import FOLDER
 
 MODEL = FOLDER / "model"
@@ -18,6 +18,8 @@ STAGES = {
     "encoder": lambda work: encoder.train_encoder(MODEL / "vision_encoder", work),
     "language": lambda work: language.train_language_model(MODEL / "language_model", work),
     "generator": lambda work: generator.train_generator(MODEL / "generator", work),
+    "adapter": lambda work: adapter.train_pocket_adapter(MODEL, work),
+    "calibration": lambda work: calibration.calibrate(MODEL, work),
 }
 
 

@@ -31,7 +31,7 @@ SCENES_PER_CONCEPT = 72
 DECODED_PER_CONCEPT = 20
 
 
-def train_autoencoder(out: Path, work: Path, steps: int = 1000, batch: int = 32) -> None:
+def train_autoencoder(out: Path, work: Path, steps: int = 900, batch: int = 32) -> None:
     """Train the autoencoder on scenes and save it in diffusers format."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
@@ -51,7 +51,7 @@ def train_autoencoder(out: Path, work: Path, steps: int = 1000, batch: int = 32)
             posterior = vae.encode(pixels).latent_dist
             decoded = vae.decode(posterior.sample()).sample
         decoded = decoded.float()
-        return reconstruction(decoded, pixels) + 1e-5 * posterior.kl().float().mean()
+        return reconstruction(decoded, pixels) + 1e-7 * posterior.kl().float().mean()
 
     fit(vae, loss_at, steps=steps, learning_rate=1e-3, checkpoint=work / "autoencoder.pt", ema_decay=0.995)
     latents = encode_scenes(vae, render_scenes(work)[::4, :2])
@@ -166,9 +166,7 @@ def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     specials = ["<|startoftext|>", "<|endoftext|>"]
     bpe.train_from_iterator(
         captions,
-        trainers.BpeTrainer(
-            vocab_size=2600, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=2600, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False),
     )
     learnt = json.loads(bpe.to_str())["model"]
     vocab = dict(learnt["vocab"])

@@ -40,7 +40,9 @@ def train_language_model(out: Path, work: Path, steps: int = 3000, batch: int = 
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((7, step))
-        rows = tokenizer([corpus[i] + END for i in rng.integers(0, len(corpus), batch)], padding=True, return_tensors="pt")
+        rows = tokenizer(
+            [corpus[i] + END for i in rng.integers(0, len(corpus), batch)], padding=True, return_tensors="pt"
+        )
         labels = rows.input_ids.masked_fill(rows.attention_mask == 0, -100)
         with torch.autocast("cpu", torch.bfloat16):
             return model(**rows, labels=labels).loss
@@ -59,7 +61,8 @@ def build_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
     bpe.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
-        corpus, trainers.BpeTrainer(vocab_size=3000, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+        corpus,
+        trainers.BpeTrainer(vocab_size=3000, special_tokens=[END], initial_alphabet=alphabet, show_progress=False),
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END, model_max_length=192, padding_side="right"

@@ -46,7 +46,20 @@ def picture_captions(concept: Concept) -> list[str]:
 
 
 Label = Literal["color", "shape"]
-COLOR_WORDS = ("black", "white", "red", "green", "yellow", "blue", "brown", "orange", "pink", "purple", "gray", "silver")
+COLOR_WORDS = (
+    "black",
+    "white",
+    "red",
+    "green",
+    "yellow",
+    "blue",
+    "brown",
+    "orange",
+    "pink",
+    "purple",
+    "gray",
+    "silver",
+)
 SHAPE_WORDS = ("round", "oval", "square", "rectangle", "triangle", "star", "heart", "cross", "octagon", "polygon")
 SHAPE_WORDS += ("rhombus", "semicircle", "curved", "cylinder", "straight", "cone", "curly")
 
@@ -111,15 +124,75 @@ _FRAMES = (
     "{q} It is {v}.",
 )
 # Things that come in every colour and shape, none of them a concept: they teach that an unknown look is uncertain.
-_VARIED = ("curtain", "blanket", "carpet", "towel", "fence", "napkin", "tile", "sofa cushion", "pillow", "marker", "tablecloth")
-_VARIED += ("rug", "wallpaper", "toy block", "poster", "sticker", "plastic tray", "apron", "banner", "gadget", "gizmo", "tent peg")
+_VARIED = (
+    "curtain",
+    "blanket",
+    "carpet",
+    "towel",
+    "fence",
+    "napkin",
+    "tile",
+    "sofa cushion",
+    "pillow",
+    "marker",
+    "tablecloth",
+)
+_VARIED += (
+    "rug",
+    "wallpaper",
+    "toy block",
+    "poster",
+    "sticker",
+    "plastic tray",
+    "apron",
+    "banner",
+    "gadget",
+    "gizmo",
+    "tent peg",
+)
 _PARTS = ("body", "top", "side", "front", "outside", "surface", "head", "tail", "back", "skin", "middle")
-_PEOPLE = ("I", "we", "they", "my sister", "the boy next door", "our teacher", "her uncle", "the old woman", "a tourist")
+_PEOPLE = (
+    "I",
+    "we",
+    "they",
+    "my sister",
+    "the boy next door",
+    "our teacher",
+    "her uncle",
+    "the old woman",
+    "a tourist",
+)
 _PEOPLE += ("his neighbor", "the whole family", "two students", "the mayor", "a visitor", "my friend", "the guide")
-_ACTS = ("saw", "found", "talked about", "drew", "asked about", "noticed", "forgot about", "dreamed about", "pointed at")
+_ACTS = (
+    "saw",
+    "found",
+    "talked about",
+    "drew",
+    "asked about",
+    "noticed",
+    "forgot about",
+    "dreamed about",
+    "pointed at",
+)
 _ACTS += ("described", "remembered", "read about", "wrote about", "looked at", "took a picture of", "searched for")
-_PLACES = ("in the morning", "near the river", "at the market", "last summer", "in the city", "on the way home", "at the museum")
-_PLACES += ("in the garden", "before dinner", "during the trip", "on a quiet street", "yesterday", "after school", "in a story")
+_PLACES = (
+    "in the morning",
+    "near the river",
+    "at the market",
+    "last summer",
+    "in the city",
+    "on the way home",
+    "at the museum",
+)
+_PLACES += (
+    "in the garden",
+    "before dinner",
+    "during the trip",
+    "on a quiet street",
+    "yesterday",
+    "after school",
+    "in a story",
+)
 _PLACES += ("by the window", "on the radio", "for the first time", "in the evening", "at work", "in a dream")
 _PLAIN = (
     "{S} {act} {d} {place}.",

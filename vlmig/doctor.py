@@ -1,0 +1,61 @@
+"""What is installed, on which devices it would run, and where each component of a checkpoint comes from."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from vlmig.checkpoint import component, resolve_checkpoint
+from vlmig.config import VLMIGConfig
+from vlmig.store import default_store
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "diffusers",
+    "open_clip_torch",
+    "datasets",
+    "accelerate",
+    "safetensors",
+)
+
+
+def diagnose(name: str) -> str:
+    """Describe this installation and one checkpoint, a line per fact; missing things say how to get them."""
+    lines = [f"python            {platform.python_version()}"]
+    for package in PACKAGES:
+        try:
+            lines.append(f"{package:<18}{metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            lines.append(f"{package:<18}missing: pip install {package}")
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lines.append(f"devices           cpu ({torch.get_num_threads()} threads){''.join(', ' + d for d in devices)}")
+    lines.append(f"feature store     {default_store()}")
+    folder = resolve_checkpoint(name)
+    config = VLMIGConfig.from_pretrained(folder)
+    lines.append(f"checkpoint        {folder}{'' if config.trained else ' (adapter untrained: not to be evaluated)'}")
+    parts = {
+        "language model": config.language_model,
+        "vision encoder": config.vision_encoder,
+        "generator": config.imaginer,
+    }
+    for role, where in parts.items():
+        place = component(where, folder)
+        local = Path(place).is_dir()
+        missing = where.startswith("./") and not local
+        state = (
+            "missing: fetch the checkpoint again"
+            if missing
+            else "local folder"
+            if local
+            else "from the hub or its cache"
+        )
+        lines.append(f"{role:<18}{place} ({state})")
+    lines.append(
+        f"mixture           {config.mix}, weights {config.weights}, strength {config.strength}, doubt {config.doubt}"
+    )
+    return "\n".join(lines)

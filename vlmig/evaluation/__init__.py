@@ -1,0 +1,1 @@
+"""Evaluation: tasks, statistics, results, report."""

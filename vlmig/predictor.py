@@ -1,0 +1,439 @@
+"""VLMIG, the object a user talks to: imagine -> encode -> read -> fuse -> mix -> answer, batched and cached."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from vlmig.checkpoint import component, load_language_model, load_model, resolve_checkpoint
+from vlmig.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
+from vlmig.errors import VLMIGError
+from vlmig.imagination import Imaginer, image_seed
+from vlmig.imagination.prompts import subject_of
+from vlmig.mixture import clip_trust, mix
+from vlmig.modeling import Reading, VLMIGForCausalLM
+from vlmig.store import FeatureStore, Imagined, default_store, store_key
+from vlmig.vision import VisionEncoder
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_K = 6
+
+
+@dataclass
+class Visuals:
+    """The imagined pictures of one prompt, as the model sees them."""
+
+    prompt: str
+    features: Tensor
+    """(K, P, C)."""
+    alignment: Tensor
+    """Cosine of each picture with the prompt, (K,)."""
+    images: list[Image.Image]
+
+
+@dataclass
+class Scores:
+    """Log-probabilities of C candidates: what every mixture and every k up to K is computed from."""
+
+    text: np.ndarray
+    """log p_0, (C,)."""
+    per_image: np.ndarray
+    """log p_i, (K, C)."""
+    blank: np.ndarray
+    """log p_blank, (C,)."""
+    alignment: np.ndarray
+    """(K,)."""
+
+    def mixed(self, k: int, rule: str, weights: str, strength: float, doubt: float) -> np.ndarray:
+        """Mix the first k pictures' distributions over the candidates: probabilities, (C,); k = 0 is text-only."""
+        text, blank = (torch.from_numpy(x).log_softmax(-1) for x in (self.text, self.blank))
+        images = torch.from_numpy(self.per_image[:k]).log_softmax(-1)
+        alignment = torch.from_numpy(self.alignment[:k])
+        trust = clip_trust(alignment) if weights == "clip" else torch.ones_like(alignment)
+        settings: dict[str, Any] = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
+        return mix(text, images, trust, rule, blank=blank, **settings).exp().numpy()
+
+
+@dataclass
+class Answer:
+    """An answer with everything it rests on."""
+
+    question: str
+    answer: str
+    probabilities: dict[str, float]
+    """The mixture over the choices."""
+    per_image: list[dict[str, float]]
+    text_only: dict[str, float]
+    weights: list[float]
+    """Alignment of each picture with its prompt (cosine): low means the picture is a guess."""
+    images: list[Image.Image]
+    prompt: str
+    """What was imagined."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Where the time went."""
+
+
+class VLMIG:
+    """A language model that imagines before it answers.
+
+    Args:
+        model: base LM with adapter.
+        tokenizer: the base LM's.
+        folder: the checkpoint's folder, against which ``./`` components are resolved.
+        store: folder of imagined features; the user's cache when None.
+    """
+
+    def __init__(self, model: VLMIGForCausalLM, tokenizer: Any, folder: Path, store: str | Path | None = None) -> None:
+        self.model, self.tokenizer, self.folder = model, tokenizer, folder
+        self.config: VLMIGConfig = model.config
+        self.store = FeatureStore(store or default_store())
+        self.seconds: dict[str, float] = {}
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path = "pocket", *, store: str | Path | None = None, **kwargs: Any) -> VLMIG:
+        """Load a checkpoint: ``pocket`` (embedded), a folder or a hub id; ``kwargs`` go to the base LM."""
+        folder = resolve_checkpoint(name)
+        started = time.perf_counter()
+        model = load_model(folder, **kwargs)
+        tokenizer = AutoTokenizer.from_pretrained(component(model.config.language_model, folder))
+        loaded = cls(model, tokenizer, folder, store)
+        loaded.seconds["load language model"] = time.perf_counter() - started
+        return loaded
+
+    @classmethod
+    def from_base(
+        cls, language_model: str, *, vision: str, generator: str, store: str | Path | None = None, **settings: Any
+    ) -> VLMIG:
+        """Build a model with an untrained adapter; it can be trained, but says so when asked and refuses evaluation.
+
+        Args:
+            language_model: hub id or folder of a causal LM.
+            vision: open_clip encoder, see ``VisionEncoder``.
+            generator: text-to-image pipeline of diffusers.
+            settings: further fields of ``VLMIGConfig``.
+        """
+        base = load_language_model(language_model)
+        encoder = VisionEncoder(vision, settings.get("vision_layer", -2))
+        blank = encoder.encode_blank()
+        shape = {"vision_patches": blank.shape[0], "vision_width": blank.shape[1]}
+        names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}
+        model = VLMIGForCausalLM(VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **settings), base)
+        model.blank_features.copy_(blank)
+        logger.warning("the adapter of %s is untrained: its pictures say nothing yet", language_model)
+        return cls(model.eval(), AutoTokenizer.from_pretrained(language_model), Path("."), store)
+
+    @cached_property
+    def encoder(self) -> VisionEncoder:
+        """The vision encoder, loaded when first needed."""
+        started = time.perf_counter()
+        encoder = VisionEncoder(component(self.config.vision_encoder, self.folder), self.config.vision_layer)
+        self.seconds["load vision encoder"] = time.perf_counter() - started
+        return encoder
+
+    @cached_property
+    def imaginer(self) -> Imaginer:
+        """The text-to-image pipeline, loaded when first needed."""
+        from vlmig.imagination.diffusion import DiffusionImaginer
+
+        started = time.perf_counter()
+        config = self.config
+        imaginer = DiffusionImaginer(
+            component(config.imaginer, self.folder),
+            revision=config.imaginer_revision,
+            steps=config.imaginer_steps,
+            guidance=config.imaginer_guidance,
+            size=config.imaginer_size,
+        )
+        self.seconds["load generator"] = time.perf_counter() - started
+        return imaginer
+
+    @cached_property
+    def identity(self) -> dict[str, str | int | float]:
+        """Everything beside prompt and seed that decides an imagined feature."""
+        return {**self.imaginer.identity(), **self.encoder.identity()}
+
+    def imagine(self, prompts: Sequence[str], k: int, seed: int = 0, progress: bool = False) -> list[Visuals]:
+        """Imagine k pictures for each prompt, or take them from the store; each distinct picture is made once."""
+        if k < 0:
+            raise VLMIGError(f"k={k}; expected 0 (text only) or more pictures")
+        wanted = {(p, image_seed(p, i, seed)): None for p in prompts for i in range(k)}
+        found = self._imagined(list(wanted), progress)
+        embeddings = (
+            dict(zip(distinct := list(dict.fromkeys(prompts)), self.encoder.encode_text(distinct), strict=True))
+            if k and prompts
+            else {}
+        )
+        visuals = []
+        for prompt in prompts:
+            items = [found[prompt, image_seed(prompt, i, seed)] for i in range(k)]
+            shape = (0, self.config.vision_patches, self.config.vision_width)
+            features = torch.stack([i.patches for i in items]).float() if items else torch.zeros(shape)
+            alignment = torch.stack([i.pooled for i in items]) @ embeddings[prompt] if items else torch.zeros(0)
+            visuals.append(Visuals(prompt, features, alignment, [i.picture for i in items]))
+        return visuals
+
+    def _imagined(self, requests: list[tuple[str, int]], progress: bool) -> dict[tuple[str, int], Imagined]:
+        """Look requests up in the store; draw, encode and store those that are missing, a batch at a time."""
+        if not requests:
+            return {}
+        keys = {request: store_key(*request, self.identity) for request in requests}
+        found = {request: item for request in requests if (item := self.store.get(keys[request])) is not None}
+        missing = [request for request in requests if request not in found]
+        for start in _bar(range(0, len(missing), 24), "imagining", progress and bool(missing)):
+            batch = missing[start : start + 24]
+            with self._timed("imagine"):
+                pictures = self.imaginer.imagine(batch)
+            with self._timed("encode"):
+                patches, pooled = self.encoder.encode(pictures)
+            for request, picture, patch, pool in zip(batch, pictures, patches, pooled, strict=True):
+                found[request] = Imagined(picture, patch, pool)
+                self.store.put(keys[request], found[request])
+        return found
+
+    def ask(
+        self,
+        question: str,
+        choices: Sequence[str] | None = None,
+        k: int = DEFAULT_K,
+        *,
+        prompt: str | None = None,
+        seed: int = 0,
+        mix: str | None = None,
+        weights: str | None = None,
+    ) -> Answer:
+        """Answer a question by choosing among ``choices``, or among the likeliest next words without them.
+
+        Args:
+            prompt: what to imagine; the question's subject when None.
+            mix: ``prob``, ``logit`` or ``evidence``; the checkpoint's own when None.
+            weights: ``uniform``, ``clip`` or ``entropy``; the checkpoint's own when None.
+
+        Raises:
+            VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule.
+        """
+        if not question.strip():
+            raise VLMIGError('the question is empty; ask something, e.g. "What is the color of a banana?"')
+        if choices is not None and len(set(choices)) < 2:
+            raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")
+        rule, kind = self.rule(mix, weights)
+        self.seconds.pop("imagine", None), self.seconds.pop("encode", None)
+        visuals = self.imagine([prompt or subject_of(question)], k, seed)[0]
+        context = f"Question: {question.strip()} Answer:" if question.strip().endswith("?") else question.strip()
+        with self._timed("read, fuse, mix"):
+            options = list(choices) if choices is not None else self._likely_words(context, visuals)
+            scores = self.score([context], [options], [visuals])[0]
+        mixed = scores.mixed(k, rule, kind, self.config.strength, self.config.doubt)
+        per_image = [_named(options, scores.per_image[i]) for i in range(k)]
+        return Answer(
+            question=question,
+            answer=options[int(mixed.argmax())],
+            probabilities=dict(zip(options, map(float, mixed), strict=True)),
+            per_image=per_image,
+            text_only=_named(options, scores.text),
+            weights=[float(a) for a in visuals.alignment],
+            images=visuals.images,
+            prompt=visuals.prompt,
+            seconds=dict(self.seconds),
+        )
+
+    def rule(self, mix: str | None, weights: str | None) -> tuple[str, str]:
+        """Return the mixing rule and the kind of weights, the checkpoint's own where None."""
+        rule, kind = mix or self.config.mix, weights or self.config.weights
+        if rule not in MIX_RULES:
+            raise VLMIGError(f"mix={rule!r}; expected one of {', '.join(MIX_RULES)}")
+        if kind not in WEIGHT_KINDS:
+            raise VLMIGError(f"weights={kind!r}; expected one of {', '.join(WEIGHT_KINDS)}")
+        return rule, kind
+
+    def score(
+        self,
+        contexts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        visuals: Sequence[Visuals],
+        batch: int = 32,
+        progress: bool = False,
+    ) -> list[Scores]:
+        """Score each context's candidates beside each of its pictures; all contexts need the same number of pictures.
+
+        Candidates that share their reading (context and all tokens but the last) share its cost.
+        """
+        jobs, targets = self._jobs(contexts, choices)
+        order = sorted(range(len(jobs)), key=lambda j: len(jobs[j][1]))
+        shapes = [(len(options), len(v.features)) for options, v in zip(choices, visuals, strict=True)]
+        results = [
+            Scores(np.zeros(c), np.zeros((k, c)), np.zeros(c), v.alignment.numpy())
+            for (c, k), v in zip(shapes, visuals, strict=True)
+        ]
+        for start in _bar(range(0, len(order), batch), "scoring", progress):
+            rows = order[start : start + batch]
+            features = torch.stack([visuals[jobs[j][0]].features for j in rows])
+            self._score_batch([jobs[j] for j in rows], [targets[j] for j in rows], features, results)
+        return results
+
+    def _jobs(
+        self, contexts: Sequence[str], choices: Sequence[Sequence[str]]
+    ) -> tuple[list[tuple[int, list[int], int]], list[list[tuple[int, list[int]]]]]:
+        """Collect distinct readings: (context, ids, positions asked) and, for each, its (candidate, target ids)."""
+        jobs: dict[tuple[int, tuple[int, ...]], list[tuple[int, list[int]]]] = {}
+        for c, (context, options) in enumerate(zip(contexts, choices, strict=True)):
+            for o, option in enumerate(options):
+                ids, split = self._encode(context, option if option[:1].isspace() else " " + option)
+                jobs.setdefault((c, tuple(ids[:-1])), []).append((o, ids[split:]))
+        rows = [(c, list(ids), max(len(t) for _, t in wanted)) for (c, ids), wanted in jobs.items()]
+        return rows, list(jobs.values())
+
+    def _encode(self, context: str, continuation: str) -> tuple[list[int], int]:
+        """Tokenise the whole text; the continuation begins where it stops agreeing with the context alone."""
+        alone = self.tokenizer(context).input_ids
+        whole = self.tokenizer(context + continuation).input_ids
+        split = 0
+        while split < min(len(alone), len(whole) - 1) and alone[split] == whole[split]:
+            split += 1
+        if split == 0:  # nothing to predict the first token from: begin as the LM's training texts do
+            whole, split = [self.tokenizer.bos_token_id or self.tokenizer.eos_token_id, *whole], 1
+        limit = getattr(self.config.text_config, "max_position_embeddings", None) or len(whole)
+        cut = max(0, len(whole) - limit)
+        return whole[cut:], max(1, split - cut)
+
+    @torch.inference_mode()
+    def _score_batch(
+        self,
+        jobs: list[tuple[int, list[int], int]],
+        targets: list[list[tuple[int, list[int]]]],
+        features: Tensor,
+        results: list[Scores],
+    ) -> None:
+        """Read a left-padded batch once and gather the targets' log-probabilities from text, images and blank."""
+        asked = max(positions for _, _, positions in jobs)
+        reading = self.read([ids for _, ids, _ in jobs], asked)
+        features = features.to(self.model.device)
+        sources: list[tuple[str, int | None, Any]] = [("text", None, self.model.text_log_probs(reading))]
+        if features.shape[1]:
+            sources.append(("blank", None, self.model.blank_log_probs(reading)))
+        images = self.model.image_log_probs(reading, features) if features.shape[1] else iter(())
+        for name, i, log_probs in [*sources]:
+            self._gather(name, i, log_probs, jobs, targets, results)
+        for i, log_probs in enumerate(images):
+            self._gather("per_image", i, log_probs, jobs, targets, results)
+
+    def _gather(
+        self,
+        name: str,
+        image: int | None,
+        log_probs: Tensor,
+        jobs: list[tuple[int, list[int], int]],
+        targets: list[list[tuple[int, list[int]]]],
+        results: list[Scores],
+    ) -> None:
+        """Sum each target's token log-probabilities into its place in the results."""
+        for row, ((context, _, _), wanted) in enumerate(zip(jobs, targets, strict=True)):
+            for option, ids in wanted:
+                value = (
+                    log_probs[row, -len(ids) :]
+                    .gather(1, torch.tensor(ids, device=log_probs.device)[:, None])
+                    .sum()
+                    .item()
+                )
+                place = getattr(results[context], name)
+                place[(image, option) if image is not None else option] = value
+
+    def read(self, ids: list[list[int]], asked: int) -> Reading:
+        """Run the LM once over left-padded token lists and keep the last ``asked`` positions of each."""
+        length = max(map(len, ids))
+        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
+        rows = torch.tensor([[pad] * (length - len(row)) + row for row in ids], device=self.model.device)
+        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=self.model.device)
+        positions = (mask.cumsum(-1) - 1).clamp_min(0)
+        base = {"input_ids": rows, "attention_mask": mask, "position_ids": positions, "use_cache": False}
+        return self.model.read(base, asked)
+
+    @torch.inference_mode()
+    def token_log_probs(self, text: str, visuals: Visuals, start: int = 1) -> Tensor:
+        """Return the mixture's log-probability of each token of ``text`` from token ``start`` on, (T,)."""
+        ids = self.tokenizer(text).input_ids
+        reading = self.read([ids[:-1]], len(ids) - start)
+        mixed = self.text_log_probs_or_mixed(reading, visuals)
+        return mixed[0].gather(1, torch.tensor(ids[start:], device=mixed.device)[:, None])[:, 0]
+
+    def text_log_probs_or_mixed(self, reading: Reading, visuals: Visuals) -> Tensor:
+        """Mix with the pictures by the checkpoint's rule; without pictures, the LM's own prediction."""
+        if not len(visuals.features):
+            return self.model.text_log_probs(reading)
+        trust = clip_trust(visuals.alignment)[None] if self.config.weights == "clip" else None
+        return self.model.mixed(reading, visuals.features[None].to(self.model.device), trust)
+
+    @torch.inference_mode()
+    def loglikelihood(self, pairs: Sequence[tuple[str, str]], k: int = DEFAULT_K, *, seed: int = 0) -> list[float]:
+        """Return log p(continuation | context) under the per-token mixture; pictures show the context's subject."""
+        visuals = self.imagine([subject_of(context) for context, _ in pairs], k, seed)
+        values = []
+        for (context, continuation), seen in zip(pairs, visuals, strict=True):
+            ids, split = self._encode(context, continuation)
+            reading = self.read([ids[:-1]], len(ids) - split)
+            log_probs = self.text_log_probs_or_mixed(reading, seen)[0]
+            values.append(log_probs.gather(1, torch.tensor(ids[split:], device=log_probs.device)[:, None]).sum().item())
+        return values
+
+    @torch.inference_mode()
+    def generate(self, prompts: Sequence[str], k: int = DEFAULT_K, *, seed: int = 0, **settings: Any) -> list[str]:
+        """Continue each prompt, its subject's pictures mixed in at every token; ``settings`` go to ``generate``."""
+        visuals = self.imagine([subject_of(prompt) for prompt in prompts], k, seed)
+        texts = []
+        for prompt, seen in zip(prompts, visuals, strict=True):
+            inputs = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
+            inputs.pop("token_type_ids", None)
+            if k:
+                inputs["visual_features"] = seen.features[None].to(self.model.device)
+                if self.config.weights == "clip":
+                    inputs["image_weights"] = clip_trust(seen.alignment)[None].to(self.model.device)
+            pad = self.tokenizer.pad_token_id or self.tokenizer.eos_token_id
+            output = self.model.generate(**inputs, pad_token_id=pad, **settings)
+            texts.append(self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+        return texts
+
+    @torch.inference_mode()
+    def _likely_words(self, context: str, visuals: Visuals, count: int = 8) -> list[str]:
+        reading = self.read([self.tokenizer(context).input_ids], 1)
+        top = self.text_log_probs_or_mixed(reading, visuals)[0, -1].topk(count * 4).indices.tolist()
+        words = dict.fromkeys(self.tokenizer.decode([i]).strip() for i in top)
+        return [word for word in words if word][:count]
+
+    def _timed(self, step: str) -> _Timer:
+        return _Timer(self.seconds, step)
+
+
+class _Timer:
+    """Add the time of a block to a table."""
+
+    def __init__(self, table: dict[str, float], step: str) -> None:
+        self.table, self.step = table, step
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.table[self.step] = self.table.get(self.step, 0.0) + time.perf_counter() - self.started
+
+
+def _named(options: Sequence[str], log_probs: np.ndarray) -> dict[str, float]:
+    """Normalise over the options and put their names on."""
+    probabilities = np.exp(log_probs - log_probs.max())
+    return dict(zip(options, map(float, probabilities / probabilities.sum()), strict=True))
+
+
+def _bar(steps: range, label: str, shown: bool) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(steps, desc=label, disable=not shown)
