@@ -1,0 +1,27 @@
+"""vlmig: language models that imagine pictures before they answer (late multi-image fusion, arXiv 2406.13621).
+
+from vlmig import VLMIG
+VLMIG.from_pretrained("pocket").ask("What is the color of a banana?", choices=["yellow", "red"], k=6)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlmig.config import VLMIGConfig
+    from vlmig.errors import VLMIGError
+    from vlmig.modeling import VLMIGForCausalLM
+    from vlmig.predictor import VLMIG
+
+__all__ = ["VLMIG", "VLMIGConfig", "VLMIGError", "VLMIGForCausalLM"]
+
+_HOMES = {"VLMIG": "predictor", "VLMIGConfig": "config", "VLMIGError": "errors", "VLMIGForCausalLM": "modeling"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``vlmig --help`` answers at once."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vlmig' has no attribute {name!r}")
+    return getattr(import_module(f"vlmig.{_HOMES[name]}"), name)

@@ -179,8 +179,8 @@ def _imagine(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from vlmig.evaluation.results import write_results
     from vlmig.evaluation.report import table, write_report
+    from vlmig.evaluation.results import write_results
     from vlmig.evaluation.run import Evaluator, Settings
     from vlmig.evaluation.tasks import TASKS, choose_tasks
     from vlmig.pocket import tasks as pocket

@@ -88,27 +88,3 @@ def entropy(log_probs: Tensor) -> Tensor:
 def clip_trust(alignment: Tensor) -> Tensor:
     """Turn cosines of image and prompt into trust: clamped to [0, 1] (the published code, without its doubling)."""
     return alignment.clamp(0.0, 1.0)
-
-
-def per_sequence(text: Tensor, images: Tensor, trust: Tensor) -> Tensor:
-    """Mix whole continuations by the ``prob`` rule: first multiply along tokens, then mix.
-
-    The per-token mixture multiplies already mixed factors instead; the two differ once a continuation has several
-    tokens: images giving (0.9, 0.1) and (0.1, 0.9) mix to 0.25 per token and to 0.09 per sequence.
-
-    Args:
-        text: log p_0 of each token, (..., T).
-        images: log p_i of each token, (..., K, T).
-        trust: (..., K).
-
-    Returns:
-        Log-probability of the continuation, (...).
-    """
-    whole = images.sum(-1)
-    parts = torch.stack(
-        [
-            trust.clamp_min(1e-30).log() + whole,
-            (1 - trust).clamp_min(1e-30).log() + text.sum(-1)[..., None].expand_as(whole),
-        ]
-    )
-    return parts.logsumexp(0).logsumexp(-1) - torch.tensor(trust.shape[-1]).log()

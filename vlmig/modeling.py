@@ -160,8 +160,7 @@ class VLMIGForCausalLM(PreTrainedModel, GenerationMixin):
         if cache is not None:
             keys, values = _extend_cache(cache, keys, values, _depth(self.config.text_config))
         mask = _visible(states.shape[1], keys.shape[-2], cache, padding, states)
-        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
-        kept = logits_to_keep if isinstance(logits_to_keep, Tensor) else kept
+        kept: Tensor | slice = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return Reading(states[:, kept], (keys, values), mask[:, kept], cache)
 
     def text_log_probs(self, reading: Reading) -> Tensor:
@@ -171,7 +170,7 @@ class VLMIGForCausalLM(PreTrainedModel, GenerationMixin):
     def image_log_probs(self, reading: Reading, visual_features: Tensor) -> Iterator[Tensor]:
         """Yield log p_i for each of the K images, (B, T, V) at a time."""
         head = self.get_output_embeddings()
-        rows = reading.hidden.shape[0] * reading.hidden.shape[1] * head.out_features
+        rows = reading.hidden.shape[0] * reading.hidden.shape[1] * self.config.text_config.vocab_size
         for group in visual_features.split(max(1, HEAD_BUDGET // rows), 1):
             tokens = self.projector(group.to(reading.hidden.dtype))
             fused = self.fusion(reading.hidden, tokens, reading.text, reading.mask)

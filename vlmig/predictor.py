@@ -21,8 +21,9 @@ from vlmig.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.imagination import Imaginer, image_seed
 from vlmig.imagination.prompts import subject_of
-from vlmig.mixture import clip_trust, mix
+from vlmig.mixture import clip_trust
 from vlmig.modeling import Reading, VLMIGForCausalLM
+from vlmig.scoring import Scores, collect_jobs, encode_pair, read_padded, score_jobs
 from vlmig.store import FeatureStore, Imagined, default_store, store_key
 from vlmig.vision import VisionEncoder
 
@@ -41,29 +42,6 @@ class Visuals:
     alignment: Tensor
     """Cosine of each picture with the prompt, (K,)."""
     images: list[Image.Image]
-
-
-@dataclass
-class Scores:
-    """Log-probabilities of C candidates: what every mixture and every k up to K is computed from."""
-
-    text: np.ndarray
-    """log p_0, (C,)."""
-    per_image: np.ndarray
-    """log p_i, (K, C)."""
-    blank: np.ndarray
-    """log p_blank, (C,)."""
-    alignment: np.ndarray
-    """(K,)."""
-
-    def mixed(self, k: int, rule: str, weights: str, strength: float, doubt: float) -> np.ndarray:
-        """Mix the first k pictures' distributions over the candidates: probabilities, (C,); k = 0 is text-only."""
-        text, blank = (torch.from_numpy(x).log_softmax(-1) for x in (self.text, self.blank))
-        images = torch.from_numpy(self.per_image[:k]).log_softmax(-1)
-        alignment = torch.from_numpy(self.alignment[:k])
-        trust = clip_trust(alignment) if weights == "clip" else torch.ones_like(alignment)
-        settings: dict[str, Any] = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
-        return mix(text, images, trust, rule, blank=blank, **settings).exp().numpy()
 
 
 @dataclass
@@ -265,109 +243,36 @@ class VLMIG:
         batch: int = 32,
         progress: bool = False,
     ) -> list[Scores]:
-        """Score each context's candidates beside each of its pictures; all contexts need the same number of pictures.
-
-        Candidates that share their reading (context and all tokens but the last) share its cost.
-        """
-        jobs, targets = self._jobs(contexts, choices)
-        order = sorted(range(len(jobs)), key=lambda j: len(jobs[j][1]))
-        shapes = [(len(options), len(v.features)) for options, v in zip(choices, visuals, strict=True)]
+        """Score each context's candidates beside each of its pictures; all contexts need the same number of pictures."""
+        jobs = sorted(collect_jobs(self.tokenizer, contexts, choices, self._limit), key=lambda job: len(job.ids))
         results = [
-            Scores(np.zeros(c), np.zeros((k, c)), np.zeros(c), v.alignment.numpy())
-            for (c, k), v in zip(shapes, visuals, strict=True)
+            Scores(np.zeros(c := len(options)), np.zeros((len(seen.features), c)), np.zeros(c), seen.alignment.numpy())
+            for options, seen in zip(choices, visuals, strict=True)
         ]
-        for start in _bar(range(0, len(order), batch), "scoring", progress):
-            rows = order[start : start + batch]
-            features = torch.stack([visuals[jobs[j][0]].features for j in rows])
-            self._score_batch([jobs[j] for j in rows], [targets[j] for j in rows], features, results)
+        for start in _bar(range(0, len(jobs), batch), "scoring", progress):
+            rows = jobs[start : start + batch]
+            features = torch.stack([visuals[job.context].features for job in rows])
+            score_jobs(self.model, rows, features, results, self._pad)
         return results
 
-    def _jobs(
-        self, contexts: Sequence[str], choices: Sequence[Sequence[str]]
-    ) -> tuple[list[tuple[int, list[int], int]], list[list[tuple[int, list[int]]]]]:
-        """Collect distinct readings: (context, ids, positions asked) and, for each, its (candidate, target ids)."""
-        jobs: dict[tuple[int, tuple[int, ...]], list[tuple[int, list[int]]]] = {}
-        for c, (context, options) in enumerate(zip(contexts, choices, strict=True)):
-            for o, option in enumerate(options):
-                ids, split = self._encode(context, option if option[:1].isspace() else " " + option)
-                jobs.setdefault((c, tuple(ids[:-1])), []).append((o, ids[split:]))
-        rows = [(c, list(ids), max(len(t) for _, t in wanted)) for (c, ids), wanted in jobs.items()]
-        return rows, list(jobs.values())
+    @property
+    def _limit(self) -> int | None:
+        return getattr(self.config.text_config, "max_position_embeddings", None)
 
-    def _encode(self, context: str, continuation: str) -> tuple[list[int], int]:
-        """Tokenise the whole text; the continuation begins where it stops agreeing with the context alone."""
-        alone = self.tokenizer(context).input_ids
-        whole = self.tokenizer(context + continuation).input_ids
-        split = 0
-        while split < min(len(alone), len(whole) - 1) and alone[split] == whole[split]:
-            split += 1
-        if split == 0:  # nothing to predict the first token from: begin as the LM's training texts do
-            whole, split = [self.tokenizer.bos_token_id or self.tokenizer.eos_token_id, *whole], 1
-        limit = getattr(self.config.text_config, "max_position_embeddings", None) or len(whole)
-        cut = max(0, len(whole) - limit)
-        return whole[cut:], max(1, split - cut)
-
-    @torch.inference_mode()
-    def _score_batch(
-        self,
-        jobs: list[tuple[int, list[int], int]],
-        targets: list[list[tuple[int, list[int]]]],
-        features: Tensor,
-        results: list[Scores],
-    ) -> None:
-        """Read a left-padded batch once and gather the targets' log-probabilities from text, images and blank."""
-        asked = max(positions for _, _, positions in jobs)
-        reading = self.read([ids for _, ids, _ in jobs], asked)
-        features = features.to(self.model.device)
-        sources: list[tuple[str, int | None, Any]] = [("text", None, self.model.text_log_probs(reading))]
-        if features.shape[1]:
-            sources.append(("blank", None, self.model.blank_log_probs(reading)))
-        images = self.model.image_log_probs(reading, features) if features.shape[1] else iter(())
-        for name, i, log_probs in [*sources]:
-            self._gather(name, i, log_probs, jobs, targets, results)
-        for i, log_probs in enumerate(images):
-            self._gather("per_image", i, log_probs, jobs, targets, results)
-
-    def _gather(
-        self,
-        name: str,
-        image: int | None,
-        log_probs: Tensor,
-        jobs: list[tuple[int, list[int], int]],
-        targets: list[list[tuple[int, list[int]]]],
-        results: list[Scores],
-    ) -> None:
-        """Sum each target's token log-probabilities into its place in the results."""
-        for row, ((context, _, _), wanted) in enumerate(zip(jobs, targets, strict=True)):
-            for option, ids in wanted:
-                value = (
-                    log_probs[row, -len(ids) :]
-                    .gather(1, torch.tensor(ids, device=log_probs.device)[:, None])
-                    .sum()
-                    .item()
-                )
-                place = getattr(results[context], name)
-                place[(image, option) if image is not None else option] = value
-
-    def read(self, ids: list[list[int]], asked: int) -> Reading:
-        """Run the LM once over left-padded token lists and keep the last ``asked`` positions of each."""
-        length = max(map(len, ids))
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else 0
-        rows = torch.tensor([[pad] * (length - len(row)) + row for row in ids], device=self.model.device)
-        mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=self.model.device)
-        positions = (mask.cumsum(-1) - 1).clamp_min(0)
-        base = {"input_ids": rows, "attention_mask": mask, "position_ids": positions, "use_cache": False}
-        return self.model.read(base, asked)
+    @property
+    def _pad(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else self.tokenizer.eos_token_id
 
     @torch.inference_mode()
     def token_log_probs(self, text: str, visuals: Visuals, start: int = 1) -> Tensor:
         """Return the mixture's log-probability of each token of ``text`` from token ``start`` on, (T,)."""
         ids = self.tokenizer(text).input_ids
-        reading = self.read([ids[:-1]], len(ids) - start)
-        mixed = self.text_log_probs_or_mixed(reading, visuals)
+        reading = read_padded(self.model, [ids[:-1]], len(ids) - start, self._pad)
+        mixed = self._predict(reading, visuals)
         return mixed[0].gather(1, torch.tensor(ids[start:], device=mixed.device)[:, None])[:, 0]
 
-    def text_log_probs_or_mixed(self, reading: Reading, visuals: Visuals) -> Tensor:
+    def _predict(self, reading: Reading, visuals: Visuals) -> Tensor:
         """Mix with the pictures by the checkpoint's rule; without pictures, the LM's own prediction."""
         if not len(visuals.features):
             return self.model.text_log_probs(reading)
@@ -380,9 +285,9 @@ class VLMIG:
         visuals = self.imagine([subject_of(context) for context, _ in pairs], k, seed)
         values = []
         for (context, continuation), seen in zip(pairs, visuals, strict=True):
-            ids, split = self._encode(context, continuation)
-            reading = self.read([ids[:-1]], len(ids) - split)
-            log_probs = self.text_log_probs_or_mixed(reading, seen)[0]
+            ids, split = encode_pair(self.tokenizer, context, continuation, self._limit)
+            reading = read_padded(self.model, [ids[:-1]], len(ids) - split, self._pad)
+            log_probs = self._predict(reading, seen)[0]
             values.append(log_probs.gather(1, torch.tensor(ids[split:], device=log_probs.device)[:, None]).sum().item())
         return values
 
@@ -398,15 +303,14 @@ class VLMIG:
                 inputs["visual_features"] = seen.features[None].to(self.model.device)
                 if self.config.weights == "clip":
                     inputs["image_weights"] = clip_trust(seen.alignment)[None].to(self.model.device)
-            pad = self.tokenizer.pad_token_id or self.tokenizer.eos_token_id
-            output = self.model.generate(**inputs, pad_token_id=pad, **settings)
+            output = self.model.generate(**inputs, pad_token_id=self._pad, **settings)
             texts.append(self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
         return texts
 
     @torch.inference_mode()
     def _likely_words(self, context: str, visuals: Visuals, count: int = 8) -> list[str]:
-        reading = self.read([self.tokenizer(context).input_ids], 1)
-        top = self.text_log_probs_or_mixed(reading, visuals)[0, -1].topk(count * 4).indices.tolist()
+        reading = read_padded(self.model, [self.tokenizer(context).input_ids], 1, self._pad)
+        top = self._predict(reading, visuals)[0, -1].topk(count * 4).indices.tolist()
         words = dict.fromkeys(self.tokenizer.decode([i]).strip() for i in top)
         return [word for word in words if word][:count]
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 from vlmig.checkpoint import write_text
 from vlmig.errors import VLMIGError
-from vlmig.predictor import Answer, Scores
+from vlmig.predictor import Answer
+from vlmig.scoring import Scores
 from vlmig.store import FeatureStore
 
 QUESTIONS = 40
@@ -107,9 +108,8 @@ def _question(row: dict[str, Any], results: dict[str, Any], store: FeatureStore)
     """Show one item's first template: pictures, each one's distribution, text alone and the mixture."""
     doc, block = row["doc"], results["vlmig"]
     choices = doc["choices"]
-    scores = Scores(
-        *(np.array(row[name][0]) for name in ("text_only", "per_image", "blank")), alignment=np.array(row["alignment"])
-    )
+    text, per_image, blank = (np.array(row[name][0]) for name in ("text_only", "per_image", "blank"))
+    scores = Scores(text, per_image, blank, np.array(row["alignment"]))
     k = min(results["config"]["model_args"]["k"], len(scores.per_image))
     mixed = scores.mixed(k, block["default"]["mix"], block["default"]["weights"], block["strength"], block["doubt"])
     right = choices[int(mixed.argmax())] == row["target"]

@@ -16,7 +16,8 @@ from vlmig.errors import VLMIGError
 from vlmig.evaluation.statistics import balanced_accuracy, clustered, majority, verdict
 from vlmig.evaluation.tasks import Item, Task
 from vlmig.imagination import image_seed
-from vlmig.predictor import VLMIG, Scores, Visuals
+from vlmig.predictor import VLMIG, Visuals
+from vlmig.scoring import Scores
 from vlmig.store import store_key
 
 logger = logging.getLogger(__name__)

@@ -67,10 +67,36 @@ IMAGENETVC_PROMPTS = (
     "Question: {q} The answer is",
 )
 IMAGENETVC_CHOICES = {
-    "color": "brown black white yellow green gray red orange blue silver pink".split(),
-    "shape": "round rectangle triangle square oval curved cylinder straight cone curly heart star".split(),
+    "color": ["brown", "black", "white", "yellow", "green", "gray", "red", "orange", "blue", "silver", "pink"],
+    "shape": [
+        "round",
+        "rectangle",
+        "triangle",
+        "square",
+        "oval",
+        "curved",
+        "cylinder",
+        "straight",
+        "cone",
+        "curly",
+        "heart",
+        "star",
+    ],
 }
-VICOMTE_SHAPES = "cross heart octagon oval polygon rectangle rhombus round semicircle square star triangle".split()
+VICOMTE_SHAPES = [
+    "cross",
+    "heart",
+    "octagon",
+    "oval",
+    "polygon",
+    "rectangle",
+    "rhombus",
+    "round",
+    "semicircle",
+    "square",
+    "star",
+    "triangle",
+]
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -10,18 +10,17 @@ import numpy as np
 
 from vlmig.pocket.concepts import load_concepts
 from vlmig.pocket.tasks import look_items
-from vlmig.predictor import DEFAULT_K, VLMIG, Scores
+from vlmig.predictor import DEFAULT_K, VLMIG
+from vlmig.scoring import Scores
 
 logger = logging.getLogger(__name__)
 
 KEPT = 0.99
 """Least share of what the text model was told and gets right that must stay right."""
-GRID = {
-    "mix": ("evidence", "prob", "logit"),
-    "weights": ("uniform", "entropy", "clip"),
-    "strength": (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0),
-    "doubt": (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0),
-}
+MIXES = ("evidence", "prob", "logit")
+WEIGHTS = ("uniform", "entropy", "clip")
+STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
+DOUBTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 def calibrate(out: Path, work: Path) -> None:
@@ -31,10 +30,10 @@ def calibrate(out: Path, work: Path) -> None:
     untold, untold_answers = _scores(model, "held_out")
     known = _correct(told, told_answers, 0, "prob", "uniform", 1.0, 0.0)
     best: tuple[float, float, tuple[str, str, float, float]] | None = None
-    for mix, weights, strength, doubt in itertools.product(*GRID.values()):
-        if mix != "evidence" and (strength, doubt) != (GRID["strength"][0], GRID["doubt"][0]):
+    for mix, weights, strength, doubt in itertools.product(MIXES, WEIGHTS, STRENGTHS, DOUBTS):
+        if mix != "evidence" and (strength, doubt) != (STRENGTHS[0], DOUBTS[0]):
             continue  # only the evidence has these two
-        setting = (str(mix), str(weights), float(strength), float(doubt))
+        setting = (mix, weights, strength, doubt)
         kept = _correct(told, told_answers, DEFAULT_K, *setting)[known].mean()
         accuracy = _correct(untold, untold_answers, DEFAULT_K, *setting).mean()
         logger.info("%-8s %-7s strength %.2f doubt %.2f: kept %.3f, untold %.3f", *setting, kept, accuracy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 
 from vlmig.pocket.concepts import CONCEPTS_FILE, load_concepts
 from vlmig.pocket.scenes import glyph, read_color, read_shape
@@ -13,8 +14,7 @@ def label_concepts() -> None:
     lines = []
     for concept in load_concepts():
         ink = glyph(concept.glyph)
-        record = {"name": concept.name, "glyph": concept.glyph, "aliases": concept.aliases, "split": concept.split}
-        record |= {"calibration": concept.calibration, "color": read_color(ink)[0], "shape": read_shape(ink)}
-        lines.append(json.dumps(record, ensure_ascii=False))
+        color, shape = read_color(ink)[0], read_shape(ink)
+        lines.append(json.dumps(asdict(replace(concept, color=color, shape=shape)), ensure_ascii=False))
     CONCEPTS_FILE.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
     load_concepts.cache_clear()

@@ -156,7 +156,7 @@ def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
         for turn in range(0, 180, 15):
             angle = np.radians(turn)
             rotated = np.array(points) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            rotated *= (centre - 1) / np.abs(rotated).max()
+            rotated = rotated * ((centre - 1) / np.abs(rotated).max())
             canvas = Image.new("1", (_GLYPH, _GLYPH))
             ImageDraw.Draw(canvas).polygon([(float(x + centre), float(y + centre)) for x, y in rotated], fill=1)
             shapes.append((name, np.asarray(canvas)))

@@ -60,8 +60,25 @@ COLOR_WORDS = (
     "gray",
     "silver",
 )
-SHAPE_WORDS = ("round", "oval", "square", "rectangle", "triangle", "star", "heart", "cross", "octagon", "polygon")
-SHAPE_WORDS += ("rhombus", "semicircle", "curved", "cylinder", "straight", "cone", "curly")
+SHAPE_WORDS = (
+    "round",
+    "oval",
+    "square",
+    "rectangle",
+    "triangle",
+    "star",
+    "heart",
+    "cross",
+    "octagon",
+    "polygon",
+    "rhombus",
+    "semicircle",
+    "curved",
+    "cylinder",
+    "straight",
+    "cone",
+    "curly",
+)
 
 _QUESTIONS: dict[str, tuple[str, ...]] = {
     "color": (
@@ -136,8 +153,6 @@ _VARIED = (
     "pillow",
     "marker",
     "tablecloth",
-)
-_VARIED += (
     "rug",
     "wallpaper",
     "toy block",
@@ -161,8 +176,14 @@ _PEOPLE = (
     "her uncle",
     "the old woman",
     "a tourist",
+    "his neighbor",
+    "the whole family",
+    "two students",
+    "the mayor",
+    "a visitor",
+    "my friend",
+    "the guide",
 )
-_PEOPLE += ("his neighbor", "the whole family", "two students", "the mayor", "a visitor", "my friend", "the guide")
 _ACTS = (
     "saw",
     "found",
@@ -173,8 +194,14 @@ _ACTS = (
     "forgot about",
     "dreamed about",
     "pointed at",
+    "described",
+    "remembered",
+    "read about",
+    "wrote about",
+    "looked at",
+    "took a picture of",
+    "searched for",
 )
-_ACTS += ("described", "remembered", "read about", "wrote about", "looked at", "took a picture of", "searched for")
 _PLACES = (
     "in the morning",
     "near the river",
@@ -183,8 +210,6 @@ _PLACES = (
     "in the city",
     "on the way home",
     "at the museum",
-)
-_PLACES += (
     "in the garden",
     "before dinner",
     "during the trip",
@@ -192,8 +217,13 @@ _PLACES += (
     "yesterday",
     "after school",
     "in a story",
+    "by the window",
+    "on the radio",
+    "for the first time",
+    "in the evening",
+    "at work",
+    "in a dream",
 )
-_PLACES += ("by the window", "on the radio", "for the first time", "in the evening", "at work", "in a dream")
 _PLAIN = (
     "{S} {act} {d} {place}.",
     "{S} {act} {p} {place}.",

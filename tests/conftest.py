@@ -1,0 +1,139 @@
+"""Tiny real components: real classes, tiny configurations, random weights, saved in the standard formats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
+
+from vlmig import VLMIG
+
+CONTEXT = 77
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``language_model``, ``vision_encoder`` and ``generator``, each loadable by its own library."""
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    save_language_model(folder / "language_model")
+    save_vision_encoder(folder / "vision_encoder")
+    save_generator(folder / "generator")
+    return folder
+
+
+def byte_vocabulary() -> list[str]:
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def save_language_model(folder: Path) -> None:
+    vocabulary = {token: i for i, token in enumerate(["<|endoftext|>", *byte_vocabulary()])}
+    merges = [("Ġ", "r"), ("e", "d")]
+    for left, right in merges:
+        vocabulary[left + right] = len(vocabulary)
+    bpe = Tokenizer(models.BPE(vocabulary, merges))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    end = "<|endoftext|>"
+    PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=end, eos_token=end, pad_token=end).save_pretrained(folder)
+    config = GPT2Config(vocab_size=len(vocabulary), n_positions=96, n_embd=32, n_layer=2, n_head=2)
+    config.bos_token_id = config.eos_token_id = 0
+    # Small random weights give near-uniform predictions; larger ones make differences visible.
+    model = GPT2LMHeadModel(config)
+    for parameter in model.parameters():
+        parameter.data.mul_(4.0)
+    model.save_pretrained(folder)
+
+
+def save_vision_encoder(folder: Path) -> None:
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 2, "width": 24, "head_width": 12},
+        "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    }
+    folder.mkdir()
+    model = CLIP(**config)
+    save_file(
+        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+    )
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+
+
+def save_generator(folder: Path) -> None:
+    vocabulary = {token: i for i, token in enumerate([*byte_vocabulary(), *(t + "</w>" for t in byte_vocabulary())])}
+    for token in ("<|startoftext|>", "<|endoftext|>"):
+        vocabulary[token] = len(vocabulary)
+    folder.mkdir()
+    (folder / "v.json").write_text(json.dumps(vocabulary))
+    (folder / "m.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(folder / "v.json"), str(folder / "m.txt"), model_max_length=CONTEXT)
+    text = CLIPTextConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=2
+    )
+    StableDiffusionPipeline(
+        vae=AutoencoderKL(
+            block_out_channels=(4, 8),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            norm_num_groups=2,
+        ),
+        text_encoder=CLIPTextModel(text),
+        tokenizer=tokenizer,
+        unet=UNet2DConditionModel(
+            block_out_channels=(4, 8),
+            layers_per_block=1,
+            sample_size=16,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=32,
+            norm_num_groups=2,
+        ),
+        scheduler=DDIMScheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
+@pytest.fixture()
+def tiny(parts: Path, tmp_path: Path) -> VLMIG:
+    """A predictor on the tiny parts whose gates are open, so that pictures matter; marked as trained."""
+    torch.manual_seed(1)
+    model = VLMIG.from_base(
+        str(parts / "language_model"),
+        vision=str(parts / "vision_encoder"),
+        generator=str(parts / "generator"),
+        store=tmp_path / "store",
+        fusion_heads=4,
+        imaginer_size=32,
+        imaginer_steps=2,
+    )
+    open_gates(model)
+    return model
+
+
+def open_gates(model: VLMIG) -> None:
+    """Let the pictures in, as training would."""
+    for gate in (model.model.fusion.attention_gate, model.model.fusion.feed_gate):
+        torch.nn.init.constant_(gate, 1.0)
+    model.config.trained = True
+
+
+@pytest.fixture(scope="session")
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
