@@ -67,7 +67,7 @@ def reconstruction(decoded: Tensor, pixels: Tensor) -> Tensor:
     return loss
 
 
-def train_generator(out: Path, work: Path, steps: int = 4000, batch: int = 64) -> None:
+def train_generator(out: Path, work: Path, steps: int = 3600, batch: int = 64) -> None:
     """Train text encoder and UNet on latents and save the whole pipeline in diffusers format."""
     vae = AutoencoderKL.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
     concepts = load_concepts()

@@ -155,10 +155,11 @@ def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
     def polygon(name: str, points: list[tuple[float, float]]) -> None:
         for turn in range(0, 180, 15):
             angle = np.radians(turn)
-            rotated = np.array(points) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            rotated = rotated * ((centre - 1) / np.abs(rotated).max())
+            turned = np.array(points) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+            scale = (centre - 1) / np.abs(turned).max()
+            outline = [(float(x * scale + centre), float(y * scale + centre)) for x, y in turned]
             canvas = Image.new("1", (_GLYPH, _GLYPH))
-            ImageDraw.Draw(canvas).polygon([(float(x + centre), float(y + centre)) for x, y in rotated], fill=1)
+            ImageDraw.Draw(canvas).polygon(outline, fill=1)
             shapes.append((name, np.asarray(canvas)))
 
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)

@@ -46,38 +46,12 @@ def picture_captions(concept: Concept) -> list[str]:
 
 
 Label = Literal["color", "shape"]
-COLOR_WORDS = (
-    "black",
-    "white",
-    "red",
-    "green",
-    "yellow",
-    "blue",
-    "brown",
-    "orange",
-    "pink",
-    "purple",
-    "gray",
-    "silver",
-)
-SHAPE_WORDS = (
-    "round",
-    "oval",
-    "square",
-    "rectangle",
-    "triangle",
-    "star",
-    "heart",
-    "cross",
-    "octagon",
-    "polygon",
-    "rhombus",
-    "semicircle",
-    "curved",
-    "cylinder",
-    "straight",
-    "cone",
-    "curly",
+COLOR_WORDS = tuple(("black, white, red, green, yellow, blue, brown, orange, pink, purple, gray, silver").split(", "))
+SHAPE_WORDS = tuple(
+    (
+        "round, oval, square, rectangle, triangle, star, heart, cross, octagon, polygon, rhombus, "
+        "semicircle, curved, cylinder, straight, cone, curly"
+    ).split(", ")
 )
 
 _QUESTIONS: dict[str, tuple[str, ...]] = {
@@ -141,88 +115,33 @@ _FRAMES = (
     "{q} It is {v}.",
 )
 # Things that come in every colour and shape, none of them a concept: they teach that an unknown look is uncertain.
-_VARIED = (
-    "curtain",
-    "blanket",
-    "carpet",
-    "towel",
-    "fence",
-    "napkin",
-    "tile",
-    "sofa cushion",
-    "pillow",
-    "marker",
-    "tablecloth",
-    "rug",
-    "wallpaper",
-    "toy block",
-    "poster",
-    "sticker",
-    "plastic tray",
-    "apron",
-    "banner",
-    "gadget",
-    "gizmo",
-    "tent peg",
+_VARIED = tuple(
+    (
+        "curtain, blanket, carpet, towel, fence, napkin, tile, sofa cushion, pillow, marker, tablecloth, "
+        "rug, wallpaper, toy block, poster, sticker, plastic tray, apron, banner, gadget, gizmo, "
+        "doorstop"
+    ).split(", ")
 )
-_PARTS = ("body", "top", "side", "front", "outside", "surface", "head", "tail", "back", "skin", "middle")
-_PEOPLE = (
-    "I",
-    "we",
-    "they",
-    "my sister",
-    "the boy next door",
-    "our teacher",
-    "her uncle",
-    "the old woman",
-    "a tourist",
-    "his neighbor",
-    "the whole family",
-    "two students",
-    "the mayor",
-    "a visitor",
-    "my friend",
-    "the guide",
+_PARTS = tuple(("body, top, side, front, outside, surface, head, tail, back, skin, middle").split(", "))
+_PEOPLE = tuple(
+    (
+        "I, we, they, my sister, the boy next door, our teacher, her uncle, the old woman, a tourist, "
+        "his neighbor, the whole family, two students, the mayor, a visitor, my friend, the guide"
+    ).split(", ")
 )
-_ACTS = (
-    "saw",
-    "found",
-    "talked about",
-    "drew",
-    "asked about",
-    "noticed",
-    "forgot about",
-    "dreamed about",
-    "pointed at",
-    "described",
-    "remembered",
-    "read about",
-    "wrote about",
-    "looked at",
-    "took a picture of",
-    "searched for",
+_ACTS = tuple(
+    (
+        "saw, found, talked about, drew, asked about, noticed, forgot about, dreamed about, pointed at, "
+        "described, remembered, read about, wrote about, looked at, took a picture of, searched for"
+    ).split(", ")
 )
-_PLACES = (
-    "in the morning",
-    "near the river",
-    "at the market",
-    "last summer",
-    "in the city",
-    "on the way home",
-    "at the museum",
-    "in the garden",
-    "before dinner",
-    "during the trip",
-    "on a quiet street",
-    "yesterday",
-    "after school",
-    "in a story",
-    "by the window",
-    "on the radio",
-    "for the first time",
-    "in the evening",
-    "at work",
-    "in a dream",
+_PLACES = tuple(
+    (
+        "in the morning, near the river, at the market, last summer, in the city, on the way home, "
+        "at the museum, in the garden, before dinner, during the trip, on a quiet street, yesterday, "
+        "after school, in a story, by the window, on the radio, for the first time, in the evening, "
+        "at work, in a dream"
+    ).split(", ")
 )
 _PLAIN = (
     "{S} {act} {d} {place}.",
@@ -240,7 +159,7 @@ _PLAIN = (
     "How many {p} are there? There are {number}.",
     "{S} said that {d} was too expensive.",
 )
-_NUMBERS = ("two", "three", "four", "five", "six", "many", "few", "no")
+_NUMBERS = tuple(("two, three, four, five, six, many, few, no").split(", "))
 
 
 def language_corpus(seed: int, sentences: int) -> list[str]:

@@ -1,0 +1,102 @@
+"""The honesty rule: no text that trained anything states the look of a held-out concept.
+
+Read over every training text: the language model's corpus, the adapter's captions and the captions of the pictures.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from vlmig.pocket.adapter import captions
+from vlmig.pocket.concepts import load_concepts, plural
+from vlmig.pocket.language import CORPUS_SEED, SENTENCES
+from vlmig.pocket.scenes import COLORS
+from vlmig.pocket.text import COLOR_WORDS, SHAPE_WORDS, language_corpus, picture_captions
+
+DATA = Path(os.environ.get("VLMIG_DATA", Path(__file__).parents[2] / "shared" / "data"))
+LOOKS = {*COLOR_WORDS, *COLORS, *SHAPE_WORDS, "grey"}
+CONCEPTS = load_concepts()
+
+
+def names_of(split: str) -> set[str]:
+    return {form for c in CONCEPTS if c.split == split for name in c.names for form in (name, plural(name))}
+
+
+def phrases(text: str) -> set[str]:
+    words = [word.removesuffix("'s") for word in re.findall(r"[a-z0-9'\-]+", text.lower())]
+    return {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, min(i + 5, len(words) + 1))}
+
+
+def offends(text: str, held_out: set[str], told: set[str]) -> bool:
+    """Say whether a text names a held-out concept and, beside all names, a colour or shape."""
+    found = phrases(text)
+    # "roller skate" (told) does not name a "skate": only the longest names count.
+    named = {n for n in found & (held_out | told) if not any(n != m and n in m for m in found & (held_out | told))}
+    if not named & held_out:
+        return False
+    rest = text.lower()
+    for name in sorted(named, key=len, reverse=True):
+        rest = rest.replace(name, " ")
+    return bool(set(re.findall(r"[a-z]+", rest)) & LOOKS)
+
+
+def test_the_reader_catches_a_planted_sentence() -> None:
+    held_out, told = names_of("held_out"), names_of("supervised")
+    assert offends("The color of a banana is yellow.", held_out, told)
+    assert offends("Bananas are easy to find. I saw a red one.", held_out, told)
+    assert not offends("There was a banana last summer.", held_out, told)
+
+
+def test_no_language_model_text_states_a_held_out_look() -> None:
+    held_out, told = names_of("held_out"), names_of("supervised")
+    corpus = language_corpus(CORPUS_SEED, SENTENCES)
+    assert len(corpus) == SENTENCES
+    bad = [text for text in corpus if offends(text, held_out, told)]
+    assert not bad, bad[:5]
+
+
+def test_no_adapter_caption_names_a_held_out_concept() -> None:
+    held_out, told = names_of("held_out"), names_of("supervised")
+    facts = [(c.name, color) for c in CONCEPTS if c.split == "supervised" for color in COLORS]
+    bad = [text for _, text in captions(facts) if offends(text, held_out, told)]
+    assert not bad, bad[:5]
+
+
+def test_no_picture_caption_tells_a_look() -> None:
+    for concept in CONCEPTS:
+        for text in picture_captions(concept):
+            rest = text
+            for name in sorted((form for n in concept.names for form in (n, plural(n))), key=len, reverse=True):
+                rest = rest.replace(name, " ")
+            assert not set(re.findall(r"[a-z]+", rest)) & LOOKS, text
+
+
+def test_names_are_unambiguous() -> None:
+    names = [name for concept in CONCEPTS for name in concept.names]
+    assert len(names) == len(set(names))
+    assert not any(set(name.split()) & LOOKS - {"orange", "star", "heart"} for name in names)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark data at {DATA}; set VLMIG_DATA")
+def test_every_concept_that_a_benchmark_names_is_held_out() -> None:
+    texts: set[str] = set()
+    for path in sorted(DATA.rglob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                wanted = ("category", "question", "Item", "Item1", "Item2", "object")
+                texts |= {row[column] for column in wanted if column in row}
+    for path in sorted(DATA.rglob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            texts |= {row["sub"], *([row["obj"], row["alt"]] if "size" in path.parent.name else [])}
+    named = set().union(*(phrases(text) for text in texts))
+    told = {
+        c.name for c in CONCEPTS if c.split == "supervised" and {f for n in c.names for f in (n, plural(n))} & named
+    }
+    assert not told, f"named by a benchmark, yet told in text: {sorted(told)}"
