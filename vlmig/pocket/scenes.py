@@ -113,10 +113,10 @@ def read_color(ink: Image.Image) -> tuple[str, float]:
         The name and its share of the opaque pixels.
     """
     pixels = np.asarray(ink, dtype=np.float32).reshape(-1, 4)
-    pixels = pixels[pixels[:, 3] > 200, :3] / 255
+    opaque = pixels[pixels[:, 3] > 200, :3] / 255
     names, focal = _focal_lab()
-    nearest = ((_lab(pixels)[:, None] - focal[None]) ** 2).sum(-1).argmin(1)
-    share = np.bincount(names[nearest], minlength=len(COLORS)) / max(len(pixels), 1)
+    nearest = ((_lab(opaque)[:, None] - focal[None]) ** 2).sum(-1).argmin(1)
+    share = np.bincount(names[nearest], minlength=len(COLORS)) / max(len(opaque), 1)
     return COLORS[int(share.argmax())], float(share.max())
 
 

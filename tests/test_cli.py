@@ -1,0 +1,138 @@
+"""The command line: errors are one line with exit status 2, help is instant, answers come from the pocket model."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlmig.cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "vlmig.cli", *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["ask", ""], "the question is empty"),
+        (["ask", "What?", "--k", "-1"], "--k -1; expected 0"),
+        (["ask", "What?", "--k", "many"], "invalid int value"),
+        (["ask", "What is the color of a banana?", "--mix", "sum"], "mix='sum'; expected one of"),
+        (
+            ["eval", "--tasks", "memory_colour", "--out", "{tmp}"],
+            "unknown task 'memory_colour'; expected some of memory_color",
+        ),
+        (["eval", "--tasks", "memory_color", "--data", "{tmp}/none", "--out", "{tmp}"], "no file .*pass --data"),
+        (["eval", "--tasks", "memory_color", "--data", "{tmp}/bad", "--out", "{tmp}"], "has no column Shape"),
+        (["eval", "--tasks", "pocket_color", "--k", "-1", "--out", "{tmp}"], "k=-1; expected numbers of pictures"),
+        (["eval", "--tasks", "pocket_color", "--k", "a,b", "--out", "{tmp}"], "expected comma-separated whole numbers"),
+        (
+            ["eval", "--tasks", "pocket_color", "--control", "loud", "--out", "{tmp}"],
+            "control 'loud'; expected some of",
+        ),
+        (["ask", "What?", "--model", "{tmp}/bad"], "has no config.json; expected a vlmig checkpoint"),
+        (["report", "{tmp}/none"], "has no results.json"),
+        (["fly"], "invalid choice"),
+    ],
+)
+def test_errors_are_one_line_and_status_two(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "bad/valm").mkdir(parents=True)
+    (tmp_path / "bad/valm/memory_color_data.csv").write_text("Index,Descriptor,Item\n1,a,brick\n")
+    try:
+        status = main([argument.format(tmp=tmp_path) for argument in arguments])
+    except SystemExit as stopped:
+        status = int(stopped.code or 0)
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1, error
+    assert re.search(message, error), error
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_help_imports_nothing_heavy() -> None:
+    done = run("--help")
+    assert done.returncode == 0 and "ask" in done.stdout
+    script = "import sys; from vlmig.cli import build_parser; build_parser(); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_no_traceback_reaches_the_terminal() -> None:
+    done = run("ask", "")
+    assert done.returncode == 2
+    assert (
+        done.stderr == 'vlmig: the question is empty; ask something, e.g. vlmig ask "What is the color of a banana?"\n'
+    )
+
+
+def test_ask_shows_pictures_probabilities_and_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "answer.html"
+    arguments = [
+        "--choices",
+        "yellow,red,green",
+        "--k",
+        "2",
+        "--html",
+        str(page),
+        "--store",
+        str(tmp_path),
+        "--verbose",
+    ]
+    assert main(["ask", "What is the color of a banana?", *arguments]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("yellow")
+    assert "text only" in shown and "picture 2" in shown and "alignment" in shown and "imagine " in shown
+    assert page.read_text().count("data:image/png") == 2
+
+
+def test_something_outside_the_pocket_world_still_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    choices = "yellow,red,green,black,gray"
+    assert (
+        main(["ask", "What is the color of a stapler?", "--choices", choices, "--k", "2", "--store", str(tmp_path)])
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert "p = " in shown and "mean alignment" in shown
+
+
+def test_eval_writes_results_samples_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        "eval",
+        "--tasks",
+        "pocket_color,pocket_text",
+        "--k",
+        "0,1",
+        "--limit",
+        "3",
+        "--store",
+        str(tmp_path / "store"),
+    ]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {
+        "results.json",
+        "samples_pocket_color.jsonl",
+        "report.html",
+    }
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["results"]["pocket_text"]["perplexity,none"] > 1
+    assert main(["report", str(tmp_path), "--store", str(tmp_path / "store")]) == 0
+
+
+def test_imagine_and_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["imagine", "a banana", "--k", "2", "--store", str(tmp_path), "--out", str(tmp_path / "png")]) == 0
+    assert len(list((tmp_path / "png").glob("*.png"))) == 2
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "language model" in shown and "local folder" in shown and "transformers" in shown

@@ -1,0 +1,84 @@
+"""A picture depends on its prompt, its seed and the settings alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlmig import VLMIG, VLMIGError
+from vlmig.imagination import image_seed
+from vlmig.imagination.diffusion import DiffusionImaginer
+from vlmig.imagination.prompts import subject_of
+
+
+def pixels(picture: Image.Image) -> bytes:
+    return np.asarray(picture).tobytes()
+
+
+def imaginer(parts: Path) -> DiffusionImaginer:
+    return DiffusionImaginer(parts / "generator", steps=2, guidance=3.0, size=32, batch=4)
+
+
+def test_a_picture_is_the_same_whatever_the_batch_the_order_and_the_number(parts: Path) -> None:
+    draw = imaginer(parts).imagine
+    requests = [(prompt, image_seed(prompt, i)) for prompt in ("a cat", "the sea") for i in range(5)]
+    together = dict(zip(requests, map(pixels, draw(requests)), strict=True))
+    assert len(set(together.values())) == len(requests), "every picture should differ"
+    order = np.random.default_rng(3).permutation(len(requests))
+    turned = [requests[i] for i in order]
+    assert dict(zip(turned, map(pixels, draw(turned)), strict=True)) == together
+    for request in requests[::3]:
+        assert pixels(draw([request])[0]) == together[request]
+
+
+def test_seeds_are_stable_across_processes() -> None:
+    # Written down once: a change would orphan every stored picture.
+    assert image_seed("a banana", 0) == image_seed("a banana", 0)
+    assert image_seed("a banana", 3, seed=1) == 41739212577958013
+    assert len({image_seed(p, i, s) for p in ("a", "b") for i in range(9) for s in range(3)}) == 54
+
+
+def test_settings_and_weights_are_part_of_the_identity(parts: Path) -> None:
+    first = imaginer(parts).identity()
+    second = DiffusionImaginer(parts / "generator", steps=3, guidance=3.0, size=32, batch=4).identity()
+    assert first != second
+    assert first == imaginer(parts).identity()
+
+
+def test_a_missing_generator_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(VLMIGError, match="cannot load the generator .*expected the hub id or folder") as caught:
+        DiffusionImaginer(tmp_path / "nothing")
+    assert "\n" not in str(caught.value)
+
+
+def test_predictor_imagines_nothing_twice(tiny: VLMIG) -> None:
+    drawn: list[int] = []
+    plain = tiny.imaginer.imagine
+    tiny.imaginer.imagine = lambda requests: drawn.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
+    few = tiny.imagine(["a cat", "a dog", "a cat"], k=2)
+    assert sum(drawn) == 4
+    more = tiny.imagine(["a cat"], k=3)[0]
+    assert sum(drawn) == 5
+    assert [pixels(p) for p in more.images[:2]] == [pixels(p) for p in few[0].images]
+    assert (more.features[:2] == few[0].features).all()
+
+
+@pytest.mark.parametrize(
+    ("question", "subject"),
+    [
+        ("What is the color of a banana?", "a banana"),
+        ("What's the color of a tench?", "a tench"),
+        ("What color is the tiger shark?", "the tiger shark"),
+        ("Q: What is the color of a sunflower? A: It is", "a sunflower"),
+        ("The typical color of the ocean is", "the ocean"),
+        ("Question: What is the shape of a wheel? Answer:", "a wheel"),
+        ("A banana is", "A banana"),
+        ("grass usually has the color of", "grass"),
+        ("Tell me a story", "Tell me a story"),
+    ],
+)
+def test_the_subject_of_a_question_is_imagined(question: str, subject: str) -> None:
+    assert subject_of(question) == subject
