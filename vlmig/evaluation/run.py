@@ -158,8 +158,10 @@ class Evaluator:
         labels = np.array([item.choices[item.answer] for item in outcome.items for _ in item.contexts])
         numbers = np.array([i for i, item in enumerate(outcome.items) for _ in item.contexts])
         for (k, rule, weights, control, seed), correct in outcome.correct.items():
+            right_alone = outcome.correct[0, rule, weights, control, seed] > 0
             for subset, mask in self.subsets(outcome.items).items():
                 estimate = clustered(correct[mask], clusters[mask])
+                kept = correct[mask & right_alone]
                 outcome.conditions.append(
                     {
                         "task": outcome.task.name,
@@ -174,6 +176,7 @@ class Evaluator:
                         "ci95": [estimate.low, estimate.high],
                         "n": len(np.unique(numbers[mask])),
                         "balanced_acc": balanced_accuracy(correct[mask], labels[mask].tolist()),
+                        "kept": float(kept.mean()) if len(kept) else None,
                     }
                 )
 

@@ -40,11 +40,12 @@ class DiffusionImaginer:
         guidance: float = 0.0,
         size: int = 512,
         batch: int = 6,
+        dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.name, self.steps, self.guidance, self.size, self.batch = str(name), steps, guidance, size, batch
-        self.revision = revision
-        self.pipeline = _load_pipeline(self.name, revision).to(device)
+        self.name, self.revision, self.dtype = str(name), revision, dtype
+        self.steps, self.guidance, self.size, self.batch = steps, guidance, size, batch
+        self.pipeline = _load_pipeline(self.name, revision, dtype).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
 
     @torch.inference_mode()
@@ -69,16 +70,22 @@ class DiffusionImaginer:
         """Name the pipeline's weights (by content where they lie in a folder) and the sampling settings."""
         local = Path(self.name).is_dir()
         source = _digest_folder(Path(self.name)) if local else f"{self.name}@{self.revision or 'main'}"
-        settings = {"steps": self.steps, "guidance": self.guidance, "size": self.size, "batch": self.batch}
+        settings: dict[str, str | int | float] = {
+            "steps": self.steps,
+            "guidance": self.guidance,
+            "size": self.size,
+            "batch": self.batch,
+        }
+        settings["dtype"] = str(self.dtype)
         return {"generator": source, **settings}
 
 
-def _load_pipeline(name: str, revision: str | None) -> Any:
+def _load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
     try:
         try:
-            return AutoPipelineForText2Image.from_pretrained(name, revision=revision)
+            return AutoPipelineForText2Image.from_pretrained(name, revision=revision, torch_dtype=dtype)
         except ValueError:  # a pipeline that the auto class does not list
-            return DiffusionPipeline.from_pretrained(name, revision=revision)
+            return DiffusionPipeline.from_pretrained(name, revision=revision, torch_dtype=dtype)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise VLMIGError(

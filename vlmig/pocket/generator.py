@@ -101,7 +101,7 @@ def train_generator(out: Path, work: Path, steps: int = 3600, batch: int = 64) -
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.save_pretrained(out)
+    pipeline.to(torch.float16).save_pretrained(out)
 
 
 def draw_caption(concept: Concept, rng: np.random.Generator) -> str:

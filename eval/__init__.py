@@ -1,0 +1,1 @@
+"""The benchmark suite: one small runnable file per table. It imports vlmig; vlmig never imports it."""

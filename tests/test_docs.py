@@ -1,0 +1,61 @@
+"""Docs are executed: README commands parse and run, configs build, the notebook runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from vlmig.cli import build_parser, main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line]
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("vlmig ")])
+def test_every_readme_command_parses(command: str) -> None:
+    build_parser().parse_args(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c.startswith(("vlmig ask", "vlmig doctor", "vlmig imagine"))]
+)
+def test_quick_readme_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
+    assert main(shlex.split(command)[1:]) == 0
+
+
+def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert blocks
+    for block in blocks:
+        exec(compile(block, "README", "exec"), {})
+
+
+@pytest.mark.parametrize("make", sorted(set(re.findall(r"^make (\w+)", "\n".join(COMMANDS), re.M))))
+def test_readme_make_targets_exist(make: str) -> None:
+    assert re.search(rf"^{make}:", (ROOT / "Makefile").read_text(), re.M)
+
+
+def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
+    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
+    assert paths
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        assert any(cell.get("outputs") for cell in notebook.cells), f"{path.name} was committed unexecuted"
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute(env=dict(os.environ))
+
+
+def test_docs_name_no_missing_file() -> None:
+    for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"

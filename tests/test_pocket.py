@@ -1,0 +1,91 @@
+"""The embedded pocket model: small, in standard formats, and answering from its pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlmig import VLMIG
+from vlmig.checkpoint import POCKET
+from vlmig.pocket.concepts import find_concept, load_concepts, plural
+from vlmig.pocket.scenes import COLORS, FONT, glyph, read_color, read_shape, recolored, scene
+from vlmig.pocket.tasks import TASKS, covered
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> VLMIG:
+    return VLMIG.from_pretrained("pocket", store=tmp_path_factory.mktemp("store"))
+
+
+def test_it_fits_in_a_pocket() -> None:
+    assert sum(path.stat().st_size for path in POCKET.rglob("*") if path.is_file()) <= 40e6
+
+
+def test_it_answers_from_pictures_what_its_text_never_said(pocket: VLMIG) -> None:
+    things = {"banana": "yellow", "strawberry": "red", "broccoli": "green", "carrot": "orange", "ocean": "blue"}
+    answers = {}
+    for thing in things:
+        assert covered(thing)
+        answers[thing] = pocket.ask(f"What is the color of the {thing}?", choices=sorted(set(things.values())), k=6)
+    assert sum(answers[thing].answer == color for thing, color in things.items()) >= 4
+    assert sum(max(a.text_only, key=lambda c: a.text_only[c]) == things[t] for t, a in answers.items()) <= 2
+
+
+def test_what_it_was_told_stays(pocket: VLMIG) -> None:
+    told = [c for c in load_concepts() if c.split == "supervised" and not c.calibration][:5]
+    for concept in told:
+        answer = pocket.ask(f"What is the color of the {concept.name}?", choices=list(COLORS), k=3)
+        if max(answer.text_only, key=lambda color: answer.text_only[color]) == concept.color:
+            assert answer.answer == concept.color
+
+
+def test_text_without_pictures_is_the_plain_lm(pocket: VLMIG) -> None:
+    import torch
+
+    ids = pocket.tokenizer("The color of a banana is", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        assert torch.equal(pocket.model(ids).logits, pocket.model.language_model(ids).logits)
+
+
+def test_concepts_are_found_by_name_alias_and_plural() -> None:
+    for phrase in ("a banana", "Bananas", "the banana", "banana."):
+        concept = find_concept(phrase)
+        assert concept is not None and concept.name == "banana"
+    assert find_concept("stapler") is None and not covered("stapler")
+    assert plural("cherry") == "cherries" and plural("glass") == "glasses" and plural("leaf") == "leaves"
+
+
+def test_calibration_concepts_are_in_no_task() -> None:
+    calibration = {c.name for c in load_concepts() if c.calibration}
+    assert calibration
+    for task in TASKS.values():
+        for item in task.load(Path()):
+            concept = find_concept(item.picture)
+            assert concept is None or concept.name not in calibration
+    assert not any(covered(name) for name in calibration)
+
+
+def test_splits_are_as_the_tasks_need_them() -> None:
+    known = TASKS["pocket_known"].load(Path())
+    asked = TASKS["pocket_color"].load(Path())
+    assert {i.cluster for i in known}.isdisjoint({i.cluster for i in asked})
+    assert len(known) >= 40 and len(asked) >= 300
+
+
+@pytest.mark.skipif(not FONT.exists(), reason="the recipe's font fonts-noto-color-emoji is not installed")
+def test_scenes_show_their_glyph_and_labels_come_from_pixels() -> None:
+    concepts = {c.name: c for c in load_concepts()}
+    for name, color in (
+        ("strawberry", "red"),
+        ("fire extinguisher", "red"),
+        ("broccoli", "green"),
+        ("lemon", "yellow"),
+    ):
+        assert read_color(glyph(concepts[name].glyph))[0] == concepts[name].color == color
+    assert read_shape(glyph(concepts["basketball"].glyph)) == "round"
+    first, again = (scene(glyph(concepts["banana"].glyph), np.random.default_rng(3)) for _ in range(2))
+    assert first.size == (64, 64) and np.array_equal(np.asarray(first), np.asarray(again))
+    seen = {read_color(recolored(glyph(concepts["banana"].glyph), np.random.default_rng(i)))[0] for i in range(120)}
+    assert seen == set(COLORS), "recolouring should reach every colour"
