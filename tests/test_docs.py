@@ -59,3 +59,25 @@ def test_docs_name_no_missing_file() -> None:
     for document in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_config_builds(path: Path) -> None:
+    import inspect
+
+    import yaml
+
+    from vlmig.pocket import adapter, encoder, generator, language
+
+    stages = {
+        "autoencoder": generator.train_autoencoder,
+        "encoder": encoder.train_encoder,
+        "language": language.train_language_model,
+        "adapter": adapter.train_pocket_adapter,
+        "generator": generator.train_generator,
+    }
+    assert path.read_text().startswith("#"), "a config opens with its command and the figure to expect"
+    config = yaml.safe_load(path.read_text())
+    assert config.keys() == stages.keys()
+    for stage, sizes in config.items():
+        inspect.signature(stages[stage]).bind(Path(), Path(), **sizes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from vlmig import VLMIG, VLMIGError
 from vlmig.evaluation.report import table, write_report
 from vlmig.evaluation.results import write_results
 from vlmig.evaluation.run import Evaluator, Settings, shuffled
+from vlmig.evaluation.sources import SOURCES, fetch
 from vlmig.evaluation.statistics import balanced_accuracy, clustered, majority, verdict
 from vlmig.evaluation.tasks import TASKS, choose_tasks
 
@@ -189,3 +191,23 @@ def test_words_and_baselines() -> None:
     labels = ["round"] * 9 + ["star"]
     assert majority(labels) == 0.9
     assert balanced_accuracy(np.array([1.0] * 9 + [0.0]), labels) == 0.5
+
+
+def test_files_are_fetched_once_and_only_with_the_known_content(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "valm/shape.csv"
+    content = (data / name).read_bytes()
+    known = hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(SOURCES, name, ((data / name).as_uri(), known))
+    assert (fetch([name], tmp_path) / name).read_bytes() == content
+    monkeypatch.setitem(SOURCES, name, ((tmp_path / "gone").as_uri(), known))
+    fetch([name], tmp_path)  # already there
+    with pytest.raises(VLMIGError, match="cannot download .*pass --data"):
+        fetch([name], tmp_path / "fresh")
+    monkeypatch.setitem(SOURCES, name, ((data / name).as_uri(), "0" * 64))
+    with pytest.raises(VLMIGError, match="expected 000000000000.*the source changed"):
+        fetch([name], tmp_path / "fresh")
+    assert not list((tmp_path / "fresh").rglob("*.csv"))
+    with pytest.raises(VLMIGError, match="no source known here"):
+        fetch(["valm/other.csv"], tmp_path)

@@ -82,7 +82,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--out", type=Path, required=True, help="folder for results.json, samples and report.html")
     evaluate.add_argument(
-        "--data", type=Path, default=os.environ.get("VLMIG_DATA"), help="folder of benchmark files (or VLMIG_DATA)"
+        "--data",
+        type=Path,
+        default=os.environ.get("VLMIG_DATA"),
+        help="folder of benchmark files (or VLMIG_DATA; default: download)",
     )
     evaluate.add_argument("--limit", type=int, help="only the first N items of each task")
     evaluate.add_argument("--seed", type=_numbers, default=[0], help="comma-separated imagination seeds")
@@ -182,9 +185,11 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from vlmig.evaluation.report import table, write_report
     from vlmig.evaluation.results import write_results
     from vlmig.evaluation.run import Evaluator, Settings
+    from vlmig.evaluation.sources import fetch
     from vlmig.evaluation.tasks import TASKS, choose_tasks
     from vlmig.pocket import tasks as pocket
     from vlmig.predictor import VLMIG
+    from vlmig.store import default_store
 
     tasks = choose_tasks(arguments.tasks, {**TASKS, **pocket.TASKS})
     settings = Settings(
@@ -195,7 +200,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         seeds=arguments.seed,
         limit=arguments.limit,
     )
-    data = Path(arguments.data) if arguments.data else Path("data")
+    files = [file for task in tasks for file in task.files]
+    data = Path(arguments.data) if arguments.data else fetch(files, default_store() / "data")
     for task in tasks:
         task.load(data)  # a missing file is said before hours of imagining
     model = VLMIG.from_pretrained(arguments.model, store=arguments.store)

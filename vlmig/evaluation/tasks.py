@@ -36,6 +36,8 @@ class Task:
 
     name: str
     load: Callable[[Path], list[Item]]
+    files: tuple[str, ...] = ()
+    """Files it reads below the data folder."""
     version: int = 1
     kind: str = "choice"
     """``choice``: accuracy among candidates. ``text``: perplexity of ``contexts`` (its items have no choices)."""
@@ -187,11 +189,11 @@ def imagenetvc(subset: str) -> Callable[[Path], list[Item]]:
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("memory_color", memory_color),
-        Task("color_terms", color_terms),
-        Task("object_shape", object_shape),
-        Task("imagenetvc_color", imagenetvc("color")),
-        Task("imagenetvc_shape", imagenetvc("shape")),
+        Task("memory_color", memory_color, ("valm/memory_color_data.csv",)),
+        Task("color_terms", color_terms, ("valm/color-concrete-objects.csv",)),
+        Task("object_shape", object_shape, ("valm/shape.csv",)),
+        Task("imagenetvc_color", imagenetvc("color"), ("imagenetvc/color.csv",)),
+        Task("imagenetvc_shape", imagenetvc("shape"), ("imagenetvc/shape.csv",)),
     )
 }
 

@@ -35,7 +35,7 @@ CLEAR = 0.45
 GENERIC = ("object", "thing", "item")
 
 
-def train_pocket_adapter(out: Path, work: Path, steps: int = 3000, batch: int = 64) -> None:
+def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int) -> None:
     """Train on (recoloured scene, caption) pairs and save the checkpoint."""
     base = load_language_model(str(out / "language_model"))
     tokenizer = AutoTokenizer.from_pretrained(out / "language_model")

@@ -42,7 +42,7 @@ def model_config(tokenizer: CLIPTokenizer) -> dict:
     }
 
 
-def train_encoder(out: Path, work: Path, steps: int = 1000, batch: int = 192) -> None:
+def train_encoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
     """Train contrastively on scenes, half of them seen through the generator's autoencoder, and save."""
     concepts = load_concepts()
     scenes = np.load(work / "scenes.npy", mmap_mode="r")

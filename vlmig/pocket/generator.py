@@ -31,7 +31,7 @@ SCENES_PER_CONCEPT = 72
 DECODED_PER_CONCEPT = 20
 
 
-def train_autoencoder(out: Path, work: Path, steps: int = 900, batch: int = 32) -> None:
+def train_autoencoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
     """Train the autoencoder on scenes and save it in diffusers format."""
     torch.manual_seed(0)
     vae = AutoencoderKL(
@@ -67,7 +67,7 @@ def reconstruction(decoded: Tensor, pixels: Tensor) -> Tensor:
     return loss
 
 
-def train_generator(out: Path, work: Path, steps: int = 3600, batch: int = 64) -> None:
+def train_generator(out: Path, work: Path, *, steps: int, batch: int) -> None:
     """Train text encoder and UNet on latents and save the whole pipeline in diffusers format."""
     vae = AutoencoderKL.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
     concepts = load_concepts()

@@ -22,7 +22,7 @@ HELD_OUT_SEED = 12
 END = "<|endoftext|>"
 
 
-def train_language_model(out: Path, work: Path, steps: int = 2600, batch: int = 96) -> None:
+def train_language_model(out: Path, work: Path, *, steps: int, batch: int) -> None:
     """Train tokenizer and GPT-2 on the corpus and save both in transformers format, weights in half precision."""
     corpus = language_corpus(CORPUS_SEED, SENTENCES)
     tokenizer = build_tokenizer(corpus)
