@@ -23,13 +23,15 @@ from vlmig.modeling import VLMIGForCausalLM
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.generator import decode_latents, encode_scenes
 from vlmig.pocket.scenes import glyph, read_color, recolored, scene
-from vlmig.pocket.text import look_sentence, plain_sentence
+from vlmig.pocket.text import invented_noun, look_sentence, plain_sentence
 from vlmig.training import train_adapter
 from vlmig.vision import VisionEncoder
 
 logger = logging.getLogger(__name__)
 
-SCENES = 160
+SCENES = 200
+VISION_LAYER = -3
+"""The second block of four: later ones know more of names and less of colours."""
 CLEAR = 0.45
 """Least share of the dominant colour for a scene to be captioned with it."""
 GENERIC = ("object", "thing", "item")
@@ -39,12 +41,13 @@ def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int) -> No
     """Train on (recoloured scene, caption) pairs and save the checkpoint."""
     base = load_language_model(str(out / "language_model"))
     tokenizer = AutoTokenizer.from_pretrained(out / "language_model")
-    encoder = VisionEncoder(out / "vision_encoder")
+    encoder = VisionEncoder(out / "vision_encoder", VISION_LAYER)
     blank = encoder.encode_blank()
     config = VLMIGConfig(
         text_config=base.config.to_dict(),
         vision_width=blank.shape[1],
         vision_patches=blank.shape[0],
+        vision_layer=VISION_LAYER,
         imaginer_steps=8,
         imaginer_guidance=3.0,
         imaginer_size=64,
@@ -92,16 +95,23 @@ def draw_recolored() -> tuple[list[Image.Image], list[tuple[str, str]]]:
 
 
 def captions(facts: list[tuple[str, str]]) -> list[tuple[int, str]]:
-    """Write four captions for each scene: two of its colour, one of its shape, one that tells no looks."""
+    """Write five captions for each scene: three of its colour, one of its shape, one that tells no looks.
+
+    Half of them call the thing by an invented or a generic name, so that its name says nothing of its look.
+    """
     rng = random.Random(10)
     concepts: dict[str, Concept] = {c.name: c for c in load_concepts()}
     rows = []
     for i, (name, color) in enumerate(facts):
         concept = concepts[name]
-        for _ in range(2):
-            noun = rng.choice(concept.names) if rng.random() < 0.75 else rng.choice(GENERIC)
-            rows.append((i, look_sentence(noun, "color", color, rng)))
-        noun = rng.choice(concept.names) if rng.random() < 0.5 else rng.choice(GENERIC)
-        rows.append((i, look_sentence(noun, "shape", str(concept.shape), rng)))
-        rows.append((i, plain_sentence(concept, rng)))
+
+        def noun(concept: Concept = concept) -> str:
+            kind = rng.random()
+            if kind < 0.5:
+                return rng.choice(concept.names)
+            return invented_noun(rng) if kind < 0.85 else rng.choice(GENERIC)
+
+        rows += [(i, look_sentence(noun(), "color", color, rng)) for _ in range(3)]
+        rows.append((i, look_sentence(noun(), "shape", str(concept.shape), rng)))
+        rows.append((i, plain_sentence(concept.names, rng)))
     return rows

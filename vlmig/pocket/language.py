@@ -16,7 +16,7 @@ from vlmig.training import fit
 
 logger = logging.getLogger(__name__)
 
-SENTENCES = 80_000
+SENTENCES = 100_000
 CORPUS_SEED = 11
 HELD_OUT_SEED = 12
 END = "<|endoftext|>"
@@ -54,7 +54,7 @@ def train_language_model(out: Path, work: Path, *, steps: int, batch: int) -> No
 
 
 def build_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE of at most 3,000 entries; ``<|endoftext|>`` begins every text."""
+    """Train a byte-level BPE of at most 3,600 entries; ``<|endoftext|>`` begins every text."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -62,7 +62,7 @@ def build_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
         corpus,
-        trainers.BpeTrainer(vocab_size=3000, special_tokens=[END], initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(vocab_size=3600, special_tokens=[END], initial_alphabet=alphabet, show_progress=False),
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END, model_max_length=192, padding_side="right"

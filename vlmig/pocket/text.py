@@ -9,7 +9,7 @@ No sentence names a held-out concept together with a colour or a shape (``tests/
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from vlmig.pocket.concepts import Concept, load_concepts, plural
@@ -114,14 +114,15 @@ _FRAMES = (
     "Q: {q} A: It is {v}.",
     "{q} It is {v}.",
 )
-# Things that come in every colour and shape, none of them a concept: they teach that an unknown look is uncertain.
-_VARIED = tuple(
-    (
-        "curtain, blanket, carpet, towel, fence, napkin, tile, sofa cushion, pillow, marker, tablecloth, "
-        "rug, wallpaper, toy block, poster, sticker, plastic tray, apron, banner, gadget, gizmo, "
-        "doorstop"
-    ).split(", ")
+# Words of an invented language for things that come in every colour and shape. Texts talk of them as of anything else;
+# so an unknown look is uncertain, and the adapter learns to read colours off a picture whatever the thing is called.
+_INVENTED = tuple(
+    first + second
+    for first in ("blo", "dra", "fe", "glu", "ki", "mor", "ne", "pla", "quo", "sni", "tro", "vu", "wem", "yar", "zi")
+    for second in ("bbin", "dax", "ffle", "gop", "lmick", "mpet", "nzo", "rvel", "sk", "thoo", "tton", "vva", "xle")
 )
+# How often each colour word is said of them: the basic terms of English, the common ones a little more.
+_COLOR_WEIGHTS = dict(zip(COLOR_WORDS, (9, 10, 9, 9, 8, 9, 8, 6, 6, 6, 8, 4), strict=True))
 _PARTS = tuple(("body, top, side, front, outside, surface, head, tail, back, skin, middle").split(", "))
 _PEOPLE = tuple(
     (
@@ -163,23 +164,24 @@ _NUMBERS = tuple(("two, three, four, five, six, many, few, no").split(", "))
 
 
 def language_corpus(seed: int, sentences: int) -> list[str]:
-    """Draw sentences for the language model: half plain talk about any concept, half told looks and colour words."""
+    """Draw sentences for the language model: plain talk about anything, told looks, and invented things of any look."""
     rng = random.Random(seed)
     concepts = load_concepts()
     told = [c for c in concepts if c.split == "supervised"]
     kinds: tuple[Callable[[], str], ...] = (
-        lambda: plain_sentence(rng.choice(concepts), rng),
+        lambda: plain_sentence(rng.choice(concepts).names, rng),
+        lambda: plain_sentence((invented_noun(rng),), rng),
         lambda: _told_sentence(rng.choice(told), rng),
         lambda: _varied_sentence(rng),
     )
-    return [rng.choices(kinds, (0.45, 0.33, 0.22))[0]() for _ in range(sentences)]
+    return [rng.choices(kinds, (0.35, 0.1, 0.3, 0.25))[0]() for _ in range(sentences)]
 
 
-def plain_sentence(concept: Concept, rng: random.Random) -> str:
-    """Say something about a concept that tells nothing of its looks."""
+def plain_sentence(names: Sequence[str], rng: random.Random) -> str:
+    """Say something about a thing that tells nothing of its looks."""
     person, again = rng.choice(_PEOPLE), rng.choice(_PEOPLE)
     fields = {"S": person[0].upper() + person[1:], "s": again, "act": rng.choice(_ACTS), "place": rng.choice(_PLACES)}
-    name = rng.choice([n for n in concept.names if n not in COLOR_WORDS] or [concept.name])
+    name = rng.choice([n for n in names if n not in COLOR_WORDS])
     return rng.choice(_PLAIN).format(**_noun(name, rng), **fields, number=rng.choice(_NUMBERS))
 
 
@@ -198,10 +200,16 @@ def _told_sentence(concept: Concept, rng: random.Random) -> str:
     return look_sentence(rng.choice(concept.names), "shape", str(concept.shape), rng)
 
 
+def invented_noun(rng: random.Random) -> str:
+    """Draw a noun that names nothing."""
+    return rng.choice(_INVENTED)
+
+
 def _varied_sentence(rng: random.Random) -> str:
-    if rng.random() < 0.7:
-        return look_sentence(rng.choice(_VARIED), "color", rng.choice(COLOR_WORDS), rng)
-    return look_sentence(rng.choice(_VARIED), "shape", rng.choice(SHAPE_WORDS), rng)
+    if rng.random() < 0.75:
+        color = rng.choices(COLOR_WORDS, list(_COLOR_WEIGHTS.values()))[0]
+        return look_sentence(invented_noun(rng), "color", color, rng)
+    return look_sentence(invented_noun(rng), "shape", rng.choice(SHAPE_WORDS), rng)
 
 
 def _noun(name: str, rng: random.Random) -> dict[str, str]:
