@@ -28,7 +28,7 @@ def saved(tiny: VLMIG, parts: Path, tmp_path: Path) -> Path:
         setattr(config, field, f"./{name}")
         shutil.copytree(parts / name, folder / name)
     save_checkpoint(tiny.model, folder, "# tiny\n")
-    tiny.folder = folder
+    tiny.folder = tiny.imagination.folder = folder
     return folder
 
 

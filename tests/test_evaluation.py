@@ -126,7 +126,7 @@ def test_samples_rebuild_the_accuracy(tiny: VLMIG, data: Path, tmp_path: Path) -
 
 def test_the_report_is_one_self_contained_page(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2))
-    page = write_report(tmp_path, tiny.store).read_text()
+    page = write_report(tmp_path, tiny.imagination.store).read_text()
     assert page.count("data:image/png;base64,") == 3 * 2
     assert 'src="http' not in page and "outside the model's world" in page
 

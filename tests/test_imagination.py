@@ -56,8 +56,8 @@ def test_a_missing_generator_is_said_in_one_line(tmp_path: Path) -> None:
 
 def test_predictor_imagines_nothing_twice(tiny: VLMIG) -> None:
     drawn: list[int] = []
-    plain = tiny.imaginer.imagine
-    tiny.imaginer.imagine = lambda requests: drawn.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
+    plain = tiny.imagination.imaginer.imagine
+    tiny.imagination.imaginer.imagine = lambda requests: drawn.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
     few = tiny.imagine(["a cat", "a dog", "a cat"], k=2)
     assert sum(drawn) == 4
     more = tiny.imagine(["a cat"], k=3)[0]

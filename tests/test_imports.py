@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # Downward order: a module may import those before it.
 ORDER = [
     "errors",
+    "timing",
     "config",
     "mixture",
     "projector",
@@ -18,6 +19,7 @@ ORDER = [
     "vision",
     "imagination",
     "store",
+    "visuals",
     "modeling",
     "checkpoint",
     "scoring",

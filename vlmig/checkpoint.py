@@ -44,11 +44,6 @@ def resolve_checkpoint(name: str | Path) -> Path:
     return folder
 
 
-def component(name: str, folder: Path) -> str:
-    """Resolve a component's name: ``./x`` lies inside the checkpoint, anything else is a hub id or a path."""
-    return str(folder / name[2:]) if name.startswith("./") else name
-
-
 def load_model(folder: Path, **kwargs: Any) -> VLMIGForCausalLM:
     """Load base LM and adapter; ``kwargs`` (dtype, device_map, ...) go to the base LM.
 
@@ -57,7 +52,7 @@ def load_model(folder: Path, **kwargs: Any) -> VLMIGForCausalLM:
     """
     config = VLMIGConfig.from_pretrained(folder)
     language_model = load_language_model(
-        component(config.language_model, folder), config.language_model_revision, **kwargs
+        config.locate(config.language_model, folder), config.language_model_revision, **kwargs
     )
     model = VLMIGForCausalLM(config, language_model)
     load_adapter(model, load_file(folder / WEIGHTS), folder)

@@ -178,7 +178,7 @@ def _imagine(arguments: argparse.Namespace) -> None:
             arguments.out.mkdir(parents=True, exist_ok=True)
             for i, picture in enumerate(visuals.images):
                 picture.save(arguments.out / f"{'_'.join(visuals.prompt.split())}_{i}.png")
-    print(f"{len(model.store)} pictures in {model.store.path}")
+    print(f"{len(model.imagination.store)} pictures in {model.imagination.store.path}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -212,7 +212,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         outcomes.append(evaluator.run(task))
         results = write_results(evaluator, outcomes, arguments.out)
     print(table(results))
-    print(write_report(arguments.out, model.store))
+    print(write_report(arguments.out, model.imagination.store))
 
 
 def _report(arguments: argparse.Namespace) -> None:

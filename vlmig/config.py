@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -79,3 +80,8 @@ class VLMIGConfig(PreTrainedConfig):
             if value not in known:
                 raise ValueError(f"{field}={value!r} in the configuration; expected one of {', '.join(known)}")
         super().__post_init__(**kwargs)
+
+    @staticmethod
+    def locate(name: str, folder: Path) -> str:
+        """Find a component: ``./x`` lies inside the checkpoint's folder, anything else is a hub id or a path."""
+        return str(folder / name[2:]) if name.startswith("./") else name

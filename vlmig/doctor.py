@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vlmig.checkpoint import component, resolve_checkpoint
+from vlmig.checkpoint import resolve_checkpoint
 from vlmig.config import VLMIGConfig
 from vlmig.store import default_store
 
@@ -44,7 +44,7 @@ def diagnose(name: str) -> str:
         "generator": config.imaginer,
     }
     for role, where in parts.items():
-        place = component(where, folder)
+        place = config.locate(where, folder)
         local = Path(place).is_dir()
         missing = where.startswith("./") and not local
         state = (

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +12,24 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 from transformers import AutoTokenizer
 
-from vlmig.checkpoint import component, load_language_model, load_model, resolve_checkpoint
+from vlmig.checkpoint import load_language_model, load_model, resolve_checkpoint
 from vlmig.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 from vlmig.errors import VLMIGError
-from vlmig.imagination import Imaginer, image_seed
 from vlmig.imagination.prompts import subject_of
 from vlmig.mixture import clip_trust
 from vlmig.modeling import Reading, VLMIGForCausalLM
 from vlmig.scoring import Scores, collect_jobs, encode_pair, read_padded, score_jobs
-from vlmig.store import FeatureStore, Imagined, default_store, store_key
+from vlmig.store import FeatureStore, default_store
+from vlmig.timing import Stopwatch
 from vlmig.vision import VisionEncoder
+from vlmig.visuals import Imagination, Visuals
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_K = 6
-
-
-@dataclass
-class Visuals:
-    """The imagined pictures of one prompt, as the model sees them."""
-
-    prompt: str
-    features: Tensor
-    """(K, P, C)."""
-    alignment: Tensor
-    """Cosine of each picture with the prompt, (K,)."""
-    images: list[Image.Image]
 
 
 @dataclass
@@ -60,7 +48,7 @@ class Answer:
     prompt: str
     """What was imagined."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Where the time went."""
+    """Where the time went since the model was loaded."""
 
 
 class VLMIG:
@@ -76,18 +64,19 @@ class VLMIG:
     def __init__(self, model: VLMIGForCausalLM, tokenizer: Any, folder: Path, store: str | Path | None = None) -> None:
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
         self.config: VLMIGConfig = model.config
-        self.store = FeatureStore(store or default_store())
-        self.seconds: dict[str, float] = {}
+        self.stopwatch = Stopwatch()
+        self.imagination = Imagination(self.config, folder, FeatureStore(store or default_store()), self.stopwatch)
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "pocket", *, store: str | Path | None = None, **kwargs: Any) -> VLMIG:
         """Load a checkpoint: ``pocket`` (embedded), a folder or a hub id; ``kwargs`` go to the base LM."""
         folder = resolve_checkpoint(name)
-        started = time.perf_counter()
-        model = load_model(folder, **kwargs)
-        tokenizer = AutoTokenizer.from_pretrained(component(model.config.language_model, folder))
+        stopwatch = Stopwatch()
+        with stopwatch("load language model"):
+            model = load_model(folder, **kwargs)
+            tokenizer = AutoTokenizer.from_pretrained(model.config.locate(model.config.language_model, folder))
         loaded = cls(model, tokenizer, folder, store)
-        loaded.seconds["load language model"] = time.perf_counter() - started
+        loaded.stopwatch.seconds |= stopwatch.seconds
         return loaded
 
     @classmethod
@@ -112,73 +101,9 @@ class VLMIG:
         logger.warning("the adapter of %s is untrained: its pictures say nothing yet", language_model)
         return cls(model.eval(), AutoTokenizer.from_pretrained(language_model), Path("."), store)
 
-    @cached_property
-    def encoder(self) -> VisionEncoder:
-        """The vision encoder, loaded when first needed."""
-        started = time.perf_counter()
-        encoder = VisionEncoder(component(self.config.vision_encoder, self.folder), self.config.vision_layer)
-        self.seconds["load vision encoder"] = time.perf_counter() - started
-        return encoder
-
-    @cached_property
-    def imaginer(self) -> Imaginer:
-        """The text-to-image pipeline, loaded when first needed."""
-        from vlmig.imagination.diffusion import DiffusionImaginer
-
-        started = time.perf_counter()
-        config = self.config
-        imaginer = DiffusionImaginer(
-            component(config.imaginer, self.folder),
-            revision=config.imaginer_revision,
-            steps=config.imaginer_steps,
-            guidance=config.imaginer_guidance,
-            size=config.imaginer_size,
-        )
-        self.seconds["load generator"] = time.perf_counter() - started
-        return imaginer
-
-    @cached_property
-    def identity(self) -> dict[str, str | int | float]:
-        """Everything beside prompt and seed that decides an imagined feature."""
-        return {**self.imaginer.identity(), **self.encoder.identity()}
-
     def imagine(self, prompts: Sequence[str], k: int, seed: int = 0, progress: bool = False) -> list[Visuals]:
-        """Imagine k pictures for each prompt, or take them from the store; each distinct picture is made once."""
-        if k < 0:
-            raise VLMIGError(f"k={k}; expected 0 (text only) or more pictures")
-        wanted = {(p, image_seed(p, i, seed)): None for p in prompts for i in range(k)}
-        found = self._imagined(list(wanted), progress)
-        embeddings = (
-            dict(zip(distinct := list(dict.fromkeys(prompts)), self.encoder.encode_text(distinct), strict=True))
-            if k and prompts
-            else {}
-        )
-        visuals = []
-        for prompt in prompts:
-            items = [found[prompt, image_seed(prompt, i, seed)] for i in range(k)]
-            shape = (0, self.config.vision_patches, self.config.vision_width)
-            features = torch.stack([i.patches for i in items]).float() if items else torch.zeros(shape)
-            alignment = torch.stack([i.pooled for i in items]) @ embeddings[prompt] if items else torch.zeros(0)
-            visuals.append(Visuals(prompt, features, alignment, [i.picture for i in items]))
-        return visuals
-
-    def _imagined(self, requests: list[tuple[str, int]], progress: bool) -> dict[tuple[str, int], Imagined]:
-        """Look requests up in the store; draw, encode and store those that are missing, a batch at a time."""
-        if not requests:
-            return {}
-        keys = {request: store_key(*request, self.identity) for request in requests}
-        found = {request: item for request in requests if (item := self.store.get(keys[request])) is not None}
-        missing = [request for request in requests if request not in found]
-        for start in _bar(range(0, len(missing), 24), "imagining", progress and bool(missing)):
-            batch = missing[start : start + 24]
-            with self._timed("imagine"):
-                pictures = self.imaginer.imagine(batch)
-            with self._timed("encode"):
-                patches, pooled = self.encoder.encode(pictures)
-            for request, picture, patch, pool in zip(batch, pictures, patches, pooled, strict=True):
-                found[request] = Imagined(picture, patch, pool)
-                self.store.put(keys[request], found[request])
-        return found
+        """Imagine k pictures for each prompt, or take them from the store; see ``Imagination.visuals``."""
+        return self.imagination.visuals(prompts, k, seed, progress)
 
     def ask(
         self,
@@ -206,10 +131,9 @@ class VLMIG:
         if choices is not None and len(set(choices)) < 2:
             raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")
         rule, kind = self.rule(mix, weights)
-        self.seconds.pop("imagine", None), self.seconds.pop("encode", None)
         visuals = self.imagine([prompt or subject_of(question)], k, seed)[0]
         context = f"Question: {question.strip()} Answer:" if question.strip().endswith("?") else question.strip()
-        with self._timed("read, fuse, mix"):
+        with self.stopwatch("read, fuse, mix"):
             options = list(choices) if choices is not None else self._likely_words(context, visuals)
             scores = self.score([context], [options], [visuals])[0]
         mixed = scores.mixed(k, rule, kind, self.config.strength, self.config.doubt)
@@ -223,7 +147,7 @@ class VLMIG:
             weights=[float(a) for a in visuals.alignment],
             images=visuals.images,
             prompt=visuals.prompt,
-            seconds=dict(self.seconds),
+            seconds=dict(self.stopwatch.seconds),
         )
 
     def rule(self, mix: str | None, weights: str | None) -> tuple[str, str]:
@@ -249,7 +173,7 @@ class VLMIG:
             Scores(np.zeros(c := len(options)), np.zeros((len(seen.features), c)), np.zeros(c), seen.alignment.numpy())
             for options, seen in zip(choices, visuals, strict=True)
         ]
-        for start in _bar(range(0, len(jobs), batch), "scoring", progress):
+        for start in tqdm(range(0, len(jobs), batch), desc="scoring", disable=not progress):
             rows = jobs[start : start + batch]
             features = torch.stack([visuals[job.context].features for job in rows])
             score_jobs(self.model, rows, features, results, self._pad)
@@ -314,30 +238,8 @@ class VLMIG:
         words = dict.fromkeys(self.tokenizer.decode([i]).strip() for i in top)
         return [word for word in words if word][:count]
 
-    def _timed(self, step: str) -> _Timer:
-        return _Timer(self.seconds, step)
-
-
-class _Timer:
-    """Add the time of a block to a table."""
-
-    def __init__(self, table: dict[str, float], step: str) -> None:
-        self.table, self.step = table, step
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.table[self.step] = self.table.get(self.step, 0.0) + time.perf_counter() - self.started
-
 
 def _named(options: Sequence[str], log_probs: np.ndarray) -> dict[str, float]:
     """Normalise over the options and put their names on."""
     probabilities = np.exp(log_probs - log_probs.max())
     return dict(zip(options, map(float, probabilities / probabilities.sum()), strict=True))
-
-
-def _bar(steps: range, label: str, shown: bool) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(steps, desc=label, disable=not shown)

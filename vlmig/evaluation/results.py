@@ -44,7 +44,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome], out: Path) -> d
             "device": str(model.model.device),
             "dtype": str(model.model.dtype),
             "seeds": list(settings.seeds),
-            "identity": model.identity,
+            "identity": model.imagination.identity,
             "strength": model.config.strength,
             "doubt": model.config.doubt,
         },

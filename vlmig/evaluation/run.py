@@ -15,10 +15,9 @@ from vlmig.checkpoint import write_text
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.statistics import balanced_accuracy, clustered, majority, verdict
 from vlmig.evaluation.tasks import Item, Task
-from vlmig.imagination import image_seed
-from vlmig.predictor import VLMIG, Visuals
+from vlmig.predictor import VLMIG
 from vlmig.scoring import Scores
-from vlmig.store import store_key
+from vlmig.visuals import Visuals
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +124,7 @@ class Evaluator:
             visuals = shuffled(items, visuals, seed)
         if control == "blank":
             empty = self.model.model.blank_features.float().cpu()
-            visuals = [Visuals(v.prompt, empty.expand(len(v.features), -1, -1), v.alignment, v.images) for v in visuals]
+            visuals = [replace(v, features=empty.expand(len(v.features), -1, -1)) for v in visuals]
         contexts = [context for item in items for context in item.contexts]
         choices = [item.choices for item in items for _ in item.contexts]
         seen = [v for item, v in zip(items, visuals, strict=True) for _ in item.contexts]
@@ -218,10 +217,6 @@ class Evaluator:
     ) -> Iterable[dict[str, Any]]:
         """Yield a line per item, with every distribution the results are computed from."""
         for i, (item, templates, seen) in enumerate(zip(items, scores, visuals, strict=True)):
-            keys = [
-                store_key(seen.prompt, image_seed(seen.prompt, j, seed), self.model.identity)
-                for j in range(len(seen.features))
-            ]
             yield {
                 "doc_id": i,
                 "doc": asdict(item),
@@ -229,7 +224,7 @@ class Evaluator:
                 "control": control,
                 "seed": seed,
                 "covered": None if self.covered is None else self.covered(item.cluster),
-                "pictures": keys,
+                "pictures": seen.keys,
                 "alignment": _rounded(seen.alignment.numpy()),
                 "text_only": [_rounded(s.text) for s in templates],
                 "per_image": [_rounded(s.per_image) for s in templates],
@@ -243,8 +238,7 @@ class Evaluator:
         for k in self.ks:
             losses, tokens = [], []
             for item, seen in zip(outcome.items, visuals, strict=True):
-                part = Visuals(seen.prompt, seen.features[:k], seen.alignment[:k], seen.images[:k])
-                log_probs = self.model.token_log_probs(item.contexts[0], part)
+                log_probs = self.model.token_log_probs(item.contexts[0], seen.first(k))
                 losses.append(-log_probs.sum().item())
                 tokens.append(len(log_probs))
             row = {"task": outcome.task.name, "subset": "all", "k": k, "mix": config.mix, "weights": config.weights}
