@@ -175,6 +175,7 @@ class Evaluator:
                         "ci95": [estimate.low, estimate.high],
                         "n": len(np.unique(numbers[mask])),
                         "balanced_acc": balanced_accuracy(correct[mask], labels[mask].tolist()),
+                        "majority": majority(labels[mask].tolist()),
                         "kept": float(kept.mean()) if len(kept) else None,
                     }
                 )

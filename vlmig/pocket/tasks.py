@@ -40,11 +40,11 @@ def _texts(_: Path) -> list[Item]:
     seen = set(language_corpus(CORPUS_SEED, SENTENCES))
     calibration = {c.name for c in load_concepts() if c.calibration}
     drawn = [s for s in dict.fromkeys(language_corpus(HELD_OUT_SEED, 4 * TEXTS)) if s not in seen]
-    fresh = [s for s in drawn if getattr(find_concept(_topic(s)), "name", None) not in calibration][:TEXTS]
-    return [Item(f"pocket_text/{i}", str(i), (text,), (), -1, _topic(text)) for i, text in enumerate(fresh)]
+    fresh = [s for s in drawn if getattr(find_concept(topic(s)), "name", None) not in calibration][:TEXTS]
+    return [Item(f"pocket_text/{i}", str(i), (text,), (), -1, topic(text)) for i, text in enumerate(fresh)]
 
 
-def _topic(text: str) -> str:
+def topic(text: str) -> str:
     """Find the longest concept name in a sentence; a sentence without one is imagined whole."""
     words = [w.strip(".,?!:").lower().removesuffix("'s") for w in text.split()]
     spans = [" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, min(i + 5, len(words) + 1))]
