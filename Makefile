@@ -2,7 +2,7 @@
 # make test   set up and run every check, as CI does
 # make proof  the slow versions of the tests
 # make pocket rebuild the pocket model from nothing (hours on two cores); needs the Debian package fonts-noto-color-emoji
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUN = .venv/bin
 
 .PHONY: demo test proof pocket format
