@@ -83,9 +83,9 @@ class DiffusionImaginer:
 def _load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
     try:
         try:
-            return AutoPipelineForText2Image.from_pretrained(name, revision=revision, torch_dtype=dtype)
+            return AutoPipelineForText2Image.from_pretrained(name, revision=revision, dtype=dtype)
         except ValueError:  # a pipeline that the auto class does not list
-            return DiffusionPipeline.from_pretrained(name, revision=revision, torch_dtype=dtype)
+            return DiffusionPipeline.from_pretrained(name, revision=revision, dtype=dtype)
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise VLMIGError(
