@@ -10,8 +10,9 @@ Rules, with p_0 the text-only distribution, p_i that of image i and f_i in [0, 1
 - ``evidence``: softmax of log p_0 + s * mean_i f_i [log p_i - log p_blank], where p_blank saw an empty picture.
   A picture that says no more than an empty one leaves the text exactly as it is.
 
-Trust: ``uniform`` is 1; ``clip`` is the cosine of image and prompt, clamped to [0, 1]; ``entropy`` is
-H(p_0) / (H(p_0) + H(p_i)): the less certain side listens.
+Trust: ``uniform`` is 1; ``clip`` is the cosine of image and prompt, clamped to [0, 1]; ``entropy`` is the share of the
+text's uncertainty that the image removes, max(0, 1 - H(p_i) / H(p_0)): where text alone is as sure as with the image, be
+it a fact it was told or a word no picture can help with, the text stays as it is.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def mix(
         blank: log p_blank, (..., V); needed by ``evidence``.
         strength: factor s of the evidence.
         doubt: exponent of (1 - max p_0), which multiplies the evidence: a text model that is sure is left alone.
-        by_entropy: multiply each trust by the entropy share.
+        by_entropy: multiply each trust by the share of uncertainty that its image removes.
 
     Returns:
         Normalised log-probabilities, (..., V).
@@ -62,7 +63,7 @@ def mix(
     for i, image in enumerate(images):
         share = trust[..., i].unsqueeze(-1)
         if own is not None:
-            share = share * own / (own + entropy(image)).clamp_min(1e-9)
+            share = share * (1 - entropy(image) / own.clamp_min(1e-9)).clamp_min(0)
         left_to_text = left_to_text + (1 - share)
         if rule == "prob":
             part = share.clamp_min(1e-30).log() + image

@@ -19,7 +19,7 @@ from vlmig.visuals import Visuals
 
 logger = logging.getLogger(__name__)
 
-KEPT = 0.99
+KEPT = 0.98
 """Least share of what the text model was told and gets right that must stay right."""
 PERPLEXITY = 1.005
 """Greatest factor on the perplexity of plain texts."""
@@ -28,8 +28,8 @@ CALIBRATION_SEED = 13
 Setting = tuple[str, str, float, float]
 """mix, weights, strength, doubt"""
 WEIGHTS = ("uniform", "entropy", "clip")
-STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
-DOUBTS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+DOUBTS = (0.0, 0.25)
 
 
 def calibrate(out: Path, work: Path) -> None:
