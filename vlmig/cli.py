@@ -119,14 +119,13 @@ def _quiet(verbose: bool) -> None:
     import logging
     import warnings
 
-    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
+    logging.basicConfig(level=logging.WARNING if verbose else logging.ERROR, format="%(message)s")
+    logging.getLogger("vlmig").setLevel(logging.INFO if verbose else logging.ERROR)
     if not verbose:
         warnings.filterwarnings("ignore")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-        logging.getLogger("open_clip").setLevel(logging.ERROR)
-        logging.getLogger().setLevel(logging.ERROR)
 
 
 def _ask(arguments: argparse.Namespace) -> None:
