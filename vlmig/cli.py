@@ -10,8 +10,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlmig.errors import VLMIGError
+
+if TYPE_CHECKING:
+    from vlmig.predictor import VLMIG
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -128,15 +132,25 @@ def _quiet(verbose: bool) -> None:
         os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 
+def _load(arguments: argparse.Namespace) -> VLMIG:
+    """Load the model; the libraries' own loading bars are noise beside our one bar for long work."""
+    from transformers.utils import logging as transformers_logging
+
+    from vlmig.predictor import VLMIG
+
+    if not arguments.verbose:
+        transformers_logging.disable_progress_bar()
+    return VLMIG.from_pretrained(arguments.model, store=arguments.store)
+
+
 def _ask(arguments: argparse.Namespace) -> None:
     if not arguments.question.strip():  # before anything heavy is loaded
         raise VLMIGError('the question is empty; ask something, e.g. vlmig ask "What is the color of a banana?"')
     if arguments.k < 0:
         raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more pictures")
     from vlmig.evaluation.report import write_answer
-    from vlmig.predictor import VLMIG
 
-    model = VLMIG.from_pretrained(arguments.model, store=arguments.store)
+    model = _load(arguments)
     answer = model.ask(
         arguments.question,
         arguments.choices,
@@ -168,9 +182,8 @@ def _ask(arguments: argparse.Namespace) -> None:
 def _imagine(arguments: argparse.Namespace) -> None:
     if arguments.k < 1:
         raise VLMIGError(f"--k {arguments.k}; expected at least one picture")
-    from vlmig.predictor import VLMIG
 
-    model = VLMIG.from_pretrained(arguments.model, store=arguments.store)
+    model = _load(arguments)
     for visuals in model.imagine(arguments.prompt, arguments.k, arguments.seed, progress=True):
         print(f"{visuals.prompt}: alignment " + " ".join(f"{a:.2f}" for a in visuals.alignment.tolist()))
         if arguments.out:
@@ -187,7 +200,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from vlmig.evaluation.sources import fetch
     from vlmig.evaluation.tasks import TASKS, choose_tasks
     from vlmig.pocket import tasks as pocket
-    from vlmig.predictor import VLMIG
     from vlmig.store import default_store
 
     tasks = choose_tasks(arguments.tasks, {**TASKS, **pocket.TASKS})
@@ -203,7 +215,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     data = Path(arguments.data) if arguments.data else fetch(files, default_store() / "data")
     for task in tasks:
         task.load(data)  # a missing file is said before hours of imagining
-    model = VLMIG.from_pretrained(arguments.model, store=arguments.store)
+    model = _load(arguments)
     covered = pocket.covered if arguments.model == "pocket" else None
     evaluator = Evaluator(model, settings, data, arguments.out, covered)
     outcomes = []

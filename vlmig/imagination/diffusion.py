@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+from diffusers.utils import logging
 from PIL import Image
 
 from vlmig.errors import VLMIGError
@@ -81,6 +82,7 @@ class DiffusionImaginer:
 
 
 def _load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
+    logging.disable_progress_bar()  # a bar per component says nothing to a user
     try:
         try:
             return AutoPipelineForText2Image.from_pretrained(name, revision=revision, dtype=dtype)
