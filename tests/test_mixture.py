@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlmig.mixture import clip_trust, entropy, mix
+from vlmig.mixture import entropy, image_trust, mix
 
 
 def distributions(
@@ -91,5 +91,8 @@ def test_wrong_rules_say_what_was_expected() -> None:
         mix(text, images, trust, "evidence")
 
 
-def test_negative_cosines_are_no_trust() -> None:
-    assert clip_trust(torch.tensor([-0.3, 0.31, 1.2])).tolist() == pytest.approx([0.0, 0.31, 1.0])
+def test_trust_before_any_text_is_read() -> None:
+    cosines = torch.tensor([-0.3, 0.31, 1.2])
+    assert image_trust("clip", cosines, 0.5).tolist() == pytest.approx([0.0, 0.31, 1.0])
+    assert image_trust("entropy", cosines, 0.5).tolist() == [0.0, 0.0, 1.0]
+    assert image_trust("uniform", cosines, 0.5).tolist() == [1.0, 1.0, 1.0]

@@ -63,7 +63,7 @@ class VLMIGConfig(PreTrainedConfig):
     doubt: float = 0.0
     """Exponent of the text model's doubt (1 - its highest probability): 0 always listens to pictures."""
     alignment_floor: float = 0.2
-    """Mean alignment under which the pictures are called guesses."""
+    """Alignment under which a picture is a guess, which ``entropy`` weights do not listen to."""
     trained: bool = False
     """Whether the adapter was ever trained; an untrained one refuses to be evaluated."""
 

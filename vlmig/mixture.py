@@ -11,7 +11,7 @@ Rules, with p_0 the text-only distribution, p_i that of image i and f_i in [0, 1
   A picture that says no more than an empty one leaves the text exactly as it is.
 
 Trust: ``uniform`` is 1; ``clip`` is the cosine of image and prompt, clamped to [0, 1]; ``entropy`` is the share of the
-text's uncertainty that the image removes, max(0, 1 - H(p_i) / H(p_0)): where text alone is as sure as with the image, be
+text's uncertainty that an image which fits its prompt removes, max(0, 1 - H(p_i) / H(p_0)): where text alone is as sure as with the image, be
 it a fact it was told or a word no picture can help with, the text stays as it is.
 """
 
@@ -86,6 +86,12 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs.clamp_min(-1e4)).sum(-1, keepdim=True)
 
 
-def clip_trust(alignment: Tensor) -> Tensor:
-    """Turn cosines of image and prompt into trust: clamped to [0, 1] (the published code, without its doubling)."""
-    return alignment.clamp(0.0, 1.0)
+def image_trust(kind: str, alignment: Tensor, floor: float) -> Tensor:
+    """Turn cosines of images and their prompt, (..., K), into trust by what is known before reading any text.
+
+    ``clip`` is the cosine itself, clamped to [0, 1] (the published code, without its doubling). ``entropy`` listens to
+    images that fit their prompt at all, of cosine ``floor`` or more. ``uniform`` listens to every image.
+    """
+    if kind == "clip":
+        return alignment.clamp(0.0, 1.0)
+    return (alignment >= floor).to(alignment) if kind == "entropy" else torch.ones_like(alignment)

@@ -19,7 +19,7 @@ from vlmig.checkpoint import load_language_model, load_model, resolve_checkpoint
 from vlmig.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.imagination.prompts import subject_of
-from vlmig.mixture import clip_trust
+from vlmig.mixture import image_trust
 from vlmig.modeling import Reading, VLMIGForCausalLM
 from vlmig.scoring import Scores, collect_jobs, encode_pair, read_padded, score_jobs
 from vlmig.store import FeatureStore, default_store
@@ -136,7 +136,7 @@ class VLMIG:
         with self.stopwatch("read, fuse, mix"):
             options = list(choices) if choices is not None else self._likely_words(context, visuals)
             scores = self.score([context], [options], [visuals])[0]
-        mixed = scores.mixed(k, rule, kind, self.config.strength, self.config.doubt)
+        mixed = scores.mixed(k, rule, kind, self.config.strength, self.config.doubt, self.config.alignment_floor)
         per_image = [_named(options, scores.per_image[i]) for i in range(k)]
         return Answer(
             question=question,
@@ -200,8 +200,12 @@ class VLMIG:
         """Mix with the pictures by the checkpoint's rule; without pictures, the LM's own prediction."""
         if not len(visuals.features):
             return self.model.text_log_probs(reading)
-        trust = clip_trust(visuals.alignment)[None] if self.config.weights == "clip" else None
-        return self.model.mixed(reading, visuals.features[None].to(self.model.device), trust)
+        return self.model.mixed(reading, visuals.features[None].to(self.model.device), self._trust(visuals))
+
+    def _trust(self, visuals: Visuals) -> Tensor:
+        """Return the trust in one prompt's pictures, (1, K)."""
+        trust = image_trust(self.config.weights, visuals.alignment, self.config.alignment_floor)
+        return trust[None].to(self.model.device)
 
     @torch.inference_mode()
     def loglikelihood(self, pairs: Sequence[tuple[str, str]], k: int = DEFAULT_K, *, seed: int = 0) -> list[float]:
@@ -225,8 +229,7 @@ class VLMIG:
             inputs.pop("token_type_ids", None)
             if k:
                 inputs["visual_features"] = seen.features[None].to(self.model.device)
-                if self.config.weights == "clip":
-                    inputs["image_weights"] = clip_trust(seen.alignment)[None].to(self.model.device)
+                inputs["image_weights"] = self._trust(seen)
             output = self.model.generate(**inputs, pad_token_id=self._pad, **settings)
             texts.append(self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
         return texts

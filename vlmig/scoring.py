@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from vlmig.mixture import clip_trust, mix
+from vlmig.mixture import image_trust, mix
 from vlmig.modeling import Reading, VLMIGForCausalLM
 
 
@@ -31,7 +31,7 @@ class Scores:
     alignment: np.ndarray
     """Cosine of each picture with its prompt, (K,)."""
 
-    def mixed(self, k: int, rule: str, weights: str, strength: float, doubt: float) -> np.ndarray:
+    def mixed(self, k: int, rule: str, weights: str, strength: float, doubt: float, floor: float) -> np.ndarray:
         """Mix the first k pictures' distributions over the candidates: probabilities, (C,); k = 0 is text-only.
 
         A candidate of several tokens counts with its whole probability (the mixture is per sequence); every
@@ -40,7 +40,7 @@ class Scores:
         text, blank = (torch.from_numpy(x).log_softmax(-1) for x in (self.text, self.blank))
         images = torch.from_numpy(self.per_image[:k]).log_softmax(-1)
         alignment = torch.from_numpy(self.alignment[:k])
-        trust = clip_trust(alignment) if weights == "clip" else torch.ones_like(alignment)
+        trust = image_trust(weights, alignment, floor)
         settings: dict[str, Any] = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
         return mix(text, images, trust, rule, blank=blank, **settings).exp().numpy()
 

@@ -111,7 +111,14 @@ def _question(row: dict[str, Any], results: dict[str, Any], store: FeatureStore)
     text, per_image, blank = (np.array(row[name][0]) for name in ("text_only", "per_image", "blank"))
     scores = Scores(text, per_image, blank, np.array(row["alignment"]))
     k = min(results["config"]["model_args"]["k"], len(scores.per_image))
-    mixed = scores.mixed(k, block["default"]["mix"], block["default"]["weights"], block["strength"], block["doubt"])
+    mixed = scores.mixed(
+        k,
+        block["default"]["mix"],
+        block["default"]["weights"],
+        block["strength"],
+        block["doubt"],
+        block["alignment_floor"],
+    )
     right = choices[int(mixed.argmax())] == row["target"]
     pictures = []
     for i, key in enumerate(row["pictures"][:k]):

@@ -47,6 +47,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome], out: Path) -> d
             "identity": model.imagination.identity,
             "strength": model.config.strength,
             "doubt": model.config.doubt,
+            "alignment_floor": model.config.alignment_floor,
         },
     }
     write_json(out / "results.json", results)

@@ -137,7 +137,8 @@ class Evaluator:
             for rule, weights in self.rules:
                 outcome.correct[k, rule, weights, control, seed] = np.array(
                     [
-                        score.mixed(k, rule, weights, config.strength, config.doubt).argmax() == item.answer
+                        score.mixed(k, rule, weights, config.strength, config.doubt, config.alignment_floor).argmax()
+                        == item.answer
                         for item, templates in zip(outcome.items, scores, strict=True)
                         for score in templates
                     ],

@@ -23,7 +23,7 @@ KEPT = 0.98
 """Least share of what the text model was told and gets right that must stay right."""
 PERPLEXITY = 1.005
 """Greatest factor on the perplexity of plain texts."""
-TEXTS = 100
+TEXTS = 150
 CALIBRATION_SEED = 13
 Setting = tuple[str, str, float, float]
 """mix, weights, strength, doubt"""
@@ -35,16 +35,18 @@ DOUBTS = (0.0, 0.25)
 def calibrate(out: Path, work: Path) -> None:
     """Take the rule with the best accuracy on untold calibration concepts among those that keep what was told.
 
-    The alignment that nine of ten of them reach becomes the floor under which pictures are called guesses.
+    The alignment that nine of ten of their pictures reach becomes the floor under which a picture is a guess.
     """
     model = VLMIG.from_pretrained(out, store=work / "store")
     told, told_answers = _scores(model, "supervised")
     untold, untold_answers = _scores(model, "held_out")
-    known = _correct(told, told_answers, 0, ("prob", "uniform", 1.0, 0.0))
+    known = _correct(told, told_answers, 0, ("prob", "uniform", 1.0, 0.0), 0.0)
+    floor = round(float(np.quantile(np.concatenate([score.alignment for score in told + untold]), 0.1)), 3)
+    model.config.alignment_floor = floor
     fitting: list[tuple[float, float, Setting]] = []
     for setting in settings():
-        kept = float(_correct(told, told_answers, DEFAULT_K, setting)[known].mean())
-        accuracy = float(_correct(untold, untold_answers, DEFAULT_K, setting).mean())
+        kept = float(_correct(told, told_answers, DEFAULT_K, setting, floor)[known].mean())
+        accuracy = float(_correct(untold, untold_answers, DEFAULT_K, setting, floor).mean())
         logger.info("%-8s %-7s strength %.2f doubt %.2f: kept %.3f, untold %.3f", *setting, kept, accuracy)
         if kept >= KEPT:
             fitting.append((accuracy, kept, setting))
@@ -59,7 +61,6 @@ def calibrate(out: Path, work: Path) -> None:
         raise RuntimeError("no mixture keeps what the text model knows; train the language model longer")
     config = model.config
     config.mix, config.weights, config.strength, config.doubt = setting
-    config.alignment_floor = round(float(np.quantile([score.alignment.mean() for score in told + untold], 0.1)), 3)
     config.save_pretrained(out)
     logger.info(
         "chosen %s: untold %.3f, kept %.3f, alignment floor %.3f", setting, accuracy, kept, config.alignment_floor
@@ -84,16 +85,15 @@ def _scores(model: VLMIG, split: str) -> tuple[list[Scores], np.ndarray]:
     return model.score(contexts, choices, seen), np.array([item.answer for item in items for _ in item.contexts])
 
 
-def _correct(scores: list[Scores], answers: np.ndarray, k: int, setting: Setting) -> np.ndarray:
-    return np.array([s.mixed(k, *setting).argmax() for s in scores]) == answers
+def _correct(scores: list[Scores], answers: np.ndarray, k: int, setting: Setting, floor: float) -> np.ndarray:
+    return np.array([s.mixed(k, *setting, floor).argmax() for s in scores]) == answers
 
 
 def _texts(model: VLMIG) -> list[tuple[str, Visuals]]:
-    """Draw sentences about calibration concepts, with the pictures of what they are about."""
-    names = {c.name for c in load_concepts() if c.calibration}
-    drawn = dict.fromkeys(language_corpus(CALIBRATION_SEED, 4000))
-    about = [(text, topic(text)) for text in drawn]
-    chosen = [(text, name) for text, name in about if getattr(find_concept(name), "name", None) in names][:TEXTS]
+    """Draw sentences of the corpus's kind, none about a concept of a test item, with pictures of what they are about."""
+    drawn = [(text, topic(text)) for text in dict.fromkeys(language_corpus(CALIBRATION_SEED, 4000))]
+    concepts = [(text, name, find_concept(name)) for text, name in drawn]
+    chosen = [(text, name) for text, name, concept in concepts if concept is None or concept.calibration][:TEXTS]
     visuals = model.imagine([name for _, name in chosen], DEFAULT_K, progress=True)
     return [(text, seen) for (text, _), seen in zip(chosen, visuals, strict=True)]
 
