@@ -37,6 +37,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
 
 
 def test_a_damaged_entry_is_noticed_and_remade(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", logger="vlmig")  # the command line may have turned it down in this process
     store = FeatureStore(tmp_path)
     store.put("a", entry())
     with sqlite3.connect(store.path) as base:
