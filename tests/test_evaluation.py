@@ -100,7 +100,6 @@ def test_k_zero_is_text_only_under_every_rule_and_control(tiny: VLMIG, data: Pat
 
 def test_one_pass_serves_every_k_and_rule(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     calls: list[int] = []
-    tiny.model.language_model.register_forward_hook(lambda *_: None)
     tiny.model.language_model.get_decoder().register_forward_hook(lambda *_: calls.append(1))
     evaluate(tiny, data, tmp_path / "one", "memory_color", ks=(0, 2))
     once = len(calls)

@@ -1,4 +1,4 @@
-"""The command line: ``vlmig ask | imagine | eval | report | train | convert | doctor``.
+"""The command line: ``vlmig ask | imagine | eval | report | doctor``.
 
 Imports are lazy, so that help answers at once. What a user can get wrong ends in one line on stderr and exit status 2.
 """
@@ -55,12 +55,6 @@ def build_parser() -> argparse.ArgumentParser:
         )
         return sub
 
-    def model_options(sub: argparse.ArgumentParser) -> None:
-        sub.add_argument("--model", default="pocket", help="pocket, a checkpoint folder, or a hub id (default: pocket)")
-        sub.add_argument(
-            "--store", type=Path, help="folder of imagined features (default: VLMIG_STORE or the user's cache)"
-        )
-
     ask = command("ask", _ask, "answer a question with imagined pictures")
     ask.add_argument("question")
     ask.add_argument("--choices", type=_words, help="comma-separated answers; the likeliest next words without")
@@ -70,14 +64,14 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--mix", help="prob, logit or evidence (default: the checkpoint's)")
     ask.add_argument("--weights", help="uniform, clip or entropy (default: the checkpoint's)")
     ask.add_argument("--html", type=Path, help="write the answer with its pictures as a page")
-    model_options(ask)
+    _model_options(ask)
 
     imagine = command("imagine", _imagine, "imagine pictures for prompts and keep their features in the store")
     imagine.add_argument("prompt", nargs="+")
     imagine.add_argument("--k", type=int, default=6)
     imagine.add_argument("--seed", type=int, default=0)
     imagine.add_argument("--out", type=Path, help="folder to write the pictures to as PNG")
-    model_options(imagine)
+    _model_options(imagine)
 
     evaluate = command("eval", _evaluate, "measure tasks")
     evaluate.add_argument("--tasks", type=_words, required=True, help="comma-separated task names")
@@ -96,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--mix", type=_words, default=[], help="further mixing rules: prob, logit, evidence")
     evaluate.add_argument("--weights", type=_words, default=[], help="further weights: uniform, clip, entropy")
     evaluate.add_argument("--control", type=_words, default=["none"], help="none, blank, shuffled")
-    model_options(evaluate)
+    _model_options(evaluate)
 
     report = command("report", _report, "render report.html again from a results folder")
     report.add_argument("out", type=Path)
@@ -105,6 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", _doctor, "show versions, devices, where each component loads from, and what is missing")
     doctor.add_argument("--model", default="pocket")
     return parser
+
+
+def _model_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--model", default="pocket", help="pocket, a checkpoint folder, or a hub id (default: pocket)")
+    sub.add_argument(
+        "--store", type=Path, help="folder of imagined features (default: VLMIG_STORE or the user's cache)"
+    )
 
 
 def _words(text: str) -> list[str]:

@@ -81,6 +81,13 @@ class VLMIGConfig(PreTrainedConfig):
                 raise ValueError(f"{field}={value!r} in the configuration; expected one of {', '.join(known)}")
         super().__post_init__(**kwargs)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Describe the checkpoint without the place where its base LM happened to lie on this machine."""
+        described = super().to_dict()
+        if isinstance(described.get("text_config"), dict):
+            described["text_config"].pop("_name_or_path", None)
+        return described
+
     @staticmethod
     def locate(name: str, folder: Path) -> str:
         """Find a component: ``./x`` lies inside the checkpoint's folder, anything else is a hub id or a path."""
