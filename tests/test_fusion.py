@@ -5,20 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlmig.fusion import LateFusionLayer
+from vlmig.fusion import CrossAttentionFusion
 from vlmig.projector import VisualTokenProjector
 
 
-def layer(gate: float = 1.0) -> LateFusionLayer:
+def layer(gate: float = 1.0) -> CrossAttentionFusion:
     torch.manual_seed(0)
-    built = LateFusionLayer(width=24, heads=3, inner=18).double()
+    built = CrossAttentionFusion(width=24, heads=3, inner=18).double()
     for value in (built.attention_gate, built.feed_gate):
         torch.nn.init.constant_(value, gate)
     return built
 
 
 def plain_fusion(
-    built: LateFusionLayer, hidden: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor
+    built: CrossAttentionFusion, hidden: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor
 ) -> torch.Tensor:
     """Attend over [visual ; text] as one sequence, image by image, with torch's own attention."""
     outputs = []
@@ -34,6 +34,15 @@ def plain_fusion(
     return torch.stack(outputs, 1)
 
 
+POSITIONS = torch.arange(5).expand(2, -1)
+
+
+def fuse(
+    built: CrossAttentionFusion, hidden: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    return built(hidden, visual, built.read_text(hidden, POSITIONS), mask, POSITIONS)
+
+
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     hidden, visual = torch.randn(2, 5, 24).double(), torch.randn(2, 3, 4, 24).double()
     mask = torch.ones(2, 5, 5, dtype=torch.bool).tril()
@@ -45,7 +54,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_equals_attention_over_the_concatenated_sequence() -> None:
     built = layer()
     hidden, visual, mask = inputs()
-    fused = built(hidden, visual, built.text_keys_values(hidden), mask)
+    fused = fuse(built, hidden, visual, mask)
     # The two attentions are joined by their normalisers, which is exact up to rounding in double precision.
     assert torch.allclose(fused, plain_fusion(built, hidden, visual, mask), atol=1e-6)
 
@@ -53,30 +62,28 @@ def test_equals_attention_over_the_concatenated_sequence() -> None:
 def test_closed_gates_give_the_text_states_bit_for_bit() -> None:
     built = layer(gate=0.0)
     hidden, visual, mask = inputs()
-    fused = built(hidden, visual, built.text_keys_values(hidden), mask)
+    fused = fuse(built, hidden, visual, mask)
     assert torch.equal(fused, hidden[:, None].expand_as(fused))
 
 
 def test_only_queried_positions_are_computed() -> None:
     built = layer()
     hidden, visual, mask = inputs()
-    text = built.text_keys_values(hidden)
-    last = built(hidden[:, -2:], visual, text, mask[:, -2:])
-    assert torch.allclose(last, built(hidden, visual, text, mask)[:, :, -2:], atol=1e-12)
+    text = built.read_text(hidden, POSITIONS)
+    last = built(hidden[:, -2:], visual, text, mask[:, -2:], POSITIONS[:, -2:])
+    assert torch.allclose(last, fuse(built, hidden, visual, mask)[:, :, -2:], atol=1e-12)
 
 
 def test_order_of_images_only_orders_the_outputs() -> None:
     built = layer()
     hidden, visual, mask = inputs()
-    text = built.text_keys_values(hidden)
-    assert torch.allclose(
-        built(hidden, visual.flip(1), text, mask).flip(1), built(hidden, visual, text, mask), atol=1e-12
-    )
+    turned = fuse(built, hidden, visual.flip(1), mask).flip(1)
+    assert torch.allclose(turned, fuse(built, hidden, visual, mask), atol=1e-12)
 
 
 def test_width_must_split_into_heads() -> None:
     with pytest.raises(ValueError, match="not a multiple of fusion_heads=5"):
-        LateFusionLayer(width=24, heads=5, inner=18)
+        CrossAttentionFusion(width=24, heads=5, inner=18)
 
 
 def test_projector_maps_each_patch_on_its_own() -> None:

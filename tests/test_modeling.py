@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from vlmig import VLMIGConfig, VLMIGForCausalLM
-from vlmig.modeling import check_head
+from vlmig.heads import causal_logits, check_head
 
 # Two orders of the same fp32 sums differ by rounding only; pictures move logits by more than 1e-2 here.
 SAME = 5e-6
@@ -152,7 +152,7 @@ def test_only_kept_positions_are_predicted(model: VLMIGForCausalLM) -> None:
 @torch.no_grad()
 def test_head_budget_does_not_change_predictions(model: VLMIGForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     together = model(**inputs(), visual_features=pictures()).logits
-    monkeypatch.setattr("vlmig.modeling.HEAD_BUDGET", 1)  # one image at a time
+    monkeypatch.setattr("vlmig.late_fusion.HEAD_BUDGET", 1)  # one image at a time
     assert torch.allclose(model(**inputs(), visual_features=pictures()).logits, together, atol=SAME)
 
 
@@ -181,10 +181,10 @@ def test_auto_classes_know_it(model: VLMIGForCausalLM, tmp_path: Any) -> None:
 
 def test_an_lm_that_changes_its_logits_is_refused() -> None:
     base = gpt2().eval()
-    check_head(base)
+    check_head(base, base.transformer, causal_logits)
     base.forward = lambda ids, plain=base.forward: type("Output", (), {"logits": plain(ids).logits.tanh() * 0.1})()  # type: ignore[method-assign]
     with pytest.raises(ValueError, match="changes its logits after the head"):
-        check_head(base)
+        check_head(base, base.transformer, causal_logits)
 
 
 def test_wrong_configuration_says_what_was_expected() -> None:

@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlmig.config import VLMIGConfig
     from vlmig.errors import VLMIGError
-    from vlmig.modeling import VLMIGForCausalLM
+    from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
     from vlmig.predictor import VLMIG
 
-__all__ = ["VLMIG", "VLMIGConfig", "VLMIGError", "VLMIGForCausalLM"]
+__all__ = ["VLMIG", "VLMIGConfig", "VLMIGError", "VLMIGForCausalLM", "VLMIGForMaskedLM"]
 
-_HOMES = {"VLMIG": "predictor", "VLMIGConfig": "config", "VLMIGError": "errors", "VLMIGForCausalLM": "modeling"}
+_HOMES = {
+    "VLMIG": "predictor",
+    "VLMIGConfig": "config",
+    "VLMIGError": "errors",
+    "VLMIGForCausalLM": "modeling",
+    "VLMIGForMaskedLM": "modeling",
+}
 
 
 def __getattr__(name: str) -> Any:

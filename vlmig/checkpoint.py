@@ -2,27 +2,134 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import shutil
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, Self
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import AutoModelForCausalLM
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
-from vlmig.modeling import VLMIGForCausalLM, check_head
 
 WEIGHTS = "model.safetensors"
+BASE = "./language_model"
+COMPONENTS = ("language_model", "vision_encoder", "imaginer")
 POCKET = Path(__file__).parent / "pocket" / "model"
+CARD = """---
+library_name: vlmig
+pipeline_tag: {task}
+tags: [late-fusion, visual-commonsense, imagination]
+---
+
+# A vlmig adapter for {language_model}
+
+Late multi-image fusion (arXiv 2406.13621): a visual token projector and a late-fusion layer ({fusion}) around the frozen
+{family} LM {language_model}. Pictures are imagined by {imaginer} and seen by {vision_encoder}.
+{state}
+
+```python
+from vlmig import VLMIG
+
+model = VLMIG.from_pretrained("<this folder or repository>")
+print(model.ask("What is the color of a banana?", choices=["yellow", "red"], k=6).answer)
+```
+
+The weights here are the adapter's; the named parts keep their own licences.
+"""
 
 
-def resolve_checkpoint(name: str | Path) -> Path:
+class AdapterCheckpoint:
+    """``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` of a model whose own weights are an adapter.
+
+    Mixed into the transformers classes in front of ``PreTrainedModel``, whose methods of these names would save the
+    whole base LM again, or fill missing weights at random.
+    """
+
+    config: VLMIGConfig
+    language_model: PreTrainedModel
+    auto_class: Any
+    """The class of transformers that loads the base LM."""
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps: projector, fusion layer and the empty picture's features."""
+        state: dict[str, Tensor] = nn.Module.state_dict(self)  # type: ignore[arg-type]
+        return {name: value for name, value in state.items() if not name.startswith("language_model.")}
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *args: Any, config: VLMIGConfig | None = None, revision: str | None = None, **kwargs: Any
+    ) -> Self:
+        """Load base LM and adapter.
+
+        Args:
+            name: ``pocket``, a folder or a hub id.
+            config: used instead of the checkpoint's own.
+            kwargs: fields of the configuration to change; everything else (dtype, device_map, quantization_config,
+                attn_implementation, ...) goes to the base LM.
+
+        Raises:
+            VLMIGError: no such checkpoint; weights are missing, superfluous or of another shape; no such base LM.
+        """
+        for internal in ("_from_auto", "_commit_hash", "adapter_kwargs"):  # what the auto classes add
+            kwargs.pop(internal, None)
+        folder = resolve_checkpoint(name, revision)
+        if config is None:
+            config, kwargs = VLMIGConfig.from_pretrained(folder, return_unused_kwargs=True, **kwargs)
+        source = config.locate(config.language_model, folder)
+        base = load_language_model(cls.auto_class, source, config.language_model_revision, **kwargs)
+        model: Any = cls(config, base)  # type: ignore[call-arg]
+        model.config.name_or_path = str(folder)
+        load_adapter(model, load_file(folder / WEIGHTS), folder)
+        for part in (model.projector, model.fusion):
+            part.to(device=base.get_output_embeddings().weight.device, dtype=base.dtype)
+        model.blank_features = model.blank_features.to(base.get_output_embeddings().weight.device)
+        return model.eval()
+
+    def save_pretrained(self, folder: str | Path, save_base: bool = False, **kwargs: Any) -> None:
+        """Write configuration, adapter weights and model card; each file appears whole or not at all.
+
+        Parts that lie inside the checkpoint this model came from travel with it.
+
+        Args:
+            save_base: write the base LM too, into ``language_model/``, so that the folder needs no other.
+            kwargs: go to the base LM's own ``save_pretrained``.
+        """
+        folder, config = Path(folder), copy.deepcopy(self.config)
+        folder.mkdir(parents=True, exist_ok=True)
+        if save_base:
+            self.language_model.save_pretrained(folder / BASE, **kwargs)
+            config.language_model, config.language_model_revision = BASE, None
+        if self.config.name_or_path:
+            _copy_components(config, Path(self.config.name_or_path), folder)
+        weights = {name: value.detach().float().contiguous().cpu() for name, value in self.adapter_state().items()}
+        part = folder / (WEIGHTS + ".part")
+        save_file(weights, part, metadata={"format": "pt"})
+        os.replace(part, folder / WEIGHTS)
+        config.architectures = [type(self).__name__]
+        config.save_pretrained(folder)
+        if not (folder / "README.md").exists():
+            write_text(folder / "README.md", model_card(config))
+
+    def push_to_hub(self, repo_id: str, *, save_base: bool = False, **kwargs: Any) -> str:
+        """Upload the checkpoint with its model card; ``kwargs`` (private, token, ...) create the repository."""
+        api = HfApi(token=kwargs.pop("token", None))
+        message = kwargs.pop("commit_message", "Upload vlmig adapter")
+        repo_id = api.create_repo(repo_id, exist_ok=True, **kwargs).repo_id
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, save_base=save_base)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message))
+
+
+def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     """Find a checkpoint's folder: ``pocket``, a folder, or a hub id.
 
     Raises:
@@ -31,7 +138,7 @@ def resolve_checkpoint(name: str | Path) -> Path:
     folder = POCKET if str(name) == "pocket" else Path(name)
     if not folder.is_dir():
         try:
-            folder = Path(snapshot_download(str(name)))
+            folder = Path(snapshot_download(str(name), revision=revision))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise VLMIGError(
                 f"no checkpoint {name}: not 'pocket', not a folder, not reachable as a hub id; check the name, or pass a folder"
@@ -44,35 +151,28 @@ def resolve_checkpoint(name: str | Path) -> Path:
     return folder
 
 
-def load_model(folder: Path, **kwargs: Any) -> VLMIGForCausalLM:
-    """Load base LM and adapter; ``kwargs`` (dtype, device_map, ...) go to the base LM.
+def load_language_model(auto_class: Any, name: str, revision: str | None = None, **kwargs: Any) -> Any:
+    """Load a base LM of transformers, in fp32 unless ``dtype`` says otherwise.
 
     Raises:
-        VLMIGError: weights are missing, superfluous or of another shape; the base LM cannot be loaded.
+        VLMIGError: it cannot be loaded: unknown, gated, offline, or of another kind.
     """
-    config = VLMIGConfig.from_pretrained(folder)
-    language_model = load_language_model(
-        config.locate(config.language_model, folder), config.language_model_revision, **kwargs
-    )
-    model = VLMIGForCausalLM(config, language_model)
-    load_adapter(model, load_file(folder / WEIGHTS), folder)
-    return model.to(language_model.dtype).eval()
-
-
-def load_language_model(name: str, revision: str | None = None, **kwargs: Any) -> Any:
-    """Load a causal LM of transformers in fp32 unless ``dtype`` says otherwise, and check that late fusion fits it."""
     try:
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, **{"dtype": torch.float32, **kwargs})
+        return auto_class.from_pretrained(name, revision=revision, **{"dtype": torch.float32, **kwargs}).eval()
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise VLMIGError(
-            f"cannot load the language model {name}: {reason}; expected a hub id or folder of a causal LM"
+            f"cannot load the language model {name}: {reason}; expected a hub id or folder of a {_kind(auto_class)} LM. "
+            "If it is gated, accept its terms and run `hf auth login`; if this machine is offline, download it elsewhere and "
+            "pass the folder; openai-community/gpt2 and Qwen/Qwen2.5-0.5B are not gated"
         ) from error
-    check_head(model)
-    return model.eval()
 
 
-def load_adapter(model: VLMIGForCausalLM, weights: dict[str, Tensor], source: Path) -> None:
+def _kind(auto_class: Any) -> str:
+    return "masked" if "Masked" in auto_class.__name__ else "causal"
+
+
+def load_adapter(model: AdapterCheckpoint, weights: dict[str, Tensor], source: Path) -> None:
     """Put adapter weights into a model, strictly.
 
     Raises:
@@ -92,15 +192,23 @@ def load_adapter(model: VLMIGForCausalLM, weights: dict[str, Tensor], source: Pa
         own[name].copy_(value)
 
 
-def save_checkpoint(model: VLMIGForCausalLM, folder: Path, card: str) -> None:
-    """Write config, adapter weights and model card; each file appears whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().float().contiguous().cpu() for name, value in model.adapter_state().items()}
-    part = folder / (WEIGHTS + ".part")
-    save_file(weights, part, metadata={"format": "pt"})
-    os.replace(part, folder / WEIGHTS)
-    model.config.save_pretrained(folder)
-    write_text(folder / "README.md", card)
+def _copy_components(config: VLMIGConfig, source: Path, folder: Path) -> None:
+    """Copy the parts that lie inside a checkpoint (``./x``) into another folder, where they are not there yet."""
+    for component in COMPONENTS:
+        name = getattr(config, component)
+        if name.startswith("./") and (source / name).is_dir() and not (folder / name).exists():
+            shutil.copytree(source / name, folder / name)
+
+
+def model_card(config: VLMIGConfig) -> str:
+    """Write the card of a checkpoint from its configuration."""
+    state = "The adapter is trained." if config.trained else "**The adapter is untrained**: pictures say nothing yet."
+    masked = (config.architectures or [""])[0].endswith("MaskedLM")
+    named = {name: getattr(config, name).removeprefix("./") for name in COMPONENTS}
+    family = config.text_config.model_type
+    return CARD.format(
+        task="fill-mask" if masked else "text-generation", family=family, fusion=config.fusion, state=state, **named
+    )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,7 +10,8 @@ from transformers import AutoConfig, PreTrainedConfig
 MIX_RULES = ("prob", "logit", "evidence")
 WEIGHT_KINDS = ("uniform", "clip", "entropy")
 PROJECTORS = ("linear", "mlp")
-FUSIONS = ("cross_attention",)
+FUSIONS = ("cross_attention", "decoder_layer")
+PROTOCOLS = ("default", "reference")
 
 
 class VLMIGConfig(PreTrainedConfig):
@@ -50,10 +51,11 @@ class VLMIGConfig(PreTrainedConfig):
     projector_width: int | None = None
     """Hidden width of the ``mlp`` projector; the LM's width when None."""
     fusion: str = "cross_attention"
-    """``cross_attention``: queries from text, keys and values from text and visual tokens, gates that start at zero."""
+    """``cross_attention``: queries from text, keys and values from text and visual tokens, gates that start at zero.
+    ``decoder_layer``: one block of the LM's own family and its own final norm, as published."""
     fusion_heads: int = 8
     fusion_width: int | None = None
-    """Width of the attention and, times four, of the feed-forward part; the LM's width when None."""
+    """Width of the attention and, times four, of the feed-forward part of ``cross_attention``; the LM's width when None."""
     mix: str = "evidence"
     """How distributions are mixed, see ``vlmig.mixture``."""
     weights: str = "uniform"
@@ -64,6 +66,8 @@ class VLMIGConfig(PreTrainedConfig):
     """Exponent of the text model's doubt (1 - its highest probability): 0 always listens to pictures."""
     alignment_floor: float = 0.2
     """Alignment under which a picture is a guess, which ``entropy`` weights do not listen to."""
+    protocol: str = "default"
+    """``reference`` repeats what the published code does where its numbers depend on it, see ``docs/fidelity.md``."""
     trained: bool = False
     """Whether the adapter was ever trained; an untrained one refuses to be evaluated."""
 
@@ -75,11 +79,18 @@ class VLMIGConfig(PreTrainedConfig):
             ("weights", WEIGHT_KINDS),
             ("projector", PROJECTORS),
             ("fusion", FUSIONS),
+            ("protocol", PROTOCOLS),
         ):
             value = getattr(self, field)
             if value not in known:
                 raise ValueError(f"{field}={value!r} in the configuration; expected one of {', '.join(known)}")
         super().__post_init__(**kwargs)
+
+    @property
+    def text_limit(self) -> int | None:
+        """Return how many text tokens fit: the LM's positions, less the images' where its own block is the fusion layer."""
+        positions = getattr(self.text_config, "max_position_embeddings", None)
+        return positions - self.vision_patches if positions and self.fusion == "decoder_layer" else positions
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the checkpoint without the place where its base LM happened to lie on this machine."""

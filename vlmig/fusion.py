@@ -1,20 +1,33 @@
 """The late-fusion attention layer: text positions look at visual tokens and at earlier text (paper, section 3.1).
 
-Q comes from the LM's last hidden states, K and V from [visual tokens ; hidden states]. Visual tokens are never queried,
-so the text's keys and values are the same for all K images: they are made once per text, and attention over text and
-over one image are computed apart and joined by their normalisers. Both gates start at zero: at step 0 the output is the
-text LM's own state, bit for bit.
+Q comes from the LM's last hidden states, K and V from [visual tokens ; hidden states]. Queried text never changes the
+keys and values of other text, so these are the same for all K images: they are made once per text.
+
+Two kinds, one interface. ``CrossAttentionFusion`` is our own lighter block. ``DecoderLayerFusion`` is what was published:
+a complete block of the LM's own family with its own final norm; ``EncoderLayerFusion`` is the same for masked LMs.
+Axes: B prompts, K images, N visual tokens per image, T queried and S all text positions, D width.
 """
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+TextStates = tuple[Tensor, Tensor]
+"""What a fusion layer keeps of a text, two tensors (B, heads, S, d): the ordinary cache holds them as one more layer."""
 
 
-class LateFusionLayer(nn.Module):
+class CrossAttentionFusion(nn.Module):
     """Gated cross-attention block (pre-norm) from text to [visual ; text], then a gated feed-forward part.
+
+    Attention over text and over one image are computed apart and joined by their normalisers. Both gates start at zero:
+    at step 0 the output is the text LM's own state, bit for bit.
 
     Args:
         width: D, the LM's width.
@@ -37,19 +50,20 @@ class LateFusionLayer(nn.Module):
         self.attention_gate = nn.Parameter(torch.zeros(1))
         self.feed_gate = nn.Parameter(torch.zeros(1))
 
-    def text_keys_values(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Make keys and values of text states (B, S, D): two of (B, heads, S, inner / heads)."""
+    def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
+        """Make keys and values of text states (B, S, D): two of (B, heads, S, inner / heads); positions do not matter."""
         keys, values = self.key_value(self.text_norm(hidden)).chunk(2, -1)
         return self._split(keys), self._split(values)
 
-    def forward(self, hidden: Tensor, visual: Tensor, text: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, visual: Tensor, text: TextStates, mask: Tensor, positions: Tensor) -> Tensor:
         """Fuse queried text states with each image.
 
         Args:
             hidden: queried states, (B, T, D).
             visual: visual tokens, (B, K, N, D).
-            text: keys and values of all S text positions, from ``text_keys_values``.
+            text: what ``read_text`` made of all S text positions.
             mask: which text positions a query sees, bool (B, T, S).
+            positions: place of each query in its text, (B, T).
 
         Returns:
             Fused states, (B, K, T, D).
@@ -68,6 +82,157 @@ class LateFusionLayer(nn.Module):
     def _split(self, states: Tensor) -> Tensor:
         """Split (..., S, inner) into heads: (..., heads, S, inner / heads)."""
         return states.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+
+class DecoderLayerFusion(nn.Module):
+    """One complete block of the LM's own family over [visual ; text], then its own final norm, as published.
+
+    The block lives in the family's own model of one layer, without word embeddings; whatever that model does to its input
+    (learned positions, rotary embeddings, projections) is done to visual tokens and hidden states alike. Visual tokens
+    take the first N places and see each other causally.
+
+    Args:
+        text_config: the base LM's configuration.
+        visual_tokens: N; text stands after that many places.
+    """
+
+    def __init__(self, text_config: PreTrainedConfig, visual_tokens: int) -> None:
+        super().__init__()
+        self.visual_tokens = visual_tokens
+        self.block = build_block(text_config)
+        # The published Gemma block scales its input as Gemma scales embeddings (forward.md: "Gemma").
+        self.scale = text_config.hidden_size**0.5 if text_config.model_type == "gemma" else 1.0
+
+    def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
+        """Make the block's keys and values of text states (B, S, D), which stand at ``positions`` (B, S) of their text."""
+        return self._record(hidden, positions + self.visual_tokens)[0]
+
+    def forward(self, hidden: Tensor, visual: Tensor, text: TextStates, mask: Tensor, positions: Tensor) -> Tensor:
+        """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
+        (keys, values), _ = self._read_images(visual)
+        rows, images = visual.shape[:2]
+
+        def beside_each_image(states: Tensor) -> Tensor:
+            return states[:, None].expand(-1, images, *states.shape[1:]).flatten(0, 1)
+
+        keys = torch.cat([keys, beside_each_image(text[0])], -2)
+        values = torch.cat([values, beside_each_image(text[1])], -2)
+        allowed = F.pad(mask, (visual.shape[2], 0), value=True)
+        queries, places, allowed = map(beside_each_image, (hidden, positions + self.visual_tokens, allowed))
+        return self._run(queries, places, allowed, Cache(layers=[_Given(keys, values)])).unflatten(0, (rows, images))
+
+    def last_visual(self, visual: Tensor) -> Tensor:
+        """Return the block's output at the last visual token, which predicts the first text token, (B, K, 1, D)."""
+        return self._read_images(visual)[1][:, -1:].unflatten(0, visual.shape[:2])
+
+    def _read_images(self, visual: Tensor) -> tuple[TextStates, Tensor]:
+        states = visual.flatten(0, 1)
+        places = torch.arange(states.shape[1], device=states.device).expand(states.shape[0], -1)
+        return self._record(states, places)
+
+    def _record(self, states: Tensor, positions: Tensor) -> tuple[TextStates, Tensor]:
+        """Run the block causally over states, and return its keys and values and its output."""
+        cache = DynamicCache()
+        causal = torch.ones(states.shape[1], states.shape[1], dtype=torch.bool, device=states.device).tril()
+        output = self._run(states, positions, causal.expand(states.shape[0], -1, -1), cache)
+        return (cache.layers[0].keys, cache.layers[0].values), output
+
+    def _run(self, states: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
+        states = states * self.scale
+        blocked = torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, torch.finfo(states.dtype).min)
+        return self.block(
+            inputs_embeds=states,
+            position_ids=positions,
+            attention_mask=blocked[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+
+
+class EncoderLayerFusion(nn.Module):
+    """One complete block of a masked LM's own family over [visual ; text], as published for BERT: every token sees every one.
+
+    Args:
+        text_config: the base LM's configuration.
+    """
+
+    def __init__(self, text_config: PreTrainedConfig) -> None:
+        super().__init__()
+        self.block = build_block(text_config)
+
+    def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
+        """Keep the states as they are: an encoder has no cache, so keys and values are made beside each image."""
+        return hidden[:, None], hidden[:, None]
+
+    def forward(self, hidden: Tensor, visual: Tensor, text: TextStates, mask: Tensor, positions: Tensor) -> Tensor:
+        """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
+        rows, images, count = visual.shape[:3]
+        states = text[0].expand(-1, images, -1, -1)
+        present = F.pad(mask[:, :1], (count, 0), value=True).expand(-1, images, -1)
+        output = self.block(
+            inputs_embeds=torch.cat([visual, states], 2).flatten(0, 1), attention_mask=present.flatten(0, 1).long()
+        ).last_hidden_state.unflatten(0, (rows, images))
+        asked = (positions + count)[:, None, :, None].expand(-1, images, -1, output.shape[-1])
+        return output.gather(2, asked)
+
+
+def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
+    """Build the family's model with one layer and without word embeddings, new weights."""
+    config = copy.deepcopy(text_config)
+    depth = config.num_hidden_layers
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == depth:  # one entry per layer
+            setattr(config, name, ["full_attention"] if "full_attention" in value else value[:1])
+    config.num_hidden_layers = 1
+    if config.model_type == "llama":
+        config.mlp_bias = True  # as published: the LM's own biases are absent, the fusion block's are trained
+    config._attn_implementation_internal = None  # masks of ours need eager or sdpa, whatever the LM runs
+    block = AutoModel.from_config(config)
+    block.set_input_embeddings(None)
+    if getattr(block, "pooler", None) is not None:
+        block.pooler = None
+    return block
+
+
+@torch.no_grad()
+def check_block(layer: DecoderLayerFusion, width: int) -> None:
+    """Refuse a family whose block, run on kept keys and values, differs from one run over the whole sequence.
+
+    Raises:
+        ValueError: alibi, recurrence or anything else that given positions and masks cannot express.
+    """
+    device = next(layer.parameters()).device
+    if device.type == "meta":
+        return
+    noise = torch.Generator().manual_seed(0)
+    visual, hidden = (torch.randn(1, n, width, generator=noise).to(device) for n in (layer.visual_tokens, 2))
+    positions = torch.arange(2, device=device)[None]
+    mask = torch.ones(1, 2, 2, dtype=torch.bool, device=device).tril()
+    training = layer.training
+    layer.eval()
+    try:
+        fused = layer(hidden, visual[:, None], layer.read_text(hidden, positions), mask, positions)[:, 0]
+        whole = layer.block(inputs_embeds=torch.cat([visual, hidden], 1) * layer.scale).last_hidden_state[:, -2:]
+        fits = torch.allclose(fused, whole, atol=1e-5)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+        fits = False
+    layer.train(training)
+    if not fits:
+        raise ValueError(
+            f"fusion='decoder_layer' does not fit {type(layer.block).__name__}: its attention takes no positions or masks of "
+            "ours; use fusion='cross_attention'"
+        )
+
+
+class _Given(DynamicLayer):
+    """Keys and values made elsewhere; those of the queried rows are among them already."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        super().update(keys, values)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return self.keys, self.values
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

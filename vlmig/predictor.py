@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,15 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
-from vlmig.checkpoint import load_language_model, load_model, resolve_checkpoint
+from vlmig.checkpoint import load_language_model, resolve_checkpoint
 from vlmig.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.imagination.prompts import subject_of
 from vlmig.mixture import image_trust
-from vlmig.modeling import Reading, VLMIGForCausalLM
-from vlmig.scoring import Scores, collect_jobs, encode_pair, read_padded, score_jobs
+from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM, class_for
+from vlmig.reading import Reading
+from vlmig.scoring import Job, Model, Scores, collect_jobs, mix_jobs, read_jobs, read_padded, score_jobs
 from vlmig.store import FeatureStore, default_store
 from vlmig.timing import Stopwatch
 from vlmig.vision import VisionEncoder
@@ -61,7 +62,7 @@ class VLMIG:
         store: folder of imagined features; the user's cache when None.
     """
 
-    def __init__(self, model: VLMIGForCausalLM, tokenizer: Any, folder: Path, store: str | Path | None = None) -> None:
+    def __init__(self, model: Model, tokenizer: Any, folder: Path, store: str | Path | None = None) -> None:
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
         self.config: VLMIGConfig = model.config
         self.stopwatch = Stopwatch()
@@ -69,11 +70,16 @@ class VLMIG:
 
     @classmethod
     def from_pretrained(cls, name: str | Path = "pocket", *, store: str | Path | None = None, **kwargs: Any) -> VLMIG:
-        """Load a checkpoint: ``pocket`` (embedded), a folder or a hub id; ``kwargs`` go to the base LM."""
+        """Load a checkpoint: ``pocket`` (embedded), a folder or a hub id.
+
+        Args:
+            kwargs: fields of the configuration to change (``protocol="reference"``, ``mix="logit"``, ...); everything else
+                goes to the base LM (dtype, device_map, ...).
+        """
         folder = resolve_checkpoint(name)
         stopwatch = Stopwatch()
         with stopwatch("load language model"):
-            model = load_model(folder, **kwargs)
+            model = class_for(VLMIGConfig.from_pretrained(folder)).from_pretrained(folder, **kwargs)
             tokenizer = AutoTokenizer.from_pretrained(model.config.locate(model.config.language_model, folder))
         loaded = cls(model, tokenizer, folder, store)
         loaded.stopwatch.seconds |= stopwatch.seconds
@@ -86,17 +92,18 @@ class VLMIG:
         """Build a model with an untrained adapter; it can be trained, but says so when asked and refuses evaluation.
 
         Args:
-            language_model: hub id or folder of a causal LM.
+            language_model: hub id or folder of a causal or masked LM.
             vision: open_clip encoder, see ``VisionEncoder``.
             generator: text-to-image pipeline of diffusers.
             settings: further fields of ``VLMIGConfig``.
         """
-        base = load_language_model(language_model)
+        built = class_for(AutoConfig.from_pretrained(language_model))
+        base = load_language_model(built.auto_class, language_model)
         encoder = VisionEncoder(vision, settings.get("vision_layer", -2))
         blank = encoder.encode_blank()
         shape = {"vision_patches": blank.shape[0], "vision_width": blank.shape[1]}
         names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}
-        model = VLMIGForCausalLM(VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **settings), base)
+        model = built(VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **settings), base)
         model.blank_features.copy_(blank)
         logger.warning("the adapter of %s is untrained: its pictures say nothing yet", language_model)
         return cls(model.eval(), AutoTokenizer.from_pretrained(language_model), Path("."), store)
@@ -167,21 +174,42 @@ class VLMIG:
         batch: int = 32,
         progress: bool = False,
     ) -> list[Scores]:
-        """Score each context's candidates beside each of its pictures; all contexts need the same number of pictures."""
-        jobs = sorted(collect_jobs(self.tokenizer, contexts, choices, self._limit), key=lambda job: len(job.ids))
+        """Score each context's candidates beside each of its pictures; all contexts need the same number of pictures.
+
+        A candidate that does not begin with a space gets one in front.
+        """
+        spaced = [[o if o[:1].isspace() else " " + o for o in options] for options in choices]
+        return self._score(contexts, spaced, visuals, batch, progress)
+
+    def _score(
+        self,
+        contexts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        visuals: Sequence[Visuals],
+        batch: int,
+        progress: bool = False,
+    ) -> list[Scores]:
         results = [
             Scores(np.zeros(c := len(options)), np.zeros((len(seen.features), c)), np.zeros(c), seen.alignment.numpy())
             for options, seen in zip(choices, visuals, strict=True)
         ]
-        for start in tqdm(range(0, len(jobs), batch), desc="scoring", disable=not progress):
-            rows = jobs[start : start + batch]
-            features = torch.stack([visuals[job.context].features for job in rows])
+        for rows, features in self._batches(contexts, choices, visuals, batch, progress):
             score_jobs(self.model, rows, features, results, self._pad)
         return results
 
-    @property
-    def _limit(self) -> int | None:
-        return getattr(self.config.text_config, "max_position_embeddings", None)
+    def _batches(
+        self,
+        contexts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        visuals: Sequence[Visuals],
+        batch: int,
+        progress: bool = False,
+    ) -> Iterator[tuple[list[Job], Tensor]]:
+        """Yield jobs of similar length together, with their pictures' features (B, K, P, C)."""
+        jobs = sorted(collect_jobs(self.model, self.tokenizer, contexts, choices), key=lambda job: len(job.ids))
+        for start in tqdm(range(0, len(jobs), batch), desc="scoring", disable=not progress):
+            rows = jobs[start : start + batch]
+            yield rows, torch.stack([visuals[job.context].features for job in rows])
 
     @property
     def _pad(self) -> int:
@@ -192,9 +220,14 @@ class VLMIG:
     def token_log_probs(self, text: str, visuals: Visuals, start: int = 1) -> Tensor:
         """Return the mixture's log-probability of each token of ``text`` from token ``start`` on, (T,)."""
         ids = self.tokenizer(text).input_ids
-        reading = read_padded(self.model, [ids[:-1]], len(ids) - start, self._pad)
+        reading = read_padded(self._causal("token_log_probs"), [ids[:-1]], len(ids) - start, self._pad)
         mixed = self._predict(reading, visuals)
         return mixed[0].gather(1, torch.tensor(ids[start:], device=mixed.device)[:, None])[:, 0]
+
+    def _causal(self, wanted: str) -> VLMIGForCausalLM:
+        if not isinstance(self.model, VLMIGForCausalLM):
+            raise VLMIGError(f"{wanted} needs a causal LM, this is a masked one; use ask, fill or loglikelihood")
+        return self.model
 
     def _predict(self, reading: Reading, visuals: Visuals) -> Tensor:
         """Mix with the pictures by the checkpoint's rule; without pictures, the LM's own prediction."""
@@ -207,21 +240,58 @@ class VLMIG:
         trust = image_trust(self.config.weights, visuals.alignment, self.config.alignment_floor)
         return trust[None].to(self.model.device)
 
-    @torch.inference_mode()
-    def loglikelihood(self, pairs: Sequence[tuple[str, str]], k: int = DEFAULT_K, *, seed: int = 0) -> list[float]:
-        """Return log p(continuation | context) under the per-token mixture; pictures show the context's subject."""
+    def loglikelihood(
+        self, pairs: Sequence[tuple[str, str]], k: int = DEFAULT_K, *, seed: int = 0, per: str = "token", batch: int = 32
+    ) -> list[float]:
+        """Return log p(continuation | context) of each pair; pictures show the context's subject.
+
+        Continuations are taken letter by letter, leading space included. A masked LM gives the pseudo-log-likelihood.
+
+        Args:
+            per: ``token`` mixes at every token (what ``generate`` follows); ``sequence`` mixes the continuation's whole
+                probabilities, one per picture. They differ from two tokens on.
+
+        Raises:
+            VLMIGError: another ``per``.
+        """
+        if per not in ("token", "sequence"):
+            raise VLMIGError(f"per={per!r}; expected token or sequence")
         visuals = self.imagine([subject_of(context) for context, _ in pairs], k, seed)
-        values = []
-        for (context, continuation), seen in zip(pairs, visuals, strict=True):
-            ids, split = encode_pair(self.tokenizer, context, continuation, self._limit)
-            reading = read_padded(self.model, [ids[:-1]], len(ids) - split, self._pad)
-            log_probs = self._predict(reading, seen)[0]
-            values.append(log_probs.gather(1, torch.tensor(ids[split:], device=log_probs.device)[:, None]).sum().item())
-        return values
+        contexts, choices = [context for context, _ in pairs], [[continuation] for _, continuation in pairs]
+        if per == "sequence":
+            settings = (k, self.config.mix, self.config.weights, self.config.strength, self.config.doubt)
+            scored = self._score(contexts, choices, visuals, batch)
+            return [float(s.sequences(*settings, self.config.alignment_floor)[0]) for s in scored]
+        values = np.zeros(len(pairs))
+        for rows, features in self._batches(contexts, choices, visuals, batch):
+            trust = torch.cat([self._trust(visuals[job.context]) for job in rows])
+            mix_jobs(self.model, rows, features, trust, values, self._pad)
+        return [float(value) for value in values]
+
+    @torch.inference_mode()
+    def fill(self, text: str, k: int = DEFAULT_K, *, prompt: str | None = None, top: int = 5) -> dict[str, float]:
+        """Fill the gap of a text, marked by the masked LM's mask token: the likeliest words and their probabilities.
+
+        Raises:
+            VLMIGError: a causal LM; not exactly one gap.
+        """
+        gap = self.tokenizer.mask_token
+        if not isinstance(self.model, VLMIGForMaskedLM) or text.count(gap) != 1:
+            raise VLMIGError(f"cannot fill {text!r}; expected a masked LM and a text with one {gap or '[MASK]'}")
+        visuals = self.imagine([prompt or subject_of(text.replace(gap, " "))], k)[0]
+        ids = self.tokenizer(text).input_ids
+        place = ids.index(self.tokenizer.mask_token_id)
+        mixed = self._predict(read_jobs(self.model, [Job(0, ids, gap=place)], self._pad), visuals)[0, 0]
+        best = mixed.topk(top)
+        return {
+            self.tokenizer.decode([i]).strip(): p
+            for i, p in zip(best.indices.tolist(), best.values.exp().tolist(), strict=True)
+        }
 
     @torch.inference_mode()
     def generate(self, prompts: Sequence[str], k: int = DEFAULT_K, *, seed: int = 0, **settings: Any) -> list[str]:
         """Continue each prompt, its subject's pictures mixed in at every token; ``settings`` go to ``generate``."""
+        model = self._causal("generate")
         visuals = self.imagine([subject_of(prompt) for prompt in prompts], k, seed)
         texts = []
         for prompt, seen in zip(prompts, visuals, strict=True):
@@ -230,13 +300,13 @@ class VLMIG:
             if k:
                 inputs["visual_features"] = seen.features[None].to(self.model.device)
                 inputs["image_weights"] = self._trust(seen)
-            output = self.model.generate(**inputs, pad_token_id=self._pad, **settings)
+            output = model.generate(**inputs, pad_token_id=self._pad, **settings)
             texts.append(self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
         return texts
 
     @torch.inference_mode()
     def _likely_words(self, context: str, visuals: Visuals, count: int = 8) -> list[str]:
-        reading = read_padded(self.model, [self.tokenizer(context).input_ids], 1, self._pad)
+        reading = read_padded(self._causal("ask without choices"), [self.tokenizer(context).input_ids], 1, self._pad)
         top = self._predict(reading, visuals)[0, -1].topk(count * 4).indices.tolist()
         words = dict.fromkeys(self.tokenizer.decode([i]).strip() for i in top)
         return [word for word in words if word][:count]

@@ -1,11 +1,13 @@
 """Scoring: log-probabilities of continuations, from text alone, beside each picture and beside an empty one.
 
-Everything a mixture needs is gathered in one pass; any k up to K and any rule is computed from it afterwards.
+Everything a mixture needs is gathered in one pass; any k up to K and any rule is computed from it afterwards. Causal LMs
+predict a continuation's tokens from what stands before them; masked LMs predict each of them from all the others
+(pseudo-log-likelihood, Salazar et al. 2020), and a candidate may fill a gap in the middle of its context.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,8 +16,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from vlmig.errors import VLMIGError
 from vlmig.mixture import image_trust, mix
-from vlmig.modeling import Reading, VLMIGForCausalLM
+from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
+from vlmig.reading import Reading
+
+Model = VLMIGForCausalLM | VLMIGForMaskedLM
 
 
 @dataclass
@@ -44,6 +50,23 @@ class Scores:
         settings: dict[str, Any] = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
         return mix(text, images, trust, rule, blank=blank, **settings).exp().numpy()
 
+    def sequences(self, k: int, rule: str, weights: str, strength: float, doubt: float, floor: float) -> np.ndarray:
+        """Mix each candidate's whole log-probability on its own: (C,) log-probabilities, not normalised over candidates.
+
+        A rule that needs a distribution gets the two outcomes "exactly this text" and "anything else".
+        """
+        alone = [
+            Scores(_or_else(self.text[c]), _or_else(self.per_image[:, c]), _or_else(self.blank[c]), self.alignment)
+            for c in range(len(self.text))
+        ]
+        return np.log([pair.mixed(k, rule, weights, strength, doubt, floor)[0] for pair in alone])
+
+
+def _or_else(log_probability: np.ndarray) -> np.ndarray:
+    """Put log(1 - p) beside log p, (...) -> (..., 2)."""
+    clipped = np.minimum(log_probability, -1e-12)
+    return np.stack([clipped, np.log(-np.expm1(clipped))], -1)
+
 
 @dataclass
 class Job:
@@ -53,6 +76,8 @@ class Job:
     ids: list[int]
     targets: list[tuple[int, list[int]]] = field(default_factory=list)
     """(candidate, its token ids): candidates of one token share the reading of their context."""
+    gap: int | None = None
+    """Masked LMs: the one masked position, whose prediction is needed."""
 
     @property
     def asked(self) -> int:
@@ -84,20 +109,59 @@ def encode_pair(
 
 
 def collect_jobs(
-    tokenizer: PreTrainedTokenizerBase,
-    contexts: Sequence[str],
-    choices: Sequence[Sequence[str]],
-    limit: int | None,
+    model: Model, tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], choices: Sequence[Sequence[str]]
 ) -> list[Job]:
-    """Collect the distinct readings of all (context, candidate) pairs; a candidate without a space gets one in front."""
-    jobs: dict[tuple[int, tuple[int, ...]], Job] = {}
+    """Collect the distinct readings of all (context, candidate) pairs; candidates are taken letter by letter."""
+    jobs: dict[tuple, Job] = {}
+    masked = isinstance(model, VLMIGForMaskedLM)
+    limit = model.config.text_limit
     for c, (context, options) in enumerate(zip(contexts, choices, strict=True)):
         for o, option in enumerate(options):
-            continuation = option if option[:1].isspace() else " " + option
-            ids, split = encode_pair(tokenizer, context, continuation, limit)
-            job = jobs.setdefault((c, tuple(ids[:-1])), Job(c, ids[:-1]))
-            job.targets.append((o, ids[split:]))
+            if masked:
+                for ids, gap, target in encode_gaps(tokenizer, context, option, limit):
+                    jobs.setdefault((c, tuple(ids), gap), Job(c, ids, gap=gap)).targets.append((o, [target]))
+                continue
+            ids, split = encode_pair(tokenizer, context, option, limit)
+            jobs.setdefault((c, tuple(ids[:-1])), Job(c, ids[:-1])).targets.append((o, ids[split:]))
     return list(jobs.values())
+
+
+def encode_gaps(
+    tokenizer: PreTrainedTokenizerBase, context: str, option: str, limit: int | None
+) -> Iterator[tuple[list[int], int, int]]:
+    """Mask each token of a candidate in turn: (token ids with one mask, its place, the token that was there).
+
+    The candidate stands where the context has the tokenizer's mask token, or at the context's end. A text beyond ``limit``
+    loses tokens at its left end, behind the opening special token.
+
+    Raises:
+        VLMIGError: more than one mask token in the context.
+    """
+    before, *after = context.split(tokenizer.mask_token)
+    if len(after) > 1:
+        raise VLMIGError(f"{len(after)} gaps in {context!r}; expected one {tokenizer.mask_token}, or none at all")
+    start = len(before) if after else len(context)
+    inside = option.lstrip() if after else option
+    encoded = tokenizer(before + inside + "".join(after), return_offsets_mapping=True)
+    spans = [(a < start + len(inside) and b > start and b > a) for a, b in encoded.offset_mapping]
+    ids = list(encoded.input_ids)
+    excess = max(0, len(ids) - limit) if limit else 0
+    if excess:
+        ids, spans = ids[:1] + ids[1 + excess :], spans[:1] + spans[1 + excess :]
+    for gap, belongs in enumerate(spans):
+        if belongs:
+            yield ids[:gap] + [tokenizer.mask_token_id] + ids[gap + 1 :], gap, ids[gap]
+
+
+def read_jobs(model: Model, jobs: Sequence[Job], pad: int) -> Reading:
+    """Run the LM once over a batch of jobs and keep the positions whose predictions are needed."""
+    if isinstance(model, VLMIGForCausalLM):
+        return read_padded(model, [job.ids for job in jobs], max(job.asked for job in jobs), pad)
+    length = max(len(job.ids) for job in jobs)
+    rows = torch.tensor([job.ids + [pad] * (length - len(job.ids)) for job in jobs], device=model.device)
+    mask = torch.tensor([[1] * len(job.ids) + [0] * (length - len(job.ids)) for job in jobs], device=model.device)
+    gaps = torch.tensor([[job.gap] for job in jobs], device=model.device)
+    return model.read({"input_ids": rows, "attention_mask": mask}, gaps)
 
 
 def read_padded(model: VLMIGForCausalLM, ids: Sequence[list[int]], asked: int, pad: int) -> Reading:
@@ -111,14 +175,14 @@ def read_padded(model: VLMIGForCausalLM, ids: Sequence[list[int]], asked: int, p
 
 
 @torch.inference_mode()
-def score_jobs(model: VLMIGForCausalLM, jobs: Sequence[Job], features: Tensor, results: list[Scores], pad: int) -> None:
-    """Read a batch of jobs once and write their candidates' log-probabilities into the results.
+def score_jobs(model: Model, jobs: Sequence[Job], features: Tensor, results: list[Scores], pad: int) -> None:
+    """Read a batch of jobs once and add their candidates' log-probabilities to the results.
 
     Args:
         features: the pictures of each job, (B, K, P, C).
         results: one entry per context, filled in place.
     """
-    reading = read_padded(model, [job.ids for job in jobs], max(job.asked for job in jobs), pad)
+    reading = read_jobs(model, jobs, pad)
     _gather(model.text_log_probs(reading), jobs, [results[job.context].text for job in jobs])
     if features.shape[1] == 0:
         return
@@ -127,9 +191,18 @@ def score_jobs(model: VLMIGForCausalLM, jobs: Sequence[Job], features: Tensor, r
         _gather(log_probs, jobs, [results[job.context].per_image[i] for job in jobs])
 
 
+@torch.inference_mode()
+def mix_jobs(model: Model, jobs: Sequence[Job], features: Tensor, trust: Tensor, values: np.ndarray, pad: int) -> None:
+    """Read a batch of jobs once and add the per-token mixture's log-probabilities to ``values``, one per context."""
+    reading = read_jobs(model, jobs, pad)
+    features = features.to(model.device)
+    mixed = model.mixed(reading, features, trust.to(model.device)) if features.shape[1] else model.text_log_probs(reading)
+    _gather(mixed, jobs, [values[job.context : job.context + 1] for job in jobs])
+
+
 def _gather(log_probs: Tensor, jobs: Sequence[Job], places: Sequence[np.ndarray]) -> None:
-    """Sum each candidate's token log-probabilities, from (B, T, V), into its place."""
+    """Add each candidate's token log-probabilities, from (B, T, V), to its place."""
     for row, (job, place) in enumerate(zip(jobs, places, strict=True)):
         for candidate, ids in job.targets:
             tokens = torch.tensor(ids, device=log_probs.device)
-            place[candidate] = log_probs[row, -len(ids) :].gather(1, tokens[:, None]).sum().item()
+            place[candidate] += log_probs[row, -len(ids) :].gather(1, tokens[:, None]).sum().item()

@@ -82,6 +82,11 @@ def fit(
     return losses
 
 
+def cpu_autocast() -> torch.autocast:
+    """Compute in bf16 where this CPU can; emulated bf16 takes ten times as long as fp32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def schedule(step: int, steps: int, warmup: float = 0.03) -> float:
     """Return the learning-rate factor: linear warm-up, then half a cosine down to 2 %."""
     ramp = max(1, int(steps * warmup))
@@ -126,7 +131,7 @@ def train_adapter(
         rows = tokenizer([caption + end for caption in captions], padding=True, return_tensors="pt")
         with torch.no_grad():
             base = {"input_ids": rows.input_ids, "attention_mask": rows.attention_mask, "use_cache": False}
-            states = model.language_model.get_decoder()(**base).last_hidden_state
+            states = model.trunk(**base).last_hidden_state
         reading = model.prepare(states, rows.attention_mask)
         log_probs = next(model.image_log_probs(reading, features[:, None]))
         labels = rows.input_ids.masked_fill(rows.attention_mask == 0, -100)

@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import AutoTokenizer
 
-from vlmig.checkpoint import load_language_model, save_checkpoint
+from vlmig.checkpoint import load_language_model, write_text
 from vlmig.config import VLMIGConfig
 from vlmig.data.pairs import CaptionedFeatures
 from vlmig.modeling import VLMIGForCausalLM
@@ -39,7 +39,7 @@ GENERIC = ("object", "thing", "item")
 
 def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int) -> None:
     """Train on (recoloured scene, caption) pairs and save the checkpoint."""
-    base = load_language_model(str(out / "language_model"))
+    base = load_language_model(VLMIGForCausalLM.auto_class, str(out / "language_model"))
     tokenizer = AutoTokenizer.from_pretrained(out / "language_model")
     encoder = VisionEncoder(out / "vision_encoder", VISION_LAYER)
     blank = encoder.encode_blank()
@@ -59,7 +59,8 @@ def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int) -> No
     model.blank_features.copy_(blank)
     pairs = captioned_scenes(encoder, out, work)
     train_adapter(model, tokenizer, pairs, steps=steps, batch=batch, learning_rate=1e-3, checkpoint=work / "adapter.pt")
-    save_checkpoint(model, out, (Path(__file__).parent / "card.md").read_text())
+    write_text(out / "README.md", (Path(__file__).parent / "card.md").read_text())
+    model.save_pretrained(out)
 
 
 def captioned_scenes(encoder: VisionEncoder, out: Path, work: Path) -> CaptionedFeatures:

@@ -19,7 +19,7 @@ from vlmig.pocket.concepts import load_concepts
 from vlmig.pocket.generator import MAX_TOKENS, build_tokenizer, draw_caption, tokenize
 from vlmig.pocket.scenes import SIZE
 from vlmig.pocket.text import picture_captions
-from vlmig.training import fit
+from vlmig.training import cpu_autocast, fit
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def train_encoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
         pool = decoded if step % 2 else scenes
         pictures = normalized(pool[which, rng.integers(0, pool.shape[1], batch)], rng)
         texts = tokenize(tokenizer, [draw_caption(concepts[i], rng) for i in which])
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             image, text, scale = model(pictures, texts)[:3]
         return loss_function(image.float(), text.float(), scale.float())
 

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scenes import SIZE, glyph, scene
 from vlmig.pocket.text import picture_captions
-from vlmig.training import fit, save_atomically
+from vlmig.training import cpu_autocast, fit, save_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def train_autoencoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((1, step))
         pixels = to_pixels([scene(glyph(concepts[i].glyph), rng) for i in rng.integers(0, len(concepts), batch)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             posterior = vae.encode(pixels).latent_dist
             decoded = vae.decode(posterior.sample()).sample
         decoded = decoded.float()
@@ -87,7 +87,7 @@ def train_generator(out: Path, work: Path, *, steps: int, batch: int) -> None:
         noise = torch.randn_like(clean)
         times = torch.randint(0, scheduler.config.num_train_timesteps, (batch,))
         noisy = scheduler.add_noise(clean, noise, times).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             states = model["text"](tokenize(tokenizer, captions))[0]
             predicted = model["unet"](noisy, times, states).sample
         return F.mse_loss(predicted.float(), scheduler.get_velocity(clean, noise, times))
@@ -159,7 +159,12 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
-    """Train a byte-level BPE in CLIP's format on the captions."""
+    """Train a byte-level BPE in CLIP's format on the captions, or take the one that an interrupted run began with.
+
+    The trainer numbers equally frequent tokens differently in every process.
+    """
+    if (folder / "tokenizer.json").exists():
+        return CLIPTokenizer.from_pretrained(folder)
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)])
@@ -215,7 +220,7 @@ def encode_scenes(vae: AutoencoderKL, scenes: np.ndarray) -> Tensor:
     """Encode scenes (concepts, n, 64, 64, 3) to latent means (concepts, n, 4, 16, 16), half precision, unscaled."""
     rows = []
     for i, pictures in enumerate(scenes):
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             mean = vae.encode(to_pixels(pictures).contiguous(memory_format=torch.channels_last)).latent_dist.mean
         rows.append(mean.half())
         if i % 100 == 99:
@@ -226,7 +231,7 @@ def encode_scenes(vae: AutoencoderKL, scenes: np.ndarray) -> Tensor:
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
     """Decode unscaled latents (n, 4, 16, 16) to pictures, uint8 (n, 64, 64, 3)."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with cpu_autocast():
         pixels = vae.decode(latents.float().contiguous(memory_format=torch.channels_last)).sample
     return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from vlmig.pocket.text import language_corpus
-from vlmig.training import fit
+from vlmig.training import cpu_autocast, fit
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def train_language_model(out: Path, work: Path, *, steps: int, batch: int) -> No
             [corpus[i] + END for i in rng.integers(0, len(corpus), batch)], padding=True, return_tensors="pt"
         )
         labels = rows.input_ids.masked_fill(rows.attention_mask == 0, -100)
-        with torch.autocast("cpu", torch.bfloat16):
+        with cpu_autocast():
             return model(**rows, labels=labels).loss
 
     model.train()

@@ -1,0 +1,78 @@
+"""From hidden states to logits, in every family's own way; and a check that nothing was forgotten.
+
+Late fusion changes the states before the head, so it must run the head itself. About twenty families of transformers do
+more than multiply by the head (soft caps, logit scales); masked LMs have a transform before it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+MASKED_HEADS = (
+    ("cls",),  # BERT and what copies it
+    ("lm_head",),  # RoBERTa, XLM-R, CamemBERT, MPNet
+    ("predictions",),  # ALBERT
+    ("head", "decoder"),  # ModernBERT
+    ("generator_predictions", "generator_lm_head"),  # ELECTRA
+    ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),  # DistilBERT
+)
+"""Attributes of a masked LM that turn its last hidden states into logits, one after another."""
+MULTIPLIES_SCALING = ("hyperclovax",)
+"""Families whose ``logits_scaling`` is a factor; Granite's is a divisor."""
+
+
+def causal_logits(language_model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Predict from last hidden states (..., D): logits (..., V), scaled and capped as the family does."""
+    logits = language_model.get_output_embeddings()(states)
+    config = language_model.config.get_text_config(decoder=True)
+    if (factor := getattr(config, "logit_scale", None)) is not None:  # Cohere
+        logits = logits * factor
+    if (scaling := getattr(config, "logits_scaling", None)) is not None:  # Granite
+        logits = logits * scaling if config.model_type in MULTIPLIES_SCALING else logits / scaling
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2 and later
+        logits = (logits / cap).tanh() * cap
+    return logits
+
+
+def masked_logits(language_model: PreTrainedModel, states: Tensor) -> Tensor:
+    """Predict from a masked LM's last hidden states (..., D): logits (..., V)."""
+    for name in masked_head(language_model):
+        states = getattr(language_model, name)(states)
+    return states
+
+
+def masked_head(language_model: PreTrainedModel) -> tuple[str, ...]:
+    """Find the attributes that make up a masked LM's head.
+
+    Raises:
+        ValueError: none of the known ones.
+    """
+    for names in MASKED_HEADS:
+        if all(hasattr(language_model, name) for name in names):
+            return names
+    raise ValueError(
+        f"{type(language_model).__name__} keeps its head where no known masked LM does; expected BERT, RoBERTa, ALBERT, "
+        "DistilBERT, ELECTRA, MPNet, ModernBERT or a family built like one of them"
+    )
+
+
+@torch.no_grad()
+def check_head(language_model: PreTrainedModel, trunk: PreTrainedModel, rebuilt_by: object) -> None:
+    """Refuse an LM whose logits are not what ``rebuilt_by`` (one of the functions above) makes of its trunk's states.
+
+    Raises:
+        ValueError: the two differ on two tokens.
+    """
+    ids = torch.tensor([[1, 2]], device=trunk.device)
+    training = language_model.training
+    language_model.eval()
+    own = language_model(ids).logits
+    rebuilt = rebuilt_by(language_model, trunk(ids).last_hidden_state)  # type: ignore[operator]
+    language_model.train(training)
+    if own.shape != rebuilt.shape or not torch.allclose(own.float(), rebuilt.float(), atol=1e-3, rtol=1e-3):
+        raise ValueError(
+            f"{type(language_model).__name__} changes its logits after the head in a way not known here, which late fusion "
+            "would lose; use another LM (GPT-2, OPT, Llama, Qwen, Mistral, Gemma, ...), or teach vlmig/heads.py its way"
+        )

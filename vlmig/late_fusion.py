@@ -1,0 +1,178 @@
+"""LateFusionModel: what causal and masked models share, and what they keep of a text and make of pictures.
+
+Axes: B prompts, K images per prompt, P patches per image, C vision width, N visual tokens per image, T text tokens,
+D LM width, V vocabulary. The models take visual features, never pictures; without them they *are* the base LM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from vlmig.checkpoint import AdapterCheckpoint
+from vlmig.config import VLMIGConfig
+from vlmig.fusion import CrossAttentionFusion
+from vlmig.heads import check_head
+from vlmig.mixture import mix
+from vlmig.projector import VisualTokenProjector
+from vlmig.reading import Reading
+
+HEAD_BUDGET = 2**26
+"""Logits that exist at a time while images are read one group after another (0.25 GB in fp32)."""
+
+
+class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
+    """What causal and masked models share: base LM, projector, fusion layer, mixture.
+
+    Args:
+        config: the checkpoint's description.
+        language_model: the base LM; built from ``config.text_config`` with random weights when None.
+
+    Raises:
+        ValueError: an encoder-decoder LM; an LM whose logits cannot be rebuilt from its states; a family whose block
+            cannot be the fusion layer.
+    """
+
+    config_class = VLMIGConfig
+    base_model_prefix = "language_model"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+
+    def __init__(self, config: VLMIGConfig, language_model: PreTrainedModel | None = None) -> None:
+        if language_model is not None:  # one config object: masks are made for the attention that the LM really runs
+            config.text_config = language_model.config
+        if config.text_config.is_encoder_decoder:
+            raise ValueError(
+                f"{config.text_config.model_type} is an encoder-decoder LM; expected a causal or a masked one, such as gpt2 or bert-base-uncased"
+            )
+        super().__init__(config)
+        self.language_model = language_model or self.auto_class.from_config(config.text_config)
+        width = self.state_width()
+        hidden = (config.projector_width or width) if config.projector == "mlp" else None
+        self.projector = VisualTokenProjector(config.vision_width, width, hidden)
+        self.fusion = self.build_fusion(width)
+        # Patch features of an empty picture: what "no evidence" looks like to this encoder.
+        self.register_buffer("blank_features", torch.zeros(config.vision_patches, config.vision_width))
+        self.post_init()
+        if language_model is not None and language_model.device.type != "meta":
+            check_head(language_model, self.trunk, type(self).head)
+
+    @property
+    def trunk(self) -> PreTrainedModel:
+        """The base LM without its head."""
+        raise NotImplementedError
+
+    def state_width(self) -> int:
+        """Return D, the width of the states that the head reads."""
+        raise NotImplementedError
+
+    def build_fusion(self, width: int) -> nn.Module:
+        """Build the fusion layer that the configuration names."""
+        config = self.config
+        if config.fusion == "cross_attention":
+            return CrossAttentionFusion(width, config.fusion_heads, config.fusion_width or width)
+        return self.build_family_layer()
+
+    def build_family_layer(self) -> nn.Module:
+        """Build one block of the LM's own family, new weights."""
+        raise NotImplementedError
+
+    @staticmethod
+    def head(language_model: PreTrainedModel, states: Tensor) -> Tensor:
+        """Turn last hidden states (..., D) into logits (..., V)."""
+        raise NotImplementedError
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the base LM's token embeddings."""
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the base LM's token embeddings."""
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the base LM's head."""
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        """Replace the base LM's head."""
+        self.language_model.set_output_embeddings(value)
+
+    def freeze_base(self) -> None:
+        """Leave only projector and fusion layer trainable."""
+        self.requires_grad_(False)
+        self.projector.requires_grad_(True)
+        self.fusion.requires_grad_(True)
+
+    def check_features(self, visual_features: Tensor, rows: int) -> None:
+        """Refuse features that do not fit.
+
+        Raises:
+            ValueError: another shape than (B, K, P, C).
+        """
+        patches, width = self.blank_features.shape
+        if visual_features.ndim != 4 or visual_features.shape[0] != rows or visual_features.shape[2:] != (patches, width):
+            raise ValueError(
+                f"visual_features of shape {tuple(visual_features.shape)}; expected (prompts, images, patches, width) = "
+                f"({rows}, K, {patches}, {width}), as {self.config.vision_encoder} gives"
+            )
+
+    def text_logits(self, reading: Reading) -> Tensor:
+        """Return the base LM's own logits, (B, T, V)."""
+        return self.head(self.language_model, reading.hidden)
+
+    def image_logits(self, reading: Reading, visual_features: Tensor) -> Iterator[Tensor]:
+        """Yield the logits beside each of the K images, (B, T, V) at a time."""
+        rows = reading.hidden.shape[0] * reading.hidden.shape[1] * self.config.text_config.vocab_size
+        for group in visual_features.split(max(1, HEAD_BUDGET // rows), 1):
+            tokens = self.projector(group.to(reading.hidden.dtype))
+            fused = self.fusion(reading.hidden, tokens, reading.text, reading.mask, reading.positions)
+            if reading.image_end is not None:
+                fused = torch.where(reading.image_end[:, None, :, None], self.fusion.last_visual(tokens), fused)
+            yield from self.head(self.language_model, fused).unbind(1)
+
+    def text_log_probs(self, reading: Reading) -> Tensor:
+        """Return log p_0, the base LM's own prediction, (B, T, V)."""
+        return F.log_softmax(self.text_logits(reading).float(), -1)
+
+    def image_log_probs(self, reading: Reading, visual_features: Tensor) -> Iterator[Tensor]:
+        """Yield log p_i for each of the K images, (B, T, V) at a time."""
+        for logits in self.image_logits(reading, visual_features):
+            yield F.log_softmax(logits.float(), -1)
+
+    def blank_log_probs(self, reading: Reading) -> Tensor:
+        """Return log p_blank, the prediction beside an empty picture, (B, T, V)."""
+        blank = self.blank_features.expand(reading.hidden.shape[0], 1, -1, -1)
+        return next(self.image_log_probs(reading, blank))
+
+    def mixed(self, reading: Reading, visual_features: Tensor, image_weights: Tensor | None = None) -> Tensor:
+        """Mix text and images by the configuration's rule, per token: log-probabilities (B, T, V).
+
+        Raises:
+            ValueError: features that do not fit.
+        """
+        self.check_features(visual_features, reading.hidden.shape[0])
+        trust = visual_features.new_ones(visual_features.shape[:2]) if image_weights is None else image_weights
+        return mix(
+            self.text_log_probs(reading),
+            self.image_log_probs(reading, visual_features),
+            trust.float()[:, None],
+            self.config.mix,
+            blank=self.blank_log_probs(reading) if self.config.mix == "evidence" else None,
+            strength=self.config.strength,
+            doubt=self.config.doubt,
+            by_entropy=self.config.weights == "entropy",
+        )

@@ -1,0 +1,78 @@
+"""What is kept of a text once the LM has read it: everything that pictures need, made once whatever K is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
+
+from vlmig.fusion import TextStates
+
+COUNTS_PADDING = ("gpt2", "llama")
+"""Families whose published fusion layer numbers every slot of a padded row; the others number real tokens only."""
+
+
+@dataclass
+class Reading:
+    """A text as the fusion layer sees it."""
+
+    hidden: Tensor
+    """Last hidden states of the queried positions, (B, T, D)."""
+    text: TextStates
+    """What the fusion layer keeps of all S text positions."""
+    mask: Tensor
+    """Which of them each queried position sees, bool (B, T, S)."""
+    positions: Tensor
+    """Place of each query in its text, (B, T)."""
+    cache: Cache | None = None
+    image_end: Tensor | None = None
+    """Queries, bool (B, T), that stand where the image ends: the published Gemma puts images in the place of BOS."""
+
+
+def seen_length(cache: Cache | None, queries: int) -> int:
+    """Count the text positions read so far; in a static cache the slots beyond are empty."""
+    return int(cache.get_seq_length()) if cache is not None else queries
+
+
+def real_tokens(padding: Tensor | None, states: Tensor, seen: int) -> Tensor:
+    """Say which of the ``seen`` positions hold tokens rather than padding: bool (B, seen)."""
+    if padding is None or padding.ndim != 2:
+        return torch.ones(states.shape[0], seen, dtype=torch.bool, device=states.device)
+    return F.pad(padding.bool(), (0, max(0, seen - padding.shape[1])), value=True)[:, :seen]
+
+
+def number(present: Tensor, counts_padding: bool) -> Tensor:
+    """Number the positions (B, S): real tokens from 0, or every slot as some published layers do."""
+    if counts_padding:
+        return torch.arange(present.shape[1], device=present.device).expand_as(present)
+    return (present.long().cumsum(-1) - 1).clamp_min(0)
+
+
+def visible(present: Tensor, queries: int, total: int) -> Tensor:
+    """Say which of ``total`` cached positions each of the last ``queries`` sees: causal, real ones, bool (B, T, S)."""
+    seen = present.shape[1]
+    last = torch.arange(seen - queries, seen, device=present.device)
+    causal = torch.arange(total, device=present.device)[None] <= last[:, None]
+    return causal & F.pad(present, (0, total - seen), value=False)[:, None]
+
+
+def first_token(present: Tensor) -> Tensor:
+    """Mark the first real token of each row, bool (B, S)."""
+    return present & (present.long().cumsum(-1) == 1)
+
+
+def extend_cache(cache: Cache, text: TextStates, config: Any) -> TextStates:
+    """Append to the ordinary cache as one more layer, and return all of it so far.
+
+    Being a layer like any other, beams, cropping and repetition treat it right.
+    """
+    layer = config.get_text_config(decoder=True).num_hidden_layers
+    if len(cache.layers) <= layer:
+        first = cache.layers[0]
+        static = isinstance(first, StaticLayer)
+        cache.layers.append(StaticLayer(max_cache_len=first.max_cache_len) if static else DynamicLayer())
+    return cache.update(*text, layer)
