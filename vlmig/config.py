@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,8 @@ class VLMIGConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.text_config, dict):
             self.text_config = AutoConfig.for_model(**self.text_config)
+        elif self.text_config is not None:  # transformers writes into sub-configurations; a running LM's stays as it is
+            self.text_config = copy.deepcopy(self.text_config)
         for field, known in (
             ("mix", MIX_RULES),
             ("weights", WEIGHT_KINDS),

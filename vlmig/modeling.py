@@ -24,17 +24,8 @@ from vlmig.config import VLMIGConfig
 from vlmig.fusion import DecoderLayerFusion, EncoderLayerFusion, check_block
 from vlmig.heads import causal_logits, masked_head, masked_logits
 from vlmig.late_fusion import LateFusionModel
-from vlmig.reading import (
-    COUNTS_PADDING,
-    Reading,
-    extend_cache,
-    first_token,
-    number,
-    real_tokens,
-    seen_length,
-    visible,
-)
-from vlmig.reference import published_causal_loss, published_masked_loss
+from vlmig.reading import Reading, extend_cache, number, real_tokens, seen_length, visible
+from vlmig.reference import published_causal_loss, published_gpt2_mask, published_layout, published_masked_loss
 
 
 class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
@@ -95,6 +86,9 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         by_reference = self.config.protocol == "reference"
         if labels is not None and by_reference and attention_mask is not None:
             labels = labels.masked_fill(attention_mask == 0, -100)  # the published loss drops padded targets
+            if self.config.text_config.model_type == "gpt2":
+                fusion_mask = attention_mask
+                base["attention_mask"] = published_gpt2_mask(attention_mask, self.language_model.dtype)
         if visual_features is None or visual_features.shape[1] == 0:
             return self.language_model(**base, labels=labels, logits_to_keep=logits_to_keep, **kwargs)
         kwargs.pop("return_dict", None)
@@ -120,22 +114,19 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         self, states: Tensor, padding: Tensor | None, cache: Cache | None = None, logits_to_keep: int | Tensor = 0
     ) -> Reading:
         """Prepare the base LM's last hidden states (B, T, D) for fusion; ``padding`` is the 2D mask (B, S)."""
-        family, by_reference = self.config.text_config.model_type, self.config.protocol == "reference"
         queries = states.shape[1]
         present = real_tokens(padding, states, seen_length(cache, queries))
-        positions = number(present, by_reference and family in COUNTS_PADDING)
-        image_end = None
-        if by_reference and family == "gemma":  # images stand in the place of BOS, whose own state is never used
-            begin = first_token(present)
-            present, positions, image_end = present & ~begin, (positions - 1).clamp_min(0), begin[:, -queries:]
+        positions, image_end = number(present), None
+        if self.config.protocol == "reference":
+            family = self.config.text_config.model_type
+            present, positions, image_end = published_layout(present, family, self.config.vision_patches)
         positions = positions[:, -queries:]
         text = self.fusion.read_text(states, positions)
         if cache is not None:
             text = extend_cache(cache, text, self.config.text_config)
         mask = visible(present, queries, text[0].shape[-2])
         kept: Tensor | slice = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        if image_end is not None:
-            image_end = image_end[:, kept]
+        image_end = image_end[:, -queries:][:, kept] if image_end is not None else None
         return Reading(states[:, kept], text, mask[:, kept], positions[:, kept], cache, image_end)
 
     def prepare_inputs_for_generation(

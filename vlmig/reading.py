@@ -12,9 +12,6 @@ from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from vlmig.fusion import TextStates
 
-COUNTS_PADDING = ("gpt2", "llama")
-"""Families whose published fusion layer numbers every slot of a padded row; the others number real tokens only."""
-
 
 @dataclass
 class Reading:
@@ -45,10 +42,8 @@ def real_tokens(padding: Tensor | None, states: Tensor, seen: int) -> Tensor:
     return F.pad(padding.bool(), (0, max(0, seen - padding.shape[1])), value=True)[:, :seen]
 
 
-def number(present: Tensor, counts_padding: bool) -> Tensor:
-    """Number the positions (B, S): real tokens from 0, or every slot as some published layers do."""
-    if counts_padding:
-        return torch.arange(present.shape[1], device=present.device).expand_as(present)
+def number(present: Tensor) -> Tensor:
+    """Number the real tokens of each row from 0; padding has the number of the token before it, (B, S)."""
     return (present.long().cumsum(-1) - 1).clamp_min(0)
 
 

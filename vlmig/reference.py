@@ -1,6 +1,7 @@
-"""The published code's losses (``protocol="reference"``): other positions and other averages than ours.
+"""What ``protocol="reference"`` does as the published code does, where its numbers depend on it (docs/fidelity.md).
 
-Ours is the cross-entropy of the mixture over the text's own next tokens. Published, and reproduced here: without image
+*Layout*: how text positions are numbered beside an image, padding included, and Gemma's image in the place of BOS.
+*Losses*: ours is the cross-entropy of the mixture over the text's own next tokens. Published, and reproduced here: without image
 weights, every image's own cross-entropy, averaged over images, the first text token included, which the last visual
 token predicts; with weights, the mixture's. Padded targets never count (forward.md: "Loss").
 """
@@ -14,7 +15,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmig.reading import Reading
+from vlmig.reading import Reading, first_token, number
+
+COUNTS_PADDING = ("gpt2", "llama")
+"""Families whose published fusion layer numbers every slot of a padded row; the others number real tokens only."""
+
+
+def published_layout(present: Tensor, family: str, visual_tokens: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Lay out text (B, S) beside its image as published.
+
+    Returns:
+        Which positions the fusion layer sees, their numbers, and where the image ends if it stands inside the text.
+    """
+    if family in COUNTS_PADDING:
+        return present, torch.arange(present.shape[1], device=present.device).expand_as(present), None
+    places = number(present)
+    if family == "opt":  # padding has the slot before the image's first, whatever the image's length
+        return present, places.masked_fill(~present, -1 - visual_tokens), None
+    if family == "gemma":  # images stand in the place of BOS, whose own state is never used
+        begin = first_token(present)
+        return present & ~begin, (places - 1).clamp_min(0), begin
+    return present, places, None
+
+
+def published_gpt2_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the attention bias (B, 1, T, T) of the published GPT-2 for a padded batch (B, T).
+
+    Real tokens attend as ever. A padded position, from which the published loss predicts the first token of a left-padded
+    row, spreads evenly over padding before it and text after it: two finite minima were added where one is meant.
+    """
+    causal = torch.ones(mask.shape[1], mask.shape[1], dtype=torch.bool, device=mask.device).tril()
+    present = mask.bool()[:, None, :]
+    low = torch.finfo(dtype).min
+    bias = torch.zeros(mask.shape[0], *causal.shape, dtype=dtype, device=mask.device)
+    bias = bias.masked_fill(causal ^ present, low).masked_fill(~causal & ~present, -torch.inf)
+    return bias.masked_fill(causal & present, 0.0)[:, None]
 
 
 def published_causal_loss(model: Any, reading: Reading, features: Tensor, labels: Tensor, mixed: Tensor | None) -> Tensor:
