@@ -26,6 +26,7 @@ ORDER = [
     "checkpoint",
     "late_fusion",
     "modeling",
+    "convert",
     "scoring",
     "predictor",
     "data",

@@ -184,6 +184,8 @@ def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
         if isinstance(value, list) and len(value) == depth:  # one entry per layer
             setattr(config, name, ["full_attention"] if "full_attention" in value else value[:1])
     config.num_hidden_layers = 1
+    if hasattr(config, "embedding_size"):  # ALBERT, ELECTRA: the block reads states, not narrow embeddings
+        config.embedding_size = config.hidden_size
     if config.model_type == "llama":
         config.mlp_bias = True  # as published: the LM's own biases are absent, the fusion block's are trained
     config._attn_implementation_internal = None  # masks of ours need eager or sdpa, whatever the LM runs
@@ -205,15 +207,17 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
     if device.type == "meta":
         return
     noise = torch.Generator().manual_seed(0)
-    visual, hidden = (torch.randn(1, n, width, generator=noise).to(device) for n in (layer.visual_tokens, 2))
-    positions = torch.arange(2, device=device)[None]
-    mask = torch.ones(1, 2, 2, dtype=torch.bool, device=device).tril()
+    visual, hidden = (torch.randn(1, n, width, generator=noise).to(device) for n in (layer.visual_tokens, 3))
+    # The first text state is padding: a block that takes our masks and positions behaves as if it were not there.
+    positions = torch.tensor([[0, 0, 1]], device=device)
+    mask = torch.ones(1, 3, 3, dtype=torch.bool, device=device).tril()
+    mask[:, :, 0] = False
     training = layer.training
     layer.eval()
     try:
-        fused = layer(hidden, visual[:, None], layer.read_text(hidden, positions), mask, positions)[:, 0]
-        whole = layer.block(inputs_embeds=torch.cat([visual, hidden], 1) * layer.scale).last_hidden_state[:, -2:]
-        fits = torch.allclose(fused, whole, atol=1e-5)
+        fused = layer(hidden, visual[:, None], layer.read_text(hidden, positions), mask, positions)[:, 0, 1:]
+        states = torch.cat([visual, hidden[:, 1:]], 1) * layer.scale
+        fits = torch.allclose(fused, layer.block(inputs_embeds=states).last_hidden_state[:, -2:], atol=1e-5)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         fits = False
     layer.train(training)

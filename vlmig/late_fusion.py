@@ -7,6 +7,7 @@ D LM width, V vocabulary. The models take visual features, never pictures; witho
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,8 +23,10 @@ from vlmig.mixture import mix
 from vlmig.projector import VisualTokenProjector
 from vlmig.reading import Reading
 
-HEAD_BUDGET = 2**26
-"""Logits that exist at a time while images are read one group after another (0.25 GB in fp32)."""
+HEAD_BUDGET = 2**20
+"""Logits of one call of the head (4 MB in fp32), where that is more than an eighth of the result."""
+FUSION_BUDGET = 2**14
+"""States, visual and queried, that go through the fusion layer at a time."""
 
 
 class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
@@ -134,19 +137,30 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         """Return the base LM's own logits, (B, T, V)."""
         return self.head(self.language_model, reading.hidden)
 
-    def image_logits(self, reading: Reading, visual_features: Tensor) -> Iterator[Tensor]:
-        """Yield the logits beside each of the K images, (B, T, V) at a time."""
-        rows = reading.hidden.shape[0] * reading.hidden.shape[1] * self.config.text_config.vocab_size
-        for group in visual_features.split(max(1, HEAD_BUDGET // rows), 1):
-            tokens = self.projector(group.to(reading.hidden.dtype))
-            fused = self.fusion(reading.hidden, tokens, reading.text, reading.mask, reading.positions)
-            if reading.image_end is not None:
-                fused = torch.where(reading.image_end[:, None, :, None], self.fusion.last_visual(tokens), fused)
-            yield from self.head(self.language_model, fused).unbind(1)
-
     def text_log_probs(self, reading: Reading) -> Tensor:
         """Return log p_0, the base LM's own prediction, (B, T, V)."""
         return F.log_softmax(self.text_logits(reading).float(), -1)
+
+    def fuse(self, reading: Reading, visual_features: Tensor) -> Tensor:
+        """Fuse the queried positions with each of the K images: states (B, K, T, D).
+
+        Raises:
+            ValueError: features that do not fit.
+        """
+        self.check_features(visual_features, reading.hidden.shape[0])
+        rows = reading.hidden.shape[0] * (reading.hidden.shape[1] + visual_features.shape[2])
+        fused = []
+        for group in visual_features.split(max(1, FUSION_BUDGET // rows), 1):
+            tokens = self.projector(group.to(reading.hidden.dtype))
+            states = self.fusion(reading.hidden, tokens, reading.text, reading.mask, reading.positions)
+            if reading.image_end is not None:
+                states = torch.where(reading.image_end[:, None, :, None], self.fusion.last_visual(tokens), states)
+            fused.append(states)
+        return torch.cat(fused, 1)
+
+    def image_logits(self, reading: Reading, visual_features: Tensor) -> Iterator[Tensor]:
+        """Yield the logits beside each of the K images, (B, T, V) at a time."""
+        yield from self._predict_each(self.fuse(reading, visual_features))
 
     def image_log_probs(self, reading: Reading, visual_features: Tensor) -> Iterator[Tensor]:
         """Yield log p_i for each of the K images, (B, T, V) at a time."""
@@ -155,24 +169,51 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
 
     def blank_log_probs(self, reading: Reading) -> Tensor:
         """Return log p_blank, the prediction beside an empty picture, (B, T, V)."""
-        blank = self.blank_features.expand(reading.hidden.shape[0], 1, -1, -1)
-        return next(self.image_log_probs(reading, blank))
+        return next(self.image_log_probs(reading, self._blank(reading)))
 
     def mixed(self, reading: Reading, visual_features: Tensor, image_weights: Tensor | None = None) -> Tensor:
         """Mix text and images by the configuration's rule, per token: log-probabilities (B, T, V).
 
+        Without gradients a few rows go through the head at a time, so that little more exists at once than the result.
+
         Raises:
             ValueError: features that do not fit.
         """
-        self.check_features(visual_features, reading.hidden.shape[0])
+        shape = reading.hidden.shape[:2]
         trust = visual_features.new_ones(visual_features.shape[:2]) if image_weights is None else image_weights
+        trust = trust.float().repeat_interleave(shape[1], 0)
+        text = reading.hidden.flatten(0, 1)
+        fused = self.fuse(reading, visual_features).transpose(1, 2).flatten(0, 1)
+        blank = self.fuse(reading, self._blank(reading)).flatten(0, 2) if self.config.mix == "evidence" else text
+        if torch.is_grad_enabled():
+            return self._mix_rows(text, fused, blank, trust).unflatten(0, shape)
+        vocabulary = self.get_output_embeddings().weight.shape[0]
+        result = torch.empty(len(text), vocabulary, device=text.device)
+        step = max(HEAD_BUDGET, result.numel() // 8) // vocabulary or 1
+        for rows in (slice(start, start + step) for start in range(0, len(text), step)):
+            result[rows] = self._mix_rows(text[rows], fused[rows], blank[rows], trust[rows])
+        return result.unflatten(0, shape)
+
+    def _mix_rows(self, text: Tensor, fused: Tensor, blank: Tensor, trust: Tensor) -> Tensor:
+        """Predict and mix for R positions: states (R, D) and (R, K, D), trust (R, K) -> log-probabilities (R, V)."""
+        images = (F.log_softmax(logits.float(), -1) for logits in self._predict_each(fused))
+        predict_alone = partial(self.head, self.language_model)
         return mix(
-            self.text_log_probs(reading),
-            self.image_log_probs(reading, visual_features),
-            trust.float()[:, None],
+            F.log_softmax(predict_alone(text).float(), -1),
+            images,
+            trust,
             self.config.mix,
-            blank=self.blank_log_probs(reading) if self.config.mix == "evidence" else None,
+            blank=F.log_softmax(predict_alone(blank).float(), -1) if self.config.mix == "evidence" else None,
             strength=self.config.strength,
             doubt=self.config.doubt,
             by_entropy=self.config.weights == "entropy",
         )
+
+    def _predict_each(self, fused: Tensor) -> Iterator[Tensor]:
+        """Run the head over states (X, K, ..., D), as many images at a time as the budget allows; yield (X, ..., V)."""
+        logits = fused[:, 0, ..., 0].numel() * self.get_output_embeddings().weight.shape[0]
+        for group in fused.split(max(1, HEAD_BUDGET // logits), 1):
+            yield from self.head(self.language_model, group).unbind(1)
+
+    def _blank(self, reading: Reading) -> Tensor:
+        return self.blank_features.expand(reading.hidden.shape[0], 1, -1, -1)

@@ -136,8 +136,8 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Keep the 2D padding mask for the fusion layer; transformers may turn its own into another form."""
-        inputs = super().prepare_inputs_for_generation(
+        """Prepare as the base LM does, and keep the 2D padding mask, which it may turn into another form, for the fusion layer."""
+        inputs = self.language_model.prepare_inputs_for_generation(
             input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )
         if kwargs.get("visual_features") is not None and attention_mask is not None and attention_mask.ndim == 2:
