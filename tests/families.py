@@ -29,7 +29,12 @@ _PLAIN: dict[str, Any] = {
 }
 CAUSAL: dict[str, dict[str, Any]] = {
     "gpt2": _GPT_LIKE,
-    "opt": {**_PLAIN, "ffn_dim": 48, "word_embed_proj_dim": 16, "do_layer_norm_before": True},  # as opt-350m: narrow head
+    "opt": {
+        **_PLAIN,
+        "ffn_dim": 48,
+        "word_embed_proj_dim": 16,
+        "do_layer_norm_before": True,
+    },  # as opt-350m: narrow head
     "llama": _LLAMA_LIKE,
     "gemma": _LLAMA_LIKE,
     "gemma2": {**_LLAMA_LIKE, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0},

@@ -37,9 +37,7 @@ def plain_fusion(
 POSITIONS = torch.arange(5).expand(2, -1)
 
 
-def fuse(
-    built: CrossAttentionFusion, hidden: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor
-) -> torch.Tensor:
+def fuse(built: CrossAttentionFusion, hidden: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return built(hidden, visual, built.read_text(hidden, POSITIONS), mask, POSITIONS)
 
 

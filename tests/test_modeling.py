@@ -152,7 +152,7 @@ def test_only_kept_positions_are_predicted(model: VLMIGForCausalLM) -> None:
 @torch.no_grad()
 def test_budgets_do_not_change_predictions(model: VLMIGForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     together = model(**inputs(), visual_features=pictures()).logits
-    monkeypatch.setattr("vlmig.late_fusion.HEAD_BUDGET", 1)  # one row of one image at a time
+    monkeypatch.setattr("vlmig.late_fusion.HEAD_SHARE", 1000)  # one row of one image at a time
     monkeypatch.setattr("vlmig.late_fusion.FUSION_BUDGET", 1)
     with torch.enable_grad():
         assert torch.allclose(model(**inputs(), visual_features=pictures()).logits, together, atol=SAME)

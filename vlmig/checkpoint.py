@@ -61,7 +61,7 @@ class AdapterCheckpoint:
 
     def adapter_state(self) -> dict[str, Tensor]:
         """Return what a checkpoint keeps: projector, fusion layer and the empty picture's features."""
-        state: dict[str, Tensor] = nn.Module.state_dict(self)  # type: ignore[arg-type]
+        state: dict[str, Tensor] = nn.Module.state_dict(self)  # type: ignore[call-overload]
         return {name: value for name, value in state.items() if not name.startswith("language_model.")}
 
     @classmethod
@@ -83,7 +83,8 @@ class AdapterCheckpoint:
             kwargs.pop(internal, None)
         folder = resolve_checkpoint(name, revision)
         if config is None:
-            config, kwargs = VLMIGConfig.from_pretrained(folder, return_unused_kwargs=True, **kwargs)
+            fields = {name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs}
+            config = VLMIGConfig.from_pretrained(folder, **fields)
         source = config.locate(config.language_model, folder)
         base = load_language_model(cls.auto_class, source, config.language_model_revision, **kwargs)
         model: Any = cls(config, base)  # type: ignore[call-arg]

@@ -1,4 +1,4 @@
-"""The command line: ``vlmig ask | imagine | eval | report | doctor``.
+"""The command line: ``vlmig ask | imagine | eval | report | convert | doctor``.
 
 Imports are lazy, so that help answers at once. What a user can get wrong ends in one line on stderr and exit status 2.
 """
@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--mix", help="prob, logit or evidence (default: the checkpoint's)")
     ask.add_argument("--weights", help="uniform, clip or entropy (default: the checkpoint's)")
     ask.add_argument("--html", type=Path, help="write the answer with its pictures as a page")
+    _protocol_option(ask)
     _model_options(ask)
 
     imagine = command("imagine", _imagine, "imagine pictures for prompts and keep their features in the store")
@@ -90,15 +91,34 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--mix", type=_words, default=[], help="further mixing rules: prob, logit, evidence")
     evaluate.add_argument("--weights", type=_words, default=[], help="further weights: uniform, clip, entropy")
     evaluate.add_argument("--control", type=_words, default=["none"], help="none, blank, shuffled")
+    _protocol_option(evaluate)
     _model_options(evaluate)
 
     report = command("report", _report, "render report.html again from a results folder")
     report.add_argument("out", type=Path)
     report.add_argument("--store", type=Path)
 
+    convert = command("convert", _convert, "import a published vLMIG or LaMI checkpoint")
+    convert.add_argument("source", type=Path, help="a .bin, .pt or .safetensors file, or a folder of them")
+    convert.add_argument("--language-model", required=True, help="hub id or folder of the LM it was trained around")
+    convert.add_argument("--vision", default="ViT-B-32/openai", help="open_clip encoder (default: %(default)s)")
+    convert.add_argument(
+        "--generator", default="stabilityai/sdxl-turbo", help="text-to-image pipeline (default: %(default)s)"
+    )
+    convert.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
+
     doctor = command("doctor", _doctor, "show versions, devices, where each component loads from, and what is missing")
     doctor.add_argument("--model", default="pocket")
     return parser
+
+
+def _protocol_option(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--protocol",
+        choices=["default", "reference"],
+        default="default",
+        help="reference: predict and mix as the published code does (docs/fidelity.md)",
+    )
 
 
 def _model_options(sub: argparse.ArgumentParser) -> None:
@@ -137,11 +157,13 @@ def _load(arguments: argparse.Namespace) -> VLMIG:
     """Load the model; the libraries' own loading bars are noise beside our one bar for long work."""
     from transformers.utils import logging as transformers_logging
 
+    from vlmig.config import REFERENCE
     from vlmig.predictor import VLMIG
 
     if not arguments.verbose:
         transformers_logging.disable_progress_bar()
-    return VLMIG.from_pretrained(arguments.model, store=arguments.store)
+    fields = REFERENCE if getattr(arguments, "protocol", "default") == "reference" else {}
+    return VLMIG.from_pretrained(arguments.model, store=arguments.store, **fields)
 
 
 def _ask(arguments: argparse.Namespace) -> None:
@@ -232,6 +254,19 @@ def _report(arguments: argparse.Namespace) -> None:
     from vlmig.store import FeatureStore, default_store
 
     print(write_report(arguments.out, FeatureStore(arguments.store or default_store())))
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from vlmig.convert import convert
+
+    lines = convert(
+        arguments.source,
+        arguments.out,
+        language_model=arguments.language_model,
+        vision=arguments.vision,
+        generator=arguments.generator,
+    )
+    print("\n".join([*lines, f"wrote {arguments.out}; use it with --model {arguments.out}"]))
 
 
 def _doctor(arguments: argparse.Namespace) -> None:

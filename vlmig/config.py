@@ -13,6 +13,8 @@ WEIGHT_KINDS = ("uniform", "clip", "entropy")
 PROJECTORS = ("linear", "mlp")
 FUSIONS = ("cross_attention", "decoder_layer")
 PROTOCOLS = ("default", "reference")
+REFERENCE = {"protocol": "reference", "mix": "logit", "weights": "clip"}
+"""Fields that make any checkpoint predict as the published code does."""
 
 
 class VLMIGConfig(PreTrainedConfig):
@@ -27,7 +29,7 @@ class VLMIGConfig(PreTrainedConfig):
     model_type = "vlmig"
     sub_configs = {"text_config": AutoConfig}
 
-    text_config: dict | PreTrainedConfig | None = None
+    text_config: Any = None
     """Configuration of the base LM (transformers)."""
     language_model: str = "./language_model"
     """Base LM: hub id, or folder relative to the checkpoint when it begins with ``./``."""

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -19,24 +20,24 @@ from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
 from vlmig.checkpoint import load_adapter, load_language_model
-from vlmig.config import VLMIGConfig
+from vlmig.config import REFERENCE, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.modeling import class_for
 from vlmig.vision import VisionEncoder
 
 logger = logging.getLogger(__name__)
 
-PUBLISHED = {
+PUBLISHED: dict[str, Any] = {
+    **REFERENCE,
     "fusion": "decoder_layer",
-    "protocol": "reference",
-    "mix": "logit",
-    "weights": "clip",
     "vision_layer": -2,
     "imaginer_steps": 1,
     "imaginer_guidance": 0.0,
 }
 """What the published code fixes."""
-_PROJECTOR = re.compile(r"^(?:\w+\.)*(?:mm_|visual_|vision_)?proj(?:ector|ection)?\.(linear_?1|linear_?2|fc1|fc2|0|2)\.(weight|bias)$")
+_PROJECTOR = re.compile(
+    r"^(?:\w+\.)*(?:mm_|visual_|vision_)?proj(?:ector|ection)?\.(linear_?1|linear_?2|fc1|fc2|0|2)\.(weight|bias)$"
+)
 _FIRST = ("linear1", "linear_1", "fc1", "0")
 _FUSION = re.compile(r"^(?:\w+\.)*?fusion(?:_layer|_attention_layer)?\.(.+)$")
 _UNUSED = re.compile(
@@ -72,7 +73,9 @@ def read_published(source: Path) -> dict[str, Tensor]:
         try:
             loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
-            raise VLMIGError(f"{file} is no plain file of tensors: {str(error).splitlines()[0]}; download it again") from error
+            raise VLMIGError(
+                f"{file} is no plain file of tensors: {str(error).splitlines()[0]}; download it again"
+            ) from error
         state |= {name.removeprefix("module."): value for name, value in loaded.items()}
     return state
 
@@ -115,10 +118,12 @@ def convert(source: Path, out: Path, *, language_model: str, vision: str, genera
         name.startswith("fusion") for name in mapping.adapter
     ):
         found = ", ".join(sorted({name.split(".")[0] for name in mapping.base})[:6])
-        raise VLMIGError(f"{source} holds no projector and fusion layer (found {found}); expected a published vLMIG or LaMI checkpoint")
+        raise VLMIGError(
+            f"{source} holds no projector and fusion layer (found {found}); expected a published vLMIG or LaMI checkpoint"
+        )
     built = class_for(AutoConfig.from_pretrained(language_model))
     base = load_language_model(built.auto_class, language_model)
-    blank = VisionEncoder(vision, PUBLISHED["vision_layer"]).encode_blank()  # type: ignore[arg-type]
+    blank = VisionEncoder(vision, PUBLISHED["vision_layer"]).encode_blank()
     config = VLMIGConfig(
         text_config=base.config.to_dict(),
         language_model=language_model,
@@ -152,7 +157,9 @@ def describe(mapping: Mapping, absent: list[str], base: PreTrainedModel) -> Iter
         yield f"dropped, never used by the published forward pass: {', '.join(sorted(mapping.dropped))}"
     own = base.state_dict()
     shared = {name: value for name, value in mapping.base.items() if name in own and own[name].shape == value.shape}
-    different = [name for name, value in shared.items() if not torch.allclose(own[name].float(), value.float(), atol=1e-2)]
+    different = [
+        name for name, value in shared.items() if not torch.allclose(own[name].float(), value.float(), atol=1e-2)
+    ]
     yield f"base LM: {len(shared)} weights are the named LM's own, {len(different)} differ" + (
         f" (first: {different[0]}); is it the right LM?" if different else ""
     )

@@ -189,7 +189,7 @@ def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
     if config.model_type == "llama":
         config.mlp_bias = True  # as published: the LM's own biases are absent, the fusion block's are trained
     config._attn_implementation_internal = None  # masks of ours need eager or sdpa, whatever the LM runs
-    block = AutoModel.from_config(config)
+    block = AutoModel.from_config(config, dtype=torch.float32)
     block.set_input_embeddings(None)
     if getattr(block, "pooler", None) is not None:
         block.pooler = None

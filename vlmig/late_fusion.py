@@ -23,8 +23,8 @@ from vlmig.mixture import mix
 from vlmig.projector import VisualTokenProjector
 from vlmig.reading import Reading
 
-HEAD_BUDGET = 2**20
-"""Logits of one call of the head (4 MB in fp32), where that is more than an eighth of the result."""
+HEAD_SHARE = 12
+"""One call of the head makes logits for 1/12 as many rows as it is wide: a twelfth of the memory of its own weights."""
 FUSION_BUDGET = 2**14
 """States, visual and queried, that go through the fusion layer at a time."""
 
@@ -43,6 +43,8 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
 
     config_class = VLMIGConfig
     base_model_prefix = "language_model"
+    fusion: Any
+    blank_features: Tensor
     supports_gradient_checkpointing = False
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -106,7 +108,7 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         """Replace the base LM's token embeddings."""
         self.language_model.set_input_embeddings(value)
 
-    def get_output_embeddings(self) -> nn.Module:
+    def get_output_embeddings(self) -> Any:
         """Return the base LM's head."""
         return self.language_model.get_output_embeddings()
 
@@ -127,7 +129,11 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
             ValueError: another shape than (B, K, P, C).
         """
         patches, width = self.blank_features.shape
-        if visual_features.ndim != 4 or visual_features.shape[0] != rows or visual_features.shape[2:] != (patches, width):
+        if (
+            visual_features.ndim != 4
+            or visual_features.shape[0] != rows
+            or visual_features.shape[2:] != (patches, width)
+        ):
             raise ValueError(
                 f"visual_features of shape {tuple(visual_features.shape)}; expected (prompts, images, patches, width) = "
                 f"({rows}, K, {patches}, {width}), as {self.config.vision_encoder} gives"
@@ -187,10 +193,9 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         blank = self.fuse(reading, self._blank(reading)).flatten(0, 2) if self.config.mix == "evidence" else text
         if torch.is_grad_enabled():
             return self._mix_rows(text, fused, blank, trust).unflatten(0, shape)
-        vocabulary = self.get_output_embeddings().weight.shape[0]
-        result = torch.empty(len(text), vocabulary, device=text.device)
-        step = max(HEAD_BUDGET, result.numel() // 8) // vocabulary or 1
-        for rows in (slice(start, start + step) for start in range(0, len(text), step)):
+        result = torch.empty(len(text), self.get_output_embeddings().weight.shape[0], device=text.device)
+        for start in range(0, len(text), self._head_rows):
+            rows = slice(start, start + self._head_rows)
             result[rows] = self._mix_rows(text[rows], fused[rows], blank[rows], trust[rows])
         return result.unflatten(0, shape)
 
@@ -210,10 +215,13 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         )
 
     def _predict_each(self, fused: Tensor) -> Iterator[Tensor]:
-        """Run the head over states (X, K, ..., D), as many images at a time as the budget allows; yield (X, ..., V)."""
-        logits = fused[:, 0, ..., 0].numel() * self.get_output_embeddings().weight.shape[0]
-        for group in fused.split(max(1, HEAD_BUDGET // logits), 1):
+        """Run the head over states (X, K, ..., D), some images at a time; yield (X, ..., V) for each."""
+        for group in fused.split(max(1, self._head_rows // fused[:, 0, ..., 0].numel()), 1):
             yield from self.head(self.language_model, group).unbind(1)
+
+    @property
+    def _head_rows(self) -> int:
+        return max(1, self.projector.layers[-1].out_features // HEAD_SHARE)
 
     def _blank(self, reading: Reading) -> Tensor:
         return self.blank_features.expand(reading.hidden.shape[0], 1, -1, -1)

@@ -83,7 +83,7 @@ def mix(
 
 def entropy(log_probs: Tensor) -> Tensor:
     """Return the entropy in nats over the last axis, kept as an axis of length one."""
-    return -(log_probs.exp() * log_probs.clamp_min(-1e4)).sum(-1, keepdim=True)
+    return torch.special.entr(log_probs.exp()).sum(-1, keepdim=True)
 
 
 def image_trust(kind: str, alignment: Tensor, floor: float) -> Tensor:

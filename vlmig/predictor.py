@@ -241,7 +241,13 @@ class VLMIG:
         return trust[None].to(self.model.device)
 
     def loglikelihood(
-        self, pairs: Sequence[tuple[str, str]], k: int = DEFAULT_K, *, seed: int = 0, per: str = "token", batch: int = 32
+        self,
+        pairs: Sequence[tuple[str, str]],
+        k: int = DEFAULT_K,
+        *,
+        seed: int = 0,
+        per: str = "token",
+        batch: int = 32,
     ) -> list[float]:
         """Return log p(continuation | context) of each pair; pictures show the context's subject.
 

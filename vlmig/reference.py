@@ -52,7 +52,9 @@ def published_gpt2_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return bias.masked_fill(causal & present, 0.0)[:, None]
 
 
-def published_causal_loss(model: Any, reading: Reading, features: Tensor, labels: Tensor, mixed: Tensor | None) -> Tensor:
+def published_causal_loss(
+    model: Any, reading: Reading, features: Tensor, labels: Tensor, mixed: Tensor | None
+) -> Tensor:
     """Return the published loss of a causal LM.
 
     Args:
@@ -80,5 +82,7 @@ def published_masked_loss(model: Any, reading: Reading, features: Tensor, labels
 
 def mean_loss(predictions: Iterable[Tensor], targets: Tensor) -> Tensor:
     """Average the cross-entropy of each (B, T, V) against targets (B, T) over predictions and tokens; -100 is skipped."""
-    losses = [F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum") for logits in predictions]
+    losses = [
+        F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum") for logits in predictions
+    ]
     return torch.stack(losses).sum() / (len(losses) * (targets != -100).sum())

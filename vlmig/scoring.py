@@ -196,7 +196,9 @@ def mix_jobs(model: Model, jobs: Sequence[Job], features: Tensor, trust: Tensor,
     """Read a batch of jobs once and add the per-token mixture's log-probabilities to ``values``, one per context."""
     reading = read_jobs(model, jobs, pad)
     features = features.to(model.device)
-    mixed = model.mixed(reading, features, trust.to(model.device)) if features.shape[1] else model.text_log_probs(reading)
+    mixed = (
+        model.mixed(reading, features, trust.to(model.device)) if features.shape[1] else model.text_log_probs(reading)
+    )
     _gather(mixed, jobs, [values[job.context : job.context + 1] for job in jobs])
 
 
