@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.scoring import collect_jobs, encode_pair
+from vlmig.scoring import Scores, collect_jobs, encode_pair
 
 CONTEXTS = ["The color of a cat is", "Q: dog? A:", "x"]
 CHOICES = [("red", "blue", "dark red"), ("red", "no"), ("red", "blue")]
@@ -46,7 +46,7 @@ def test_loglikelihood_is_the_model_s_mixture_token_by_token(tiny: VLMIG) -> Non
 
 
 def test_candidates_of_one_token_share_their_reading(tiny: VLMIG) -> None:
-    jobs = collect_jobs(tiny.tokenizer, ["The color is"], [("x", "b", "g")], None)
+    jobs = collect_jobs(tiny.model, tiny.tokenizer, ["The color is"], [(" x", " b", " g")])
     assert [len(job.targets) for job in jobs] == [3]
 
 
@@ -79,8 +79,51 @@ def test_asking_without_pictures_or_choices_works(tiny: VLMIG) -> None:
     assert tiny.ask("A cat is", k=1).answer
 
 
-def test_generation_sees_the_pictures(tiny: VLMIG) -> None:
-    assert len(tiny.generate(["A cat is", "Some dogs"], k=2, max_new_tokens=4, do_sample=False)) == 2
+def test_generation_in_a_batch_equals_one_by_one(tiny: VLMIG) -> None:
+    prompts = ["A cat is", "Some other dogs are", "x"]
+    together = tiny.generate(prompts, k=2, max_new_tokens=4, do_sample=False)
+    assert together == [tiny.generate([prompt], k=2, max_new_tokens=4, do_sample=False)[0] for prompt in prompts]
+
+
+PAIRS = [("The color of a cat is", " dark red"), ("", "red"), ("A dog ", "red"), ("a" * 200, " blue sea"), ("x", ".")]
+
+
+@pytest.mark.parametrize("per", ["token", "sequence"])
+def test_batched_loglikelihoods_equal_single_ones(tiny: VLMIG, per: str) -> None:
+    together = tiny.loglikelihood(PAIRS, k=2, per=per)
+    assert together == pytest.approx([tiny.loglikelihood([pair], k=2, per=per)[0] for pair in PAIRS], abs=2e-5)
+
+
+def test_mixtures_per_token_and_per_sequence(tiny: VLMIG) -> None:
+    """Of one token they are the same; of several, the mixture of products is not the product of mixtures."""
+    tiny.config.mix, tiny.config.weights = "prob", "uniform"
+    pair = ("The color of a cat is", " dark red")
+    visuals = tiny.imagine(["a cat"], k=2)[0]
+    ids, split = encode_pair(tiny.tokenizer, *pair, None)
+    each = []
+    for i in range(2):
+        with torch.no_grad():
+            log_probs = tiny.model(torch.tensor([ids]), visual_features=visuals.features[None, i : i + 1]).logits[0]
+        each.append([log_probs[j - 1, ids[j]].item() for j in range(split, len(ids))])
+    by_sequence = np.logaddexp(*(sum(row) for row in each)) - np.log(2)
+    by_token = sum(np.logaddexp(*column) - np.log(2) for column in zip(*each, strict=True))
+    assert tiny.loglikelihood([pair], k=2, per="sequence")[0] == pytest.approx(by_sequence, abs=2e-5)
+    assert tiny.loglikelihood([pair], k=2, per="token")[0] == pytest.approx(by_token, abs=2e-5)
+    assert by_sequence != pytest.approx(by_token, abs=1e-5)
+    one = [("The color is", "x")]
+    assert tiny.loglikelihood(one, k=2)[0] == pytest.approx(tiny.loglikelihood(one, k=2, per="sequence")[0], abs=2e-5)
+
+
+@pytest.mark.parametrize("rule", ["prob", "logit", "evidence"])
+@pytest.mark.parametrize("weights", ["uniform", "clip", "entropy"])
+def test_every_rule_mixes_sequences(rule: str, weights: str) -> None:
+    """A sequence that every picture finds likelier than the text does becomes likelier, under every rule."""
+    scores = Scores(
+        np.array([-40.0, -3.0]), np.array([[-30.0, -4.0], [-32.0, -5.0]]), np.array([-39.0, -3.5]), np.ones(2)
+    )
+    mixed = scores.sequences(2, rule, weights, 1.0, 0.0, 0.0)
+    assert -40.0 <= mixed[0] <= -30.0 and -5.0 <= mixed[1] < 0.0
+    assert scores.sequences(0, rule, weights, 1.0, 0.0, 0.0) == pytest.approx(scores.text, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -97,3 +140,8 @@ def test_wrong_arguments_are_said_in_one_line(tiny: VLMIG, arguments: dict, mess
     with pytest.raises(VLMIGError, match=message) as caught:
         tiny.ask(**arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_another_unit_of_mixture_is_an_error(tiny: VLMIG) -> None:
+    with pytest.raises(VLMIGError, match="per='word'; expected token or sequence"):
+        tiny.loglikelihood([("A", " b")], k=1, per="word")

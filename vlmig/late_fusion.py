@@ -221,7 +221,7 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
 
     @property
     def _head_rows(self) -> int:
-        return max(1, self.projector.layers[-1].out_features // HEAD_SHARE)
+        return max(1, self.state_width() // HEAD_SHARE)
 
     def _blank(self, reading: Reading) -> Tensor:
         return self.blank_features.expand(reading.hidden.shape[0], 1, -1, -1)

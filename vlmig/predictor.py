@@ -22,7 +22,7 @@ from vlmig.imagination.prompts import subject_of
 from vlmig.mixture import image_trust
 from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM, class_for
 from vlmig.reading import Reading
-from vlmig.scoring import Job, Model, Scores, collect_jobs, mix_jobs, read_jobs, read_padded, score_jobs
+from vlmig.scoring import Job, Model, Scores, collect_jobs, mix_jobs, pad_left, read_jobs, read_padded, score_jobs
 from vlmig.store import FeatureStore, default_store
 from vlmig.timing import Stopwatch
 from vlmig.vision import VisionEncoder
@@ -139,7 +139,7 @@ class VLMIG:
             raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")
         rule, kind = self.rule(mix, weights)
         visuals = self.imagine([prompt or subject_of(question)], k, seed)[0]
-        context = f"Question: {question.strip()} Answer:" if question.strip().endswith("?") else question.strip()
+        context = self._frame(question.strip())
         with self.stopwatch("read, fuse, mix"):
             options = list(choices) if choices is not None else self._likely_words(context, visuals)
             scores = self.score([context], [options], [visuals])[0]
@@ -156,6 +156,12 @@ class VLMIG:
             prompt=visuals.prompt,
             seconds=dict(self.stopwatch.seconds),
         )
+
+    def _frame(self, question: str) -> str:
+        """Put a question the way its answer can follow; for a masked LM, with a gap where the answer goes."""
+        framed = f"Question: {question} Answer:" if question.endswith("?") else question
+        gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
+        return framed if not gap or gap in framed else f"{framed} {gap}."
 
     def rule(self, mix: str | None, weights: str | None) -> tuple[str, str]:
         """Return the mixing rule and the kind of weights, the checkpoint's own where None."""
@@ -274,7 +280,6 @@ class VLMIG:
             mix_jobs(self.model, rows, features, trust, values, self._pad)
         return [float(value) for value in values]
 
-    @torch.inference_mode()
     def fill(self, text: str, k: int = DEFAULT_K, *, prompt: str | None = None, top: int = 5) -> dict[str, float]:
         """Fill the gap of a text, marked by the masked LM's mask token: the likeliest words and their probabilities.
 
@@ -285,35 +290,43 @@ class VLMIG:
         if not isinstance(self.model, VLMIGForMaskedLM) or text.count(gap) != 1:
             raise VLMIGError(f"cannot fill {text!r}; expected a masked LM and a text with one {gap or '[MASK]'}")
         visuals = self.imagine([prompt or subject_of(text.replace(gap, " "))], k)[0]
-        ids = self.tokenizer(text).input_ids
-        place = ids.index(self.tokenizer.mask_token_id)
-        mixed = self._predict(read_jobs(self.model, [Job(0, ids, gap=place)], self._pad), visuals)[0, 0]
-        best = mixed.topk(top)
-        return {
-            self.tokenizer.decode([i]).strip(): p
-            for i, p in zip(best.indices.tolist(), best.values.exp().tolist(), strict=True)
-        }
+        best = self._next(text, visuals).topk(top)
+        words = [self.tokenizer.decode([i]).strip() for i in best.indices.tolist()]
+        return dict(zip(words, best.values.exp().tolist(), strict=True))
 
     @torch.inference_mode()
-    def generate(self, prompts: Sequence[str], k: int = DEFAULT_K, *, seed: int = 0, **settings: Any) -> list[str]:
-        """Continue each prompt, its subject's pictures mixed in at every token; ``settings`` go to ``generate``."""
+    def generate(
+        self, prompts: Sequence[str], k: int = DEFAULT_K, *, seed: int = 0, batch: int = 8, **settings: Any
+    ) -> list[str]:
+        """Continue each prompt, its subject's pictures mixed in at every token; ``settings`` go to ``generate``.
+
+        Raises:
+            VLMIGError: a masked LM.
+        """
         model = self._causal("generate")
         visuals = self.imagine([subject_of(prompt) for prompt in prompts], k, seed)
-        texts = []
-        for prompt, seen in zip(prompts, visuals, strict=True):
-            inputs = self.tokenizer(prompt, return_tensors="pt").to(self.model.device)
-            inputs.pop("token_type_ids", None)
+        texts: list[str] = []
+        for start in range(0, len(prompts), batch):
+            rows = [self.tokenizer(prompt).input_ids for prompt in prompts[start : start + batch]]
+            seen = visuals[start : start + batch]
+            inputs = pad_left(rows, self._pad, model.device)
             if k:
-                inputs["visual_features"] = seen.features[None].to(self.model.device)
-                inputs["image_weights"] = self._trust(seen)
-            output = model.generate(**inputs, pad_token_id=self._pad, **settings)
-            texts.append(self.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
+                inputs["visual_features"] = torch.stack([v.features for v in seen]).to(model.device)
+                inputs["image_weights"] = torch.cat([self._trust(v) for v in seen])
+            output = model.generate(**inputs, pad_token_id=self._pad, **settings)[:, inputs["input_ids"].shape[1] :]
+            texts += self.tokenizer.batch_decode(output, skip_special_tokens=True)
         return texts
 
     @torch.inference_mode()
+    def _next(self, context: str, visuals: Visuals) -> Tensor:
+        """Return the mixture's log-probabilities of the next token, or of the one in a masked LM's gap, (V,)."""
+        ids = self.tokenizer(context).input_ids
+        masked = isinstance(self.model, VLMIGForMaskedLM)
+        job = Job(0, ids, [(0, [0])], ids.index(self.tokenizer.mask_token_id) if masked else None)
+        return self._predict(read_jobs(self.model, [job], self._pad), visuals)[0, -1]
+
     def _likely_words(self, context: str, visuals: Visuals, count: int = 8) -> list[str]:
-        reading = read_padded(self._causal("ask without choices"), [self.tokenizer(context).input_ids], 1, self._pad)
-        top = self._predict(reading, visuals)[0, -1].topk(count * 4).indices.tolist()
+        top = self._next(context, visuals).argsort(descending=True)[: count * 4].tolist()
         words = dict.fromkeys(self.tokenizer.decode([i]).strip() for i in top)
         return [word for word in words if word][:count]
 

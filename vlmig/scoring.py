@@ -166,12 +166,17 @@ def read_jobs(model: Model, jobs: Sequence[Job], pad: int) -> Reading:
 
 def read_padded(model: VLMIGForCausalLM, ids: Sequence[list[int]], asked: int, pad: int) -> Reading:
     """Run the LM once over left-padded token lists and keep the last ``asked`` positions of each."""
+    base = pad_left(ids, pad, model.device)
+    positions = (base["attention_mask"].cumsum(-1) - 1).clamp_min(0)
+    return model.read({**base, "position_ids": positions, "use_cache": False}, asked)
+
+
+def pad_left(ids: Sequence[list[int]], pad: int, device: torch.device) -> dict[str, Tensor]:
+    """Pad token lists on the left to one length: ``input_ids`` and ``attention_mask``, (B, T)."""
     length = max(map(len, ids))
-    rows = torch.tensor([[pad] * (length - len(row)) + row for row in ids], device=model.device)
-    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=model.device)
-    positions = (mask.cumsum(-1) - 1).clamp_min(0)
-    base = {"input_ids": rows, "attention_mask": mask, "position_ids": positions, "use_cache": False}
-    return model.read(base, asked)
+    rows = torch.tensor([[pad] * (length - len(row)) + row for row in ids], device=device)
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
+    return {"input_ids": rows, "attention_mask": mask}
 
 
 @torch.inference_mode()
