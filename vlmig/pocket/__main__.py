@@ -19,14 +19,14 @@ from vlmig.pocket.concepts import FOLDER
 MODEL = FOLDER / "model"
 CONFIG = Path("configs/pocket.yaml")
 STAGES: dict[str, Any] = {
-    "labels": lambda work: labels.label_concepts(),
-    "autoencoder": lambda work, **size: generator.train_autoencoder(MODEL / "generator", work, **size),
-    "latents": lambda work: generator.encode_pool(MODEL / "generator", work),
-    "encoder": lambda work, **size: encoder.train_encoder(MODEL / "vision_encoder", work, **size),
-    "language": lambda work, **size: language.train_language_model(MODEL / "language_model", work, **size),
-    "adapter": lambda work, **size: adapter.train_pocket_adapter(MODEL, work, **size),
-    "generator": lambda work, **size: generator.train_generator(MODEL / "generator", work, **size),
-    "calibration": lambda work: calibration.calibrate(MODEL, work),
+    "labels": lambda model, work: labels.label_concepts(),
+    "autoencoder": lambda model, work, **size: generator.train_autoencoder(model / "generator", work, **size),
+    "latents": lambda model, work: generator.encode_pool(model / "generator", work),
+    "encoder": lambda model, work, **size: encoder.train_encoder(model / "vision_encoder", work, **size),
+    "language": lambda model, work, **size: language.train_language_model(model / "language_model", work, **size),
+    "adapter": lambda model, work, **size: adapter.train_pocket_adapter(model, work, **size),
+    "generator": lambda model, work, **size: generator.train_generator(model / "generator", work, **size),
+    "calibration": lambda model, work: calibration.calibrate(model, work),
 }
 
 
@@ -35,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vlmig.pocket", description=__doc__)
     parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}; all when omitted")
     parser.add_argument("--config", type=Path, default=CONFIG, help=f"steps and batch sizes (default: {CONFIG})")
+    parser.add_argument("--model", type=Path, default=MODEL, help="folder to write (default: the embedded model)")
     parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="checkpoints and caches")
     arguments = parser.parse_args()
     unknown = [stage for stage in arguments.stages if stage not in STAGES]
@@ -45,7 +46,7 @@ def main() -> None:
     sizes = yaml.safe_load(arguments.config.read_text(encoding="utf-8"))
     arguments.work.mkdir(parents=True, exist_ok=True)
     for stage in arguments.stages or STAGES:
-        STAGES[stage](arguments.work, **sizes.get(stage, {}))
+        STAGES[stage](arguments.model, arguments.work, **sizes.get(stage, {}))
 
 
 if __name__ == "__main__":

@@ -37,8 +37,10 @@ CLEAR = 0.45
 GENERIC = ("object", "thing", "item")
 
 
-def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int) -> None:
-    """Train on (recoloured scene, caption) pairs and save the checkpoint."""
+def train_pocket_adapter(
+    out: Path, work: Path, *, steps: int, batch: int, fusion: str = "cross_attention"
+) -> None:
+    """Train an adapter of one kind of fusion on (recoloured scene, caption) pairs and save the checkpoint."""
     base = load_language_model(VLMIGForCausalLM.auto_class, str(out / "language_model"))
     tokenizer = AutoTokenizer.from_pretrained(out / "language_model")
     encoder = VisionEncoder(out / "vision_encoder", VISION_LAYER)
@@ -52,13 +54,15 @@ def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int) -> No
         imaginer_guidance=3.0,
         imaginer_size=64,
         projector_width=256,
+        fusion=fusion,
         fusion_heads=6,
     )
     torch.manual_seed(8)
     model = VLMIGForCausalLM(config, base).train()
     model.blank_features.copy_(blank)
     pairs = captioned_scenes(encoder, out, work)
-    train_adapter(model, tokenizer, pairs, steps=steps, batch=batch, learning_rate=1e-3, checkpoint=work / "adapter.pt")
+    checkpoint = work / f"adapter_{fusion}.pt"
+    train_adapter(model, tokenizer, pairs, steps=steps, batch=batch, learning_rate=1e-3, checkpoint=checkpoint)
     write_text(out / "README.md", (Path(__file__).parent / "card.md").read_text())
     model.save_pretrained(out)
 
