@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from test_families import SAME, left_padded, pictures, steps, visual
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, pipeline
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, T5Config, pipeline
 
 from vlmig import VLMIG, VLMIGConfig, VLMIGError, VLMIGForCausalLM, VLMIGForMaskedLM
 
@@ -208,3 +208,23 @@ def test_ten_images_need_little_more_memory_than_text_alone(model: Any, mix: str
     assert alone > 64 * 128_000 * 4  # the logits; the model's weights are not counted on either side
     # (K, T, V) would be ten times as much; what the images add is a few rows of the vocabulary at a time.
     assert peak_memory(lambda: model(ids, visual_features=features)) < 1.5 * alone + features.nbytes
+
+
+def test_wrong_use_is_one_clear_line(model: Any, saved: Path, parts: Path, tmp_path: Path) -> None:
+    names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
+    T5Config().save_pretrained(tmp_path / "t5")
+    with pytest.raises(
+        VLMIGError, match="t5 is an encoder-decoder LM; expected a causal or a masked one, such as gpt2"
+    ):
+        VLMIG.from_base(str(tmp_path / "t5"), **names)
+    with pytest.raises(
+        VLMIGError, match=r"cannot load the language model lab/gated: .*hf auth login.*gpt2 .* not gated"
+    ):
+        VLMIG.from_base("lab/gated", **names)
+    described = VLMIGConfig.from_pretrained(saved)
+    described.vision_width = 13
+    with pytest.raises(VLMIGError, match=r"adapter weight .* has shape .*, the config asks for .*"):
+        VLMIGForCausalLM.from_pretrained(saved, config=described)
+    for features in (pictures()[0], pictures()[:1], pictures()[:, :, 1:], pictures()[..., 1:]):
+        with pytest.raises(VLMIGError, match=r"expected \(prompts, images, patches, width\) = \(2, K, 5, 12\)"):
+            model(**left_padded(), visual_features=features)

@@ -127,10 +127,3 @@ def test_the_family_layer_equals_one_run_over_the_whole_sequence() -> None:
             for image in range(3):
                 whole = model.fusion.block(inputs_embeds=torch.cat([tokens[:, image], hidden], 1)).last_hidden_state
                 assert torch.allclose(fused[:, image], whole[:, 5:], atol=SAME), family
-
-
-def test_an_encoder_decoder_lm_is_refused() -> None:
-    from transformers import T5Config
-
-    with pytest.raises(ValueError, match="t5 is an encoder-decoder LM; expected a causal or a masked one"):
-        VLMIGForCausalLM(VLMIGConfig(text_config=T5Config()))

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
@@ -152,6 +152,18 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     return folder
 
 
+def describe_language_model(name: str, revision: str | None = None) -> PreTrainedConfig:
+    """Load the configuration of a base LM.
+
+    Raises:
+        VLMIGError: it cannot be loaded.
+    """
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(name, "causal or masked", error) from error
+
+
 def load_language_model(auto_class: Any, name: str, revision: str | None = None, **kwargs: Any) -> Any:
     """Load a base LM of transformers, in fp32 unless ``dtype`` says otherwise.
 
@@ -161,16 +173,16 @@ def load_language_model(auto_class: Any, name: str, revision: str | None = None,
     try:
         return auto_class.from_pretrained(name, revision=revision, **{"dtype": torch.float32, **kwargs}).eval()
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise VLMIGError(
-            f"cannot load the language model {name}: {reason}; expected a hub id or folder of a {_kind(auto_class)} LM. "
-            "If it is gated, accept its terms and run `hf auth login`; if this machine is offline, download it elsewhere and "
-            "pass the folder; openai-community/gpt2 and Qwen/Qwen2.5-0.5B are not gated"
-        ) from error
+        kind = "masked" if "Masked" in auto_class.__name__ else "causal"
+        raise _not_loaded(name, kind, error) from error
 
 
-def _kind(auto_class: Any) -> str:
-    return "masked" if "Masked" in auto_class.__name__ else "causal"
+def _not_loaded(name: str, kind: str, error: Exception) -> VLMIGError:
+    return VLMIGError(
+        f"cannot load the language model {name}: {str(error).strip().splitlines()[0]}; expected a hub id or folder of a {kind} "
+        "LM. If it is gated, accept its terms and run `hf auth login`; if this machine is offline, download it elsewhere and "
+        "pass the folder; openai-community/gpt2 and Qwen/Qwen2.5-0.5B are not gated"
+    )
 
 
 def load_adapter(model: AdapterCheckpoint, weights: dict[str, Tensor], source: Path) -> None:

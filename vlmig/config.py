@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from vlmig.errors import VLMIGError
+
 MIX_RULES = ("prob", "logit", "evidence")
 WEIGHT_KINDS = ("uniform", "clip", "entropy")
 PROJECTORS = ("linear", "mlp")
@@ -23,7 +25,7 @@ class VLMIGConfig(PreTrainedConfig):
     Components are named by hub id and revision, or by a sub-folder of the checkpoint (``./language_model``).
 
     Raises:
-        ValueError: a field holds something that no part of the package understands.
+        VLMIGError: a field holds something that no part of the package understands.
     """
 
     model_type = "vlmig"
@@ -88,7 +90,7 @@ class VLMIGConfig(PreTrainedConfig):
         ):
             value = getattr(self, field)
             if value not in known:
-                raise ValueError(f"{field}={value!r} in the configuration; expected one of {', '.join(known)}")
+                raise VLMIGError(f"{field}={value!r} in the configuration; expected one of {', '.join(known)}")
         super().__post_init__(**kwargs)
 
     @property

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
-from vlmig.checkpoint import load_adapter, load_language_model
+from vlmig.checkpoint import describe_language_model, load_adapter, load_language_model
 from vlmig.config import REFERENCE, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.modeling import class_for
@@ -121,7 +121,7 @@ def convert(source: Path, out: Path, *, language_model: str, vision: str, genera
         raise VLMIGError(
             f"{source} holds no projector and fusion layer (found {found}); expected a published vLMIG or LaMI checkpoint"
         )
-    built = class_for(AutoConfig.from_pretrained(language_model))
+    built = class_for(describe_language_model(language_model))
     base = load_language_model(built.auto_class, language_model)
     blank = VisionEncoder(vision, PUBLISHED["vision_layer"]).encode_blank()
     config = VLMIGConfig(

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from vlmig.errors import VLMIGError
+
 TextStates = tuple[Tensor, Tensor]
 """What a fusion layer keeps of a text, two tensors (B, heads, S, d): the ordinary cache holds them as one more layer."""
 
@@ -38,7 +40,7 @@ class CrossAttentionFusion(nn.Module):
     def __init__(self, width: int, heads: int, inner: int) -> None:
         super().__init__()
         if inner % heads:
-            raise ValueError(f"fusion_width={inner} is not a multiple of fusion_heads={heads}; choose one that is")
+            raise VLMIGError(f"fusion_width={inner} is not a multiple of fusion_heads={heads}; choose one that is")
         self.heads = heads
         self.text_norm = nn.LayerNorm(width)
         self.visual_norm = nn.LayerNorm(width)
@@ -201,7 +203,7 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
     """Refuse a family whose block, run on kept keys and values, differs from one run over the whole sequence.
 
     Raises:
-        ValueError: alibi, recurrence or anything else that given positions and masks cannot express.
+        VLMIGError: alibi, recurrence or anything else that given positions and masks cannot express.
     """
     device = next(layer.parameters()).device
     if device.type == "meta":
@@ -222,7 +224,7 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
         fits = False
     layer.train(training)
     if not fits:
-        raise ValueError(
+        raise VLMIGError(
             f"fusion='decoder_layer' does not fit {type(layer.block).__name__}: its attention takes no positions or masks of "
             "ours; use fusion='cross_attention'"
         )

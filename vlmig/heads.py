@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vlmig.errors import VLMIGError
+
 MASKED_HEADS = (
     ("cls",),  # BERT and what copies it
     ("lm_head",),  # RoBERTa, XLM-R, CamemBERT, MPNet
@@ -47,12 +49,12 @@ def masked_head(language_model: PreTrainedModel) -> tuple[str, ...]:
     """Find the attributes that make up a masked LM's head.
 
     Raises:
-        ValueError: none of the known ones.
+        VLMIGError: none of the known ones.
     """
     for names in MASKED_HEADS:
         if all(hasattr(language_model, name) for name in names):
             return names
-    raise ValueError(
+    raise VLMIGError(
         f"{type(language_model).__name__} keeps its head where no known masked LM does; expected BERT, RoBERTa, ALBERT, "
         "DistilBERT, ELECTRA, MPNet, ModernBERT or a family built like one of them"
     )
@@ -63,7 +65,7 @@ def check_head(language_model: PreTrainedModel, trunk: PreTrainedModel, rebuilt_
     """Refuse an LM whose logits are not what ``rebuilt_by`` (one of the functions above) makes of its trunk's states.
 
     Raises:
-        ValueError: the two differ on two tokens.
+        VLMIGError: the two differ on two tokens.
     """
     ids = torch.tensor([[1, 2]], device=trunk.device)
     training = language_model.training
@@ -72,7 +74,7 @@ def check_head(language_model: PreTrainedModel, trunk: PreTrainedModel, rebuilt_
     rebuilt = rebuilt_by(language_model, trunk(ids).last_hidden_state)  # type: ignore[operator]
     language_model.train(training)
     if own.shape != rebuilt.shape or not torch.allclose(own.float(), rebuilt.float(), atol=1e-3, rtol=1e-3):
-        raise ValueError(
+        raise VLMIGError(
             f"{type(language_model).__name__} changes its logits after the head in a way not known here, which late fusion "
             "would lose; use another LM (GPT-2, OPT, Llama, Qwen, Mistral, Gemma, ...), or teach vlmig/heads.py its way"
         )

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from vlmig.checkpoint import AdapterCheckpoint
 from vlmig.config import VLMIGConfig
+from vlmig.errors import VLMIGError
 from vlmig.fusion import CrossAttentionFusion
 from vlmig.heads import check_head
 from vlmig.mixture import mix
@@ -37,8 +38,8 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         language_model: the base LM; built from ``config.text_config`` with random weights when None.
 
     Raises:
-        ValueError: an encoder-decoder LM; an LM whose logits cannot be rebuilt from its states; a family whose block
-            cannot be the fusion layer.
+        VLMIGError: an LM whose logits cannot be rebuilt from its states; a family whose block cannot be the
+            fusion layer.
     """
 
     config_class = VLMIGConfig
@@ -53,10 +54,6 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
     def __init__(self, config: VLMIGConfig, language_model: PreTrainedModel | None = None) -> None:
         if language_model is not None:  # one config object: masks are made for the attention that the LM really runs
             config.text_config = language_model.config
-        if config.text_config.is_encoder_decoder:
-            raise ValueError(
-                f"{config.text_config.model_type} is an encoder-decoder LM; expected a causal or a masked one, such as gpt2 or bert-base-uncased"
-            )
         super().__init__(config)
         self.language_model = language_model or self.auto_class.from_config(config.text_config)
         width = self.state_width()
@@ -126,7 +123,7 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         """Refuse features that do not fit.
 
         Raises:
-            ValueError: another shape than (B, K, P, C).
+            VLMIGError: another shape than (B, K, P, C).
         """
         patches, width = self.blank_features.shape
         if (
@@ -134,7 +131,7 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
             or visual_features.shape[0] != rows
             or visual_features.shape[2:] != (patches, width)
         ):
-            raise ValueError(
+            raise VLMIGError(
                 f"visual_features of shape {tuple(visual_features.shape)}; expected (prompts, images, patches, width) = "
                 f"({rows}, K, {patches}, {width}), as {self.config.vision_encoder} gives"
             )
@@ -151,7 +148,7 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         """Fuse the queried positions with each of the K images: states (B, K, T, D).
 
         Raises:
-            ValueError: features that do not fit.
+            VLMIGError: features that do not fit.
         """
         self.check_features(visual_features, reading.hidden.shape[0])
         rows = reading.hidden.shape[0] * (reading.hidden.shape[1] + visual_features.shape[2])
@@ -183,7 +180,7 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         Without gradients a few rows go through the head at a time, so that little more exists at once than the result.
 
         Raises:
-            ValueError: features that do not fit.
+            VLMIGError: features that do not fit.
         """
         shape = reading.hidden.shape[:2]
         trust = visual_features.new_ones(visual_features.shape[:2]) if image_weights is None else image_weights

@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
 from vlmig.config import VLMIGConfig
+from vlmig.errors import VLMIGError
 from vlmig.fusion import DecoderLayerFusion, EncoderLayerFusion, check_block
 from vlmig.heads import causal_logits, masked_head, masked_logits
 from vlmig.late_fusion import LateFusionModel
@@ -213,7 +214,15 @@ class VLMIGForMaskedLM(LateFusionModel):
 
 
 def class_for(config: PreTrainedConfig) -> type[VLMIGForCausalLM] | type[VLMIGForMaskedLM]:
-    """Choose the class for a base LM's or a checkpoint's configuration: masked if it says so, else causal."""
+    """Choose the class for a base LM's or a checkpoint's configuration: masked if it says so, else causal.
+
+    Raises:
+        VLMIGError: an encoder-decoder LM.
+    """
+    if config.is_encoder_decoder:
+        raise VLMIGError(
+            f"{config.model_type} is an encoder-decoder LM; expected a causal or a masked one, such as gpt2 or bert-base-uncased"
+        )
     return VLMIGForMaskedLM if (config.architectures or [""])[0].endswith("ForMaskedLM") else VLMIGForCausalLM
 
 

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
-from vlmig.checkpoint import load_language_model, resolve_checkpoint
+from vlmig.checkpoint import describe_language_model, load_language_model, resolve_checkpoint
 from vlmig.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.imagination.prompts import subject_of
@@ -97,7 +97,7 @@ class VLMIG:
             generator: text-to-image pipeline of diffusers.
             settings: further fields of ``VLMIGConfig``.
         """
-        built = class_for(AutoConfig.from_pretrained(language_model))
+        built = class_for(describe_language_model(language_model))
         base = load_language_model(built.auto_class, language_model)
         encoder = VisionEncoder(vision, settings.get("vision_layer", -2))
         blank = encoder.encode_blank()

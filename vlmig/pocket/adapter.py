@@ -37,9 +37,7 @@ CLEAR = 0.45
 GENERIC = ("object", "thing", "item")
 
 
-def train_pocket_adapter(
-    out: Path, work: Path, *, steps: int, batch: int, fusion: str = "cross_attention"
-) -> None:
+def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int, fusion: str = "cross_attention") -> None:
     """Train an adapter of one kind of fusion on (recoloured scene, caption) pairs and save the checkpoint."""
     base = load_language_model(VLMIGForCausalLM.auto_class, str(out / "language_model"))
     tokenizer = AutoTokenizer.from_pretrained(out / "language_model")
