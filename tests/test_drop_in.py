@@ -218,7 +218,7 @@ def test_wrong_use_is_one_clear_line(model: Any, saved: Path, parts: Path, tmp_p
     ):
         VLMIG.from_base(str(tmp_path / "t5"), **names)
     with pytest.raises(
-        VLMIGError, match=r"cannot load the language model lab/gated: .*hf auth login.*gpt2 .* not gated"
+        VLMIGError, match=r"cannot load the language model lab/gated: .*hf auth login.*gpt2 is not gated"
     ):
         VLMIG.from_base("lab/gated", **names)
     described = VLMIGConfig.from_pretrained(saved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -15,22 +16,25 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
+
+logger = logging.getLogger(__name__)
 
 WEIGHTS = "model.safetensors"
 BASE = "./language_model"
 COMPONENTS = ("language_model", "vision_encoder", "imaginer")
 POCKET = Path(__file__).parent / "pocket" / "model"
+GENERATED = "# A vlmig adapter for"
 CARD = """---
 library_name: vlmig
 pipeline_tag: {task}
 tags: [late-fusion, visual-commonsense, imagination]
 ---
 
-# A vlmig adapter for {language_model}
+{generated} {language_model}
 
 Late multi-image fusion (arXiv 2406.13621): a visual token projector and a late-fusion layer ({fusion}) around the frozen
 {family} LM {language_model}. Pictures are imagined by {imaginer} and seen by {vision_encoder}.
@@ -90,10 +94,7 @@ class AdapterCheckpoint:
         model: Any = cls(config, base)  # type: ignore[call-arg]
         model.config.name_or_path = str(folder)
         load_adapter(model, load_file(folder / WEIGHTS), folder)
-        for part in (model.projector, model.fusion):
-            part.to(device=base.get_output_embeddings().weight.device, dtype=base.dtype)
-        model.blank_features = model.blank_features.to(base.get_output_embeddings().weight.device)
-        return model.eval()
+        return place_adapter(model).eval()
 
     def save_pretrained(self, folder: str | Path, save_base: bool = False, **kwargs: Any) -> None:
         """Write configuration, adapter weights and model card; each file appears whole or not at all.
@@ -108,6 +109,7 @@ class AdapterCheckpoint:
         folder.mkdir(parents=True, exist_ok=True)
         if save_base:
             self.language_model.save_pretrained(folder / BASE, **kwargs)
+            _save_tokenizer(config, folder / BASE)
             config.language_model, config.language_model_revision = BASE, None
         if self.config.name_or_path:
             _copy_components(config, Path(self.config.name_or_path), folder)
@@ -117,8 +119,9 @@ class AdapterCheckpoint:
         os.replace(part, folder / WEIGHTS)
         config.architectures = [type(self).__name__]
         config.save_pretrained(folder)
-        if not (folder / "README.md").exists():
-            write_text(folder / "README.md", model_card(config))
+        card = folder / "README.md"
+        if not card.exists() or GENERATED in card.read_text(encoding="utf-8"):  # a card somebody wrote stays
+            write_text(card, model_card(config))
 
     def push_to_hub(self, repo_id: str, *, save_base: bool = False, **kwargs: Any) -> str:
         """Upload the checkpoint with its model card; ``kwargs`` (private, token, ...) create the repository."""
@@ -145,11 +148,52 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
                 f"no checkpoint {name}: not 'pocket', not a folder, not reachable as a hub id; check the name, or pass a folder"
             ) from error
     for file in ("config.json", WEIGHTS):
-        if not (folder / file).is_file():
+        if not (folder / file).is_file() or json.loads((folder / "config.json").read_text())["model_type"] != "vlmig":
             raise VLMIGError(
                 f"{folder} has no {file}; expected a vlmig checkpoint: config.json and {WEIGHTS} with projector and fusion"
             )
     return folder
+
+
+def absolute(name: str) -> str:
+    """Make a relative folder ``./x`` absolute: in a configuration that form means a folder inside the checkpoint."""
+    return str(Path(name).absolute()) if name.startswith("./") else name
+
+
+def place_adapter(model: Any) -> Any:
+    """Put projector, fusion layer and the empty picture where the base LM's states come out, in its precision."""
+    device, dtype = model.language_model.device, model.language_model.dtype
+    model.projector.to(device=device, dtype=dtype)
+    model.fusion.to(device=device, dtype=dtype)
+    model.blank_features = model.blank_features.to(device)
+    return model
+
+
+def load_tokenizer(name: str, revision: str | None = None) -> Any:
+    """Load a base LM's tokenizer.
+
+    Raises:
+        VLMIGError: there is none.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise VLMIGError(
+            f"no tokenizer at {name}: {str(error).strip().splitlines()[0]}; save one beside the LM"
+        ) from error
+    if not tokenizer("a b").input_ids:  # transformers makes an empty one where no files are
+        raise VLMIGError(f"no tokenizer at {name}; save the LM's own beside it with tokenizer.save_pretrained")
+    return tokenizer
+
+
+def _save_tokenizer(config: VLMIGConfig, folder: Path) -> None:
+    """Save the base LM's tokenizer beside it, if it has one."""
+    source = config.locate(config.language_model, Path(config.name_or_path or "."))
+    if source != str(folder):
+        try:
+            load_tokenizer(source, config.language_model_revision).save_pretrained(folder)
+        except VLMIGError as error:
+            logger.warning("saved without a tokenizer: %s", error)
 
 
 def describe_language_model(name: str, revision: str | None = None) -> PreTrainedConfig:
@@ -171,7 +215,8 @@ def load_language_model(auto_class: Any, name: str, revision: str | None = None,
         VLMIGError: it cannot be loaded: unknown, gated, offline, or of another kind.
     """
     try:
-        return auto_class.from_pretrained(name, revision=revision, **{"dtype": torch.float32, **kwargs}).eval()
+        kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
+        return auto_class.from_pretrained(name, revision=revision, **kwargs).eval()
     except (OSError, ValueError) as error:
         kind = "masked" if "Masked" in auto_class.__name__ else "causal"
         raise _not_loaded(name, kind, error) from error
@@ -181,7 +226,7 @@ def _not_loaded(name: str, kind: str, error: Exception) -> VLMIGError:
     return VLMIGError(
         f"cannot load the language model {name}: {str(error).strip().splitlines()[0]}; expected a hub id or folder of a {kind} "
         "LM. If it is gated, accept its terms and run `hf auth login`; if this machine is offline, download it elsewhere and "
-        "pass the folder; openai-community/gpt2 and Qwen/Qwen2.5-0.5B are not gated"
+        f"pass the folder; {'google-bert/bert-base-uncased' if kind == 'masked' else 'openai-community/gpt2'} is not gated"
     )
 
 
@@ -220,7 +265,12 @@ def model_card(config: VLMIGConfig) -> str:
     named = {name: getattr(config, name).removeprefix("./") for name in COMPONENTS}
     family = config.text_config.model_type
     return CARD.format(
-        task="fill-mask" if masked else "text-generation", family=family, fusion=config.fusion, state=state, **named
+        task="fill-mask" if masked else "text-generation",
+        generated=GENERATED,
+        family=family,
+        fusion=config.fusion,
+        state=state,
+        **named,
     )
 
 

@@ -116,8 +116,7 @@ def _protocol_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--protocol",
         choices=["default", "reference"],
-        default="default",
-        help="reference: predict and mix as the published code does (docs/fidelity.md)",
+        help="reference: predict and mix as the published code does (docs/fidelity.md; default: the checkpoint's)",
     )
 
 
@@ -162,7 +161,8 @@ def _load(arguments: argparse.Namespace) -> VLMIG:
 
     if not arguments.verbose:
         transformers_logging.disable_progress_bar()
-    fields = REFERENCE if getattr(arguments, "protocol", "default") == "reference" else {}
+    protocol = getattr(arguments, "protocol", None)
+    fields = REFERENCE if protocol == "reference" else {"protocol": protocol} if protocol else {}
     return VLMIG.from_pretrained(arguments.model, store=arguments.store, **fields)
 
 

@@ -15,6 +15,8 @@ WEIGHT_KINDS = ("uniform", "clip", "entropy")
 PROJECTORS = ("linear", "mlp")
 FUSIONS = ("cross_attention", "decoder_layer")
 PROTOCOLS = ("default", "reference")
+COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
+"""Families whose position table begins with rows for padding."""
 REFERENCE = {"protocol": "reference", "mix": "logit", "weights": "clip"}
 """Fields that make any checkpoint predict as the published code does."""
 
@@ -97,7 +99,10 @@ class VLMIGConfig(PreTrainedConfig):
     def text_limit(self) -> int | None:
         """Return how many text tokens fit: the LM's positions, less the images' where its own block is the fusion layer."""
         positions = getattr(self.text_config, "max_position_embeddings", None)
-        return positions - self.vision_patches if positions and self.fusion == "decoder_layer" else positions
+        if positions is None:
+            return None
+        unused = self.text_config.pad_token_id + 1 if self.text_config.model_type in COUNTS_FROM_PADDING else 0
+        return positions - unused - (self.vision_patches if self.fusion == "decoder_layer" else 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Describe the checkpoint without the place where its base LM happened to lie on this machine."""

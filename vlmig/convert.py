@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vlmig.checkpoint import describe_language_model, load_adapter, load_language_model
+from vlmig.checkpoint import absolute, describe_language_model, load_adapter, load_language_model
 from vlmig.config import REFERENCE, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.modeling import class_for
@@ -44,6 +44,9 @@ _UNUSED = re.compile(
     r"(embed_tokens|wte|word_embeddings|project_(in|out)|pooler\.dense)\.(weight|bias)$"
     r"|(rotary_emb\.inv_freq|\battn\.(masked_)?bias|position_ids|token_type_ids)$"
 )
+
+
+_LLAMA_BIAS = re.compile(r"mlp\.(gate|up|down)_proj\.bias$")
 
 
 @dataclass
@@ -71,7 +74,11 @@ def read_published(source: Path) -> dict[str, Tensor]:
     state: dict[str, Tensor] = {}
     for file in files:
         try:
-            loaded = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+            loaded = (
+                load_file(file)
+                if file.suffix == ".safetensors"
+                else torch.load(file, map_location="cpu", weights_only=True)
+            )
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
             raise VLMIGError(
                 f"{file} is no plain file of tensors: {str(error).splitlines()[0]}; download it again"
@@ -121,8 +128,11 @@ def convert(source: Path, out: Path, *, language_model: str, vision: str, genera
         raise VLMIGError(
             f"{source} holds no projector and fusion layer (found {found}); expected a published vLMIG or LaMI checkpoint"
         )
+    language_model, vision, generator = map(absolute, (language_model, vision, generator))
     built = class_for(describe_language_model(language_model))
     base = load_language_model(built.auto_class, language_model)
+    # The 2026 rewrite keeps whole one-layer models; its Gemma has the image before BOS, which is our own layout.
+    rewritten = any(name.endswith("embed_tokens.weight") for name in mapping.dropped)
     blank = VisionEncoder(vision, PUBLISHED["vision_layer"]).encode_blank()
     config = VLMIGConfig(
         text_config=base.config.to_dict(),
@@ -133,13 +143,11 @@ def convert(source: Path, out: Path, *, language_model: str, vision: str, genera
         imaginer=generator,
         projector_width=mapping.adapter["projector.layers.0.weight"].shape[0],
         trained=True,
-        **PUBLISHED,
+        **PUBLISHED | ({"protocol": "default"} if rewritten and base.config.model_type == "gemma" else {}),
     )
     model = built(config, base)
     mapping.adapter["blank_features"] = blank
-    absent = [
-        name for name in model.adapter_state().keys() - mapping.adapter.keys() if re.search(r"mlp\.\w+\.bias$", name)
-    ]
+    absent = [n for n in model.adapter_state().keys() - mapping.adapter.keys() if _LLAMA_BIAS.search(n)]
     for name in absent:  # the 2026 Llama block is the stock one, without them
         mapping.adapter[name] = torch.zeros_like(model.adapter_state()[name])
     load_adapter(model, mapping.adapter, source)

@@ -220,7 +220,7 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
         fused = layer(hidden, visual[:, None], layer.read_text(hidden, positions), mask, positions)[:, 0, 1:]
         states = torch.cat([visual, hidden[:, 1:]], 1) * layer.scale
         fits = torch.allclose(fused, layer.block(inputs_embeds=states).last_hidden_state[:, -2:], atol=1e-5)
-    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         fits = False
     layer.train(training)
     if not fits:

@@ -62,6 +62,8 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         self.fusion = self.build_fusion(width)
         # Patch features of an empty picture: what "no evidence" looks like to this encoder.
         self.register_buffer("blank_features", torch.zeros(config.vision_patches, config.vision_width))
+        for module in self.language_model.modules():  # its weights are made, whatever has been added to it
+            module._is_hf_initialized = True
         self.post_init()
         if language_model is not None and language_model.device.type != "meta":
             check_head(language_model, self.trunk, type(self).head)
@@ -119,11 +121,16 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         self.projector.requires_grad_(True)
         self.fusion.requires_grad_(True)
 
-    def check_features(self, visual_features: Tensor, rows: int) -> None:
-        """Refuse features that do not fit.
+    @property
+    def published(self) -> bool:
+        """Whether layout and losses are the published ones, which belong to the published fusion layer."""
+        return self.config.protocol == "reference" and self.config.fusion == "decoder_layer"
+
+    def check_features(self, visual_features: Tensor, image_weights: Tensor | None, rows: int) -> None:
+        """Refuse features and weights that do not fit.
 
         Raises:
-            VLMIGError: another shape than (B, K, P, C).
+            VLMIGError: other shapes than (B, K, P, C) and (B, K).
         """
         patches, width = self.blank_features.shape
         if (
@@ -135,6 +142,10 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
                 f"visual_features of shape {tuple(visual_features.shape)}; expected (prompts, images, patches, width) = "
                 f"({rows}, K, {patches}, {width}), as {self.config.vision_encoder} gives"
             )
+        if image_weights is not None and image_weights.shape != visual_features.shape[:2]:
+            raise VLMIGError(
+                f"image_weights of shape {tuple(image_weights.shape)}; expected one per image, {tuple(visual_features.shape[:2])}"
+            )
 
     def text_logits(self, reading: Reading) -> Tensor:
         """Return the base LM's own logits, (B, T, V)."""
@@ -145,16 +156,11 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         return F.log_softmax(self.text_logits(reading).float(), -1)
 
     def fuse(self, reading: Reading, visual_features: Tensor) -> Tensor:
-        """Fuse the queried positions with each of the K images: states (B, K, T, D).
-
-        Raises:
-            VLMIGError: features that do not fit.
-        """
-        self.check_features(visual_features, reading.hidden.shape[0])
+        """Fuse the queried positions with each of the K images: states (B, K, T, D)."""
         rows = reading.hidden.shape[0] * (reading.hidden.shape[1] + visual_features.shape[2])
         fused = []
         for group in visual_features.split(max(1, FUSION_BUDGET // rows), 1):
-            tokens = self.projector(group.to(reading.hidden.dtype))
+            tokens = self.projector(group.to(reading.hidden))
             states = self.fusion(reading.hidden, tokens, reading.text, reading.mask, reading.positions)
             if reading.image_end is not None:
                 states = torch.where(reading.image_end[:, None, :, None], self.fusion.last_visual(tokens), states)
@@ -180,11 +186,12 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         Without gradients a few rows go through the head at a time, so that little more exists at once than the result.
 
         Raises:
-            VLMIGError: features that do not fit.
+            VLMIGError: features or weights that do not fit.
         """
         shape = reading.hidden.shape[:2]
+        self.check_features(visual_features, image_weights, shape[0])
         trust = visual_features.new_ones(visual_features.shape[:2]) if image_weights is None else image_weights
-        trust = trust.float().repeat_interleave(shape[1], 0)
+        trust = trust.to(reading.hidden.device).float().repeat_interleave(shape[1], 0)
         text = reading.hidden.flatten(0, 1)
         fused = self.fuse(reading, visual_features).transpose(1, 2).flatten(0, 1)
         blank = self.fuse(reading, self._blank(reading)).flatten(0, 2) if self.config.mix == "evidence" else text

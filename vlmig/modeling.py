@@ -84,8 +84,7 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
             "inputs_embeds": inputs_embeds,
             "use_cache": use_cache,
         }
-        by_reference = self.config.protocol == "reference"
-        if labels is not None and by_reference and attention_mask is not None:
+        if labels is not None and self.published and attention_mask is not None:
             labels = labels.masked_fill(attention_mask == 0, -100)  # the published loss drops padded targets
             if self.config.text_config.model_type == "gpt2":
                 fusion_mask = attention_mask
@@ -93,14 +92,15 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         if visual_features is None or visual_features.shape[1] == 0:
             return self.language_model(**base, labels=labels, logits_to_keep=logits_to_keep, **kwargs)
         kwargs.pop("return_dict", None)
+        items = kwargs.pop("num_items_in_batch", None)
         reading = self.read(base, logits_to_keep, fusion_mask, **kwargs)
         logits = self.mixed(reading, visual_features, image_weights)
         loss = None
-        if labels is not None and by_reference:
+        if labels is not None and self.published:
             mixture = logits if image_weights is not None else None
             loss = published_causal_loss(self, reading, visual_features, labels, mixture)
         elif labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=items)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=reading.cache)
 
     def read(
@@ -109,6 +109,10 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         """Run the base LM once over the text (``base``: its inputs) and prepare the queried positions."""
         output = self.trunk(**base, **kwargs)
         padding = fusion_mask if fusion_mask is not None else base["attention_mask"]
+        if isinstance(padding, Tensor) and padding.ndim != 2:
+            raise VLMIGError(
+                f"attention_mask of shape {tuple(padding.shape)} beside pictures; expected (B, S), or pass that as fusion_mask"
+            )
         return self.prepare(output.last_hidden_state, padding, getattr(output, "past_key_values", None), logits_to_keep)
 
     def prepare(
@@ -118,7 +122,7 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         queries = states.shape[1]
         present = real_tokens(padding, states, seen_length(cache, queries))
         positions, image_end = number(present), None
-        if self.config.protocol == "reference":
+        if self.published:
             family = self.config.text_config.model_type
             present, positions, image_end = published_layout(present, family, self.config.vision_patches)
         positions = positions[:, -queries:]
@@ -141,9 +145,19 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         inputs = self.language_model.prepare_inputs_for_generation(
             input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )
-        if kwargs.get("visual_features") is not None and attention_mask is not None and attention_mask.ndim == 2:
-            inputs["fusion_mask"] = attention_mask
+        if kwargs.get("visual_features") is not None:
+            seen = input_ids.shape if inputs_embeds is None else inputs_embeds.shape[:2]
+            plain = attention_mask is not None and attention_mask.ndim == 2
+            inputs["fusion_mask"] = attention_mask if plain else input_ids.new_ones(seen)
         return inputs
+
+    def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
+        """Let an ordinary LM assist: it gets no pictures."""
+        if not isinstance(kwargs.get("assistant_model"), LateFusionModel):
+            model_kwargs = {
+                name: v for name, v in model_kwargs.items() if name not in ("visual_features", "image_weights")
+            }
+        return super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)
 
 
 class VLMIGForMaskedLM(LateFusionModel):
@@ -190,13 +204,14 @@ class VLMIGForMaskedLM(LateFusionModel):
         if visual_features is None or visual_features.shape[1] == 0:
             return self.language_model(**base, labels=labels)
         base.pop("return_dict", None)
+        items = base.pop("num_items_in_batch", None)
         reading = self.read(base)
         logits = self.mixed(reading, visual_features, image_weights)
         loss = None
-        if labels is not None and self.config.protocol == "reference":
+        if labels is not None and self.published:
             loss = published_masked_loss(self, reading, visual_features, labels)
         elif labels is not None:
-            loss = self.loss_function(logits=logits, labels=labels, vocab_size=logits.shape[-1])
+            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=items)
         return MaskedLMOutput(loss=loss, logits=logits)
 
     def read(self, base: dict[str, Any], asked: Tensor | None = None) -> Reading:

@@ -4,25 +4,42 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
-from transformers import AutoTokenizer
 
-from vlmig.checkpoint import describe_language_model, load_language_model, resolve_checkpoint
+from vlmig.answer import Answer, named
+from vlmig.checkpoint import (
+    absolute,
+    describe_language_model,
+    load_language_model,
+    load_tokenizer,
+    place_adapter,
+    resolve_checkpoint,
+)
 from vlmig.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.imagination.prompts import subject_of
 from vlmig.mixture import image_trust
 from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM, class_for
 from vlmig.reading import Reading
-from vlmig.scoring import Job, Model, Scores, collect_jobs, mix_jobs, pad_left, read_jobs, read_padded, score_jobs
+from vlmig.reference import COUNTS_PADDING
+from vlmig.scoring import (
+    Job,
+    Model,
+    Scores,
+    collect_jobs,
+    cut_left,
+    mix_jobs,
+    pad_left,
+    read_jobs,
+    read_padded,
+    score_jobs,
+)
 from vlmig.store import FeatureStore, default_store
 from vlmig.timing import Stopwatch
 from vlmig.vision import VisionEncoder
@@ -31,25 +48,6 @@ from vlmig.visuals import Imagination, Visuals
 logger = logging.getLogger(__name__)
 
 DEFAULT_K = 6
-
-
-@dataclass
-class Answer:
-    """An answer with everything it rests on."""
-
-    question: str
-    answer: str
-    probabilities: dict[str, float]
-    """The mixture over the choices."""
-    per_image: list[dict[str, float]]
-    text_only: dict[str, float]
-    weights: list[float]
-    """Alignment of each picture with its prompt (cosine): low means the picture is a guess."""
-    images: list[Image.Image]
-    prompt: str
-    """What was imagined."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Where the time went since the model was loaded."""
 
 
 class VLMIG:
@@ -76,11 +74,12 @@ class VLMIG:
             kwargs: fields of the configuration to change (``protocol="reference"``, ``mix="logit"``, ...); everything else
                 goes to the base LM (dtype, device_map, ...).
         """
-        folder = resolve_checkpoint(name)
+        folder = resolve_checkpoint(name, kwargs.pop("revision", None))
         stopwatch = Stopwatch()
         with stopwatch("load language model"):
             model = class_for(VLMIGConfig.from_pretrained(folder)).from_pretrained(folder, **kwargs)
-            tokenizer = AutoTokenizer.from_pretrained(model.config.locate(model.config.language_model, folder))
+            source = model.config.locate(model.config.language_model, folder)
+            tokenizer = load_tokenizer(source, model.config.language_model_revision)
         loaded = cls(model, tokenizer, folder, store)
         loaded.stopwatch.seconds |= stopwatch.seconds
         return loaded
@@ -95,18 +94,21 @@ class VLMIG:
             language_model: hub id or folder of a causal or masked LM.
             vision: open_clip encoder, see ``VisionEncoder``.
             generator: text-to-image pipeline of diffusers.
-            settings: further fields of ``VLMIGConfig``.
+            settings: further fields of ``VLMIGConfig``; everything else goes to the base LM (dtype, device_map, ...).
         """
+        fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
+        language_model, vision, generator = map(absolute, (language_model, vision, generator))
         built = class_for(describe_language_model(language_model))
-        base = load_language_model(built.auto_class, language_model)
-        encoder = VisionEncoder(vision, settings.get("vision_layer", -2))
+        base = load_language_model(built.auto_class, language_model, **settings)
+        encoder = VisionEncoder(vision, fields.get("vision_layer", -2))
         blank = encoder.encode_blank()
         shape = {"vision_patches": blank.shape[0], "vision_width": blank.shape[1]}
         names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}
-        model = built(VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **settings), base)
+        model = built(VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **fields), base)
         model.blank_features.copy_(blank)
+        place_adapter(model)
         logger.warning("the adapter of %s is untrained: its pictures say nothing yet", language_model)
-        return cls(model.eval(), AutoTokenizer.from_pretrained(language_model), Path("."), store)
+        return cls(model.eval(), load_tokenizer(language_model), Path("."), store)
 
     def imagine(self, prompts: Sequence[str], k: int, seed: int = 0, progress: bool = False) -> list[Visuals]:
         """Imagine k pictures for each prompt, or take them from the store; see ``Imagination.visuals``."""
@@ -137,20 +139,20 @@ class VLMIG:
             raise VLMIGError('the question is empty; ask something, e.g. "What is the color of a banana?"')
         if choices is not None and len(set(choices)) < 2:
             raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")
-        rule, kind = self.rule(mix, weights)
-        visuals = self.imagine([prompt or subject_of(question)], k, seed)[0]
+        setting = self.setting(mix, weights)
+        visuals = self.imagine([prompt or self._subject(question)], k, seed)[0]
         context = self._frame(question.strip())
         with self.stopwatch("read, fuse, mix"):
-            options = list(choices) if choices is not None else self._likely_words(context, visuals)
+            options = list(choices) if choices is not None else list(self._likely(context, visuals, 8))
             scores = self.score([context], [options], [visuals])[0]
-        mixed = scores.mixed(k, rule, kind, self.config.strength, self.config.doubt, self.config.alignment_floor)
-        per_image = [_named(options, scores.per_image[i]) for i in range(k)]
+        mixed = np.exp(scores.mixed(k, *setting))
+        per_image = [named(options, scores.per_image[i]) for i in range(k)]
         return Answer(
             question=question,
             answer=options[int(mixed.argmax())],
             probabilities=dict(zip(options, map(float, mixed), strict=True)),
             per_image=per_image,
-            text_only=_named(options, scores.text),
+            text_only=named(options, scores.text),
             weights=[float(a) for a in visuals.alignment],
             images=visuals.images,
             prompt=visuals.prompt,
@@ -163,6 +165,10 @@ class VLMIG:
         gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
         return framed if not gap or gap in framed else f"{framed} {gap}."
 
+    def _subject(self, text: str) -> str:
+        """Return what a text is about, its gap left out."""
+        return subject_of(text.replace(self.tokenizer.mask_token or "\0", " ").strip())
+
     def rule(self, mix: str | None, weights: str | None) -> tuple[str, str]:
         """Return the mixing rule and the kind of weights, the checkpoint's own where None."""
         rule, kind = mix or self.config.mix, weights or self.config.weights
@@ -172,6 +178,10 @@ class VLMIG:
             raise VLMIGError(f"weights={kind!r}; expected one of {', '.join(WEIGHT_KINDS)}")
         return rule, kind
 
+    def setting(self, mix: str | None = None, weights: str | None = None) -> tuple[str, str, float, float, float]:
+        """Return mixing rule, kind of weights, strength, doubt and alignment floor: what ``Scores.mixed`` needs."""
+        return *self.rule(mix, weights), self.config.strength, self.config.doubt, self.config.alignment_floor
+
     def score(
         self,
         contexts: Sequence[str],
@@ -179,22 +189,20 @@ class VLMIG:
         visuals: Sequence[Visuals],
         batch: int = 32,
         progress: bool = False,
+        verbatim: bool = False,
     ) -> list[Scores]:
         """Score each context's candidates beside each of its pictures; all contexts need the same number of pictures.
 
-        A candidate that does not begin with a space gets one in front.
-        """
-        spaced = [[o if o[:1].isspace() else " " + o for o in options] for options in choices]
-        return self._score(contexts, spaced, visuals, batch, progress)
+        Args:
+            verbatim: take candidates letter by letter; otherwise one that does not begin with a space gets one in front.
 
-    def _score(
-        self,
-        contexts: Sequence[str],
-        choices: Sequence[Sequence[str]],
-        visuals: Sequence[Visuals],
-        batch: int,
-        progress: bool = False,
-    ) -> list[Scores]:
+        Raises:
+            VLMIGError: an empty candidate.
+        """
+        if not verbatim:
+            if not all(option.strip() for options in choices for option in options):
+                raise VLMIGError("an empty candidate among the choices; expected words")
+            choices = [[o if o[:1].isspace() else " " + o for o in options] for options in choices]
         results = [
             Scores(np.zeros(c := len(options)), np.zeros((len(seen.features), c)), np.zeros(c), seen.alignment.numpy())
             for options, seen in zip(choices, visuals, strict=True)
@@ -213,9 +221,15 @@ class VLMIG:
     ) -> Iterator[tuple[list[Job], Tensor]]:
         """Yield jobs of similar length together, with their pictures' features (B, K, P, C)."""
         jobs = sorted(collect_jobs(self.model, self.tokenizer, contexts, choices), key=lambda job: len(job.ids))
+        batch = 1 if self._padding_counts else batch
         for start in tqdm(range(0, len(jobs), batch), desc="scoring", disable=not progress):
             rows = jobs[start : start + batch]
             yield rows, torch.stack([visuals[job.context].features for job in rows])
+
+    @property
+    def _padding_counts(self) -> bool:
+        """Whether predictions depend on padding, as in some families of the published code, which ran prompt by prompt."""
+        return self.model.published and self.config.text_config.model_type in COUNTS_PADDING
 
     @property
     def _pad(self) -> int:
@@ -225,7 +239,7 @@ class VLMIG:
     @torch.inference_mode()
     def token_log_probs(self, text: str, visuals: Visuals, start: int = 1) -> Tensor:
         """Return the mixture's log-probability of each token of ``text`` from token ``start`` on, (T,)."""
-        ids = self.tokenizer(text).input_ids
+        ids = cut_left(self.tokenizer(text).input_ids, self.config.text_limit, self.tokenizer)
         reading = read_padded(self._causal("token_log_probs"), [ids[:-1]], len(ids) - start, self._pad)
         mixed = self._predict(reading, visuals)
         return mixed[0].gather(1, torch.tensor(ids[start:], device=mixed.device)[:, None])[:, 0]
@@ -268,12 +282,11 @@ class VLMIG:
         """
         if per not in ("token", "sequence"):
             raise VLMIGError(f"per={per!r}; expected token or sequence")
-        visuals = self.imagine([subject_of(context) for context, _ in pairs], k, seed)
+        visuals = self.imagine([self._subject(context) for context, _ in pairs], k, seed)
         contexts, choices = [context for context, _ in pairs], [[continuation] for _, continuation in pairs]
         if per == "sequence":
-            settings = (k, self.config.mix, self.config.weights, self.config.strength, self.config.doubt)
-            scored = self._score(contexts, choices, visuals, batch)
-            return [float(s.sequences(*settings, self.config.alignment_floor)[0]) for s in scored]
+            scored = self.score(contexts, choices, visuals, batch, verbatim=True)
+            return [float(scores.sequences(k, *self.setting())[0]) for scores in scored]
         values = np.zeros(len(pairs))
         for rows, features in self._batches(contexts, choices, visuals, batch):
             trust = torch.cat([self._trust(visuals[job.context]) for job in rows])
@@ -289,10 +302,7 @@ class VLMIG:
         gap = self.tokenizer.mask_token
         if not isinstance(self.model, VLMIGForMaskedLM) or text.count(gap) != 1:
             raise VLMIGError(f"cannot fill {text!r}; expected a masked LM and a text with one {gap or '[MASK]'}")
-        visuals = self.imagine([prompt or subject_of(text.replace(gap, " "))], k)[0]
-        best = self._next(text, visuals).topk(top)
-        words = [self.tokenizer.decode([i]).strip() for i in best.indices.tolist()]
-        return dict(zip(words, best.values.exp().tolist(), strict=True))
+        return self._likely(text, self.imagine([prompt or self._subject(text)], k)[0], top)
 
     @torch.inference_mode()
     def generate(
@@ -304,10 +314,16 @@ class VLMIG:
             VLMIGError: a masked LM.
         """
         model = self._causal("generate")
-        visuals = self.imagine([subject_of(prompt) for prompt in prompts], k, seed)
-        texts: list[str] = []
+        visuals = self.imagine([self._subject(prompt) for prompt in prompts], k, seed)
+        room = self.config.text_limit and self.config.text_limit - settings.setdefault("max_new_tokens", 20)
+        if room is not None and room < 1:
+            raise VLMIGError(
+                f"max_new_tokens={settings['max_new_tokens']}; this model has {self.config.text_limit} places"
+            )
+        batch, texts = 1 if self._padding_counts else batch, []
         for start in range(0, len(prompts), batch):
             rows = [self.tokenizer(prompt).input_ids for prompt in prompts[start : start + batch]]
+            rows = [cut_left(row, room, self.tokenizer) for row in rows]
             seen = visuals[start : start + batch]
             inputs = pad_left(rows, self._pad, model.device)
             if k:
@@ -318,20 +334,16 @@ class VLMIG:
         return texts
 
     @torch.inference_mode()
-    def _next(self, context: str, visuals: Visuals) -> Tensor:
-        """Return the mixture's log-probabilities of the next token, or of the one in a masked LM's gap, (V,)."""
-        ids = self.tokenizer(context).input_ids
+    def _likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:
+        """Return the likeliest next words, or words for a masked LM's gap, with their probabilities."""
+        ids = cut_left(self.tokenizer(context).input_ids, self.config.text_limit, self.tokenizer)
         masked = isinstance(self.model, VLMIGForMaskedLM)
         job = Job(0, ids, [(0, [0])], ids.index(self.tokenizer.mask_token_id) if masked else None)
-        return self._predict(read_jobs(self.model, [job], self._pad), visuals)[0, -1]
-
-    def _likely_words(self, context: str, visuals: Visuals, count: int = 8) -> list[str]:
-        top = self._next(context, visuals).argsort(descending=True)[: count * 4].tolist()
-        words = dict.fromkeys(self.tokenizer.decode([i]).strip() for i in top)
-        return [word for word in words if word][:count]
-
-
-def _named(options: Sequence[str], log_probs: np.ndarray) -> dict[str, float]:
-    """Normalise over the options and put their names on."""
-    probabilities = np.exp(log_probs - log_probs.max())
-    return dict(zip(options, map(float, probabilities / probabilities.sum()), strict=True))
+        mixed = self._predict(read_jobs(self.model, [job], self._pad), visuals)[0, -1]
+        likely = mixed.exp().topk(min(8 * count, len(mixed)))
+        words: dict[str, float] = {}  # with and without a leading space: one word, two tokens
+        for i, p in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
+            word = self.tokenizer.decode([i]).strip()
+            if word and (word in words or len(words) < count):
+                words[word] = words.get(word, 0.0) + p
+        return words

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
+from vlmig.errors import VLMIGError
 from vlmig.fusion import TextStates
 
 
@@ -37,7 +38,7 @@ def seen_length(cache: Cache | None, queries: int) -> int:
 
 def real_tokens(padding: Tensor | None, states: Tensor, seen: int) -> Tensor:
     """Say which of the ``seen`` positions hold tokens rather than padding: bool (B, seen)."""
-    if padding is None or padding.ndim != 2:
+    if padding is None or not isinstance(padding, Tensor):
         return torch.ones(states.shape[0], seen, dtype=torch.bool, device=states.device)
     return F.pad(padding.bool(), (0, max(0, seen - padding.shape[1])), value=True)[:, :seen]
 
@@ -64,10 +65,20 @@ def extend_cache(cache: Cache, text: TextStates, config: Any) -> TextStates:
     """Append to the ordinary cache as one more layer, and return all of it so far.
 
     Being a layer like any other, beams, cropping and repetition treat it right.
+
+    Raises:
+        VLMIGError: a cache whose first tokens were read without pictures.
     """
     layer = config.get_text_config(decoder=True).num_hidden_layers
     if len(cache.layers) <= layer:
-        first = cache.layers[0]
-        static = isinstance(first, StaticLayer)
-        cache.layers.append(StaticLayer(max_cache_len=first.max_cache_len) if static else DynamicLayer())
-    return cache.update(*text, layer)
+        lengths = [
+            other.max_cache_len for other in cache.layers if isinstance(other, StaticLayer) and not other.is_sliding
+        ]
+        cache.layers.append(StaticLayer(max_cache_len=max(lengths)) if lengths else DynamicLayer())
+    keys, values = cache.update(*text, layer)
+    if keys.shape[-2] < seen_length(cache, 0):
+        raise VLMIGError(
+            f"a cache of {seen_length(cache, 0)} tokens, {keys.shape[-2]} of them read beside pictures; "
+            "expected one that began with visual_features: start anew"
+        )
+    return keys, values

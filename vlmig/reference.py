@@ -71,7 +71,9 @@ def published_causal_loss(
     images = model.image_logits(reading, features)
     if reading.image_end is not None:
         return mean_loss((logits[:, :-1] for logits in images), labels[:, 1:])
-    ends = model.head(model.language_model, model.fusion.last_visual(model.projector(features))).unbind(1)
+    ends = model.head(
+        model.language_model, model.fusion.last_visual(model.projector(features.to(reading.hidden)))
+    ).unbind(1)
     return mean_loss((torch.cat([end, logits[:, :-1]], 1) for end, logits in zip(ends, images, strict=True)), labels)
 
 

@@ -38,7 +38,7 @@ class Scores:
     """Cosine of each picture with its prompt, (K,)."""
 
     def mixed(self, k: int, rule: str, weights: str, strength: float, doubt: float, floor: float) -> np.ndarray:
-        """Mix the first k pictures' distributions over the candidates: probabilities, (C,); k = 0 is text-only.
+        """Mix the first k pictures' distributions over the candidates: log-probabilities, (C,); k = 0 is text-only.
 
         A candidate of several tokens counts with its whole probability (the mixture is per sequence); every
         distribution is normalised over the candidates first, since the answer is one of them.
@@ -48,7 +48,7 @@ class Scores:
         alignment = torch.from_numpy(self.alignment[:k])
         trust = image_trust(weights, alignment, floor)
         settings: dict[str, Any] = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
-        return mix(text, images, trust, rule, blank=blank, **settings).exp().numpy()
+        return mix(text, images, trust, rule, blank=blank, **settings).numpy()
 
     def sequences(self, k: int, rule: str, weights: str, strength: float, doubt: float, floor: float) -> np.ndarray:
         """Mix each candidate's whole log-probability on its own: (C,) log-probabilities, not normalised over candidates.
@@ -59,7 +59,7 @@ class Scores:
             Scores(_or_else(self.text[c]), _or_else(self.per_image[:, c]), _or_else(self.blank[c]), self.alignment)
             for c in range(len(self.text))
         ]
-        return np.log([pair.mixed(k, rule, weights, strength, doubt, floor)[0] for pair in alone])
+        return np.array([pair.mixed(k, rule, weights, strength, doubt, floor)[0] for pair in alone])
 
 
 def _or_else(log_probability: np.ndarray) -> np.ndarray:
@@ -91,10 +91,13 @@ def encode_pair(
     """Tokenise the whole text; the continuation begins where it stops agreeing with the context alone.
 
     So a token that spans the join belongs to the continuation, and the model sees the text as it would be written. A
-    text beyond ``limit`` loses its left end.
+    text beyond ``limit`` loses its left end, but never its BOS.
 
     Returns:
         Token ids and the index of the continuation's first token (at least 1).
+
+    Raises:
+        VLMIGError: a continuation that does not fit.
     """
     alone = tokenizer(context).input_ids
     whole = tokenizer(context + continuation).input_ids
@@ -104,8 +107,21 @@ def encode_pair(
     if split == 0:  # nothing to predict the first token from: begin as the LM's training texts do
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         whole, split = [start, *whole], 1
-    cut = max(0, len(whole) - limit) if limit else 0
-    return whole[cut:], max(1, split - cut)
+    shorter = cut_left(whole, limit, tokenizer)
+    cut = len(whole) - len(shorter)
+    if split - cut < 1:
+        raise VLMIGError(
+            f"a continuation of {len(whole) - split} tokens; at most {limit} with its context fit this model"
+        )
+    return shorter, split - cut
+
+
+def cut_left(ids: list[int], limit: int | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Cut a text's left end off where it is longer than ``limit``, behind its BOS if it has one."""
+    if limit is None or len(ids) <= limit:
+        return ids
+    begin = ids[:1] if ids[0] == tokenizer.bos_token_id else []
+    return begin + ids[len(ids) - limit + len(begin) :]
 
 
 def collect_jobs(
@@ -117,6 +133,8 @@ def collect_jobs(
     limit = model.config.text_limit
     for c, (context, options) in enumerate(zip(contexts, choices, strict=True)):
         for o, option in enumerate(options):
+            if not option:
+                continue  # nothing to predict: log-probability 0
             if masked:
                 for ids, gap, target in encode_gaps(tokenizer, context, option, limit):
                     jobs.setdefault((c, tuple(ids), gap), Job(c, ids, gap=gap)).targets.append((o, [target]))
@@ -132,10 +150,10 @@ def encode_gaps(
     """Mask each token of a candidate in turn: (token ids with one mask, its place, the token that was there).
 
     The candidate stands where the context has the tokenizer's mask token, or at the context's end. A text beyond ``limit``
-    loses tokens at its left end, behind the opening special token.
+    loses tokens far from the candidate, the special tokens at both ends excepted: first on the left, then on the right.
 
     Raises:
-        VLMIGError: more than one mask token in the context.
+        VLMIGError: more than one mask token in the context; a candidate that does not fit.
     """
     before, *after = context.split(tokenizer.mask_token)
     if len(after) > 1:
@@ -143,14 +161,16 @@ def encode_gaps(
     start = len(before) if after else len(context)
     inside = option.lstrip() if after else option
     encoded = tokenizer(before + inside + "".join(after), return_offsets_mapping=True)
-    spans = [(a < start + len(inside) and b > start and b > a) for a, b in encoded.offset_mapping]
     ids = list(encoded.input_ids)
+    gaps = [i for i, (a, b) in enumerate(encoded.offset_mapping) if a < start + len(inside) and b > start and b > a]
     excess = max(0, len(ids) - limit) if limit else 0
-    if excess:
-        ids, spans = ids[:1] + ids[1 + excess :], spans[:1] + spans[1 + excess :]
-    for gap, belongs in enumerate(spans):
-        if belongs:
-            yield ids[:gap] + [tokenizer.mask_token_id] + ids[gap + 1 :], gap, ids[gap]
+    left = min(excess, gaps[0] - 1)
+    right = min(excess - left, len(ids) - 2 - gaps[-1])
+    if left + right < excess:
+        raise VLMIGError(f"a candidate of {len(gaps)} tokens; at most {limit} with its context fit this model")
+    ids = ids[:1] + ids[1 + left : len(ids) - 1 - right] + ids[-1:]
+    for gap in (place - left for place in gaps):
+        yield ids[:gap] + [tokenizer.mask_token_id] + ids[gap + 1 :], gap, ids[gap]
 
 
 def read_jobs(model: Model, jobs: Sequence[Job], pad: int) -> Reading:

@@ -35,7 +35,11 @@ class VisionEncoder:
         source, pretrained = _source(str(name))
         self.name, self.layer, self.device = str(name), layer, torch.device(device)
         try:
-            self.model, _, self.preprocess = open_clip.create_model_and_transforms(source, pretrained=pretrained)
+            # Some weights were trained with another activation than their architecture's: open_clip only warns.
+            tagged = open_clip.get_pretrained_cfg(source, pretrained) if pretrained else {}
+            self.model, _, self.preprocess = open_clip.create_model_and_transforms(
+                source, pretrained=pretrained, force_quick_gelu=bool(tagged.get("quick_gelu"))
+            )
         except (RuntimeError, OSError, ValueError) as error:
             cure = "a folder in open_clip's local-dir format, hf-hub:owner/name, or architecture/tag such as ViT-B-32/openai"
             raise VLMIGError(f"cannot load the vision encoder {name}: {_first_line(error)}; expected {cure}") from error

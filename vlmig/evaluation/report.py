@@ -119,6 +119,7 @@ def _question(row: dict[str, Any], results: dict[str, Any], store: FeatureStore)
         block["doubt"],
         block["alignment_floor"],
     )
+    mixed = np.exp(mixed)
     right = choices[int(mixed.argmax())] == row["target"]
     pictures = []
     for i, key in enumerate(row["pictures"][:k]):

@@ -36,6 +36,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome], out: Path) -> d
         "date": time.time(),
         "vlmig": {
             "default": {"mix": rule, "weights": weights},
+            "protocol": model.config.protocol,
             "conditions": [c for o in outcomes for c in o.conditions],
             "baselines": {o.task.name: o.baselines for o in outcomes},
             "comparisons": [c for o in outcomes for c in o.comparisons] + _pooled(evaluator, outcomes),

@@ -132,13 +132,11 @@ class Evaluator:
         return [[next(flat) for _ in item.contexts] for item in items]
 
     def _accumulate(self, outcome: Outcome, scores: list[list[Scores]], control: str, seed: int) -> None:
-        config = self.model.config
         for k in self.ks:
             for rule, weights in self.rules:
                 outcome.correct[k, rule, weights, control, seed] = np.array(
                     [
-                        score.mixed(k, rule, weights, config.strength, config.doubt, config.alignment_floor).argmax()
-                        == item.answer
+                        score.mixed(k, *self.model.setting(rule, weights)).argmax() == item.answer
                         for item, templates in zip(outcome.items, scores, strict=True)
                         for score in templates
                     ],

@@ -1,0 +1,34 @@
+"""An answer, with everything it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass
+class Answer:
+    """An answer with everything it rests on."""
+
+    question: str
+    answer: str
+    probabilities: dict[str, float]
+    """The mixture over the choices."""
+    per_image: list[dict[str, float]]
+    text_only: dict[str, float]
+    weights: list[float]
+    """Alignment of each picture with its prompt (cosine): low means the picture is a guess."""
+    images: list[Image.Image]
+    prompt: str
+    """What was imagined."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Where the time went since the model was loaded."""
+
+
+def named(options: Sequence[str], log_probs: np.ndarray) -> dict[str, float]:
+    """Normalise over the options and put their names on."""
+    probabilities = np.exp(log_probs - log_probs.max())
+    return dict(zip(options, map(float, probabilities / probabilities.sum()), strict=True))
