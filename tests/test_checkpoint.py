@@ -49,6 +49,15 @@ def test_only_the_adapter_is_saved(tiny: VLMIG, saved: Path) -> None:
     assert "The adapter is trained." in (saved / "README.md").read_text()
 
 
+def test_a_card_follows_the_model_until_somebody_writes_one(tiny: VLMIG, saved: Path) -> None:
+    tiny.config.trained = False
+    tiny.model.save_pretrained(saved)
+    assert "untrained" in (saved / "README.md").read_text()
+    (saved / "README.md").write_text("# My adapter\n")
+    tiny.model.save_pretrained(saved)
+    assert (saved / "README.md").read_text() == "# My adapter\n"
+
+
 def test_missing_and_unknown_weights_are_errors(saved: Path) -> None:
     weights = load_file(saved / WEIGHTS)
     gate = weights.pop("fusion.attention_gate")

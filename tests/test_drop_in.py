@@ -67,12 +67,13 @@ def test_sampling_several_sequences_and_beams(model: Any) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("settings", [{"prompt_lookup_num_tokens": 2}, {"assistant": True}], ids=["lookup", "assisted"])
+@pytest.mark.parametrize("settings", [{"prompt_lookup_num_tokens": 2}, {"assistant": "plain"}, {"assistant": "visual"}])
 def test_assisted_decoding_gives_the_greedy_tokens(model: Any, settings: dict[str, Any]) -> None:
     # Assisted decoding takes one prompt; guesses are taken back by cropping the cache, fusion layer included.
     batch = {name: value[1:] for name, value in left_padded().items()}
-    if settings.pop("assistant", False):
-        settings = {"assistant_model": visual("qwen2", model.config.fusion)}  # it gets the pictures too
+    if "assistant" in settings:  # an ordinary LM, or a visual one, which gets the pictures too
+        other = visual("qwen2", model.config.fusion)
+        settings = {"assistant_model": other if settings["assistant"] == "visual" else other.language_model}
     common = {"visual_features": pictures()[1:], "max_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
     assert torch.equal(model.generate(**batch, **common, **settings), model.generate(**batch, **common))
 
@@ -107,6 +108,25 @@ def test_peft_lora_trains_saves_and_loads_beside_the_adapter(model: Any, tmp_pat
             loaded.generate(**left_padded(), visual_features=pictures(), max_new_tokens=3, pad_token_id=0).shape[1]
             == 10
         )
+
+
+@torch.no_grad()
+def test_losses_are_averaged_as_the_trainer_asks(model: Any) -> None:
+    inputs = {**left_padded(), "visual_features": pictures(), "labels": left_padded()["input_ids"]}
+    mean, total = model(**inputs).loss, model(**inputs, num_items_in_batch=3).loss
+    assert total.item() == pytest.approx(mean.item() * 12 / 3, rel=1e-5)  # 2 x 6 next tokens
+
+
+@torch.no_grad()
+def test_lora_that_was_there_before_stays(model: Any) -> None:
+    base = get_peft_model(visual("llama", model.config.fusion).language_model, LoraConfig(target_modules=["q_proj"]))
+    for name, parameter in base.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.1)
+    before = base(**left_padded()).logits
+    config = VLMIGConfig(text_config=base.config, vision_width=12, vision_patches=5, fusion_heads=4)
+    wrapped = VLMIGForCausalLM(config, base.base_model.model)
+    assert torch.equal(wrapped(**left_padded()).logits, before)
 
 
 @torch.no_grad()
@@ -225,6 +245,15 @@ def test_wrong_use_is_one_clear_line(model: Any, saved: Path, parts: Path, tmp_p
     described.vision_width = 13
     with pytest.raises(VLMIGError, match=r"adapter weight .* has shape .*, the config asks for .*"):
         VLMIGForCausalLM.from_pretrained(saved, config=described)
+    for weights in (torch.ones(2, 5), torch.ones(3), torch.ones(1, 3)):
+        with pytest.raises(VLMIGError, match=r"image_weights of shape .*; expected one per image, \(2, 3\)"):
+            model(**left_padded(), visual_features=pictures(), image_weights=weights)
+    with pytest.raises(VLMIGError, match=r"attention_mask of shape \(2, 1, 7, 7\) beside pictures; expected \(B, S\)"):
+        four = torch.ones(2, 1, 7, 7, dtype=torch.bool).tril()
+        model(left_padded()["input_ids"], attention_mask=four, visual_features=pictures())
+    with torch.no_grad(), pytest.raises(VLMIGError, match="a cache of 8 tokens, 1 of them read beside pictures"):
+        cache = model(left_padded()["input_ids"], use_cache=True).past_key_values
+        model(left_padded()["input_ids"][:, :1], past_key_values=cache, visual_features=pictures())
     for features in (pictures()[0], pictures()[:1], pictures()[:, :, 1:], pictures()[..., 1:]):
         with pytest.raises(VLMIGError, match=r"expected \(prompts, images, patches, width\) = \(2, K, 5, 12\)"):
             model(**left_padded(), visual_features=features)

@@ -78,6 +78,12 @@ def test_causal_family(family: str, fusion: str, tmp_path: Path) -> None:
     for row, start in enumerate((3, 0)):
         alone = {"input_ids": batch["input_ids"][row : row + 1, start:]}
         assert torch.allclose(cached[:, row : row + 1], steps(model, alone, features[row : row + 1]), atol=SAME)
+    unpadded = {"input_ids": batch["input_ids"]}
+    for rows in (batch, unpadded):  # a static cache, longer than any sliding window
+        long = {**rows, "input_ids": rows["input_ids"]}
+        expected = cached if rows is batch else steps(model, unpadded, features)
+        static = steps(model, long, features, cache_implementation="static", cache_config={"max_cache_len": 40})
+        assert torch.allclose(static, expected, atol=SAME)
     # Other pictures change every step: the first comes from the prefill, the others from decoding.
     others = steps(model, batch, features.roll(1, 0) * 2)
     assert ((cached - others).abs().amax((1, 2)) > 1e-2).all()

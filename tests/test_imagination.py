@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from vlmig import VLMIG, VLMIGError
 from vlmig.imagination import image_seed
 from vlmig.imagination.diffusion import DiffusionImaginer
 from vlmig.imagination.prompts import subject_of
+from vlmig.vision import VisionEncoder
 
 
 def pixels(picture: Image.Image) -> bytes:
@@ -82,3 +84,17 @@ def test_predictor_imagines_nothing_twice(tiny: VLMIG) -> None:
 )
 def test_the_subject_of_a_question_is_imagined(question: str, subject: str) -> None:
     assert subject_of(question) == subject
+
+
+def test_weights_trained_with_quick_gelu_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def create(source: str, **settings: Any) -> Any:
+        asked.append(settings)
+        raise OSError("offline")
+
+    monkeypatch.setattr("open_clip.create_model_and_transforms", create)
+    for name in ("ViT-B-32/openai", "ViT-B-32/laion2b_s34b_b79k"):
+        with pytest.raises(VLMIGError, match="offline"):
+            VisionEncoder(name)
+    assert [settings["force_quick_gelu"] for settings in asked] == [True, False]

@@ -98,6 +98,10 @@ def test_where_the_candidate_goes(masked: VLMIG) -> None:
         "[CLS] a [MASK] red cat [SEP]",
         "[CLS] a dark [MASK] cat [SEP]",
     ]
+    long = list(encode_gaps(masked.tokenizer, "a " * 50 + "[MASK]" + " cat" * 50, "dark red", 40))
+    assert len(long) == 2 and {len(ids) for ids, _, _ in long} == {40}
+    with pytest.raises(VLMIGError, match="a candidate of 50 tokens; at most 40"):
+        list(encode_gaps(masked.tokenizer, "a cat is", " red" * 50, 40))
     with pytest.raises(VLMIGError, match="2 gaps in"):
         list(encode_gaps(masked.tokenizer, "[MASK] [MASK]", "red", None))
 
@@ -113,5 +117,7 @@ def test_what_a_masked_lm_cannot_do_is_said(masked: VLMIG, tiny: VLMIG) -> None:
 
 def test_saved_and_loaded_as_a_masked_lm(masked: VLMIG, tmp_path: Path) -> None:
     masked.model.save_pretrained(tmp_path / "saved", save_base=True)
-    loaded = VLMIG.from_pretrained(tmp_path / "saved")
+    loaded = VLMIG.from_pretrained(tmp_path / "saved", store=tmp_path / "store")
     assert isinstance(loaded.model, VLMIGForMaskedLM)
+    pairs = [("a cat is", " dark red")]
+    assert loaded.loglikelihood(pairs, k=1) == masked.loglikelihood(pairs, k=1)  # its tokenizer came with it

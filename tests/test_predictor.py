@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from vlmig import VLMIG, VLMIGError
+from vlmig.config import REFERENCE
 from vlmig.scoring import Scores, collect_jobs, encode_pair
 
 CONTEXTS = ["The color of a cat is", "Q: dog? A:", "x"]
@@ -85,6 +88,46 @@ def test_generation_in_a_batch_equals_one_by_one(tiny: VLMIG) -> None:
     assert together == [tiny.generate([prompt], k=2, max_new_tokens=4, do_sample=False)[0] for prompt in prompts]
 
 
+def test_the_text_edge(tiny: VLMIG) -> None:
+    assert tiny.loglikelihood([("A cat is", ""), ("", "")], k=1) == [0.0, 0.0]
+    with pytest.raises(VLMIGError, match="a continuation of 300 tokens; at most 96"):
+        tiny.loglikelihood([("A cat", "b" * 300)], k=1)
+    tiny.tokenizer.bos_token = "b"  # a text that is cut keeps its BOS
+    ids, _ = encode_pair(tiny.tokenizer, "b" + "a" * 200, " red", limit=50)
+    assert tiny.tokenizer.decode(ids).startswith("ba") and len(ids) == 50
+    assert len(tiny.generate(["a" * 200], k=1, max_new_tokens=4)) == 1
+    with pytest.raises(VLMIGError, match="max_new_tokens=96; this model has 96 places"):
+        tiny.generate(["a"], k=1, max_new_tokens=96)
+    with pytest.raises(VLMIGError, match="an empty candidate among the choices"):
+        tiny.ask("What?", choices=["", "red"], k=1)
+
+
+@pytest.mark.parametrize("per", ["token", "sequence"])
+def test_reference_scores_do_not_depend_on_the_batch(parts: Path, tmp_path: Path, per: str) -> None:
+    """The published GPT-2 layer numbers padding, and ran prompt by prompt: so do we under its protocol."""
+    names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
+    settings = {**REFERENCE, "weights": "uniform", "fusion": "decoder_layer", "imaginer_size": 32, "imaginer_steps": 1}
+    model = VLMIG.from_base(str(parts / "language_model"), **names, store=tmp_path, **settings)
+    for value in model.model.adapter_state().values():
+        value.normal_(0, 0.3)
+    pairs = [("The color of a cat is", " dark red"), ("x", ".")]
+    together = model.loglikelihood(pairs, k=2, per=per)
+    assert together == pytest.approx([model.loglikelihood([pair], k=2, per=per)[0] for pair in pairs], abs=2e-5)
+    texts = model.generate(["A cat is dark", "x"], k=2, max_new_tokens=3, do_sample=False)
+    assert texts[1] == model.generate(["x"], k=2, max_new_tokens=3, do_sample=False)[0]
+
+
+def test_settings_of_the_base_lm_and_of_the_adapter(parts: Path, tmp_path: Path) -> None:
+    names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator"), "store": tmp_path}
+    model = VLMIG.from_base(str(parts / "language_model"), **names, dtype=torch.bfloat16, fusion_heads=2)
+    assert model.model.language_model.dtype == model.model.projector.layers[0].weight.dtype == torch.bfloat16
+    assert model.config.fusion_heads == 2
+    with pytest.raises(VLMIGError, match="fuson"):
+        VLMIG.from_base(str(parts / "language_model"), **names, fuson="decoder_layer")
+    with pytest.raises(VLMIGError, match="expected a vlmig checkpoint"):
+        VLMIG.from_pretrained(parts / "language_model")
+
+
 PAIRS = [("The color of a cat is", " dark red"), ("", "red"), ("A dog ", "red"), ("a" * 200, " blue sea"), ("x", ".")]
 
 
@@ -124,6 +167,8 @@ def test_every_rule_mixes_sequences(rule: str, weights: str) -> None:
     mixed = scores.sequences(2, rule, weights, 1.0, 0.0, 0.0)
     assert -40.0 <= mixed[0] <= -30.0 and -5.0 <= mixed[1] < 0.0
     assert scores.sequences(0, rule, weights, 1.0, 0.0, 0.0) == pytest.approx(scores.text, abs=1e-6)
+    far = Scores(np.array([-800.0]), np.array([[-790.0]]), np.array([-799.0]), np.ones(1))
+    assert np.isfinite(far.sequences(1, rule, weights, 1.0, 0.0, 0.0)).all()
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def load_language_model(auto_class: Any, name: str, revision: str | None = None,
     try:
         kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
         return auto_class.from_pretrained(name, revision=revision, **kwargs).eval()
-    except (OSError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         kind = "masked" if "Masked" in auto_class.__name__ else "causal"
         raise _not_loaded(name, kind, error) from error
 

@@ -71,10 +71,10 @@ def extend_cache(cache: Cache, text: TextStates, config: Any) -> TextStates:
     """
     layer = config.get_text_config(decoder=True).num_hidden_layers
     if len(cache.layers) <= layer:
-        lengths = [
-            other.max_cache_len for other in cache.layers if isinstance(other, StaticLayer) and not other.is_sliding
-        ]
-        cache.layers.append(StaticLayer(max_cache_len=max(lengths)) if lengths else DynamicLayer())
+        static = [other for other in cache.layers if isinstance(other, StaticLayer)]
+        lengths = [other.max_cache_len for other in static if not other.is_sliding]
+        own = _GrowingLayer() if static and not lengths else DynamicLayer()
+        cache.layers.append(StaticLayer(max_cache_len=max(lengths)) if lengths else own)
     keys, values = cache.update(*text, layer)
     if keys.shape[-2] < seen_length(cache, 0):
         raise VLMIGError(
@@ -82,3 +82,12 @@ def extend_cache(cache: Cache, text: TextStates, config: Any) -> TextStates:
             "expected one that began with visual_features: start anew"
         )
     return keys, values
+
+
+class _GrowingLayer(DynamicLayer):
+    """The layer beside static sliding windows, which do not tell how long a text may become.
+
+    Without the flag transformers would leave out the masks of the windows' empty slots.
+    """
+
+    is_compileable = True
