@@ -163,10 +163,14 @@ _PLAIN = (
 _NUMBERS = tuple(("two, three, four, five, six, many, few, no").split(", "))
 
 
-def language_corpus(seed: int, sentences: int) -> list[str]:
-    """Draw sentences for the language model: plain talk about anything, told looks, and invented things of any look."""
+def language_corpus(seed: int, sentences: int, concepts: Sequence[Concept] = ()) -> list[str]:
+    """Draw sentences for the language model: plain talk about anything, told looks, and invented things of any look.
+
+    Args:
+        concepts: what to talk about; every concept when empty.
+    """
     rng = random.Random(seed)
-    concepts = load_concepts()
+    concepts = concepts or load_concepts()
     told = [c for c in concepts if c.split == "supervised"]
     kinds: tuple[Callable[[], str], ...] = (
         lambda: plain_sentence(rng.choice(concepts).names, rng),
