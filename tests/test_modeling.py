@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -63,20 +62,6 @@ def pictures(k: int = 3) -> torch.Tensor:
 
 
 @torch.no_grad()
-def steps(model: VLMIGForCausalLM, batch: dict[str, torch.Tensor], **settings: Any) -> torch.Tensor:
-    output = model.generate(
-        **batch,
-        max_new_tokens=6,
-        min_new_tokens=6,
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-        **settings,
-    )
-    return torch.stack(output.logits)
-
-
-@torch.no_grad()
 def test_without_pictures_it_is_the_base_lm_bit_for_bit(model: VLMIGForCausalLM) -> None:
     base = model.language_model
     for none in (None, pictures()[:, :0]):
@@ -92,43 +77,6 @@ def test_closed_gates_predict_as_the_text_alone(model: VLMIGForCausalLM) -> None
     torch.nn.init.zeros_(model.fusion.feed_gate)
     fused = model(**inputs(), visual_features=pictures()).logits
     assert torch.allclose(fused, model(**inputs()).logits.log_softmax(-1), atol=SAME)
-
-
-def test_pictures_reach_every_generated_step(model: VLMIGForCausalLM) -> None:
-    batch = inputs()
-    own = steps(model, batch, visual_features=pictures())
-    others = steps(model, batch, visual_features=pictures().roll(1, 0) * 2)
-    assert ((own - others).abs().amax((1, 2)) > 1e-3).all()
-
-
-@pytest.mark.parametrize(
-    "settings", [{"use_cache": False}, {"cache_implementation": "static"}, {"prefill_chunk_size": 3}]
-)
-def test_cached_static_and_chunked_decoding_agree(model: VLMIGForCausalLM, settings: dict[str, Any]) -> None:
-    batch = inputs()
-    assert torch.allclose(
-        steps(model, batch, visual_features=pictures()),
-        steps(model, batch, visual_features=pictures(), **settings),
-        atol=SAME,
-    )
-
-
-def test_left_padded_batch_equals_single_prompts(model: VLMIGForCausalLM) -> None:
-    batch, features = inputs(), pictures()
-    together = steps(model, batch, visual_features=features)
-    for row, start in enumerate((3, 0)):
-        alone = {"input_ids": batch["input_ids"][row : row + 1, start:]}
-        assert torch.allclose(
-            together[:, row : row + 1], steps(model, alone, visual_features=features[row : row + 1]), atol=SAME
-        )
-
-
-def test_beams_with_and_without_cache(model: VLMIGForCausalLM) -> None:
-    settings = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 5, "do_sample": False}
-    with torch.no_grad():
-        cached = model.generate(**inputs(), visual_features=pictures(), **settings)
-        assert cached.shape[0] == 4
-        assert torch.equal(cached, model.generate(**inputs(), visual_features=pictures(), use_cache=False, **settings))
 
 
 @torch.no_grad()
@@ -159,14 +107,6 @@ def test_budgets_do_not_change_predictions(model: VLMIGForCausalLM, monkeypatch:
     assert torch.allclose(model(**inputs(), visual_features=pictures()).logits, together, atol=SAME)
 
 
-def test_the_lm_runs_once_whatever_k_is(model: VLMIGForCausalLM) -> None:
-    calls = []
-    model.language_model.get_decoder().register_forward_hook(lambda *_: calls.append(1))
-    with torch.no_grad():
-        model(**inputs(), visual_features=pictures(k=10))
-    assert len(calls) == 1
-
-
 def test_only_the_adapter_learns(model: VLMIGForCausalLM) -> None:
     model.freeze_base()
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -175,11 +115,6 @@ def test_only_the_adapter_learns(model: VLMIGForCausalLM) -> None:
     loss.backward()
     assert all(p.grad is None for p in model.language_model.parameters())
     assert model.projector.layers[0].weight.grad.abs().sum() > 0
-
-
-def test_auto_classes_know_it(model: VLMIGForCausalLM, tmp_path: Any) -> None:
-    built = AutoModelForCausalLM.from_config(model.config)
-    assert isinstance(built, VLMIGForCausalLM)
 
 
 def test_an_lm_that_changes_its_logits_is_refused() -> None:
