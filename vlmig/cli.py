@@ -239,7 +239,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     for task in tasks:
         task.load(data)  # a missing file is said before hours of imagining
     model = _load(arguments)
-    covered = pocket.covered if arguments.model == "pocket" else None
+    covered = pocket.covered if pocket.draws_pocket_pictures(model) else None
     evaluator = Evaluator(model, settings, data, arguments.out, covered)
     outcomes = []
     for task in tasks:

@@ -70,7 +70,7 @@ class DiffusionImaginer:
     def identity(self) -> dict[str, str | int | float]:
         """Name the pipeline's weights (by content where they lie in a folder) and the sampling settings."""
         local = Path(self.name).is_dir()
-        source = _digest_folder(Path(self.name)) if local else f"{self.name}@{self.revision or 'main'}"
+        source = digest_folder(Path(self.name)) if local else f"{self.name}@{self.revision or 'main'}"
         settings: dict[str, str | int | float] = {
             "steps": self.steps,
             "guidance": self.guidance,
@@ -95,7 +95,8 @@ def _load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
         ) from error
 
 
-def _digest_folder(folder: Path) -> str:
+def digest_folder(folder: Path) -> str:
+    """Hash names and contents of a folder's files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from vlmig.checkpoint import POCKET
 from vlmig.evaluation.tasks import COLOR_PROMPTS, SHAPE_PROMPTS, Item, Task, object_items
+from vlmig.imagination.diffusion import digest_folder
 from vlmig.pocket.concepts import Concept, find_concept, load_concepts
 from vlmig.pocket.language import CORPUS_SEED, HELD_OUT_SEED, SENTENCES
 from vlmig.pocket.scenes import COLORS
 from vlmig.pocket.text import COLOR_WORDS, language_corpus, with_article
+from vlmig.predictor import VLMIG
 
 SHAPES = ("round", "oval", "square", "rectangle", "triangle", "star")
 TEXTS = 300
@@ -19,6 +22,11 @@ def covered(subject: str) -> bool:
     """Tell whether the pocket world has a held-out concept of that name which did not set the mixture."""
     concept = find_concept(subject)
     return concept is not None and concept.split == "held_out" and not concept.calibration
+
+
+def draws_pocket_pictures(model: VLMIG) -> bool:
+    """Tell whether a model imagines with the pocket world's generator, whatever its LM and adapter."""
+    return model.imagination.identity["generator"] == digest_folder(POCKET / "generator")
 
 
 def look_items(name: str, concepts: list[Concept], label: str) -> list[Item]:
