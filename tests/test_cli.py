@@ -136,3 +136,36 @@ def test_imagine_and_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert "language model" in shown and "local folder" in shown and "transformers" in shown
+
+
+def test_bulk_imagination(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "prompts.txt").write_text("a banana\na strawberry\na frog\n")
+    command = ["imagine", "--prompts", str(tmp_path / "prompts.txt"), "--k", "1", "--store", str(tmp_path)]
+    assert main([*command, "--shard", "1/2"]) == 0
+    monkeypatch.setenv("RANK", "1")  # as torchrun sets them
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(command) == 0
+    monkeypatch.delenv("RANK")
+    monkeypatch.delenv("WORLD_SIZE")
+    assert "part 2 of 2" in capsys.readouterr().out
+    assert main(command) == 0
+    assert "3 prompts, 3 pictures were there, 0 drawn" in capsys.readouterr().out
+    assert main(["imagine", "--stats", "--store", str(tmp_path)]) == 0
+    assert "3 pictures with features" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shard", "3/2", "a cat"], "expected I/N with I from 1 to N"),
+        ([], "nothing to imagine"),
+        (["--prompts", "nowhere.txt"], "no prompts at nowhere.txt"),
+    ],
+)
+def test_wrong_bulk_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(["imagine", *arguments])
+    except SystemExit as exit_:
+        status = int(str(exit_.code))
+    error = capsys.readouterr().err
+    assert status == 2 and message in error and error.count("\n") == 1

@@ -30,6 +30,7 @@ def test_every_command_parses(command: str) -> None:
 )
 def test_quick_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("prompts.txt").write_text("a banana\na frog\n")
     monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
     assert main(shlex.split(command)[1:]) == 0
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.imagination import image_seed
 from vlmig.imagination.diffusion import DiffusionImaginer
-from vlmig.imagination.prompts import subject_of
+from vlmig.imagination.prompts import read_prompts, shard_of, subject_of
+from vlmig.store import FeatureStore
 from vlmig.vision import VisionEncoder
 
 
@@ -52,7 +54,7 @@ def test_settings_and_weights_are_part_of_the_identity(parts: Path) -> None:
 
 def test_a_missing_generator_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(VLMIGError, match="cannot load the generator .*expected the hub id or folder") as caught:
-        DiffusionImaginer(tmp_path / "nothing")
+        DiffusionImaginer(tmp_path / "nothing").imagine([("a cat", 1)])
     assert "\n" not in str(caught.value)
 
 
@@ -98,3 +100,45 @@ def test_weights_trained_with_quick_gelu_get_it(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(VLMIGError, match="offline"):
             VisionEncoder(name)
     assert [settings["force_quick_gelu"] for settings in asked] == [True, False]
+
+
+def test_bulk_imagination_in_shards_equals_one_run_and_is_never_repeated(tiny: VLMIG, tmp_path: Path) -> None:
+    prompts = [f"thing {i}" for i in range(9)] + ["thing 3"]
+    shards = [shard_of(prompts, i, 3) for i in range(3)]
+    assert sorted(sum(shards, [])) == sorted(prompts)
+    assert [shard_of(prompts[::-1], i, 3)[::-1] for i in range(3)] == shards, "a shard depends on the order"
+    counts = [tiny.imagination.fill(shard, k=2) for shard in shards]
+    assert sum(drawn for _, drawn in counts) == 18 and sum(there for there, _ in counts) == 0
+    assert tiny.imagination.fill(prompts, k=2) == (18, 0)
+    whole = {v.prompt: v for v in tiny.imagine(prompts, k=2)}
+    tiny.imagination.store = FeatureStore(tmp_path / "other")
+    assert tiny.imagination.fill(prompts[::-1], k=3) == (0, 27)
+    for visuals in tiny.imagine(prompts, k=2):
+        assert torch.equal(visuals.features, whole[visuals.prompt].features)
+
+
+def test_a_full_store_needs_no_generator(tiny: VLMIG) -> None:
+    tiny.imagine(["a cat"], k=2)
+    again = VLMIG(tiny.model, tiny.tokenizer, tiny.folder, tiny.imagination.store.path.parent)
+    again.imagine(["a cat"], k=2)
+    assert "pipeline" not in vars(again.imagination.imaginer)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.jsonl", '{"text": "a cat"}\n', "has a row without a prompt"),
+        ("p.csv", "text\na cat\n", "has a row without a prompt"),
+        ("p.jsonl", "{\n", "has a row without a prompt"),
+        ("p.txt", "\n\n", "holds no prompts"),
+    ],
+)
+def test_prompt_files(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(VLMIGError, match=message):
+        read_prompts(tmp_path / name)
+    with pytest.raises(VLMIGError, match="no prompts at"):
+        read_prompts(tmp_path / "nowhere")
+    for good, rows in (("g.txt", "a cat\n\na dog\na cat\n"), ("g.csv", "prompt\na cat\na dog\n")):
+        (tmp_path / good).write_text(rows)
+        assert read_prompts(tmp_path / good) == ["a cat", "a dog"]

@@ -68,7 +68,12 @@ def build_parser() -> argparse.ArgumentParser:
     _model_options(ask)
 
     imagine = command("imagine", _imagine, "imagine pictures for prompts and keep their features in the store")
-    imagine.add_argument("prompt", nargs="+")
+    imagine.add_argument("prompt", nargs="*")
+    imagine.add_argument(
+        "--prompts", type=Path, help="file of prompts: a line each, or .jsonl or .csv with a field prompt"
+    )
+    imagine.add_argument("--shard", type=_shard, help="I/N: only part I of N of the prompts (default: torchrun's rank)")
+    imagine.add_argument("--stats", action="store_true", help="only say what the store holds")
     imagine.add_argument("--k", type=int, default=6)
     imagine.add_argument("--seed", type=int, default=0)
     imagine.add_argument("--out", type=Path, help="folder to write the pictures to as PNG")
@@ -138,6 +143,13 @@ def _numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"got {text!r}, expected comma-separated whole numbers") from None
 
 
+def _shard(text: str) -> tuple[int, int]:
+    part, _, count = text.partition("/")
+    if not (part.isdigit() and count.isdigit() and 1 <= int(part) <= int(count)):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected I/N with I from 1 to N, such as 2/4")
+    return int(part) - 1, int(count)
+
+
 def _quiet(verbose: bool) -> None:
     """Keep the libraries' progress bars and advice off the terminal unless asked for."""
     import logging
@@ -205,7 +217,17 @@ def _ask(arguments: argparse.Namespace) -> None:
 def _imagine(arguments: argparse.Namespace) -> None:
     if arguments.k < 1:
         raise VLMIGError(f"--k {arguments.k}; expected at least one picture")
+    if arguments.stats:
+        _store_statistics(arguments.store)
+    elif arguments.prompts:
+        _imagine_many(arguments)
+    elif arguments.prompt:
+        _imagine_few(arguments)
+    else:
+        raise VLMIGError("nothing to imagine; give a prompt, or a file of them with --prompts")
 
+
+def _imagine_few(arguments: argparse.Namespace) -> None:
     model = _load(arguments)
     for visuals in model.imagine(arguments.prompt, arguments.k, arguments.seed, progress=True):
         print(f"{visuals.prompt}: alignment " + " ".join(f"{a:.2f}" for a in visuals.alignment.tolist()))
@@ -214,6 +236,29 @@ def _imagine(arguments: argparse.Namespace) -> None:
             for i, picture in enumerate(visuals.images):
                 picture.save(arguments.out / f"{'_'.join(visuals.prompt.split())}_{i}.png")
     print(f"{len(model.imagination.store)} pictures in {model.imagination.store.path}")
+
+
+def _imagine_many(arguments: argparse.Namespace) -> None:
+    """Fill the store for a file of prompts: this process's part of them, under torchrun or with --shard."""
+    import time
+
+    from vlmig.imagination.prompts import read_prompts, shard_of
+
+    index, count = arguments.shard or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    prompts = shard_of(read_prompts(arguments.prompts), index, count)
+    model = _load(arguments)
+    start = time.monotonic()
+    there, drawn = model.imagination.fill(prompts, arguments.k, arguments.seed)
+    rate = drawn / (time.monotonic() - start)
+    part = f"part {index + 1} of {count}: " if count > 1 else ""
+    print(f"{part}{len(prompts)} prompts, {there} pictures were there, {drawn} drawn, {rate:.2f} pictures per second")
+
+
+def _store_statistics(folder: Path | None) -> None:
+    from vlmig.store import FeatureStore, default_store
+
+    store = FeatureStore(folder or default_store())
+    print(f"{len(store)} pictures with features, {store.size() / 1e6:.1f} MB, in {store.path}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,6 +87,15 @@ class FeatureStore:
         picture = buffer.getvalue()
         digest = hashlib.sha256(features + picture).hexdigest()
         self.base.execute("INSERT OR REPLACE INTO imagined VALUES (?, ?, ?, ?)", (key, digest, features, picture))
+
+    def present(self, keys: Sequence[str]) -> set[str]:
+        """Say which of the keys have an entry, without reading it."""
+        marks = ",".join("?" * len(keys))
+        return {key for (key,) in self.base.execute(f"SELECT key FROM imagined WHERE key IN ({marks})", list(keys))}
+
+    def size(self) -> int:
+        """Return the bytes of all entries."""
+        return int(self.base.execute("SELECT total(length(features) + length(picture)) FROM imagined").fetchone()[0])
 
     def __len__(self) -> int:
         return int(self.base.execute("SELECT count(*) FROM imagined").fetchone()[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,9 @@ from vlmig.vision import VisionEncoder
 
 BATCH = 24
 """Pictures drawn, encoded and stored at a time: what a killed run can lose."""
+
+PORTION = 200
+"""Prompts of a long list that are looked up at a time."""
 
 
 @dataclass
@@ -104,19 +107,49 @@ class Imagination:
             made[prompt] = Visuals(prompt, features, alignment, [item.picture for item in items], own)
         return [made[prompt] for prompt in prompts]
 
+    def fill(self, prompts: Sequence[str], k: int, seed: int = 0) -> tuple[int, int]:
+        """See that the store has k pictures of each prompt, in portions, however many there are.
+
+        What is stored stays; a killed run goes on where it stopped.
+
+        Returns:
+            How many pictures were there, and how many were drawn.
+        """
+        distinct = list(dict.fromkeys(prompts))
+        there = drawn = 0
+        with tqdm(total=len(distinct) * k, desc="imagining", unit=" pictures", smoothing=0.1) as bar:
+            for start in range(0, len(distinct), PORTION):
+                portion = distinct[start : start + PORTION]
+                requests = [(prompt, image_seed(prompt, i, seed)) for prompt in portion for i in range(k)]
+                keys = {request: store_key(*request, self.identity) for request in requests}
+                present = self.store.present(list(keys.values()))
+                there += len(present)
+                bar.update(len(present))
+                for _ in self._make({request: key for request, key in keys.items() if key not in present}):
+                    drawn += 1
+                    bar.update()
+        return there, drawn
+
     def _find_or_make(self, keys: dict[tuple[str, int], str], progress: bool) -> dict[tuple[str, int], Imagined]:
-        """Look requests up in the store; draw, encode and store those that are missing, a batch at a time."""
+        """Look requests up in the store, and make those that are missing."""
         found = {request: item for request, key in keys.items() if (item := self.store.get(key)) is not None}
-        missing = [request for request in keys if request not in found]
-        starts = range(0, len(missing), BATCH)
-        for start in tqdm(starts, desc=f"imagining {len(missing)}", disable=not (progress and missing)):
-            batch = missing[start : start + BATCH]
+        missing = {request: key for request, key in keys.items() if request not in found}
+        made = tqdm(
+            self._make(missing), "imagining", len(missing), unit=" pictures", disable=not (progress and missing)
+        )
+        return found | dict(made)
+
+    def _make(self, keys: dict[tuple[str, int], str]) -> Iterator[tuple[tuple[str, int], Imagined]]:
+        """Draw, encode and store what is asked for, a batch at a time."""
+        requests = list(keys)
+        for start in range(0, len(requests), BATCH):
+            batch = requests[start : start + BATCH]
             imaginer, encoder = self.imaginer, self.encoder
             with self.stopwatch("imagine"):
                 pictures = imaginer.imagine(batch)
             with self.stopwatch("encode"):
                 patches, pooled = encoder.encode(pictures)
             for request, picture, patch, pool in zip(batch, pictures, patches, pooled, strict=True):
-                found[request] = Imagined(picture, patch, pool)
-                self.store.put(keys[request], found[request])
-        return found
+                item = Imagined(picture, patch, pool)
+                self.store.put(keys[request], item)
+                yield request, item

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,7 @@ class DiffusionImaginer:
         size: side of a picture in pixels.
         batch: pictures drawn at a time; part of the identity, since rounding may depend on it.
 
-    Raises:
-        VLMIGError: no such pipeline.
+    ``imagine`` raises a VLMIGError where there is no such pipeline.
     """
 
     def __init__(
@@ -46,8 +46,14 @@ class DiffusionImaginer:
     ) -> None:
         self.name, self.revision, self.dtype = str(name), revision, dtype
         self.steps, self.guidance, self.size, self.batch = steps, guidance, size, batch
-        self.pipeline = _load_pipeline(self.name, revision, dtype).to(device)
-        self.pipeline.set_progress_bar_config(disable=True)
+        self.device = device
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The pipeline, loaded when the first picture is drawn: a store that has them all needs none."""
+        pipeline = _load_pipeline(self.name, self.revision, self.dtype).to(self.device)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     @torch.inference_mode()
     def imagine(self, requests: Sequence[tuple[str, int]]) -> list[Image.Image]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,17 @@ def _concepts() -> list[Concept]:
     return [concept for concept in load_concepts() if concept.calibration]
 
 
+def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
+    """Repeat held-out concepts until their share is the corpus's, which talks of all concepts alike."""
+
+    def ratio(concepts: Sequence[Concept]) -> float:
+        held_out = sum(c.split == "held_out" for c in concepts)
+        return held_out / (len(concepts) - held_out)
+
+    times = round(ratio(load_concepts()) / ratio(chosen))
+    return [c for c in chosen for _ in range(times if c.split == "held_out" else 1)]
+
+
 def _scores(model: VLMIG, split: str) -> tuple[list[Scores], np.ndarray]:
     """Score the colour questions about the calibration concepts of a split."""
     items = look_items("calibration", [c for c in _concepts() if c.split == split], "color")
@@ -121,7 +132,7 @@ def _correct(scores: list[Scores], answers: np.ndarray, k: int, setting: Setting
 @torch.inference_mode()
 def _texts(model: VLMIG) -> list[ReadText]:
     """Read sentences of the corpus's kinds, in its proportions, about calibration concepts and invented things."""
-    texts = list(dict.fromkeys(language_corpus(CALIBRATION_SEED, 2 * TEXTS, _concepts())))[:TEXTS]
+    texts = list(dict.fromkeys(language_corpus(CALIBRATION_SEED, 2 * TEXTS, _as_in_the_corpus(_concepts()))))[:TEXTS]
     visuals = model.imagine([topic(text) for text in texts], DEFAULT_K, progress=True)
     read = []
     for text, seen in zip(texts, visuals, strict=True):
