@@ -80,22 +80,7 @@ def build_parser() -> argparse.ArgumentParser:
     _model_options(imagine)
 
     evaluate = command("eval", _evaluate, "measure tasks")
-    evaluate.add_argument("--tasks", type=_words, required=True, help="comma-separated task names")
-    evaluate.add_argument(
-        "--k", type=_numbers, default=[0, 6], help="comma-separated numbers of pictures (default: 0,6)"
-    )
-    evaluate.add_argument("--out", type=Path, required=True, help="folder for results.json, samples and report.html")
-    evaluate.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("VLMIG_DATA"),
-        help="folder of benchmark files (or VLMIG_DATA; default: download)",
-    )
-    evaluate.add_argument("--limit", type=int, help="only the first N items of each task")
-    evaluate.add_argument("--seed", type=_numbers, default=[0], help="comma-separated imagination seeds")
-    evaluate.add_argument("--mix", type=_words, default=[], help="further mixing rules: prob, logit, evidence")
-    evaluate.add_argument("--weights", type=_words, default=[], help="further weights: uniform, clip, entropy")
-    evaluate.add_argument("--control", type=_words, default=["none"], help="none, blank, shuffled")
+    _eval_options(evaluate)
     _protocol_option(evaluate)
     _model_options(evaluate)
 
@@ -115,6 +100,23 @@ def build_parser() -> argparse.ArgumentParser:
     doctor = command("doctor", _doctor, "show versions, devices, where each component loads from, and what is missing")
     doctor.add_argument("--model", default="pocket")
     return parser
+
+
+def _eval_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--tasks", type=_words, required=True, help="comma-separated task names")
+    sub.add_argument("--k", type=_numbers, default=[0, 6], help="comma-separated numbers of pictures (default: 0,6)")
+    sub.add_argument("--out", type=Path, required=True, help="folder for results.json, samples and report.html")
+    sub.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get("VLMIG_DATA"),
+        help="folder of benchmark files (or VLMIG_DATA; default: download)",
+    )
+    sub.add_argument("--limit", type=int, help="only the first N items of each task")
+    sub.add_argument("--seed", type=_numbers, default=[0], help="comma-separated imagination seeds")
+    sub.add_argument("--mix", type=_words, default=[], help="further mixing rules: prob, logit, evidence")
+    sub.add_argument("--weights", type=_words, default=[], help="further weights: uniform, clip, entropy")
+    sub.add_argument("--control", type=_words, default=["none"], help="none, blank, shuffled")
 
 
 def _protocol_option(sub: argparse.ArgumentParser) -> None:

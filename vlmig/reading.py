@@ -38,7 +38,7 @@ def seen_length(cache: Cache | None, queries: int) -> int:
 
 def real_tokens(padding: Tensor | None, states: Tensor, seen: int) -> Tensor:
     """Say which of the ``seen`` positions hold tokens rather than padding: bool (B, seen)."""
-    if padding is None or not isinstance(padding, Tensor):
+    if padding is None:
         return torch.ones(states.shape[0], seen, dtype=torch.bool, device=states.device)
     return F.pad(padding.bool(), (0, max(0, seen - padding.shape[1])), value=True)[:, :seen]
 
