@@ -29,6 +29,12 @@ from vlmig import VLMIG
 CONTEXT = 77
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keep tests out of the user's store."""
+    os.environ["VLMIG_STORE"] = str(tmp_path_factory.mktemp("store"))
+
+
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``language_model``, ``vision_encoder`` and ``generator``, each loadable by its own library."""

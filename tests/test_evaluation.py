@@ -133,7 +133,7 @@ def test_the_report_is_one_self_contained_page(tiny: VLMIG, data: Path, tmp_path
 def test_shuffling_gives_every_object_another_objects_pictures(tiny: VLMIG, data: Path) -> None:
     items = TASKS["imagenetvc_color"].load(data)
     visuals = tiny.imagine([item.picture for item in items], k=1)
-    turned = shuffled(items, visuals, seed=0)
+    turned = [own[0] for own in shuffled(items, [[v] for v in visuals], seed=0)]
     assert all(own.prompt != other.prompt for own, other in zip(visuals, turned, strict=True))
     assert turned[0].prompt == turned[1].prompt, "items of one object share their pictures"
 

@@ -11,31 +11,34 @@ import torch
 from PIL import Image
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.imagination import image_seed
+from vlmig.imagination import image_seed, request
 from vlmig.imagination.diffusion import DiffusionImaginer
+from vlmig.imagination.families import Sampling
 from vlmig.imagination.prompts import read_prompts, shard_of, subject_of
 from vlmig.store import FeatureStore
 from vlmig.vision import VisionEncoder
 
+SETTINGS: dict[str, Any] = {"steps": 2, "guidance": 3.0, "size": 32, "batch": 4}
 
-def pixels(picture: Image.Image) -> bytes:
+
+def pixels(picture: Image.Image | torch.Tensor) -> bytes:
     return np.asarray(picture).tobytes()
 
 
-def imaginer(parts: Path) -> DiffusionImaginer:
-    return DiffusionImaginer(parts / "generator", steps=2, guidance=3.0, size=32, batch=4)
+def imaginer(parts: Path, **settings: Any) -> DiffusionImaginer:
+    return DiffusionImaginer(parts / "generator", Sampling(**{**SETTINGS, **settings}))
 
 
 def test_a_picture_is_the_same_whatever_the_batch_the_order_and_the_number(parts: Path) -> None:
     draw = imaginer(parts).imagine
-    requests = [(prompt, image_seed(prompt, i)) for prompt in ("a cat", "the sea") for i in range(5)]
+    requests = [request(prompt, i) for prompt in ("a cat", "the sea") for i in range(5)]
     together = dict(zip(requests, map(pixels, draw(requests)), strict=True))
     assert len(set(together.values())) == len(requests), "every picture should differ"
     order = np.random.default_rng(3).permutation(len(requests))
     turned = [requests[i] for i in order]
     assert dict(zip(turned, map(pixels, draw(turned)), strict=True)) == together
-    for request in requests[::3]:
-        assert pixels(draw([request])[0]) == together[request]
+    for alone in requests[::3]:
+        assert pixels(draw([alone])[0]) == together[alone]
 
 
 def test_seeds_are_stable_across_processes() -> None:
@@ -47,14 +50,15 @@ def test_seeds_are_stable_across_processes() -> None:
 
 def test_settings_and_weights_are_part_of_the_identity(parts: Path) -> None:
     first = imaginer(parts).identity()
-    second = DiffusionImaginer(parts / "generator", steps=3, guidance=3.0, size=32, batch=4).identity()
-    assert first != second
+    others: list[dict[str, Any]] = [{"steps": 3}, {"guidance": 4.0}, {"size": 64}, {"batch": 3}, {"compile": True}]
+    described = [first, *(imaginer(parts, **other).identity() for other in others)]
+    assert len({tuple(sorted(d.items())) for d in described}) == 6
     assert first == imaginer(parts).identity()
 
 
 def test_a_missing_generator_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(VLMIGError, match="cannot load the generator .*expected the hub id or folder") as caught:
-        DiffusionImaginer(tmp_path / "nothing").imagine([("a cat", 1)])
+        DiffusionImaginer(tmp_path / "nothing").imagine([request("a cat", 0)])
     assert "\n" not in str(caught.value)
 
 
@@ -107,12 +111,16 @@ def test_bulk_imagination_in_shards_equals_one_run_and_is_never_repeated(tiny: V
     shards = [shard_of(prompts, i, 3) for i in range(3)]
     assert sorted(sum(shards, [])) == sorted(prompts)
     assert [shard_of(prompts[::-1], i, 3)[::-1] for i in range(3)] == shards, "a shard depends on the order"
-    counts = [tiny.imagination.fill(shard, k=2) for shard in shards]
-    assert sum(drawn for _, drawn in counts) == 18 and sum(there for there, _ in counts) == 0
-    assert tiny.imagination.fill(prompts, k=2) == (18, 0)
+    for shard in shards:
+        tiny.imagination.fill(shard, k=2)
+    tally = tiny.imagination.tally
+    assert (tally.drawn, tally.stored) == (18, 0)
+    tiny.imagination.fill(prompts, k=2)
+    assert (tally.drawn, tally.stored) == (18, 18)
     whole = {v.prompt: v for v in tiny.imagine(prompts, k=2)}
     tiny.imagination.store = FeatureStore(tmp_path / "other")
-    assert tiny.imagination.fill(prompts[::-1], k=3) == (0, 27)
+    tiny.imagination.fill(prompts[::-1], k=3)
+    assert tally.drawn == 18 + 27
     for visuals in tiny.imagine(prompts, k=2):
         assert torch.equal(visuals.features, whole[visuals.prompt].features)
 
@@ -127,9 +135,9 @@ def test_a_full_store_needs_no_generator(tiny: VLMIG) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.jsonl", '{"text": "a cat"}\n', "has a row without a prompt"),
-        ("p.csv", "text\na cat\n", "has a row without a prompt"),
-        ("p.jsonl", "{\n", "has a row without a prompt"),
+        ("p.jsonl", '{"text": "a cat"}\n', "has a row without prompt"),
+        ("p.csv", "text\na cat\n", "has a row without prompt"),
+        ("p.jsonl", "{\n", "has a row without prompt"),
         ("p.txt", "\n\n", "holds no prompts"),
     ],
 )
@@ -137,8 +145,10 @@ def test_prompt_files(tmp_path: Path, name: str, text: str, message: str) -> Non
     (tmp_path / name).write_text(text)
     with pytest.raises(VLMIGError, match=message):
         read_prompts(tmp_path / name)
-    with pytest.raises(VLMIGError, match="no prompts at"):
+    with pytest.raises(VLMIGError, match="cannot read prompts from .*expected a text file"):
         read_prompts(tmp_path / "nowhere")
+    with pytest.raises(VLMIGError, match="no prompts at"):
+        read_prompts(tmp_path / "nowhere.txt")
     for good, rows in (("g.txt", "a cat\n\na dog\na cat\n"), ("g.csv", "prompt\na cat\na dog\n")):
         (tmp_path / good).write_text(rows)
         assert read_prompts(tmp_path / good) == ["a cat", "a dog"]

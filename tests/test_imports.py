@@ -35,6 +35,7 @@ ORDER = [
     "evaluation",
     "pocket",
     "doctor",
+    "commands",
     "cli",
 ]
 # The pocket recipe builds generator and encoder from scratch, so it may know their libraries too.

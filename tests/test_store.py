@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -16,7 +15,11 @@ import torch
 from PIL import Image
 
 from vlmig import VLMIGError
-from vlmig.store import FeatureStore, Imagined, store_key
+from vlmig.store import Address, FeatureStore, Imagined, describe
+
+
+def at(name: str, seed: int = 1, identity: str = "{}") -> Address:
+    return Address(name, seed, identity)
 
 
 def entry(seed: int = 0) -> Imagined:
@@ -28,39 +31,22 @@ def entry(seed: int = 0) -> Imagined:
 
 
 def test_what_goes_in_comes_out(tmp_path: Path) -> None:
-    FeatureStore(tmp_path).put("a", entry())
-    found = FeatureStore(tmp_path).get("a")
+    FeatureStore(tmp_path).put([(at("a"), entry())])
+    found = FeatureStore(tmp_path).get(at("a").key)
     assert found is not None
     assert torch.equal(found.patches, entry().patches) and torch.equal(found.pooled, entry().pooled)
     assert np.array_equal(np.asarray(found.picture), np.asarray(entry().picture))
-    assert FeatureStore(tmp_path).get("b") is None
-
-
-def test_a_damaged_entry_is_noticed_and_remade(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("WARNING", logger="vlmig")  # the command line may have turned it down in this process
-    store = FeatureStore(tmp_path)
-    store.put("a", entry())
-    with sqlite3.connect(store.path) as base:
-        features = bytearray(base.execute("SELECT features FROM imagined").fetchone()[0])
-        features[-1] ^= 1
-        base.execute("UPDATE imagined SET features = ?", (bytes(features),))
-    assert store.get("a") is None
-    assert "damaged" in caplog.text
-    store.put("a", entry())
-    assert store.get("a") is not None
+    assert FeatureStore(tmp_path).get(at("b").key) is None
 
 
 def test_every_setting_changes_the_key() -> None:
     identity = {"generator": "x", "steps": 1}
-    keys = {
-        store_key("a", 1, identity),
-        store_key("b", 1, identity),
-        store_key("a", 2, identity),
-        store_key("a", 1, {**identity, "steps": 2}),
-        store_key("a", 1, {**identity, "encoder": "y"}),
+    others = [identity, {**identity, "steps": 2}, {**identity, "encoder": "y"}]
+    keys = {at("a", 1, describe(other)).key for other in others} | {
+        at(name, seed, describe(identity)).key for name, seed in (("a", 2), ("b", 1))
     }
     assert len(keys) == 5
-    assert store_key("a", 1, dict(reversed(identity.items()))) in keys
+    assert at("a", 1, describe(dict(reversed(identity.items())))).key in keys
 
 
 def test_a_killed_writer_leaves_only_whole_entries(tmp_path: Path) -> None:
@@ -68,7 +54,7 @@ def test_a_killed_writer_leaves_only_whole_entries(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, 'tests'); from test_store import *\n"
         f"store = FeatureStore({str(tmp_path)!r})\n"
-        "for i in range(10**6): store.put(str(i), entry(i % 7))"
+        "for i in range(10**6): store.put([(at(str(i)), entry(i % 7))])"
     )
     for _ in range(rounds):
         writers = [subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1]) for _ in range(2)]
@@ -80,7 +66,7 @@ def test_a_killed_writer_leaves_only_whole_entries(tmp_path: Path) -> None:
             writer.send_signal(signal.SIGKILL)
             writer.wait()
         assert len(store) >= 20
-        for (key,) in store.base.execute("SELECT key FROM imagined").fetchall():
+        for (key,) in store.base.execute("SELECT key FROM entries").fetchall():
             assert store.get(key) is not None
 
 

@@ -32,3 +32,9 @@ def named(options: Sequence[str], log_probs: np.ndarray) -> dict[str, float]:
     """Normalise over the options and put their names on."""
     probabilities = np.exp(log_probs - log_probs.max())
     return dict(zip(options, map(float, probabilities / probabilities.sum()), strict=True))
+
+
+def framed(question: str, gap: str = "") -> str:
+    """Put a question the way its answer can follow; for a masked LM, with a gap where the answer goes."""
+    text = f"Question: {question} Answer:" if question.endswith("?") else question
+    return text if not gap or gap in text else f"{text} {gap}."

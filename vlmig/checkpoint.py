@@ -157,7 +157,7 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
 
 def absolute(name: str) -> str:
     """Make a relative folder ``./x`` absolute: in a configuration that form means a folder inside the checkpoint."""
-    return str(Path(name).absolute()) if name.startswith("./") else name
+    return VLMIGConfig.locate(name, Path.cwd())
 
 
 def place_adapter(model: Any) -> Any:

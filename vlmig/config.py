@@ -15,6 +15,9 @@ WEIGHT_KINDS = ("uniform", "clip", "entropy")
 PROJECTORS = ("linear", "mlp")
 FUSIONS = ("cross_attention", "decoder_layer")
 PROTOCOLS = ("default", "reference")
+FEATURES = ("patches", "pooled")
+POLICIES = ("subject", "question", "sentences", "option")
+LONG_PROMPTS = ("cut", "split", "refuse")
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
 """Families whose position table begins with rows for padding."""
 REFERENCE = {"protocol": "reference", "mix": "logit", "weights": "clip"}
@@ -46,13 +49,28 @@ class VLMIGConfig(PreTrainedConfig):
     """C, width of a patch feature."""
     vision_patches: int = 49
     """P, patch features per image."""
+    vision_features: str = "patches"
+    """``patches``, or ``pooled``: the unit embedding as the only patch, which imaginers without pixels give too."""
     imaginer: str = "./generator"
-    """Text-to-image pipeline of diffusers."""
+    """Text-to-image pipeline of diffusers, or ``retrieval:PLACE``, ``folder:PLACE``, ``prior:NAME``, ``text``, ``blank``."""
     imaginer_revision: str | None = None
-    imaginer_steps: int = 1
-    imaginer_guidance: float = 0.0
-    imaginer_size: int = 512
+    imaginer_steps: int | None = None
+    """Sampling steps; the pipeline family's own (``vlmig.imagination.families``) when None, as for the next four."""
+    imaginer_guidance: float | None = None
+    imaginer_size: int | None = None
     """Side of an imagined picture in pixels."""
+    imaginer_batch: int | None = None
+    """Pictures per call of the pipeline."""
+    imaginer_dtype: str | None = None
+    """Precision; float32 on a CPU when None."""
+    imaginer_vae: str | None = None
+    """A smaller decoder in place of the pipeline's own, such as madebyollin/taesd."""
+    imaginer_compile: bool = False
+    """Whether to compile the pipeline's denoiser."""
+    prompt_policy: str = "subject"
+    """What to imagine for a text: ``subject``, ``question``, ``sentences`` or ``option``."""
+    long_prompts: str = "cut"
+    """What happens to prompts that the text encoders do not read whole: ``cut``, ``split`` or ``refuse``."""
     projector: str = "mlp"
     """``linear`` or ``mlp`` (two layers, GELU; paper section 3.1)."""
     projector_width: int | None = None
@@ -89,6 +107,9 @@ class VLMIGConfig(PreTrainedConfig):
             ("projector", PROJECTORS),
             ("fusion", FUSIONS),
             ("protocol", PROTOCOLS),
+            ("vision_features", FEATURES),
+            ("prompt_policy", POLICIES),
+            ("long_prompts", LONG_PROMPTS),
         ):
             value = getattr(self, field)
             if value not in known:
@@ -104,6 +125,19 @@ class VLMIGConfig(PreTrainedConfig):
         unused = self.text_config.pad_token_id + 1 if self.text_config.model_type in COUNTS_FROM_PADDING else 0
         return positions - unused - (self.vision_patches if self.fusion == "decoder_layer" else 0)
 
+    def setting(self, mix: str | None = None, weights: str | None = None) -> tuple[str, str, float, float, float]:
+        """Return mixing rule and kind of weights (the checkpoint's own where None), strength, doubt and alignment floor.
+
+        Raises:
+            VLMIGError: an unknown rule or kind of weights.
+        """
+        rule, kind = mix or self.mix, weights or self.weights
+        if rule not in MIX_RULES:
+            raise VLMIGError(f"mix={rule!r}; expected one of {', '.join(MIX_RULES)}")
+        if kind not in WEIGHT_KINDS:
+            raise VLMIGError(f"weights={kind!r}; expected one of {', '.join(WEIGHT_KINDS)}")
+        return rule, kind, self.strength, self.doubt, self.alignment_floor
+
     def to_dict(self) -> dict[str, Any]:
         """Describe the checkpoint without the place where its base LM happened to lie on this machine."""
         described = super().to_dict()
@@ -113,5 +147,9 @@ class VLMIGConfig(PreTrainedConfig):
 
     @staticmethod
     def locate(name: str, folder: Path) -> str:
-        """Find a component: ``./x`` lies inside the checkpoint's folder, anything else is a hub id or a path."""
-        return str(folder / name[2:]) if name.startswith("./") else name
+        """Find a component: ``./x`` lies inside the checkpoint's folder, anything else is a hub id or a path.
+
+        What stands before a colon (``folder:./x``) stays.
+        """
+        kind, colon, place = name.rpartition(":")
+        return f"{kind}{colon}{folder / place[2:]}" if place.startswith("./") else name

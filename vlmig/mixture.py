@@ -22,6 +22,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from vlmig.errors import VLMIGError
+
 
 def mix(
     text: Tensor,
@@ -39,7 +41,8 @@ def mix(
     Args:
         text: log p_0, (..., V).
         images: log p_i for each of the K images, each (..., V).
-        trust: f_i in its last axis, (..., K) up to broadcasting with ``text`` less its last axis.
+        trust: f_i in its last axis, (..., K) up to broadcasting with ``text`` less its last axis; or (..., V, K), one axis
+            more than ``text`` has, where every outcome has images of its own.
         rule: ``prob``, ``logit`` or ``evidence``.
         blank: log p_blank, (..., V); needed by ``evidence``.
         strength: factor s of the evidence.
@@ -61,7 +64,7 @@ def mix(
     total: Tensor | None = None
     left_to_text = torch.zeros((), dtype=text.dtype, device=text.device)
     for i, image in enumerate(images):
-        share = trust[..., i].unsqueeze(-1)
+        share = trust[..., i] if trust.dim() > text.dim() else trust[..., i].unsqueeze(-1)
         if own is not None:
             share = share * (1 - entropy(image) / own.clamp_min(1e-9)).clamp_min(0)
         left_to_text = left_to_text + (1 - share)
@@ -90,8 +93,17 @@ def image_trust(kind: str, alignment: Tensor, floor: float) -> Tensor:
     """Turn cosines of images and their prompt, (..., K), into trust by what is known before reading any text.
 
     ``clip`` is the cosine itself, clamped to [0, 1] (the published code, without its doubling). ``entropy`` listens to
-    images that fit their prompt at all, of cosine ``floor`` or more. ``uniform`` listens to every image.
+    images that fit their prompt at all, of cosine ``floor`` or more, or whose cosine is not known (NaN: the encoder has
+    no text side). ``uniform`` listens to every image.
+
+    Raises:
+        VLMIGError: ``clip`` where a cosine is not known.
     """
+    unknown = alignment.isnan()
     if kind == "clip":
+        if unknown.any():
+            raise VLMIGError(
+                "weights='clip' need the cosine of picture and prompt, and this vision encoder has no text side; expected weights uniform or entropy, or an encoder such as a CLIP"
+            )
         return alignment.clamp(0.0, 1.0)
-    return (alignment >= floor).to(alignment) if kind == "entropy" else torch.ones_like(alignment)
+    return ((alignment >= floor) | unknown).to(alignment) if kind == "entropy" else torch.ones_like(alignment)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vlmig.answer import Answer, named
+from vlmig.answer import Answer, framed, named
 from vlmig.checkpoint import (
     absolute,
     describe_language_model,
@@ -21,9 +21,8 @@ from vlmig.checkpoint import (
     place_adapter,
     resolve_checkpoint,
 )
-from vlmig.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
+from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
-from vlmig.imagination.prompts import subject_of
 from vlmig.mixture import image_trust
 from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM, class_for
 from vlmig.reading import Reading
@@ -34,6 +33,7 @@ from vlmig.scoring import (
     Scores,
     collect_jobs,
     cut_left,
+    likely_words,
     mix_jobs,
     pad_left,
     read_jobs,
@@ -57,17 +57,22 @@ class VLMIG:
         model: base LM with adapter.
         tokenizer: the base LM's.
         folder: the checkpoint's folder, against which ``./`` components are resolved.
-        store: folder of imagined features; the user's cache when None.
+        store: where imagined features are kept, or its folder; the user's cache when None.
     """
 
-    def __init__(self, model: Model, tokenizer: Any, folder: Path, store: str | Path | None = None) -> None:
+    def __init__(
+        self, model: Model, tokenizer: Any, folder: Path, store: str | Path | FeatureStore | None = None
+    ) -> None:
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
         self.config: VLMIGConfig = model.config
         self.stopwatch = Stopwatch()
-        self.imagination = Imagination(self.config, folder, FeatureStore(store or default_store()), self.stopwatch)
+        kept = store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
+        self.imagination = Imagination(self.config, folder, kept, self.stopwatch)
 
     @classmethod
-    def from_pretrained(cls, name: str | Path = "pocket", *, store: str | Path | None = None, **kwargs: Any) -> VLMIG:
+    def from_pretrained(
+        cls, name: str | Path = "pocket", *, store: str | Path | FeatureStore | None = None, **kwargs: Any
+    ) -> VLMIG:
         """Load a checkpoint: ``pocket`` (embedded), a folder or a hub id.
 
         Args:
@@ -86,7 +91,13 @@ class VLMIG:
 
     @classmethod
     def from_base(
-        cls, language_model: str, *, vision: str, generator: str, store: str | Path | None = None, **settings: Any
+        cls,
+        language_model: str,
+        *,
+        vision: str,
+        generator: str,
+        store: str | Path | FeatureStore | None = None,
+        **settings: Any,
     ) -> VLMIG:
         """Build a model with an untrained adapter; it can be trained, but says so when asked and refuses evaluation.
 
@@ -110,8 +121,25 @@ class VLMIG:
         logger.warning("the adapter of %s is untrained: its pictures say nothing yet", language_model)
         return cls(model.eval(), load_tokenizer(language_model), Path("."), store)
 
-    def imagine(self, prompts: Sequence[str], k: int, seed: int = 0, progress: bool = False) -> list[Visuals]:
-        """Imagine k pictures for each prompt, or take them from the store; see ``Imagination.visuals``."""
+    def imagine(
+        self,
+        texts: Sequence[str],
+        k: int,
+        seed: int = 0,
+        progress: bool = False,
+        *,
+        policy: str | None = "question",
+        options: Sequence[str] | None = None,
+    ) -> list[Visuals]:
+        """Imagine k pictures for each text, or take them from the store; see ``Imagination.visuals``.
+
+        Args:
+            policy: how a text becomes a prompt, see ``prompts_for``; the checkpoint's own way when None.
+            options: an answer for each text, which only the policy ``option`` shows.
+        """
+        gap = self.tokenizer.mask_token or "\0"
+        pairs = zip(texts, options or [""] * len(texts), strict=True)
+        prompts = [self.imagination.prompts(t.replace(gap, " ").strip(), k, policy, option) for t, option in pairs]
         return self.imagination.visuals(prompts, k, seed, progress)
 
     def ask(
@@ -128,7 +156,7 @@ class VLMIG:
         """Answer a question by choosing among ``choices``, or among the likeliest next words without them.
 
         Args:
-            prompt: what to imagine; the question's subject when None.
+            prompt: what to imagine; when None what the checkpoint's ``prompt_policy`` makes of the question.
             mix: ``prob``, ``logit`` or ``evidence``; the checkpoint's own when None.
             weights: ``uniform``, ``clip`` or ``entropy``; the checkpoint's own when None.
 
@@ -139,9 +167,10 @@ class VLMIG:
             raise VLMIGError('the question is empty; ask something, e.g. "What is the color of a banana?"')
         if choices is not None and len(set(choices)) < 2:
             raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")
-        setting = self.setting(mix, weights)
-        visuals = self.imagine([prompt or self._subject(question)], k, seed)[0]
-        context = self._frame(question.strip())
+        setting = self.config.setting(mix, weights)
+        visuals = self.imagine([prompt or question], k, seed, policy="question" if prompt else None)[0]
+        gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
+        context = framed(question.strip(), gap)
         with self.stopwatch("read, fuse, mix"):
             options = list(choices) if choices is not None else list(self._likely(context, visuals, 8))
             scores = self.score([context], [options], [visuals])[0]
@@ -158,29 +187,6 @@ class VLMIG:
             prompt=visuals.prompt,
             seconds=dict(self.stopwatch.seconds),
         )
-
-    def _frame(self, question: str) -> str:
-        """Put a question the way its answer can follow; for a masked LM, with a gap where the answer goes."""
-        framed = f"Question: {question} Answer:" if question.endswith("?") else question
-        gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
-        return framed if not gap or gap in framed else f"{framed} {gap}."
-
-    def _subject(self, text: str) -> str:
-        """Return what a text is about, its gap left out."""
-        return subject_of(text.replace(self.tokenizer.mask_token or "\0", " ").strip())
-
-    def rule(self, mix: str | None, weights: str | None) -> tuple[str, str]:
-        """Return the mixing rule and the kind of weights, the checkpoint's own where None."""
-        rule, kind = mix or self.config.mix, weights or self.config.weights
-        if rule not in MIX_RULES:
-            raise VLMIGError(f"mix={rule!r}; expected one of {', '.join(MIX_RULES)}")
-        if kind not in WEIGHT_KINDS:
-            raise VLMIGError(f"weights={kind!r}; expected one of {', '.join(WEIGHT_KINDS)}")
-        return rule, kind
-
-    def setting(self, mix: str | None = None, weights: str | None = None) -> tuple[str, str, float, float, float]:
-        """Return mixing rule, kind of weights, strength, doubt and alignment floor: what ``Scores.mixed`` needs."""
-        return *self.rule(mix, weights), self.config.strength, self.config.doubt, self.config.alignment_floor
 
     def score(
         self,
@@ -282,11 +288,11 @@ class VLMIG:
         """
         if per not in ("token", "sequence"):
             raise VLMIGError(f"per={per!r}; expected token or sequence")
-        visuals = self.imagine([self._subject(context) for context, _ in pairs], k, seed)
         contexts, choices = [context for context, _ in pairs], [[continuation] for _, continuation in pairs]
+        visuals = self.imagine(contexts, k, seed, policy=None, options=[own for _, own in pairs])
         if per == "sequence":
             scored = self.score(contexts, choices, visuals, batch, verbatim=True)
-            return [float(scores.sequences(k, *self.setting())[0]) for scores in scored]
+            return [float(scores.sequences(k, *self.config.setting())[0]) for scores in scored]
         values = np.zeros(len(pairs))
         for rows, features in self._batches(contexts, choices, visuals, batch):
             trust = torch.cat([self._trust(visuals[job.context]) for job in rows])
@@ -302,7 +308,8 @@ class VLMIG:
         gap = self.tokenizer.mask_token
         if not isinstance(self.model, VLMIGForMaskedLM) or text.count(gap) != 1:
             raise VLMIGError(f"cannot fill {text!r}; expected a masked LM and a text with one {gap or '[MASK]'}")
-        return self._likely(text, self.imagine([prompt or self._subject(text)], k)[0], top)
+        visuals = self.imagine([prompt or text], k, policy="question" if prompt else None)[0]
+        return self._likely(text, visuals, top)
 
     @torch.inference_mode()
     def generate(
@@ -314,7 +321,7 @@ class VLMIG:
             VLMIGError: a masked LM.
         """
         model = self._causal("generate")
-        visuals = self.imagine([self._subject(prompt) for prompt in prompts], k, seed)
+        visuals = self.imagine(prompts, k, seed, policy=None)
         room = self.config.text_limit and self.config.text_limit - settings.setdefault("max_new_tokens", 20)
         if room is not None and room < 1:
             raise VLMIGError(
@@ -340,10 +347,4 @@ class VLMIG:
         masked = isinstance(self.model, VLMIGForMaskedLM)
         job = Job(0, ids, [(0, [0])], ids.index(self.tokenizer.mask_token_id) if masked else None)
         mixed = self._predict(read_jobs(self.model, [job], self._pad), visuals)[0, -1]
-        likely = mixed.exp().topk(min(8 * count, len(mixed)))
-        words: dict[str, float] = {}  # with and without a leading space: one word, two tokens
-        for i, p in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
-            word = self.tokenizer.decode([i]).strip()
-            if word and (word in words or len(words) < count):
-                words[word] = words.get(word, 0.0) + p
-        return words
+        return likely_words(self.tokenizer, mixed.exp(), count)

@@ -35,7 +35,16 @@ class Scores:
     blank: np.ndarray
     """log p_blank, (C,)."""
     alignment: np.ndarray
-    """Cosine of each picture with its prompt, (K,)."""
+    """Cosine of each picture with its prompt, (K,); (K, C) where every candidate has pictures of its own."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """Put candidates together that were scored apart, each beside its own pictures; one part stays as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        names = ("text", "per_image", "blank")
+        text, images, blank = (np.concatenate([getattr(part, name) for part in parts], -1) for name in names)
+        return cls(text, images, blank, np.stack([part.alignment for part in parts], -1))
 
     def mixed(self, k: int, rule: str, weights: str, strength: float, doubt: float, floor: float) -> np.ndarray:
         """Mix the first k pictures' distributions over the candidates: log-probabilities, (C,); k = 0 is text-only.
@@ -45,7 +54,7 @@ class Scores:
         """
         text, blank = (torch.from_numpy(x).log_softmax(-1) for x in (self.text, self.blank))
         images = torch.from_numpy(self.per_image[:k]).log_softmax(-1)
-        alignment = torch.from_numpy(self.alignment[:k])
+        alignment = torch.from_numpy(self.alignment[:k]).movedim(0, -1)
         trust = image_trust(weights, alignment, floor)
         settings: dict[str, Any] = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
         return mix(text, images, trust, rule, blank=blank, **settings).numpy()
@@ -233,3 +242,14 @@ def _gather(log_probs: Tensor, jobs: Sequence[Job], places: Sequence[np.ndarray]
         for candidate, ids in job.targets:
             tokens = torch.tensor(ids, device=log_probs.device)
             place[candidate] += log_probs[row, -len(ids) :].gather(1, tokens[:, None]).sum().item()
+
+
+def likely_words(tokenizer: PreTrainedTokenizerBase, probabilities: Tensor, count: int) -> dict[str, float]:
+    """Return the likeliest words among the tokens, (V,): one with and one without a leading space are one word."""
+    likely = probabilities.topk(min(8 * count, len(probabilities)))
+    words: dict[str, float] = {}
+    for i, p in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):
+        word = tokenizer.decode([i]).strip()
+        if word and (word in words or len(words) < count):
+            words[word] = words.get(word, 0.0) + p
+    return words

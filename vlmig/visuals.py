@@ -1,11 +1,15 @@
-"""From prompts to what the model sees of them: imagine, encode, store. Nothing is imagined or encoded twice."""
+"""From texts to what the model sees of them: imagine, guard, encode, store. Nothing is imagined or encoded twice."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -14,34 +18,83 @@ from tqdm import tqdm
 
 from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
-from vlmig.imagination import Imaginer, image_seed
-from vlmig.store import FeatureStore, Imagined, store_key
+from vlmig.imagination import Imaginer, Request, request
+from vlmig.imagination.choose import choose_imaginer
+from vlmig.imagination.guards import diversity, guarded
+from vlmig.imagination.policies import fitted, prompts_for
+from vlmig.store import Address, FeatureStore, Imagined, describe
 from vlmig.timing import Stopwatch
-from vlmig.vision import VisionEncoder
+from vlmig.vision import BLANK, VisionEncoder
 
 BATCH = 24
 """Pictures drawn, encoded and stored at a time: what a killed run can lose."""
 
 PORTION = 200
-"""Prompts of a long list that are looked up at a time."""
+"""Texts of a long list that are looked up at a time."""
 
 
 @dataclass
 class Visuals:
-    """The imagined pictures of one prompt, as the model sees them."""
+    """The imagined pictures of one text, as the model sees them."""
 
-    prompt: str
+    prompts: list[str]
+    """What each picture shows: the same for all, but under the policy ``sentences`` and for split prompts."""
     features: Tensor
     """(K, P, C)."""
     alignment: Tensor
-    """Cosine of each picture with the prompt, (K,)."""
-    images: list[Image.Image]
+    """Cosine of each picture with its prompt, (K,); NaN where the encoder has no text side."""
+    items: list[Imagined]
     keys: list[str]
     """Where the store keeps each of them."""
 
     def first(self, k: int) -> Visuals:
         """Keep the first k pictures."""
-        return Visuals(self.prompt, self.features[:k], self.alignment[:k], self.images[:k], self.keys[:k])
+        return Visuals(self.prompts[:k], self.features[:k], self.alignment[:k], self.items[:k], self.keys[:k])
+
+    @property
+    def prompt(self) -> str:
+        """What the first picture shows."""
+        return self.prompts[0]
+
+    @property
+    def images(self) -> list[Image.Image]:
+        """The pictures; empty ones where there are none: an embedding, or a store that keeps no pictures."""
+        return [item.picture or Image.new("RGB", (64, 64), BLANK) for item in self.items]
+
+    @property
+    def diversity(self) -> float:
+        """How different the pictures are; see ``vlmig.imagination.guards.diversity``."""
+        return diversity(torch.stack([item.pooled for item in self.items]))
+
+    def described(self) -> dict[str, Any]:
+        """Return what is worth knowing of the pictures without looking at them."""
+        alignment = [None if a != a else round(a, 4) for a in self.alignment.tolist()]
+        redraws = [item.redraws for item in self.items]
+        return {
+            "prompts": self.prompts,
+            "alignment": alignment,
+            "diversity": round(self.diversity, 4),
+            "redraws": redraws,
+        }
+
+
+@dataclass
+class Tally:
+    """What imagining came to, since the model was loaded."""
+
+    cut: int = 0
+    """Texts of which a text encoder would not have read everything: cut or split."""
+    stored: int = 0
+    """Pictures that were there already."""
+    drawn: int = 0
+    redrawn: int = 0
+    """Drawn again since they were black or of one colour."""
+    faulty: int = 0
+    """Still so after all redraws; their features count as an empty picture's."""
+
+    def __str__(self) -> str:
+        unusual = [f"{getattr(self, name)} {name}" for name in ("cut", "redrawn", "faulty") if getattr(self, name)]
+        return ", ".join([f"{self.stored} pictures were there", f"{self.drawn} drawn", *unusual])
 
 
 class Imagination:
@@ -49,41 +102,54 @@ class Imagination:
 
     Args:
         config: names the components and the sampling settings.
-        resolve: turns a component's name into a path or hub id.
+        folder: against which ``./`` components are resolved.
         store: where pictures and features are kept.
     """
 
     def __init__(self, config: VLMIGConfig, folder: Path, store: FeatureStore, stopwatch: Stopwatch) -> None:
         self.config, self.folder, self.store, self.stopwatch = config, folder, store, stopwatch
+        self.tally = Tally()
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where imaginer and encoder run."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def encoder(self) -> VisionEncoder:
         """The vision encoder."""
+        place = self.config.locate(self.config.vision_encoder, self.folder)
         with self.stopwatch("load vision encoder"):
-            return VisionEncoder(self.config.locate(self.config.vision_encoder, self.folder), self.config.vision_layer)
+            return VisionEncoder(place, self.config.vision_layer, self.config.vision_features, self.device)
 
     @cached_property
     def imaginer(self) -> Imaginer:
-        """The text-to-image pipeline."""
-        from vlmig.imagination.diffusion import DiffusionImaginer
-
-        config = self.config
+        """The source of pictures."""
         with self.stopwatch("load generator"):
-            return DiffusionImaginer(
-                config.locate(config.imaginer, self.folder),
-                revision=config.imaginer_revision,
-                steps=config.imaginer_steps,
-                guidance=config.imaginer_guidance,
-                size=config.imaginer_size,
-            )
+            return choose_imaginer(self.config, self.folder, lambda: self.encoder, self.store.path.parent, self.device)
 
     @cached_property
     def identity(self) -> dict[str, str | int | float]:
-        """Everything beside prompt and seed that decides an imagined feature."""
+        """Everything beside the request that decides an imagined feature."""
         return {**self.imaginer.identity(), **self.encoder.identity()}
 
-    def visuals(self, prompts: Sequence[str], k: int, seed: int = 0, progress: bool = False) -> list[Visuals]:
-        """Give k pictures for each prompt, from the store where they are there; picture i is the same for any k.
+    def prompts(self, text: str, k: int, policy: str | None = None, option: str = "") -> list[str]:
+        """Return what the k pictures of a text show: by a policy (the checkpoint's own when None), as far as it is read."""
+        chosen = prompts_for(policy or self.config.prompt_policy, text, max(k, 1), option)
+        if k < 1:  # nothing to read, and nothing to load
+            return chosen
+        fits = fitted(chosen, self._fits, self.config.long_prompts)
+        self.tally.cut += fits != chosen
+        return fits
+
+    def _fits(self, prompt: str) -> bool:
+        return self.imaginer.fits(prompt) and self.encoder.fits(prompt)
+
+    def visuals(self, prompts: Sequence[Sequence[str]], k: int, seed: int = 0, progress: bool = False) -> list[Visuals]:
+        """Give k pictures for each text, from the store where they are there; picture i is the same for any k.
+
+        Args:
+            prompts: what the pictures of each text show, see ``prompts``.
 
         Raises:
             VLMIGError: a negative k.
@@ -92,64 +158,120 @@ class Imagination:
             raise VLMIGError(f"k={k}; expected 0 (text only) or more pictures")
         if k == 0 or not prompts:
             empty = torch.zeros(0, self.config.vision_patches, self.config.vision_width)
-            return [Visuals(prompt, empty, torch.zeros(0), [], []) for prompt in prompts]
-        distinct = list(dict.fromkeys(prompts))
-        requests = {prompt: [(prompt, image_seed(prompt, i, seed)) for i in range(k)] for prompt in distinct}
-        keys = {request: store_key(*request, self.identity) for rows in requests.values() for request in rows}
-        found = self._find_or_make(keys, progress)
-        texts = dict(zip(distinct, self.encoder.encode_text(distinct), strict=True))
-        made = {}
-        for prompt in distinct:
-            items = [found[request] for request in requests[prompt]]
-            features = torch.stack([item.patches for item in items]).float()
-            alignment = torch.stack([item.pooled for item in items]) @ texts[prompt]
-            own = [keys[request] for request in requests[prompt]]
-            made[prompt] = Visuals(prompt, features, alignment, [item.picture for item in items], own)
-        return [made[prompt] for prompt in prompts]
+            return [Visuals(list(own[:1]), empty, torch.zeros(0), [], []) for own in prompts]
+        requests = [self._requests(own[:k], seed) for own in prompts]
+        found = self._find_or_make({r: self._address(r) for own in requests for r in own}, progress)
+        texts = self._embedded({r.prompt for own in requests for r in own})
+        made = {own: self._assembled(own, found, texts) for own in dict.fromkeys(requests)}
+        self.store.touch([key for visuals in made.values() for key in visuals.keys])
+        return [made[own] for own in requests]
 
-    def fill(self, prompts: Sequence[str], k: int, seed: int = 0) -> tuple[int, int]:
-        """See that the store has k pictures of each prompt, in portions, however many there are.
+    def fill(
+        self, texts: Sequence[str], k: int, seed: int = 0, policy: str = "question", report: Path | None = None
+    ) -> None:
+        """See that the store has k pictures of each text, in portions, however many there are; ``tally`` says what was done.
 
         What is stored stays; a killed run goes on where it stopped.
 
-        Returns:
-            How many pictures were there, and how many were drawn.
+        Args:
+            report: where to write a line for each text: prompts, alignment, diversity, redraws.
         """
-        distinct = list(dict.fromkeys(prompts))
-        there = drawn = 0
-        with tqdm(total=len(distinct) * k, desc="imagining", unit=" pictures", smoothing=0.1) as bar:
-            for start in range(0, len(distinct), PORTION):
-                portion = distinct[start : start + PORTION]
-                requests = [(prompt, image_seed(prompt, i, seed)) for prompt in portion for i in range(k)]
-                keys = {request: store_key(*request, self.identity) for request in requests}
-                present = self.store.present(list(keys.values()))
-                there += len(present)
-                bar.update(len(present))
-                for _ in self._make({request: key for request, key in keys.items() if key not in present}):
-                    drawn += 1
+        with (
+            tqdm(total=len(texts) * k, desc="imagining", unit=" pictures", smoothing=0.1) as bar,
+            _lines(report) as write,
+        ):
+            for start in range(0, len(texts), PORTION):
+                portion = texts[start : start + PORTION]
+                prompts = [self.prompts(text, k, policy) for text in portion]
+                addresses = {r: self._address(r) for own in prompts for r in self._requests(own, seed)}
+                present = self.store.present([address.key for address in addresses.values()])
+                missing = {r: address for r, address in addresses.items() if address.key not in present}
+                self.tally.stored += len(addresses) - len(missing)
+                bar.update(len(portion) * k - len(missing))
+                for _ in self._make(missing):
                     bar.update()
-        return there, drawn
+                if report is not None:
+                    stored = self.tally.stored  # counted already
+                    for text, visuals in zip(portion, self.visuals(prompts, k, seed), strict=True):
+                        write(json.dumps({"text": text, **visuals.described()}))
+                    self.tally.stored = stored
 
-    def _find_or_make(self, keys: dict[tuple[str, int], str], progress: bool) -> dict[tuple[str, int], Imagined]:
+    @staticmethod
+    def _requests(prompts: Sequence[str], seed: int) -> tuple[Request, ...]:
+        return tuple(request(prompt, i, seed) for i, prompt in enumerate(prompts))
+
+    @cached_property
+    def _described(self) -> str:
+        return describe(self.identity)
+
+    def _address(self, asked: Request) -> Address:
+        return Address(asked.prompt, asked.seed, self._described)
+
+    def _embedded(self, prompts: set[str]) -> dict[str, Tensor] | None:
+        """Embed the prompts, each once, where the encoder has a text side."""
+        ordered = sorted(prompts)
+        rows = self.encoder.encode_text(ordered)
+        return None if rows is None else dict(zip(ordered, rows, strict=True))
+
+    def _assembled(
+        self, own: tuple[Request, ...], found: dict[Request, Imagined], texts: dict[str, Tensor] | None
+    ) -> Visuals:
+        items = [found[asked] for asked in own]
+        alignment = torch.full((len(own),), torch.nan)
+        if texts is not None:
+            pooled = torch.stack([item.pooled for item in items])
+            alignment = (pooled * torch.stack([texts[asked.prompt] for asked in own])).sum(-1)
+        features = torch.stack([item.patches for item in items]).float()
+        keys = [self._address(asked).key for asked in own]
+        return Visuals([asked.prompt for asked in own], features, alignment, items, keys)
+
+    def _find_or_make(self, addresses: dict[Request, Address], progress: bool) -> dict[Request, Imagined]:
         """Look requests up in the store, and make those that are missing."""
-        found = {request: item for request, key in keys.items() if (item := self.store.get(key)) is not None}
-        missing = {request: key for request, key in keys.items() if request not in found}
+        found = {r: item for r, a in addresses.items() if (item := self.store.get(a.key)) is not None}
+        missing = {r: address for r, address in addresses.items() if r not in found}
+        self.tally.stored += len(found)
         made = tqdm(
             self._make(missing), "imagining", len(missing), unit=" pictures", disable=not (progress and missing)
         )
         return found | dict(made)
 
-    def _make(self, keys: dict[tuple[str, int], str]) -> Iterator[tuple[tuple[str, int], Imagined]]:
-        """Draw, encode and store what is asked for, a batch at a time."""
-        requests = list(keys)
-        for start in range(0, len(requests), BATCH):
-            batch = requests[start : start + BATCH]
-            imaginer, encoder = self.imaginer, self.encoder
-            with self.stopwatch("imagine"):
-                pictures = imaginer.imagine(batch)
-            with self.stopwatch("encode"):
-                patches, pooled = encoder.encode(pictures)
-            for request, picture, patch, pool in zip(batch, pictures, patches, pooled, strict=True):
-                item = Imagined(picture, patch, pool)
-                self.store.put(keys[request], item)
-                yield request, item
+    def _make(self, addresses: dict[Request, Address]) -> Iterator[tuple[Request, Imagined]]:
+        """Draw, guard, encode and store what is asked for, a batch at a time."""
+        asked = list(addresses)
+        for start in range(0, len(asked), BATCH):
+            batch = asked[start : start + BATCH]
+            made = dict(
+                zip(batch, self._embeddings(batch) if self.imaginer.embeds else self._pictures(batch), strict=True)
+            )
+            with self.stopwatch("store"):
+                self.store.put((addresses[r], item) for r, item in made.items())
+            self.tally.drawn += len(made)
+            yield from made.items()
+
+    def _embeddings(self, batch: list[Request]) -> list[Imagined]:
+        with self.stopwatch("imagine"):
+            given = self.imaginer.imagine(batch)
+        return [Imagined(None, unit[None].half(), unit) for unit in given]
+
+    def _pictures(self, batch: list[Request]) -> list[Imagined]:
+        with self.stopwatch("imagine"):
+            pictures, redraws = guarded(self.imaginer, batch)
+        self.tally.redrawn += sum(count > 0 for count in redraws)
+        self.tally.faulty += sum(count < 0 for count in redraws)
+        with self.stopwatch("encode"):
+            patches, pooled = self.encoder.encode(pictures)
+        shown = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures]
+        return [Imagined(*parts) for parts in zip(shown, patches, pooled, redraws, strict=True)]
+
+
+@contextmanager
+def _lines(path: Path | None) -> Iterator[Callable[[str], None]]:
+    """Write a file line by line; it appears when it is whole."""
+    if path is None:
+        yield lambda line: None
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as lines:
+        yield lambda line: print(line, file=lines)
+    partial.replace(path)

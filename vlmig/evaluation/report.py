@@ -109,7 +109,8 @@ def _question(row: dict[str, Any], results: dict[str, Any], store: FeatureStore)
     doc, block = row["doc"], results["vlmig"]
     choices = doc["choices"]
     text, per_image, blank = (np.array(row[name][0]) for name in ("text_only", "per_image", "blank"))
-    scores = Scores(text, per_image, blank, np.array(row["alignment"]))
+    alignment = np.array(row["alignment"][0], dtype=float)  # None becomes NaN
+    scores = Scores(text, per_image, blank, alignment)
     k = min(results["config"]["model_args"]["k"], len(scores.per_image))
     mixed = scores.mixed(
         k,
@@ -122,10 +123,10 @@ def _question(row: dict[str, Any], results: dict[str, Any], store: FeatureStore)
     mixed = np.exp(mixed)
     right = choices[int(mixed.argmax())] == row["target"]
     pictures = []
-    for i, key in enumerate(row["pictures"][:k]):
+    for i, key in enumerate(row["pictures"][0][:k]):
         item = store.get(key)
-        if item is not None:
-            pictures.append(_picture(item.picture, row["alignment"][i], _distribution(choices, scores.per_image[i])))
+        if item is not None and item.picture is not None:
+            pictures.append(_picture(item.picture, alignment[i], _distribution(choices, scores.per_image[i])))
     state = "" if row["covered"] is not False else " <small>(outside the model's world)</small>"
     head = f"<h3>{html.escape(doc['contexts'][0])} <span class={'right' if right else 'wrong'}>{choices[int(mixed.argmax())]}</span>"
     head += f" <small>label: {html.escape(row['target'])}</small>{state}</h3>"

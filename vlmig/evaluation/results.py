@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome], out: Path) -> d
             "dtype": str(model.model.dtype),
             "seeds": list(settings.seeds),
             "identity": model.imagination.identity,
+            "imagination": {"policy": settings.policy, **asdict(model.imagination.tally)},
             "strength": model.config.strength,
             "doubt": model.config.doubt,
             "alignment_floor": model.config.alignment_floor,

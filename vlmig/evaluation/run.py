@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlmig.checkpoint import write_text
+from vlmig.config import POLICIES as PROMPT_POLICIES
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.statistics import balanced_accuracy, clustered, majority, verdict
 from vlmig.evaluation.tasks import Item, Task
@@ -22,6 +23,8 @@ from vlmig.visuals import Visuals
 logger = logging.getLogger(__name__)
 
 CONTROLS = ("none", "blank", "shuffled")
+POLICIES = ("item", *PROMPT_POLICIES)
+"""What to imagine: what the item is about, once for all its templates; or what each template's text says."""
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Settings:
     controls: Sequence[str] = ("none",)
     seeds: Sequence[int] = (0,)
     limit: int | None = None
+    policy: str = "item"
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 0:
@@ -42,6 +46,8 @@ class Settings:
         for control in self.controls:
             if control not in CONTROLS:
                 raise VLMIGError(f"control {control!r}; expected some of {', '.join(CONTROLS)}")
+        if self.policy not in POLICIES:
+            raise VLMIGError(f"policy {self.policy!r}; expected one of {', '.join(POLICIES)}")
         if self.limit is not None and self.limit < 1:
             raise VLMIGError(f"limit={self.limit}; expected at least one item")
 
@@ -81,12 +87,12 @@ class Evaluator:
                 "the model's adapter is untrained and would be measured as noise; train it, or load a trained checkpoint"
             )
         self.model, self.settings, self.data, self.out, self.covered = model, settings, data, out, covered
-        main = model.rule(None, None)
+        main = model.config.setting()[:2]
         self.rules = list(
             dict.fromkeys([main, *((m, w) for m in settings.mixes or main[:1] for w in settings.weights or main[1:])])
         )
         for rule in self.rules:
-            model.rule(*rule)
+            model.config.setting(*rule)
         self.ks = sorted(set(settings.ks) | {0})
         self.main_k = 6 if 6 in self.ks else self.ks[-1]
 
@@ -115,28 +121,47 @@ class Evaluator:
         self._comparisons(outcome)
         return outcome
 
-    def _imagine(self, items: list[Item], seed: int) -> list[Visuals]:
-        return self.model.imagine([item.picture for item in items], self.ks[-1], seed, progress=True)
+    def _imagine(self, items: list[Item], seed: int) -> list[list[Visuals]]:
+        """Imagine for each item what the policy says: once, for each template, or for each template's candidates."""
+        policy, k = self.settings.policy, self.ks[-1]
+        if policy == "item":
+            own = self.model.imagine([item.picture for item in items], k, seed, progress=True)
+            return [[visuals] for visuals in own]
+        rows = [
+            [(c, o) for c in item.contexts for o in (item.choices if policy == "option" else ("",))] for item in items
+        ]
+        texts, options = zip(*(pair for row in rows for pair in row), strict=True)
+        flat = iter(self.model.imagine(texts, k, seed, progress=True, policy=policy, options=options))
+        return [[next(flat) for _ in row] for row in rows]
 
-    def _score(self, items: list[Item], visuals: list[Visuals], control: str, seed: int) -> list[list[Scores]]:
+    def _score(self, items: list[Item], visuals: list[list[Visuals]], control: str, seed: int) -> list[list[Scores]]:
         """Score every template of every item beside its own, empty or another object's pictures."""
         if control == "shuffled":
             visuals = shuffled(items, visuals, seed)
         if control == "blank":
             empty = self.model.model.blank_features.float().cpu()
-            visuals = [replace(v, features=empty.expand(len(v.features), -1, -1)) for v in visuals]
-        contexts = [context for item in items for context in item.contexts]
-        choices = [item.choices for item in items for _ in item.contexts]
-        seen = [v for item, v in zip(items, visuals, strict=True) for _ in item.contexts]
+            visuals = [[replace(v, features=empty.expand(len(v.features), -1, -1)) for v in own] for own in visuals]
+        apart = self.settings.policy == "option"  # every candidate has pictures of its own, and is scored by itself
+        parts = [[(o,) for o in item.choices] if apart else [item.choices] for item in items]
+        contexts = [c for item, own in zip(items, parts, strict=True) for c in item.contexts for _ in own]
+        choices = [part for item, own in zip(items, parts, strict=True) for _ in item.contexts for part in own]
+        seen = [
+            v
+            for item, own, p in zip(items, visuals, parts, strict=True)
+            for v in _spread(own, len(item.contexts) * len(p))
+        ]
         flat = iter(self.model.score(contexts, choices, seen, progress=True))
-        return [[next(flat) for _ in item.contexts] for item in items]
+        return [
+            [Scores.joined([next(flat) for _ in own]) for _ in item.contexts]
+            for item, own in zip(items, parts, strict=True)
+        ]
 
     def _accumulate(self, outcome: Outcome, scores: list[list[Scores]], control: str, seed: int) -> None:
         for k in self.ks:
             for rule, weights in self.rules:
                 outcome.correct[k, rule, weights, control, seed] = np.array(
                     [
-                        score.mixed(k, *self.model.setting(rule, weights)).argmax() == item.answer
+                        score.mixed(k, *self.model.config.setting(rule, weights)).argmax() == item.answer
                         for item, templates in zip(outcome.items, scores, strict=True)
                         for score in templates
                     ],
@@ -213,7 +238,7 @@ class Evaluator:
         return rows
 
     def _samples(
-        self, items: list[Item], scores: list[list[Scores]], visuals: list[Visuals], control: str, seed: int
+        self, items: list[Item], scores: list[list[Scores]], visuals: list[list[Visuals]], control: str, seed: int
     ) -> Iterable[dict[str, Any]]:
         """Yield a line per item, with every distribution the results are computed from."""
         for i, (item, templates, seen) in enumerate(zip(items, scores, visuals, strict=True)):
@@ -224,8 +249,8 @@ class Evaluator:
                 "control": control,
                 "seed": seed,
                 "covered": None if self.covered is None else self.covered(item.cluster),
-                "pictures": seen.keys,
-                "alignment": _rounded(seen.alignment.numpy()),
+                "pictures": [own.keys for own in seen],
+                "alignment": [_rounded(own.alignment.numpy()) for own in seen],
                 "text_only": [_rounded(s.text) for s in templates],
                 "per_image": [_rounded(s.per_image) for s in templates],
                 "blank": [_rounded(s.blank) for s in templates],
@@ -238,7 +263,7 @@ class Evaluator:
         for k in self.ks:
             losses, tokens = [], []
             for item, seen in zip(outcome.items, visuals, strict=True):
-                log_probs = self.model.token_log_probs(item.contexts[0], seen.first(k))
+                log_probs = self.model.token_log_probs(item.contexts[0], seen[0].first(k))
                 losses.append(-log_probs.sum().item())
                 tokens.append(len(log_probs))
             row = {"task": outcome.task.name, "subset": "all", "k": k, "mix": config.mix, "weights": config.weights}
@@ -246,7 +271,7 @@ class Evaluator:
             outcome.conditions.append({**row, "n": len(losses), "perplexity": float(np.exp(sum(losses) / sum(tokens)))})
 
 
-def shuffled(items: list[Item], visuals: list[Visuals], seed: int) -> list[Visuals]:
+def shuffled(items: list[Item], visuals: list[list[Visuals]], seed: int) -> list[list[Visuals]]:
     """Give every object another object's pictures, the same for all its items."""
     objects = sorted({item.cluster for item in items})
     if len(objects) < 2:
@@ -257,5 +282,14 @@ def shuffled(items: list[Item], visuals: list[Visuals], seed: int) -> list[Visua
     return [first[taken[item.cluster]] for item in items]
 
 
+def _spread(own: list[Visuals], count: int) -> list[Visuals]:
+    """Give each of an item's scored texts its pictures: one set for all, or one each."""
+    return [own[i * len(own) // count] if len(own) < count else own[i] for i in range(count)]
+
+
 def _rounded(values: np.ndarray) -> Any:
-    return np.round(np.asarray(values, dtype=float), 5).tolist()
+    rounded = np.round(np.asarray(values, dtype=float), 5)
+    unknown = np.isnan(rounded)
+    shown = rounded.astype(object)
+    shown[unknown] = None  # JSON knows no NaN
+    return shown.tolist()

@@ -1,104 +1,248 @@
-"""Pictures from any text-to-image pipeline of diffusers. The only file of the library that knows diffusers."""
+"""Pictures from any text-to-image pipeline of diffusers, and embeddings from its prior pipelines. The home of diffusers."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from functools import cached_property
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoPipelineForText2Image, DiffusionPipeline
-from diffusers.utils import logging
-from PIL import Image
+import torch.nn.functional as F
+from diffusers import (
+    AutoencoderTiny,
+    AutoPipelineForText2Image,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+)
+from diffusers.utils import logging as diffusers_logging
+from torch import Tensor
+from transformers import AutoTokenizer
 
 from vlmig.errors import VLMIGError
+from vlmig.imagination import Request
+from vlmig.imagination.families import Sampling, sampling_for
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED = {
+    StableDiffusionPipeline: ("prompt_embeds", "negative_prompt_embeds"),
+    StableDiffusionXLPipeline: (
+        "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    ),
+}
+"""Pipelines that take prompts as embeddings, and what their ``encode_prompt`` returns."""
 
 
 class DiffusionImaginer:
     """Draw with a diffusers pipeline, one seeded generator per picture.
 
     Every call of the pipeline has the same batch size (the last batch is filled up), so that a picture's bytes do not
-    depend on how many others are asked for beside it.
+    depend on how many others are asked for beside it. Where a batch does not fit into memory it is halved for the rest
+    of the process, which may change a picture's rounding, and is logged.
 
     Args:
         name: hub id or folder of the pipeline.
-        steps: sampling steps.
-        guidance: classifier-free guidance scale; 0 for distilled models.
-        size: side of a picture in pixels.
-        batch: pictures drawn at a time; part of the identity, since rounding may depend on it.
+        sampling: settings; the family's own when None.
+        dtype: precision; when None float32 on a CPU and the family's on an accelerator.
 
-    ``imagine`` raises a VLMIGError where there is no such pipeline.
+    ``imagine`` raises a VLMIGError where there is no such pipeline, or not even one picture fits into memory.
     """
+
+    embeds = False
+    seeded = True
 
     def __init__(
         self,
         name: str | Path,
+        sampling: Sampling | None = None,
         *,
         revision: str | None = None,
-        steps: int = 1,
-        guidance: float = 0.0,
-        size: int = 512,
-        batch: int = 6,
-        dtype: torch.dtype = torch.float32,
+        dtype: str | None = None,
         device: str | torch.device = "cpu",
     ) -> None:
-        self.name, self.revision, self.dtype = str(name), revision, dtype
-        self.steps, self.guidance, self.size, self.batch = steps, guidance, size, batch
-        self.device = device
+        self.name, self.revision, self.device = str(name), revision, torch.device(device)
+        self.sampling = sampling or sampling_for(self.name)
+        self.batch = self.sampling.batch
+        self.dtype = dtype or ("float32" if self.device.type == "cpu" else self.sampling.dtype)
+        self._embedded = lru_cache(maxsize=64)(self._embed)
 
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline, loaded when the first picture is drawn: a store that has them all needs none."""
-        pipeline = _load_pipeline(self.name, self.revision, self.dtype).to(self.device)
-        pipeline.set_progress_bar_config(disable=True)
+        dtype = getattr(torch, self.dtype)
+        pipeline = load_pipeline(self.name, self.revision, dtype)
+        if self.sampling.vae:
+            pipeline.vae = AutoencoderTiny.from_pretrained(self.sampling.vae).to(dtype)
+        if getattr(pipeline, "safety_checker", None) is not None:
+            pipeline.safety_checker = None  # it answers with black pictures, which would count as evidence
+        pipeline.to(self.device)
+        denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
+        for part in (denoiser, getattr(pipeline, "vae", None)):
+            if part is not None:
+                part.to(memory_format=torch.channels_last)  # a third faster, on CPUs and GPUs alike
+        if self.sampling.compile and denoiser is not None:
+            denoiser.compile()
         return pipeline
 
     @torch.inference_mode()
-    def imagine(self, requests: Sequence[tuple[str, int]]) -> list[Image.Image]:
-        """Draw one picture for each (prompt, seed)."""
-        pictures: list[Image.Image] = []
-        for start in range(0, len(requests), self.batch):
-            batch = list(requests[start : start + self.batch])
-            filled = batch + batch[:1] * (self.batch - len(batch))
-            drawn = self.pipeline(
-                [prompt for prompt, _ in filled],
-                generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in filled],
-                num_inference_steps=self.steps,
-                guidance_scale=self.guidance,
-                height=self.size,
-                width=self.size,
-            ).images
-            pictures += drawn[: len(batch)]
+    def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
+        """Draw one picture for each request."""
+        pictures: list[Tensor] = []
+        while len(pictures) < len(requests):
+            batch = list(requests[len(pictures) : len(pictures) + self.batch])
+            try:
+                pictures += self._draw(batch + batch[:1] * (self.batch - len(batch)))[: len(batch)]
+            except RuntimeError as error:  # torch's out-of-memory error is one
+                self._halve(error)
         return pictures
+
+    def _draw(self, batch: list[Request]) -> list[Tensor]:
+        seeds = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
+        drawn = self.pipeline(
+            **self._prompts([request.prompt for request in batch]),
+            generator=seeds,
+            num_inference_steps=self.sampling.steps,
+            guidance_scale=self.sampling.guidance,
+            height=self.sampling.size,
+            width=self.sampling.size,
+            output_type="pt",
+        ).images.float()
+        whole = drawn.isfinite().flatten(1).all(1)
+        pixels = (drawn.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        pixels[~whole.cpu()] = 0  # a picture with NaN is no picture: black, which the guard notices
+        return list(pixels)
+
+    def _prompts(self, prompts: list[str]) -> dict[str, Any]:
+        """Return the prompts as arguments of the pipeline: embedded once each, where it takes embeddings."""
+        if type(self.pipeline) not in EMBEDDED:
+            return {"prompt": prompts}
+        rows = [self._embedded(prompt) for prompt in prompts]
+        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+
+    def _embed(self, prompt: str) -> dict[str, Tensor]:
+        pipeline = self.pipeline
+        guided = self.sampling.guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
+        settings = {"device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": guided}
+        parts = zip(EMBEDDED[type(pipeline)], pipeline.encode_prompt(prompt, **settings), strict=True)
+        return {name: part for name, part in parts if part is not None}
+
+    def _halve(self, error: RuntimeError) -> None:
+        """Go on with half the batch where the whole one does not fit."""
+        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+            raise error
+        if self.batch == 1:
+            raise VLMIGError(
+                f"the generator {self.name} has no memory for even one picture of {self.sampling.size} pixels; "
+                "choose a smaller imaginer_size, imaginer_dtype=float16, or another generator"
+            ) from error
+        self.batch //= 2
+        logger.warning("no memory for a batch of %d pictures; going on with %d", 2 * self.batch, self.batch)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def _tokenizers(self) -> list[Any]:
+        return list(load_tokenizers(self.name, self.revision))
+
+    def fits(self, prompt: str) -> bool:
+        """Tell whether one of the pipeline's text encoders reads the whole prompt."""
+        return not self._tokenizers or any(
+            len(t(prompt, verbose=False).input_ids) <= t.model_max_length for t in self._tokenizers
+        )
 
     def identity(self) -> dict[str, str | int | float]:
         """Name the pipeline's weights (by content where they lie in a folder) and the sampling settings."""
-        local = Path(self.name).is_dir()
-        source = digest_folder(Path(self.name)) if local else f"{self.name}@{self.revision or 'main'}"
-        settings: dict[str, str | int | float] = {
-            "steps": self.steps,
-            "guidance": self.guidance,
-            "size": self.size,
-            "batch": self.batch,
+        sampling = self.sampling
+        described: dict[str, str | int | float] = {
+            "generator": source_of(self.name, self.revision),
+            "dtype": self.dtype,
         }
-        settings["dtype"] = str(self.dtype)
-        return {"generator": source, **settings}
+        described |= {"steps": sampling.steps, "guidance": sampling.guidance, "size": sampling.size}
+        described |= {"batch": sampling.batch, "compile": sampling.compile}
+        return described | ({"vae": source_of(sampling.vae)} if sampling.vae else {})
 
 
-def _load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
-    logging.disable_progress_bar()  # a bar per component says nothing to a user
-    try:
+class PriorImaginer:
+    """Imagine embeddings without pixels: a prior pipeline (Kandinsky's) goes from text to where its picture would lie.
+
+    Args:
+        name: hub id or folder of the prior pipeline; its embeddings live in the space of one particular encoder.
+    """
+
+    embeds = True
+    seeded = True
+
+    def __init__(self, name: str, sampling: Sampling | None = None, *, device: str | torch.device = "cpu") -> None:
+        self.name, self.device = name, torch.device(device)
+        self.sampling = sampling or sampling_for(name)
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """The pipeline, loaded when first needed."""
+        return load_pipeline(self.name, None, torch.float32).to(self.device)
+
+    @torch.inference_mode()
+    def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
+        """Give a unit embedding for each request."""
+        given = []
+        for request in requests:  # small work, and a batch of one makes every embedding independent of the others
+            seed = torch.Generator("cpu").manual_seed(request.seed)
+            settings = {"num_inference_steps": self.sampling.steps, "guidance_scale": self.sampling.guidance}
+            embedding = self.pipeline(request.prompt, generator=[seed], **settings).image_embeds[0]
+            given.append(F.normalize(embedding.float(), dim=-1).cpu())
+        return given
+
+    def fits(self, prompt: str) -> bool:
+        """Tell whether the text encoder reads the whole prompt."""
+        return all(
+            len(t(prompt, verbose=False).input_ids) <= t.model_max_length for t in load_tokenizers(self.name, None)
+        )
+
+    def identity(self) -> dict[str, str | int | float]:
+        """Name the prior's weights and settings."""
+        return {"prior": source_of(self.name), "steps": self.sampling.steps, "guidance": self.sampling.guidance}
+
+
+def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
+    """Load a pipeline by the auto class, or as what it says it is.
+
+    Raises:
+        VLMIGError: no such pipeline.
+    """
+    diffusers_logging.disable_progress_bar()  # a bar per component says nothing to a user
+    loaders: list[Callable[..., Any]] = [AutoPipelineForText2Image.from_pretrained, DiffusionPipeline.from_pretrained]
+    for load in loaders:
         try:
-            return AutoPipelineForText2Image.from_pretrained(name, revision=revision, dtype=dtype)
-        except ValueError:  # a pipeline that the auto class does not list
-            return DiffusionPipeline.from_pretrained(name, revision=revision, dtype=dtype)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise VLMIGError(
-            f"cannot load the generator {name}: {reason}; expected the hub id or folder of a diffusers text-to-image pipeline"
-        ) from error
+            pipeline = load(name, revision=revision, dtype=dtype)
+            pipeline.set_progress_bar_config(disable=True)
+            return pipeline
+        except (OSError, ValueError) as error:  # ValueError: a pipeline that the auto class does not list
+            failed = error
+    reason = str(failed).strip().split("\n")[0]
+    raise VLMIGError(
+        f"cannot load the generator {name}: {reason}; expected the hub id or folder of a diffusers text-to-image pipeline"
+    ) from failed
+
+
+def load_tokenizers(name: str, revision: str | None) -> Iterator[Any]:
+    """Yield a pipeline's tokenizers, without its models."""
+    for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+        try:
+            yield AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
+        except (OSError, ValueError):
+            return
+
+
+def source_of(name: str, revision: str | None = None) -> str:
+    """Name weights by their content where they lie in a folder, else by id and revision."""
+    return digest_folder(Path(name)) if Path(name).is_dir() else f"{name}@{revision or 'main'}"
 
 
 def digest_folder(folder: Path) -> str:

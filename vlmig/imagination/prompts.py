@@ -36,32 +36,60 @@ def subject_of(question: str) -> str:
     return text
 
 
-def read_prompts(path: Path) -> list[str]:
-    """Read distinct prompts in order: a line each, or the ``prompt`` of each row of a ``.jsonl`` or ``.csv`` file.
+def slug(prompt: str) -> str:
+    """Turn a prompt into the part of a file name that stands for it."""
+    return re.sub(r"\W+", "_", prompt.strip().lower()).strip("_")
+
+
+FILES = (".txt", ".jsonl", ".csv")
+
+
+def read_prompts(source: str | Path, column: str = "prompt", split: str = "train") -> list[str]:
+    """Read distinct prompts in order: a file with one on each line, .jsonl, .csv, or a dataset's folder or hub id.
 
     Raises:
-        VLMIGError: no such file, no prompt in a row, or no prompts at all.
+        VLMIGError: no such source, no such column, or no prompts at all.
     """
-    if not path.is_file():
+    path = Path(source)
+    if path.suffix in FILES and not path.is_file():
         raise VLMIGError(
-            f"no prompts at {path}; expected a text file with a prompt on each line, or a .jsonl or .csv file"
+            f"no prompts at {source}; expected a text file with a prompt on each line, .jsonl, .csv or a dataset"
         )
+    texts = _lines(path, column) if path.is_file() else _rows(str(source), column, split)
+    found = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
+    if not found:
+        raise VLMIGError(f"{source} holds no prompts; expected one on each line or row")
+    return found
+
+
+def _lines(path: Path, column: str) -> list[str]:
     with path.open(encoding="utf-8", newline="") as lines:
         try:
             if path.suffix == ".jsonl":
-                prompts = [str(json.loads(line)["prompt"]) for line in lines if line.strip()]
-            elif path.suffix == ".csv":
-                prompts = [row["prompt"] for row in csv.DictReader(lines)]
-            else:
-                prompts = list(lines)
+                return [str(json.loads(line)[column]) for line in lines if line.strip()]
+            if path.suffix == ".csv":
+                return [row[column] for row in csv.DictReader(lines)]
+            return list(lines)
         except (KeyError, TypeError, json.JSONDecodeError) as error:
             raise VLMIGError(
-                f"{path} has a row without a prompt ({error}); expected a field or column named prompt"
+                f"{path} has a row without {column} ({error}); expected that field in every row, or another --column"
             ) from error
-    found = list(dict.fromkeys(text.strip() for text in prompts if text.strip()))
-    if not found:
-        raise VLMIGError(f"{path} holds no prompts; expected one on each line")
-    return found
+
+
+def _rows(source: str, column: str, split: str) -> list[str]:
+    """Read a column of a dataset, saved in a folder or on the hub."""
+    import datasets
+
+    try:
+        rows = datasets.load_from_disk(source) if Path(source).is_dir() else datasets.load_dataset(source)
+        rows = rows[split] if isinstance(rows, dict) else rows
+        return [str(text) for text in rows[column]]
+    except Exception as error:  # datasets raises what its readers raise
+        reason = str(error).strip().split("\n")[0]
+        raise VLMIGError(
+            f"cannot read prompts from {source}: {reason}; expected a text file with a prompt on each line, .jsonl, .csv, or a "
+            f"dataset with the split {split} and the column {column}"
+        ) from error
 
 
 def shard_of(prompts: Sequence[str], index: int, count: int) -> list[str]:

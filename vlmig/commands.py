@@ -1,0 +1,201 @@
+"""What each command does. Imports are lazy, so that help and wrong arguments are answered at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmig.errors import VLMIGError
+
+if TYPE_CHECKING:
+    from vlmig.predictor import VLMIG
+
+
+def _load(arguments: argparse.Namespace) -> VLMIG:
+    """Load the model; the libraries' own loading bars are noise beside our one bar for long work."""
+    from transformers.utils import logging as transformers_logging
+
+    from vlmig.config import REFERENCE
+    from vlmig.predictor import VLMIG
+    from vlmig.store import FeatureStore, default_store
+
+    if not arguments.verbose:
+        transformers_logging.disable_progress_bar()
+    protocol = getattr(arguments, "protocol", None)
+    fields = REFERENCE if protocol == "reference" else {"protocol": protocol} if protocol else {}
+    if arguments.imaginer:
+        fields = {**fields, "imaginer": arguments.imaginer}
+    store = FeatureStore(arguments.store or default_store(), arguments.store_limit, not arguments.no_pictures)
+    return VLMIG.from_pretrained(arguments.model, store=store, **fields)
+
+
+def ask(arguments: argparse.Namespace) -> None:
+    """Answer one question."""
+    if not arguments.question.strip():  # before anything heavy is loaded
+        raise VLMIGError('the question is empty; ask something, e.g. vlmig ask "What is the color of a banana?"')
+    if arguments.k < 0:
+        raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more pictures")
+    from vlmig.evaluation.report import write_answer
+
+    model = _load(arguments)
+    if arguments.policy:
+        model.config.prompt_policy = arguments.policy
+    answer = model.ask(
+        arguments.question,
+        arguments.choices,
+        arguments.k,
+        prompt=arguments.prompt,
+        seed=arguments.seed,
+        mix=arguments.mix,
+        weights=arguments.weights,
+    )
+    print(f"{answer.answer}  (p = {answer.probabilities[answer.answer]:.2f})")
+    options = sorted(answer.probabilities, key=lambda option: -answer.probabilities[option])[:6]
+    print(f"{'':<14}" + "".join(f"{option:>10}" for option in options))
+    rows = [("with pictures", answer.probabilities), ("text only", answer.text_only)]
+    rows += [(f"picture {i + 1}", distribution) for i, distribution in enumerate(answer.per_image)]
+    for i, (name, distribution) in enumerate(rows):
+        aligned = f"   alignment {answer.weights[i - 2]:.2f}" if i > 1 else ""
+        print(f"{name:<14}" + "".join(f"{distribution[option]:>10.3f}" for option in options) + aligned)
+    if answer.images:
+        mean = sum(answer.weights) / len(answer.weights)
+        doubt = "" if mean >= model.config.alignment_floor else ": low, the pictures are guesses"
+        print(f'imagined "{answer.prompt}", mean alignment {mean:.2f}{doubt}')
+    if arguments.html:
+        write_answer(answer, arguments.html)
+        print(f"wrote {arguments.html}")
+    if arguments.verbose:
+        print("time: " + ", ".join(f"{step} {seconds:.2f} s" for step, seconds in answer.seconds.items()))
+
+
+def imagine(arguments: argparse.Namespace) -> None:
+    """Imagine a few prompts or many, or look after the store."""
+    if arguments.k < 1:
+        raise VLMIGError(f"--k {arguments.k}; expected at least one picture")
+    if arguments.stats or arguments.mend or arguments.merge:
+        _look_after(arguments)
+    elif arguments.prompts:
+        _imagine_many(arguments)
+    elif arguments.prompt:
+        _imagine_few(arguments)
+    else:
+        raise VLMIGError("nothing to imagine; give a prompt, or a file of them with --prompts")
+
+
+def _imagine_few(arguments: argparse.Namespace) -> None:
+    from vlmig.imagination.prompts import slug
+
+    model = _load(arguments)
+    shown = model.imagine(arguments.prompt, arguments.k, arguments.seed, progress=True, policy=arguments.policy)
+    for visuals in shown:
+        alignment = " ".join(f"{a:.2f}" for a in visuals.alignment.tolist())
+        print(f"{visuals.prompt}: alignment {alignment}, diversity {visuals.diversity:.2f}")
+        if arguments.out:
+            arguments.out.mkdir(parents=True, exist_ok=True)
+            for i, picture in enumerate(visuals.images):
+                picture.save(arguments.out / f"{slug(visuals.prompt)}_{i}.png")
+    print(f"{model.imagination.tally}; {len(model.imagination.store)} pictures in {model.imagination.store.path}")
+
+
+def _imagine_many(arguments: argparse.Namespace) -> None:
+    """Fill the store for a list of prompts: this process's part of them, under torchrun or with --shard."""
+    import time
+
+    from vlmig.imagination.prompts import read_prompts, shard_of
+
+    index, count = arguments.shard or (int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    prompts = shard_of(read_prompts(arguments.prompts, arguments.column, arguments.split), index, count)
+    part = f"part {index + 1} of {count}: " if count > 1 else ""
+    report = arguments.report
+    if report and count > 1:
+        report = report.with_name(f"{report.stem}_{index + 1}_of_{count}{report.suffix}")
+    model = _load(arguments)
+    start = time.monotonic()
+    model.imagination.fill(prompts, arguments.k, arguments.seed, arguments.policy, report)
+    tally, seconds = model.imagination.tally, time.monotonic() - start
+    print(f"{part}{len(prompts)} prompts, {tally}, {tally.drawn / seconds:.2f} pictures per second")
+
+
+def _look_after(arguments: argparse.Namespace) -> None:
+    """Merge, mend and describe a store."""
+    from vlmig.store import FeatureStore, default_store
+
+    store = FeatureStore(arguments.store or default_store())
+    for other in arguments.merge or []:
+        if not other.is_dir():
+            raise VLMIGError(f"no store to merge at {other}; expected a folder that --store named")
+        print(f"{store.merge(FeatureStore(other))} pictures taken over from {other}")
+    if arguments.mend:
+        kept, damaged = store.mend()
+        print(f"{kept} whole entries kept, {damaged} damaged ones left out; imagine again to make them")
+    print(f"{len(store)} pictures with features, {store.size() / 1e6:.1f} MB, in {store.path}")
+    for row in store.statistics():
+        named = ", ".join(f"{name} {value}" for name, value in row.pop("identity").items())
+        counts = ", ".join(f"{value} {name}" for name, value in row.items() if name != "bytes")
+        print(f"  {counts}, {row['bytes'] / max(1, row['entries']) / 1e3:.1f} kB each: {named}")
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Measure tasks."""
+    from vlmig.evaluation.report import table, write_report
+    from vlmig.evaluation.results import write_results
+    from vlmig.evaluation.run import Evaluator, Settings
+    from vlmig.evaluation.sources import fetch
+    from vlmig.evaluation.tasks import TASKS, choose_tasks
+    from vlmig.pocket import tasks as pocket
+    from vlmig.store import default_store
+
+    tasks = choose_tasks(arguments.tasks, {**TASKS, **pocket.TASKS})
+    settings = Settings(
+        ks=arguments.k,
+        mixes=arguments.mix,
+        weights=arguments.weights,
+        controls=arguments.control,
+        seeds=arguments.seed,
+        limit=arguments.limit,
+        policy=arguments.policy,
+    )
+    files = [file for task in tasks for file in task.files]
+    data = Path(arguments.data) if arguments.data else fetch(files, default_store() / "data")
+    for task in tasks:
+        task.load(data)  # a missing file is said before hours of imagining
+    model = _load(arguments)
+    covered = pocket.covered if pocket.draws_pocket_pictures(model) else None
+    evaluator = Evaluator(model, settings, data, arguments.out, covered)
+    outcomes = []
+    for task in tasks:
+        outcomes.append(evaluator.run(task))
+        results = write_results(evaluator, outcomes, arguments.out)
+    print(table(results))
+    print(write_report(arguments.out, model.imagination.store))
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write the report of a results folder again."""
+    from vlmig.evaluation.report import write_report
+    from vlmig.store import FeatureStore, default_store
+
+    print(write_report(arguments.out, FeatureStore(arguments.store or default_store())))
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    """Import a published checkpoint."""
+    from vlmig.convert import convert
+
+    lines = convert(
+        arguments.source,
+        arguments.out,
+        language_model=arguments.language_model,
+        vision=arguments.vision,
+        generator=arguments.generator,
+    )
+    print("\n".join([*lines, f"wrote {arguments.out}; use it with --model {arguments.out}"]))
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    """Say what is installed, and where components come from."""
+    from vlmig.doctor import diagnose
+
+    print(diagnose(arguments.model))

@@ -1,0 +1,70 @@
+"""One line of configuration chooses the imaginer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from vlmig.config import VLMIGConfig
+from vlmig.errors import VLMIGError
+from vlmig.imagination import Imaginer
+from vlmig.imagination.families import sampling_for
+from vlmig.vision import VisionEncoder
+
+KINDS = ("retrieval", "folder", "prior", "text", "blank")
+"""What may stand before a colon; a name without one is a text-to-image pipeline."""
+
+
+def choose_imaginer(
+    config: VLMIGConfig, folder: Path, encoder: Callable[[], VisionEncoder], cache: Path, device: torch.device
+) -> Imaginer:
+    """Build the imaginer that ``config.imaginer`` names.
+
+    Args:
+        folder: the checkpoint's folder.
+        encoder: gives the vision encoder, where one is needed.
+        cache: where an index may be kept.
+
+    Raises:
+        VLMIGError: an imaginer of embeddings beside an adapter that reads patches.
+    """
+    kind, _, place = config.locate(config.imaginer, folder).partition(":")
+    if kind not in KINDS or Path(config.imaginer).is_dir():
+        kind, place = "diffusion", config.locate(config.imaginer, folder)
+    if kind in ("prior", "text") and config.vision_features != "pooled":
+        raise VLMIGError(
+            f"imaginer={config.imaginer!r} gives embeddings without pixels, this adapter reads patches; expected an adapter "
+            "trained with vision_features=pooled, or another imaginer"
+        )
+    if not place and kind in ("retrieval", "folder", "prior"):
+        raise VLMIGError(f"imaginer={config.imaginer!r} names no place; expected {kind}:PLACE")
+    if kind in ("diffusion", "prior"):
+        return _drawing(kind, place, config, device)
+    from vlmig.imagination import given
+
+    if kind == "retrieval":
+        return given.RetrievalImaginer(place, encoder(), cache)
+    if kind == "folder":
+        return given.FolderImaginer(place)
+    return given.TextImaginer(encoder()) if kind == "text" else given.BlankImaginer()
+
+
+def _drawing(kind: str, place: str, config: VLMIGConfig, device: torch.device) -> Imaginer:
+    from vlmig.imagination import diffusion
+
+    sampling = sampling_for(
+        place,
+        steps=config.imaginer_steps,
+        guidance=config.imaginer_guidance,
+        size=config.imaginer_size,
+        batch=config.imaginer_batch,
+        vae=config.imaginer_vae,
+        compile=config.imaginer_compile,
+    )
+    if kind == "prior":
+        return diffusion.PriorImaginer(place, sampling, device=device)
+    return diffusion.DiffusionImaginer(
+        place, sampling, revision=config.imaginer_revision, dtype=config.imaginer_dtype, device=device
+    )

@@ -1,0 +1,88 @@
+"""What to imagine for a text: named policies, and what happens to prompts that no text encoder reads whole."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from vlmig.config import LONG_PROMPTS, POLICIES
+from vlmig.errors import VLMIGError
+from vlmig.imagination.prompts import subject_of
+
+LAST_WORDS = 70
+"""Words of a long text that the published code imagines as one prompt."""
+
+
+def prompts_for(policy: str, text: str, k: int, option: str = "") -> list[str]:
+    """Return the prompts of a text's k pictures; those of fewer pictures are the first of them.
+
+    - ``subject``: the thing the text is about.
+    - ``question``: the text as it is.
+    - ``sentences`` (published code): the text's last 70 words, then its sentences in turn from the last to the first.
+    - ``option`` (published code, multiple choice): the text with one of its answers, so that each answer has its own
+      pictures. The only policy under which an answer choice is ever drawn.
+
+    Raises:
+        VLMIGError: another policy.
+    """
+    if policy == "subject":
+        return [subject_of(text)] * k
+    if policy == "question":
+        return [text] * k
+    if policy == "option":
+        return [f"{text} {option.strip()}".strip()] * k
+    if policy == "sentences":
+        own = sentences(text)[::-1]
+        return [" ".join(text.split()[-LAST_WORDS:]), *(own[i % len(own)] for i in range(k - 1))][:k]
+    raise VLMIGError(f"policy {policy!r}; expected one of {', '.join(POLICIES)}")
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text into its sentences; a text without any is one."""
+    parts = [part.strip() for part in re.split(r"(?<=[.!?])\s+", text.strip())]
+    return [part for part in parts if part] or [text]
+
+
+def fitted(prompts: Sequence[str], fits: Callable[[str], bool], long: str) -> list[str]:
+    """Return a text's prompts, one per picture, as the text encoders read them whole.
+
+    Args:
+        fits: tells whether a prompt is read whole.
+        long: what happens to one that is not: ``cut`` keeps its end (where a question stands), ``split`` shares its
+            parts out to the pictures in turn, ``refuse`` raises.
+
+    Raises:
+        VLMIGError: a long prompt under ``refuse``; another ``long``.
+    """
+    if long not in LONG_PROMPTS:
+        raise VLMIGError(f"long_prompts={long!r}; expected one of {', '.join(LONG_PROMPTS)}")
+    parts = {prompt: [prompt] if fits(prompt) else _parts(prompt, fits, long) for prompt in dict.fromkeys(prompts)}
+    return [parts[prompt][i % len(parts[prompt])] for i, prompt in enumerate(prompts)]
+
+
+def _parts(prompt: str, fits: Callable[[str], bool], long: str) -> list[str]:
+    """Cut a long prompt into parts that fit, the last words first."""
+    if long == "refuse":
+        raise VLMIGError(
+            f"the prompt {prompt[:40]!r}... is longer than the text encoders read; shorten it, or let long prompts be cut or split"
+        )
+    words = prompt.split()
+    parts: list[str] = []
+    while words and not (parts and long == "cut"):
+        left_out = _fewest(len(words), lambda n: fits(" ".join(words[n:])))
+        if left_out == len(words):  # one endless word
+            last = words.pop()
+            parts.append(last[_fewest(len(last), lambda n: fits(last[n:])) :])
+            continue
+        parts.append(" ".join(words[left_out:]))
+        words = words[:left_out]
+    return parts
+
+
+def _fewest(count: int, enough: Callable[[int], bool]) -> int:
+    """Find the smallest number that is enough, by halving; ``count`` where none below it is."""
+    low, high = 0, count
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low

@@ -1,0 +1,74 @@
+"""Towers of transformers: CLIP, SigLIP, FLAVA, and those without a text side, such as DINOv2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+from vlmig.errors import VLMIGError
+
+FULL_LENGTH = ("siglip", "siglip2")
+"""Families whose text side was trained on texts padded to their full length."""
+
+
+class TransformersTower:
+    """A model of transformers; see ``vlmig.vision.encoder.Tower``."""
+
+    def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
+        self.model, self.processor, self.tokenizer = model.eval().requires_grad_(False), processor, tokenizer
+        self.reads = hasattr(model, "get_text_features")
+        parts = (getattr(model, part, None) for part in ("vision_model", "image_model"))
+        self.vision, self.preprocessing = model, processor.to_json_string()
+        self.patch = next((p for p in parts if p is not None), model).config.patch_size
+        text = getattr(model.config, "text_config", None)
+        self.text_limit = getattr(text, "max_position_embeddings", None)
+
+    def prepare(self, pictures: Sequence[Tensor]) -> Tensor:
+        """Resize, crop and normalise pictures."""
+        return self.processor(images=list(pictures), return_tensors="pt").pixel_values
+
+    def see(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Return patch features and embeddings from one pass."""
+        run = getattr(self.model, "get_image_features", self.model)
+        seen = run(pixel_values=pixels, output_hidden_states=True)
+        states = seen.hidden_states[layer if layer < 0 else layer + 1]  # the first is the embedding of the patches
+        patches = (pixels.shape[-2] // self.patch) * (pixels.shape[-1] // self.patch)
+        pooled = seen.pooler_output
+        return states[:, -patches:], pooled[:, 0] if pooled.dim() == 3 else pooled  # FLAVA projects every token
+
+    def read(self, texts: list[str]) -> Tensor:
+        """Embed texts."""
+        pooled = self.model.get_text_features(**self._tokens(texts).to(self.model.device)).pooler_output
+        return pooled[:, 0] if pooled.dim() == 3 else pooled
+
+    def fits(self, text: str) -> bool:
+        """Tell whether the text is read whole."""
+        return self.text_limit is None or len(self.tokenizer(text, verbose=False).input_ids) <= self.text_limit
+
+    def _tokens(self, texts: list[str]) -> Any:
+        padding = "max_length" if self.model.config.model_type in FULL_LENGTH else True
+        return self.tokenizer(texts, padding=padding, truncation=True, max_length=self.text_limit, return_tensors="pt")
+
+
+def load(name: str) -> TransformersTower:
+    """Load a hub id or a folder.
+
+    Raises:
+        VLMIGError: no such model, or not a vision model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+        model = AutoModel.from_pretrained(name, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name) if hasattr(config, "text_config") else None
+        return TransformersTower(model, processor, tokenizer)
+    except (OSError, ValueError, AttributeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise VLMIGError(
+            f"cannot load the vision encoder {name}: {reason}; expected the folder or hub id of a CLIP, SigLIP, FLAVA or DINOv2 "
+            "model of transformers with its preprocessor_config.json, or architecture/tag of open_clip such as ViT-B-32/openai"
+        ) from error
