@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ from PIL import Image
 
 from vlmig import VLMIGError
 from vlmig.store import Address, FeatureStore, Imagined, describe
+
+PROOF = bool(os.environ.get("VLMIG_PROOF"))
 
 
 def at(name: str, seed: int = 1, identity: str = "{}") -> Address:
@@ -49,25 +52,146 @@ def test_every_setting_changes_the_key() -> None:
     assert at("a", 1, describe(dict(reversed(identity.items())))).key in keys
 
 
+def filled(folder: Path, count: int = 6) -> FeatureStore:
+    store = FeatureStore(folder)
+    store.put((at(f"prompt {i}"), entry(i)) for i in range(count))
+    return store
+
+
+def same(one: Imagined | None, other: Imagined) -> bool:
+    return one is not None and torch.equal(one.patches, other.patches) and torch.equal(one.pooled, other.pooled)
+
+
+COLUMNS = ("key", "prompt", "seed", "identity", "redraws", "digest", "features", "picture")
+
+
+def test_every_flipped_bit_of_an_entry_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", logger="vlmig")  # the command line may have turned it down in this process
+    store, rng = filled(tmp_path, 1), np.random.default_rng(0)
+    (whole,) = store._rows()
+    for flip in range(200 if PROOF else 40):
+        column = COLUMNS[flip % len(COLUMNS)]
+        value = whole[COLUMNS.index(column)]
+        changed: int | bytes
+        if isinstance(value, int):
+            changed = value ^ (1 << int(rng.integers(0, 31)))
+        else:
+            raw = bytearray(value.encode() if isinstance(value, str) else value)
+            raw[rng.integers(0, len(raw))] ^= 1 << int(rng.integers(0, 8))
+            changed = bytes(raw)
+        text = "CAST(? AS TEXT)" if isinstance(value, str) else "?"
+        store.base.execute(f"UPDATE entries SET {column} = {text}", (changed,))
+        assert store.get(at("prompt 0").key) is None, f"flip {flip} in {column}"
+        assert column == "key" or "is damaged" in caplog.text
+        caplog.clear()
+        assert store.mend() == (0, 1) and len(store) == 0
+        store.put([(at("prompt 0"), entry(0))])
+        assert same(store.get(at("prompt 0").key), entry(0)), "a damaged entry is made again"
+
+
+def test_a_flipped_bit_anywhere_in_the_file_never_gives_a_wrong_entry(tmp_path: Path) -> None:
+    filled(tmp_path / "whole").base.close()
+    raw, rng = (tmp_path / "whole" / "imagined.sqlite").read_bytes(), np.random.default_rng(1)
+    noticed = 0
+    for flip in range(200 if PROOF else 40):
+        changed = bytearray(raw)
+        changed[rng.integers(0, len(raw))] ^= 1 << int(rng.integers(0, 8))
+        folder = tmp_path / str(flip)
+        folder.mkdir()
+        (folder / "imagined.sqlite").write_bytes(changed)
+        try:
+            store = FeatureStore(folder)
+            found = [store.get(at(f"prompt {i}").key) for i in range(6)]
+        except VLMIGError:
+            noticed += 1
+            continue
+        assert all(item is None or same(item, entry(i)) for i, item in enumerate(found))
+        noticed += any(item is None for item in found)
+        store.mend()
+        store.put((at(f"prompt {i}"), entry(i)) for i in range(6))
+        assert all(same(store.get(at(f"prompt {i}").key), entry(i)) for i in range(6)), "mended, all can be made again"
+    assert noticed > 0
+
+
 def test_a_killed_writer_leaves_only_whole_entries(tmp_path: Path) -> None:
-    rounds = 5 if os.environ.get("VLMIG_PROOF") else 1
     script = (
         "import sys; sys.path.insert(0, 'tests'); from test_store import *\n"
         f"store = FeatureStore({str(tmp_path)!r})\n"
         "for i in range(10**6): store.put([(at(str(i)), entry(i % 7))])"
     )
-    for _ in range(rounds):
-        writers = [subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1]) for _ in range(2)]
-        deadline = time.monotonic() + 60
+    for _ in range(5 if PROOF else 1):
+        writers = [subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1]) for _ in range(4)]
+        deadline = time.monotonic() + 120
         store = FeatureStore(tmp_path)
-        while len(store) < 20 and time.monotonic() < deadline:
+        before = len(store)
+        while len(store) < before + 20 and time.monotonic() < deadline:
             time.sleep(0.05)
         for writer in writers:
             writer.send_signal(signal.SIGKILL)
             writer.wait()
-        assert len(store) >= 20
-        for (key,) in store.base.execute("SELECT key FROM entries").fetchall():
-            assert store.get(key) is not None
+        assert len(store) >= before + 20
+        keys = [key for (key,) in store.base.execute("SELECT key FROM entries")]
+        assert len(set(keys)) == len(keys) == len(store)
+        assert all(store.get(key) is not None for key in keys)
+
+
+def test_what_is_there_stays(tmp_path: Path) -> None:
+    store = filled(tmp_path, 2)
+    numbers = store.base.execute("SELECT rowid, digest FROM entries").fetchall()
+    filled(tmp_path, 2)
+    store.put([(at("prompt 0"), entry(5))])
+    assert store.base.execute("SELECT rowid, digest FROM entries").fetchall() == numbers
+
+
+def test_the_store_stays_below_its_limit_and_keeps_what_is_used(tmp_path: Path) -> None:
+    one = filled(tmp_path / "one", 1)
+    store = FeatureStore(tmp_path, limit=10 * one.size())
+    store.put((at(f"prompt {i}"), entry(i)) for i in range(9))
+    for i in range(9, 40):
+        store.touch([at("prompt 0").key])
+        store.put([(at(f"prompt {i}"), entry(i))])
+        assert store.size() <= 10 * one.size() + 200  # pictures compress a little differently
+    assert store.get(at("prompt 0").key) is not None, "used all the time"
+    assert store.get(at("prompt 1").key) is None and store.get(at("prompt 39").key) is not None
+    store.base.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert store.path.stat().st_size < 20 * one.size() + 100_000, "the file shrinks too"
+
+
+def test_stores_are_merged(tmp_path: Path) -> None:
+    store, other = filled(tmp_path / "a", 3), filled(tmp_path / "b", 6)
+    other.base.execute("UPDATE entries SET seed = 2 WHERE prompt = 'prompt 4'")
+    assert store.merge(other) == 2, "3 and 5 are taken over, 4 is damaged"
+    assert same(store.get(at("prompt 5").key), entry(5)) and store.get(at("prompt 4").key) is None
+
+
+def test_a_copied_folder_is_the_store(tmp_path: Path) -> None:
+    filled(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    assert same(FeatureStore(tmp_path / "b").get(at("prompt 3").key), entry(3))
+
+
+def test_pictures_are_optional(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, pictures=False)
+    store.put([(at("a"), entry())])
+    found = store.get(at("a").key)
+    assert same(found, entry()) and found is not None and found.picture is None
+
+
+def test_statistics_by_identity(tmp_path: Path) -> None:
+    store = filled(tmp_path, 3)
+    other = entry(9)
+    other.redraws = -1
+    store.put([(at("x", 7, describe({"generator": "y"})), other)])
+    first, second = store.statistics()
+    assert (second["identity"], second["entries"], second["prompts"], second["faulty"]) == ({}, 3, 3, 0)
+    assert (first["identity"], first["faulty"]) == ({"generator": "y"}, 1)
+    assert first["bytes"] + second["bytes"] == store.size()
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path).base.execute("PRAGMA user_version = 7")
+    with pytest.raises(VLMIGError, match="has format 7, this version has 2; choose another folder"):
+        FeatureStore(tmp_path)
 
 
 def test_an_unwritable_folder_is_said_in_one_line(tmp_path: Path) -> None:

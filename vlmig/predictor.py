@@ -111,7 +111,7 @@ class VLMIG:
         language_model, vision, generator = map(absolute, (language_model, vision, generator))
         built = class_for(describe_language_model(language_model))
         base = load_language_model(built.auto_class, language_model, **settings)
-        encoder = VisionEncoder(vision, fields.get("vision_layer", -2))
+        encoder = VisionEncoder(vision, fields.get("vision_layer", -2), fields.get("vision_features", "patches"))
         blank = encoder.encode_blank()
         shape = {"vision_patches": blank.shape[0], "vision_width": blank.shape[1]}
         names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}

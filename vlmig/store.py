@@ -137,7 +137,7 @@ class FeatureStore:
             return None
 
     def put(self, items: Iterable[tuple[Address, Imagined]]) -> None:
-        """Write entries, all of them or none, and leave out the oldest where there is no room.
+        """Write entries, all of them or none, and leave out the oldest where there is no room; what is there stays.
 
         Raises:
             VLMIGError: the database itself is damaged, or the disk is full.
@@ -147,6 +147,8 @@ class FeatureStore:
     def _write(self, rows: Sequence[Row]) -> None:
         with self._writing():
             for row in rows:
+                if self.get(row[0]) is not None:  # another process was faster
+                    continue
                 self._remove(row[0])
                 self.base.execute(f"INSERT INTO entries ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
                 size = len(row[6]) + len(row[7])

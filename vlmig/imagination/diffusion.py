@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -25,6 +27,7 @@ from transformers import AutoTokenizer
 from vlmig.errors import VLMIGError
 from vlmig.imagination import Request
 from vlmig.imagination.families import Sampling, sampling_for
+from vlmig.threads import spread
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +46,8 @@ EMBEDDED = {
 class DiffusionImaginer:
     """Draw with a diffusers pipeline, one seeded generator per picture.
 
-    Every call of the pipeline has the same batch size (the last batch is filled up), so that a picture's bytes do not
-    depend on how many others are asked for beside it. Where a batch does not fit into memory it is halved for the rest
+    Every call of the pipeline has the same batch size (the last batch is filled up) and on a CPU one thread, so that a
+    picture's bytes do not depend on how many others are asked for beside it, or by how many. Where a batch does not fit into memory it is halved for the rest
     of the process, which may change a picture's rounding, and is logged.
 
     Args:
@@ -71,7 +74,7 @@ class DiffusionImaginer:
         self.sampling = sampling or sampling_for(self.name)
         self.batch = self.sampling.batch
         self.dtype = dtype or ("float32" if self.device.type == "cpu" else self.sampling.dtype)
-        self._embedded = lru_cache(maxsize=64)(self._embed)
+        self._embedded, self._reading = lru_cache(maxsize=64)(self._embed), threading.Lock()
 
     @cached_property
     def pipeline(self) -> Any:
@@ -91,39 +94,42 @@ class DiffusionImaginer:
             denoiser.compile()
         return pipeline
 
-    @torch.inference_mode()
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
         """Draw one picture for each request."""
-        pictures: list[Tensor] = []
-        while len(pictures) < len(requests):
-            batch = list(requests[len(pictures) : len(pictures) + self.batch])
-            try:
-                pictures += self._draw(batch + batch[:1] * (self.batch - len(batch)))[: len(batch)]
-            except RuntimeError as error:  # torch's out-of-memory error is one
-                self._halve(error)
-        return pictures
+        parts = [list(requests[start : start + self.batch]) for start in range(0, len(requests), self.batch)]
+        _ = self.pipeline  # loaded once, before threads share it
+        try:
+            drawn = spread(self._draw, parts, self.device, together=not self.sampling.compile)
+        except RuntimeError as error:  # torch's out-of-memory error is one
+            self._halve(error)
+            return self.imagine(requests)
+        return [picture for part in drawn for picture in part]
 
-    def _draw(self, batch: list[Request]) -> list[Tensor]:
-        seeds = [torch.Generator("cpu").manual_seed(request.seed) for request in batch]
-        drawn = self.pipeline(
+    def _draw(self, part: list[Request]) -> list[Tensor]:
+        """Draw a batch, filled up to its full size."""
+        batch = part + part[:1] * (self.batch - len(part))
+        own = copy.copy(self.pipeline)  # the same models, but a scheduler counts its steps
+        own.scheduler = copy.deepcopy(own.scheduler)
+        drawn = own(
             **self._prompts([request.prompt for request in batch]),
-            generator=seeds,
+            generator=[torch.Generator("cpu").manual_seed(request.seed) for request in batch],
             num_inference_steps=self.sampling.steps,
             guidance_scale=self.sampling.guidance,
             height=self.sampling.size,
             width=self.sampling.size,
             output_type="pt",
-        ).images.float()
-        whole = drawn.isfinite().flatten(1).all(1)
-        pixels = (drawn.clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-        pixels[~whole.cpu()] = 0  # a picture with NaN is no picture: black, which the guard notices
+        ).images[: len(part)]
+        whole = drawn.float().isfinite().flatten(1).all(1).cpu()
+        pixels = (drawn.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        pixels[~whole] = 0  # a picture with NaN is no picture: black, which the guard notices
         return list(pixels)
 
     def _prompts(self, prompts: list[str]) -> dict[str, Any]:
         """Return the prompts as arguments of the pipeline: embedded once each, where it takes embeddings."""
         if type(self.pipeline) not in EMBEDDED:
             return {"prompt": prompts}
-        rows = [self._embedded(prompt) for prompt in prompts]
+        with self._reading:  # tokenizers cannot be shared
+            rows = [self._embedded(prompt) for prompt in prompts]
         return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
     def _embed(self, prompt: str) -> dict[str, Tensor]:
@@ -142,8 +148,8 @@ class DiffusionImaginer:
                 f"the generator {self.name} has no memory for even one picture of {self.sampling.size} pixels; "
                 "choose a smaller imaginer_size, imaginer_dtype=float16, or another generator"
             ) from error
+        logger.warning("no memory for a batch of %d pictures; going on with %d", self.batch, self.batch // 2)
         self.batch //= 2
-        logger.warning("no memory for a batch of %d pictures; going on with %d", 2 * self.batch, self.batch)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -188,16 +194,16 @@ class PriorImaginer:
         """The pipeline, loaded when first needed."""
         return load_pipeline(self.name, None, torch.float32).to(self.device)
 
-    @torch.inference_mode()
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
         """Give a unit embedding for each request."""
-        given = []
-        for request in requests:  # small work, and a batch of one makes every embedding independent of the others
-            seed = torch.Generator("cpu").manual_seed(request.seed)
-            settings = {"num_inference_steps": self.sampling.steps, "guidance_scale": self.sampling.guidance}
-            embedding = self.pipeline(request.prompt, generator=[seed], **settings).image_embeds[0]
-            given.append(F.normalize(embedding.float(), dim=-1).cpu())
-        return given
+        _ = self.pipeline
+        return spread(self._embedding, requests, self.device, together=False)
+
+    def _embedding(self, request: Request) -> Tensor:
+        seed = torch.Generator("cpu").manual_seed(request.seed)
+        settings = {"num_inference_steps": self.sampling.steps, "guidance_scale": self.sampling.guidance}
+        embedding = self.pipeline(request.prompt, generator=[seed], **settings).image_embeds[0]
+        return F.normalize(embedding.float(), dim=-1).cpu()
 
     def fits(self, prompt: str) -> bool:
         """Tell whether the text encoder reads the whole prompt."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-BATCH = 6
+BATCH = 8
 """Pictures per call of a pipeline."""
 
 

@@ -66,23 +66,27 @@ def _parts(prompt: str, fits: Callable[[str], bool], long: str) -> list[str]:
         raise VLMIGError(
             f"the prompt {prompt[:40]!r}... is longer than the text encoders read; shorten it, or let long prompts be cut or split"
         )
-    words = prompt.split()
+    words = [piece for word in prompt.split() for piece in _pieces(word, fits)]
     parts: list[str] = []
     while words and not (parts and long == "cut"):
-        left_out = _fewest(len(words), lambda n: fits(" ".join(words[n:])))
-        if left_out == len(words):  # one endless word
-            last = words.pop()
-            parts.append(last[_fewest(len(last), lambda n: fits(last[n:])) :])
-            continue
+        left_out = _too_many(words, fits)
         parts.append(" ".join(words[left_out:]))
         words = words[:left_out]
     return parts
 
 
-def _fewest(count: int, enough: Callable[[int], bool]) -> int:
-    """Find the smallest number that is enough, by halving; ``count`` where none below it is."""
-    low, high = 0, count
+def _pieces(word: str, fits: Callable[[str], bool]) -> list[str]:
+    """Break a word that does not even fit by itself."""
+    if fits(word) or len(word) < 2:
+        return [word]
+    half = len(word) // 2
+    return _pieces(word[:half], fits) + _pieces(word[half:], fits)
+
+
+def _too_many(words: list[str], fits: Callable[[str], bool]) -> int:
+    """Count the first words that must be left out so that the rest fits, by halving; one word always stays."""
+    low, high = 0, len(words) - 1
     while low < high:
         middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+        low, high = (low, middle) if fits(" ".join(words[middle:])) else (middle + 1, high)
     return low

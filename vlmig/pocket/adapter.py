@@ -51,6 +51,7 @@ def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int, fusio
         imaginer_steps=8,
         imaginer_guidance=3.0,
         imaginer_size=64,
+        imaginer_batch=3,
         projector_width=256,
         fusion=fusion,
         fusion_heads=6,

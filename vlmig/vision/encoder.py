@@ -14,12 +14,13 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmig.errors import VLMIGError
+from vlmig.threads import spread
 
 BLANK = (128, 128, 128)
 """Colour of the empty picture."""
 
 
-BATCH = 8
+BATCH = 4
 """Pictures per pass, always: a feature's last bit may depend on how many others are computed beside it."""
 
 
@@ -72,29 +73,32 @@ class VisionEncoder:
         self.tower = _tower(str(name))
         self.tower.vision.to(self.device)
 
-    @torch.inference_mode()
     def encode(self, pictures: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
         """Encode n pictures, PIL or uint8 (3, H, W): features (n, P, C) in half precision and unit embeddings (n, E).
 
         A picture's bytes do not depend on the others: every pass has the same size, the last one filled up.
         """
-        features, pooled = [], []
-        for start in range(0, len(pictures), BATCH):
-            batch = [as_tensor(picture).to(self.device) for picture in pictures[start : start + BATCH]]
-            pixels = self.tower.prepare(batch + batch[:1] * (BATCH - len(batch)))
-            patches, embeddings = self.tower.see(pixels, self.layer)
-            unit = F.normalize(embeddings.float(), dim=-1)[: len(batch)].cpu()
-            features.append((unit[:, None] if self.features == "pooled" else patches[: len(batch)]).half().cpu())
-            pooled.append(unit)
+        parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+        seen = spread(self._pass, parts, self.device)
+        features, pooled = zip(*seen, strict=True)
         return torch.cat(features), torch.cat(pooled)
 
-    @torch.inference_mode()
+    def _pass(self, pictures: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
+        batch = [as_tensor(picture).to(self.device) for picture in pictures]
+        pixels = self.tower.prepare(batch + batch[:1] * (BATCH - len(batch)))
+        patches, embeddings = (part[: len(batch)] for part in self.tower.see(pixels, self.layer))
+        unit = F.normalize(embeddings.float(), dim=-1)
+        features = unit[:, None] if self.features == "pooled" else patches
+        return features.half().cpu(), unit.cpu()
+
     def encode_text(self, texts: Sequence[str]) -> Tensor | None:
         """Encode texts: unit embeddings (n, E), each on its own, or None where the tower has no text side."""
         if not self.tower.reads:
             return None
-        rows = [F.normalize(self.tower.read([text]).float(), dim=-1).cpu() for text in texts]
-        return torch.cat(rows)
+        return torch.cat(spread(self._read, texts, self.device, together=False))  # tokenizers cannot be shared
+
+    def _read(self, text: str) -> Tensor:
+        return F.normalize(self.tower.read([text]).float(), dim=-1).cpu()
 
     def fits(self, text: str) -> bool:
         """Tell whether the text side, if there is one, reads the whole text."""
