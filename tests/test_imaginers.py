@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,37 @@ def test_embedded_prompts_draw_what_texts_draw(parts: Path, tmp_path: Path, kind
     for picture, drawn in zip(plain, imaginer.imagine(asked), strict=True):
         # Texts embedded two at a time or one by one may round another way.
         assert np.abs(np.asarray(picture).astype(int) - drawn.permute(1, 2, 0).numpy()).max() <= 1
+
+
+def test_a_prompt_is_embedded_once(parts: Path) -> None:
+    imaginer = DiffusionImaginer(parts / "generator", Sampling(steps=1, guidance=3.0, size=32, batch=2))
+    embedded: list[str] = []
+    plain = imaginer.pipeline.encode_prompt
+
+    def counted(prompt: str | None, *rest: Any, **settings: Any) -> Any:
+        embedded.extend([prompt] if prompt else [])  # a call with embeddings passes through here without a text
+        return plain(prompt, *rest, **settings)
+
+    imaginer.pipeline.encode_prompt = counted
+    imaginer.imagine([request(prompt, i) for prompt in ("a cat", "the sea") for i in range(5)])
+    assert sorted(embedded) == ["a cat", "the sea"]
+
+
+def test_a_pipeline_that_the_auto_class_does_not_know(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(*_: Any, **__: Any) -> Any:
+        raise ValueError("AutoPipeline can't find a pipeline linked to it")
+
+    monkeypatch.setattr("diffusers.AutoPipelineForText2Image.from_pretrained", unknown)
+    assert type(DiffusionImaginer(parts / "generator").pipeline).__name__ == "StableDiffusionPipeline"
+
+
+@pytest.mark.skipif(not os.environ.get("VLMIG_PROOF"), reason="compiling takes a minute; make proof")
+def test_a_compiled_denoiser_draws_the_same(parts: Path) -> None:
+    asked = [request("a cat", i) for i in range(3)]
+    settings = {"steps": 2, "guidance": 3.0, "size": 32, "batch": 2}
+    plain, compiled = (DiffusionImaginer(parts / "generator", Sampling(**settings, compile=c)) for c in (False, True))
+    for one, other in zip(plain.imagine(asked), compiled.imagine(asked), strict=True):
+        assert (one.int() - other.int()).abs().max() <= 1, "fused operations may round another way"
 
 
 def test_a_smaller_decoder(parts: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from vlmig.checkpoint import resolve_checkpoint
 from vlmig.config import VLMIGConfig
+from vlmig.imagination.choose import kind_and_place, sampling_of
 from vlmig.store import default_store
 
 PACKAGES = (
@@ -44,18 +45,25 @@ def diagnose(name: str) -> str:
         "generator": config.imaginer,
     }
     for role, where in parts.items():
-        place = config.locate(where, folder)
-        local = Path(place).is_dir()
-        missing = where.startswith("./") and not local
-        state = (
-            "missing: fetch the checkpoint again"
-            if missing
-            else "local folder"
-            if local
-            else "from the hub or its cache"
+        lines.append(f"{role:<18}{_place(where, folder)}")
+    kind, place = kind_and_place(config.imaginer, folder)
+    if kind == "diffusion":
+        sampling = sampling_of(config, place)
+        lines.append(
+            f"sampling          {sampling.steps} steps, guidance {sampling.guidance}, {sampling.size} pixels, {sampling.batch} at a time"
         )
-        lines.append(f"{role:<18}{place} ({state})")
     lines.append(
         f"mixture           {config.mix}, weights {config.weights}, strength {config.strength}, doubt {config.doubt}"
     )
     return "\n".join(lines)
+
+
+def _place(where: str, folder: Path) -> str:
+    """Say where a component comes from, and whether it is there."""
+    kind, place = kind_and_place(where, folder)
+    if kind in ("text", "blank"):
+        return f"{where} (built in)"
+    if Path(place).is_dir():
+        return f"{VLMIGConfig.locate(where, folder)} (local folder)"
+    inside = where.rpartition(":")[2].startswith("./")
+    return f"{where} ({'missing: fetch the checkpoint again' if inside else 'from the hub or its cache'})"

@@ -10,7 +10,7 @@ import torch
 from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.imagination import Imaginer
-from vlmig.imagination.families import sampling_for
+from vlmig.imagination.families import Sampling, sampling_for
 from vlmig.vision import VisionEncoder
 
 KINDS = ("retrieval", "folder", "prior", "text", "blank")
@@ -30,9 +30,7 @@ def choose_imaginer(
     Raises:
         VLMIGError: an imaginer of embeddings beside an adapter that reads patches.
     """
-    kind, _, place = config.locate(config.imaginer, folder).partition(":")
-    if kind not in KINDS or Path(config.imaginer).is_dir():
-        kind, place = "diffusion", config.locate(config.imaginer, folder)
+    kind, place = kind_and_place(config.imaginer, folder)
     if kind in ("prior", "text") and config.vision_features != "pooled":
         raise VLMIGError(
             f"imaginer={config.imaginer!r} gives embeddings without pixels, this adapter reads patches; expected an adapter "
@@ -51,10 +49,16 @@ def choose_imaginer(
     return given.TextImaginer(encoder()) if kind == "text" else given.BlankImaginer()
 
 
-def _drawing(kind: str, place: str, config: VLMIGConfig, device: torch.device) -> Imaginer:
-    from vlmig.imagination import diffusion
+def kind_and_place(name: str, folder: Path) -> tuple[str, str]:
+    """Split an imaginer's name: ``retrieval:photos`` is a retrieval from photos; a plain name is a diffusion pipeline."""
+    place = VLMIGConfig.locate(name, folder)
+    kind, _, inner = place.partition(":")
+    return ("diffusion", place) if kind not in KINDS or Path(place).is_dir() else (kind, inner)
 
-    sampling = sampling_for(
+
+def sampling_of(config: VLMIGConfig, place: str) -> Sampling:
+    """Return the sampling settings of a pipeline: the configuration's, else its family's."""
+    return sampling_for(
         place,
         steps=config.imaginer_steps,
         guidance=config.imaginer_guidance,
@@ -63,6 +67,12 @@ def _drawing(kind: str, place: str, config: VLMIGConfig, device: torch.device) -
         vae=config.imaginer_vae,
         compile=config.imaginer_compile,
     )
+
+
+def _drawing(kind: str, place: str, config: VLMIGConfig, device: torch.device) -> Imaginer:
+    from vlmig.imagination import diffusion
+
+    sampling = sampling_of(config, place)
     if kind == "prior":
         return diffusion.PriorImaginer(place, sampling, device=device)
     return diffusion.DiffusionImaginer(
