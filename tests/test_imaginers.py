@@ -31,8 +31,11 @@ from transformers import (
 )
 
 from vlmig import VLMIG, VLMIGError
+from vlmig.checkpoint import POCKET
 from vlmig.cli import main
+from vlmig.config import VLMIGConfig, changed
 from vlmig.imagination import image_seed, request
+from vlmig.imagination.choose import sampling_of
 from vlmig.imagination.diffusion import DiffusionImaginer
 from vlmig.imagination.families import FAMILIES, Sampling, sampling_for
 from vlmig.vision import BLANK
@@ -304,6 +307,16 @@ def test_settings_of_a_family_are_found_by_name_and_by_class(parts: Path) -> Non
     assert sampling_for(str(parts / "generator")).guidance == 7.5, "StableDiffusionPipeline, by its index"
     assert sampling_for("someone/something", steps=None) == sampling_for("another/thing")
     assert all(licence for _, _, licence in FAMILIES)
+
+
+def test_another_imaginer_brings_its_own_settings() -> None:
+    """The pocket model's eight steps and 64 pixels suit no other generator."""
+    own = VLMIGConfig.from_pretrained(POCKET)
+    other = VLMIGConfig.from_pretrained(POCKET, **changed({"imaginer": "stabilityai/sdxl-turbo", "imaginer_steps": 2}))
+    assert (own.imaginer_steps, own.imaginer_size) == (8, 64)
+    sampling = sampling_of(other, other.imaginer)
+    assert (sampling.steps, sampling.guidance, sampling.size) == (2, 0.0, 512)
+    assert changed({"mix": "prob"}) == {"mix": "prob"}
 
 
 def test_seeds_are_a_contract() -> None:

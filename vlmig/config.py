@@ -23,6 +23,15 @@ COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", 
 REFERENCE = {"protocol": "reference", "mix": "logit", "weights": "clip"}
 """Fields that make any checkpoint predict as the published code does."""
 
+SAMPLING = ("revision", "steps", "guidance", "size", "batch", "dtype", "vae")
+"""Settings of an imaginer, each a field ``imaginer_...``, which do not suit another one."""
+
+
+def changed(fields: dict[str, Any]) -> dict[str, Any]:
+    """Complete the fields that a user changes: another imaginer comes with settings of its own family."""
+    others = {f"imaginer_{name}": None for name in SAMPLING} if "imaginer" in fields else {}
+    return {**others, **fields}
+
 
 class VLMIGConfig(PreTrainedConfig):
     """Parts of a visually grounded language model.

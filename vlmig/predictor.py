@@ -21,7 +21,7 @@ from vlmig.checkpoint import (
     place_adapter,
     resolve_checkpoint,
 )
-from vlmig.config import VLMIGConfig
+from vlmig.config import VLMIGConfig, changed
 from vlmig.errors import VLMIGError
 from vlmig.mixture import image_trust
 from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM, class_for
@@ -82,7 +82,7 @@ class VLMIG:
         folder = resolve_checkpoint(name, kwargs.pop("revision", None))
         stopwatch = Stopwatch()
         with stopwatch("load language model"):
-            model = class_for(VLMIGConfig.from_pretrained(folder)).from_pretrained(folder, **kwargs)
+            model = class_for(VLMIGConfig.from_pretrained(folder)).from_pretrained(folder, **changed(kwargs))
             source = model.config.locate(model.config.language_model, folder)
             tokenizer = load_tokenizer(source, model.config.language_model_revision)
         loaded = cls(model, tokenizer, folder, store)
