@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from benchmarks import imagination
 from vlmig.cli import build_parser, main
 
 ROOT = Path(__file__).parents[1]
@@ -25,14 +27,26 @@ def test_every_command_parses(command: str) -> None:
     build_parser().parse_args(shlex.split(command)[1:])
 
 
-@pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if c.startswith(("vlmig ask", "vlmig doctor", "vlmig imagine"))]
-)
-def test_quick_commands_run(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quick_commands_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the order of the pages, and in one folder: a later command may read what an earlier one wrote."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("a banana\na frog\n")
     monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
-    assert main(shlex.split(command)[1:]) == 0
+    for command in dict.fromkeys(COMMANDS):
+        if command.startswith(("vlmig ask", "vlmig doctor", "vlmig imagine")):
+            assert main(shlex.split(command)[1:]) == 0, f"{command}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ([\w.]+)", TEXT))))
+def test_every_module_that_docs_run_exists(module: str) -> None:
+    assert importlib.util.find_spec(module)
+
+
+def test_the_benchmark_of_imagination_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    imagination.main(["--prompts", "1", "--k", "2", "--rounds", "1"])
+    assert re.search(r"median +[\d.]+ +[\d.]+ +[\d.]+", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.splitlines()[0])

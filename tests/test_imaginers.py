@@ -182,6 +182,9 @@ def test_embeddings_from_a_prior_pipeline(parts: Path, tmp_path: Path) -> None:
     fresh = build(parts, tmp_path / "other", f"prior:{tmp_path / 'prior'}", **settings)
     assert torch.equal(fresh.imagine(["a cat"], k=1)[0].features[0], three.features[0])
     assert not model.imagination.imaginer.fits("x " * 100)
+    fresh.config.vision_width = 20
+    with pytest.raises(VLMIGError, match="gives embeddings of width 16, the adapter reads 20"):
+        fresh.imagine(["the sea"], k=1)
 
 
 @pytest.mark.parametrize(
@@ -314,8 +317,9 @@ def test_another_imaginer_brings_its_own_settings() -> None:
     own = VLMIGConfig.from_pretrained(POCKET)
     other = VLMIGConfig.from_pretrained(POCKET, **changed({"imaginer": "stabilityai/sdxl-turbo", "imaginer_steps": 2}))
     assert (own.imaginer_steps, own.imaginer_size) == (8, 64)
-    sampling = sampling_of(other, other.imaginer)
-    assert (sampling.steps, sampling.guidance, sampling.size) == (2, 0.0, 512)
+    for device, batch in (("cpu", 1), ("cuda", 8)):
+        sampling = sampling_of(other, POCKET, torch.device(device))
+        assert (sampling.steps, sampling.guidance, sampling.size, sampling.batch) == (2, 0.0, 512, batch)
     assert changed({"mix": "prob"}) == {"mix": "prob"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +90,8 @@ def test_scenes_show_their_glyph_and_labels_come_from_pixels() -> None:
     assert first.size == (64, 64) and np.array_equal(np.asarray(first), np.asarray(again))
     seen = {read_color(recolored(glyph(concepts["banana"].glyph), np.random.default_rng(i)))[0] for i in range(120)}
     assert seen == set(COLORS), "recolouring should reach every colour"
+
+
+def test_no_shipped_file_names_a_folder_of_a_machine() -> None:
+    for path in [*POCKET.rglob("*.json"), POCKET / "README.md"]:
+        assert not re.search(r'"/\w+/|/(?:home|root|work|tmp)/', path.read_text()), path

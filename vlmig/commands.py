@@ -5,30 +5,52 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmig.errors import VLMIGError
 
 if TYPE_CHECKING:
     from vlmig.predictor import VLMIG
+    from vlmig.store import FeatureStore
+    from vlmig.visuals import Imagination
 
 
 def _load(arguments: argparse.Namespace) -> VLMIG:
     """Load the model; the libraries' own loading bars are noise beside our one bar for long work."""
     from transformers.utils import logging as transformers_logging
 
-    from vlmig.config import REFERENCE
     from vlmig.predictor import VLMIG
-    from vlmig.store import FeatureStore, default_store
 
     if not arguments.verbose:
         transformers_logging.disable_progress_bar()
+    return VLMIG.from_pretrained(arguments.model, store=_store(arguments), **_fields(arguments))
+
+
+def _imagination(arguments: argparse.Namespace) -> Imagination:
+    """Load what imagines and sees; no language model."""
+    from vlmig.checkpoint import resolve_checkpoint
+    from vlmig.config import VLMIGConfig, changed
+    from vlmig.timing import Stopwatch
+    from vlmig.visuals import Imagination
+
+    folder = resolve_checkpoint(arguments.model)
+    config = VLMIGConfig.from_pretrained(folder, **changed(_fields(arguments)))
+    return Imagination(config, folder, _store(arguments), Stopwatch())
+
+
+def _store(arguments: argparse.Namespace) -> FeatureStore:
+    from vlmig.store import FeatureStore, default_store
+
+    return FeatureStore(arguments.store or default_store(), arguments.store_limit, not arguments.no_pictures)
+
+
+def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of the configuration that the command line changes."""
+    from vlmig.config import REFERENCE
+
     protocol = getattr(arguments, "protocol", None)
-    fields = REFERENCE if protocol == "reference" else {"protocol": protocol} if protocol else {}
-    if arguments.imaginer:
-        fields = {**fields, "imaginer": arguments.imaginer}
-    store = FeatureStore(arguments.store or default_store(), arguments.store_limit, not arguments.no_pictures)
-    return VLMIG.from_pretrained(arguments.model, store=store, **fields)
+    fields: dict[str, Any] = REFERENCE if protocol == "reference" else {"protocol": protocol} if protocol else {}
+    return {**fields, "imaginer": arguments.imaginer} if arguments.imaginer else fields
 
 
 def ask(arguments: argparse.Namespace) -> None:
@@ -87,16 +109,16 @@ def imagine(arguments: argparse.Namespace) -> None:
 def _imagine_few(arguments: argparse.Namespace) -> None:
     from vlmig.imagination.prompts import slug
 
-    model = _load(arguments)
-    shown = model.imagine(arguments.prompt, arguments.k, arguments.seed, progress=True, policy=arguments.policy)
-    for visuals in shown:
+    imagination = _imagination(arguments)
+    prompts = [imagination.prompts(prompt, arguments.k, arguments.policy) for prompt in arguments.prompt]
+    for visuals in imagination.visuals(prompts, arguments.k, arguments.seed, progress=True):
         alignment = " ".join(f"{a:.2f}" for a in visuals.alignment.tolist())
         print(f"{visuals.prompt}: alignment {alignment}, diversity {visuals.diversity:.2f}")
         if arguments.out:
             arguments.out.mkdir(parents=True, exist_ok=True)
             for i, picture in enumerate(visuals.images):
                 picture.save(arguments.out / f"{slug(visuals.prompt)}_{i}.png")
-    print(f"{model.imagination.tally}; {len(model.imagination.store)} pictures in {model.imagination.store.path}")
+    print(f"{imagination.tally}; {len(imagination.store)} pictures in {imagination.store.path}")
 
 
 def _imagine_many(arguments: argparse.Namespace) -> None:
@@ -111,20 +133,20 @@ def _imagine_many(arguments: argparse.Namespace) -> None:
     report = arguments.report
     if report and count > 1:
         report = report.with_name(f"{report.stem}_{index + 1}_of_{count}{report.suffix}")
-    model = _load(arguments)
+    imagination = _imagination(arguments)
     start = time.monotonic()
-    model.imagination.fill(prompts, arguments.k, arguments.seed, arguments.policy, report)
-    tally, seconds = model.imagination.tally, time.monotonic() - start
-    print(f"{part}{len(prompts)} prompts, {tally}, {tally.drawn / seconds:.2f} pictures per second")
+    imagination.fill(prompts, arguments.k, arguments.seed, arguments.policy, report)
+    rate = imagination.tally.drawn / (time.monotonic() - start)
+    print(f"{part}{len(prompts)} prompts, {imagination.tally}, {rate:.2f} pictures per second")
 
 
 def _look_after(arguments: argparse.Namespace) -> None:
     """Merge, mend and describe a store."""
-    from vlmig.store import FeatureStore, default_store
+    from vlmig.store import FeatureStore
 
-    store = FeatureStore(arguments.store or default_store())
+    store = _store(arguments)
     for other in arguments.merge or []:
-        if not other.is_dir():
+        if not (other / store.path.name).is_file():
             raise VLMIGError(f"no store to merge at {other}; expected a folder that --store named")
         print(f"{store.merge(FeatureStore(other))} pictures taken over from {other}")
     if arguments.mend:

@@ -46,9 +46,8 @@ def diagnose(name: str) -> str:
     }
     for role, where in parts.items():
         lines.append(f"{role:<18}{_place(where, folder)}")
-    kind, place = kind_and_place(config.imaginer, folder)
-    if kind == "diffusion":
-        sampling = sampling_of(config, place)
+    if kind_and_place(config.imaginer, folder)[0] in ("diffusion", "prior"):
+        sampling = sampling_of(config, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         lines.append(
             f"sampling          {sampling.steps} steps, guidance {sampling.guidance}, {sampling.size} pixels, {sampling.batch} at a time"
         )

@@ -27,7 +27,7 @@ from vlmig.timing import Stopwatch
 from vlmig.vision import BLANK, VisionEncoder
 
 BATCH = 24
-"""Pictures drawn, encoded and stored at a time: what a killed run can lose."""
+"""Pictures drawn, encoded and stored at a time, what a killed run can lose; more where there are more threads."""
 
 PORTION = 200
 """Texts of a long list that are looked up at a time."""
@@ -112,8 +112,9 @@ class Imagination:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where imaginer and encoder run."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        """Where imaginer and encoder run: the first GPU, or under torchrun each process's own."""
+        count = torch.cuda.device_count()
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count) if count else torch.device("cpu")
 
     @cached_property
     def encoder(self) -> VisionEncoder:
@@ -237,12 +238,11 @@ class Imagination:
 
     def _make(self, addresses: dict[Request, Address]) -> Iterator[tuple[Request, Imagined]]:
         """Draw, guard, encode and store what is asked for, a batch at a time."""
-        asked = list(addresses)
-        for start in range(0, len(asked), BATCH):
-            batch = asked[start : start + BATCH]
-            made = dict(
-                zip(batch, self._embeddings(batch) if self.imaginer.embeds else self._pictures(batch), strict=True)
-            )
+        asked, size = list(addresses), max(BATCH, 3 * torch.get_num_threads())
+        for start in range(0, len(asked), size):
+            batch = asked[start : start + size]
+            make = self._embeddings if self.imaginer.embeds else self._pictures
+            made = dict(zip(batch, make(batch), strict=True))
             with self.stopwatch("store"):
                 self.store.put((addresses[r], item) for r, item in made.items())
             self.tally.drawn += len(made)
@@ -251,6 +251,11 @@ class Imagination:
     def _embeddings(self, batch: list[Request]) -> list[Imagined]:
         with self.stopwatch("imagine"):
             given = self.imaginer.imagine(batch)
+        if given[0].shape != (self.config.vision_width,):
+            raise VLMIGError(
+                f"imaginer {self.config.imaginer!r} gives embeddings of width {len(given[0])}, the adapter reads "
+                f"{self.config.vision_width}; expected an imaginer in the space of {self.config.vision_encoder}"
+            )
         return [Imagined(None, unit[None].half(), unit) for unit in given]
 
     def _pictures(self, batch: list[Request]) -> list[Imagined]:

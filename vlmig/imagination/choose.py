@@ -39,7 +39,7 @@ def choose_imaginer(
     if not place and kind in ("retrieval", "folder", "prior"):
         raise VLMIGError(f"imaginer={config.imaginer!r} names no place; expected {kind}:PLACE")
     if kind in ("diffusion", "prior"):
-        return _drawing(kind, place, config, device)
+        return _drawing(kind, place, config, sampling_of(config, folder, device), device)
     from vlmig.imagination import given
 
     if kind == "retrieval":
@@ -56,25 +56,26 @@ def kind_and_place(name: str, folder: Path) -> tuple[str, str]:
     return ("diffusion", place) if kind not in KINDS or Path(place).is_dir() else (kind, inner)
 
 
-def sampling_of(config: VLMIGConfig, place: str) -> Sampling:
-    """Return the sampling settings of a pipeline: the configuration's, else its family's."""
+def sampling_of(config: VLMIGConfig, folder: Path, device: torch.device) -> Sampling:
+    """Return the sampling settings of the configuration's pipeline: its own, else its family's.
+
+    On a CPU a pipeline draws one picture per call unless told otherwise, and as many at a time as there are threads.
+    """
     return sampling_for(
-        place,
+        kind_and_place(config.imaginer, folder)[1],
         steps=config.imaginer_steps,
         guidance=config.imaginer_guidance,
         size=config.imaginer_size,
-        batch=config.imaginer_batch,
-        vae=config.imaginer_vae,
+        batch=config.imaginer_batch or (1 if device.type == "cpu" else None),
+        vae=config.imaginer_vae and config.locate(config.imaginer_vae, folder),
         compile=config.imaginer_compile,
     )
 
 
-def _drawing(kind: str, place: str, config: VLMIGConfig, device: torch.device) -> Imaginer:
+def _drawing(kind: str, place: str, config: VLMIGConfig, sampling: Sampling, device: torch.device) -> Imaginer:
     from vlmig.imagination import diffusion
 
-    sampling = sampling_of(config, place)
+    revision = config.imaginer_revision
     if kind == "prior":
-        return diffusion.PriorImaginer(place, sampling, device=device)
-    return diffusion.DiffusionImaginer(
-        place, sampling, revision=config.imaginer_revision, dtype=config.imaginer_dtype, device=device
-    )
+        return diffusion.PriorImaginer(place, sampling, revision=revision, device=device)
+    return diffusion.DiffusionImaginer(place, sampling, revision=revision, dtype=config.imaginer_dtype, device=device)

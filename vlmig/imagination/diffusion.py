@@ -97,9 +97,10 @@ class DiffusionImaginer:
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
         """Draw one picture for each request."""
         parts = [list(requests[start : start + self.batch]) for start in range(0, len(requests), self.batch)]
-        _ = self.pipeline  # loaded once, before threads share it
+        # Threads can share a pipeline whose parts are known; and compiling is not for several at once.
+        together = type(self.pipeline) in EMBEDDED and not self.sampling.compile
         try:
-            drawn = spread(self._draw, parts, self.device, together=not self.sampling.compile)
+            drawn = spread(self._draw, parts, self.device, together)
         except RuntimeError as error:  # torch's out-of-memory error is one
             self._halve(error)
             return self.imagine(requests)
@@ -109,7 +110,7 @@ class DiffusionImaginer:
         """Draw a batch, filled up to its full size."""
         batch = part + part[:1] * (self.batch - len(part))
         own = copy.copy(self.pipeline)  # the same models, but a scheduler counts its steps
-        own.scheduler = copy.deepcopy(own.scheduler)
+        own.scheduler = copy.deepcopy(getattr(own, "scheduler", None))
         drawn = own(
             **self._prompts([request.prompt for request in batch]),
             generator=[torch.Generator("cpu").manual_seed(request.seed) for request in batch],
@@ -185,14 +186,21 @@ class PriorImaginer:
     embeds = True
     seeded = True
 
-    def __init__(self, name: str, sampling: Sampling | None = None, *, device: str | torch.device = "cpu") -> None:
-        self.name, self.device = name, torch.device(device)
+    def __init__(
+        self,
+        name: str,
+        sampling: Sampling | None = None,
+        *,
+        revision: str | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.name, self.revision, self.device = name, revision, torch.device(device)
         self.sampling = sampling or sampling_for(name)
 
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline, loaded when first needed."""
-        return load_pipeline(self.name, None, torch.float32).to(self.device)
+        return load_pipeline(self.name, self.revision, torch.float32).to(self.device)
 
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
         """Give a unit embedding for each request."""
@@ -213,7 +221,11 @@ class PriorImaginer:
 
     def identity(self) -> dict[str, str | int | float]:
         """Name the prior's weights and settings."""
-        return {"prior": source_of(self.name), "steps": self.sampling.steps, "guidance": self.sampling.guidance}
+        return {
+            "prior": source_of(self.name, self.revision),
+            "steps": self.sampling.steps,
+            "guidance": self.sampling.guidance,
+        }
 
 
 def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:

@@ -70,6 +70,7 @@ def reconstruction(decoded: Tensor, pixels: Tensor) -> Tensor:
 def train_generator(out: Path, work: Path, *, steps: int, batch: int) -> None:
     """Train text encoder and UNet on latents and save the whole pipeline in diffusers format."""
     vae = AutoencoderKL.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
+    vae.register_to_config(_name_or_path=None)  # a folder of this machine is nobody else's business
     concepts = load_concepts()
     latents = torch.load(work / "latents.pt", weights_only=True) * vae.config.scaling_factor
     tokenizer = build_tokenizer([c for concept in concepts for c in picture_captions(concept)], work / "tokenizer")

@@ -1,0 +1,185 @@
+"""Imagining with the pocket model: a plain loop over diffusers and open_clip beside ``Imagination.fill``.
+
+python -m benchmarks.imagination --prompts 8 --k 6 --rounds 3
+
+Both run in one process, in turns, on the same prompts and seeds. What is loaded once is loaded, and used once, before the
+clock starts. The plain loop keeps nothing; ``fill`` checks every picture, and writes pictures and features to a new store.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from diffusers import AutoPipelineForText2Image
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from vlmig.checkpoint import POCKET
+from vlmig.config import VLMIGConfig
+from vlmig.imagination import image_seed
+from vlmig.imagination.families import sampling_for
+from vlmig.pocket.concepts import load_concepts
+from vlmig.store import FeatureStore
+from vlmig.timing import Stopwatch
+from vlmig.visuals import Imagination
+
+WARM_UP = "a warm-up"
+"""A prompt that is not measured."""
+SIDE = 2048
+"""Rows and columns of the matrices whose product is timed."""
+
+
+class PlainLoop:
+    """What one writes first: a call of the pipeline for each prompt, then two passes of the encoder over its pictures."""
+
+    def __init__(self, config: VLMIGConfig, device: torch.device) -> None:
+        self.layer, self.device = config.vision_layer, device
+        generator, encoder = (config.locate(name, POCKET) for name in (config.imaginer, config.vision_encoder))
+        settings = {"steps": config.imaginer_steps, "guidance": config.imaginer_guidance, "size": config.imaginer_size}
+        self.sampling = sampling_for(generator, **settings)
+        self.pipeline = AutoPipelineForText2Image.from_pretrained(generator, dtype=torch.float32).to(device)
+        self.pipeline.set_progress_bar_config(disable=True)
+        model, _, self.preprocess = open_clip.create_model_and_transforms(f"local-dir:{encoder}", device=device)
+        self.model, self.tokenizer = model.eval(), open_clip.get_tokenizer(f"local-dir:{encoder}")
+
+    @torch.inference_mode()
+    def __call__(self, prompts: Sequence[str], k: int) -> list[tuple[Tensor, Tensor]]:
+        """Return the patch features, (k, P, C), and alignment, (k,), of each prompt's pictures."""
+        return [self._see(prompt, self._draw(prompt, k)) for prompt in prompts]
+
+    def _draw(self, prompt: str, k: int) -> list[Any]:
+        return self.pipeline(
+            [prompt] * k,
+            num_inference_steps=self.sampling.steps,
+            guidance_scale=self.sampling.guidance,
+            height=self.sampling.size,
+            width=self.sampling.size,
+            generator=[torch.Generator("cpu").manual_seed(image_seed(prompt, i)) for i in range(k)],
+        ).images
+
+    def _see(self, prompt: str, pictures: list[Any]) -> tuple[Tensor, Tensor]:
+        pixels = torch.stack([self.preprocess(picture) for picture in pictures]).to(self.device)
+        seen = self.model.visual.forward_intermediates(
+            pixels, indices=[self.layer], output_fmt="NLC", intermediates_only=True
+        )
+        pooled = F.normalize(self.model.encode_image(pixels), dim=-1)
+        text = F.normalize(self.model.encode_text(self.tokenizer([prompt]).to(self.device)), dim=-1)
+        return seen["image_intermediates"][0].cpu(), (pooled @ text.T)[:, 0].cpu()
+
+
+def fill(config: VLMIGConfig, prompts: Sequence[str], k: int, folder: Path) -> tuple[float, dict[str, float]]:
+    """Fill a new store: seconds, and seconds by step. Models are new as well, so that no prompt is embedded already."""
+    stopwatch = Stopwatch()
+    imagination = Imagination(config, POCKET, FeatureStore(folder), stopwatch)
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        imagination.fill([WARM_UP], k)
+        stopwatch.seconds.clear()
+        seconds = timed(lambda: imagination.fill(prompts, k))
+    return seconds, stopwatch.seconds
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Return the seconds that work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+@torch.no_grad()
+def operations(plain: PlainLoop) -> tuple[int, int]:
+    """Count the floating-point operations of one picture: all passes of the denoiser, and the decoder."""
+    sampling, unet, vae = plain.sampling, plain.pipeline.unet, plain.pipeline.vae
+    side = sampling.size // plain.pipeline.vae_scale_factor
+    latents = torch.zeros(1, unet.config.in_channels, side, side, device=plain.device)
+    states, _ = plain.pipeline.encode_prompt(WARM_UP, plain.device, 1, False)
+    with sdpa_kernel(SDPBackend.MATH):  # attention as matrix products, which the counter knows on every device
+        with FlopCounterMode(display=False) as denoising:
+            unet(latents, 1, encoder_hidden_states=states)
+        with FlopCounterMode(display=False) as decoding:
+            vae.decode(latents)
+    passes = sampling.steps * (2 if sampling.guidance > 1 else 1)  # with guidance: once with the prompt, once without
+    return denoising.get_total_flops() * passes, decoding.get_total_flops()
+
+
+def product_rate(device: torch.device, repetitions: int = 20) -> float:
+    """Measure the float32 matrix product: operations per second, the best of some, as befits a limit."""
+    left, right = torch.rand(2, SIDE, SIDE, device=device)
+
+    def once() -> float:
+        return float((left @ right)[0, 0])  # reading a number waits for the device
+
+    once()
+    return 2 * SIDE**3 / min(timed(once) for _ in range(repetitions))
+
+
+def measure(config: VLMIGConfig, plain: PlainLoop, prompts: Sequence[str], k: int, rounds: int) -> None:
+    """Print a line for each round, the ratio, and where the time of ``fill`` goes."""
+    print(f"{'round':<7}{'plain loop':>12}{'fill':>10}{'ratio':>8}   (pictures per second)")
+    rates: list[tuple[float, float]] = []
+    steps: dict[str, list[float]] = {}
+    plain([WARM_UP], k)
+    for number in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            if number % 2:
+                seconds, parts = fill(config, prompts, k, Path(folder))
+                loop = timed(lambda: plain(prompts, k))
+            else:
+                loop = timed(lambda: plain(prompts, k))
+                seconds, parts = fill(config, prompts, k, Path(folder))
+        pictures = len(prompts) * k
+        rates.append((pictures / loop, pictures / seconds))
+        for step, spent in {**parts, "rest": seconds - sum(parts.values())}.items():
+            steps.setdefault(step, []).append(spent)
+        print(f"{number + 1:<7}{rates[-1][0]:>12.2f}{rates[-1][1]:>10.2f}{rates[-1][1] / rates[-1][0]:>8.2f}")
+    loops, fills = (median(column) for column in zip(*rates, strict=True))
+    ratios = [ours / loop for loop, ours in rates]
+    print(
+        f"{'median':<7}{loops:>12.2f}{fills:>10.2f}{fills / loops:>8.2f}   (rounds: {min(ratios):.2f} to {max(ratios):.2f})"
+    )
+    print("fill, seconds: " + ", ".join(f"{step} {median(spent):.2f}" for step, spent in steps.items()))
+
+
+def limit(plain: PlainLoop) -> None:
+    """Print what the arithmetic of drawing alone allows on this machine."""
+    denoising, decoding = operations(plain)
+    rate, each = product_rate(plain.device), denoising + decoding
+    print(f"a picture: {denoising / 1e9:.2f} + {decoding / 1e9:.2f} GFLOP (denoiser + decoder; no encoder, no text)")
+    print(
+        f"float32 product of {SIDE} x {SIDE}: {rate / 1e9:.1f} GFLOP/s; at that rate {rate / each:.2f} pictures per second"
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=8, help="held-out concepts to draw (default: 8)")
+    parser.add_argument("--k", type=int, default=6, help="pictures of each (default: 6)")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns (default: 3)")
+    arguments = parser.parse_args(argv)
+    load = os.getloadavg()[0]
+    prompts = [concept.name for concept in load_concepts() if concept.split == "held_out"][: arguments.prompts]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = VLMIGConfig.from_pretrained(POCKET)
+    with contextlib.redirect_stderr(io.StringIO()):  # the libraries' progress bars
+        plain = PlainLoop(config, device)
+    print(f"{len(prompts)} prompts x {arguments.k} pictures on {device}, {torch.get_num_threads()} threads, float32")
+    print(f"load of the machine before: {load:.2f} (other work beside this makes the rounds differ)")
+    measure(config, plain, prompts, arguments.k, arguments.rounds)
+    limit(plain)
+
+
+if __name__ == "__main__":
+    main()
