@@ -11,10 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from vlmig import VLMIG
+from vlmig.evaluation.report import write_report
+from vlmig.evaluation.results import write_results
 from vlmig.evaluation.run import Evaluator, Settings
 from vlmig.evaluation.tasks import TASKS, Item, Task, choose_tasks
 from vlmig.imagination.prompts import read_prompts, shard_of
@@ -149,10 +152,16 @@ def test_other_policies_are_evaluated_and_reported(tiny: VLMIG, tmp_path: Path, 
     outcome = Evaluator(tiny, settings, tmp_path, tmp_path).run(Task("things", lambda _: items))
     assert len(outcome.conditions) == 2 * 3
     assert tiny.imagination.tally.drawn == {"question": 8, "sentences": 8 - 2, "option": 16}[policy], (
-        "one sentence is the same text, and the same picture, as the question"
+        "the last sentence is shared by both items"
     )
     row = json.loads((tmp_path / "samples_things.jsonl").read_text().splitlines()[0])
     assert len(row["pictures"]) == (4 if policy == "option" else 2), "a set for each template, or template and option"
+    results = write_results(Evaluator(tiny, settings, tmp_path, tmp_path), [outcome], tmp_path)
+    page = write_report(tmp_path, tiny.imagination.store).read_text()
+    right = np.mean(["class=right" in part for part in page.split("<section>")[1:]])
+    first = outcome.correct[2, *tiny.config.setting()[:2], "none", 0].reshape(2, 2)[:, 0].mean()
+    assert right == first, "the page shows each item's first template as the results count it"
+    assert results["vlmig"]["imagination"]["policy"] == policy
     shown = {p for v in tiny.imagine([items[0].contexts[0]], 2, policy=policy, options=["red"]) for p in v.prompts}
     assert any("red" in prompt for prompt in shown) == (policy == "option")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vlmig import cli, config
 from vlmig.cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -160,6 +161,10 @@ def test_bulk_imagination(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
         (["--shard", "3/2", "a cat"], "expected I/N with I from 1 to N"),
         ([], "nothing to imagine"),
         (["--prompts", "nowhere.txt"], "no prompts at nowhere.txt"),
+        (["--prompts", "nowhere.txt", "a cat"], "--prompts fills the store; it goes neither with a prompt"),
+        (["a cat", "--report", "r.jsonl"], "--report and --shard are for many prompts"),
+        (["a cat", "--store-limit", "much"], "got 'much', expected a number of bytes such as 500MB"),
+        (["--merge", "nowhere"], "no store to merge at nowhere"),
     ],
 )
 def test_wrong_bulk_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -169,3 +174,14 @@ def test_wrong_bulk_arguments(arguments: list[str], message: str, capsys: pytest
         status = int(str(exit_.code))
     error = capsys.readouterr().err
     assert status == 2 and message in error and error.count("\n") == 1
+
+
+def test_the_command_line_knows_the_policies() -> None:
+    assert tuple(cli.POLICIES) == config.POLICIES
+
+
+def test_pictures_that_are_not_kept_are_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["imagine", "a banana", "--k", "1", "--store", str(tmp_path), "--no-pictures"]
+    assert main(command) == 0
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "no pictures of 'a banana' to write" in capsys.readouterr().err

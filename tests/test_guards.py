@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.imagination import Request, next_seed, request
-from vlmig.imagination.diffusion import DiffusionImaginer
+from vlmig.imagination.diffusion import DiffusionImaginer, load_pipeline
 from vlmig.imagination.families import Sampling
 from vlmig.imagination.guards import REDRAWS, diversity, faulty, guarded
 from vlmig.vision import BLANK
@@ -84,10 +84,24 @@ def test_a_generator_that_draws_nothing_at_all_is_an_error(tiny: VLMIG) -> None:
     imaginer = tiny.imagination.imaginer
     assert isinstance(imaginer, DiffusionImaginer)
     imaginer.pipeline.vae.decoder.conv_out.bias.data.fill_(torch.nan)
-    with pytest.raises(VLMIGError, match="all 2 pictures of a batch are black.*imaginer_dtype=float32") as caught:
-        tiny.imagine(["a cat"], k=2)
+    with pytest.raises(VLMIGError, match="all 4 pictures of a batch are black.*imaginer_dtype=float32") as caught:
+        tiny.imagine(["a cat", "a dog"], k=2)
     assert "\n" not in str(caught.value)
     assert len(tiny.imagination.store) == 0
+
+
+def test_a_prompt_for_nothing_stops_no_run(tiny: VLMIG) -> None:
+    """ "A plain black square" may well be black: it counts as empty, alone or after others."""
+    inner = tiny.imagination.imaginer
+    assert isinstance(inner, DiffusionImaginer)
+    seeds = [request("a black square", i).seed for i in range(2)]
+    for _ in range(REDRAWS):
+        seeds += [next_seed(seed) for seed in seeds]
+    tiny.imagination.imaginer = Censored(inner, set(seeds))
+    alone = tiny.imagine(["a black square"], k=2)[0]
+    assert alone.described()["redraws"] == [-1, -1]
+    assert torch.equal(alone.features[0], tiny.model.blank_features.float())
+    assert tiny.imagination.tally.faulty == 2
 
 
 def test_a_batch_without_memory_is_halved(
@@ -118,7 +132,10 @@ def test_a_batch_without_memory_is_halved(
         poor.imagine(asked)
 
 
-def test_a_safety_checker_does_not_paint_pictures_black(parts: Path, tmp_path: Path) -> None:
+def test_a_safety_checker_does_not_paint_pictures_black(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = load_pipeline(str(parts / "generator"), None, torch.float32)
+    checked.safety_checker = torch.nn.Identity()
+    monkeypatch.setattr("vlmig.imagination.diffusion.load_pipeline", lambda *_: checked)
     assert DiffusionImaginer(parts / "generator").pipeline.safety_checker is None
 
 

@@ -34,10 +34,11 @@ from vlmig import VLMIG, VLMIGError
 from vlmig.checkpoint import POCKET
 from vlmig.cli import main
 from vlmig.config import VLMIGConfig, changed
-from vlmig.imagination import image_seed, request
+from vlmig.imagination import request
 from vlmig.imagination.choose import sampling_of
 from vlmig.imagination.diffusion import DiffusionImaginer
 from vlmig.imagination.families import FAMILIES, Sampling, sampling_for
+from vlmig.pocket.tasks import draws_pocket_pictures
 from vlmig.vision import BLANK
 
 TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -286,6 +287,28 @@ def test_a_compiled_denoiser_draws_the_same(parts: Path) -> None:
         assert (one.int() - other.int()).abs().max() <= 1, "fused operations may round another way"
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"imaginer_dtype": "fp16"}, "imaginer_dtype='fp16' in the configuration; expected one of None, float32"),
+        ({"imaginer_vae": "nowhere"}, "cannot load imaginer_vae='nowhere'"),
+        ({"imaginer_size": 33}, "cannot draw with .*size=33.*change imaginer_size"),
+    ],
+)
+def test_wrong_settings_are_said_in_one_line(
+    parts: Path, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(VLMIGError, match=message) as caught:
+        build(parts, tmp_path, str(parts / "generator"), **settings).imagine(["a cat"], k=1)
+    assert "\n" not in str(caught.value)
+
+
+def test_another_source_of_pictures_is_evaluated(tiny: VLMIG, tmp_path: Path, photos: Path) -> None:
+    """Whether it draws pocket pictures is asked of any imaginer."""
+    tiny.config.imaginer = f"retrieval:{photos}"
+    assert not draws_pocket_pictures(tiny)
+
+
 def test_a_smaller_decoder(parts: Path, tmp_path: Path) -> None:
     AutoencoderTiny(
         encoder_block_out_channels=(8, 8),
@@ -321,7 +344,3 @@ def test_another_imaginer_brings_its_own_settings() -> None:
         sampling = sampling_of(other, POCKET, torch.device(device))
         assert (sampling.steps, sampling.guidance, sampling.size, sampling.batch) == (2, 0.0, 512, batch)
     assert changed({"mix": "prob"}) == {"mix": "prob"}
-
-
-def test_seeds_are_a_contract() -> None:
-    assert request("a banana", 3, 1).seed == image_seed("a banana", 3, 1) == 41739212577958013

@@ -253,7 +253,7 @@ def load_adapter(model: AdapterCheckpoint, weights: dict[str, Tensor], source: P
 def _copy_components(config: VLMIGConfig, source: Path, folder: Path) -> None:
     """Copy the parts that lie inside a checkpoint (``./x``) into another folder, where they are not there yet."""
     for component in COMPONENTS:
-        name = getattr(config, component)
+        name = getattr(config, component).rpartition(":")[2]
         if name.startswith("./") and (source / name).is_dir() and not (folder / name).exists():
             shutil.copytree(source / name, folder / name)
 

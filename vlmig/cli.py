@@ -61,7 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
     ask.add_argument("--choices", type=_words, help="comma-separated answers; the likeliest next words without")
     ask.add_argument("--k", type=int, default=6, help="pictures to imagine (default: 6; 0: text only)")
     ask.add_argument("--prompt", help="what to imagine (default: the question's subject)")
-    ask.add_argument("--policy", choices=POLICIES, help="what of the question to imagine (default: the checkpoint's)")
+    ask.add_argument(
+        "--policy", choices=POLICIES[:3], help="what of the question to imagine (default: the checkpoint's)"
+    )
     ask.add_argument("--seed", type=int, default=0)
     ask.add_argument("--mix", help="prob, logit or evidence (default: the checkpoint's)")
     ask.add_argument("--weights", help="uniform, clip or entropy (default: the checkpoint's)")
@@ -103,7 +105,7 @@ def _imagine_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--k", type=int, default=6)
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument(
-        "--policy", choices=POLICIES, default="question", help="what of a prompt to imagine (default: all)"
+        "--policy", choices=POLICIES[:3], default="question", help="what of a prompt to imagine (default: all)"
     )
     sub.add_argument("--out", type=Path, help="folder to write the pictures to as PNG")
     many = sub.add_argument_group("many prompts: resumes by itself, in parts under torchrun or with --shard")
@@ -199,7 +201,7 @@ def _quiet(verbose: bool) -> None:
     import warnings
 
     logging.basicConfig(level=logging.WARNING if verbose else logging.ERROR, format="%(message)s")
-    logging.getLogger("vlmig").setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("vlmig").setLevel(logging.INFO if verbose else logging.WARNING)
     if not verbose:
         warnings.filterwarnings("ignore")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

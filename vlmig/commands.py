@@ -12,10 +12,10 @@ from vlmig.errors import VLMIGError
 if TYPE_CHECKING:
     from vlmig.predictor import VLMIG
     from vlmig.store import FeatureStore
-    from vlmig.visuals import Imagination
+    from vlmig.visuals import Imagination, Visuals
 
 
-def _load(arguments: argparse.Namespace) -> VLMIG:
+def _load(arguments: argparse.Namespace, **fields: Any) -> VLMIG:
     """Load the model; the libraries' own loading bars are noise beside our one bar for long work."""
     from transformers.utils import logging as transformers_logging
 
@@ -23,7 +23,7 @@ def _load(arguments: argparse.Namespace) -> VLMIG:
 
     if not arguments.verbose:
         transformers_logging.disable_progress_bar()
-    return VLMIG.from_pretrained(arguments.model, store=_store(arguments), **_fields(arguments))
+    return VLMIG.from_pretrained(arguments.model, store=_store(arguments), **_fields(arguments), **fields)
 
 
 def _imagination(arguments: argparse.Namespace) -> Imagination:
@@ -46,11 +46,12 @@ def _store(arguments: argparse.Namespace) -> FeatureStore:
 
 def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of the configuration that the command line changes."""
+    from vlmig.checkpoint import absolute
     from vlmig.config import REFERENCE
 
     protocol = getattr(arguments, "protocol", None)
     fields: dict[str, Any] = REFERENCE if protocol == "reference" else {"protocol": protocol} if protocol else {}
-    return {**fields, "imaginer": arguments.imaginer} if arguments.imaginer else fields
+    return {**fields, "imaginer": absolute(arguments.imaginer)} if arguments.imaginer else fields
 
 
 def ask(arguments: argparse.Namespace) -> None:
@@ -61,9 +62,7 @@ def ask(arguments: argparse.Namespace) -> None:
         raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more pictures")
     from vlmig.evaluation.report import write_answer
 
-    model = _load(arguments)
-    if arguments.policy:
-        model.config.prompt_policy = arguments.policy
+    model = _load(arguments, **({"prompt_policy": arguments.policy} if arguments.policy else {}))
     answer = model.ask(
         arguments.question,
         arguments.choices,
@@ -79,12 +78,12 @@ def ask(arguments: argparse.Namespace) -> None:
     rows = [("with pictures", answer.probabilities), ("text only", answer.text_only)]
     rows += [(f"picture {i + 1}", distribution) for i, distribution in enumerate(answer.per_image)]
     for i, (name, distribution) in enumerate(rows):
-        aligned = f"   alignment {answer.weights[i - 2]:.2f}" if i > 1 else ""
+        aligned = f"   alignment {_cosine(answer.weights[i - 2])}" if i > 1 else ""
         print(f"{name:<14}" + "".join(f"{distribution[option]:>10.3f}" for option in options) + aligned)
     if answer.images:
         mean = sum(answer.weights) / len(answer.weights)
-        doubt = "" if mean >= model.config.alignment_floor else ": low, the pictures are guesses"
-        print(f'imagined "{answer.prompt}", mean alignment {mean:.2f}{doubt}')
+        doubt = ": low, the pictures are guesses" if mean < model.config.alignment_floor else ""
+        print(f'imagined "{answer.prompt}", mean alignment {_cosine(mean)}{doubt}')
     if arguments.html:
         write_answer(answer, arguments.html)
         print(f"wrote {arguments.html}")
@@ -96,6 +95,10 @@ def imagine(arguments: argparse.Namespace) -> None:
     """Imagine a few prompts or many, or look after the store."""
     if arguments.k < 1:
         raise VLMIGError(f"--k {arguments.k}; expected at least one picture")
+    if arguments.prompts and (arguments.prompt or arguments.out):
+        raise VLMIGError("--prompts fills the store; it goes neither with a prompt nor with --out")
+    if arguments.prompt and (arguments.report or arguments.shard):
+        raise VLMIGError("--report and --shard are for many prompts; give them with --prompts")
     if arguments.stats or arguments.mend or arguments.merge:
         _look_after(arguments)
     elif arguments.prompts:
@@ -107,18 +110,34 @@ def imagine(arguments: argparse.Namespace) -> None:
 
 
 def _imagine_few(arguments: argparse.Namespace) -> None:
-    from vlmig.imagination.prompts import slug
-
     imagination = _imagination(arguments)
     prompts = [imagination.prompts(prompt, arguments.k, arguments.policy) for prompt in arguments.prompt]
     for visuals in imagination.visuals(prompts, arguments.k, arguments.seed, progress=True):
-        alignment = " ".join(f"{a:.2f}" for a in visuals.alignment.tolist())
+        alignment = " ".join(map(_cosine, visuals.alignment.tolist()))
         print(f"{visuals.prompt}: alignment {alignment}, diversity {visuals.diversity:.2f}")
         if arguments.out:
-            arguments.out.mkdir(parents=True, exist_ok=True)
-            for i, picture in enumerate(visuals.images):
-                picture.save(arguments.out / f"{slug(visuals.prompt)}_{i}.png")
+            _write_pictures(visuals, arguments.out)
     print(f"{imagination.tally}; {len(imagination.store)} pictures in {imagination.store.path}")
+
+
+def _write_pictures(visuals: Visuals, folder: Path) -> None:
+    """Write pictures so that the imaginer ``folder:`` finds them."""
+    from vlmig.imagination.prompts import slug
+
+    if any(item.picture is None for item in visuals.items):
+        raise VLMIGError(
+            f"no pictures of {visuals.prompt!r} to write: the store keeps none, or the imaginer gives none; choose another --store"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for i, (prompt, picture) in enumerate(zip(visuals.prompts, visuals.images, strict=True)):
+            picture.save(folder / f"{slug(prompt)}_{visuals.prompts[:i].count(prompt)}.png")
+    except OSError as error:
+        raise VLMIGError(f"cannot write pictures to {folder}: {error}; choose a folder that can be written") from error
+
+
+def _cosine(value: float) -> str:
+    return "unknown" if value != value else f"{value:.2f}"
 
 
 def _imagine_many(arguments: argparse.Namespace) -> None:
@@ -154,7 +173,7 @@ def _look_after(arguments: argparse.Namespace) -> None:
         print(f"{kept} whole entries kept, {damaged} damaged ones left out; imagine again to make them")
     print(f"{len(store)} pictures with features, {store.size() / 1e6:.1f} MB, in {store.path}")
     for row in store.statistics():
-        named = ", ".join(f"{name} {value}" for name, value in row.pop("identity").items())
+        named = row.pop("identity").strip("{}").replace('"', "")
         counts = ", ".join(f"{value} {name}" for name, value in row.items() if name != "bytes")
         print(f"  {counts}, {row['bytes'] / max(1, row['entries']) / 1e3:.1f} kB each: {named}")
 

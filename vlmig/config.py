@@ -18,6 +18,7 @@ PROTOCOLS = ("default", "reference")
 FEATURES = ("patches", "pooled")
 POLICIES = ("subject", "question", "sentences", "option")
 LONG_PROMPTS = ("cut", "split", "refuse")
+DTYPES = (None, "float32", "float16", "bfloat16")
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
 """Families whose position table begins with rows for padding."""
 REFERENCE = {"protocol": "reference", "mix": "logit", "weights": "clip"}
@@ -51,7 +52,7 @@ class VLMIGConfig(PreTrainedConfig):
     """Base LM: hub id, or folder relative to the checkpoint when it begins with ``./``."""
     language_model_revision: str | None = None
     vision_encoder: str = "./vision_encoder"
-    """open_clip model: ``architecture/pretrained-tag``, ``hf-hub:...`` or a folder."""
+    """Model of open_clip or transformers, see ``vlmig.vision.VisionEncoder``."""
     vision_layer: int = -2
     """Transformer block whose patch features are read; -2 is the penultimate, as published."""
     vision_width: int = 768
@@ -119,10 +120,13 @@ class VLMIGConfig(PreTrainedConfig):
             ("vision_features", FEATURES),
             ("prompt_policy", POLICIES),
             ("long_prompts", LONG_PROMPTS),
+            ("imaginer_dtype", DTYPES),
         ):
             value = getattr(self, field)
             if value not in known:
-                raise VLMIGError(f"{field}={value!r} in the configuration; expected one of {', '.join(known)}")
+                raise VLMIGError(
+                    f"{field}={value!r} in the configuration; expected one of {', '.join(map(str, known))}"
+                )
         super().__post_init__(**kwargs)
 
     @property

@@ -103,8 +103,8 @@ class VLMIG:
 
         Args:
             language_model: hub id or folder of a causal or masked LM.
-            vision: open_clip encoder, see ``VisionEncoder``.
-            generator: text-to-image pipeline of diffusers.
+            vision: see ``VisionEncoder``.
+            generator: see ``VLMIGConfig.imaginer``.
             settings: further fields of ``VLMIGConfig``; everything else goes to the base LM (dtype, device_map, ...).
         """
         fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
@@ -184,7 +184,7 @@ class VLMIG:
             text_only=named(options, scores.text),
             weights=[float(a) for a in visuals.alignment],
             images=visuals.images,
-            prompt=visuals.prompt,
+            prompt=" / ".join(dict.fromkeys(visuals.prompts)),
             seconds=dict(self.stopwatch.seconds),
         )
 
@@ -275,7 +275,7 @@ class VLMIG:
         per: str = "token",
         batch: int = 32,
     ) -> list[float]:
-        """Return log p(continuation | context) of each pair; pictures show the context's subject.
+        """Return log p(continuation | context) of each pair; pictures show what the ``prompt_policy`` says.
 
         Continuations are taken letter by letter, leading space included. A masked LM gives the pseudo-log-likelihood.
 
@@ -315,7 +315,7 @@ class VLMIG:
     def generate(
         self, prompts: Sequence[str], k: int = DEFAULT_K, *, seed: int = 0, batch: int = 8, **settings: Any
     ) -> list[str]:
-        """Continue each prompt, its subject's pictures mixed in at every token; ``settings`` go to ``generate``.
+        """Continue each prompt, its pictures mixed in at every token; ``settings`` go to ``generate``.
 
         Raises:
             VLMIGError: a masked LM.

@@ -32,7 +32,7 @@ from vlmig.errors import VLMIGError
 logger = logging.getLogger(__name__)
 
 FORMAT = 2
-TABLES = """
+TABLES = f"""
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
 BEGIN IMMEDIATE;
@@ -41,7 +41,7 @@ CREATE TABLE IF NOT EXISTS entries (
 );
 CREATE TABLE IF NOT EXISTS uses (key TEXT PRIMARY KEY, bytes INTEGER, used REAL);
 CREATE INDEX IF NOT EXISTS by_use ON uses (used);
-PRAGMA user_version = 2;
+PRAGMA user_version = {FORMAT};
 COMMIT;
 """
 # When an entry was used lies beside it: it changes, and is no part of what the checksum guards.
@@ -114,7 +114,8 @@ class FeatureStore:
             self.base = sqlite3.connect(self.path, timeout=120, isolation_level=None)
             self.base.text_factory = lambda text: text.decode(errors="replace")  # what is damaged fails the checksum
             self.base.execute("PRAGMA busy_timeout = 120000")
-            found, tables = self._format(), self.base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            tables = self.base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            found = self.base.execute("PRAGMA user_version").fetchone()[0]  # second: both appear at once
             if tables and found != FORMAT:
                 raise VLMIGError(
                     f"the feature store {self.path.parent} has format {found or 1}, this version has {FORMAT}; choose another "
@@ -123,9 +124,6 @@ class FeatureStore:
             if not tables:
                 self.base.executescript(TABLES)
             self.base.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; only a power cut may
-
-    def _format(self) -> int:
-        return int(self.base.execute("PRAGMA user_version").fetchone()[0])
 
     def get(self, key: str) -> Imagined | None:
         """Return an entry, or None when there is none or it is damaged (which is logged, and cured by ``put``)."""
@@ -185,23 +183,27 @@ class FeatureStore:
         for start in range(0, len(keys), 500):  # SQLite takes a limited number of parameters
             part = list(keys[start : start + 500])
             marks = ",".join("?" * len(part))
-            found |= {key for (key,) in self.base.execute(f"SELECT key FROM entries WHERE key IN ({marks})", part)}
+            found |= {key for (key,) in self._read(f"SELECT key FROM entries WHERE key IN ({marks})", part)}
         return found
+
+    def _read(self, query: str, parameters: Sequence[str] = ()) -> list[Row]:
+        with self._explained():
+            return self.base.execute(query, parameters).fetchall()
 
     def size(self) -> int:
         """Return the bytes of all entries."""
-        return int(self.base.execute("SELECT total(bytes) FROM uses").fetchone()[0])
+        return int(self._read("SELECT total(bytes) FROM uses")[0][0])
 
     def __len__(self) -> int:
-        return int(self.base.execute("SELECT count(*) FROM uses").fetchone()[0])
+        return int(self._read("SELECT count(*) FROM uses")[0][0])
 
     def statistics(self) -> list[dict[str, Any]]:
         """Describe what is stored, a row per identity: prompts, entries, bytes, how many were redrawn or stayed faulty."""
         query = """SELECT identity, count(DISTINCT prompt), count(*), total(bytes), total(redraws > 0), total(redraws < 0)
                    FROM entries JOIN uses USING (key) GROUP BY identity ORDER BY identity"""
         names = ("prompts", "entries", "bytes", "redrawn", "faulty")
-        rows = self.base.execute(query).fetchall()
-        return [{"identity": json.loads(i), **dict(zip(names, map(int, counts), strict=True))} for i, *counts in rows]
+        rows = self._read(query)
+        return [{"identity": i, **dict(zip(names, map(int, counts), strict=True))} for i, *counts in rows]
 
     def mend(self) -> tuple[int, int]:
         """Write the store anew with the entries that are whole; no other process may use it meanwhile.
@@ -214,13 +216,11 @@ class FeatureStore:
         new = FeatureStore(folder)
         kept = damaged = 0
         for row in self._rows():
-            try:
-                _unpacked(row, row[0])
-            except DAMAGE:
-                damaged += 1
-            else:
+            if whole(row):
                 new._write([row])
                 kept += 1
+            else:
+                damaged += 1
         for store in (new, self):
             store.base.close()
         for beside in ("-wal", "-shm"):  # a log of the old file must not be replayed over the new one
@@ -234,7 +234,7 @@ class FeatureStore:
         """Take over the entries of another store that are whole and not here; return how many."""
         taken = 0
         for row in other._rows():
-            if not self.present([row[0]]) and other.get(row[0]) is not None:
+            if whole(row) and not self.present([row[0]]):
                 self._write([row])
                 taken += 1
         return taken
@@ -271,7 +271,7 @@ class FeatureStore:
             yield
         except (OSError, sqlite3.Error) as error:
             raise VLMIGError(
-                f"cannot write the feature store {self.path.parent}: {error}; choose a writable folder with room by --store or "
+                f"cannot use the feature store {self.path.parent}: {error}; choose a writable folder with room by --store or "
                 "VLMIG_STORE, or mend a damaged store with vlmig imagine --mend"
             ) from error
 
@@ -298,6 +298,14 @@ def _unpacked(row: Row, key: str) -> Imagined:
     tensors = load(features)
     seen = Image.open(io.BytesIO(picture)).convert("RGB") if picture else None
     return Imagined(seen, tensors["patches"], tensors["pooled"], parts[4])
+
+
+def whole(row: Row) -> bool:
+    """Tell whether a row is what was written."""
+    try:
+        return bool(_unpacked(row, row[0]))
+    except DAMAGE:
+        return False
 
 
 def _digest(*parts: str | int | bytes) -> str:

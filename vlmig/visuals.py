@@ -135,8 +135,17 @@ class Imagination:
         return {**self.imaginer.identity(), **self.encoder.identity()}
 
     def prompts(self, text: str, k: int, policy: str | None = None, option: str = "") -> list[str]:
-        """Return what the k pictures of a text show: by a policy (the checkpoint's own when None), as far as it is read."""
-        chosen = prompts_for(policy or self.config.prompt_policy, text, max(k, 1), option)
+        """Return what the k pictures of a text show: by a policy (the checkpoint's own when None), as far as it is read.
+
+        Raises:
+            VLMIGError: the policy ``option`` without one.
+        """
+        policy = policy or self.config.prompt_policy
+        if policy == "option" and not option.strip():
+            raise VLMIGError(
+                "the policy option shows each answer, and there is none here; expected vlmig eval or loglikelihood, or another policy"
+            )
+        chosen = prompts_for(policy, text, max(k, 1), option)
         if k < 1:  # nothing to read, and nothing to load
             return chosen
         fits = fitted(chosen, self._fits, self.config.long_prompts)
@@ -187,6 +196,7 @@ class Imagination:
                 addresses = {r: self._address(r) for own in prompts for r in self._requests(own, seed)}
                 present = self.store.present([address.key for address in addresses.values()])
                 missing = {r: address for r, address in addresses.items() if address.key not in present}
+                self.store.touch(list(present))  # or what this run wants would have to go for what it draws
                 self.tally.stored += len(addresses) - len(missing)
                 bar.update(len(portion) * k - len(missing))
                 for _ in self._make(missing):
@@ -199,7 +209,8 @@ class Imagination:
 
     @staticmethod
     def _requests(prompts: Sequence[str], seed: int) -> tuple[Request, ...]:
-        return tuple(request(prompt, i, seed) for i, prompt in enumerate(prompts))
+        """Number the pictures of each prompt, of which a text may have several."""
+        return tuple(request(prompt, list(prompts[:i]).count(prompt), seed) for i, prompt in enumerate(prompts))
 
     @cached_property
     def _described(self) -> str:
@@ -260,7 +271,7 @@ class Imagination:
 
     def _pictures(self, batch: list[Request]) -> list[Imagined]:
         with self.stopwatch("imagine"):
-            pictures, redraws = guarded(self.imaginer, batch)
+            pictures, redraws = guarded(self.imaginer, batch, self.tally.drawn == 0)
         self.tally.redrawn += sum(count > 0 for count in redraws)
         self.tally.faulty += sum(count < 0 for count in redraws)
         with self.stopwatch("encode"):
@@ -277,6 +288,9 @@ def _lines(path: Path | None) -> Iterator[Callable[[str], None]]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as lines:
-        yield lambda line: print(line, file=lines)
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as lines:
+            yield lambda line: print(line, file=lines)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -109,7 +109,7 @@ def _question(row: dict[str, Any], results: dict[str, Any], store: FeatureStore)
     doc, block = row["doc"], results["vlmig"]
     choices = doc["choices"]
     text, per_image, blank = (np.array(row[name][0]) for name in ("text_only", "per_image", "blank"))
-    alignment = np.array(row["alignment"][0], dtype=float)  # None becomes NaN
+    alignment = np.array(row["alignment"][0], dtype=float)  # None becomes NaN; (K, C) where each candidate has its own
     scores = Scores(text, per_image, blank, alignment)
     k = min(results["config"]["model_args"]["k"], len(scores.per_image))
     mixed = scores.mixed(
@@ -121,14 +121,20 @@ def _question(row: dict[str, Any], results: dict[str, Any], store: FeatureStore)
         block["alignment_floor"],
     )
     mixed = np.exp(mixed)
-    right = choices[int(mixed.argmax())] == row["target"]
-    pictures = []
-    for i, key in enumerate(row["pictures"][0][:k]):
+    best = int(mixed.argmax())
+    right, pictures, apart = choices[best] == row["target"], [], alignment.ndim == 2
+    for i, key in enumerate(row["pictures"][best if apart else 0][:k]):
         item = store.get(key)
         if item is not None and item.picture is not None:
-            pictures.append(_picture(item.picture, alignment[i], _distribution(choices, scores.per_image[i])))
+            pictures.append(
+                _picture(
+                    item.picture,
+                    alignment[i, best] if apart else alignment[i],
+                    _distribution(choices, scores.per_image[i]),
+                )
+            )
     state = "" if row["covered"] is not False else " <small>(outside the model's world)</small>"
-    head = f"<h3>{html.escape(doc['contexts'][0])} <span class={'right' if right else 'wrong'}>{choices[int(mixed.argmax())]}</span>"
+    head = f"<h3>{html.escape(doc['contexts'][0])} <span class={'right' if right else 'wrong'}>{choices[best]}</span>"
     head += f" <small>label: {html.escape(row['target'])}</small>{state}</h3>"
     bars = _bars("text only", _distribution(choices, scores.text)) + _bars(
         "with pictures", dict(zip(choices, mixed, strict=True)), "mixed"
@@ -143,7 +149,7 @@ def _distribution(choices: list[str], log_probs: np.ndarray) -> dict[str, float]
 
 def _picture(picture: Image.Image, alignment: float, distribution: dict[str, float]) -> str:
     best = max(distribution, key=lambda name: distribution[name])
-    label = f"{html.escape(best)} {100 * distribution[best]:.0f}%<br><small>alignment {alignment:.2f}</small>"
+    label = f"{html.escape(best)} {100 * distribution[best]:.0f}%<br><small>alignment {'unknown' if alignment != alignment else f'{alignment:.2f}'}</small>"
     return f'<div class=picture><img src="{data_uri(picture)}" alt="">{label}</div>'
 
 

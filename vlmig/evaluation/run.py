@@ -128,7 +128,7 @@ class Evaluator:
             own = self.model.imagine([item.picture for item in items], k, seed, progress=True)
             return [[visuals] for visuals in own]
         rows = [
-            [(c, o) for c in item.contexts for o in (item.choices if policy == "option" else ("",))] for item in items
+            [(c, o) for c in item.contexts for o in ((policy == "option" and item.choices) or ("",))] for item in items
         ]
         texts, options = zip(*(pair for row in rows for pair in row), strict=True)
         flat = iter(self.model.imagine(texts, k, seed, progress=True, policy=policy, options=options))
@@ -250,7 +250,7 @@ class Evaluator:
                 "seed": seed,
                 "covered": None if self.covered is None else self.covered(item.cluster),
                 "pictures": [own.keys for own in seen],
-                "alignment": [_rounded(own.alignment.numpy()) for own in seen],
+                "alignment": [_rounded(s.alignment) for s in templates],
                 "text_only": [_rounded(s.text) for s in templates],
                 "per_image": [_rounded(s.per_image) for s in templates],
                 "blank": [_rounded(s.blank) for s in templates],

@@ -53,7 +53,7 @@ def kind_and_place(name: str, folder: Path) -> tuple[str, str]:
     """Split an imaginer's name: ``retrieval:photos`` is a retrieval from photos; a plain name is a diffusion pipeline."""
     place = VLMIGConfig.locate(name, folder)
     kind, _, inner = place.partition(":")
-    return ("diffusion", place) if kind not in KINDS or Path(place).is_dir() else (kind, inner)
+    return ("diffusion", place) if kind not in KINDS else (kind, inner)
 
 
 def sampling_of(config: VLMIGConfig, folder: Path, device: torch.device) -> Sampling:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 import torch.nn.functional as F
 from diffusers import (
@@ -47,7 +49,7 @@ class DiffusionImaginer:
     """Draw with a diffusers pipeline, one seeded generator per picture.
 
     Every call of the pipeline has the same batch size (the last batch is filled up) and on a CPU one thread, so that a
-    picture's bytes do not depend on how many others are asked for beside it, or by how many. Where a batch does not fit into memory it is halved for the rest
+    picture's bytes do not depend on the others. Where a batch does not fit into memory it is halved for the rest
     of the process, which may change a picture's rounding, and is logged.
 
     Args:
@@ -82,7 +84,12 @@ class DiffusionImaginer:
         dtype = getattr(torch, self.dtype)
         pipeline = load_pipeline(self.name, self.revision, dtype)
         if self.sampling.vae:
-            pipeline.vae = AutoencoderTiny.from_pretrained(self.sampling.vae).to(dtype)
+            try:
+                pipeline.vae = AutoencoderTiny.from_pretrained(self.sampling.vae).to(dtype)
+            except (OSError, ValueError) as error:
+                raise VLMIGError(
+                    f"cannot load imaginer_vae={self.sampling.vae!r}: {_first_line(error)}; expected an AutoencoderTiny such as madebyollin/taesd"
+                ) from error
         if getattr(pipeline, "safety_checker", None) is not None:
             pipeline.safety_checker = None  # it answers with black pictures, which would count as evidence
         pipeline.to(self.device)
@@ -104,6 +111,10 @@ class DiffusionImaginer:
         except RuntimeError as error:  # torch's out-of-memory error is one
             self._halve(error)
             return self.imagine(requests)
+        except ValueError as error:  # a size or number of steps that this pipeline does not take
+            raise VLMIGError(
+                f"the generator {self.name} cannot draw with {self.sampling}: {_first_line(error)}; change imaginer_size, imaginer_steps, ..."
+            ) from error
         return [picture for part in drawn for picture in part]
 
     def _draw(self, part: list[Request]) -> list[Tensor]:
@@ -155,14 +166,12 @@ class DiffusionImaginer:
             torch.cuda.empty_cache()
 
     @cached_property
-    def _tokenizers(self) -> list[Any]:
+    def _tokenizers(self) -> list[tuple[Any, int]]:
         return list(load_tokenizers(self.name, self.revision))
 
     def fits(self, prompt: str) -> bool:
         """Tell whether one of the pipeline's text encoders reads the whole prompt."""
-        return not self._tokenizers or any(
-            len(t(prompt, verbose=False).input_ids) <= t.model_max_length for t in self._tokenizers
-        )
+        return reads(self._tokenizers, prompt)
 
     def identity(self) -> dict[str, str | int | float]:
         """Name the pipeline's weights (by content where they lie in a folder) and the sampling settings."""
@@ -213,11 +222,13 @@ class PriorImaginer:
         embedding = self.pipeline(request.prompt, generator=[seed], **settings).image_embeds[0]
         return F.normalize(embedding.float(), dim=-1).cpu()
 
+    @cached_property
+    def _tokenizers(self) -> list[tuple[Any, int]]:
+        return list(load_tokenizers(self.name, self.revision))
+
     def fits(self, prompt: str) -> bool:
         """Tell whether the text encoder reads the whole prompt."""
-        return all(
-            len(t(prompt, verbose=False).input_ids) <= t.model_max_length for t in load_tokenizers(self.name, None)
-        )
+        return reads(self._tokenizers, prompt)
 
     def identity(self) -> dict[str, str | int | float]:
         """Name the prior's weights and settings."""
@@ -243,19 +254,31 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
             return pipeline
         except (OSError, ValueError) as error:  # ValueError: a pipeline that the auto class does not list
             failed = error
-    reason = str(failed).strip().split("\n")[0]
     raise VLMIGError(
-        f"cannot load the generator {name}: {reason}; expected the hub id or folder of a diffusers text-to-image pipeline"
+        f"cannot load the generator {name}: {_first_line(failed)}; expected the hub id or folder of a diffusers text-to-image pipeline"
     ) from failed
 
 
-def load_tokenizers(name: str, revision: str | None) -> Iterator[Any]:
-    """Yield a pipeline's tokenizers, without its models."""
-    for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-        try:
-            yield AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
-        except (OSError, ValueError):
-            return
+def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]]:
+    """Yield a pipeline's tokenizers, without its models, and how many tokens are read of each."""
+    try:
+        kind = DiffusionPipeline.load_config(name, revision=revision).get("_class_name", "")
+        asked = inspect.signature(getattr(diffusers, kind, DiffusionPipeline).__call__).parameters
+        limit = asked["max_sequence_length"].default if "max_sequence_length" in asked else None
+        for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+            tokenizer = AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
+            yield tokenizer, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
+    except (OSError, ValueError):  # no further ones; or none at all, which drawing will say
+        return
+
+
+def reads(tokenizers: Sequence[tuple[Any, int]], prompt: str) -> bool:
+    """Tell whether one of several tokenizers, if there are any, reads the whole prompt."""
+    return not tokenizers or any(len(t(prompt, verbose=False).input_ids) <= limit for t, limit in tokenizers)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0]
 
 
 def source_of(name: str, revision: str | None = None) -> str:

@@ -160,12 +160,14 @@ class TextImaginer:
         Raises:
             VLMIGError: an encoder without a text side.
         """
-        embedded = self.encoder.encode_text([request.prompt for request in requests])
+        prompts = list(dict.fromkeys(request.prompt for request in requests))
+        embedded = self.encoder.encode_text(prompts)
         if embedded is None:
             raise VLMIGError(
                 f"{self.encoder.name} has no text side to embed prompts with; expected one, such as a CLIP"
             )
-        return list(embedded)
+        found = dict(zip(prompts, embedded, strict=True))
+        return [found[request.prompt] for request in requests]
 
     def fits(self, prompt: str) -> bool:
         """Tell whether the encoder reads the whole prompt."""

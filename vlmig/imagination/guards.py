@@ -26,16 +26,19 @@ def faulty(picture: Tensor) -> bool:
     return bool((pixels.amax(1).int() - pixels.amin(1).int() <= FLAT).all())
 
 
-def guarded(imaginer: Imaginer, batch: list[Request]) -> tuple[list[Tensor], list[int]]:
+def guarded(imaginer: Imaginer, batch: list[Request], first: bool = False) -> tuple[list[Tensor], list[int]]:
     """Imagine pictures, and draw faulty ones again, each from its next seed.
 
     What stays faulty becomes the empty picture, which says nothing, and is logged.
+
+    Args:
+        first: whether the imaginer has not drawn anything good yet.
 
     Returns:
         The pictures, and how often each was drawn again: -1 where that did not help.
 
     Raises:
-        VLMIGError: no picture of several shows anything: then it is the generator that is broken.
+        VLMIGError: nothing good was drawn yet, and no picture of several prompts shows anything: the generator is broken.
     """
     pictures, redraws = imaginer.imagine(batch), [0] * len(batch)
     if not imaginer.seeded:  # another seed would give the same picture
@@ -47,7 +50,7 @@ def guarded(imaginer: Imaginer, batch: list[Request]) -> tuple[list[Tensor], lis
         for (i, _), picture in zip(again, drawn, strict=True):
             pictures[i], redraws[i] = picture, attempt
         again = [(i, seed) for i, seed in again if faulty(pictures[i])]
-    if len(again) == len(batch) > 1:
+    if first and len(again) == len(batch) and len({request.prompt for request in batch}) > 1:
         raise VLMIGError(
             f"all {len(batch)} pictures of a batch are black or of one colour after {REDRAWS} redraws (the first: {batch[0].prompt!r}); "
             "expected a generator that draws; a decoder that overflows in half precision needs imaginer_dtype=float32 or bfloat16"

@@ -38,7 +38,7 @@ def subject_of(question: str) -> str:
 
 def slug(prompt: str) -> str:
     """Turn a prompt into the part of a file name that stands for it."""
-    return re.sub(r"\W+", "_", prompt.strip().lower()).strip("_")
+    return re.sub(r"\W+", "_", prompt.strip().lower()).strip("_")[:100]
 
 
 FILES = (".txt", ".jsonl", ".csv")
@@ -63,17 +63,25 @@ def read_prompts(source: str | Path, column: str = "prompt", split: str = "train
 
 
 def _lines(path: Path, column: str) -> list[str]:
-    with path.open(encoding="utf-8", newline="") as lines:
+    with path.open(encoding="utf-8-sig", newline="") as lines:  # a spreadsheet may put a mark before the first column
         try:
             if path.suffix == ".jsonl":
-                return [str(json.loads(line)[column]) for line in lines if line.strip()]
+                return [_text(json.loads(line)[column]) for line in lines if line.strip()]
             if path.suffix == ".csv":
-                return [row[column] for row in csv.DictReader(lines)]
+                return [_text(row[column]) for row in csv.DictReader(lines)]
             return list(lines)
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except UnicodeDecodeError as error:
+            raise VLMIGError(f"{path} is not UTF-8 ({error}); save it in that encoding") from error
+        except (KeyError, TypeError, csv.Error, json.JSONDecodeError) as error:
             raise VLMIGError(
                 f"{path} has a row without {column} ({error}); expected that field in every row, or another --column"
             ) from error
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _rows(source: str, column: str, split: str) -> list[str]:
@@ -81,9 +89,9 @@ def _rows(source: str, column: str, split: str) -> list[str]:
     import datasets
 
     try:
-        rows = datasets.load_from_disk(source) if Path(source).is_dir() else datasets.load_dataset(source)
+        rows = datasets.load_from_disk(source) if Path(source).is_dir() else datasets.load_dataset(source, split=split)
         rows = rows[split] if isinstance(rows, dict) else rows
-        return [str(text) for text in rows[column]]
+        return [_text(text) for text in rows[column]]
     except Exception as error:  # datasets raises what its readers raise
         reason = str(error).strip().split("\n")[0]
         raise VLMIGError(

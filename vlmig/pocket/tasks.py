@@ -26,7 +26,7 @@ def covered(subject: str) -> bool:
 
 def draws_pocket_pictures(model: VLMIG) -> bool:
     """Tell whether a model imagines with the pocket world's generator, whatever its LM and adapter."""
-    return model.imagination.identity["generator"] == digest_folder(POCKET / "generator")
+    return model.imagination.identity.get("generator") == digest_folder(POCKET / "generator")
 
 
 def look_items(name: str, concepts: list[Concept], label: str) -> list[Item]:
