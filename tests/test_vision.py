@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
+from open_clip.transform import image_transform
 from PIL import Image
 from safetensors.torch import save_file
 from transformers import (
@@ -34,6 +35,7 @@ from transformers import (
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.vision import VisionEncoder, as_tensor
+from vlmig.vision.openclip import OpenClipTower
 
 SIDE, PATCH, WIDTH = 32, 8, 24
 PATCHES = (SIDE // PATCH) ** 2
@@ -145,6 +147,16 @@ def test_tensors_are_prepared_as_pictures_are(parts: Path) -> None:
     ours = encoder.tower.prepare([as_tensor(picture) for picture in same_size])
     theirs = torch.stack([preprocess(picture) for picture in same_size])
     assert torch.allclose(ours, theirs, atol=1e-6), "nothing to resize: but for one rounding of float32 the same"
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+def test_every_way_of_resizing(parts: Path, mode: str) -> None:
+    preprocess = image_transform(SIDE, is_train=False, resize_mode=mode)
+    tower = OpenClipTower(torch.nn.Identity(), preprocess, None)
+    (smooth,) = (picture.resize((9, 7)).resize((48, 40)) for picture in pictures(1))
+    # A level of 255 is 0.015 after normalisation, as above.
+    assert (tower.prepare([as_tensor(smooth)])[0] - preprocess(smooth)).abs().max() < 0.035
+    assert "0x" not in tower.preprocessing, "an address is no identity"
 
 
 def test_a_picture_s_bytes_do_not_depend_on_the_others(parts: Path, towers: Path) -> None:

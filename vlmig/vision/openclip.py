@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ class OpenClipTower:
 
     def __init__(self, model: Any, preprocess: Any, tokenizer: Any) -> None:
         self.model, self.vision, self.tokenizer = model.eval().requires_grad_(False), model, tokenizer
-        # Tensors in place of PIL pictures: the same steps, less the two that only convert.
         steps = [step for step in preprocess.transforms if isinstance(step, nn.Module)]
-        self.steps = v2.Compose([*steps[:-1], v2.ToDtype(torch.float32, scale=True), steps[-1]])
-        self.preprocessing = f"tensors: {self.steps}"
+        if any(type(step).__name__ == "ResizeKeepRatio" for step in preprocess.transforms):  # knows PIL pictures only
+            self.steps = v2.Compose([v2.ToPILImage(), *preprocess.transforms])
+        else:  # tensors in place of PIL pictures: the same steps, less the two that only convert
+            self.steps = v2.Compose([*steps[:-1], v2.ToDtype(torch.float32, scale=True), steps[-1]])
+        self.preprocessing = re.sub(r" at 0x\w+", "", str(self.steps))  # no addresses of this process
 
     def prepare(self, pictures: Sequence[Tensor]) -> Tensor:
         """Resize, crop and normalise pictures."""
