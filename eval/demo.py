@@ -30,15 +30,16 @@ def main() -> None:
     print(f'$ vlmig ask "{QUESTION}" --choices {CHOICES} --html {answer}\n', flush=True)
     store = ["--store", str(arguments.out / "store")]
     vlmig(["ask", QUESTION, "--choices", CHOICES, "--html", str(answer), *store])
+    limit: list[str] = []
     if (Path(arguments.data) / "valm/memory_color_data.csv").is_file():
         tasks = "memory_color,pocket_known"
     else:
-        tasks = "pocket_known,pocket_color"
+        tasks, limit = "pocket_known,pocket_color", ["--limit", "100"]  # minutes, not a quarter of an hour
         print(
             f"\nno benchmark files at {arguments.data} (see README, Benchmark data): measuring the pocket world's own tasks"
         )
     command = ["eval", "--tasks", tasks, "--k", "0,1,6", "--control", "none,shuffled", "--out", str(arguments.out)]
-    command += ["--data", str(arguments.data)]
+    command += ["--data", str(arguments.data), *limit]
     print(f"\n$ vlmig {' '.join(command)}\n", flush=True)
     status = vlmig([*command, *store])
     print(f"\n{time.perf_counter() - started:.0f} s in all")
