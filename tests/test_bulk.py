@@ -114,7 +114,7 @@ def test_two_processes_under_torchrun_share_the_work(
     lines = [line for line in done.stdout.splitlines() if line.startswith("part ")]
     drawn = [int(line.split(" drawn")[0].split()[-1]) for line in lines]
     assert len(drawn) == 2 and sum(drawn) == 2 * len(prompts.read_text().splitlines())
-    assert min(drawn) > 0.25 * sum(drawn), "each does about half"
+    assert min(drawn) > 0.45 * sum(drawn), "each does about half"
 
 
 def test_processes_on_the_same_list(checkpoint: Path, prompts: Path, tmp_path: Path) -> None:
