@@ -11,6 +11,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: tests never a
 import numpy as np
 import pytest
 import torch
+from benchmark_files import FILES
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from open_clip.model import CLIP
 from safetensors.torch import save_file
@@ -141,6 +142,16 @@ def open_gates(model: VLMIG) -> None:
     for gate in (model.model.fusion.attention_gate, model.model.fusion.feed_gate):
         torch.nn.init.constant_(gate, 1.0)
     model.config.trained = True
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a tiny file for every task."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture(scope="session")

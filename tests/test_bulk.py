@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from vlmig import VLMIG
+from vlmig.evaluation.declared import declaration
+from vlmig.evaluation.items import Item, Question, Task
 from vlmig.evaluation.report import write_report
-from vlmig.evaluation.results import write_results
-from vlmig.evaluation.run import Evaluator, Settings
-from vlmig.evaluation.tasks import TASKS, Item, Task, choose_tasks
+from vlmig.evaluation.results import main_condition, measure_tasks
+from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.settings import Settings
 from vlmig.imagination.prompts import read_prompts, shard_of
 from vlmig.store import FeatureStore
 
@@ -135,34 +137,40 @@ def test_a_second_evaluation_draws_nothing(tiny: VLMIG, tmp_path: Path) -> None:
     calls: list[int] = []
     plain = tiny.imagination.imaginer.imagine
     tiny.imagination.imaginer.imagine = lambda requests: calls.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
-    task = choose_tasks(["memory_color"], TASKS)[0]
-    first = Evaluator(tiny, Settings(ks=(0, 2)), tmp_path, tmp_path / "a").run(task)
-    assert sum(calls) == 6 * 2, "one set of pictures for all nine templates of an item"
-    second = Evaluator(tiny, Settings(ks=(0, 2), controls=("none", "shuffled")), tmp_path, tmp_path / "b").run(task)
+    task = declaration("memory_color").made()
+    first = measure_tasks(Evaluator(tiny, Settings(ks=(0, 2)), tmp_path, tmp_path / "a"), [task])
+    assert sum(calls) == 6 * 2, "one set of pictures for all nine wordings of an item"
+    controlled = Settings(ks=(0, 2), controls=("none", "shuffled", "blank", "caption"))
+    second = measure_tasks(Evaluator(tiny, controlled, tmp_path, tmp_path / "b"), [task])
     assert sum(calls) == 6 * 2
-    key = (2, *tiny.config.setting()[:2], "none", 0)
-    assert (first.correct[key] == second.correct[key]).all()
+    assert first["results"]["memory_color"]["acc,none"] == second["results"]["memory_color"]["acc,none"]
 
 
 @pytest.mark.parametrize("policy", ["question", "sentences", "option"])
 def test_other_policies_are_evaluated_and_reported(tiny: VLMIG, tmp_path: Path, policy: str) -> None:
     contexts, choices = ("A thing. Its color is", "Q: color? A:"), ("red", "blue")
-    items = [Item(str(i), f"thing{i}", tuple(f"thing{i} {c}" for c in contexts), choices, i % 2, "x") for i in range(2)]
+    items = [
+        Item(str(i), f"thing{i}", "x", choices, tuple(Question((f"thing{i} {c}",), choices, i % 2) for c in contexts))
+        for i in range(2)
+    ]
     settings = Settings(ks=(0, 2), controls=("none", "shuffled", "blank"), policy=policy)
-    outcome = Evaluator(tiny, settings, tmp_path, tmp_path).run(Task("things", lambda _: items))
-    assert len(outcome.conditions) == 2 * 3
+    results = measure_tasks(Evaluator(tiny, settings, tmp_path, tmp_path), [Task("things", lambda _: items)])
+    assert {c["control"] for c in results["vlmig"]["conditions"]} == {"none", "shuffled", "blank"}
     assert tiny.imagination.tally.drawn == {"question": 8, "sentences": 8 - 2, "option": 16}[policy], (
         "the last sentence is shared by both items"
     )
-    row = json.loads((tmp_path / "samples_things.jsonl").read_text().splitlines()[0])
-    assert len(row["pictures"]) == (4 if policy == "option" else 2), "a set for each template, or template and option"
-    results = write_results(Evaluator(tiny, settings, tmp_path, tmp_path), [outcome], tmp_path)
-    page = write_report(tmp_path, tiny.imagination.store).read_text()
-    right = np.mean(["class=right" in part for part in page.split("<section>")[1:]])
-    first = outcome.correct[2, *tiny.config.setting()[:2], "none", 0].reshape(2, 2)[:, 0].mean()
-    assert right == first, "the page shows each item's first template as the results count it"
-    assert results["vlmig"]["imagination"]["policy"] == policy
-    shown = {p for v in tiny.imagine([items[0].contexts[0]], 2, policy=policy, options=["red"]) for p in v.prompts}
+    rows = [json.loads(line) for line in (tmp_path / "samples_things.jsonl").read_text().splitlines()]
+    assert len(rows[0]["pictures"]) == (4 if policy == "option" else 2), "a set for each wording, or wording and option"
+    right = [answer == row["target"] for row in rows for answer in row["answer"]]
+    found = main_condition(results, "things")
+    assert found is not None and np.mean(right) == found["acc"]
+    assert write_report(tmp_path, tiny.imagination.store).is_file()
+    assert results["configs"]["things"]["policy"] == policy
+    shown = {
+        p
+        for v in tiny.imagine([items[0].questions[0].contexts[0]], 2, policy=policy, options=["red"])
+        for p in v.prompts
+    }
     assert any("red" in prompt for prompt in shown) == (policy == "option")
 
 

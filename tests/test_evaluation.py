@@ -1,141 +1,281 @@
-"""Evaluation on files of our own in the benchmarks' formats."""
+"""The evaluation: what one pass gives, what controls and baselines show, and what the table says of models that know nothing."""
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import log_softmax, softmax
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.evaluation.report import table, write_report
-from vlmig.evaluation.results import write_results
-from vlmig.evaluation.run import Evaluator, Settings, shuffled
-from vlmig.evaluation.sources import SOURCES, fetch
-from vlmig.evaluation.statistics import balanced_accuracy, clustered, majority, verdict
-from vlmig.evaluation.tasks import TASKS, choose_tasks
+from vlmig.evaluation.declared import choose_tasks, known_tasks
+from vlmig.evaluation.measuring import others
+from vlmig.evaluation.report import table
+from vlmig.evaluation.results import main_condition, measure_tasks
+from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.settings import CONTROLS, Settings
+from vlmig.scoring import Scores
 
 
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    files = {
-        "valm/memory_color_data.csv": "Index,Descriptor,Item,Shape\n1,a,brick,red\n2,the,fog,grey\n3,,tar,black\n",
-        "valm/color-concrete-objects.csv": "object,color\nbrick,red\nink,blue\n",
-        "valm/shape.csv": "Index,Descriptor,Item,Shape\n1,,ball,round\n2,,plate,round\n3,,sail,triangle\n",
-        "imagenetvc/color.csv": "category,question,answer\nbrick,What color is a brick?,red\nbrick,What color is its edge?,gray\ntar,What color is tar?,black\n",
-        "imagenetvc/shape.csv": "category,question,answer\nball,What is the shape of a ball?,round\nsail,What shape is a sail?,triangle\n",
-    }
-    for name, text in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
-
-
-def evaluate(model: VLMIG, data: Path, out: Path, *tasks: str, **settings: object) -> dict:
+def evaluate(model: VLMIG, data: Path, out: Path, *tasks: str, **settings: Any) -> dict[str, Any]:
     evaluator = Evaluator(model, Settings(**settings), data, out, covered=lambda name: name != "tar")
-    outcomes = [evaluator.run(task) for task in choose_tasks(tasks, TASKS)]
-    return write_results(evaluator, outcomes, out)
+    return measure_tasks(evaluator, choose_tasks(tasks, {}))
 
 
-def test_every_task_reads_its_format(data: Path) -> None:
-    for task in TASKS.values():
-        items = task.load(data)
-        assert items
-        for item in items:
-            assert 0 <= item.answer < len(item.choices)
-            assert len(set(item.contexts)) == len(item.contexts)
-            assert not any(choice in item.picture.split() for choice in item.choices), (
-                "an answer leaked into the picture"
-            )
+def samples(out: Path, task: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / f"samples_{task}.jsonl").read_text().splitlines()]
 
 
-def test_grey_is_gray_and_descriptors_are_kept(data: Path) -> None:
-    fog = TASKS["memory_color"].load(data)[1]
-    assert fog.choices[fog.answer] == "gray"
-    assert fog.contexts[0] == "Q: What is the color of the fog? A: It is"
-    assert fog.contexts[-1] == "The fog usually has the color of"
+def found(results: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
+    return [c for c in results["vlmig"]["conditions"] if all(c[name] == value for name, value in wanted.items())]
 
 
-def test_results_have_lm_eval_keys_and_every_condition(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    asked = {
-        "ks": (0, 1, 2),
-        "mixes": ("prob", "evidence"),
-        "weights": ("clip", "uniform"),
-        "controls": ("none", "shuffled", "blank"),
-    }
-    results = evaluate(tiny, data, tmp_path, "memory_color", "imagenetvc_color", **asked)
+def test_results_have_lm_evals_keys_and_every_condition(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    asked = {"ks": (0, 1, 2), "mixes": ("prob", "evidence"), "weights": ("clip", "uniform"), "controls": CONTROLS}
+    evaluate(tiny, data, tmp_path, "memory_color", "imagenetvc_color", **asked)
     written = json.loads((tmp_path / "results.json").read_text())
-    assert written["results"]["memory_color"]["acc,none"] == results["results"]["memory_color"]["acc,none"]
-    assert {"versions", "n-samples", "n-shot", "config", "configs", "git_hash", "date"} <= written.keys()
-    conditions = written["vlmig"]["conditions"]
-    # tasks x subsets x ks x (mix, weights) x controls
-    assert len(conditions) == 2 * 2 * 3 * 4 * 3
-    assert {"task", "subset", "k", "mix", "weights", "control", "seed", "acc", "stderr", "ci95", "n"} <= conditions[
-        0
-    ].keys()
-    assert {c["n"] for c in conditions if c["task"] == "memory_color"} == {3, 2}
-    assert written["vlmig"]["baselines"]["memory_color"] == {
-        "majority": pytest.approx(1 / 3),
-        "chance": pytest.approx(1 / 3),
-    }
-    assert "text-only" in table(written)
+    assert {"results", "versions", "n-samples", "n-shot", "config", "configs", "git_hash", "date"} <= written.keys()
+    # 3 k x 4 rules; 2 k x 4 rules under blank and shuffled; caption; few-shot where there are demonstrations; 3 baselines
+    for task, count in (("memory_color", 12 + 8 + 8 + 1 + 3), ("imagenetvc_color", 12 + 8 + 8 + 2 + 3)):
+        assert len(found(written, task=task, subset="all")) == count
+    row = written["vlmig"]["conditions"][0]
+    assert {"task", "subset", "k", "mix", "weights", "control", "seed", "acc", "stderr", "ci95", "n"} <= row.keys()
+    assert {c["n"] for c in found(written, task="memory_color")} == {3, 2}
+    third = pytest.approx(1 / 3)
+    assert written["vlmig"]["baselines"]["memory_color"] == {"majority": third, "chance": third}
+    assert {"delta", "ci95", "p", "p_holm", "mcnemar_p", "verdict"} <= written["vlmig"]["comparisons"][0].keys()
+    assert "visual gain" in table(written) and (tmp_path / ".eval_results").is_dir()
 
 
-def test_k_zero_is_text_only_under_every_rule_and_control(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("task", known_tasks())
+def test_every_task_is_measured_under_both_protocols(tiny: VLMIG, data: Path, tmp_path: Path, task: str) -> None:
+    for protocol in ("default", "reference"):
+        tiny.config.mix, tiny.config.weights = ("evidence", "entropy") if protocol == "default" else ("logit", "clip")
+        evaluator = Evaluator(tiny, Settings(ks=(0, 1)), data, tmp_path / protocol)
+        results = measure_tasks(evaluator, choose_tasks([task], {}, protocol))
+        metrics = results["results"][task]
+        assert 0 <= metrics["exact_match,none" if task in ("squad", "quac") else "acc,none"] <= 1
+        assert table(results).count("\n") >= 1
+
+
+def test_k_zero_is_text_only_under_every_rule(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     asked = {
         "ks": (0, 2),
-        "mixes": ("prob", "logit", "evidence"),
-        "weights": ("clip", "entropy"),
-        "controls": ("none", "blank"),
+        "mixes": ("prob", "logit", "geometric", "evidence"),
+        "weights": ("clip", "entropy", "learned"),
     }
-    results = evaluate(tiny, data, tmp_path, "memory_color", **asked)
-    conditions = results["vlmig"]["conditions"]
-    assert len({c["acc"] for c in conditions if c["k"] == 0 and c["subset"] == "all"}) == 1
-    blank = [c for c in conditions if c["control"] == "blank" and c["mix"] == "evidence" and c["subset"] == "all"]
-    assert len({c["acc"] for c in blank}) == 1, "an empty picture is no evidence"
+    results = evaluate(tiny, data, tmp_path, "memory_color", **asked, controls=("none", "blank"))
+    alone = {c["acc"] for c in found(results, k=0, subset="all")}
+    assert len(alone) == 1
+    blank = {c["acc"] for c in found(results, control="blank", mix="evidence", weights="entropy", subset="all")}
+    assert blank == alone, "an empty picture is no evidence"
 
 
-def test_one_pass_serves_every_k_and_rule(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_one_pass_serves_every_k_rule_and_picture_control(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     calls: list[int] = []
     tiny.model.language_model.get_decoder().register_forward_hook(lambda *_: calls.append(1))
     evaluate(tiny, data, tmp_path / "one", "memory_color", ks=(0, 2))
     once = len(calls)
+    many = {"mixes": ("prob", "logit", "geometric"), "weights": ("clip", "uniform", "learned", "entropy")}
+    evaluate(
+        tiny, data, tmp_path / "many", "memory_color", ks=(0, 1, 2), controls=("none", "blank", "shuffled"), **many
+    )
+    assert len(calls) == 2 * once, "the shuffled pictures are read beside the own ones"
     evaluate(
         tiny,
         data,
         tmp_path / "many",
         "memory_color",
-        ks=(0, 1, 2),
-        mixes=("prob", "logit"),
-        weights=("clip", "uniform"),
+        ks=(0, 2),
+        controls=("none", "blank", "shuffled"),
+        mixes=("prob",),
     )
-    assert len(calls) == 2 * once
+    assert len(calls) == 2 * once, "other rules over what is measured cost no call"
 
 
-def test_samples_rebuild_the_accuracy(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2))
-    rows = [json.loads(line) for line in (tmp_path / "samples_memory_color.jsonl").read_text().splitlines()]
-    right = [row["doc"]["choices"][int(np.argmax(text))] == row["target"] for row in rows for text in row["text_only"]]
-    text_only = [c["acc"] for c in results["vlmig"]["conditions"] if c["k"] == 0 and c["subset"] == "all"]
-    assert np.mean(right) == pytest.approx(text_only[0])
+def test_samples_rebuild_the_accuracies(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    """By hand from the file: text alone; the mean over pictures of f p_i + (1 - f) p_0; length-normalised."""
+    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2), mixes=("prob",), weights=("clip",))
+    alone, mixed, normal = [], [], []
+    for row in samples(tmp_path, "memory_color"):
+        right = row["doc"]["choices"].index(row["target"])
+        for text, images, cosines in zip(row["text_only"], row["per_image"], row["alignment"], strict=True):
+            alone.append(np.argmax(text) == right)
+            normal.append(np.argmax([t / len(c) for t, c in zip(text, row["doc"]["choices"], strict=True)]) == right)
+            trust = np.clip(cosines, 0, 1)[:, None]
+            mixed.append((trust * softmax(images, -1) + (1 - trust) * softmax(text)).mean(0).argmax() == right)
+    (text_only,) = found(results, k=0, mix="prob", subset="all")
+    (pictures,) = found(results, k=2, mix="prob", subset="all")
+    assert text_only["acc"] == np.mean(alone) and text_only["acc_norm"] == np.mean(normal)
+    assert pictures["acc"] == np.mean(mixed)
 
 
-def test_the_report_is_one_self_contained_page(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2))
-    page = write_report(tmp_path, tiny.imagination.store).read_text()
-    assert page.count("data:image/png;base64,") == 3 * 2
-    assert 'src="http' not in page and "outside the model's world" in page
+def test_baselines_over_the_same_pictures_by_hand(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 3))
+    votes, clips, ensembles = [], [], []
+    for row in samples(tmp_path, "memory_color"):
+        right = row["doc"]["choices"].index(row["target"])
+        clip = softmax(100 * np.array(row["clip"]).mean(0))
+        for text, images in zip(row["text_only"], row["per_image"], strict=True):
+            counts = np.bincount(np.argmax(images, -1), minlength=len(text))
+            best = np.flatnonzero(counts == counts.max())
+            votes.append(max(best, key=lambda c: softmax(images, -1).mean(0)[c]) == right)
+            clips.append(clip.argmax() == right)
+            ensembles.append((softmax(text) + clip).argmax() == right)
+    for mix, expected in (("vote", votes), ("clip", clips), ("zlavi", ensembles)):
+        assert found(results, mix=mix, subset="all")[0]["acc"] == np.mean(expected)
 
 
-def test_shuffling_gives_every_object_another_objects_pictures(tiny: VLMIG, data: Path) -> None:
-    items = TASKS["imagenetvc_color"].load(data)
-    visuals = tiny.imagine([item.picture for item in items], k=1)
-    turned = [own[0] for own in shuffled(items, [[v] for v in visuals], seed=0)]
-    assert all(own.prompt != other.prompt for own, other in zip(visuals, turned, strict=True))
-    assert turned[0].prompt == turned[1].prompt, "items of one object share their pictures"
+def test_caption_and_demonstrations_are_read_without_pictures(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    evaluate(tiny, data, tmp_path, "imagenetvc_color", ks=(0, 1), controls=("none", "caption", "few-shot"))
+    row = samples(tmp_path, "imagenetvc_color")[0]
+    question = row["doc"]["questions"][1]["contexts"][0]
+    assert question == "What color is a brick? Answer:"
+    solved = "What color is coal? Answer: black. What color is chalk? Answer: white. "
+    empty = tiny.imagine(["x"], k=0)
+    for name, context in (("caption", f"A picture of a brick. {question}"), ("few_shot", solved + question)):
+        expected = tiny.score([context], [row["doc"]["choices"]], empty)[0].text
+        assert row[name][1] == pytest.approx(expected, abs=1e-5)
+
+
+def test_calibration_divides_by_the_content_free_prediction(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    plain = evaluate(tiny, data, tmp_path / "plain", "memory_color", ks=(0, 1))
+    results = evaluate(tiny, data, tmp_path / "divided", "memory_color", ks=(0, 1), calibrated=True)
+    row = samples(tmp_path / "divided", "memory_color")[0]
+    empty = tiny.score(["The color of N/A is"], [row["doc"]["choices"]], tiny.imagine(["x"], k=0))[0].text
+    assert row["content_free"][4] == pytest.approx(empty, abs=1e-5)
+    rows = samples(tmp_path / "divided", "memory_color")
+    right = [
+        np.argmax(np.array(text) - free) == row["doc"]["choices"].index(row["target"])
+        for row in rows
+        for text, free in zip(row["text_only"], row["content_free"], strict=True)
+    ]
+    assert found(results, k=0, subset="all")[0]["acc"] == np.mean(right)
+    assert plain["vlmig"]["settings"]["calibrated"] is False
+
+
+def test_learned_weights_never_saw_the_object_they_are_used_on(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    """Another label for one object leaves its own weights as they are."""
+    from vlmig.evaluation.readout import Readout
+
+    task = choose_tasks(["memory_color"], {})[0]
+    evaluator = Evaluator(tiny, Settings(ks=(0, 3)), data, tmp_path)
+    measured = [(item, record) for _, item, record in evaluator.measure(task)]
+    items, records = [item for item, _ in measured], [record for _, record in measured]
+
+    def trust(chosen: list[Any]) -> np.ndarray:
+        readout = Readout(task, chosen, records, tiny.config)
+        return readout._learned(readout.scores("none"), 3)
+
+    other = replace(items[0], questions=tuple(replace(q, answer=(q.answer + 1) % 3) for q in items[0].questions))
+    before, after = trust(items), trust([other, *items[1:]])
+    assert np.array_equal(before[:9], after[:9]) and not np.array_equal(before[9:], after[9:])
+    assert ((before >= 0) & (before <= 1)).all()
+
+
+def test_shuffling_gives_every_object_another_objects_pictures(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    items = choose_tasks(["imagenetvc_color"], {})[0].load(data)
+    taken = others(items)
+    assert all(taken[item.cluster].cluster != item.cluster for item in items)
+    results = evaluate(tiny, data, tmp_path, "imagenetvc_color", ks=(0, 2), controls=("none", "shuffled"))
+    rows = samples(tmp_path, "imagenetvc_color")
+    own = {row["doc"]["cluster"]: row for row in rows}
+    for row in rows:
+        shown = tiny.imagine([own[row["shuffled"]["of"]]["doc"]["picture"]], k=2)
+        q = row["doc"]["questions"][0]
+        expected = tiny.score([q["contexts"][0]], [q["continuations"]], shown)[0]
+        # One pass beside four pictures against one beside two: sums in another order.
+        assert np.array(row["shuffled"]["per_image"][0]) == pytest.approx(expected.per_image, abs=1e-4)
+    gain = [c for c in results["vlmig"]["comparisons"] if c["b"] == "shuffled" and c["subset"] == "all"][0]
+    pictures = main_condition(results, "imagenetvc_color")
+    turned = main_condition(results, "imagenetvc_color", control="shuffled")
+    assert pictures is not None and turned is not None
+    assert gain["delta"] == pytest.approx(pictures["acc"] - turned["acc"])
+    assert results["results"]["imagenetvc_color"]["visual_gain,none"] == gain["delta"]
+
+
+def test_seeds_are_pooled_with_an_item_as_one_cluster(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2), seeds=(0, 1, 2))
+    rows = found(results, k=2, mix="evidence", subset="all")
+    assert [row["seed"] for row in rows] == [0, 1, 2, "all"]
+    assert rows[3]["acc"] == pytest.approx(np.mean([row["acc"] for row in rows[:3]]))
+    assert results["results"]["memory_color"]["acc,none"] == rows[3]["acc"]
+    alone = found(results, k=0, seed="all", subset="all")[0]
+    assert alone["stderr"] == found(results, k=0, seed=0, subset="all")[0]["stderr"], (
+        "text alone, thrice, is one sample"
+    )
+    assert len(samples(tmp_path, "memory_color")) == 3 * 3
+
+
+def says(rank: Any) -> Any:
+    """A stub in place of ``VLMIG.score``: candidates ranked by ``rank(place, text)``, whatever the question or pictures."""
+
+    def score(
+        contexts: Sequence[str], choices: Sequence[Sequence[str]], visuals: Sequence[Any], **_: Any
+    ) -> list[Scores]:
+        made = []
+        for own, seen in zip(choices, visuals, strict=True):
+            text = log_softmax([-float(rank(i, c)) for i, c in enumerate(own)])
+            made.append(Scores(text, np.tile(text, (len(seen.features), 1)), text, seen.alignment.numpy()))
+        return made
+
+    return score
+
+
+@pytest.mark.parametrize(
+    ("task", "rank", "shown"),
+    [
+        # Two of three are round: as good as the majority, and no better than one class of two.
+        ("object_shape", lambda i, c: c != "round", {"acc": 2 / 3, "majority": 2 / 3, "balanced_acc": 1 / 2}),
+        ("relative_size", lambda i, c: c != "Yes", {"acc": 1 / 2, "majority": 1 / 2, "balanced_acc": 1 / 2}),
+        ("imagenetvc_component", lambda i, c: i, {"acc": 2 / 3, "majority": 2 / 3, "balanced_acc": 1 / 2}),
+    ],
+    ids=["always round", "always yes", "always the first"],
+)
+def test_models_that_know_nothing_are_shown_for_what_they_are(
+    tiny: VLMIG, data: Path, tmp_path: Path, task: str, rank: Any, shown: dict[str, float]
+) -> None:
+    tiny.score = says(rank)  # type: ignore[method-assign]
+    results = evaluate(tiny, data, tmp_path, task, ks=(0, 2), controls=("none", "shuffled"))
+    row = main_condition(results, task)
+    assert row is not None and {name: row[name] for name in shown} == pytest.approx(shown)
+    gain = [c for c in results["vlmig"]["comparisons"] if c["b"] == "shuffled"][0]
+    assert (gain["delta"], gain["verdict"]) == (0.0, "tied")
+    assert f"{100 * shown['majority']:.1f}%" in table(results) and "+0.0 tied" in table(results)
+
+
+def test_an_item_counts_once_where_any_wording_may_hit(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    evaluator = Evaluator(tiny, Settings(ks=(0,)), data, tmp_path)
+    results = measure_tasks(evaluator, choose_tasks(["vicomte_shape"], {}, "reference"))
+    rows = samples(tmp_path, "vicomte_shape")
+    hits = [
+        any(
+            tokens[int(np.argmax(text))] == row["target"]
+            for tokens, text in zip(row["tokens"], row["text_only"], strict=True)
+        )
+        for row in rows
+    ]
+    assert results["results"]["vicomte_shape"]["acc,none"] == np.mean(hits)
+
+
+def test_another_split_stands_in_the_tasks_name(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    results = evaluate(tiny, data, tmp_path, "vicomte_color@train", "vicomte_color", ks=(0,))
+    assert results["configs"]["vicomte_color@train"]["test_split"] == "train"
+    assert results["n-samples"]["vicomte_color@train"]["original"] == 3
+    assert results["n-samples"]["vicomte_color"]["original"] == 2
+
+
+def test_only_what_the_world_covers(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 1), subset="covered")
+    assert {c["subset"] for c in results["vlmig"]["conditions"]} == {"covered"}
+    assert results["n-samples"]["memory_color"]["original"] == 2 and "acc,none" in results["results"]["memory_color"]
+    with pytest.raises(VLMIGError, match="only the pocket model's world has one"):
+        Evaluator(tiny, Settings(subset="covered"), data, tmp_path)
 
 
 def test_an_untrained_adapter_is_not_evaluated(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
@@ -145,68 +285,15 @@ def test_an_untrained_adapter_is_not_evaluated(tiny: VLMIG, data: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("file", "text", "message"),
+    ("wrong", "message"),
     [
-        (
-            "valm/memory_color_data.csv",
-            "Index,Descriptor,Item,Color\n1,a,brick,red\n",
-            "has no column Shape; expected Descriptor, Item, Shape, found",
-        ),
-        (None, "", "no file .*memory_color_data.csv; pass --data"),
+        ({"ks": (-1,)}, "k=-1; expected numbers of pictures"),
+        ({"controls": ("nothing",)}, "control 'nothing'; expected some of none, blank"),
+        ({"policy": "all"}, "policy 'all'; expected one of item"),
+        ({"limit": 0}, "limit=0; expected at least one item"),
+        ({"seeds": ()}, "no seed; expected at least one"),
     ],
 )
-def test_bad_files_are_said_in_one_line(tmp_path: Path, file: str | None, text: str, message: str) -> None:
-    if file:
-        (tmp_path / file).parent.mkdir()
-        (tmp_path / file).write_text(text)
+def test_wrong_settings_are_said_in_one_line(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(VLMIGError, match=message):
-        TASKS["memory_color"].load(tmp_path)
-
-
-def test_bootstrap_draws_clusters_not_items() -> None:
-    generator = np.random.default_rng(0)
-    objects = generator.integers(0, 2, 50).astype(float)
-    values, clusters = np.repeat(objects, 20), np.repeat([str(i) for i in range(50)], 20)
-    # Twenty copies of fifty objects know no more than fifty objects.
-    expected = objects.std() / np.sqrt(50)
-    assert clustered(values, clusters.tolist()).stderr == pytest.approx(expected, rel=0.1)
-
-
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
-    generator, hits, runs = np.random.default_rng(1), 0, 200
-    for _ in range(runs):
-        rates = generator.beta(2, 2, 40)
-        values = (generator.random((40, 5)) < rates[:, None]).astype(float)
-        estimate = clustered(values.ravel(), np.repeat([str(i) for i in range(40)], 5).tolist())
-        hits += estimate.low <= 0.5 <= estimate.high
-    # 95 % nominal; 200 runs have a standard error of 1.5 points, small-sample bootstrap runs a little low.
-    assert 0.89 <= hits / runs <= 0.99
-
-
-def test_words_and_baselines() -> None:
-    assert verdict(clustered([1.0] * 30, [str(i) for i in range(30)])) == "better"
-    assert verdict(clustered([-1.0] * 30, [str(i) for i in range(30)])) == "worse"
-    assert verdict(clustered([1.0, -1.0] * 15, [str(i) for i in range(30)])) == "tied"
-    labels = ["round"] * 9 + ["star"]
-    assert majority(labels) == 0.9
-    assert balanced_accuracy(np.array([1.0] * 9 + [0.0]), labels) == 0.5
-
-
-def test_files_are_fetched_once_and_only_with_the_known_content(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    name = "valm/shape.csv"
-    content = (data / name).read_bytes()
-    known = hashlib.sha256(content).hexdigest()
-    monkeypatch.setitem(SOURCES, name, ((data / name).as_uri(), known))
-    assert (fetch([name], tmp_path) / name).read_bytes() == content
-    monkeypatch.setitem(SOURCES, name, ((tmp_path / "gone").as_uri(), known))
-    fetch([name], tmp_path)  # already there
-    with pytest.raises(VLMIGError, match="cannot download .*pass --data"):
-        fetch([name], tmp_path / "fresh")
-    monkeypatch.setitem(SOURCES, name, ((data / name).as_uri(), "0" * 64))
-    with pytest.raises(VLMIGError, match="expected 000000000000.*the source changed"):
-        fetch([name], tmp_path / "fresh")
-    assert not list((tmp_path / "fresh").rglob("*.csv"))
-    with pytest.raises(VLMIGError, match="no source known here"):
-        fetch(["valm/other.csv"], tmp_path)
+        Settings(**wrong)

@@ -127,7 +127,12 @@ def _imagine_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _eval_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--tasks", type=_words, required=True, help="comma-separated task names")
+    sub.add_argument(
+        "--tasks",
+        type=_words,
+        required=True,
+        help="comma-separated tasks: names, with @split for another split, or .yaml files",
+    )
     sub.add_argument("--k", type=_numbers, default=[0, 6], help="comma-separated numbers of pictures (default: 0,6)")
     sub.add_argument("--out", type=Path, required=True, help="folder for results.json, samples and report.html")
     sub.add_argument(
@@ -137,15 +142,27 @@ def _eval_options(sub: argparse.ArgumentParser) -> None:
         help="folder of benchmark files (or VLMIG_DATA; default: download)",
     )
     sub.add_argument("--limit", type=int, help="only the first N items of each task")
+    sub.add_argument(
+        "--subset", choices=["all", "covered"], default="all", help="covered: only what the pocket world can draw"
+    )
     sub.add_argument("--seed", type=_numbers, default=[0], help="comma-separated imagination seeds")
-    sub.add_argument("--mix", type=_words, default=[], help="further mixing rules: prob, logit, evidence")
-    sub.add_argument("--weights", type=_words, default=[], help="further weights: uniform, clip, entropy")
-    sub.add_argument("--control", type=_words, default=["none"], help="none, blank, shuffled")
+    sub.add_argument("--mix", type=_words, default=[], help="further mixing rules: prob, logit, geometric, evidence")
+    sub.add_argument(
+        "--weights", type=_words, default=[], help="further weights: uniform, clip, doubled, entropy, learned"
+    )
+    sub.add_argument(
+        "--control",
+        type=_words,
+        default=["none", "blank", "shuffled", "caption", "few-shot"],
+        help="what stands beside the pictures (default: none,blank,shuffled,caption,few-shot)",
+    )
+    sub.add_argument(
+        "--calibrated", action="store_true", help="divide by the LM's prediction for a content-free question"
+    )
     sub.add_argument(
         "--policy",
         choices=["item", *POLICIES],
-        default="item",
-        help="what to imagine (default: item, what the item is about, once for all its templates)",
+        help="what to imagine (default: the task's way, mostly item, what the item is about, once for all its wordings)",
     )
 
 

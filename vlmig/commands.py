@@ -180,15 +180,15 @@ def _look_after(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measure tasks."""
+    from vlmig.evaluation.declared import choose_tasks
     from vlmig.evaluation.report import table, write_report
-    from vlmig.evaluation.results import write_results
+    from vlmig.evaluation.results import measure_tasks
     from vlmig.evaluation.run import Evaluator, Settings
     from vlmig.evaluation.sources import fetch
-    from vlmig.evaluation.tasks import TASKS, choose_tasks
     from vlmig.pocket import tasks as pocket
     from vlmig.store import default_store
 
-    tasks = choose_tasks(arguments.tasks, {**TASKS, **pocket.TASKS})
+    tasks = choose_tasks(arguments.tasks, pocket.TASKS, arguments.protocol or "default")
     settings = Settings(
         ks=arguments.k,
         mixes=arguments.mix,
@@ -197,6 +197,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         seeds=arguments.seed,
         limit=arguments.limit,
         policy=arguments.policy,
+        subset=arguments.subset,
+        calibrated=arguments.calibrated,
     )
     files = [file for task in tasks for file in task.files]
     data = Path(arguments.data) if arguments.data else fetch(files, default_store() / "data")
@@ -205,12 +207,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
     model = _load(arguments)
     covered = pocket.covered if pocket.draws_pocket_pictures(model) else None
     evaluator = Evaluator(model, settings, data, arguments.out, covered)
-    outcomes = []
-    for task in tasks:
-        outcomes.append(evaluator.run(task))
-        results = write_results(evaluator, outcomes, arguments.out)
-    print(table(results))
-    print(write_report(arguments.out, model.imagination.store))
+    results = measure_tasks(evaluator, tasks)
+    if results:
+        print(table(results))
+        print(write_report(arguments.out, model.imagination.store))
 
 
 def report(arguments: argparse.Namespace) -> None:

@@ -10,8 +10,8 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from vlmig.errors import VLMIGError
 
-MIX_RULES = ("prob", "logit", "evidence")
-WEIGHT_KINDS = ("uniform", "clip", "entropy")
+MIX_RULES = ("prob", "logit", "geometric", "evidence")
+WEIGHT_KINDS = ("uniform", "clip", "doubled", "entropy")
 PROJECTORS = ("linear", "mlp")
 FUSIONS = ("cross_attention", "decoder_layer")
 PROTOCOLS = ("default", "reference")

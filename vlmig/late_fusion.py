@@ -23,6 +23,7 @@ from vlmig.heads import check_head
 from vlmig.mixture import mix
 from vlmig.projector import VisualTokenProjector
 from vlmig.reading import Reading
+from vlmig.reference import COUNTS_PADDING
 
 HEAD_SHARE = 12
 """One call of the head makes logits for 1/12 as many rows as it is wide: a twelfth of the memory of its own weights."""
@@ -125,6 +126,11 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
     def published(self) -> bool:
         """Whether layout and losses are the published ones, which belong to the published fusion layer."""
         return self.config.protocol == "reference" and self.config.fusion == "decoder_layer"
+
+    @property
+    def padding_counts(self) -> bool:
+        """Whether predictions depend on padding, as in some families of the published code, which ran prompt by prompt."""
+        return self.published and self.config.text_config.model_type in COUNTS_PADDING
 
     def check_features(self, visual_features: Tensor, image_weights: Tensor | None, rows: int) -> None:
         """Refuse features and weights that do not fit.

@@ -7,10 +7,13 @@ Rules, with p_0 the text-only distribution, p_i that of image i and f_i in [0, 1
 
 - ``prob`` (paper, equation 2, with the 1/K it needs to be a distribution): mean_i [f_i p_i + (1 - f_i) p_0].
 - ``logit`` (the published code): softmax of mean_i [f_i log p_i + (1 - f_i) log p_0].
+- ``geometric``: the pictures' average, sum_i f_i p_i / sum_i f_i, and the text multiplied: softmax of F log p_img + (1 - F) log p_0,
+  F = mean_i f_i.
 - ``evidence``: softmax of log p_0 + s * mean_i f_i [log p_i - log p_blank], where p_blank saw an empty picture.
   A picture that says no more than an empty one leaves the text exactly as it is.
 
-Trust: ``uniform`` is 1; ``clip`` is the cosine of image and prompt, clamped to [0, 1]; ``entropy`` is the share of the
+Trust: ``uniform`` is 1; ``clip`` is the cosine of image and prompt, clamped to [0, 1], and ``doubled`` twice that (the published
+ImageNetVC script; a share beyond 1 takes the text's part away); ``entropy`` is the share of the
 text's uncertainty that an image which fits its prompt removes, max(0, 1 - H(p_i) / H(p_0)): where text alone is as sure as with the image, be
 it a fact it was told or a word no picture can help with, the text stays as it is.
 """
@@ -22,6 +25,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from vlmig.config import MIX_RULES
 from vlmig.errors import VLMIGError
 
 
@@ -43,7 +47,7 @@ def mix(
         images: log p_i for each of the K images, each (..., V).
         trust: f_i in its last axis, (..., K) up to broadcasting with ``text`` less its last axis; or (..., V, K), one axis
             more than ``text`` has, where every outcome has images of its own.
-        rule: ``prob``, ``logit`` or ``evidence``.
+        rule: ``prob``, ``logit``, ``geometric`` or ``evidence``.
         blank: log p_blank, (..., V); needed by ``evidence``.
         strength: factor s of the evidence.
         doubt: exponent of (1 - max p_0), which multiplies the evidence: a text model that is sure is left alone.
@@ -55,8 +59,8 @@ def mix(
     Raises:
         ValueError: an unknown rule, or ``evidence`` without ``blank``.
     """
-    if rule not in ("prob", "logit", "evidence"):
-        raise ValueError(f"mix={rule!r}; expected prob, logit or evidence")
+    if rule not in MIX_RULES:
+        raise ValueError(f"mix={rule!r}; expected one of {', '.join(MIX_RULES)}")
     if rule == "evidence" and blank is None:
         raise ValueError("mix='evidence' compares with a blank picture; pass blank=")
     count = trust.shape[-1]
@@ -68,7 +72,7 @@ def mix(
         if own is not None:
             share = share * (1 - entropy(image) / own.clamp_min(1e-9)).clamp_min(0)
         left_to_text = left_to_text + (1 - share)
-        if rule == "prob":
+        if rule in ("prob", "geometric"):
             part = share.clamp_min(1e-30).log() + image
             total = part if total is None else torch.logaddexp(total, part)
         else:
@@ -78,6 +82,9 @@ def mix(
         return text
     if rule == "prob":
         return torch.logaddexp(total, left_to_text.clamp_min(1e-30).log() + text) - torch.tensor(count).log()
+    if rule == "geometric":
+        heard = (count - left_to_text).clamp_min(1e-30)
+        return (heard / count * (total - heard.log()) + left_to_text / count * text).log_softmax(-1)
     if rule == "logit":
         return ((total + left_to_text * text) / count).log_softmax(-1)
     gate = strength * (1 - text.amax(-1, keepdim=True).exp()).clamp_min(0) ** doubt
@@ -92,18 +99,18 @@ def entropy(log_probs: Tensor) -> Tensor:
 def image_trust(kind: str, alignment: Tensor, floor: float) -> Tensor:
     """Turn cosines of images and their prompt, (..., K), into trust by what is known before reading any text.
 
-    ``clip`` is the cosine itself, clamped to [0, 1] (the published code, without its doubling). ``entropy`` listens to
+    ``clip`` is the cosine itself, clamped to [0, 1], ``doubled`` twice that (published code). ``entropy`` listens to
     images that fit their prompt at all, of cosine ``floor`` or more, or whose cosine is not known (NaN: the encoder has
     no text side). ``uniform`` listens to every image.
 
     Raises:
-        VLMIGError: ``clip`` where a cosine is not known.
+        VLMIGError: ``clip`` or ``doubled`` where a cosine is not known.
     """
     unknown = alignment.isnan()
-    if kind == "clip":
+    if kind in ("clip", "doubled"):
         if unknown.any():
             raise VLMIGError(
-                "weights='clip' need the cosine of picture and prompt, and this vision encoder has no text side; expected weights uniform or entropy, or an encoder such as a CLIP"
+                f"weights={kind!r} need the cosine of picture and prompt, and this vision encoder has no text side; expected weights uniform or entropy, or an encoder such as a CLIP"
             )
-        return alignment.clamp(0.0, 1.0)
+        return alignment.clamp(0.0, 1.0) * (2 if kind == "doubled" else 1)
     return ((alignment >= floor) | unknown).to(alignment) if kind == "entropy" else torch.ones_like(alignment)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vlmig.answer import Answer, framed, named
 from vlmig.checkpoint import (
@@ -26,7 +25,6 @@ from vlmig.errors import VLMIGError
 from vlmig.mixture import image_trust
 from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM, class_for
 from vlmig.reading import Reading
-from vlmig.reference import COUNTS_PADDING
 from vlmig.scoring import (
     Job,
     Model,
@@ -39,6 +37,7 @@ from vlmig.scoring import (
     read_jobs,
     read_padded,
     score_jobs,
+    spaced,
 )
 from vlmig.store import FeatureStore, default_store
 from vlmig.timing import Stopwatch
@@ -194,26 +193,21 @@ class VLMIG:
         choices: Sequence[Sequence[str]],
         visuals: Sequence[Visuals],
         batch: int = 32,
-        progress: bool = False,
         verbatim: bool = False,
+        first: bool = False,
     ) -> list[Scores]:
         """Score each context's candidates beside each of its pictures; all contexts need the same number of pictures.
 
         Args:
             verbatim: take candidates letter by letter; otherwise one that does not begin with a space gets one in front.
+            first: score each candidate's first sub-token only, as published.
 
         Raises:
             VLMIGError: an empty candidate.
         """
-        if not verbatim:
-            if not all(option.strip() for options in choices for option in options):
-                raise VLMIGError("an empty candidate among the choices; expected words")
-            choices = [[o if o[:1].isspace() else " " + o for o in options] for options in choices]
-        results = [
-            Scores(np.zeros(c := len(options)), np.zeros((len(seen.features), c)), np.zeros(c), seen.alignment.numpy())
-            for options, seen in zip(choices, visuals, strict=True)
-        ]
-        for rows, features in self._batches(contexts, choices, visuals, batch, progress):
+        choices = choices if verbatim else spaced(choices)
+        results = [Scores.zero(len(own), seen.alignment.numpy()) for own, seen in zip(choices, visuals, strict=True)]
+        for rows, features in self._batches(contexts, choices, visuals, batch, first):
             score_jobs(self.model, rows, features, results, self._pad)
         return results
 
@@ -223,19 +217,14 @@ class VLMIG:
         choices: Sequence[Sequence[str]],
         visuals: Sequence[Visuals],
         batch: int,
-        progress: bool = False,
+        first: bool = False,
     ) -> Iterator[tuple[list[Job], Tensor]]:
         """Yield jobs of similar length together, with their pictures' features (B, K, P, C)."""
-        jobs = sorted(collect_jobs(self.model, self.tokenizer, contexts, choices), key=lambda job: len(job.ids))
-        batch = 1 if self._padding_counts else batch
-        for start in tqdm(range(0, len(jobs), batch), desc="scoring", disable=not progress):
+        jobs = sorted(collect_jobs(self.model, self.tokenizer, contexts, choices, first), key=lambda job: len(job.ids))
+        batch = 1 if self.model.padding_counts else batch
+        for start in range(0, len(jobs), batch):
             rows = jobs[start : start + batch]
             yield rows, torch.stack([visuals[job.context].features for job in rows])
-
-    @property
-    def _padding_counts(self) -> bool:
-        """Whether predictions depend on padding, as in some families of the published code, which ran prompt by prompt."""
-        return self.model.published and self.config.text_config.model_type in COUNTS_PADDING
 
     @property
     def _pad(self) -> int:
@@ -243,12 +232,12 @@ class VLMIG:
         return pad if pad is not None else self.tokenizer.eos_token_id
 
     @torch.inference_mode()
-    def token_log_probs(self, text: str, visuals: Visuals, start: int = 1) -> Tensor:
-        """Return the mixture's log-probability of each token of ``text`` from token ``start`` on, (T,)."""
+    def token_log_probs(self, text: str, visuals: Visuals, ks: Sequence[int]) -> list[Tensor]:
+        """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,), for each number of pictures."""
         ids = cut_left(self.tokenizer(text).input_ids, self.config.text_limit, self.tokenizer)
-        reading = read_padded(self._causal("token_log_probs"), [ids[:-1]], len(ids) - start, self._pad)
-        mixed = self._predict(reading, visuals)
-        return mixed[0].gather(1, torch.tensor(ids[start:], device=mixed.device)[:, None])[:, 0]
+        reading = read_padded(self._causal("token_log_probs"), [ids[:-1]], len(ids) - 1, self._pad)
+        targets = torch.tensor(ids[1:], device=self.model.device)[:, None]
+        return [self._predict(reading, visuals.first(k))[0].gather(1, targets)[:, 0] for k in ks]
 
     def _causal(self, wanted: str) -> VLMIGForCausalLM:
         if not isinstance(self.model, VLMIGForCausalLM):
@@ -313,21 +302,31 @@ class VLMIG:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: Sequence[str], k: int = DEFAULT_K, *, seed: int = 0, batch: int = 8, **settings: Any
+        self,
+        prompts: Sequence[str],
+        k: int = DEFAULT_K,
+        *,
+        seed: int = 0,
+        batch: int = 8,
+        visuals: Sequence[Visuals] | None = None,
+        **settings: Any,
     ) -> list[str]:
         """Continue each prompt, its pictures mixed in at every token; ``settings`` go to ``generate``.
+
+        Args:
+            visuals: pictures already imagined, k of each prompt.
 
         Raises:
             VLMIGError: a masked LM.
         """
         model = self._causal("generate")
-        visuals = self.imagine(prompts, k, seed, policy=None)
+        visuals = self.imagine(prompts, k, seed, policy=None) if visuals is None else visuals
         room = self.config.text_limit and self.config.text_limit - settings.setdefault("max_new_tokens", 20)
         if room is not None and room < 1:
             raise VLMIGError(
                 f"max_new_tokens={settings['max_new_tokens']}; this model has {self.config.text_limit} places"
             )
-        batch, texts = 1 if self._padding_counts else batch, []
+        batch, texts = 1 if self.model.padding_counts else batch, []
         for start in range(0, len(prompts), batch):
             rows = [self.tokenizer(prompt).input_ids for prompt in prompts[start : start + batch]]
             rows = [cut_left(row, room, self.tokenizer) for row in rows]

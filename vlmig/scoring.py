@@ -38,6 +38,11 @@ class Scores:
     """Cosine of each picture with its prompt, (K,); (K, C) where every candidate has pictures of its own."""
 
     @classmethod
+    def zero(cls, candidates: int, alignment: np.ndarray) -> Scores:
+        """Make room for the scores of candidates beside pictures of these cosines."""
+        return cls(np.zeros(candidates), np.zeros((len(alignment), candidates)), np.zeros(candidates), alignment)
+
+    @classmethod
     def joined(cls, parts: Sequence[Scores]) -> Scores:
         """Put candidates together that were scored apart, each beside its own pictures; one part stays as it is."""
         if len(parts) == 1:
@@ -46,18 +51,56 @@ class Scores:
         text, images, blank = (np.concatenate([getattr(part, name) for part in parts], -1) for name in names)
         return cls(text, images, blank, np.stack([part.alignment for part in parts], -1))
 
-    def mixed(self, k: int, rule: str, weights: str, strength: float, doubt: float, floor: float) -> np.ndarray:
+    @classmethod
+    def stacked(cls, many: Sequence[Scores]) -> Scores:
+        """Put questions with equally many candidates beside each other: (Q, C), (K, Q, C), (Q, C), (K, Q)."""
+        return cls(
+            np.stack([one.text for one in many]),
+            np.stack([one.per_image for one in many], 1),
+            np.stack([one.blank for one in many]),
+            np.stack([one.alignment for one in many], 1),
+        )
+
+    def split(self, k: int) -> tuple[Scores, Scores]:
+        """Part the first k pictures from the others, where two sets were scored in one pass."""
+        return (
+            Scores(self.text, self.per_image[:k], self.blank, self.alignment[:k]),
+            Scores(self.text, self.per_image[k:], self.blank, self.alignment[k:]),
+        )
+
+    def loglikelihoods(self, k: int, *setting: Any, trust: np.ndarray | None = None) -> np.ndarray:
+        """Share the text's whole probability of the candidates out as the mixture says: (C,); k = 0 gives log p_0 itself."""
+        return (
+            self.mixed(k, *setting, trust=trust) + np.logaddexp.reduce(self.text, -1, keepdims=True) if k else self.text
+        )
+
+    def mixed(
+        self,
+        k: int,
+        rule: str,
+        weights: str,
+        strength: float,
+        doubt: float,
+        floor: float,
+        *,
+        trust: np.ndarray | None = None,
+    ) -> np.ndarray:
         """Mix the first k pictures' distributions over the candidates: log-probabilities, (C,); k = 0 is text-only.
 
         A candidate of several tokens counts with its whole probability (the mixture is per sequence); every
         distribution is normalised over the candidates first, since the answer is one of them.
+
+        Args:
+            trust: in each picture, (K,), instead of what ``weights`` makes of the alignment.
         """
         text, blank = (torch.from_numpy(x).log_softmax(-1) for x in (self.text, self.blank))
         images = torch.from_numpy(self.per_image[:k]).log_softmax(-1)
-        alignment = torch.from_numpy(self.alignment[:k]).movedim(0, -1)
-        trust = image_trust(weights, alignment, floor)
+        if trust is None:
+            shares = image_trust(weights, torch.from_numpy(self.alignment[:k]).movedim(0, -1), floor)
+        else:
+            shares = torch.from_numpy(trust[:k]).movedim(0, -1)
         settings: dict[str, Any] = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
-        return mix(text, images, trust, rule, blank=blank, **settings).numpy()
+        return mix(text, images, shares, rule, blank=blank, **settings).numpy()
 
     def sequences(self, k: int, rule: str, weights: str, strength: float, doubt: float, floor: float) -> np.ndarray:
         """Mix each candidate's whole log-probability on its own: (C,) log-probabilities, not normalised over candidates.
@@ -92,6 +135,17 @@ class Job:
     def asked(self) -> int:
         """Count the final positions whose predictions are needed."""
         return max(len(ids) for _, ids in self.targets)
+
+
+def spaced(choices: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Put a space in front of every candidate that does not begin with one.
+
+    Raises:
+        VLMIGError: an empty candidate.
+    """
+    if not all(option.strip() for options in choices for option in options):
+        raise VLMIGError("an empty candidate among the choices; expected words")
+    return [[o if o[:1].isspace() else " " + o for o in options] for options in choices]
 
 
 def encode_pair(
@@ -133,10 +187,23 @@ def cut_left(ids: list[int], limit: int | None, tokenizer: PreTrainedTokenizerBa
     return begin + ids[len(ids) - limit + len(begin) :]
 
 
+def first_token(tokenizer: PreTrainedTokenizerBase, option: str) -> int:
+    """Return the first sub-token of a candidate split by itself, which is all of it that the published code scores."""
+    return tokenizer(option, add_special_tokens=False).input_ids[0]
+
+
 def collect_jobs(
-    model: Model, tokenizer: PreTrainedTokenizerBase, contexts: Sequence[str], choices: Sequence[Sequence[str]]
+    model: Model,
+    tokenizer: PreTrainedTokenizerBase,
+    contexts: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    first: bool = False,
 ) -> list[Job]:
-    """Collect the distinct readings of all (context, candidate) pairs; candidates are taken letter by letter."""
+    """Collect the distinct readings of all (context, candidate) pairs; candidates are taken letter by letter.
+
+    Args:
+        first: score each candidate's ``first_token`` only.
+    """
     jobs: dict[tuple, Job] = {}
     masked = isinstance(model, VLMIGForMaskedLM)
     limit = model.config.text_limit
@@ -147,6 +214,10 @@ def collect_jobs(
             if masked:
                 for ids, gap, target in encode_gaps(tokenizer, context, option, limit):
                     jobs.setdefault((c, tuple(ids), gap), Job(c, ids, gap=gap)).targets.append((o, [target]))
+                continue
+            if first:
+                ids = cut_left(tokenizer(context).input_ids, limit, tokenizer)
+                jobs.setdefault((c, tuple(ids)), Job(c, ids)).targets.append((o, [first_token(tokenizer, option)]))
                 continue
             ids, split = encode_pair(tokenizer, context, option, limit)
             jobs.setdefault((c, tuple(ids[:-1])), Job(c, ids[:-1])).targets.append((o, ids[split:]))

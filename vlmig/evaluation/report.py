@@ -14,6 +14,7 @@ from PIL import Image
 
 from vlmig.checkpoint import write_text
 from vlmig.errors import VLMIGError
+from vlmig.evaluation.results import main_condition
 from vlmig.predictor import Answer
 from vlmig.scoring import Scores
 from vlmig.store import FeatureStore
@@ -34,29 +35,39 @@ td:first-child,th:first-child{text-align:left}section{border-top:1px solid #ccc;
 
 def table(results: dict[str, Any]) -> str:
     """Format the accuracies of the main setting beside text-only, controls and baselines, for the terminal."""
-    block = results["vlmig"]
-    lines = [
-        f"{'task':<17}{'subset':<9}{'n':>5} {'majority':>9}"
-        + "".join(f"{name:>20}" for name in ("text-only", "with pictures", "shuffled"))
-    ]
-    chosen = [
-        c
-        for c in block["conditions"]
-        if (c["mix"], c["weights"]) == (block["default"]["mix"], block["default"]["weights"])
-    ]
-    main_k = results["config"]["model_args"]["k"]
+    k = results["config"]["model_args"]["k"]
+    columns = {
+        "text-only": (0, "none"),
+        f"k={k}": (k, "none"),
+        "shuffled": (k, "shuffled"),
+        "few-shot": (0, "few-shot"),
+    }
+    head = f"{'task':<22}{'subset':<9}{'n':>5} {'chance':>7}{'majority':>9}"
+    lines = [head + "".join(f"{name:>18}" for name in columns) + f"{'visual gain':>22}"]
     for task in results["results"]:
         for subset in ("all", "covered"):
-            rows = {(c["k"], c["control"]): c for c in reversed(chosen) if c["task"] == task and c["subset"] == subset}
-            if not rows:
+            rows = [main_condition(results, task, subset, *place) for place in columns.values()]
+            if rows[0] is None:
                 continue
-            best = block["baselines"][task].get("majority")
-            cells = [rows.get(key) for key in ((0, "none"), (main_k, "none"), (main_k, "shuffled"))]
-            head = f"{task:<17}{subset:<9}{next(iter(rows.values()))['n']:>5} " + (
-                f"{100 * best:>8.1f}%" if best else f"{'':>9}"
-            )
-            lines.append(head + "".join(f"{_cell(c):>20}" for c in cells))
+            chance = results["vlmig"]["baselines"][task].get("chance")
+            most = rows[0].get("majority")
+            split = results["configs"][task]["test_split"]
+            name = task if split == "test" else f"{task} ({split})"
+            line = f"{name:<22}{subset:<9}{rows[0]['n']:>5} {_percent(chance):>7}{_percent(most):>9}"
+            lines.append(line + "".join(f"{_cell(row):>18}" for row in rows) + f"{_gain(results, task, subset):>22}")
     return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}%"
+
+
+def _gain(results: dict[str, Any], task: str, subset: str) -> str:
+    """Format the visual gain: with pictures minus another object's pictures."""
+    for c in results["vlmig"]["comparisons"]:
+        if (c["task"], c["subset"], c["b"]) == (task, subset, "shuffled"):
+            return f"{100 * c['delta']:+.1f} {c['verdict']}"
+    return "-"
 
 
 def _cell(condition: dict[str, Any] | None) -> str:

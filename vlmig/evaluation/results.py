@@ -1,108 +1,206 @@
-"""results.json: lm-eval's key shape for the main setting, and every condition in the block ``vlmig``."""
+"""What a run leaves: results.json and samples_*.jsonl in lm-eval's shape, and .eval_results/*.yaml for the Hub."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 import subprocess
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-from vlmig.checkpoint import write_json
-from vlmig.evaluation.run import Evaluator, Outcome
+from vlmig.checkpoint import write_json, write_text
+from vlmig.evaluation.items import Item, Task
+from vlmig.evaluation.outcome import EVERY_SEED, Condition, Outcome, Row, assemble, compare
+from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.statistics import holm, verdict
 
-PACKAGES = ("torch", "transformers", "diffusers", "open_clip_torch", "numpy", "vlmig")
+PACKAGES = ("torch", "transformers", "diffusers", "open_clip_torch", "numpy", "scipy", "scikit-learn", "vlmig")
 
 
-def write_results(evaluator: Evaluator, outcomes: list[Outcome], out: Path) -> dict[str, Any]:
-    """Assemble and write ``results.json``; called after each task, so that a stopped run leaves what it finished."""
-    model, settings = evaluator.model, evaluator.settings
-    rule, weights = evaluator.rules[0]
+def measure_tasks(evaluator: Evaluator, tasks: Sequence[Task]) -> dict[str, Any]:
+    """Measure tasks one after another and write the results after each; return the last, empty in torchrun's other processes."""
+    outcomes: list[Outcome] = []
+    results: dict[str, Any] = {}
+    for task in tasks:
+        measured = list(evaluator.measure(task))
+        if measured:
+            outcomes.append(assemble(evaluator, task, measured))
+            results = write_results(evaluator, outcomes)
+    return results
+
+
+def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, Any]:
+    """Write all files for the tasks done so far, so that a stopped run leaves what it finished."""
+    model, settings, out = evaluator.model, evaluator.settings, evaluator.out
     results = {
         "results": {o.task.name: _main_metrics(evaluator, o) for o in outcomes},
+        "group_subtasks": {},
         "versions": {o.task.name: o.task.version for o in outcomes},
         "n-samples": {o.task.name: {"original": len(o.items), "effective": len(o.items)} for o in outcomes},
         "n-shot": {o.task.name: 0 for o in outcomes},
-        "configs": {o.task.name: {"task": o.task.name, "output_type": o.task.kind} for o in outcomes},
+        "higher_is_better": {o.task.name: _directions(o) for o in outcomes},
+        "configs": {o.task.name: _config(evaluator, o) for o in outcomes},
         "config": {
             "model": "vlmig",
-            "model_args": {"pretrained": str(model.folder.name), "k": evaluator.main_k},
+            "model_args": {"pretrained": str(model.folder.name), "k": settings.main_k},
             "limit": settings.limit,
         },
         "git_hash": _git_revision(),
         "date": time.time(),
         "vlmig": {
-            "default": {"mix": rule, "weights": weights},
-            "protocol": model.config.protocol,
+            "default": {"mix": model.config.mix, "weights": model.config.weights},
             "conditions": [c for o in outcomes for c in o.conditions],
             "baselines": {o.task.name: o.baselines for o in outcomes},
-            "comparisons": [c for o in outcomes for c in o.comparisons] + _pooled(evaluator, outcomes),
+            "comparisons": _judged(evaluator, outcomes),
+            "reliability": [r for o in outcomes for r in o.reliability],
+            "settings": {**asdict(settings), "protocol": model.config.protocol},
+            "protocol": model.config.protocol,
             "packages": {name: _version(name) for name in PACKAGES},
             "python": platform.python_version(),
             "device": str(model.model.device),
             "dtype": str(model.model.dtype),
             "seeds": list(settings.seeds),
             "identity": model.imagination.identity,
-            "imagination": {"policy": settings.policy, **asdict(model.imagination.tally)},
             "strength": model.config.strength,
             "doubt": model.config.doubt,
             "alignment_floor": model.config.alignment_floor,
         },
     }
+    write_text(out / f"samples_{outcomes[-1].task.name}.jsonl", "".join(_lines(evaluator, outcomes[-1])))
     write_json(out / "results.json", results)
+    _write_for_hub(results, out / ".eval_results")
     return results
 
 
 def main_condition(
-    evaluator: Evaluator, outcome: Outcome, subset: str = "all", k: int | None = None
-) -> dict[str, Any] | None:
-    """Find the condition of the main setting, or of another k beside it."""
-    rule, weights = evaluator.rules[0]
+    results: dict[str, Any], task: str, subset: str = "all", k: int | None = None, control: str = "none"
+) -> Row | None:
+    """Find a task's condition of the main setting, or of another k or control beside it; of all seeds where there are several."""
+    config = results["configs"][task]
     wanted = {
+        "task": task,
         "subset": subset,
-        "k": evaluator.main_k if k is None else k,
-        "mix": rule,
-        "weights": weights,
-        "control": "none",
+        "k": results["config"]["model_args"]["k"] if k is None else k,
+        "mix": config["mix"],
+        "weights": config["weights"],
+        "control": control,
     }
-    for condition in outcome.conditions:
-        if all(condition[name] == value for name, value in wanted.items()):
-            return condition
-    return None
+    found = [c for c in results["vlmig"]["conditions"] if all(c[name] == value for name, value in wanted.items())]
+    return next((c for c in found if c["seed"] == EVERY_SEED), found[0] if found else None)
+
+
+def _config(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
+    task = outcome.task
+    kinds = {"choice": "multiple_choice", "generate": "generate_until", "text": "loglikelihood_rolling"}
+    mix, weights = outcome.main
+    fields = {"task": task.name, "output_type": kinds[task.kind], "test_split": task.split, "num_fewshot": 0}
+    fields |= {"scoring": task.scoring, "counted": task.counted, "policy": evaluator.settings.policy or task.policy}
+    return {**fields, "mix": mix, "weights": weights, "metadata": {"version": task.version}}
+
+
+def _directions(outcome: Outcome) -> dict[str, bool]:
+    names = {"choice": ("acc", "acc_norm", "balanced_acc"), "generate": ("exact_match", "f1"), "text": ("perplexity",)}
+    return {name: name != "perplexity" for name in names[outcome.task.kind]}
 
 
 def _main_metrics(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
-    condition = main_condition(evaluator, outcome)
-    if condition is None:
+    """Return the main setting's numbers under lm-eval's names."""
+    subset = "covered" if evaluator.settings.subset == "covered" else "all"
+    wanted = (evaluator.settings.main_k, *outcome.main, "none", subset)
+    rows = [c for c in outcome.conditions if (c["k"], c["mix"], c["weights"], c["control"], c["subset"]) == wanted]
+    row = next((c for c in rows if c["seed"] == EVERY_SEED), rows[0] if rows else None)
+    if row is None:
         return {"alias": outcome.task.name}
-    if condition["acc"] is None:
-        return {"alias": outcome.task.name, "perplexity,none": condition["perplexity"], "perplexity_stderr,none": "N/A"}
-    return {
-        "alias": outcome.task.name,
-        "acc,none": condition["acc"],
-        "acc_stderr,none": condition["stderr"],
-        "balanced_acc,none": condition["balanced_acc"],
-        "balanced_acc_stderr,none": "N/A",
-    }
+    if row["acc"] is None:
+        return {"alias": outcome.task.name, "perplexity,none": row["perplexity"], "perplexity_stderr,none": "N/A"}
+    name = "exact_match" if outcome.task.kind == "generate" else "acc"
+    metrics = {"alias": outcome.task.name, f"{name},none": row["acc"], f"{name}_stderr,none": row["stderr"]}
+    for other in ("acc_norm", "f1"):
+        if other in row:
+            metrics |= {f"{other},none": row[other], f"{other}_stderr,none": row[f"{other}_stderr"]}
+    if name == "acc":
+        metrics |= {"balanced_acc,none": row["balanced_acc"], "balanced_acc_stderr,none": "N/A"}
+    for gain in outcome.comparisons:
+        if gain["b"] == "shuffled" and gain["subset"] == subset:
+            metrics |= {"visual_gain,none": gain["delta"], "visual_gain_stderr,none": "N/A"}
+    return metrics
 
 
-def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[dict[str, Any]]:
+def _judged(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
+    """Collect all comparisons, pooled ones too, and judge them as one table."""
+    rows = [c for o in outcomes for c in o.comparisons] + _pooled(evaluator, outcomes)
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row |= {"p_holm": p, "verdict": verdict(row["delta"], p)}
+    return rows
+
+
+def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     """Compare once more over all colour tasks together, where several were run."""
-    together = [o for o in outcomes if "color" in o.task.name and o.correct]
+    together = [o for o in outcomes if "color" in o.task.name and o.correct and o.main == outcomes[0].main]
     if len(together) < 2:
         return []
-    correct = {key: np.concatenate([o.correct[key] for o in together]) for key in together[0].correct}
-    clusters = [item.cluster for o in together for item in o.items for _ in item.contexts]
-    masks = [evaluator.subsets(o.items) for o in together]
-    sizes = [sum(len(i.contexts) for i in o.items) for o in together]
-    empty = [np.zeros(n, dtype=bool) for n in sizes]
-    pooled = {s: np.concatenate([m.get(s, e) for m, e in zip(masks, empty, strict=True)]) for s in ("all", "covered")}
+    shared = [c for c in together[0].correct if all(c in o.correct for o in together)]
+    correct = {c: np.concatenate([o.correct[c] for o in together]) for c in shared}
+    clusters = np.concatenate([o.clusters for o in together])
+    masks = {"all": np.ones(len(clusters), dtype=bool)}
+    if evaluator.covered is not None:
+        masks["covered"] = np.concatenate([o.covered for o in together if o.covered is not None])
+    if evaluator.settings.subset == "covered":
+        del masks["all"]
     names = " + ".join(o.task.name for o in together)
-    return evaluator.compare(names, correct, clusters, {s: m for s, m in pooled.items() if m.any()})
+    main = Condition(evaluator.settings.main_k, *together[0].main)
+    return compare(names, correct, main, clusters, {name: mask for name, mask in masks.items() if mask.any()})
+
+
+def _lines(evaluator: Evaluator, outcome: Outcome) -> Iterator[str]:
+    """Yield a line per item and seed: lm-eval's fields, then every distribution the results are computed from."""
+    for seed, records in outcome.records.items():
+        answers = outcome.answers.get(seed) or [{} for _ in records]
+        for i, (item, record, said) in enumerate(zip(outcome.items, records, answers, strict=True)):
+            covered = None if evaluator.covered is None else evaluator.covered(item.cluster)
+            row: Row = {"seed": seed, "covered": covered, **record, **said}
+            row |= {"correct": said.get("acc"), **_as_lm_eval(i, item, said)}
+            yield json.dumps(row) + "\n"
+
+
+def _as_lm_eval(number: int, item: Item, said: Row) -> Row:
+    """Return the fields that lm-eval's tools read: the first wording's requests, and what came of them."""
+    first = item.questions[0]
+    pairs = [(first.context(c), own) for c, own in enumerate(first.continuations)] or [(first.contexts[0], "")]
+    arguments = {f"gen_args_{c}": {"arg_0": context, "arg_1": own} for c, (context, own) in enumerate(pairs)}
+    found = [round(float(np.log(max(p, 1e-9))), 6) for p in said.get("mixture", [[]])[0]]
+    doc = asdict(item)
+    right: Row = {name: said[name][0] for name in ("acc", "acc_norm") if name in said}
+    row: Row = {"doc_id": number, "doc": doc, "target": item.label, "arguments": arguments}
+    row |= {"resps": [[[value, False]] for value in found], "filtered_resps": [[value, False] for value in found]}
+    row |= {"filter": "none", "metrics": list(right)} | right
+    hashes = {"doc_hash": doc, "prompt_hash": first.contexts[0], "target_hash": item.label}
+    return row | {name: _digest(content) for name, content in hashes.items()}
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _write_for_hub(results: dict[str, Any], folder: Path) -> None:
+    """Write each task's main number as the Hub reads it (.eval_results/*.yaml)."""
+    for task, metrics in results["results"].items():
+        name = next((n for n in ("acc", "exact_match", "perplexity") if f"{n},none" in metrics), None)
+        if name is None:
+            continue
+        config = results["configs"][task]
+        notes = f"{name}, k={results['config']['model_args']['k']}, {config['mix']}/{config['weights']}, split {config['test_split']}"
+        entry = EvalResultEntry(dataset_id="vlmig/benchmarks", task_id=task, value=metrics[f"{name},none"], notes=notes)
+        write_text(folder / f"{task}.yaml", yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False))
 
 
 def _git_revision() -> str | None:

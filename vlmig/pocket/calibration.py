@@ -119,10 +119,10 @@ def _scores(model: VLMIG, split: str) -> tuple[list[Scores], np.ndarray]:
     """Score the colour questions about the calibration concepts of a split."""
     items = look_items("calibration", [c for c in _concepts() if c.split == split], "color")
     visuals = model.imagine([item.picture for item in items], DEFAULT_K, progress=True)
-    contexts = [context for item in items for context in item.contexts]
-    seen = [v for item, v in zip(items, visuals, strict=True) for _ in item.contexts]
-    choices = [item.choices for item in items for _ in item.contexts]
-    return model.score(contexts, choices, seen), np.array([item.answer for item in items for _ in item.contexts])
+    contexts = [question.contexts[0] for item in items for question in item.questions]
+    seen = [v for item, v in zip(items, visuals, strict=True) for _ in item.questions]
+    choices = [question.continuations for item in items for question in item.questions]
+    return model.score(contexts, choices, seen), np.array([q.answer for item in items for q in item.questions])
 
 
 def _correct(scores: list[Scores], answers: np.ndarray, k: int, setting: Setting) -> np.ndarray:

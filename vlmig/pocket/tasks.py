@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from vlmig.checkpoint import POCKET
-from vlmig.evaluation.tasks import COLOR_PROMPTS, SHAPE_PROMPTS, Item, Task, object_items
+from vlmig.evaluation.declared import declaration
+from vlmig.evaluation.items import Item, Question, Task
 from vlmig.imagination.diffusion import digest_folder
 from vlmig.pocket.concepts import Concept, find_concept, load_concepts
 from vlmig.pocket.language import CORPUS_SEED, HELD_OUT_SEED, SENTENCES
@@ -30,10 +32,14 @@ def draws_pocket_pictures(model: VLMIG) -> bool:
 
 
 def look_items(name: str, concepts: list[Concept], label: str) -> list[Item]:
-    """Ask for the colour or the shape of concepts; labels are read from the glyphs' pixels."""
-    rows = [(with_article(c.name).split()[0], c.name, str(getattr(c, label))) for c in concepts]
-    prompts, choices = (COLOR_PROMPTS, COLORS) if label == "color" else (SHAPE_PROMPTS, SHAPES)
-    return object_items(name, rows, prompts, choices)
+    """Ask for the colour or the shape of concepts in the benchmarks' own wordings; labels are read from the glyphs' pixels."""
+    asked, choices = ("memory_color", COLORS) if label == "color" else ("object_shape", SHAPES)
+    own = replace(declaration(asked), task=name, choices=list(choices), known=[], picture="{{ Descriptor }} {{ Item }}")
+    rows = [
+        {"Descriptor": with_article(c.name).split()[0], "Item": c.name, "Shape": str(getattr(c, label))}
+        for c in concepts
+    ]
+    return own.items(rows)
 
 
 def _looks(name: str, label: str, split: str) -> Callable[[Path], list[Item]]:
@@ -49,7 +55,9 @@ def _texts(_: Path) -> list[Item]:
     calibration = {c.name for c in load_concepts() if c.calibration}
     drawn = [s for s in dict.fromkeys(language_corpus(HELD_OUT_SEED, 4 * TEXTS)) if s not in seen]
     fresh = [s for s in drawn if getattr(find_concept(topic(s)), "name", None) not in calibration][:TEXTS]
-    return [Item(f"pocket_text/{i}", str(i), (text,), (), -1, topic(text)) for i, text in enumerate(fresh)]
+    return [
+        Item(f"pocket_text/{i}", str(i), topic(text), (), (Question((text,), (), -1),)) for i, text in enumerate(fresh)
+    ]
 
 
 def topic(text: str) -> str:

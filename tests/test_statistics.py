@@ -1,0 +1,133 @@
+"""Intervals, tests and calibration, each against another way to know the answer."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from vlmig.evaluation.statistics import (
+    Clusters,
+    balanced_accuracy,
+    clustered,
+    holm,
+    majority,
+    mcnemar,
+    reliability,
+    verdict,
+)
+
+PROOF = bool(os.environ.get("VLMIG_PROOF"))
+
+
+def test_bootstrap_draws_clusters_not_items(rng: np.random.Generator) -> None:
+    objects = rng.integers(0, 2, 50).astype(float)
+    values, clusters = np.repeat(objects, 20), np.repeat([str(i) for i in range(50)], 20)
+    # Twenty copies of fifty objects know no more than fifty objects.
+    assert clustered(values, clusters).stderr == pytest.approx(objects.std() / np.sqrt(50), rel=0.1)
+
+
+def test_values_may_come_in_any_order_and_blocks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, clusters = rng.random(60), np.repeat([f"{i:02}" for i in range(20)], 3)
+    order = rng.permutation(60)
+    first = clustered(values, clusters)
+    assert clustered(values[order], clusters[order]).low == pytest.approx(first.low, abs=1e-12)
+    monkeypatch.setattr("vlmig.evaluation.statistics.BLOCK", 20 * 1000)
+    assert clustered(values, clusters) == first, "drawn in four blocks"
+
+
+@pytest.mark.parametrize(
+    ("objects", "wordings", "a", "b"), [(40, 5, 2, 2), (62, 9, 1, 1), (30, 9, 3, 1), (100, 5, 0.5, 0.5)]
+)
+def test_intervals_cover_the_truth_as_often_as_they_say(objects: int, wordings: int, a: float, b: float) -> None:
+    """Items of an object share its difficulty, beta(a, b); the truth is the mean over all objects there could be."""
+    generator, runs = np.random.default_rng(3), 1000 if PROOF else 150
+    clusters, hits = np.repeat(np.arange(objects), wordings), 0
+    for _ in range(runs):
+        rates = generator.beta(a, b, objects)
+        values = (generator.random((objects, wordings)) < rates[:, None]).astype(float)
+        estimate = clustered(values.ravel(), clusters)
+        hits += estimate.low <= a / (a + b) <= estimate.high
+    # 150 runs have a standard error of 1.8 points; the proof's 1,000 of 0.7, and must lie within 93 to 97 %.
+    low, high = (0.93, 0.97) if PROOF else (0.89, 1.0)
+    assert low <= hits / runs <= high
+
+
+def test_an_interval_without_spread_is_not_a_point() -> None:
+    """All of n clusters right: the rate p at which that still happens in 2.5 % of samples is p^n = 0.025."""
+    estimate = clustered(np.ones(30), np.arange(30))
+    assert (estimate.low, estimate.high) == (pytest.approx(0.025 ** (1 / 30)), 1.0)
+    nothing = clustered(np.zeros(30), np.arange(30), least=-1.0)
+    assert nothing.low == -nothing.high < 0 and nothing.p == 1.0
+    one = clustered([1.0, 0.0], ["a", "a"])
+    assert (one.low, one.high) == (0.0, 1.0), "one cluster knows nothing"
+
+
+def test_p_is_under_five_percent_just_where_the_interval_leaves_zero_out(rng: np.random.Generator) -> None:
+    seen = set()
+    for shift in np.linspace(-0.5, 0.5, 41):
+        values = rng.normal(shift, 1.0, 60).clip(-1, 1)
+        estimate = clustered(values, np.arange(60), least=-1.0)
+        # The two are read off the same draws, one by interpolation: at the border they may part by one draw.
+        if 0.045 < estimate.p < 0.055:
+            continue
+        assert (estimate.p < 0.05) == (estimate.low > 0 or estimate.high < 0)
+        seen.add(bool(estimate.p < 0.05))
+    assert seen == {True, False}
+
+
+def test_p_goes_on_where_the_draws_end(rng: np.random.Generator) -> None:
+    """4,000 draws cannot tell p under 1/4,000, which a table of forty comparisons needs."""
+    values = np.where(rng.random(300) < 0.8, 1.0, -1.0)
+    estimate = clustered(values, np.arange(300), least=-1.0)
+    assert estimate.p < 1e-12
+    assert np.log10(estimate.p) == pytest.approx(np.log10(stats.ttest_1samp(values, 0).pvalue), rel=0.1)
+
+
+@pytest.mark.parametrize("n", [5, 40, 400])
+def test_mcnemar_is_the_exact_binomial_test(n: int, rng: np.random.Generator) -> None:
+    a, b = (rng.random(n) < 0.7).astype(float), (rng.random(n) < 0.5).astype(float)
+    wins, losses = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
+    assert mcnemar(a, b, np.arange(n)) == pytest.approx(stats.binomtest(wins, wins + losses, 0.5).pvalue)
+    assert mcnemar(a, b, np.arange(n)) == pytest.approx(mcnemar(b, a, np.arange(n)))
+    assert mcnemar(a, a, np.arange(n)) == 1.0
+    # Nine wordings of every item say nothing new.
+    assert mcnemar(np.repeat(a, 9), np.repeat(b, 9), np.repeat(np.arange(n), 9)) == mcnemar(a, b, np.arange(n))
+
+
+def test_holm_by_hand() -> None:
+    # Sorted .01 .02 .03 .04, times 4 3 2 1: .04 .06 .06 .04, made to rise: .04 .06 .06 .06.
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_words() -> None:
+    assert [verdict(0.1, 0.01), verdict(-0.1, 0.01), verdict(0.1, 0.2)] == ["better", "worse", "tied"]
+
+
+def test_baselines() -> None:
+    labels = ["round"] * 9 + ["star"]
+    assert majority(labels) == 0.9
+    assert balanced_accuracy(np.array([1.0] * 9 + [0.0]), labels) == 0.5
+
+
+def test_calibration_error_by_hand() -> None:
+    confidence, correct = np.array([0.15, 0.15, 0.95, 1.0]), np.array([0.0, 1.0, 1.0, 1.0])
+    error, bins = reliability(confidence, correct)
+    assert error == pytest.approx((2 * abs(0.15 - 0.5) + 2 * abs(0.975 - 1.0)) / 4)
+    assert [row["n"] for row in bins] == [2, 2]
+
+
+def test_a_calibrated_answerer_has_no_calibration_error(rng: np.random.Generator) -> None:
+    confidence = rng.random(20000)
+    error, _ = reliability(confidence, (rng.random(20000) < confidence).astype(float))
+    assert error < 0.02
+
+
+def test_one_table_of_clusters_serves_many_values(rng: np.random.Generator) -> None:
+    clusters = np.repeat(np.arange(30), 4)
+    shared = Clusters(clusters)
+    for values in rng.random((3, 120)):
+        assert shared.estimate(values) == clustered(values, clusters)

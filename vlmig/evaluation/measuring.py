@@ -1,0 +1,275 @@
+"""Measuring items: imagine once, read once, and keep what any k, mixture, weighting or control is computed from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlmig.errors import VLMIGError
+from vlmig.evaluation.items import Item, Question, Task
+from vlmig.evaluation.journal import key_of
+from vlmig.evaluation.settings import Settings
+from vlmig.predictor import VLMIG
+from vlmig.scoring import Scores, first_token
+from vlmig.threads import spread
+from vlmig.visuals import Visuals
+
+logger = logging.getLogger(__name__)
+
+CONTENT_FREE = "N/A"
+"""Stands for the thing asked about in contextual calibration (Zhao et al. 2021)."""
+Record = dict[str, Any]
+
+
+class Plan:
+    """How one task's items are measured.
+
+    Args:
+        items: all of the task's, since the shuffled control takes pictures from others.
+        data: folder of benchmark files, for demonstrations.
+        identity: what the model is, see ``vlmig.evaluation.journal.fingerprint``.
+    """
+
+    def __init__(
+        self, model: VLMIG, settings: Settings, task: Task, items: list[Item], data: Path, identity: str
+    ) -> None:
+        self.model, self.settings, self.task, self.identity = model, settings, task, identity
+        self.ks, self.k = settings.every_k, settings.every_k[-1]
+        self.policy = self.settings.policy or task.policy
+        self.others = others(items) if "shuffled" in self.settings.controls and task.kind == "choice" else {}
+        self.solved = task.demonstrations(data) if "few-shot" in self.settings.controls else []
+        if "few-shot" in self.settings.controls and not self.solved:
+            logger.info("%s: no demonstrations, so no few-shot control", task.name)
+
+    def key(self, seed: int, item: Item) -> str:
+        """Name the measurement of an item: by content, so that it is found whatever the list it stands in."""
+        settings = self.settings
+        controls = sorted({"shuffled", "caption", "few-shot"} & set(settings.controls))
+        return key_of(
+            model=self.identity,
+            task=(self.task.name, self.task.version, self.task.scoring, self.task.kind),
+            item=asdict(item),
+            ks=self.ks if self.task.scoring == "sequence" or self.task.kind != "choice" else self.k,
+            seed=seed,
+            policy=self.policy,
+            controls=controls,
+            other=self.others[item.cluster].picture if self.others else None,
+            solved=[d.id for d in self.solved],
+            calibrated=settings.calibrated,
+        )
+
+    def records(self, items: list[Item], seed: int) -> Iterator[Record]:
+        """Measure items: their pictures together, then item by item, so that no number depends on an item's neighbours."""
+        if self.task.kind == "generate":
+            yield from self._generated(items, seed)
+            return
+        if self.task.kind == "text" or self.task.scoring == "sequence":
+            yield from self._losses(items, seed)
+            return
+        seen = self._imagine(items, seed)
+        unseen = (
+            self._imagine([self.others[item.cluster] for item in items], seed) if self.others else [None] * len(items)
+        )
+        device = self.model.model.device
+        yield from spread(lambda part: self._choice(*part), list(zip(items, seen, unseen, strict=True)), device)
+
+    def _imagine(self, items: Sequence[Item], seed: int) -> list[list[Visuals]]:
+        """Imagine for each item what the policy says: once, for each wording, or for each wording's candidates."""
+        if self.policy == "item":
+            return [[visuals] for visuals in self.model.imagine([item.picture for item in items], self.k, seed)]
+        rows = [[pair for q in item.questions for pair in self._texts(q)] for item in items]
+        texts, options = zip(*(pair for row in rows for pair in row), strict=True)
+        flat = iter(self.model.imagine(texts, self.k, seed, policy=self.policy, options=options))
+        return [[next(flat) for _ in row] for row in rows]
+
+    def _texts(self, question: Question) -> list[tuple[str, str]]:
+        """Return (text, option) of each set of pictures that a question has."""
+        if self.task.scoring == "sequence":
+            return [(question.context(c) + own, "") for c, own in enumerate(question.continuations)]
+        options = question.continuations if self.policy == "option" else ("",)
+        return [(question.context(c), own) for c, own in enumerate(options)]
+
+    def _choice(self, item: Item, seen: list[Visuals], unseen: list[Visuals] | None) -> Record:
+        """Score every candidate of every wording from text alone and beside the pictures, own and another object's."""
+        scores = self._scores(item, [_both(own, other) for own, other in _paired(seen, unseen)])
+        parted = [score.split(self.k) for score in scores]
+        record: Record = {
+            "pictures": [own.keys for own in seen],
+            "prompts": list(dict.fromkeys(prompt for own in seen for prompt in own.prompts)),
+            "alignment": [_listed(own.alignment) for own, _ in parted],
+            "text_only": [_listed(own.text) for own, _ in parted],
+            "per_image": [_listed(own.per_image) for own, _ in parted],
+            "blank": [_listed(own.blank) for own, _ in parted],
+            "clip": self._cosines(item, seen),
+        }
+        if unseen is not None:
+            record["shuffled"] = {
+                "of": self.others[item.cluster].cluster,
+                "per_image": [_listed(other.per_image) for _, other in parted],
+                "alignment": [_listed(other.alignment) for _, other in parted],
+            }
+        alone = [seen[0].first(0)]
+        if "caption" in self.settings.controls:
+            record["caption"] = [_listed(s.text) for s in self._scores(_captioned(item), alone)]
+        if self.solved and (taught := item.taught(self.solved)) is not None:
+            record["few_shot"] = [_listed(s.text) for s in self._scores(taught, alone)]
+        if self.settings.calibrated:
+            record["content_free"] = [_listed(s.text) for s in self._scores(_content_free(item), alone)]
+        if self.task.scoring == "first_token":
+            record["tokens"] = [[self._shown(own) for own in q.continuations] for q in item.questions]
+        return record
+
+    def _shown(self, candidate: str) -> str:
+        """Return a candidate's first sub-token as the published scripts compare it: decoded, without spaces, in small letters."""
+        tokenizer = self.model.tokenizer
+        return tokenizer.decode([first_token(tokenizer, f" {candidate}")]).strip().lower()
+
+    def _scores(self, item: Item, seen: list[Visuals]) -> list[Scores]:
+        """Score an item's wordings: candidates together, or apart where each has a context or pictures of its own."""
+        contexts, choices, visuals, counts = [], [], [], []
+        sets = iter(seen * len(item.questions) if len(seen) == 1 else seen)
+        for question in item.questions:
+            own = self.policy == "option" and len(seen) > 1
+            apart = own or len(question.contexts) > 1
+            parts = (
+                [(c,) for c in range(len(question.continuations))] if apart else [range(len(question.continuations))]
+            )
+            shared = None if own else next(sets)
+            for part in parts:
+                contexts.append(question.context(part[0]))
+                choices.append([question.continuations[c] for c in part])
+                visuals.append(shared or next(sets))
+            counts.append(len(parts))
+        flat = iter(self.model.score(contexts, choices, visuals, first=self.task.scoring == "first_token"))
+        joined = [Scores.joined([next(flat) for _ in range(count)]) for count in counts]
+        if self.policy != "option":  # candidates scored apart share their pictures all the same
+            joined = [replace(s, alignment=s.alignment[:, 0]) if s.alignment.ndim > 1 else s for s in joined]
+        return joined
+
+    def _cosines(self, item: Item, seen: list[Visuals]) -> list[list[float]] | None:
+        """Compare each picture of the first set with a statement of each candidate: (K, C); None without a text side."""
+        statements = [self.task.statement.format(picture=item.picture, choice=choice) for choice in item.choices]
+        texts = self.model.imagination.encoder.encode_text(statements) if self.k else None
+        if texts is None:
+            return None
+        return _listed(torch.stack([shown.pooled for shown in seen[0].items]).float() @ texts.T.float())
+
+    def _losses(self, items: list[Item], seed: int) -> Iterator[Record]:
+        """Sum every text's loss by the mixture of each k pictures: whole texts, or each candidate with its context."""
+        if self.task.kind == "text":
+            seen = [[own] for own in self.model.imagine([item.picture for item in items], self.k, seed)]
+            texts = [[item.questions[0].contexts[0]] for item in items]
+        else:
+            seen = self._imagine(items, seed)
+            texts = [[text for q in item.questions for text, _ in self._texts(q)] for item in items]
+
+        def measured(part: tuple[list[str], list[Visuals]]) -> Record:
+            losses = [self.model.token_log_probs(text, own, self.ks) for text, own in zip(*part, strict=True)]
+            sums = {str(k): [_rounded(-own[i].sum().item()) for own in losses] for i, k in enumerate(self.ks)}
+            return {
+                "pictures": [own.keys for own in part[1]],
+                "prompts": list(dict.fromkeys(prompt for own in part[1] for prompt in own.prompts)),
+                "loss": sums,
+                "tokens": [len(own[0]) for own in losses],
+            }
+
+        sets = [_stretched(own, len(part)) for own, part in zip(seen, texts, strict=True)]
+        yield from spread(measured, list(zip(texts, sets, strict=True)), self.model.model.device)
+
+    def _generated(self, items: list[Item], seed: int) -> Iterator[Record]:
+        """Generate an answer with each number of pictures, up to the first line break."""
+        seen = self._imagine(items, seed)
+
+        def measured(part: tuple[Item, list[Visuals]]) -> Record:
+            item, own = part
+            outputs = {}
+            for k in self.ks:
+                settings = {"max_new_tokens": self.task.max_new_tokens, "do_sample": False}
+                texts = self.model.generate(
+                    [q.contexts[0] for q in item.questions],
+                    k,
+                    visuals=[v.first(k) for v in _stretched(own, len(item.questions))],
+                    **settings,
+                )
+                outputs[str(k)] = [text.strip().split("\n")[0] for text in texts]
+            return {
+                "pictures": [v.keys for v in own],
+                "prompts": sorted({p for v in own for p in v.prompts}),
+                "outputs": outputs,
+            }
+
+        yield from spread(measured, list(zip(items, seen, strict=True)), self.model.model.device)
+
+
+def others(items: list[Item]) -> dict[str, Item]:
+    """Give every object another object, whose pictures the shuffled control shows, the same for all its items."""
+    first = {item.cluster: item for item in reversed(items)}
+    objects = sorted(first)
+    if len(objects) < 2:
+        raise VLMIGError("the shuffled control needs items about at least two objects; raise --limit")
+    order = np.random.default_rng(0).permutation(len(objects))
+    return {objects[order[i]]: first[objects[order[i - 1]]] for i in range(len(objects))}
+
+
+def _captioned(item: Item) -> Item:
+    """Say in words what the pictures show, for the control without pictures."""
+    caption = f"A picture of {item.picture}. "
+    return replace(
+        item, questions=tuple(replace(q, contexts=tuple(caption + c for c in q.contexts)) for q in item.questions)
+    )
+
+
+def _content_free(item: Item) -> Item:
+    """Ask about nothing in particular, in the same wordings."""
+
+    def emptied(context: str) -> str:
+        for name in sorted({item.picture, item.cluster, *item.cluster.split(" / ")}, key=len, reverse=True):
+            start = context.lower().find(name.lower())
+            if start >= 0:
+                return context[:start] + CONTENT_FREE + context[start + len(name) :]
+        return CONTENT_FREE
+
+    questions = (replace(q, contexts=tuple(emptied(c) for c in q.contexts)) for q in item.questions)
+    return replace(item, questions=tuple(questions))
+
+
+def _paired(seen: list[Visuals], unseen: list[Visuals] | None) -> list[tuple[Visuals, Visuals | None]]:
+    """Put another object's sets of pictures beside an item's own, as often as needed."""
+    if unseen is None:
+        return [(own, None) for own in seen]
+    return list(zip(seen, _stretched(unseen, len(seen)), strict=True))
+
+
+def _stretched(sets: list[Visuals], count: int) -> list[Visuals]:
+    return [sets[i % len(sets)] for i in range(count)]
+
+
+def _both(own: Visuals, other: Visuals | None) -> Visuals:
+    """Join two sets of pictures, so that the LM reads each text once for both."""
+    if other is None:
+        return own
+    return Visuals(
+        own.prompts + other.prompts,
+        torch.cat([own.features, other.features]),
+        torch.cat([own.alignment, other.alignment]),
+        own.items + other.items,
+        own.keys + other.keys,
+    )
+
+
+def _rounded(value: float) -> float | None:
+    return None if value != value else round(value, 6)
+
+
+def _listed(values: Any) -> Any:
+    """Return nested lists of numbers that JSON keeps exactly; what is not known is None."""
+    array = np.asarray(values, dtype=float)
+    if array.ndim == 0:
+        return _rounded(float(array))
+    return [_listed(part) for part in array]

@@ -1,0 +1,28 @@
+"""Generated answers against right ones, as SQuAD's own script compares them (Rajpurkar et al. 2016)."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalised(text: str) -> list[str]:
+    """Return a text's words in small letters, without punctuation and articles."""
+    return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(_PUNCTUATION)).split()
+
+
+def exact_match(answer: str, right: str) -> float:
+    """Return 1 where both texts are the same words."""
+    return float(normalised(answer) == normalised(right))
+
+
+def f1(answer: str, right: str) -> float:
+    """Return the harmonic mean of precision and recall of the answer's words."""
+    given, wanted = normalised(answer), normalised(right)
+    shared = sum((Counter(given) & Counter(wanted)).values())
+    if not shared:
+        return float(given == wanted)
+    return 2 * shared / (len(given) + len(wanted))

@@ -1,0 +1,58 @@
+"""What a user asks an evaluation for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vlmig.config import POLICIES as PROMPT_POLICIES
+from vlmig.errors import VLMIGError
+
+CONTROLS = ("none", "blank", "shuffled", "caption", "few-shot")
+POLICIES = ("item", *PROMPT_POLICIES)
+"""What to imagine: what the item is about, once for all its wordings; or what each wording's text says."""
+SUBSETS = ("all", "covered")
+
+
+@dataclass
+class Settings:
+    """What to measure."""
+
+    ks: Sequence[int] = (0, 6)
+    mixes: Sequence[str] = ()
+    """Mixing rules; the checkpoint's own is always among them."""
+    weights: Sequence[str] = ()
+    controls: Sequence[str] = ("none",)
+    seeds: Sequence[int] = (0,)
+    limit: int | None = None
+    policy: str | None = None
+    """What to imagine; the task's own way when None."""
+    subset: str = "all"
+    """``covered``: only items that the model's world can draw."""
+    calibrated: bool = False
+    """Whether every prediction is divided by the LM's own for a content-free question (Zhao et al. 2021)."""
+
+    def __post_init__(self) -> None:
+        if not self.ks or min(self.ks) < 0:
+            raise VLMIGError(f"k={','.join(map(str, self.ks))}; expected numbers of pictures, 0 (text only) or more")
+        for control in self.controls:
+            if control not in CONTROLS:
+                raise VLMIGError(f"control {control!r}; expected some of {', '.join(CONTROLS)}")
+        if self.policy not in (None, *POLICIES):
+            raise VLMIGError(f"policy {self.policy!r}; expected one of {', '.join(POLICIES)}")
+        if self.subset not in SUBSETS:
+            raise VLMIGError(f"subset {self.subset!r}; expected one of {', '.join(SUBSETS)}")
+        if self.limit is not None and self.limit < 1:
+            raise VLMIGError(f"limit={self.limit}; expected at least one item")
+        if not self.seeds:
+            raise VLMIGError("no seed; expected at least one whole number")
+
+    @property
+    def every_k(self) -> list[int]:
+        """The numbers of pictures in order, text alone among them."""
+        return sorted({0, *self.ks})
+
+    @property
+    def main_k(self) -> int:
+        """The number of pictures that the headline is about: six, as published, or the largest measured."""
+        return 6 if 6 in self.ks else self.every_k[-1]
