@@ -1,57 +1,86 @@
-"""The README's table: accuracy with pictures beside text alone, one picture, controls and baselines.
+"""The README's tables: accuracy with pictures beside text alone, one picture, controls, baselines and their differences.
 
-    vlmig eval --tasks memory_color,imagenetvc_color,pocket_color,object_shape,imagenetvc_shape,pocket_text \
-        --k 0,1,6 --control none,shuffled --out runs/headline
+    vlmig eval --tasks memory_color,imagenetvc_color,pocket_color,pocket_known,pocket_text --k 0,1,6 --out runs/headline
     python -m eval.headline runs/headline
+
+An adapter of another size (RUN is what a `vlmig train` recipe or `vlmig convert` wrote) is measured alike:
+
+    vlmig eval --model RUN --tasks memory_color,color_terms,object_shape,imagenetvc_color,imagenetvc_shape --k 0,1,6 --out runs/other
+    python -m eval.headline runs/other
 """
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+
+from eval.results import Results
+from eval.tables import Column, accuracy, columns, difference, markdown, percent, run
+
+OTHERS = ("text-only", "k=1", "shuffled", "blank", "caption", "few-shot", "vote", "clip", "zlavi")
 
 
-def accuracy(condition: dict[str, Any] | None) -> str:
-    """Format an accuracy with its interval."""
-    if condition is None:
-        return "-"
-    low, high = condition["ci95"]
-    return f"{100 * condition['acc']:.1f} [{100 * low:.0f}, {100 * high:.0f}]"
+def report(runs: Sequence[Results]) -> str:
+    """Print the tables of each folder, under its name where there are several."""
+    tables = (_main, _others, _differences, _perplexities)
+    parts = [[str(own.folder), *(table(own) for table in tables)] for own in runs]
+    return "\n\n".join(text for part in parts for text in part[len(runs) == 1 :] if text)
 
 
-def main(out: Path) -> None:
-    """Print accuracies, then differences, in Markdown."""
-    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
-    block = results["vlmig"]
-    rule = (block["default"]["mix"], block["default"]["weights"])
-    chosen = [c for c in block["conditions"] if (c["mix"], c["weights"]) == rule]
-    print(
-        "| task | n | majority | text only | k=1 | **k=6** | shuffled | balanced: text / k=6 |\n|---|---|---|---|---|---|---|---|"
-    )
-    for task in block["baselines"]:
-        for subset in ("covered", "all"):
-            rows = {(c["k"], c["control"]): c for c in chosen if (c["task"], c["subset"]) == (task, subset)}
-            if not rows or rows[0, "none"]["acc"] is None:
-                continue
-            cells = [accuracy(rows.get(key)) for key in ((0, "none"), (1, "none"), (6, "none"), (6, "shuffled"))]
-            balanced = " / ".join(f"{100 * rows[k, 'none']['balanced_acc']:.1f}" for k in (0, 6))
-            majority = f"{100 * rows[0, 'none']['majority']:.1f}"
-            cells[2] = f"**{cells[2]}**"
-            print(f"| {task}, {subset} | {rows[0, 'none']['n']} | {majority} | {' | '.join(cells)} | {balanced} |")
-    print("\n| difference, covered items | points | 95 % interval | |\n|---|---|---|---|")
-    for c in block["comparisons"]:
-        if c["subset"] == "covered" or c["task"].startswith("pocket_known"):
-            low, high = c["ci95"]
-            print(
-                f"| {c['task']}: {c['a']} − {c['b']} | {100 * c['delta']:+.1f} | [{100 * low:+.1f}, {100 * high:+.1f}] | {c['verdict']} |"
-            )
-    for c in chosen:
-        if "perplexity" in c:
-            print(f"\n{c['task']}, k={c['k']}: perplexity {c['perplexity']:.4f} (n = {c['n']})", end="")
-    print()
+def _shown(own: Results) -> list[Column]:
+    """List tasks and subsets, covered items first."""
+    found = columns([own])
+    return [(task, s) for task in dict(found) for s in ("covered", "all") if (task, s) in found]
+
+
+def _main(own: Results) -> str:
+    """Text only, one picture and all, against another object's pictures."""
+    head = ["task", "n", "majority", "text only", "k=1", f"**k={own.k}**", "shuffled", f"balanced: text / k={own.k}"]
+    rows = []
+    for column in _shown(own):
+        alone, main = own.row(*column, 0), own.row(*column)
+        cells = [accuracy(alone), accuracy(own.row(*column, 1)), f"**{accuracy(main)}**"]
+        cells.append(accuracy(own.row(*column, control="shuffled")))
+        balanced = f"{percent(alone['balanced_acc'])} / {percent(main['balanced_acc'])}"
+        rows.append([", ".join(column), str(alone["n"]), percent(alone["majority"]), *cells, balanced])
+    return markdown(head, rows)
+
+
+def _others(own: Results) -> str:
+    """Other ways to spend the effort: solved examples or the pictures' prompt as text; CLIP alone or beside the text; votes."""
+    head = ["task", "few-shot", "caption", "CLIP alone", "Z-LaVI", "vote", f"**k={own.k}**", "visual gain"]
+    rows = []
+    for column in _shown(own):
+        cells = [own.row(*column, 0, control) for control in ("few-shot", "caption")]
+        cells += [own.baseline(*column, name) for name in ("clip", "zlavi", "vote")]
+        gain = difference(own.comparison(*column, "shuffled"))
+        rows.append([", ".join(column), *map(accuracy, cells), f"**{accuracy(own.row(*column))}**", gain])
+    note = "Visual gain: less what another object's pictures (shuffled) get."
+    return f"{markdown(head, rows)}\n\n{note}"
+
+
+def _differences(own: Results) -> str:
+    """The main setting less every other one, in points; verdicts are adjusted for all of them together (Holm)."""
+    every = dict.fromkeys((c["task"], c["subset"]) for c in own.block["comparisons"])
+    found = [column for column in every if column[0] not in own.tasks or column in columns([own])]
+    names = [name for name in OTHERS if any(own.comparison(*column, name) for column in found)]
+    rows = [[", ".join(column), *(difference(own.comparison(*column, n)) for n in names)] for column in found]
+    if not found:
+        return ""
+    note = f"Verdicts are adjusted for {len(own.block['comparisons'])} differences (Holm): beside an interval without zero one may be tied."
+    return f"{markdown([f'points, k={own.k} less', *names], rows)}\n\n{note}"
+
+
+def _perplexities(own: Results) -> str:
+    """Perplexities of the tasks that are plain text."""
+    found = [c for c in own.block["conditions"] if "perplexity" in c]
+    return "\n".join(f"{c['task']}, k={c['k']}: perplexity {c['perplexity']:.4f} (n = {c['n']})" for c in found)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables of results folders."""
+    return run(report, __doc__, argv)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    sys.exit(main())

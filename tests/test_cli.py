@@ -31,7 +31,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["ask", "What is the color of a banana?", "--mix", "sum"], "mix='sum'; expected one of"),
         (
             ["eval", "--tasks", "memory_colour", "--out", "{tmp}"],
-            "unknown task 'memory_colour'; expected some of memory_color",
+            "unknown task 'memory_colour'; expected one of memory_color, arc",
         ),
         (["eval", "--tasks", "memory_color", "--data", "{tmp}/none", "--out", "{tmp}"], "no file .*pass --data"),
         (["eval", "--tasks", "memory_color", "--data", "{tmp}/bad", "--out", "{tmp}"], "has no column Shape"),
@@ -124,6 +124,7 @@ def test_eval_writes_results_samples_and_report(tmp_path: Path, capsys: pytest.C
     assert {p.name for p in tmp_path.iterdir() if p.is_file()} == {
         "results.json",
         "samples_pocket_color.jsonl",
+        "samples_pocket_text.jsonl",
         "report.html",
     }
     results = json.loads((tmp_path / "results.json").read_text())

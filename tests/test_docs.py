@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 from benchmarks import imagination
 from vlmig.cli import build_parser, main
+from vlmig.evaluation.declared import choose_tasks
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,6 +69,21 @@ def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         notebook = nbformat.read(path, as_version=4)
         assert any(cell.get("outputs") for cell in notebook.cells), f"{path.name} was committed unexecuted"
         NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute(env=dict(os.environ))
+
+
+def test_the_example_task_runs(tmp_path: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.S)
+    assert block.count("\n") <= 20
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds.yaml").write_text(block)
+    (tmp_path / "sounds/test.csv").write_text("animal,sound\nowl,hoot\ncow,moo\n")
+    (tmp_path / "sounds/train.csv").write_text("animal,sound\nape,moo\nyak,hoot\n")
+    (task,) = choose_tasks([str(tmp_path / "sounds.yaml")], {})
+    owl = task.load(tmp_path)[0]
+    assert (owl.picture, owl.label, owl.choices) == ("an owl", "hoot", ("hoot", "moo"))
+    assert owl.questions[1].contexts == ("An owl says",)
+    taught = owl.taught(task.demonstrations(tmp_path))
+    assert taught is not None and taught.questions[1].contexts[0].startswith("An ape says moo. ")
 
 
 def test_docs_name_no_missing_file() -> None:

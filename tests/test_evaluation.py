@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from scipy.special import log_softmax, softmax
 
 from vlmig import VLMIG, VLMIGError
@@ -49,7 +50,10 @@ def test_results_have_lm_evals_keys_and_every_condition(tiny: VLMIG, data: Path,
     third = pytest.approx(1 / 3)
     assert written["vlmig"]["baselines"]["memory_color"] == {"majority": third, "chance": third}
     assert {"delta", "ci95", "p", "p_holm", "mcnemar_p", "verdict"} <= written["vlmig"]["comparisons"][0].keys()
-    assert "visual gain" in table(written) and (tmp_path / ".eval_results").is_dir()
+    assert "visual gain" in table(written)
+    (entry,) = yaml.safe_load((tmp_path / ".eval_results" / "imagenetvc_color.yaml").read_text())
+    assert entry["dataset"] == {"id": "hemingkx/ImageNetVC", "task_id": "imagenetvc_color"}
+    assert entry["value"] == written["results"]["imagenetvc_color"]["acc,none"]
 
 
 @pytest.mark.parametrize("task", known_tasks())
@@ -170,7 +174,7 @@ def test_learned_weights_never_saw_the_object_they_are_used_on(tiny: VLMIG, data
 
     def trust(chosen: list[Any]) -> np.ndarray:
         readout = Readout(task, chosen, records, tiny.config)
-        return readout._learned(readout.scores("none"), 3)
+        return readout.learned("none", 3)
 
     other = replace(items[0], questions=tuple(replace(q, answer=(q.answer + 1) % 3) for q in items[0].questions))
     before, after = trust(items), trust([other, *items[1:]])

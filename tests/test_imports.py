@@ -35,12 +35,18 @@ ORDER = [
     "training",
     "evaluation",
     "pocket",
+    "integrations",
     "doctor",
     "commands",
     "cli",
 ]
 # The pocket recipe builds generator and encoder from scratch, so it may know their libraries too.
-HOMES = {"open_clip": {"vision", "pocket"}, "diffusers": {"imagination", "pocket"}, "accelerate": {"training"}}
+HOMES = {
+    "open_clip": {"vision", "pocket"},
+    "diffusers": {"imagination", "pocket"},
+    "accelerate": {"training"},
+    "lm_eval": {"integrations"},
+}
 FILES = sorted((ROOT / "vlmig").rglob("*.py"))
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``vlmig ask | imagine | eval | report | convert | doctor``.
+"""The command line: ``vlmig ask | imagine | eval | lm-eval | report | convert | doctor``.
 
 Imports are lazy, so that help answers at once. What a user can get wrong ends in one line on stderr and exit status 2.
 """
@@ -80,9 +80,19 @@ def build_parser() -> argparse.ArgumentParser:
     _protocol_option(evaluate)
     _model_options(evaluate)
 
-    report = command("report", commands.report, "render report.html again from a results folder")
-    report.add_argument("out", type=Path)
-    report.add_argument("--store", type=Path)
+    # Whatever follows is lm-eval's, --help too: none of it begins with a prefix of ours.
+    text = "run any task of lm-eval with pictures; its options (see vlmig lm-eval run --help)"
+    lm_eval = subparsers.add_parser("lm-eval", help=text, add_help=False, prefix_chars="\0")
+    lm_eval.add_argument("arguments", nargs=argparse.REMAINDER)
+    lm_eval.set_defaults(run=commands.lm_eval, verbose=False)
+
+    report = command("report", commands.report, "render report.html again from a results folder, or compare two")
+    report.add_argument("folder", type=Path, metavar="OUT", help="what vlmig eval --out wrote")
+    report.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="a second run, to compare item by item")
+    report.add_argument(
+        "--out", type=Path, help="file of the page (default: OUT/report.html, or OUT/against_OTHER.html)"
+    )
+    report.add_argument("--store", type=Path, help="where the runs' pictures are")
 
     convert = command("convert", commands.convert, "import a published vLMIG or LaMI checkpoint")
     convert.add_argument("source", type=Path, help="a .bin, .pt or .safetensors file, or a folder of them")

@@ -201,6 +201,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         calibrated=arguments.calibrated,
     )
     files = [file for task in tasks for file in task.files]
+    if "few-shot" in settings.controls:
+        files += [file for task in tasks for file in task.demonstration_files]
     data = Path(arguments.data) if arguments.data else fetch(files, default_store() / "data")
     for task in tasks:
         task.load(data)  # a missing file is said before hours of imagining
@@ -213,12 +215,29 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(write_report(arguments.out, model.imagination.store))
 
 
+def lm_eval(arguments: argparse.Namespace) -> None:
+    """Run lm-eval's own command line."""
+    try:
+        from vlmig.integrations.launch import run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "lm_eval":
+            raise
+        raise VLMIGError('lm-eval is not installed; install it with pip install "vlmig[lm-eval]"') from None
+    run(arguments.arguments)
+
+
 def report(arguments: argparse.Namespace) -> None:
-    """Write the report of a results folder again."""
-    from vlmig.evaluation.report import write_report
+    """Write the report of a results folder again, or of two compared."""
+    from vlmig.evaluation.report import compare_runs, write_report
     from vlmig.store import FeatureStore, default_store
 
-    print(write_report(arguments.out, FeatureStore(arguments.store or default_store())))
+    store = FeatureStore(arguments.store or default_store())
+    first, second = arguments.folder, arguments.other
+    if second is None:
+        print(write_report(first, store, arguments.out))
+    else:
+        page = arguments.out or first / f"against_{second.resolve().name}.html"
+        print(compare_runs(first, second, page, store))
 
 
 def convert(arguments: argparse.Namespace) -> None:

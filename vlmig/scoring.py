@@ -281,13 +281,17 @@ def pad_left(ids: Sequence[list[int]], pad: int, device: torch.device) -> dict[s
 
 @torch.inference_mode()
 def score_jobs(model: Model, jobs: Sequence[Job], features: Tensor, results: list[Scores], pad: int) -> None:
-    """Read a batch of jobs once and add their candidates' log-probabilities to the results.
+    """Read a batch of jobs once and add their candidates' log-probabilities to the results; see ``score_reading``."""
+    score_reading(model, read_jobs(model, jobs, pad), jobs, features, results)
+
+
+def score_reading(model: Model, reading: Reading, jobs: Sequence[Job], features: Tensor, results: list[Scores]) -> None:
+    """Add the log-probabilities of jobs' candidates to the results, from what the LM read of them.
 
     Args:
         features: the pictures of each job, (B, K, P, C).
         results: one entry per context, filled in place.
     """
-    reading = read_jobs(model, jobs, pad)
     _gather(model.text_log_probs(reading), jobs, [results[job.context].text for job in jobs])
     if features.shape[1] == 0:
         return

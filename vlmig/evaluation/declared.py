@@ -10,6 +10,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,12 @@ def _said(place: str, made: Callable[..., Any], *arguments: Any) -> Any:
     except (jinja2.TemplateError, AttributeError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise VLMIGError(f"{place} does not fit the task: {reason}; correct the row, or fetch the file again") from None
+
+
+@cache
+def _names(template: str) -> set[str]:
+    """Return the fields that a template names."""
+    return jinja2.meta.find_undeclared_variables(JINJA.parse(template))
 
 
 @dataclass(frozen=True)
@@ -208,7 +215,7 @@ class Declaration:
         text = prompt["prompt"] if isinstance(prompt, dict) else prompt
         if isinstance(prompt, dict):
             index = self._index(self._evaluate(prompt["answer"], row), choices, place)
-        apart = "choice" in jinja2.meta.find_undeclared_variables(JINJA.parse(text))
+        apart = "choice" in _names(text)
         contexts = [self._render(text, {**row, "choice": c}) for c in (choices if apart else choices[:1])]
         spellings = [self.continuation] if isinstance(self.continuation, str) else self.continuation
         continuations = tuple(self._render(s, {**row, "choice": c}) for s in spellings for c in choices)
@@ -235,7 +242,7 @@ class Declaration:
         shown = self.demonstrations if self.demonstrations != chosen else ""
         return Task(
             name=self.task if chosen == self.split else f"{self.task}@{chosen}",
-            load=partial(self.read, split=chosen),
+            load=cache(partial(self.read, split=chosen)),
             files=tuple(self.files[chosen]),
             version=self.version,
             kind=self.kind,
@@ -245,6 +252,7 @@ class Declaration:
             weights=self.weights,
             split=chosen,
             demonstrations=partial(self._demonstrations, split=shown) if shown else lambda _: [],
+            demonstration_files=tuple(self.files[shown]) if shown else (),
             max_new_tokens=self.max_new_tokens,
             statement=self.statement,
         )
@@ -317,6 +325,9 @@ def choose_tasks(names: Sequence[str], others: dict[str, Task], protocol: str = 
         elif name.endswith((".yaml", ".yml")):
             chosen.append(read_declaration(Path(name), protocol).made(split))
         else:
-            known = ", ".join([*known_tasks(), *others])
-            raise VLMIGError(f"unknown task {name!r}; expected some of {known}, or a task's .yaml file")
+            known = [*known_tasks(), *others]
+            known = [*get_close_matches(name, known, 1), *known]
+            raise VLMIGError(
+                f"unknown task {name!r}; expected one of {', '.join(dict.fromkeys(known))}, or a task's .yaml file"
+            )
     return chosen

@@ -84,6 +84,7 @@ class Task:
     split: str = "test"
     demonstrations: Callable[[Path], list[Item]] = lambda _: []
     """Reads solved items for the few-shot control."""
+    demonstration_files: tuple[str, ...] = ()
     max_new_tokens: int = 0
     statement: str = "{picture} {choice}"
     """What CLIP compares with the pictures, for each candidate."""

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmig.errors import VLMIGError
 from vlmig.evaluation.items import Item, Question, Task
 from vlmig.evaluation.journal import key_of
 from vlmig.evaluation.settings import Settings
@@ -44,8 +43,9 @@ class Plan:
         self.policy = self.settings.policy or task.policy
         self.others = others(items) if "shuffled" in self.settings.controls and task.kind == "choice" else {}
         self.solved = task.demonstrations(data) if "few-shot" in self.settings.controls else []
-        if "few-shot" in self.settings.controls and not self.solved:
-            logger.info("%s: no demonstrations, so no few-shot control", task.name)
+        for control, there in (("shuffled", self.others), ("few-shot", self.solved)):
+            if control in self.settings.controls and not there:
+                logger.info("%s: no other objects or demonstrations, so no %s control", task.name, control)
 
     def key(self, seed: int, item: Item) -> str:
         """Name the measurement of an item: by content, so that it is found whatever the list it stands in."""
@@ -73,11 +73,17 @@ class Plan:
             yield from self._losses(items, seed)
             return
         seen = self._imagine(items, seed)
-        unseen = (
-            self._imagine([self.others[item.cluster] for item in items], seed) if self.others else [None] * len(items)
-        )
+        unseen = self._imagine([self.others[item.cluster] for item in items], seed) if self.others else None
         device = self.model.model.device
-        yield from spread(lambda part: self._choice(*part), list(zip(items, seen, unseen, strict=True)), device)
+        # On a CPU item by item, so that no number depends on an item's neighbours; elsewhere in batches, for speed.
+        count = len(items)
+        parts = [range(i, i + 1) for i in range(count)] if device.type == "cpu" else [range(count)]
+
+        def measured(part: range) -> list[Record]:
+            return self._choices(*([own[i] for i in part] if own else None for own in (items, seen, unseen)))  # type: ignore[arg-type]
+
+        for records in spread(measured, parts, device):
+            yield from records
 
     def _imagine(self, items: Sequence[Item], seed: int) -> list[list[Visuals]]:
         """Imagine for each item what the policy says: once, for each wording, or for each wording's candidates."""
@@ -95,9 +101,37 @@ class Plan:
         options = question.continuations if self.policy == "option" else ("",)
         return [(question.context(c), own) for c, own in enumerate(options)]
 
-    def _choice(self, item: Item, seen: list[Visuals], unseen: list[Visuals] | None) -> Record:
+    def _choices(
+        self, items: list[Item], seen: list[list[Visuals]], unseen: list[list[Visuals]] | None
+    ) -> list[Record]:
         """Score every candidate of every wording from text alone and beside the pictures, own and another object's."""
-        scores = self._scores(item, [_both(own, other) for own, other in _paired(seen, unseen)])
+        others: Sequence[list[Visuals] | None] = unseen or [None] * len(items)
+        both = [[_both(own, o) for own, o in _paired(sets, other)] for sets, other in zip(seen, others, strict=True)]
+        records = [
+            self._record(item, sets, scores)
+            for item, sets, scores in zip(items, seen, self._scores(items, both), strict=True)
+        ]
+        alone = [[sets[0].first(0)] for sets in seen]
+        for name, asked in self._texts_alone(items).items():
+            chosen = {i: item for i, item in enumerate(asked) if item is not None}
+            scored = self._scores(list(chosen.values()), [alone[i] for i in chosen])
+            for i, scores in zip(chosen, scored, strict=True):
+                records[i][name] = [_listed(s.text) for s in scores]
+        return records
+
+    def _texts_alone(self, items: list[Item]) -> dict[str, Sequence[Item | None]]:
+        """Return what is read without pictures, for controls and calibration."""
+        asked: dict[str, Sequence[Item | None]] = {}
+        if "caption" in self.settings.controls:
+            asked["caption"] = [_captioned(item) for item in items]
+        if self.solved:
+            asked["few_shot"] = [item.taught(self.solved) for item in items]
+        if self.settings.calibrated:
+            asked["content_free"] = [_content_free(item) for item in items]
+        return asked
+
+    def _record(self, item: Item, seen: list[Visuals], scores: list[Scores]) -> Record:
+        """Put down all that was measured beside pictures; the first k are the item's own, the others another object's."""
         parted = [score.split(self.k) for score in scores]
         record: Record = {
             "pictures": [own.keys for own in seen],
@@ -108,19 +142,12 @@ class Plan:
             "blank": [_listed(own.blank) for own, _ in parted],
             "clip": self._cosines(item, seen),
         }
-        if unseen is not None:
+        if self.others:
             record["shuffled"] = {
                 "of": self.others[item.cluster].cluster,
                 "per_image": [_listed(other.per_image) for _, other in parted],
                 "alignment": [_listed(other.alignment) for _, other in parted],
             }
-        alone = [seen[0].first(0)]
-        if "caption" in self.settings.controls:
-            record["caption"] = [_listed(s.text) for s in self._scores(_captioned(item), alone)]
-        if self.solved and (taught := item.taught(self.solved)) is not None:
-            record["few_shot"] = [_listed(s.text) for s in self._scores(taught, alone)]
-        if self.settings.calibrated:
-            record["content_free"] = [_listed(s.text) for s in self._scores(_content_free(item), alone)]
         if self.task.scoring == "first_token":
             record["tokens"] = [[self._shown(own) for own in q.continuations] for q in item.questions]
         return record
@@ -130,27 +157,30 @@ class Plan:
         tokenizer = self.model.tokenizer
         return tokenizer.decode([first_token(tokenizer, f" {candidate}")]).strip().lower()
 
-    def _scores(self, item: Item, seen: list[Visuals]) -> list[Scores]:
-        """Score an item's wordings: candidates together, or apart where each has a context or pictures of its own."""
-        contexts, choices, visuals, counts = [], [], [], []
-        sets = iter(seen * len(item.questions) if len(seen) == 1 else seen)
-        for question in item.questions:
-            own = self.policy == "option" and len(seen) > 1
-            apart = own or len(question.contexts) > 1
-            parts = (
-                [(c,) for c in range(len(question.continuations))] if apart else [range(len(question.continuations))]
-            )
-            shared = None if own else next(sets)
-            for part in parts:
-                contexts.append(question.context(part[0]))
-                choices.append([question.continuations[c] for c in part])
-                visuals.append(shared or next(sets))
-            counts.append(len(parts))
+    def _scores(self, items: list[Item], seen: list[list[Visuals]]) -> list[list[Scores]]:
+        """Score items' wordings: candidates together, or apart where each has a context or pictures of its own."""
+        contexts, choices, visuals = [], [], []
+        counts: list[list[int]] = []
+        for item, own in zip(items, seen, strict=True):
+            sets = iter(own * len(item.questions) if len(own) == 1 else own)
+            counts.append([])
+            for question in item.questions:
+                drawn = self.policy == "option" and len(own) > 1
+                whole = range(len(question.continuations))
+                parts = [(c,) for c in whole] if drawn or len(question.contexts) > 1 else [whole]
+                shared = None if drawn else next(sets)
+                for part in parts:
+                    contexts.append(question.context(part[0]))
+                    choices.append([question.continuations[c] for c in part])
+                    visuals.append(shared or next(sets))
+                counts[-1].append(len(parts))
         flat = iter(self.model.score(contexts, choices, visuals, first=self.task.scoring == "first_token"))
-        joined = [Scores.joined([next(flat) for _ in range(count)]) for count in counts]
-        if self.policy != "option":  # candidates scored apart share their pictures all the same
-            joined = [replace(s, alignment=s.alignment[:, 0]) if s.alignment.ndim > 1 else s for s in joined]
-        return joined
+        return [[self._joined([next(flat) for _ in range(count)]) for count in own] for own in counts]
+
+    def _joined(self, parts: list[Scores]) -> Scores:
+        """Put a wording's candidates together; those that were scored apart share their pictures all the same."""
+        whole = Scores.joined(parts)
+        return whole if self.policy == "option" or len(parts) == 1 else replace(whole, alignment=parts[0].alignment)
 
     def _cosines(self, item: Item, seen: list[Visuals]) -> list[list[float]] | None:
         """Compare each picture of the first set with a statement of each candidate: (K, C); None without a text side."""
@@ -208,11 +238,14 @@ class Plan:
 
 
 def others(items: list[Item]) -> dict[str, Item]:
-    """Give every object another object, whose pictures the shuffled control shows, the same for all its items."""
+    """Give every object another object, whose pictures the shuffled control shows, the same for all its items.
+
+    Empty where all items are about one object.
+    """
     first = {item.cluster: item for item in reversed(items)}
     objects = sorted(first)
     if len(objects) < 2:
-        raise VLMIGError("the shuffled control needs items about at least two objects; raise --limit")
+        return {}
     order = np.random.default_rng(0).permutation(len(objects))
     return {objects[order[i]]: first[objects[order[i - 1]]] for i in range(len(objects))}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -103,7 +103,7 @@ def _choices(evaluator: Evaluator, outcome: Outcome) -> None:
     outcome.baselines = _baselines(readouts[0].labels, [len(outcome.items[i].choices) for i in readouts[0].owner])
     table = _Table(evaluator, outcome, *readouts[0].entries())
     for condition in _planned(evaluator, outcome, readouts):
-        found = [r.read(r.scores(condition.control), condition.k, condition.mix, condition.weights) for r in readouts]
+        found = [r.read(*astuple(condition)) for r in readouts]
         right = [r.correct(own) for r, own in zip(readouts, found, strict=True)]
         normal = [r.correct(own, normalised=True) for r, own in zip(readouts, found, strict=True)]
         sure = [r.counted(confidence(own)) for r, own in zip(readouts, found, strict=True)]
@@ -251,7 +251,10 @@ def compare(
         **{b: Condition(k, b, "uniform") for b in BASELINES},
     }
     rows = []
+    whole = masks.get("all")
     for subset, mask in masks.items():
+        if subset != "all" and whole is not None and mask.sum() == whole.sum():
+            continue  # the same comparisons again, which would only weaken the others
         own = Clusters(clusters[mask])
         for label, other in against.items():
             if other not in correct or main not in correct or other == main:

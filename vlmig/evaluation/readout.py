@@ -44,6 +44,7 @@ class Readout:
         self.lengths = [np.array([max(1, len(c)) for c in q.continuations], dtype=float) for q in questions]
         self.tokens = self._all("tokens")
         self.scores = cache(self._scores)
+        self.learned = cache(self._learned)
 
     def _all(self, name: str, part: str | None = None) -> list[Any] | None:
         """Collect one kind of number of every question; None where some item lacks it."""
@@ -79,15 +80,12 @@ class Readout:
         sizes = np.array([len(length) for length in self.lengths])
         return [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
 
-    def loglikelihoods(self, k: int, mix: str, weights: str, control: str = "none") -> list[np.ndarray]:
-        """Return each question's log-likelihoods of its candidates by a rule."""
-        return self.read(self.scores(control), k, mix, weights)
-
-    def read(self, scores: list[Scores], k: int, mix: str, weights: str) -> list[np.ndarray]:
-        """Read scores by a rule, the questions of one size at once."""
+    def read(self, k: int, mix: str, weights: str, control: str = "none") -> list[np.ndarray]:
+        """Return each question's log-likelihoods of its candidates by a rule, the questions of one size at once."""
+        scores = self.scores(control)
         if mix in BASELINES and k:
             return list(self._baseline(scores, k, mix))
-        trust = self._learned(scores, k) if weights == "learned" and k else None
+        trust = self.learned(control, k) if weights == "learned" and k else None
         kind = "uniform" if weights == "learned" else weights
         setting = self.config.setting(None if mix in BASELINES else mix, kind)
         found: list[Any] = [None] * len(scores)
@@ -113,11 +111,12 @@ class Readout:
             text = log_softmax(score.text)
             yield clip if mix == "clip" else np.logaddexp(clip, text) - np.log(2)
 
-    def _learned(self, scores: list[Scores], k: int) -> np.ndarray:
+    def _learned(self, control: str, k: int) -> np.ndarray:
         """Learn how far to trust each picture, (Q, K): how likely it raises the right answer's probability above the text's.
 
         A logistic regression on what is known without the answer, fitted on other objects than it is applied to.
         """
+        scores = self.scores(control)
         inputs = np.stack([_signs(score, k) for score in scores])
         helped = np.stack(
             [

@@ -17,10 +17,11 @@ import numpy as np
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-from vlmig.checkpoint import write_json, write_text
+from vlmig.checkpoint import POCKET, write_json, write_text
 from vlmig.evaluation.items import Item, Task
 from vlmig.evaluation.outcome import EVERY_SEED, Condition, Outcome, Row, assemble, compare
 from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.sources import SOURCES
 from vlmig.evaluation.statistics import holm, verdict
 
 PACKAGES = ("torch", "transformers", "diffusers", "open_clip_torch", "numpy", "scipy", "scikit-learn", "vlmig")
@@ -51,7 +52,10 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
         "configs": {o.task.name: _config(evaluator, o) for o in outcomes},
         "config": {
             "model": "vlmig",
-            "model_args": {"pretrained": str(model.folder.name), "k": settings.main_k},
+            "model_args": {
+                "pretrained": "pocket" if model.folder == POCKET else model.folder.name,
+                "k": settings.main_k,
+            },
             "limit": settings.limit,
         },
         "git_hash": _git_revision(),
@@ -77,7 +81,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
     }
     write_text(out / f"samples_{outcomes[-1].task.name}.jsonl", "".join(_lines(evaluator, outcomes[-1])))
     write_json(out / "results.json", results)
-    _write_for_hub(results, out / ".eval_results")
+    _write_for_hub(results, outcomes, out / ".eval_results")
     return results
 
 
@@ -191,16 +195,18 @@ def _digest(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _write_for_hub(results: dict[str, Any], folder: Path) -> None:
-    """Write each task's main number as the Hub reads it (.eval_results/*.yaml)."""
-    for task, metrics in results["results"].items():
-        name = next((n for n in ("acc", "exact_match", "perplexity") if f"{n},none" in metrics), None)
-        if name is None:
+def _write_for_hub(results: dict[str, Any], outcomes: list[Outcome], folder: Path) -> None:
+    """Write the main number of each task whose benchmark is on the Hub, as the Hub reads it (.eval_results/*.yaml)."""
+    for outcome in outcomes:
+        task, metrics = outcome.task, results["results"][outcome.task.name]
+        hub = next((SOURCES[file].hub for file in task.files if file in SOURCES), None)
+        name = next((n for n in ("acc", "exact_match") if f"{n},none" in metrics), None)
+        if hub is None or name is None:
             continue
-        config = results["configs"][task]
-        notes = f"{name}, k={results['config']['model_args']['k']}, {config['mix']}/{config['weights']}, split {config['test_split']}"
-        entry = EvalResultEntry(dataset_id="vlmig/benchmarks", task_id=task, value=metrics[f"{name},none"], notes=notes)
-        write_text(folder / f"{task}.yaml", yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False))
+        mix, weights = outcome.main
+        notes = f"{name}, k={results['config']['model_args']['k']}, {mix}/{weights}, split {task.split}"
+        entry = EvalResultEntry(dataset_id=hub, task_id=task.name, value=metrics[f"{name},none"], notes=notes)
+        write_text(folder / f"{task.name}.yaml", yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False))
 
 
 def _git_revision() -> str | None:

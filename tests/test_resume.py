@@ -1,0 +1,134 @@
+"""A stopped evaluation goes on item by item, whatever the processes, and ends with the files of an uninterrupted one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vlmig import VLMIG
+from vlmig.evaluation.declared import declaration
+from vlmig.evaluation.journal import Journal
+from vlmig.evaluation.results import measure_tasks
+from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.settings import Settings
+
+PROOF = bool(os.environ.get("VLMIG_PROOF"))
+ITEMS = 200 if PROOF else 24
+TASKS = ("memory_color", "relative_size")
+
+
+@pytest.fixture()
+def checkpoint(tiny: VLMIG, tmp_path: Path) -> Path:
+    tiny.model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.fixture()
+def files(tmp_path: Path) -> Path:
+    folder = tmp_path / "data" / "valm"
+    folder.mkdir(parents=True)
+    colors = [f"{i},a,thing{i},{'red' if i % 3 else 'blue'}" for i in range(ITEMS)]
+    (folder / "memory_color_data.csv").write_text("\n".join(["Index,Descriptor,Item,Shape", *colors, ""]))
+    sizes = [f"a,thing{i},a,other{i},yes" for i in range(ITEMS // 2)]
+    (folder / "size.csv").write_text("\n".join(["Descriptor1,Item1,Descriptor2,Item2,Label", *sizes, ""]))
+    return folder.parent
+
+
+def command(checkpoint: Path, files: Path, out: Path) -> list[str]:
+    asked = ["--tasks", ",".join(TASKS), "--k", "0,2", "--seed", "0,1", "--data", str(files)]
+    return ["eval", "--model", str(checkpoint), *asked, "--out", str(out), "--store", str(out / "store")]
+
+
+def start(arguments: list[str], threads: int = 1) -> subprocess.Popen:
+    quiet = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    run = [sys.executable, "-m", "vlmig.cli", *arguments]
+    return subprocess.Popen(run, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def files_of(out: Path) -> dict[str, Any]:
+    """The results without the time, and the samples to the byte."""
+    results = json.loads((out / "results.json").read_text())
+    results.pop("date")
+    return {"results": results} | {t: (out / f"samples_{t}.jsonl").read_bytes() for t in TASKS}
+
+
+@pytest.fixture()
+def whole(checkpoint: Path, files: Path, tmp_path: Path) -> dict[str, Any]:
+    """What one uninterrupted process writes, with two threads where the others have one."""
+    assert start(command(checkpoint, files, tmp_path / "whole"), threads=2).wait() == 0
+    return files_of(tmp_path / "whole")
+
+
+def measured(out: Path) -> int:
+    return sum(path.read_bytes().count(b"\n") for path in (out / "journal").glob("*.jsonl"))
+
+
+def test_killed_again_and_again_and_then_shared(
+    whole: dict[str, Any], checkpoint: Path, files: Path, tmp_path: Path
+) -> None:
+    out, rng, total = tmp_path / "killed", random.Random(0), 2 * (ITEMS + ITEMS // 2)
+    kills = 20 if PROOF else 2
+    for kill in range(kills):
+        target = max(measured(out) + 1, rng.randint(kill, kill + 1) * total // (kills + 2))
+        process = start(command(checkpoint, files, out))
+        while process.poll() is None and measured(out) < target:
+            time.sleep(0.01)
+        time.sleep(rng.random() * 0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "results.json").exists() or json.loads((out / "results.json").read_text())
+    before = measured(out)
+    assert 0 < before < total, "the kills should have come while items were measured"
+    launcher = [str(Path(sys.executable).parent / "torchrun"), "--nproc-per-node", "2", "-m", "vlmig.cli"]
+    quiet = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    subprocess.run([*launcher, *command(checkpoint, files, out)], env=quiet, check=True, capture_output=True)
+    assert files_of(out) == whole
+    # A kill leaves at most one half line, which is measured again; nothing else is.
+    assert measured(out) <= total + kills
+
+
+def test_a_finished_run_measures_nothing_again(tiny: VLMIG, files: Path, tmp_path: Path) -> None:
+    task = declaration("memory_color").made()
+    first = measure_tasks(Evaluator(tiny, Settings(ks=(0, 1), limit=6), files, tmp_path / "out"), [task])
+    tiny.score = None  # type: ignore[method-assign,assignment]
+    again = measure_tasks(Evaluator(tiny, Settings(ks=(0, 1), limit=6), files, tmp_path / "out"), [task])
+    assert again["vlmig"] == first["vlmig"] and measured(tmp_path / "out") == 6
+    fewer = Evaluator(tiny, Settings(ks=(0, 1), limit=3), files, tmp_path / "out")
+    assert measure_tasks(fewer, [task])["n-samples"]["memory_color"]["effective"] == 3, "items are found one by one"
+
+
+def test_another_model_or_setting_never_meets_old_lines(tiny: VLMIG, files: Path, tmp_path: Path) -> None:
+    task = declaration("memory_color").made()
+
+    def lines(**settings: Any) -> int:
+        measure_tasks(Evaluator(tiny, Settings(ks=(0, 1), limit=2, **settings), files, tmp_path / "out"), [task])
+        return measured(tmp_path / "out")
+
+    assert lines() == 2
+    assert lines(seeds=(1,)) == 4
+    assert lines(controls=("none", "caption")) == 6
+    tiny.model.projector.state_dict()[next(iter(tiny.model.projector.state_dict()))].add_(0.1)
+    assert lines() == 8
+    assert lines() == 8
+
+
+def test_half_a_line_is_no_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.put("a", {"x": 1})
+    with journal.own.open("a") as file:
+        file.write('{"key": "b", "rec')
+    again = Journal(tmp_path)
+    assert again.known == {"a": {"x": 1}}
+    again.put("b", {"x": 2})
+    assert Journal(tmp_path).known == {"a": {"x": 1}, "b": {"x": 2}}
+    journal.refresh()
+    assert journal.known["b"] == {"x": 2}, "what another process measured is seen"

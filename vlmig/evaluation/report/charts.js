@@ -1,0 +1,169 @@
+// Charts as inline SVG: accuracy over the number of pictures, and reliability. Every chart says its numbers in words.
+
+const BOX = { width: 300, height: 190, left: 34, right: 12, top: 12, bottom: 30 };
+let charts = 0;
+
+function canvas(title, words, ...children) {
+  const id = `chart-${(charts += 1)}`;
+  return svg(
+    'svg',
+    { class: 'chart', viewBox: `0 0 ${BOX.width} ${BOX.height}`, role: 'img', 'aria-labelledby': `${id}-t ${id}-d` },
+    svg('title', { id: `${id}-t` }, title),
+    svg('desc', { id: `${id}-d` }, words),
+    ...children,
+  );
+}
+
+const scale = (from, to, low, high) => (value) => low + ((value - from) / (to - from || 1)) * (high - low);
+
+function axes(x, y, xTicks, yTicks, xTitle) {
+  const floor = BOX.height - BOX.bottom;
+  return [
+    yTicks.map(([value, text]) => [
+      svg('line', { class: 'grid', x1: BOX.left, x2: BOX.width - BOX.right, y1: y(value), y2: y(value) }),
+      svg('text', { class: 'tick end', x: BOX.left - 6, y: y(value) + 3.5 }, text),
+    ]),
+    xTicks.map(([value, text]) => svg('text', { class: 'tick middle', x: x(value), y: floor + 13 }, text)),
+    svg('text', { class: 'tick middle', x: (BOX.left + BOX.width - BOX.right) / 2, y: floor + 26 }, xTitle),
+  ];
+}
+
+const path = (points) => points.map(([a, b], i) => `${i ? 'L' : 'M'}${a.toFixed(1)} ${b.toFixed(1)}`).join('');
+
+// A line over k with an interval at each point.
+function series(points, across, y, name, aside = 0) {
+  const x = (k) => across(k) + aside; // beside the other line, so that intervals do not cover each other
+  const value = (p) => p.acc ?? p.perplexity;
+  return svg(
+    'g',
+    { class: `series ${name}` },
+    svg('path', { class: 'line', d: path(points.map((p) => [x(p.k), y(value(p))])) }),
+    points.map(
+      (p) => p.ci95 && svg('line', { class: 'bar', x1: x(p.k), x2: x(p.k), y1: y(p.ci95[0]), y2: y(p.ci95[1]) }),
+    ),
+    points.map((p) => svg('circle', { class: 'dot', cx: x(p.k), cy: y(value(p)), r: 3.4 })),
+  );
+}
+
+function curve(chart) {
+  const own = chart.curves.none.filter((p) => known(p.acc) || known(p.perplexity));
+  if (own.length < 2) return null;
+  const shuffled = chart.curves.shuffled;
+  const places = own.map((p) => p.k);
+  const x = scale(0, places.length - 1, BOX.left + 14, BOX.width - BOX.right - 14);
+  const at = (k) => x(places.indexOf(k));
+  const [y, ticks] = vertical(chart, own);
+  const title = `${chart.task}: ${chart.metric} by number of pictures`;
+  const words = own.map((p) =>
+    known(p.acc)
+      ? `k = ${p.k}: ${percent(p.acc)} %, interval ${interval(p.ci95)}`
+      : `k = ${p.k}: ${p.perplexity.toFixed(3)}`,
+  );
+  const chance = known(chart.chance) && [
+    svg('line', { class: 'chance', x1: BOX.left, x2: BOX.width - BOX.right, y1: y(chart.chance), y2: y(chart.chance) }),
+  ];
+  const drawing = canvas(
+    title,
+    words.join('; '),
+    axes(
+      at,
+      y,
+      own.map((p) => [p.k, String(p.k)]),
+      ticks,
+      'pictures',
+    ),
+    chance,
+    series(shuffled, at, y, 'shuffled', 4),
+    series(own, at, y, 'pictures'),
+  );
+  const keys = [
+    ['pictures', 'own pictures'],
+    shuffled.length && ['shuffled', 'another object’s'],
+    known(chart.chance) && ['chance', 'chance'],
+  ].filter(Boolean);
+  return figure(`${chart.metric} by number of pictures`, drawing, keys.length > 1 ? keys : []);
+}
+
+function vertical(chart, points) {
+  const [top, bottom] = [BOX.top, BOX.height - BOX.bottom];
+  if (chart.metric !== 'perplexity') {
+    return [scale(0, 1, bottom, top), [0, 0.25, 0.5, 0.75, 1].map((share) => [share, percent(share, 0)])];
+  }
+  const values = points.map((p) => p.perplexity);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const margin = (high - low || 0.02 * high) * 0.2;
+  const digits = high - low < 0.5 ? 2 : 1;
+  return [
+    scale(low - margin, high + margin, bottom, top),
+    [low, (low + high) / 2, high].map((value) => [value, value.toFixed(digits)]),
+  ];
+}
+
+function reliability(chart) {
+  if (!chart.reliability.length) return null;
+  const x = scale(0, 1, BOX.left + 4, BOX.width - BOX.right - 4);
+  const y = scale(0, 1, BOX.height - BOX.bottom, BOX.top);
+  const kind = (plot) => (plot.k ? 'pictures' : 'text');
+  const name = (plot) => (plot.k ? `k = ${plot.k}` : 'text only');
+  const ece = (plot) => (known(plot.ece) ? `, ECE ${percent(plot.ece)}` : '');
+  const words = chart.reliability.map(
+    (plot) =>
+      `${name(plot)}${ece(plot)}: ` +
+      plot.bins
+        .map((bin) => `confidence ${percent(bin.confidence, 0)} %, right ${percent(bin.acc, 0)} % of ${bin.n}`)
+        .join(', '),
+  );
+  const shares = [0, 0.25, 0.5, 0.75, 1].map((share) => [share, percent(share, 0)]);
+  const drawing = canvas(
+    `${chart.task}: how often it is right at each confidence`,
+    words.join('; '),
+    axes(x, y, shares, shares, 'confidence, %'),
+    svg('line', { class: 'chance', x1: x(0), y1: y(0), x2: x(1), y2: y(1) }),
+    chart.reliability.map((plot) => bins(plot, x, y, kind(plot))),
+  );
+  return figure(
+    'right at each confidence, %',
+    drawing,
+    chart.reliability.map((plot) => [kind(plot), name(plot) + ece(plot)]),
+  );
+}
+
+function bins(plot, x, y, kind) {
+  const most = Math.max(...plot.bins.map((bin) => bin.n));
+  return svg(
+    'g',
+    { class: `series calibration ${kind}` },
+    svg('path', { class: 'line', d: path(plot.bins.map((bin) => [x(bin.confidence), y(bin.acc)])) }),
+    plot.bins.map((bin) =>
+      svg(
+        'circle',
+        { class: 'dot', cx: x(bin.confidence), cy: y(bin.acc), r: 2.2 + 4 * Math.sqrt(bin.n / most) },
+        svg('title', {}, `confidence ${percent(bin.confidence, 0)} %, right ${percent(bin.acc, 0)} %, n = ${bin.n}`),
+      ),
+    ),
+  );
+}
+
+function figure(caption, drawing, keys) {
+  const legend = keys.length
+    ? el(
+        'span',
+        { class: 'legend' },
+        keys.map(([kind, text]) => el('span', { class: `key ${kind}` }, text)),
+      )
+    : null;
+  return el('figure', {}, el('figcaption', {}, el('span', {}, caption), legend), drawing);
+}
+
+function chartGrid(data) {
+  return el(
+    'div',
+    { class: 'charts' },
+    data.charts.map((chart) => {
+      const drawn = [curve(chart), reliability(chart)].filter(Boolean);
+      if (!drawn.length) return null;
+      const subset = chart.subset === 'all' ? null : el('span', { class: 'aside' }, `${chart.subset} items`);
+      return el('article', {}, el('h3', {}, chart.task, subset), el('div', { class: 'pair' }, drawn));
+    }),
+  );
+}

@@ -1,0 +1,53 @@
+// Elements from text, never from markup: a task's text cannot become part of the page's code.
+
+function fill(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name.startsWith('on')) node.addEventListener(name.slice(2), value);
+    else if (name === 'style') for (const [key, own] of Object.entries(value)) node.style.setProperty(key, own);
+    else node.setAttribute(name, value === true ? '' : value);
+  }
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return node;
+}
+
+const el = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+const svg = (tag, attributes = {}, ...children) =>
+  fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
+
+// Figures as they are read: percent with one digit, real minus signs, p-values that never say zero.
+const MINUS = '\u2212';
+const known = (value) => value !== null && value !== undefined;
+const percent = (share, digits = 1) => (100 * share).toFixed(digits);
+const signed = (share) => (Math.abs(share) < 0.0005 ? '0.0' : `${share < 0 ? MINUS : '+'}${percent(Math.abs(share))}`);
+const fixed = (value, digits) => value.toFixed(digits).replace('-', MINUS);
+const pValue = (p) => (p < 0.001 ? '<0.001' : p.toFixed(3));
+const interval = ([low, high]) => `${percent(low, 0)}–${percent(high, 0)}`;
+const signedInterval = ([low, high]) => `[${signed(low)}, ${signed(high)}]`;
+const plural = (count, noun) => `${count.toLocaleString('en')} ${noun}${count === 1 ? '' : 's'}`;
+
+const VERDICTS = { better: '▲', worse: '▼', tied: '=' };
+const badge = (verdict, text = verdict) =>
+  el(
+    'span',
+    { class: `verdict ${verdict}` },
+    el('span', { 'aria-hidden': 'true' }, `${VERDICTS[verdict] || ''} `),
+    text,
+  );
+
+function section(id, title, ...children) {
+  return el('section', { id, 'aria-labelledby': `${id}-title` }, el('h2', { id: `${id}-title` }, title), ...children);
+}
+
+// Wide tables scroll inside their own frame, which the keyboard reaches.
+const frame = (label, table) =>
+  el('div', { class: 'frame', role: 'region', 'aria-label': label, tabindex: '0' }, table);
+
+// What is folded is only built when it is opened: a run may have thousands of conditions.
+function folded(summary, build) {
+  const details = el('details', {}, el('summary', {}, summary));
+  details.addEventListener('toggle', () => {
+    if (details.open && details.children.length === 1) details.append(build());
+  });
+  return details;
+}
