@@ -144,6 +144,13 @@ def open_gates(model: VLMIG) -> None:
     model.config.trained = True
 
 
+@pytest.fixture()
+def checkpoint(tiny: VLMIG, tmp_path: Path) -> Path:
+    """A folder that another process can load."""
+    tiny.model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with a tiny file for every task."""

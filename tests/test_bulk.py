@@ -38,13 +38,6 @@ def contents(store: FeatureStore) -> dict[str, str]:
 
 
 @pytest.fixture()
-def checkpoint(tiny: VLMIG, tmp_path: Path) -> Path:
-    """A folder that another process can load."""
-    tiny.model.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture()
 def prompts(tmp_path: Path) -> Path:
     path = tmp_path / "prompts.txt"
     path.write_text("\n".join(f"thing number {i}" for i in range(500 if PROOF else 24)))

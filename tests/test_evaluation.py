@@ -292,7 +292,9 @@ def test_an_untrained_adapter_is_not_evaluated(tiny: VLMIG, data: Path, tmp_path
     ("wrong", "message"),
     [
         ({"ks": (-1,)}, "k=-1; expected numbers of pictures"),
-        ({"controls": ("nothing",)}, "control 'nothing'; expected some of none, blank"),
+        ({"controls": ("nothing",)}, "control 'nothing'; expected one of none, blank"),
+        ({"mixes": ("sum",)}, "mix 'sum'; expected one of prob, logit"),
+        ({"weights": ("loud",)}, "weights 'loud'; expected one of uniform"),
         ({"policy": "all"}, "policy 'all'; expected one of item"),
         ({"limit": 0}, "limit=0; expected at least one item"),
         ({"seeds": ()}, "no seed; expected at least one"),

@@ -27,12 +27,6 @@ TASKS = ("memory_color", "relative_size")
 
 
 @pytest.fixture()
-def checkpoint(tiny: VLMIG, tmp_path: Path) -> Path:
-    tiny.model.save_pretrained(tmp_path / "model")
-    return tmp_path / "model"
-
-
-@pytest.fixture()
 def files(tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "valm"
     folder.mkdir(parents=True)

@@ -273,15 +273,8 @@ def _perplexities(evaluator: Evaluator, outcome: Outcome) -> None:
         for k in evaluator.settings.every_k:
             loss = sum(record["loss"][str(k)][0] for record in records)
             tokens = sum(record["tokens"][0] for record in records)
-            row = {"task": outcome.task.name, "subset": "all", "k": k, "mix": outcome.main[0]}
-            row |= {
-                "weights": outcome.main[1],
-                "control": "none",
-                "seed": seed,
-                "acc": None,
-                "stderr": None,
-                "ci95": None,
-            }
+            row: Row = {"task": outcome.task.name, "subset": "all", **vars(Condition(k, *outcome.main)), "seed": seed}
+            row |= dict.fromkeys(("acc", "stderr", "ci95"))
             outcome.conditions.append({**row, "n": len(records), "perplexity": float(np.exp(loss / tokens))})
 
 

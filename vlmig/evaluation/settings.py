@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vlmig.config import MIX_RULES, WEIGHT_KINDS
 from vlmig.config import POLICIES as PROMPT_POLICIES
 from vlmig.errors import VLMIGError
 
@@ -35,13 +36,16 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.ks or min(self.ks) < 0:
             raise VLMIGError(f"k={','.join(map(str, self.ks))}; expected numbers of pictures, 0 (text only) or more")
-        for control in self.controls:
-            if control not in CONTROLS:
-                raise VLMIGError(f"control {control!r}; expected some of {', '.join(CONTROLS)}")
-        if self.policy not in (None, *POLICIES):
-            raise VLMIGError(f"policy {self.policy!r}; expected one of {', '.join(POLICIES)}")
-        if self.subset not in SUBSETS:
-            raise VLMIGError(f"subset {self.subset!r}; expected one of {', '.join(SUBSETS)}")
+        for name, asked, known in (
+            ("control", self.controls, CONTROLS),
+            ("mix", self.mixes, MIX_RULES),
+            ("weights", self.weights, (*WEIGHT_KINDS, "learned")),
+            ("policy", [self.policy] if self.policy else [], POLICIES),
+            ("subset", [self.subset], SUBSETS),
+        ):
+            for value in asked:
+                if value not in known:
+                    raise VLMIGError(f"{name} {value!r}; expected one of {', '.join(known)}")
         if self.limit is not None and self.limit < 1:
             raise VLMIGError(f"limit={self.limit}; expected at least one item")
         if not self.seeds:
