@@ -39,7 +39,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["eval", "--tasks", "pocket_color", "--k", "a,b", "--out", "{tmp}"], "expected comma-separated whole numbers"),
         (
             ["eval", "--tasks", "pocket_color", "--control", "loud", "--out", "{tmp}"],
-            "control 'loud'; expected some of",
+            "control 'loud'; expected one of",
         ),
         (["ask", "What?", "--model", "{tmp}/bad"], "has no config.json; expected a vlmig checkpoint"),
         (["report", "{tmp}/none"], "has no results.json"),
@@ -95,7 +95,8 @@ def test_ask_shows_pictures_probabilities_and_time(tmp_path: Path, capsys: pytes
     shown = capsys.readouterr().out
     assert shown.startswith("yellow")
     assert "text only" in shown and "picture 2" in shown and "alignment" in shown and "imagine " in shown
-    assert page.read_text().count("data:image/png") == 2
+    data = json.loads(re.findall(r'id="data">(.*?)</script>', page.read_text(), re.S)[0])
+    assert len(data["pictures"]) == 2
 
 
 def test_something_outside_the_pocket_world_still_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,7 +85,7 @@ def test_impossible_outcomes_stay_finite_in_entropy_and_mix() -> None:
 
 def test_wrong_rules_say_what_was_expected() -> None:
     text, images, _, trust = distributions()
-    with pytest.raises(ValueError, match="expected prob, logit or evidence"):
+    with pytest.raises(ValueError, match="expected one of prob, logit, geometric, evidence"):
         mix(text, images, trust, "sum")
     with pytest.raises(ValueError, match="pass blank="):
         mix(text, images, trust, "evidence")
