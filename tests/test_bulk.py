@@ -93,6 +93,12 @@ def test_killed_again_and_again_a_run_loses_and_repeats_nothing(
     assert finished.items() <= dict(store.base.execute("SELECT rowid, digest FROM entries").fetchall()).items()
 
 
+LONG = pytest.mark.skipif(
+    not PROOF, reason="make proof: tests/test_resume.py has two processes and one store in every run"
+)
+
+
+@LONG
 def test_two_processes_under_torchrun_share_the_work(
     tiny: VLMIG, checkpoint: Path, prompts: Path, tmp_path: Path
 ) -> None:
@@ -112,6 +118,7 @@ def test_two_processes_under_torchrun_share_the_work(
     assert min(drawn) > 0.45 * sum(drawn), "each does about half"
 
 
+@LONG
 def test_processes_on_the_same_list(checkpoint: Path, prompts: Path, tmp_path: Path) -> None:
     """Without shards they race; still every picture is there once and whole."""
     run = [sys.executable, "-m", "vlmig.cli", *command(checkpoint, prompts, tmp_path / "raced")]

@@ -203,6 +203,27 @@ def test_shuffling_gives_every_object_another_objects_pictures(tiny: VLMIG, data
     assert results["results"]["imagenetvc_color"]["visual_gain,none"] == gain["delta"]
 
 
+@pytest.mark.parametrize(
+    ("policy", "sets", "shape"), [("item", 1, (2,)), ("question", 2, (2, 2)), ("option", 2, (2, 2))]
+)
+def test_candidates_with_contexts_of_their_own(
+    tiny: VLMIG, data: Path, tmp_path: Path, policy: str, sets: int, shape: tuple[int, ...]
+) -> None:
+    """WinoGrande: pictures of one name's sentence must not speak for the other's."""
+    evaluate(tiny, data, tmp_path, "winogrande", ks=(0, 2), policy=policy, controls=CONTROLS)
+    row = samples(tmp_path, "winogrande")[0]
+    assert len(row["pictures"]) == sets and np.shape(row["alignment"][0]) == shape
+    question = row["doc"]["questions"][0]
+    shown = (
+        tiny.imagine([question["contexts"][0]], 2, policy=policy, options=[question["continuations"][0]])
+        if sets > 1
+        else None
+    )
+    shown = shown or tiny.imagine([row["doc"]["picture"]], 2)
+    expected = tiny.score(question["contexts"][:1], [question["continuations"][:1]], shown)[0]
+    assert np.array(row["per_image"][0])[:, 0] == pytest.approx(expected.per_image[:, 0], abs=1e-4)
+
+
 def test_seeds_are_pooled_with_an_item_as_one_cluster(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2), seeds=(0, 1, 2))
     rows = found(results, k=2, mix="evidence", subset="all")

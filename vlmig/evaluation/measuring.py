@@ -43,6 +43,7 @@ class Plan:
         self.policy = self.settings.policy or task.policy
         self.others = others(items) if "shuffled" in self.settings.controls and task.kind == "choice" else {}
         self.solved = task.demonstrations(data) if "few-shot" in self.settings.controls else []
+        self._solved = key_of(items=[asdict(item) for item in self.solved])
         for control, there in (("shuffled", self.others), ("few-shot", self.solved)):
             if control in self.settings.controls and not there:
                 logger.info("%s: no other objects or demonstrations, so no %s control", task.name, control)
@@ -60,7 +61,7 @@ class Plan:
             policy=self.policy,
             controls=controls,
             other=self.others[item.cluster].picture if self.others else None,
-            solved=[d.id for d in self.solved],
+            solved=self._solved,
             calibrated=settings.calibrated,
         )
 
@@ -98,8 +99,13 @@ class Plan:
         """Return (text, option) of each set of pictures that a question has."""
         if self.task.scoring == "sequence":
             return [(question.context(c) + own, "") for c, own in enumerate(question.continuations)]
-        options = question.continuations if self.policy == "option" else ("",)
-        return [(question.context(c), own) for c, own in enumerate(options)]
+        drawn = self.policy == "option"
+        own = question.continuations if self._apart(question) else ("",)
+        return [(question.context(c), option if drawn else "") for c, option in enumerate(own)]
+
+    def _apart(self, question: Question) -> bool:
+        """Whether each candidate has pictures of its own: or those of one candidate's context would speak for all."""
+        return self.policy == "option" or (self.policy != "item" and len(question.contexts) > 1)
 
     def _choices(
         self, items: list[Item], seen: list[list[Visuals]], unseen: list[list[Visuals]] | None
@@ -165,7 +171,7 @@ class Plan:
             sets = iter(own * len(item.questions) if len(own) == 1 else own)
             counts.append([])
             for question in item.questions:
-                drawn = self.policy == "option" and len(own) > 1
+                drawn = self._apart(question) and len(own) > 1
                 whole = range(len(question.continuations))
                 parts = [(c,) for c in whole] if drawn or len(question.contexts) > 1 else [whole]
                 shared = None if drawn else next(sets)
@@ -180,7 +186,7 @@ class Plan:
     def _joined(self, parts: list[Scores]) -> Scores:
         """Put a wording's candidates together; those that were scored apart share their pictures all the same."""
         whole = Scores.joined(parts)
-        return whole if self.policy == "option" or len(parts) == 1 else replace(whole, alignment=parts[0].alignment)
+        return whole if self.policy != "item" or len(parts) == 1 else replace(whole, alignment=parts[0].alignment)
 
     def _cosines(self, item: Item, seen: list[Visuals]) -> list[list[float]] | None:
         """Compare each picture of the first set with a statement of each candidate: (K, C); None without a text side."""
