@@ -26,6 +26,9 @@ from vlmig.imagination.prompts import read_prompts, shard_of
 from vlmig.store import FeatureStore
 
 PROOF = bool(os.environ.get("VLMIG_PROOF"))
+LONG = pytest.mark.skipif(
+    not PROOF, reason="make proof: tests/test_resume.py has two processes and one store in every run"
+)
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -91,11 +94,6 @@ def test_killed_again_and_again_a_run_loses_and_repeats_nothing(
     store = FeatureStore(folder)
     assert len(contents(store)) == count
     assert finished.items() <= dict(store.base.execute("SELECT rowid, digest FROM entries").fetchall()).items()
-
-
-LONG = pytest.mark.skipif(
-    not PROOF, reason="make proof: tests/test_resume.py has two processes and one store in every run"
-)
 
 
 @LONG
