@@ -46,7 +46,9 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
         "results": {o.task.name: _main_metrics(evaluator, o) for o in outcomes},
         "group_subtasks": {},
         "versions": {o.task.name: o.task.version for o in outcomes},
-        "n-samples": {o.task.name: {"original": len(o.items), "effective": len(o.items)} for o in outcomes},
+        "n-samples": {
+            o.task.name: {"original": evaluator.available[o.task.name], "effective": len(o.items)} for o in outcomes
+        },
         "n-shot": {o.task.name: 0 for o in outcomes},
         "higher_is_better": {o.task.name: _directions(o) for o in outcomes},
         "configs": {o.task.name: _config(evaluator, o) for o in outcomes},

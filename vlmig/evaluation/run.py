@@ -45,6 +45,8 @@ class Evaluator:
         if settings.subset == "covered" and covered is None:
             raise VLMIGError("subset covered: only the pocket model's world has one; leave --subset out")
         self.model, self.settings, self.data, self.out, self.covered = model, settings, data, out, covered
+        self.available: dict[str, int] = {}
+        """Items of each task before ``limit``."""
         self.journal = Journal(out / "journal")
         self.rank, self.processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self._model = fingerprint(model)
@@ -56,6 +58,7 @@ class Evaluator:
             items = [item for item in items if self.covered(item.cluster)]
         if not items:
             raise VLMIGError(f"task {task.name} has no covered items; leave --subset out")
+        self.available[task.name] = len(items)
         return items[: self.settings.limit]
 
     def measure(self, task: Task) -> Iterator[tuple[int, Item, Record]]:

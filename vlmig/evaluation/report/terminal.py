@@ -22,7 +22,8 @@ def table(results: dict[str, Any]) -> str:
     for task in results["results"]:
         for subset in ("all", "covered"):
             rows = [main_condition(results, task, subset, *place) for place in columns.values()]
-            if rows[0] is None:
+            whole = main_condition(results, task, "all", 0)
+            if rows[0] is None or (subset == "covered" and whole is not None and whole["n"] == rows[0]["n"]):
                 continue
             chance = results["vlmig"]["baselines"][task].get("chance")
             most = rows[0].get("majority")
