@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 from pathlib import Path
@@ -121,31 +120,20 @@ def save_generator(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-@pytest.fixture(scope="session")
-def built(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> VLMIG:
-    """The tiny predictor, with all its parts loaded; tests get copies."""
+@pytest.fixture()
+def tiny(parts: Path, tmp_path: Path) -> VLMIG:
+    """A predictor on the tiny parts whose gates are open, so that pictures matter; marked as trained."""
     torch.manual_seed(1)
     model = VLMIG.from_base(
         str(parts / "language_model"),
         vision=str(parts / "vision_encoder"),
         generator=str(parts / "generator"),
-        store=tmp_path_factory.mktemp("built"),
+        store=tmp_path / "store",
         fusion_heads=4,
         imaginer_size=32,
         imaginer_steps=2,
     )
     open_gates(model)
-    model.imagine(["a thing"], k=1)
-    return model
-
-
-@pytest.fixture()
-def tiny(built: VLMIG, tmp_path: Path) -> VLMIG:
-    """A predictor on the tiny parts whose gates are open, so that pictures matter; marked as trained. Tests may change it."""
-    torch.manual_seed(1)
-    model = VLMIG(copy.deepcopy(built.model), built.tokenizer, built.folder, tmp_path / "store")
-    for part in ("encoder", "imaginer"):  # both are cached properties
-        vars(model.imagination)[part] = copy.copy(getattr(built.imagination, part))
     return model
 
 
