@@ -11,9 +11,8 @@ import numpy as np
 from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.items import Item, Question, Task
-from vlmig.evaluation.outcome import EVERY_SEED
 from vlmig.evaluation.readout import Readout
-from vlmig.evaluation.results import main_condition
+from vlmig.evaluation.results import found_row, main_condition
 from vlmig.evaluation.statistics import Clusters
 
 Row = dict[str, Any]
@@ -50,9 +49,7 @@ class Results:
 
     def baseline(self, task: str, subset: str, mix: str) -> Row | None:
         """Find what another use of the same pictures gets: vote, clip or zlavi; of all seeds where there are several."""
-        wanted = (task, subset, self.k, mix)
-        rows = [c for c in self.block["conditions"] if (c["task"], c["subset"], c["k"], c["mix"]) == wanted]
-        return next((c for c in rows if c["seed"] == EVERY_SEED), rows[0] if rows else None)
+        return found_row(self.block["conditions"], task=task, subset=subset, k=self.k, mix=mix)
 
     def floor(self, task: str, subset: str) -> tuple[float | None, float | None]:
         """Return the accuracy of the most frequent answer, and chance; None where answers are generated."""

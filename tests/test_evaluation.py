@@ -225,7 +225,7 @@ def test_candidates_with_contexts_of_their_own(
 
 
 def test_seeds_are_pooled_with_an_item_as_one_cluster(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2), seeds=(0, 1, 2))
+    results = evaluate(tiny, data, tmp_path, "memory_color", "memory_color", ks=(0, 2), seeds=(0, 1, 2, 1))
     rows = found(results, k=2, mix="evidence", subset="all")
     assert [row["seed"] for row in rows] == [0, 1, 2, "all"]
     assert rows[3]["acc"] == pytest.approx(np.mean([row["acc"] for row in rows[:3]]))
@@ -296,9 +296,10 @@ def test_another_split_stands_in_the_tasks_name(tiny: VLMIG, data: Path, tmp_pat
 
 
 def test_only_what_the_world_covers(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 1), subset="covered")
+    results = evaluate(tiny, data, tmp_path, "memory_color", "imagenetvc_color", ks=(0, 1), subset="covered")
     assert {c["subset"] for c in results["vlmig"]["conditions"]} == {"covered"}
     assert results["n-samples"]["memory_color"]["original"] == 2 and "acc,none" in results["results"]["memory_color"]
+    assert not (tmp_path / ".eval_results").exists(), "a part of a benchmark is not its result"
     with pytest.raises(VLMIGError, match="only the pocket model's world has one"):
         Evaluator(tiny, Settings(subset="covered"), data, tmp_path)
 

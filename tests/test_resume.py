@@ -110,7 +110,8 @@ def test_another_model_or_setting_never_meets_old_lines(tiny: VLMIG, files: Path
     assert lines() == 2
     assert lines(seeds=(1,)) == 4
     assert lines(controls=("none", "caption")) == 6
-    tiny.model.projector.state_dict()[next(iter(tiny.model.projector.state_dict()))].add_(0.1)
+    weight = next(iter(tiny.model.projector.state_dict().values()))
+    weight.copy_(weight.flip(0))  # the same numbers in other places
     assert lines() == 8
     assert lines() == 8
 

@@ -65,8 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--policy", choices=POLICIES[:3], help="what of the question to imagine (default: the checkpoint's)"
     )
     ask.add_argument("--seed", type=int, default=0)
-    ask.add_argument("--mix", help="prob, logit or evidence (default: the checkpoint's)")
-    ask.add_argument("--weights", help="uniform, clip or entropy (default: the checkpoint's)")
+    ask.add_argument("--mix", help="prob, logit, geometric or evidence (default: the checkpoint's)")
+    ask.add_argument("--weights", help="uniform, clip, doubled or entropy (default: the checkpoint's)")
     ask.add_argument("--html", type=Path, help="write the answer with its pictures as a page")
     _protocol_option(ask)
     _model_options(ask)
@@ -87,27 +87,33 @@ def build_parser() -> argparse.ArgumentParser:
     lm_eval.set_defaults(run=commands.lm_eval, verbose=False)
 
     report = command("report", commands.report, "render report.html again from a results folder, or compare two")
-    report.add_argument("folder", type=Path, metavar="OUT", help="what vlmig eval --out wrote")
-    report.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="a second run, to compare item by item")
-    report.add_argument(
-        "--out", type=Path, help="file of the page (default: OUT/report.html, or OUT/against_OTHER.html)"
-    )
-    report.add_argument("--store", type=Path, help="where the runs' pictures are")
+    _report_options(report)
 
     convert = command("convert", commands.convert, "import a published vLMIG or LaMI checkpoint")
-    convert.add_argument("source", type=Path, help="a .bin, .pt or .safetensors file, or a folder of them")
-    convert.add_argument("--language-model", required=True, help="hub id or folder of the LM it was trained around")
-    convert.add_argument("--vision", default="ViT-B-32/openai", help="open_clip encoder (default: %(default)s)")
-    convert.add_argument(
-        "--generator", default="stabilityai/sdxl-turbo", help="text-to-image pipeline (default: %(default)s)"
-    )
-    convert.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
+    _convert_options(convert)
 
     doctor = command(
         "doctor", commands.doctor, "show versions, devices, where each component loads from, and what is missing"
     )
     doctor.add_argument("--model", default="pocket")
     return parser
+
+
+def _report_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("folder", type=Path, metavar="OUT", help="what vlmig eval --out wrote")
+    sub.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="a second run, to compare item by item")
+    sub.add_argument("--out", type=Path, help="file of the page (default: OUT/report.html, or OUT/against_OTHER.html)")
+    sub.add_argument("--store", type=Path, help="where the runs' pictures are")
+
+
+def _convert_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("source", type=Path, help="a .bin, .pt or .safetensors file, or a folder of them")
+    sub.add_argument("--language-model", required=True, help="hub id or folder of the LM it was trained around")
+    sub.add_argument("--vision", default="ViT-B-32/openai", help="open_clip encoder (default: %(default)s)")
+    sub.add_argument(
+        "--generator", default="stabilityai/sdxl-turbo", help="text-to-image pipeline (default: %(default)s)"
+    )
+    sub.add_argument("--out", type=Path, required=True, help="folder of the new checkpoint")
 
 
 def _imagine_options(sub: argparse.ArgumentParser) -> None:

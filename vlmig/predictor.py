@@ -156,8 +156,8 @@ class VLMIG:
 
         Args:
             prompt: what to imagine; when None what the checkpoint's ``prompt_policy`` makes of the question.
-            mix: ``prob``, ``logit`` or ``evidence``; the checkpoint's own when None.
-            weights: ``uniform``, ``clip`` or ``entropy``; the checkpoint's own when None.
+            mix: ``prob``, ``logit``, ``geometric`` or ``evidence``; the checkpoint's own when None.
+            weights: ``uniform``, ``clip``, ``doubled`` or ``entropy``; the checkpoint's own when None.
 
         Raises:
             VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule.
@@ -208,7 +208,7 @@ class VLMIG:
         choices = choices if verbatim else spaced(choices)
         results = [Scores.zero(len(own), seen.alignment.numpy()) for own, seen in zip(choices, visuals, strict=True)]
         for rows, features in self._batches(contexts, choices, visuals, batch, first):
-            score_jobs(self.model, rows, features, results, self._pad)
+            score_jobs(self.model, rows, features, results, self.pad)
         return results
 
     def _batches(
@@ -227,7 +227,8 @@ class VLMIG:
             yield rows, torch.stack([visuals[job.context].features for job in rows])
 
     @property
-    def _pad(self) -> int:
+    def pad(self) -> int:
+        """Return the token that fills rows up."""
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.tokenizer.eos_token_id
 
@@ -235,7 +236,7 @@ class VLMIG:
     def token_log_probs(self, text: str, visuals: Visuals, ks: Sequence[int]) -> list[Tensor]:
         """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,), for each number of pictures."""
         ids = cut_left(self.tokenizer(text).input_ids, self.config.text_limit, self.tokenizer)
-        reading = read_padded(self._causal("token_log_probs"), [ids[:-1]], len(ids) - 1, self._pad)
+        reading = read_padded(self._causal("token_log_probs"), [ids[:-1]], len(ids) - 1, self.pad)
         targets = torch.tensor(ids[1:], device=self.model.device)[:, None]
         return [self._predict(reading, visuals.first(k))[0].gather(1, targets)[:, 0] for k in ks]
 
@@ -285,7 +286,7 @@ class VLMIG:
         values = np.zeros(len(pairs))
         for rows, features in self._batches(contexts, choices, visuals, batch):
             trust = torch.cat([self._trust(visuals[job.context]) for job in rows])
-            mix_jobs(self.model, rows, features, trust, values, self._pad)
+            mix_jobs(self.model, rows, features, trust, values, self.pad)
         return [float(value) for value in values]
 
     def fill(self, text: str, k: int = DEFAULT_K, *, prompt: str | None = None, top: int = 5) -> dict[str, float]:
@@ -331,11 +332,11 @@ class VLMIG:
             rows = [self.tokenizer(prompt).input_ids for prompt in prompts[start : start + batch]]
             rows = [cut_left(row, room, self.tokenizer) for row in rows]
             seen = visuals[start : start + batch]
-            inputs = pad_left(rows, self._pad, model.device)
+            inputs = pad_left(rows, self.pad, model.device)
             if k:
                 inputs["visual_features"] = torch.stack([v.features for v in seen]).to(model.device)
                 inputs["image_weights"] = torch.cat([self._trust(v) for v in seen])
-            output = model.generate(**inputs, pad_token_id=self._pad, **settings)[:, inputs["input_ids"].shape[1] :]
+            output = model.generate(**inputs, pad_token_id=self.pad, **settings)[:, inputs["input_ids"].shape[1] :]
             texts += self.tokenizer.batch_decode(output, skip_special_tokens=True)
         return texts
 
@@ -345,5 +346,5 @@ class VLMIG:
         ids = cut_left(self.tokenizer(context).input_ids, self.config.text_limit, self.tokenizer)
         masked = isinstance(self.model, VLMIGForMaskedLM)
         job = Job(0, ids, [(0, [0])], ids.index(self.tokenizer.mask_token_id) if masked else None)
-        mixed = self._predict(read_jobs(self.model, [job], self._pad), visuals)[0, -1]
+        mixed = self._predict(read_jobs(self.model, [job], self.pad), visuals)[0, -1]
         return likely_words(self.tokenizer, mixed.exp(), count)

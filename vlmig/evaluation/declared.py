@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,18 @@ def _said(place: str, made: Callable[..., Any], *arguments: Any) -> Any:
     except (jinja2.TemplateError, AttributeError, LookupError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise VLMIGError(f"{place} does not fit the task: {reason}; correct the row, or fetch the file again") from None
+
+
+_template = cache(JINJA.from_string)
+_expression = cache(partial(JINJA.compile_expression, undefined_to_none=False))
+
+
+def _render(template: str, row: Row) -> str:
+    return _template(template).render(row)
+
+
+def _evaluate(expression: str, row: Row) -> Any:
+    return _expression(expression)(row)
 
 
 @cache
@@ -114,23 +126,6 @@ class Declaration:
     reference: dict[str, Any] = field(default_factory=dict)
     """Keys that the published code sets otherwise."""
 
-    @cached_property
-    def _templates(self) -> dict[str, jinja2.Template]:
-        return {}
-
-    def _render(self, template: str, row: Row) -> str:
-        made = self._templates.get(template) or self._templates.setdefault(template, JINJA.from_string(template))
-        return made.render(row)
-
-    @cached_property
-    def _expressions(self) -> dict[str, Any]:
-        return {}
-
-    def _evaluate(self, expression: str, row: Row) -> Any:
-        made = self._expressions.get(expression)
-        made = made or self._expressions.setdefault(expression, JINJA.compile_expression(expression, False))
-        return made(row)
-
     def read(self, data: Path, split: str) -> list[Item]:
         """Read a split's items.
 
@@ -163,12 +158,12 @@ class Declaration:
         """
         wheres = places or [f"{self.task}, row {i}" for i in range(1, len(rows) + 1)]
         kept = [(_said(place, self._filled, row), place) for row, place in zip(rows, wheres, strict=True)]
-        kept = [(row, place) for row, place in kept if _said(place, self._evaluate, self.where, row)]
+        kept = [(row, place) for row, place in kept if _said(place, _evaluate, self.where, row)]
         if self.previous:
             kept = list(self._with_previous(kept))
         if not kept:
             raise VLMIGError(f"{self.task}: no rows where {self.where}; fetch the files again from their source")
-        named = [_said(place, self._evaluate, self.answer, row) for row, place in kept]
+        named = [_said(place, _evaluate, self.answer, row) for row, place in kept]
         labels = sorted({self._one(label) for label in named if isinstance(label, str)})
         return [
             _said(place, self._item, i, {**row, "labels": labels}, answer, place)
@@ -179,7 +174,7 @@ class Declaration:
         """Add the declared variables to a row, in their order."""
         filled = dict(row)
         for name, value in self.variables.items():
-            filled[name] = self._render(value, filled) if isinstance(value, str) else value
+            filled[name] = _render(value, filled) if isinstance(value, str) else value
         return filled
 
     def _with_previous(self, kept: list[tuple[Row, str]]) -> Iterator[tuple[Row, str]]:
@@ -197,28 +192,28 @@ class Declaration:
     def _item(self, number: int, row: Row, answer: Any, place: str) -> Item:
         if self.kind == "generate":
             right = tuple(dict.fromkeys(str(text) for text in answer))
-            questions = tuple(Question((self._render(p, row),), (), -1) for p in self.prompts)
+            questions = tuple(Question((_render(p, row),), (), -1) for p in self.prompts)
             return self._made(number, row, right, questions)
-        named = self._evaluate(self.choices, row) if isinstance(self.choices, str) else self.choices
+        named = _evaluate(self.choices, row) if isinstance(self.choices, str) else self.choices
         if not isinstance(self.choices, str):
-            named = [self._render(str(choice), row) for choice in named]
+            named = [_render(str(choice), row) for choice in named]
         choices = tuple(dict.fromkeys(self._one(str(choice)) for choice in named))
         index = self._index(answer, choices, place)
         questions = tuple(self._question(p, row, choices, index, place) for p in self.prompts)
         return self._made(number, row, choices, questions)
 
     def _made(self, number: int, row: Row, choices: tuple[str, ...], questions: tuple[Question, ...]) -> Item:
-        cluster, picture = self._render(self.subject, row).lower(), self._render(self.picture, row).strip()
+        cluster, picture = _render(self.subject, row).lower(), _render(self.picture, row).strip()
         return Item(f"{self.task}/{number}", cluster, picture, choices, questions)
 
     def _question(self, prompt: Any, row: Row, choices: tuple[str, ...], index: int, place: str) -> Question:
         text = prompt["prompt"] if isinstance(prompt, dict) else prompt
         if isinstance(prompt, dict):
-            index = self._index(self._evaluate(prompt["answer"], row), choices, place)
+            index = self._index(_evaluate(prompt["answer"], row), choices, place)
         apart = "choice" in _names(text)
-        contexts = [self._render(text, {**row, "choice": c}) for c in (choices if apart else choices[:1])]
+        contexts = [_render(text, {**row, "choice": c}) for c in (choices if apart else choices[:1])]
         spellings = [self.continuation] if isinstance(self.continuation, str) else self.continuation
-        continuations = tuple(self._render(s, {**row, "choice": c}) for s in spellings for c in choices)
+        continuations = tuple(_render(s, {**row, "choice": c}) for s in spellings for c in choices)
         return Question(tuple(contexts), continuations, index)
 
     def _index(self, answer: Any, choices: tuple[str, ...], place: str) -> int:
@@ -316,7 +311,7 @@ def choose_tasks(names: Sequence[str], others: dict[str, Task], protocol: str = 
         VLMIGError: an unknown name or split.
     """
     chosen = []
-    for whole in names:
+    for whole in dict.fromkeys(names):
         name, _, split = whole.partition("@")
         if name in others:
             chosen.append(others[name])

@@ -21,6 +21,8 @@ from vlmig.visuals import Visuals
 
 logger = logging.getLogger(__name__)
 
+DECIDES = ("name", "version", "scoring", "kind", "statement", "max_new_tokens")
+"""What of a task decides an item's measurement, beside the item."""
 CONTENT_FREE = "N/A"
 """Stands for the thing asked about in contextual calibration (Zhao et al. 2021)."""
 Record = dict[str, Any]
@@ -54,7 +56,7 @@ class Plan:
         controls = sorted({"shuffled", "caption", "few-shot"} & set(settings.controls))
         return key_of(
             model=self.identity,
-            task=(self.task.name, self.task.version, self.task.scoring, self.task.kind),
+            task=[getattr(self.task, name) for name in DECIDES],
             item=asdict(item),
             ks=self.ks if self.task.scoring == "sequence" or self.task.kind != "choice" else self.k,
             seed=seed,

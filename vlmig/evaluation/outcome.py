@@ -70,7 +70,7 @@ def assemble(evaluator: Evaluator, task: Task, measured: Sequence[tuple[int, Ite
     return outcome
 
 
-def rules(evaluator: Evaluator, outcome: Outcome) -> list[tuple[str, str]]:
+def _rules(evaluator: Evaluator, outcome: Outcome) -> list[tuple[str, str]]:
     """List mixing rules and weights: the task's main one, the checkpoint's own, and what was asked for."""
     config, settings = evaluator.model.config, evaluator.settings
     asked = [(m, w) for m in settings.mixes or [config.mix] for w in settings.weights or [config.weights]]
@@ -79,7 +79,7 @@ def rules(evaluator: Evaluator, outcome: Outcome) -> list[tuple[str, str]]:
 
 def _planned(evaluator: Evaluator, outcome: Outcome, readouts: Sequence[Readout]) -> Iterator[Condition]:
     """List the conditions of a task of choices."""
-    every, ks, main_k = rules(evaluator, outcome), evaluator.settings.every_k, evaluator.settings.main_k
+    every, ks, main_k = _rules(evaluator, outcome), evaluator.settings.every_k, evaluator.settings.main_k
     for k in ks:
         for rule in every:
             yield Condition(k, *rule)

@@ -59,6 +59,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
                 "k": settings.main_k,
             },
             "limit": settings.limit,
+            "subset": settings.subset,
         },
         "git_hash": _git_revision(),
         "date": time.time(),
@@ -83,7 +84,8 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
     }
     write_text(out / f"samples_{outcomes[-1].task.name}.jsonl", "".join(_lines(evaluator, outcomes[-1])))
     write_json(out / "results.json", results)
-    _write_for_hub(results, outcomes, out / ".eval_results")
+    if settings.limit is None and settings.subset == "all":  # a part of a benchmark is not its result
+        _write_for_hub(results, outcomes, out / ".eval_results")
     return results
 
 
@@ -100,7 +102,12 @@ def main_condition(
         "weights": config["weights"],
         "control": control,
     }
-    found = [c for c in results["vlmig"]["conditions"] if all(c[name] == value for name, value in wanted.items())]
+    return found_row(results["vlmig"]["conditions"], **wanted)
+
+
+def found_row(conditions: Sequence[Row], **wanted: Any) -> Row | None:
+    """Find a condition by some of its fields: of all seeds together where there are several."""
+    found = [c for c in conditions if all(c[name] == value for name, value in wanted.items())]
     return next((c for c in found if c["seed"] == EVERY_SEED), found[0] if found else None)
 
 
@@ -121,9 +128,8 @@ def _directions(outcome: Outcome) -> dict[str, bool]:
 def _main_metrics(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
     """Return the main setting's numbers under lm-eval's names."""
     subset = "covered" if evaluator.settings.subset == "covered" else "all"
-    wanted = (evaluator.settings.main_k, *outcome.main, "none", subset)
-    rows = [c for c in outcome.conditions if (c["k"], c["mix"], c["weights"], c["control"], c["subset"]) == wanted]
-    row = next((c for c in rows if c["seed"] == EVERY_SEED), rows[0] if rows else None)
+    main = Condition(evaluator.settings.main_k, *outcome.main)
+    row = found_row(outcome.conditions, subset=subset, **vars(main))
     if row is None:
         return {"alias": outcome.task.name}
     if row["acc"] is None:
@@ -198,7 +204,7 @@ def _digest(content: Any) -> str:
 
 
 def _write_for_hub(results: dict[str, Any], outcomes: list[Outcome], folder: Path) -> None:
-    """Write the main number of each task whose benchmark is on the Hub, as the Hub reads it (.eval_results/*.yaml)."""
+    """Write the main number of each whole benchmark that is on the Hub, as the Hub reads it (.eval_results/*.yaml)."""
     for outcome in outcomes:
         task, metrics = outcome.task, results["results"][outcome.task.name]
         hub = next((SOURCES[file].hub for file in task.files if file in SOURCES), None)

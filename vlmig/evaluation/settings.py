@@ -50,6 +50,7 @@ class Settings:
             raise VLMIGError(f"limit={self.limit}; expected at least one item")
         if not self.seeds:
             raise VLMIGError("no seed; expected at least one whole number")
+        self.seeds = list(dict.fromkeys(self.seeds))
 
     @property
     def every_k(self) -> list[int]:

@@ -169,18 +169,13 @@ class VlmigLM(LM):
         for start in range(0, len(jobs), size):
             rows = jobs[start : start + size]
             seen = [visuals[job.context] for job in rows]
-            reading = read_jobs(model, rows, self._pad)
+            reading = read_jobs(model, rows, self.vlmig.pad)
             score_reading(model, reading, rows, torch.stack([own.features for own in seen]), scores)
             best = self._predicted(reading, seen if lone else []).argmax(-1).tolist()
             for row, job in zip(best, rows, strict=True):
                 for candidate, ids in job.targets:
                     greedy[job.context][candidate] &= row[-len(ids) :] == ids
         return list(zip(scores, greedy, strict=True))
-
-    @property
-    def _pad(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return pad if pad is not None else self.tokenizer.eos_token_id
 
     def _predicted(self, reading: Reading, seen: list[Visuals]) -> Tensor:
         """Predict the next token of every position, (B, T, V): by the mixture where there are pictures."""
@@ -226,7 +221,7 @@ class VlmigLM(LM):
         for window in get_rolling_token_windows(ids, start, self.max_length, 1):
             before, asked = make_disjoint_window(window)
             row = [*before, *asked][:-1]
-            reading = read_padded(self.vlmig.model, [row], len(asked), self._pad)
+            reading = read_padded(self.vlmig.model, [row], len(asked), self.vlmig.pad)
             said = self._predicted(reading, [seen])[0]
             total += said.gather(1, torch.tensor(asked, device=said.device)[:, None]).sum().item()
         return total

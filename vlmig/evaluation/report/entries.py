@@ -54,7 +54,7 @@ def _names(doc: Row, question: Row) -> list[str]:
 
 def entry_of(run: Run, line: Row, numbers: Numbers) -> Row:
     """Say what one run found for an item under one seed; its pictures get their numbers."""
-    measured = {"choice": _choices, "outputs": _outputs, "loss": _losses}[kind_of(line)](run, line)
+    measured = _measured(run, line)
     for wording, place in zip(measured, _places(line), strict=True):
         wording["set"] = place
     sets = [[numbers.setdefault(key, len(numbers)) for key in keys[: run.k]] for keys in line["pictures"]]
@@ -74,10 +74,11 @@ def entry_of(run: Run, line: Row, numbers: Numbers) -> Row:
 
 def rights(run: Run, line: Row) -> list[bool | None]:
     """Say which wordings are right by the main setting; None where nothing is right or wrong."""
-    return [
-        wording["ok"]
-        for wording in {"choice": _choices, "outputs": _outputs, "loss": _losses}[kind_of(line)](run, line)
-    ]
+    return [wording["ok"] for wording in _measured(run, line)]
+
+
+def _measured(run: Run, line: Row) -> list[Row]:
+    return {"choice": _choices, "outputs": _outputs, "loss": _losses}[kind_of(line)](run, line)
 
 
 def _places(line: Row) -> list[Any]:
@@ -95,16 +96,13 @@ def _places(line: Row) -> list[Any]:
 def _choices(run: Run, line: Row) -> list[Row]:
     """Show every wording's distributions over the candidates."""
     found = []
-    for i, question in enumerate(line["doc"]["questions"]):
+    for i in range(len(line["doc"]["questions"])):
         free = np.array((line.get("content_free") or [0.0] * (i + 1))[i], dtype=float)
         text = np.array(line["text_only"][i], dtype=float) - free
         images = np.array(line["per_image"][i], dtype=float).reshape(-1, len(text))[: run.k] - free
         mixed, answer = line["mixture"][i], line["answer"][i]
-        label = line["doc"]["choices"][question["answer"]]
-        # As published, the first sub-token as it is written is compared with the whole answer.
-        right = line["tokens"][i][int(np.argmax(mixed))] == label.lower() if line.get("tokens") else answer == label
         wording = {
-            "ok": bool(right),
+            "ok": bool(line["correct"][i]),
             "answer": answer,
             "alone": line["text_answer"][i],
             "text": thousandths(softmax(text)),
