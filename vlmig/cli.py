@@ -1,4 +1,4 @@
-"""The command line: ``vlmig ask | imagine | eval | lm-eval | report | convert | doctor``.
+"""The command line: ``vlmig ask | imagine | eval | train | data | lm-eval | report | convert | doctor``.
 
 Imports are lazy, so that help answers at once. What a user can get wrong ends in one line on stderr and exit status 2.
 """
@@ -79,6 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
     _eval_options(evaluate)
     _protocol_option(evaluate)
     _model_options(evaluate)
+
+    train = command("train", commands.train, "train an adapter by a recipe")
+    _train_options(train)
+
+    text = "look after training data"
+    data = subparsers.add_parser("data", help=text, description=text)
+    _data_options(data.add_subparsers(dest="work", required=True, metavar="COMMAND", parser_class=_Parser))
 
     # Whatever follows is lm-eval's, --help too: none of it begins with a prefix of ours.
     text = "run any task of lm-eval with pictures; its options (see vlmig lm-eval run --help)"
@@ -182,6 +189,43 @@ def _eval_options(sub: argparse.ArgumentParser) -> None:
     )
 
 
+def _train_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("recipe", type=Path, help="a YAML file such as configs/pocket.yaml")
+    sub.add_argument("--out", type=Path, help="folder of the checkpoint; the same command goes on with a stopped run")
+    sub.add_argument(
+        "--data", default=os.environ.get("VLMIG_DATA"), help="folder of the recipe's sources (or VLMIG_DATA)"
+    )
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change the recipe, e.g. stages.0.steps=100; may be given again",
+    )
+    sub.add_argument("--plan", action="store_true", help="only say what would run: parameters, memory, steps, storage")
+    _store_options(sub)
+
+
+def _data_options(works: argparse._SubParsersAction[_Parser]) -> None:
+    text = "read every record and every picture of training data, and say what is wrong with them"
+    sub = works.add_parser("check", help=text, description=text)
+    sub.set_defaults(run=commands.check_data, verbose=False)
+    sub.add_argument("path", help="a folder, a .jsonl, .csv, .parquet or .tar file, or a recipe (.yaml)")
+    sub.add_argument("--source", help="what it is, such as visual_genome or table (default: told by the path)")
+    for name, text in (
+        ("--option", "an option of the source, e.g. min_side=8; may be given again"),
+        ("--curate", "tell what a rule would drop, e.g. min_words=3; may be given again"),
+    ):
+        sub.add_argument(name, action="append", default=[], metavar="KEY=VALUE", help=text)
+    sub.add_argument(
+        "--data", type=Path, default=os.environ.get("VLMIG_DATA"), help="folder that paths start from (or VLMIG_DATA)"
+    )
+    sub.add_argument("--limit", type=int, help="only the first N records of each source")
+    sub.add_argument("--max-bad", type=float, default=0.1, help="largest share of bad records (default: 0.1)")
+    sub.add_argument("--model", default="pocket", help="whose tokenizer cuts wikitext into blocks (default: pocket)")
+    sub.add_argument("--out", type=Path, help="write a page with samples and the bad records")
+
+
 def _protocol_option(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--protocol",
@@ -192,15 +236,19 @@ def _protocol_option(sub: argparse.ArgumentParser) -> None:
 
 def _model_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--model", default="pocket", help="pocket, a checkpoint folder, or a hub id (default: pocket)")
+    _store_options(sub)
+    sub.add_argument(
+        "--imaginer",
+        help="another source of pictures: a diffusers pipeline, retrieval:PLACE, folder:PLACE, prior:NAME, text, blank",
+    )
+
+
+def _store_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--store", type=Path, help="folder of imagined features (default: VLMIG_STORE or the user's cache)"
     )
     sub.add_argument("--store-limit", type=_size, help="keep at most this much, such as 20GB (default: everything)")
     sub.add_argument("--no-pictures", action="store_true", help="keep features only, not the pictures")
-    sub.add_argument(
-        "--imaginer",
-        help="another source of pictures: a diffusers pipeline, retrieval:PLACE, folder:PLACE, prior:NAME, text, blank",
-    )
 
 
 def _words(text: str) -> list[str]:

@@ -12,6 +12,7 @@ from vlmig.errors import VLMIGError
 if TYPE_CHECKING:
     from vlmig.predictor import VLMIG
     from vlmig.store import FeatureStore
+    from vlmig.training import Recipe
     from vlmig.visuals import Imagination, Visuals
 
 
@@ -213,6 +214,87 @@ def evaluate(arguments: argparse.Namespace) -> None:
     if results:
         print(table(results))
         print(write_report(arguments.out, model.imagination.store))
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Run a recipe's stages, or say what they would be."""
+    from vlmig.training.recipe import load_recipe
+
+    recipe = load_recipe(arguments.recipe, arguments.set)
+    data = Path(arguments.data) if arguments.data else None
+    from vlmig.pocket.adapter import SOURCES
+
+    if arguments.plan:
+        from vlmig.training.plan import plan
+
+        print(plan(recipe, data, SOURCES))
+        return
+    if arguments.out is None:
+        raise VLMIGError(
+            "vlmig train writes a checkpoint; expected --out DIR (or --plan, which only says what would run)"
+        )
+    from vlmig.training import train
+
+    model = train(recipe, arguments.out, data=data, store=_store(arguments), own=SOURCES, probe=_probe(recipe, data))
+    for stage in (model.config.training or {})["stages"]:
+        measured = {name: value for name, value in stage["measured"].items() if isinstance(value, dict)}
+        print(f"{stage['name']}: {stage['steps']} steps", *(f"{k} {v}" for k, v in measured.items()), sep="; ")
+    print(f"wrote {arguments.out}; use it with --model {arguments.out}")
+
+
+def _probe(recipe: Recipe, data: Path | None) -> Any:
+    """Make the probe that a recipe asks for."""
+    from vlmig.evaluation.declared import choose_tasks
+    from vlmig.evaluation.probe import TaskProbe
+    from vlmig.evaluation.sources import fetch
+    from vlmig.pocket import tasks as pocket
+    from vlmig.store import default_store
+
+    if not recipe.probe.tasks:
+        return None
+    tasks = choose_tasks(recipe.probe.tasks, pocket.TASKS)
+    files = [file for task in tasks for file in task.files]
+    folder = data if data is not None else fetch(files, default_store() / "data") if files else Path()
+    return TaskProbe(tasks, folder, recipe.probe.k, recipe.probe.limit)
+
+
+def check_data(arguments: argparse.Namespace) -> None:
+    """Read training data to its last picture, and say what is wrong with it."""
+    from tempfile import TemporaryDirectory
+
+    from vlmig.data.build import build_source
+    from vlmig.data.check import check, table
+    from vlmig.data.curation import Curation
+    from vlmig.data.entries import assigned, entries_of
+    from vlmig.data.index import check_share
+    from vlmig.data.page import write_page
+    from vlmig.pocket.adapter import SOURCES
+
+    entries = entries_of(arguments.path, arguments.source, assigned("--option", arguments.option))
+    rules, found = assigned("--curate", arguments.curate), []
+    with TemporaryDirectory() as folder:
+        for number, entry in enumerate(entries):
+            curation = Curation.from_mapping(rules or entry.pop("curate", None))
+            limit = entry.pop("limit", None) if arguments.limit is None else arguments.limit
+            options = {name: value for name, value in entry.items() if name not in ("curate", "limit")}
+            source = build_source(options, arguments.data, lambda: _tokenizer(arguments.model), SOURCES)
+            found.append(check(source, Path(folder) / str(number), curation, limit))
+            print(table(found[-1]))
+        if arguments.out:
+            write_page(arguments.out, found)
+            print(arguments.out)
+    for one in found:
+        check_share(one.bad, one.index.records, arguments.max_bad, one.index.source.name, arguments.out)
+
+
+def _tokenizer(model: str) -> Any:
+    """Load the tokenizer of a checkpoint's base LM."""
+    from vlmig.checkpoint import load_tokenizer, resolve_checkpoint
+    from vlmig.config import VLMIGConfig
+
+    folder = resolve_checkpoint(model)
+    config = VLMIGConfig.from_pretrained(folder)
+    return load_tokenizer(config.locate(config.language_model, folder), config.language_model_revision)
 
 
 def lm_eval(arguments: argparse.Namespace) -> None:

@@ -105,6 +105,8 @@ class VLMIGConfig(PreTrainedConfig):
     """``reference`` repeats what the published code does where its numbers depend on it, see ``docs/fidelity.md``."""
     trained: bool = False
     """Whether the adapter was ever trained; an untrained one refuses to be evaluated."""
+    training: dict[str, Any] | None = None
+    """What ``vlmig train`` did: data, steps, seeds, versions, measured figures; the model card tells it."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.text_config, dict):

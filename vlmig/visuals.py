@@ -170,7 +170,7 @@ class Imagination:
             empty = torch.zeros(0, self.config.vision_patches, self.config.vision_width)
             return [Visuals(list(own[:1]), empty, torch.zeros(0), [], []) for own in prompts]
         requests = [self._requests(own[:k], seed) for own in prompts]
-        found = self._find_or_make({r: self._address(r) for own in requests for r in own}, progress)
+        found = self._find_or_make({r: self.address(r) for own in requests for r in own}, progress)
         texts = self._embedded({r.prompt for own in requests for r in own})
         made = {own: self._assembled(own, found, texts) for own in dict.fromkeys(requests)}
         self.store.touch([key for visuals in made.values() for key in visuals.keys])
@@ -193,7 +193,7 @@ class Imagination:
             for start in range(0, len(texts), PORTION):
                 portion = texts[start : start + PORTION]
                 prompts = [self.prompts(text, k, policy) for text in portion]
-                addresses = {r: self._address(r) for own in prompts for r in self._requests(own, seed)}
+                addresses = {r: self.address(r) for own in prompts for r in self._requests(own, seed)}
                 present = self.store.present([address.key for address in addresses.values()])
                 missing = {r: address for r, address in addresses.items() if address.key not in present}
                 self.store.touch(list(present))  # or what this run wants would have to go for what it draws
@@ -216,7 +216,8 @@ class Imagination:
     def _described(self) -> str:
         return describe(self.identity)
 
-    def _address(self, asked: Request) -> Address:
+    def address(self, asked: Request) -> Address:
+        """Say where the store keeps a requested picture."""
         return Address(asked.prompt, asked.seed, self._described)
 
     def _embedded(self, prompts: set[str]) -> dict[str, Tensor] | None:
@@ -234,7 +235,7 @@ class Imagination:
             pooled = torch.stack([item.pooled for item in items])
             alignment = (pooled * torch.stack([texts[asked.prompt] for asked in own])).sum(-1)
         features = torch.stack([item.patches for item in items]).float()
-        keys = [self._address(asked).key for asked in own]
+        keys = [self.address(asked).key for asked in own]
         return Visuals([asked.prompt for asked in own], features, alignment, items, keys)
 
     def _find_or_make(self, addresses: dict[Request, Address], progress: bool) -> dict[Request, Imagined]:

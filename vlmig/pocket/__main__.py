@@ -1,6 +1,6 @@
 """Rebuild the pocket world from nothing: ``python -m vlmig.pocket [stage ...]``; all stages, in order, by default.
 
-Each stage goes on where it was stopped. Steps and batch sizes are in ``configs/pocket.yaml``.
+Each stage goes on where it was stopped. Steps and batch sizes are in ``configs/pocket_world.yaml``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vlmig.pocket import adapter, calibration, encoder, generator, labels, langu
 from vlmig.pocket.concepts import FOLDER
 
 MODEL = FOLDER / "model"
-CONFIG = Path("configs/pocket.yaml")
+CONFIG = Path("configs/pocket_world.yaml")
 STAGES: dict[str, Any] = {
     "labels": lambda model, work: labels.label_concepts(),
     "autoencoder": lambda model, work, **size: generator.train_autoencoder(model / "generator", work, **size),

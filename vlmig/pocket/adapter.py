@@ -1,14 +1,16 @@
-"""The pocket adapter: trained by the ordinary code on recoloured scenes of supervised concepts.
+"""What the pocket adapter learns from: recoloured scenes of supervised concepts, and captions that say their colour.
 
 The colour is drawn anew for every scene and its label read from the pixels, so the text alone cannot know it; with
-natural colours the layer would learn to ignore the pictures.
+natural colours the layer would learn to ignore the pictures. ``configs/pocket.yaml`` trains on them.
 """
 
 from __future__ import annotations
 
-import logging
 import random
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -16,18 +18,19 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import AutoTokenizer
 
-from vlmig.checkpoint import load_language_model, write_text
+from vlmig.checkpoint import POCKET, load_language_model, write_text
 from vlmig.config import VLMIGConfig
-from vlmig.data.pairs import CaptionedFeatures
+from vlmig.data.pairs import Bad, Pair
+from vlmig.errors import VLMIGError
+from vlmig.imagination.diffusion import digest_folder
 from vlmig.modeling import VLMIGForCausalLM
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.generator import decode_latents, encode_scenes
-from vlmig.pocket.scenes import glyph, read_color, recolored, scene
+from vlmig.pocket.scenes import FONT, glyph, read_color, recolored, scene
 from vlmig.pocket.text import invented_noun, look_sentence, plain_sentence
-from vlmig.training import train_adapter
+from vlmig.store import FeatureStore
+from vlmig.training import load_recipe, train
 from vlmig.vision import VisionEncoder
-
-logger = logging.getLogger(__name__)
 
 SCENES = 200
 VISION_LAYER = -3
@@ -37,12 +40,101 @@ CLEAR = 0.45
 GENERIC = ("object", "thing", "item")
 
 
-def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int, fusion: str = "cross_attention") -> None:
-    """Train an adapter of one kind of fusion on (recoloured scene, caption) pairs and save the checkpoint."""
+class RecoloredScenes:
+    """Source of training pairs: scenes in random colours, every other one seen through the generator's autoencoder.
+
+    Args:
+        scenes: of each concept.
+        generator: folder of the pipeline whose autoencoder is used.
+
+    Raises:
+        VLMIGError: the font that draws the scenes is not installed.
+    """
+
+    def __init__(self, scenes: int = SCENES, generator: str = str(POCKET / "generator")) -> None:
+        if not FONT.exists():
+            raise VLMIGError(
+                f"the source pocket draws with {FONT}, which is missing; apt-get install fonts-noto-color-emoji"
+            )
+        self.name, self.scenes, self.vae, self._loading = "pocket", scenes, Path(generator) / "vae", Lock()
+        self.concepts = [c for c in load_concepts() if c.split == "supervised"]
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield five captions of each scene."""
+        places = [(i, j) for i in range(len(self.concepts)) for j in range(self.scenes)]
+        facts = ((self.concepts[i].name, self._colored(i, j)[1]) for i, j in places)
+        version = digest_folder(self.vae)
+        for number, caption in captions(facts):
+            i, j = places[number]
+            yield Pair(caption, f"{i}/{j}", group=f"{i}/{j}", version=version)
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Draw a scene."""
+        i, j = map(int, pair.picture.split("/"))
+        tinted, _, rng = self._colored(i, j)
+        picture = scene(tinted, rng)
+        if j % 2:
+            return picture
+        with self._loading:  # pictures are opened side by side
+            vae = _autoencoder(self.vae)
+        return Image.fromarray(decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None, None])[0])[0])
+
+    def _colored(self, concept: int, number: int) -> tuple[Image.Image, str, np.random.Generator]:
+        """Colour a glyph until one colour is clear: the glyph, the colour, and the source of what is random further on."""
+        rng = np.random.default_rng((9, concept, number))
+        while True:
+            tinted = recolored(glyph(self.concepts[concept].glyph), rng)
+            color, share = read_color(tinted.resize((40, 40)))
+            if share >= CLEAR:
+                return tinted, color, rng
+
+
+SOURCES = {"pocket": RecoloredScenes}
+"""Sources of ``vlmig train`` that the pocket world adds."""
+
+
+@cache
+def _autoencoder(folder: Path) -> AutoencoderKL:
+    return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
+
+
+def captions(facts: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> Iterator[tuple[int, str]]:
+    """Write five captions for each scene (its concept and colour): three of its colour, one of its shape, one that tells no looks.
+
+    Half of them call the thing by an invented or a generic name, so that its name says nothing of its look.
+    """
+    rng = random.Random(10)
+    concepts: dict[str, Concept] = {c.name: c for c in load_concepts()}
+    for i, (name, color) in enumerate(facts):
+        concept = concepts[name]
+
+        def noun(concept: Concept = concept) -> str:
+            kind = rng.random()
+            if kind < 0.5:
+                return rng.choice(concept.names)
+            return invented_noun(rng) if kind < 0.85 else rng.choice(GENERIC)
+
+        for _ in range(3):
+            yield i, look_sentence(noun(), "color", color, rng)
+        yield i, look_sentence(noun(), "shape", str(concept.shape), rng)
+        yield i, plain_sentence(concept.names, rng)
+
+
+def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
+    """Train the adapter of a pocket world by a recipe, as ``vlmig train`` does, and put it into the world's folder."""
+    if not (model / "config.json").exists():
+        begin_checkpoint(model)
+    changes = [f"model.from={model}", f"stages.0.data.0.generator={model / 'generator'}"]
+    chosen = load_recipe(Path(recipe), changes)
+    trained = train(chosen, work / Path(recipe).stem, store=FeatureStore(work / "store"), own=SOURCES)
+    trained.model.save_pretrained(model)
+
+
+def begin_checkpoint(out: Path) -> None:
+    """Write the checkpoint of a world whose parts are there, with an untrained adapter."""
     base = load_language_model(VLMIGForCausalLM.auto_class, str(out / "language_model"))
-    tokenizer = AutoTokenizer.from_pretrained(out / "language_model")
-    encoder = VisionEncoder(out / "vision_encoder", VISION_LAYER)
-    blank = encoder.encode_blank()
+    AutoTokenizer.from_pretrained(out / "language_model")  # or the folder would be of no use
+    blank = VisionEncoder(out / "vision_encoder", VISION_LAYER).encode_blank()
     config = VLMIGConfig(
         text_config=base.config.to_dict(),
         vision_width=blank.shape[1],
@@ -53,69 +145,7 @@ def train_pocket_adapter(out: Path, work: Path, *, steps: int, batch: int, fusio
         imaginer_size=64,
         imaginer_batch=3,
         projector_width=256,
-        fusion=fusion,
         fusion_heads=6,
     )
-    torch.manual_seed(8)
-    model = VLMIGForCausalLM(config, base).train()
-    model.blank_features.copy_(blank)
-    pairs = captioned_scenes(encoder, out, work)
-    checkpoint = work / f"adapter_{fusion}.pt"
-    train_adapter(model, tokenizer, pairs, steps=steps, batch=batch, learning_rate=1e-3, checkpoint=checkpoint)
     write_text(out / "README.md", (Path(__file__).parent / "card.md").read_text())
-    model.save_pretrained(out)
-
-
-def captioned_scenes(encoder: VisionEncoder, out: Path, work: Path) -> CaptionedFeatures:
-    """Draw recoloured scenes, every other one seen through the generator's autoencoder, and caption them."""
-    path = work / "recolored.pt"
-    if not path.exists():
-        pictures, facts = draw_recolored()
-        vae = AutoencoderKL.from_pretrained(out / "generator" / "vae").to(memory_format=torch.channels_last)
-        array = np.stack([np.asarray(p) for p in pictures])
-        latents = encode_scenes(vae, array[::2].reshape(-1, 20, *array.shape[1:]))
-        array[::2] = np.concatenate([decode_latents(vae, row) for row in latents])
-        features, _ = encoder.encode([Image.fromarray(row) for row in array])
-        torch.save({"features": features, "facts": facts}, path)
-    loaded = torch.load(path, weights_only=True)
-    return CaptionedFeatures(loaded["features"], captions(loaded["facts"]))
-
-
-def draw_recolored() -> tuple[list[Image.Image], list[tuple[str, str]]]:
-    """Draw scenes of every supervised concept in random colours: pictures and their (name, colour) facts."""
-    pictures, facts = [], []
-    for i, concept in enumerate(c for c in load_concepts() if c.split == "supervised"):
-        rng = np.random.default_rng((9, i))
-        ink = glyph(concept.glyph)
-        drawn = 0
-        while drawn < SCENES:
-            tinted = recolored(ink, rng)
-            color, share = read_color(tinted.resize((40, 40)))
-            if share >= CLEAR:
-                pictures.append(scene(tinted, rng))
-                facts.append((concept.name, color))
-                drawn += 1
-    return pictures, facts
-
-
-def captions(facts: list[tuple[str, str]]) -> list[tuple[int, str]]:
-    """Write five captions for each scene: three of its colour, one of its shape, one that tells no looks.
-
-    Half of them call the thing by an invented or a generic name, so that its name says nothing of its look.
-    """
-    rng = random.Random(10)
-    concepts: dict[str, Concept] = {c.name: c for c in load_concepts()}
-    rows = []
-    for i, (name, color) in enumerate(facts):
-        concept = concepts[name]
-
-        def noun(concept: Concept = concept) -> str:
-            kind = rng.random()
-            if kind < 0.5:
-                return rng.choice(concept.names)
-            return invented_noun(rng) if kind < 0.85 else rng.choice(GENERIC)
-
-        rows += [(i, look_sentence(noun(), "color", color, rng)) for _ in range(3)]
-        rows.append((i, look_sentence(noun(), "shape", str(concept.shape), rng)))
-        rows.append((i, plain_sentence(concept.names, rng)))
-    return rows
+    VLMIGForCausalLM(config, base).save_pretrained(out)

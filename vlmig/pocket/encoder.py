@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import CLIPTokenizer
 
 from vlmig.pocket.concepts import load_concepts
+from vlmig.pocket.fitting import cpu_autocast, fit_alone
 from vlmig.pocket.generator import MAX_TOKENS, build_tokenizer, draw_caption, tokenize
 from vlmig.pocket.scenes import SIZE
 from vlmig.pocket.text import picture_captions
-from vlmig.training import cpu_autocast, fit
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def train_encoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
             image, text, scale = model(pictures, texts)[:3]
         return loss_function(image.float(), text.float(), scale.float())
 
-    fit(model, loss_at, steps=steps, learning_rate=1e-3, checkpoint=work / "encoder.pt", weight_decay=0.05)
+    fit_alone(model, loss_at, work / "encoder", steps=steps, learning_rate=1e-3, weight_decay=0.05)
     save_open_clip(model, config, tokenizer, out)
     logger.info("encoder names %.3f of decoded scenes", naming_accuracy(model, tokenizer, decoded[:, 0]))
 

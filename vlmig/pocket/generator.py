@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from vlmig.pocket.concepts import Concept, load_concepts
+from vlmig.pocket.fitting import cpu_autocast, fit_alone, save_atomically
 from vlmig.pocket.scenes import SIZE, glyph, scene
 from vlmig.pocket.text import picture_captions
-from vlmig.training import cpu_autocast, fit, save_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ def train_autoencoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
         decoded = decoded.float()
         return reconstruction(decoded, pixels) + 1e-7 * posterior.kl().float().mean()
 
-    fit(vae, loss_at, steps=steps, learning_rate=1e-3, checkpoint=work / "autoencoder.pt", ema_decay=0.995)
+    fit_alone(vae, loss_at, work / "autoencoder", steps=steps, learning_rate=1e-3, average=0.995)
     latents = encode_scenes(vae, render_scenes(work)[::4, :2])
     vae.register_to_config(scaling_factor=round(1 / latents.std().item(), 4))
     vae.save_pretrained(out / "vae")
@@ -93,7 +93,7 @@ def train_generator(out: Path, work: Path, *, steps: int, batch: int) -> None:
             predicted = model["unet"](noisy, times, states).sample
         return F.mse_loss(predicted.float(), scheduler.get_velocity(clean, noise, times))
 
-    fit(model, loss_at, steps=steps, learning_rate=1.2e-3, checkpoint=work / "generator.pt", ema_decay=0.998)
+    fit_alone(model, loss_at, work / "generator", steps=steps, learning_rate=1.2e-3, average=0.998)
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=model["text"],

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from vlmig.pocket.fitting import cpu_autocast, fit_alone
 from vlmig.pocket.text import language_corpus
-from vlmig.training import cpu_autocast, fit
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def train_language_model(out: Path, work: Path, *, steps: int, batch: int) -> No
             return model(**rows, labels=labels).loss
 
     model.train()
-    fit(model, loss_at, steps=steps, learning_rate=1.5e-3, checkpoint=work / "language.pt", weight_decay=0.05)
+    fit_alone(model, loss_at, work / "language", steps=steps, learning_rate=1.5e-3, weight_decay=0.05)
     model.eval().half().save_pretrained(out)
     tokenizer.save_pretrained(out)
 

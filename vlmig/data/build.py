@@ -1,0 +1,125 @@
+"""From an entry of a recipe to a source of pairs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from vlmig.data.folder import Folder
+from vlmig.data.laion import Laion220k
+from vlmig.data.pairs import Source
+from vlmig.data.table import Table
+from vlmig.data.visual_genome import VisualGenome
+from vlmig.data.webdataset import WebDataset
+from vlmig.data.wikitext import Wikitext
+from vlmig.errors import VLMIGError
+
+Build = Callable[..., Source]
+KINDS: dict[str, Build] = {
+    "visual_genome": VisualGenome,
+    "laion220k": Laion220k,
+    "wikitext": Wikitext,
+    "table": Table,
+    "folder": Folder,
+    "webdataset": WebDataset,
+}
+PLACES = ("path", "images")
+"""Options that name files."""
+
+
+def build_source(
+    spec: Mapping[str, Any], data: Path | None = None, tokenizer: Any = None, own: Mapping[str, Build] | None = None
+) -> Source:
+    """Make the source that an entry describes, such as ``{source: visual_genome, path: vg, min_side: 8}``.
+
+    Without ``source`` the kind is guessed from ``path``. Paths start from ``data`` where they exist there, and otherwise
+    from the working folder. ``weight``, ``limit`` and ``curate`` are no options of a source: take them out before.
+
+    Args:
+        data: folder of data.
+        tokenizer: the language model's, or a function that loads it, for sources that cut text into tokens.
+        own: further kinds by name.
+
+    Raises:
+        VLMIGError: an unknown kind or option, a wrong value, or files that are not there.
+    """
+    kinds, options = {**KINDS, **(own or {})}, dict(spec)
+    for name in PLACES:
+        if isinstance(options.get(name), str):
+            options[name] = _resolved(options[name], data)
+    kind = options.pop("source", None) or guess_kind(options.get("path"))
+    if kind not in kinds:
+        raise VLMIGError(f"source {kind!r}; expected one of {', '.join(kinds)}; correct the entry")
+    build = kinds[kind]
+    _check(kind, build, options)
+    if "tokenizer" in inspect.signature(build).parameters:
+        if tokenizer is None:
+            raise VLMIGError(
+                f"source {kind} cuts text into tokens; expected a language model's tokenizer; name a model"
+            )
+        options["tokenizer"] = tokenizer() if inspect.isfunction(tokenizer) else tokenizer
+    return build(**options)
+
+
+def guess_kind(path: object) -> str:
+    """Tell from a path what lies there.
+
+    Raises:
+        VLMIGError: nothing does, or nothing known.
+    """
+    if not isinstance(path, str):
+        raise VLMIGError(f"an entry has the path {path!r} and no source; expected source, path or both; add one")
+    place = Path(path)
+    if place.suffix in (".jsonl", ".csv", ".parquet"):
+        return "table"
+    if place.suffix == ".tar":
+        return "webdataset"
+    marks = {
+        "visual_genome": "region_descriptions.json*",
+        "table": "*state.json",
+        "wikitext": "wiki.*",
+        "webdataset": "*.tar",
+    }
+    for kind, mark in marks.items():
+        if place.is_dir() and (any(place.glob(mark)) or (kind == "table" and (place / "dataset_dict.json").is_file())):
+            return kind
+    if place.is_dir():
+        return "folder"
+    raise VLMIGError(
+        f"cannot tell what {path} is; expected a folder, a .jsonl, .csv, .parquet or .tar file; correct the path, or name its source: {', '.join(KINDS)}"
+    )
+
+
+def _resolved(path: str, data: Path | None) -> str:
+    """Return a path below ``data`` if something is there (of a pattern: if its folder is), as it is otherwise."""
+    inner = (data or Path()) / path
+    return str(inner) if inner.exists() or ("{" in path and inner.parent.is_dir()) else path
+
+
+def _check(kind: str, build: Build, options: Mapping[str, Any]) -> None:
+    """Compare an entry's options with what its source takes."""
+    known = {name: own for name, own in inspect.signature(build).parameters.items() if name != "tokenizer"}
+    for name in options:
+        if name not in known:
+            raise VLMIGError(f"source {kind} has no option {name!r}; expected {', '.join(known)}; correct the entry")
+    for name, parameter in known.items():
+        if parameter.default is parameter.empty and name not in options:
+            raise VLMIGError(f"source {kind} has no {name}; expected it beside {', '.join(known)}; add it to the entry")
+    hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
+    for name, value in options.items():
+        hint = hints.get(name, Any)
+        types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if not any(_fits(value, own) for own in types):
+            names = " or ".join(getattr(own, "__name__", str(own)) for own in types if own is not Path)
+            raise VLMIGError(f"{name} of source {kind} is {value!r}; expected {names}; correct the entry")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if not isinstance(hint, type):  # Any, or something with parts
+        return True
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)

@@ -1,0 +1,190 @@
+"""Checking training data before hours of training: every record is read and every picture decoded."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from vlmig.data.curation import Curation, caption_words, curate
+from vlmig.data.hashing import numbers_of
+from vlmig.data.index import Index, index
+from vlmig.data.pairs import Bad, BadPicture, Pair, Source
+
+EXAMPLES = 3
+"""Places named for each reason."""
+LISTED = 500
+"""Bad records that a page lists."""
+PORTION = 256
+"""Pictures that wait for the threads at a time, so that memory stays flat."""
+
+
+@dataclass
+class Findings:
+    """What a check found in one source."""
+
+    index: Index
+    pictures: int
+    """Distinct pictures that could be opened."""
+    groups: int
+    sizes: np.ndarray
+    """Width and height of each of them, (pictures, 2)."""
+    words: np.ndarray
+    """Words of each pair's caption, (pairs,)."""
+    good: np.ndarray
+    """Rows whose picture can be read, or that have none, ascending."""
+    bad: dict[str, int]
+    """Bad records by reason: those of the index and those whose picture or box is bad."""
+    examples: dict[str, list[str]]
+    """Places of the first bad or left out records by reason."""
+    listed: list[Bad]
+    """The first of them all."""
+    duplicates: int
+    rules: dict[str, int]
+    """What each rule of curation would drop."""
+    kept: int
+    """Pairs left by all of them."""
+
+    @property
+    def share(self) -> float:
+        """Part of the records that are bad."""
+        return sum(self.bad.values()) / max(1, self.index.records)
+
+
+def check(source: Source, folder: Path, rules: Curation, limit: int | None = None) -> Findings:
+    """Read all of a source.
+
+    Args:
+        folder: where its index is written.
+        rules: curation whose effect is told; ``min_alignment``, which needs a vision encoder, is not.
+        limit: read only so many records.
+
+    Raises:
+        VLMIGError: the source as a whole cannot be read.
+    """
+    pairs = index(source, folder, limit)
+    sizes, faults = _open_all(pairs)
+    bad, examples, listed = Counter(pairs.bad), dict[str, list[str]](), list[Bad]()
+    for fault in pairs.faults():
+        _note(fault, examples, listed)
+    for row, reason in faults.items():
+        bad[reason] += 1
+        _note(Bad(_place(pairs[row]), reason), examples, listed)
+    good = np.setdiff1d(np.arange(len(pairs)), np.fromiter(faults, np.int64), assume_unique=True)
+    groups = len(np.unique(_numbers(pairs, "group"))) - (not all(pairs.column("group").to_numpy()) if len(pairs) else 0)
+    kept, dropped = curate(pairs, replace(rules, min_alignment=None))
+    return Findings(
+        index=pairs,
+        pictures=len(sizes),
+        groups=groups,
+        sizes=sizes,
+        words=caption_words(pairs),
+        good=good,
+        bad=dict(bad.most_common()),
+        examples=examples,
+        listed=listed,
+        duplicates=curate(pairs, Curation(duplicates=True))[1]["duplicates"],
+        rules=dropped,
+        kept=len(kept),
+    )
+
+
+def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, str]]:
+    """Decode every distinct picture once.
+
+    Returns:
+        Width and height of the good ones, (n, 2), and by row what is wrong with the others, or with a box.
+    """
+    _, first, which = np.unique(_numbers(pairs, "picture"), return_index=True, return_inverse=True)
+    sizes = np.zeros((len(first), 2), dtype=np.int32)
+    reasons: dict[int, str] = {}
+    order = np.argsort(first)  # as they lie on disk
+    with (
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+        tqdm(total=len(order), desc="opening", unit=" pictures", smoothing=0.1) as bar,
+    ):
+        for start in range(0, len(order), PORTION):
+            part = order[start : start + PORTION]
+            found = pool.map(lambda one: _open(pairs, int(first[one])), part)
+            for one, result in zip(part, found, strict=True):
+                if isinstance(result, str):
+                    reasons[int(one)] = result
+                else:
+                    sizes[one] = result
+            bar.update(len(part))
+    broken = np.isin(which, np.fromiter(reasons, np.int64))
+    faults = {int(row): reasons[int(which[row])] for row in np.flatnonzero(broken)}
+    for row in _outside(pairs, sizes[which]):
+        faults.setdefault(int(row), "box outside the picture")
+    return sizes[sizes[:, 0] > 0], dict(sorted(faults.items()))
+
+
+def _open(pairs: Index, row: int) -> tuple[int, int] | str:
+    """Return the size of a row's whole picture, nothing where it has none, or what is wrong with it."""
+    pair = pairs[row]
+    try:
+        return pairs.source.open(replace(pair, box=None)).size if pair.picture else (0, 0)
+    except BadPicture as reason:
+        return str(reason)
+
+
+def _outside(pairs: Index, sizes: np.ndarray) -> Iterator[int]:
+    """Yield the rows whose box lies outside the picture as it is; sizes are (rows, 2), 0 where they are not known."""
+    start = 0
+    for batch in pairs.table.to_batches():
+        rows = np.flatnonzero(batch["box"].is_valid().to_numpy(zero_copy_only=False)) + start
+        corners = batch["box"].flatten().to_numpy().reshape(-1, 4)[:, :2]
+        yield from rows[((corners >= sizes[rows]) & (sizes[rows] > 0)).any(axis=1)]
+        start += len(batch)
+
+
+def _numbers(pairs: Index, name: str) -> np.ndarray:
+    """Number a column's texts, uint64 (rows,)."""
+    parts = [numbers_of(batch[name].to_pylist()) for batch in pairs.table.to_batches()]
+    return np.concatenate([np.empty(0, np.uint64), *parts])
+
+
+def _note(fault: Bad, examples: dict[str, list[str]], listed: list[Bad]) -> None:
+    places = examples.setdefault(fault.reason, [])
+    if len(places) < EXAMPLES:
+        places.append(fault.place)
+    if len(listed) < LISTED:
+        listed.append(fault)
+
+
+def _place(pair: Pair) -> str:
+    return f'{pair.picture} "{pair.caption[:40]}"'
+
+
+def summary(found: Findings) -> list[tuple[str, str, str]]:
+    """Write findings down as rows of a table: what, how much, and a remark."""
+    pairs = found.index
+    rows = [("records", str(pairs.records), ""), ("pairs", str(len(pairs)), "")]
+    rows += [("pictures", str(found.pictures), ""), ("groups", str(found.groups), "")]
+    rows += [("bad", str(sum(found.bad.values())), f"{100 * found.share:.2g} % of the records")]
+    rows += [(f"  {reason}", str(n), "; ".join(found.examples[reason])) for reason, n in found.bad.items()]
+    rows += [("left out", str(sum(pairs.dropped.values())), "")]
+    rows += [(f"  {reason}", str(n), "; ".join(found.examples[reason])) for reason, n in pairs.dropped.items()]
+    rows += [("clamped boxes", str(pairs.clamped), ""), ("duplicates", str(found.duplicates), "")]
+    rows += [("caption words", _spread(found.words), "fewest / median / most")]
+    rows += [(f"picture {name}", _spread(found.sizes[:, i]), "pixels") for i, name in enumerate(("width", "height"))]
+    rows += [(f"curation: {rule}", str(n), "would be dropped") for rule, n in found.rules.items()]
+    return rows + ([("curation", str(found.kept), "would be left")] if found.rules else [])
+
+
+def table(found: Findings) -> str:
+    """Format findings for the terminal."""
+    rows = summary(found)
+    wide, high = (max(len(row[i]) for row in rows) for i in (0, 1))
+    lines = [f"  {what:<{wide}}  {much:>{high}}  {remark}".rstrip() for what, much, remark in rows]
+    return "\n".join([found.index.source.name, *lines])
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.min()} / {np.median(values):g} / {values.max()}" if len(values) else "-"

@@ -1,0 +1,145 @@
+"""Which pairs to learn from: rules on captions, repeats and alignment, and the part that is held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vlmig.data.hashing import numbers_of
+from vlmig.data.index import Index
+from vlmig.data.pairs import Pair
+from vlmig.errors import VLMIGError
+
+PORTION = 1024
+"""Pairs that are compared with their pictures together."""
+Alignment = Callable[[Sequence[Pair]], Sequence[float] | np.ndarray]
+"""From pairs to the cosines of picture and caption; NaN where there is nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Curation:
+    """Rules that drop pairs; none of them by default."""
+
+    min_words: int | None = None
+    """Fewest words of a caption."""
+    max_words: int | None = None
+    """Most words of a caption."""
+    duplicates: bool = False
+    """Whether to drop repeats: same picture, box and caption, whatever its case, spaces and closing punctuation."""
+    min_alignment: float | None = None
+    """Lowest cosine of picture and caption, by the vision encoder."""
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            VLMIGError: one is of another type or range.
+        """
+        for name in ("min_words", "max_words"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+                raise VLMIGError(f"{name} is {value!r}; expected a whole number from 0; correct it")
+        if not isinstance(self.duplicates, bool):
+            raise VLMIGError(f"duplicates is {self.duplicates!r}; expected true to drop repeats or false; correct it")
+        cosine = self.min_alignment
+        if cosine is not None and (not isinstance(cosine, int | float) or isinstance(cosine, bool) or abs(cosine) > 1):
+            raise VLMIGError(f"min_alignment is {cosine!r}; expected a cosine from -1 to 1; correct it")
+        if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
+            raise VLMIGError(f"min_words {self.min_words} is above max_words {self.max_words}; correct one of them")
+
+    @classmethod
+    def from_mapping(cls, rules: Mapping[str, Any] | None) -> Curation:
+        """Read the rules of a recipe; None is none.
+
+        Raises:
+            VLMIGError: an unknown rule, or a wrong value.
+        """
+        known = [field.name for field in fields(cls)]
+        if not isinstance(rules or {}, Mapping):
+            raise VLMIGError(f"curate is {rules!r}; expected rules among {', '.join(known)}; correct it")
+        unknown = [name for name in rules or {} if name not in known]
+        if unknown:
+            raise VLMIGError(f"no rule of curation {unknown[0]!r}; expected one of {', '.join(known)}; correct it")
+        return cls(**(rules or {}))
+
+
+def curate(index: Index, rules: Curation, alignment: Alignment | None = None) -> tuple[np.ndarray, dict[str, int]]:
+    """Apply rules one after the other; of repeats the first that is left stays.
+
+    Args:
+        alignment: called, in portions, on what the other rules left; NaN is kept, because nothing speaks against it.
+
+    Returns:
+        The rows kept, int64 and ascending, and how many each rule dropped.
+
+    Raises:
+        VLMIGError: ``min_alignment`` without anything that aligns.
+    """
+    if rules.min_alignment is not None and alignment is None:
+        raise VLMIGError(
+            "min_alignment got no vision encoder; expected one that compares pictures with captions; name a model"
+        )
+    kept, dropped = np.arange(len(index)), {}
+
+    def keep(rule: str, mask: np.ndarray) -> None:
+        nonlocal kept
+        dropped[rule] = int((~mask).sum())
+        kept = kept[mask]
+
+    if rules.min_words is not None or rules.max_words is not None:
+        words = caption_words(index)
+        if rules.min_words is not None:
+            keep("min_words", words[kept] >= rules.min_words)
+        if rules.max_words is not None:
+            keep("max_words", words[kept] <= rules.max_words)
+    if rules.duplicates:
+        first = np.zeros(len(kept), dtype=bool)
+        first[np.unique(_contents(index)[kept], return_index=True)[1]] = True
+        keep("duplicates", first)
+    if rules.min_alignment is not None and alignment is not None:
+        parts = [kept[i : i + PORTION] for i in range(0, len(kept), PORTION)]
+        cosines = [np.asarray(alignment([index[int(row)] for row in part]), dtype=float) for part in parts]
+        keep("min_alignment", ~(np.concatenate([np.empty(0), *cosines]) < rules.min_alignment))
+    return kept, dropped
+
+
+def caption_words(index: Index) -> np.ndarray:
+    """Count the words of every caption, int32 (rows,)."""
+    counts = pc.count_substring_regex(index.column("caption"), r"\S+")
+    return counts.to_numpy().astype(np.int32)
+
+
+def split(index: Index, rows: np.ndarray, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Hold a share of the groups out, by a hash of each, so that neither order nor other groups matter.
+
+    A pair without a group is one by itself; repeats of it go with it.
+
+    Returns:
+        The rows to learn from and the rows held out, in their order.
+    """
+    numbers = []
+    for batch in index.table.to_batches():
+        groups = batch["group"].to_pylist()
+        contents = _content(batch).to_pylist() if "" in groups else groups
+        numbers.append(numbers_of((f"group {g}" if g else c for g, c in zip(groups, contents, strict=True)), seed))
+    held_out = np.concatenate([np.empty(0, np.uint64), *numbers])[rows] < np.float64(share) * 2.0**64
+    return rows[~held_out], rows[held_out]
+
+
+def _contents(index: Index) -> np.ndarray:
+    """Number every pair by what it holds, uint64 (rows,)."""
+    numbers = [numbers_of(_content(batch).to_pylist()) for batch in index.table.to_batches()]
+    return np.concatenate([np.empty(0, np.uint64), *numbers])
+
+
+def _content(batch: pa.RecordBatch) -> pa.Array:
+    """Write what each pair holds as one text: picture, box, what to imagine, and the caption without its dressing."""
+    box = [",".join(map(str, own)) if own else "" for own in batch["box"].to_pylist()]
+    caption = pc.replace_substring_regex(pc.utf8_lower(batch["caption"]), r"\s+", " ")
+    caption = pc.utf8_rtrim(pc.utf8_trim_whitespace(caption), " .,;:!?…")
+    return pc.binary_join_element_wise(batch["picture"], pa.array(box, pa.string()), batch["prompt"], caption, "\0")

@@ -1,0 +1,55 @@
+"""A cheap look at tasks during training: few items, one wording each, few pictures, imagined once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vlmig.errors import VLMIGError
+from vlmig.evaluation.items import Item, Task
+from vlmig.predictor import VLMIG
+from vlmig.visuals import Visuals
+
+
+class TaskProbe:
+    """Accuracy on some items of tasks, spread evenly over each.
+
+    Args:
+        data: folder of benchmark files.
+        k: pictures per item.
+        limit: items per task.
+
+    Raises:
+        VLMIGError: a task without candidates behind one context; no file.
+    """
+
+    def __init__(self, tasks: Sequence[Task], data: Path, k: int, limit: int) -> None:
+        self.k, self.items = k, {task.name: _some(task, data, limit) for task in tasks}
+        self._visuals: dict[str, list[Visuals]] = {}
+
+    def __call__(self, model: VLMIG) -> dict[str, float]:
+        """Measure: accuracy with k pictures, and without, by task."""
+        accuracies = {}
+        for name, items in self.items.items():
+            if name not in self._visuals:
+                self._visuals[name] = model.imagine([item.picture for item in items], self.k)
+            questions = [item.questions[0] for item in items]
+            scores = model.score(
+                [q.contexts[0] for q in questions], [q.continuations for q in questions], self._visuals[name]
+            )
+            setting = model.config.setting()
+            for label, k in ((name, self.k), (f"{name} text only", 0)):
+                right = [s.mixed(k, *setting).argmax() == q.answer for s, q in zip(scores, questions, strict=True)]
+                accuracies[label] = round(float(np.mean(right)), 4)
+        return accuracies
+
+
+def _some(task: Task, data: Path, limit: int) -> list[Item]:
+    items = task.load(data)
+    if task.kind != "choice" or any(len(item.questions[0].contexts) != 1 for item in items):
+        raise VLMIGError(
+            f"{task.name} cannot be probed during training; expected a task with candidates behind one context, such as memory_color"
+        )
+    return items[:: max(1, len(items) // limit)][:limit]

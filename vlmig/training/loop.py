@@ -1,0 +1,271 @@
+"""The one training loop: accelerate, a schedule, a log, and exact resume.
+
+What a step sees is a function of its number alone (data, masks and dropout are seeded by it), so an interrupted run
+continues with the very batch it would have seen. State is written as a folder that appears whole.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import get_scheduler
+
+from vlmig.errors import VLMIGError
+from vlmig.timing import Stopwatch
+from vlmig.training.recipe import Optimisation
+
+logger = logging.getLogger(__name__)
+
+STATE = "state"
+LOG = "log.jsonl"
+Losses = Callable[[nn.Module, int], Sequence[Callable[[], Tensor]]]
+"""Of the prepared module and the step: a function for each micro-batch; their losses add up to the batch's."""
+
+
+def fit(
+    module: nn.Module,
+    losses: Losses,
+    settings: Optimisation,
+    folder: Path,
+    *,
+    accelerator: Accelerator | None = None,
+    measure: Callable[[int], dict[str, Any]] | None = None,
+    save_seconds: float = 120.0,
+    log_every: int = 1,
+) -> list[dict[str, Any]]:
+    """Minimise a loss over the parameters of ``module`` that require gradients.
+
+    Args:
+        losses: makes the losses of one step; must draw everything from the step's number.
+        folder: for ``log.jsonl`` (a line per logged step) and the state to resume from.
+        accelerator: this process alone, on the CPU, when None.
+        measure: called before the first step, after every one and given how many were run; what it returns is logged.
+
+    Returns:
+        The log, interrupted parts included.
+
+    Raises:
+        VLMIGError: the loss is not finite.
+        KeyboardInterrupt: the process was asked to stop; its state is saved.
+    """
+    accelerator = accelerator or Accelerator(cpu=True)
+    run = _Run(module, settings, folder, accelerator)
+    run.resume()
+    stopwatch = Stopwatch()
+    bar = tqdm(
+        total=settings.steps, initial=run.step, desc=folder.name, unit=" steps", disable=not accelerator.is_main_process
+    )
+    with bar, _stopping() as asked:
+        if run.step == 0 and measure is not None:
+            run.note({"step": 0, **measure(0)})
+        saved = time.monotonic()
+        while run.step < settings.steps:
+            torch.manual_seed(1_000_003 * accelerator.process_index + run.step)
+            with stopwatch("step"):
+                loss, norm, stop, save = run.advance(losses, bool(asked), time.monotonic() - saved > save_seconds)
+            line = {"step": run.step, "loss": loss, "gradient_norm": norm, "learning_rate": run.rate}
+            measured = measure(run.step) if measure is not None else {}
+            if measured or run.step % log_every == 0 or run.step == settings.steps:
+                run.note(line | measured)
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
+            bar.update()
+            if save or stop or run.step == settings.steps:
+                run.save()
+                saved = time.monotonic()
+            if stop:
+                raise KeyboardInterrupt
+    run.finish()
+    return run.log
+
+
+class _Run:
+    """A module with its optimiser, schedule, moving average and log."""
+
+    def __init__(self, module: nn.Module, settings: Optimisation, folder: Path, accelerator: Accelerator) -> None:
+        self.settings, self.folder, self.accelerator = settings, folder, accelerator
+        self.step, self.log = 0, []  # type: ignore[var-annotated]
+        self.trained = [p for p in module.parameters() if p.requires_grad]
+        first, second = settings.betas
+        optimizer = torch.optim.AdamW(
+            self.trained, settings.learning_rate, (first, second), weight_decay=settings.weight_decay
+        )
+        options = dict(settings.schedule_options)
+        if settings.schedule == "cosine_with_min_lr" and not options:
+            options = {"min_lr_rate": 0.02}
+        schedule = get_scheduler(
+            settings.schedule, optimizer, int(settings.steps * settings.warmup), settings.steps, options
+        )
+        self.average = [p.detach().clone() for p in self.trained] if settings.average else []
+        accelerator.free_memory()  # of an earlier stage
+        accelerator._custom_objects.clear()
+        self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        self.schedule = schedule  # not prepared: accelerate would advance it once per process
+        self._hooks = (
+            accelerator.register_save_state_pre_hook(self._save_trained),
+            accelerator.register_load_state_pre_hook(self._load_trained),
+        )
+        accelerator.register_for_checkpointing(self)
+
+    @property
+    def rate(self) -> float:
+        """Return the learning rate of the next step."""
+        return float(self.schedule.get_last_lr()[0])
+
+    def advance(self, losses: Losses, asked: bool, due: bool) -> tuple[float, float, bool, bool]:
+        """Run one step: its loss and the norm of its gradients; and whether all processes are to stop, or to save."""
+        parts = losses(self.module, self.step)
+        total = torch.zeros((), device=self.accelerator.device)
+        for i, part in enumerate(parts):
+            last = i == len(parts) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.module):
+                loss = part()
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        flags = torch.tensor([float(asked), float(due)], device=self.accelerator.device)
+        mean, stop, save = self.accelerator.reduce(torch.cat([total[None].float(), flags]), "mean").tolist()
+        if not math.isfinite(mean):
+            raise VLMIGError(
+                f"the loss of step {self.step + 1} is {mean}; lower learning_rate, or use precision: bf16 or fp32; the last "
+                f"good state is in {self.folder / STATE}"
+            )
+        norm = self.accelerator.clip_grad_norm_(self.trained, self.settings.clip or math.inf)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        if self.settings.average:
+            decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
+        self.step += 1
+        return mean, float(norm), stop > 0, save > 0
+
+    def note(self, line: dict[str, Any]) -> None:
+        """Add a line to the log."""
+        self.log.append(line)
+        self.accelerator.log({k: v for k, v in line.items() if isinstance(v, float)}, step=line["step"])
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                print(json.dumps(line), file=file)
+
+    def save(self) -> None:
+        """Write the state: a new folder beside the old one, then the old one goes."""
+        new = self.folder / f"{STATE}-{self.step}"
+        part = new.with_suffix(".part")
+        if self.accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+            with (self.folder / LOG).open("rb") as file:  # what the state knows, the log must not lose
+                os.fsync(file.fileno())
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(part))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shutil.rmtree(new, ignore_errors=True)
+            part.replace(new)
+            for _, old in _states(self.folder)[:-1]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> None:
+        """Go on from the newest state, and forget what was logged after it."""
+        states = _states(self.folder)
+        if states:
+            self.accelerator.load_state(str(states[-1][1]))
+            logger.info("%s: resumed at step %d of %d", self.folder.name, self.step, self.settings.steps)
+        log = self.folder / LOG
+        lines = [line for line in _lines(log) if line["step"] <= self.step] if states else []
+        self.log = lines
+        if self.accelerator.is_main_process and log.exists():
+            part = log.with_suffix(".part")
+            part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            part.replace(log)
+        self.accelerator.wait_for_everyone()
+
+    def finish(self) -> None:
+        """Leave the moving average in the module, and nothing of ours in the accelerator."""
+        for p, value in zip(self.trained, self.average, strict=False):
+            p.data.copy_(value)
+        for hook in self._hooks:
+            hook.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what accelerate does not keep itself."""
+        return {"step": self.step, "average": self.average, "schedule": self.schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take it back."""
+        self.step = state["step"]
+        for own, value in zip(self.average, state["average"], strict=True):
+            own.copy_(value)
+        self.schedule.load_state_dict(state["schedule"])
+
+    def _save_trained(self, models: list[nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:
+        """Keep only what is trained: the frozen LM is large and known."""
+        for model, state in zip(models, weights, strict=False):
+            for name in [name for name in state if name not in _trained_names(model)]:
+                del state[name]
+
+    def _load_trained(self, models: list[nn.Module], folder: str) -> None:
+        from safetensors.torch import load_file
+
+        path = Path(folder) / "model.safetensors"
+        if not path.exists():  # sharded by FSDP or DeepSpeed, which load their own
+            return
+        model = models.pop()
+        parameters, saved = dict(model.named_parameters()), load_file(path)
+        for name in _trained_names(model):
+            parameters[name].data.copy_(saved[name])
+
+
+def _trained_names(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _states(folder: Path) -> list[tuple[int, Path]]:
+    """List complete states, oldest first."""
+    found = [path for path in folder.glob(f"{STATE}-*") if path.suffix != ".part"]
+    return sorted((int(path.name.rpartition("-")[2]), path) for path in found)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a log; a line cut off by a kill is no line."""
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                return
+
+
+@contextmanager
+def _stopping() -> Iterator[list[int]]:
+    """Note when the process is asked to stop, so that it can finish its step and save."""
+    asked: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if asked:  # asked twice: at once
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not the main thread: somebody else listens
+        before = {}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,114 @@
+"""The pairs of one stage: read, curated, split by image, ordered; with stored features, all encoded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlmig.data.build import build_source
+from vlmig.data.curation import Curation, curate, split
+from vlmig.data.index import BAD, Index, check_share, index
+from vlmig.data.pairs import Bad, Pair
+from vlmig.errors import VLMIGError
+from vlmig.training.batches import Batches, Order, Share
+from vlmig.training.objective import Tokens
+from vlmig.training.recipe import Stage
+from vlmig.training.session import Session
+
+
+class Material:
+    """What a stage is trained and measured on.
+
+    Raises:
+        VLMIGError: a source cannot be read, has too many bad records, or none to train on.
+    """
+
+    def __init__(self, session: Session, number: int, stage: Stage) -> None:
+        self.session, recipe = session, session.recipe
+        self.told: list[dict[str, Any]] = []
+        tokens = Tokens(session.model.tokenizer, session.model.model, stage.max_tokens, stage.mask_share)
+        trained, held_out = [], []
+        for entry in stage.data:
+            share, aside = self._share(dict(entry), tokens)
+            trained.append(share)
+            if len(aside.rows):
+                held_out.append(aside)
+        pairs = sum(len(share.rows) for share in trained)
+        self.steps = (
+            stage.steps if stage.steps is not None else max(1, round((stage.epochs or 0) * pairs / stage.batch))
+        )
+        order = Order(trained, self.steps * stage.batch, (recipe.seed, number))
+        count = min(recipe.validation.samples, sum(len(share.rows) for share in held_out))
+        self.held_out = Order(held_out, count, (recipe.seed, number, 1)) if count else None
+        if recipe.features == "stored":
+            for own in filter(None, (order, self.held_out)):
+                self._fill(own)
+        self.batches = self._batches(order, tokens, stage, stage.blank_share)
+        self.aside = self._batches(self.held_out, tokens, stage, 0.0) if self.held_out else None
+
+    def _batches(self, order: Order, tokens: Tokens, stage: Stage, blank_share: float) -> Batches:
+        size, micro, part = stage.batch, stage.micro_batch, self.session.part
+        return Batches(order, tokens, self.session.pictures, size=size, micro=micro, blank_share=blank_share, part=part)
+
+    def _share(self, entry: dict[str, Any], tokens: Tokens) -> tuple[Share, Share]:
+        """Read a source: what is trained on, and what is held out."""
+        session, recipe = self.session, self.session.recipe
+        weight, limit = entry.pop("weight", None), entry.pop("limit", None)
+        rules = Curation.from_mapping(entry.pop("curate", None))
+        source = build_source(entry, session.data, tokens.tokenizer, session.own)
+        told = json.dumps([entry, limit], sort_keys=True, default=str)
+        folder = session.folder / "data" / hashlib.sha256(told.encode()).hexdigest()[:12]
+        with session.accelerator.main_process_first():
+            read = index(source, folder, limit)
+        check_share(read.bad, read.records, recipe.max_bad, source.name, folder / BAD)
+        rows, dropped = curate(read, rules, lambda pairs: self._alignment(read, pairs))
+        trained, aside = split(read, rows, recipe.validation.share, recipe.seed)
+        if not len(trained):
+            raise VLMIGError(
+                f"{source.name} has no pairs to train on: {read.records} records, {len(rows)} kept, {len(aside)} held "
+                "out; see vlmig data check"
+            )
+        self.told.append(
+            {"source": source.name, **read.counts, "dropped": dropped, "trained": len(trained), "held_out": len(aside)}
+        )
+        return Share(read, trained, weight), Share(read, aside, weight)
+
+    def _alignment(self, read: Index, pairs: Sequence[Pair]) -> np.ndarray:
+        return self.session.pictures.alignment(read.source, pairs).numpy()
+
+    def _fill(self, order: Order) -> None:
+        """Encode every picture that the order draws, each process its part."""
+        session = self.session
+        number, count = session.part
+        for i, share in enumerate(order.shares):
+            rows = order.used(i)
+            own = rows[number::count]
+            bad = session.pictures.fill(
+                share.index.source, (share.index[row] for row in own), len(own), quiet=number > 0
+            )
+            session.accelerator.wait_for_everyone()
+            self.note_bad(bad)
+            found = torch.tensor(len(bad), device=session.accelerator.device)
+            unread = {"unreadable": int(session.accelerator.reduce(found).item())}
+            check_share(
+                unread, len(rows), session.recipe.max_bad, f"{share.index.source.name} (pictures)", self.bad_list
+            )
+
+    @property
+    def bad_list(self) -> Path:
+        """File that lists the pictures that this process could not read."""
+        return self.session.folder / f"bad_pictures_{self.session.accelerator.process_index}.jsonl"
+
+    def note_bad(self, bad: Sequence[Bad]) -> None:
+        """List pictures that cannot be read, each once."""
+        known = set(self.bad_list.read_text(encoding="utf-8").splitlines()) if self.bad_list.exists() else set()
+        lines = dict.fromkeys(json.dumps(dataclasses.asdict(own)) for own in bad)
+        with self.bad_list.open("a", encoding="utf-8") as file:
+            file.writelines(line + "\n" for line in lines if line not in known)

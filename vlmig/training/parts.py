@@ -1,0 +1,76 @@
+"""What a stage trains, and proof that nothing else moved."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlmig.errors import VLMIGError
+from vlmig.scoring import Model
+
+
+def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> None:
+    """Let only the named parts train.
+
+    Args:
+        parts: of ``projector``, ``fusion``, ``language_model``, ``lora``.
+        lora: arguments of ``peft.LoraConfig``; low-rank layers of an earlier stage stay, and train on where named again.
+
+    Raises:
+        VLMIGError: ``lora`` without peft, or arguments that it does not take.
+    """
+    if "lora" in parts and not has_lora(model):
+        _add_lora(model, lora)
+    model.requires_grad_(False)
+    for part in set(parts) - {"lora"}:
+        getattr(model, part).requires_grad_(True)
+    for name, parameter in model.language_model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_("lora" in parts)
+    model.train()
+    if not {"language_model", "lora"} & set(parts):
+        model.language_model.eval()  # no dropout in what only reads
+
+
+def has_lora(model: Model) -> bool:
+    """Tell whether the base LM carries low-rank layers."""
+    return any("lora_" in name for name, _ in model.language_model.named_parameters())
+
+
+def _add_lora(model: Model, arguments: dict[str, Any]) -> None:
+    try:
+        from peft import LoraConfig
+    except ModuleNotFoundError:
+        raise VLMIGError("trains: lora needs peft; install it with pip install peft") from None
+    try:
+        model.language_model.add_adapter(LoraConfig(**arguments))
+    except (TypeError, ValueError) as error:
+        raise VLMIGError(
+            f"lora: {arguments} does not fit {type(model.language_model).__name__}: {str(error).strip().splitlines()[0]}; "
+            "expected arguments of peft.LoraConfig, such as {r: 8, target_modules: all-linear}"
+        ) from error
+
+
+def count_parameters(model: Model) -> dict[str, tuple[int, int]]:
+    """Count the trained and the frozen parameters of projector, fusion layer and base LM."""
+    counts = {}
+    for part in ("projector", "fusion", "language_model"):
+        parameters = list(getattr(model, part).parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        counts[part] = (trained, sum(p.numel() for p in parameters) - trained)
+    return counts
+
+
+def frozen_digest(module: nn.Module) -> str:
+    """Digest every parameter that does not train, and every buffer."""
+    digest = hashlib.sha256()
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    for name, value in module.state_dict().items():
+        if name not in trained and value.device.type != "meta":
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

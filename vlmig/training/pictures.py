@@ -1,0 +1,162 @@
+"""The pictures of training pairs as patch features: encoded once and kept in the store, or anew in every step.
+
+Both give the same bytes: a picture's features depend on no neighbour (``vlmig.vision``), and are kept in the precision in
+which the encoder gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from vlmig.data.pairs import Bad, BadPicture, Pair, Source
+from vlmig.errors import VLMIGError
+from vlmig.imagination import request
+from vlmig.store import Address, Imagined, describe
+from vlmig.threads import spread
+from vlmig.timing import Stopwatch
+from vlmig.visuals import Imagination
+
+PORTION = 512
+"""Pairs whose pictures are looked up, read and encoded together."""
+
+Looked = Tensor | Image.Image | str | None
+"""What is at hand of a picture before the step: features, the picture, what to imagine, or nothing."""
+
+
+class Pictures:
+    """Features of pairs' pictures.
+
+    Args:
+        imagination: encoder, imaginer and store.
+        blank: features of the empty picture, (P, C), which pairs without picture are read beside.
+        stored: take features from the store, where ``fill`` has put them; otherwise encode in every step.
+        seed: of the imagined ones.
+    """
+
+    def __init__(self, imagination: Imagination, blank: Tensor, stored: bool, seed: int) -> None:
+        self.imagination, self.blank, self.stored, self.seed = imagination, blank.cpu().half(), stored, seed
+        self.stopwatch = Stopwatch()
+        self._given = describe({"imaginer": "given", **imagination.encoder.identity()})
+
+    def look(self, source: Source, pair: Pair) -> Looked:
+        """Get hold of a pair's picture; may run in a process of its own.
+
+        Raises:
+            BadPicture: it cannot be read.
+        """
+        if not pair.picture and not pair.prompt:
+            return None
+        if self.stored:
+            found = self.imagination.store.get(self.address(source, pair).key)
+            if found is None:
+                raise BadPicture("no features stored")
+            return found.patches
+        return source.open(pair) if pair.picture else pair.prompt
+
+    def see(self, looked: Sequence[Looked]) -> Tensor:
+        """Return features (B, P, C) of what was looked at."""
+        rows: list[Tensor] = [self.blank] * len(looked)
+        for i, own in enumerate(looked):
+            if isinstance(own, Tensor):
+                rows[i] = own
+        shown = [i for i, own in enumerate(looked) if isinstance(own, Image.Image)]
+        if shown:
+            with self.stopwatch("encode"):
+                features, _ = self.imagination.encoder.encode([looked[i] for i in shown])  # type: ignore[misc]
+            for i, own in zip(shown, features, strict=True):
+                rows[i] = own
+        told = [i for i, own in enumerate(looked) if isinstance(own, str)]
+        if told:
+            prompts = [self.imagination.prompts(str(looked[i]), 1, "question") for i in told]
+            for i, visuals in zip(told, self.imagination.visuals(prompts, 1, self.seed), strict=True):
+                rows[i] = visuals.features[0].half()
+        return torch.stack(rows).float()
+
+    def address(self, source: Source, pair: Pair) -> Address:
+        """Say where the store keeps a pair's picture."""
+        if not pair.picture:
+            prompt = self.imagination.prompts(pair.prompt, 1, "question")[0]
+            return self.imagination.address(request(prompt, 0, self.seed))
+        box = "" if pair.box is None else ",".join(map(str, pair.box))
+        return Address(f"{source.name} {pair.picture} {box} {pair.version}", 0, self._given)
+
+    def fill(self, source: Source, pairs: Iterable[Pair], total: int, quiet: bool = False) -> list[Bad]:
+        """See that the store has every pair's picture; a killed run goes on where it stopped.
+
+        Returns:
+            The pictures that cannot be read.
+        """
+        bad: dict[str, Bad] = {}
+        with tqdm(total=total, desc=f"encoding {source.name}", unit=" pairs", smoothing=0.1, disable=quiet) as bar:
+            for portion in _portions(pairs):
+                self._fill(source, [pair for pair in portion if pair.picture], bad)
+                prompts = list(dict.fromkeys(pair.prompt for pair in portion if pair.prompt and not pair.picture))
+                if prompts:
+                    self.imagination.visuals(
+                        [self.imagination.prompts(prompt, 1, "question") for prompt in prompts], 1, self.seed
+                    )
+                bar.update(len(portion))
+        return list(bad.values())
+
+    def _fill(self, source: Source, portion: list[Pair], bad: dict[str, Bad]) -> None:
+        store, wanted = self.imagination.store, {self.address(source, pair): pair for pair in portion}
+        present = store.present([address.key for address in wanted])
+        missing = {a: pair for a, pair in wanted.items() if a.key not in present and a.key not in bad}
+        opened = _read(source, list(missing.values()))
+        for (address, pair), picture in zip(missing.items(), opened, strict=True):
+            if isinstance(picture, BadPicture):
+                bad[address.key] = Bad(f"{source.name}, {pair.picture}", str(picture))
+        good = [(a, p) for a, p in zip(missing, opened, strict=True) if isinstance(p, Image.Image)]
+        if good:
+            with self.stopwatch("encode"):
+                patches, pooled = self.imagination.encoder.encode([picture for _, picture in good])
+            with self.stopwatch("store"):
+                items = zip(good, patches, pooled, strict=True)
+                store.put((address, Imagined(None, own, unit)) for (address, _), own, unit in items)
+
+    def alignment(self, source: Source, pairs: Sequence[Pair]) -> Tensor:
+        """Return the cosine of each caption with its picture, (n,); NaN where the picture cannot be read or there is none.
+
+        Raises:
+            VLMIGError: an encoder without a text side.
+        """
+        self.fill(source, pairs, len(pairs), quiet=True)
+        texts = self.imagination.encoder.encode_text([pair.caption for pair in pairs])
+        if texts is None:
+            raise VLMIGError(
+                f"min_alignment needs an encoder that reads texts; {self.imagination.config.vision_encoder} does not: leave it out"
+            )
+        found = [self.imagination.store.get(self.address(source, pair).key) for pair in pairs]
+        cosines = [
+            torch.nan if item is None else (item.pooled * own).sum().item()
+            for item, own in zip(found, texts, strict=True)
+        ]
+        return torch.tensor(cosines)
+
+
+def _read(source: Source, pairs: list[Pair]) -> list[Image.Image | BadPicture]:
+    """Open pictures side by side."""
+
+    def read(pair: Pair) -> Image.Image | BadPicture:
+        try:
+            return source.open(pair)
+        except BadPicture as error:
+            return error
+
+    return spread(read, pairs, torch.device("cpu"))
+
+
+def _portions(pairs: Iterable[Pair]) -> Iterable[list[Pair]]:
+    portion: list[Pair] = []
+    for pair in pairs:
+        portion.append(pair)
+        if len(portion) == PORTION:
+            yield portion
+            portion = []
+    if portion:
+        yield portion

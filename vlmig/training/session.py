@@ -1,0 +1,40 @@
+"""What all stages of a run share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from vlmig.predictor import VLMIG
+from vlmig.timing import Stopwatch
+from vlmig.training.pictures import Pictures
+from vlmig.training.recipe import Recipe
+
+Probing = Callable[[VLMIG], dict[str, float]]
+"""Measures tasks with a model that is being trained: accuracies by name."""
+
+
+@dataclass
+class Session:
+    """A run of a recipe."""
+
+    recipe: Recipe
+    folder: Path
+    """For logs, lists of bad records and resumable states."""
+    model: VLMIG
+    accelerator: Accelerator
+    pictures: Pictures
+    data: Path | None = None
+    """Folder against which the sources' paths are resolved first."""
+    own: Mapping[str, Callable] = field(default_factory=dict)
+    """Further sources by name."""
+    probe: Probing | None = None
+    stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """This process's number, and how many there are."""
+        return self.accelerator.process_index, self.accelerator.num_processes
