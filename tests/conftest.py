@@ -11,12 +11,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: tests never a
 import numpy as np
 import pytest
 import torch
+import yaml
 from benchmark_files import FILES
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from open_clip.model import CLIP
+from PIL import Image
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
+    BertConfig,
+    BertForMaskedLM,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
@@ -28,6 +32,7 @@ from transformers import (
 from vlmig import VLMIG
 
 CONTEXT = 77
+WORDS = "[PAD] [CLS] [SEP] [MASK] [UNK] question : answer a cat is dark red blue green the color of what ? . s ##ea ##t".split()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -120,6 +125,31 @@ def save_generator(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bert")
+    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    names = {
+        "pad_token": "[PAD]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+        "unk_token": "[UNK]",
+    }
+    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    model = BertForMaskedLM(BertConfig(vocab_size=len(WORDS), max_position_embeddings=96, **shape))
+    for parameter in model.parameters():
+        parameter.data.mul_(4.0)
+    model.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture()
 def tiny(parts: Path, tmp_path: Path) -> VLMIG:
     """A predictor on the tiny parts whose gates are open, so that pictures matter; marked as trained."""
@@ -149,6 +179,51 @@ def checkpoint(tiny: VLMIG, tmp_path: Path) -> Path:
     """A folder that another process can load."""
     tiny.model.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
+
+
+@pytest.fixture(scope="session")
+def colored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``pairs.jsonl``: 48 plain pictures in noise, each with a caption that says its colour."""
+    folder = tmp_path_factory.mktemp("colored")
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(48):
+        pixels = rng.integers(0, 60, (40, 40, 3), dtype=np.uint8)
+        pixels[..., i % 3] += 150
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        caption = f"the color of a cat is {('red', 'green', 'blue')[i % 3]} ." + " what ? a ?"[: 3 * (i % 4)]
+        lines.append(json.dumps({"image": f"{i}.png", "caption": caption}))
+    (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture()
+def recipe(parts: Path, colored: Path, tmp_path: Path) -> Path:
+    """A recipe that trains on them around the tiny parts."""
+    settings = {
+        "model": {
+            "language_model": str(parts / "language_model"),
+            "vision": str(parts / "vision_encoder"),
+            "generator": str(parts / "generator"),
+            "fusion_heads": 4,
+            "imaginer_size": 32,
+            "imaginer_steps": 2,
+        },
+        "seed": 3,
+        "validation": {"share": 0.25, "every": 10, "samples": 8},
+        "stages": [
+            {
+                "name": "colors",
+                "data": [{"path": str(colored / "pairs.jsonl")}],
+                "steps": 20,
+                "batch": 8,
+                "learning_rate": 3e-3,
+            }
+        ],
+    }
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import os
 import re
 import shlex
@@ -10,11 +11,23 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import yaml
+from families import build
 from nbclient import NotebookClient
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
 
 from benchmarks import imagination
 from vlmig.cli import build_parser, main
+from vlmig.data.build import KINDS
 from vlmig.evaluation.declared import choose_tasks
+from vlmig.pocket import adapter, encoder, generator, language
+from vlmig.pocket.__main__ import STAGES
+from vlmig.pocket.adapter import SOURCES
+from vlmig.store import FeatureStore
+from vlmig.training import load_recipe
+from vlmig.training.parts import choose_trained, count_parameters
+from vlmig.training.start import start
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -92,14 +105,53 @@ def test_docs_name_no_missing_file() -> None:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
-def test_every_config_builds(path: Path) -> None:
-    import inspect
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
-    import yaml
 
-    from vlmig.pocket import adapter, encoder, generator, language
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_every_config_opens_with_its_command_and_the_figure_to_expect(path: Path) -> None:
+    opening = "".join(re.findall(r"^#.*\n", path.read_text(), re.M))
+    assert re.search(r"vlmig(\.cli)? train|python -m vlmig.pocket", opening) and re.search(
+        r"[Ff]igure|Published", opening
+    )
 
+
+@pytest.mark.parametrize(
+    "path", [p for p in CONFIGS if "stages" in p.read_text() or "extends" in p.read_text()], ids=lambda p: p.name
+)
+def test_every_recipe_builds(path: Path, parts: Path, bert: Path, tmp_path: Path) -> None:
+    """Around the embedded parts, or around tiny ones of the same families in place of what a hub would give."""
+    recipe = load_recipe(path)
+    if "from" not in recipe.model:
+        family = re.split(r"[-_.]", path.stem)[1]
+        folder = bert if family == "bert" else save_family(family.removesuffix("3"), tmp_path / family)
+        places = {"language_model": folder, "vision": parts / "vision_encoder", "generator": parts / "generator"}
+        recipe = load_recipe(
+            path, [*(f"model.{name}={place}" for name, place in places.items()), "model.projector_width=8"]
+        )
+    for stage in recipe.stages:
+        for entry in stage.data:
+            kind = entry["source"]
+            assert kind in {**KINDS, **SOURCES}
+            inspect.signature({**KINDS, **SOURCES}[kind]).bind_partial(
+                **{k: v for k, v in entry.items() if k != "source"}
+            )
+    model = start(recipe, FeatureStore(tmp_path / "store"))
+    for stage in recipe.stages:
+        choose_trained(model.model, stage.trains, stage.lora)
+        assert count_parameters(model.model)["fusion"][0] > 0 == count_parameters(model.model)["language_model"][0]
+
+
+def save_family(family: str, folder: Path) -> Path:
+    """Save a tiny LM of a family with a tokenizer that fits it."""
+    build(family).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[BOS]": 1, "[EOS]": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    names = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
+    return folder
+
+
+def test_the_pocket_world_can_be_rebuilt() -> None:
     stages = {
         "autoencoder": generator.train_autoencoder,
         "encoder": encoder.train_encoder,
@@ -107,8 +159,8 @@ def test_every_config_builds(path: Path) -> None:
         "adapter": adapter.train_pocket_adapter,
         "generator": generator.train_generator,
     }
-    assert path.read_text().startswith("#"), "a config opens with its command and the figure to expect"
-    config = yaml.safe_load(path.read_text())
-    assert config and config.keys() <= stages.keys()
-    for stage, sizes in config.items():
-        inspect.signature(stages[stage]).bind(Path(), Path(), **sizes)
+    sizes = yaml.safe_load((ROOT / "configs/pocket_world.yaml").read_text())
+    assert sizes.keys() == stages.keys() <= STAGES.keys()
+    for stage, settings in sizes.items():
+        inspect.signature(stages[stage]).bind(Path(), Path(), **settings)
+    assert (ROOT / sizes["adapter"]["recipe"]).is_file()

@@ -7,39 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from conftest import WORDS
 
 from vlmig import VLMIG, VLMIGError, VLMIGForMaskedLM
 from vlmig.checkpoint import load_adapter
 from vlmig.scoring import encode_gaps
-
-WORDS = "[PAD] [CLS] [SEP] [MASK] [UNK] question : answer a cat is dark red blue green the color of what ? . s ##ea ##t".split()
-
-
-@pytest.fixture(scope="session")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bert")
-    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
-    )
-    names = {
-        "pad_token": "[PAD]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "mask_token": "[MASK]",
-        "unk_token": "[UNK]",
-    }
-    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
-    model = BertForMaskedLM(BertConfig(vocab_size=len(WORDS), max_position_embeddings=96, **shape))
-    for parameter in model.parameters():
-        parameter.data.mul_(4.0)
-    model.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(params=["cross_attention", "decoder_layer"])

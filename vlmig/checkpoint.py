@@ -47,6 +47,7 @@ model = VLMIG.from_pretrained("<this folder or repository>")
 print(model.ask("What is the color of a banana?", choices=["yellow", "red"], k=6).answer)
 ```
 
+{training}
 The weights here are the adapter's; the named parts keep their own licences.
 """
 
@@ -270,8 +271,34 @@ def model_card(config: VLMIGConfig) -> str:
         family=family,
         fusion=config.fusion,
         state=state,
+        training=_told(config.training) if config.training else "",
         **named,
     )
+
+
+def _told(training: dict[str, Any]) -> str:
+    """Tell how an adapter was trained."""
+    versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
+    lines = ["", "## Training", "", f"Seed {training['seed']}, precision {training['precision']}; {versions}.", ""]
+    for stage in training["stages"]:
+        data = "; ".join(
+            f"{own['source']} ({own['trained']:,} of {own['records']:,} records, {own['held_out']:,} held out)"
+            for own in stage["data"]
+        )
+        lines.append(
+            f"- **{stage['name']}**: {stage['steps']:,} steps of {stage['batch']} samples, learning rate "
+            f"{stage['learning_rate']:g}, {stage['parameters']:,} parameters of {', '.join(stage['trains'])}, on {data}."
+        )
+        measured = stage["measured"]
+        if "validation" in measured:
+            shown = ", ".join(f"{name} {loss:.4f}" for name, loss in measured["validation"].items())
+            lines.append(
+                f"  Held-out loss per token beside (text: without any; own, shuffled, blank picture): {shown}."
+            )
+        if "probe" in measured:
+            shown = ", ".join(f"{name} {accuracy:.3f}" for name, accuracy in measured["probe"].items())
+            lines.append(f"  Accuracy on a few items: {shown}.")
+    return "\n".join([*lines, ""])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -83,9 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = command("train", commands.train, "train an adapter by a recipe")
     _train_options(train)
 
-    text = "look after training data"
-    data = subparsers.add_parser("data", help=text, description=text)
-    _data_options(data.add_subparsers(dest="work", required=True, metavar="COMMAND", parser_class=_Parser))
+    _data_command(subparsers)
 
     # Whatever follows is lm-eval's, --help too: none of it begins with a prefix of ours.
     text = "run any task of lm-eval with pictures; its options (see vlmig lm-eval run --help)"
@@ -206,7 +204,10 @@ def _train_options(sub: argparse.ArgumentParser) -> None:
     _store_options(sub)
 
 
-def _data_options(works: argparse._SubParsersAction[_Parser]) -> None:
+def _data_command(subparsers: argparse._SubParsersAction[_Parser]) -> None:
+    text = "look after training data"
+    data = subparsers.add_parser("data", help=text, description=text)
+    works = data.add_subparsers(dest="work", required=True, metavar="COMMAND", parser_class=_Parser)
     text = "read every record and every picture of training data, and say what is wrong with them"
     sub = works.add_parser("check", help=text, description=text)
     sub.set_defaults(run=commands.check_data, verbose=False)

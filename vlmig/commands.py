@@ -227,7 +227,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.plan:
         from vlmig.training.plan import plan
 
-        print(plan(recipe, data, SOURCES))
+        print(plan(recipe, _store(arguments), data, SOURCES))
         return
     if arguments.out is None:
         raise VLMIGError(

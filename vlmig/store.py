@@ -106,9 +106,10 @@ class FeatureStore:
 
     def __init__(self, folder: str | Path, limit: int | None = None, pictures: bool = True) -> None:
         self.path, self.limit, self.pictures = Path(folder) / "imagined.sqlite", limit, pictures
-        self._open()
+        self.open()
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Connect; a process that was forked needs a connection of its own."""
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.base = sqlite3.connect(self.path, timeout=120, isolation_level=None)
@@ -125,11 +126,15 @@ class FeatureStore:
                 self.base.executescript(TABLES)
             self.base.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; only a power cut may
 
-    def get(self, key: str) -> Imagined | None:
-        """Return an entry, or None when there is none or it is damaged (which is logged, and cured by ``put``)."""
+    def get(self, key: str, picture: bool = True) -> Imagined | None:
+        """Return an entry, or None when there is none or it is damaged (which is logged, and cured by ``put``).
+
+        Args:
+            picture: whether to decode the picture too, which may take a hundred times as long as the rest.
+        """
         try:
             row = self.base.execute(f"SELECT {COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()
-            return None if row is None else _unpacked(row, key)
+            return None if row is None else _unpacked(row, key, picture)
         except DAMAGE as error:
             logger.warning("entry %s of %s is damaged (%s); it is made again", key[:12], self.path, error)
             return None
@@ -145,7 +150,7 @@ class FeatureStore:
     def _write(self, rows: Sequence[Row]) -> None:
         with self._writing():
             for row in rows:
-                if self.get(row[0]) is not None:  # another process was faster
+                if self.get(row[0], picture=False) is not None:  # another process was faster
                     continue
                 self._remove(row[0])
                 self.base.execute(f"INSERT INTO entries ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
@@ -227,7 +232,7 @@ class FeatureStore:
             Path(f"{self.path}{beside}").unlink(missing_ok=True)
         new.path.replace(self.path)
         shutil.rmtree(folder)
-        self._open()
+        self.open()
         return kept, damaged
 
     def merge(self, other: FeatureStore) -> int:
@@ -286,7 +291,7 @@ def _packed(address: Address, item: Imagined, pictures: bool) -> Row:
     return *parts, _digest(*parts, features, buffer.getvalue()), features, buffer.getvalue()
 
 
-def _unpacked(row: Row, key: str) -> Imagined:
+def _unpacked(row: Row, key: str, shown: bool = True) -> Imagined:
     """Turn a row into an entry.
 
     Raises:
@@ -296,7 +301,7 @@ def _unpacked(row: Row, key: str) -> Imagined:
     if parts[0] != key or Address(*parts[1:4]).key != key or _digest(*parts, features, picture) != digest:
         raise ValueError("checksum differs")
     tensors = load(features)
-    seen = Image.open(io.BytesIO(picture)).convert("RGB") if picture else None
+    seen = Image.open(io.BytesIO(picture)).convert("RGB") if picture and shown else None
     return Imagined(seen, tensors["patches"], tensors["pooled"], parts[4])
 
 

@@ -79,8 +79,8 @@ def guess_kind(path: object) -> str:
         return "webdataset"
     marks = {
         "visual_genome": "region_descriptions.json*",
-        "table": "*state.json",
-        "wikitext": "wiki.*",
+        "table": "state.json",
+        "wikitext": "wiki.train.*",
         "webdataset": "*.tar",
     }
     for kind, mark in marks.items():

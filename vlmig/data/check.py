@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from vlmig.data.curation import Curation, caption_words, curate
@@ -77,12 +78,12 @@ def check(source: Source, folder: Path, rules: Curation, limit: int | None = Non
         bad[reason] += 1
         _note(Bad(_place(pairs[row]), reason), examples, listed)
     good = np.setdiff1d(np.arange(len(pairs)), np.fromiter(faults, np.int64), assume_unique=True)
-    groups = len(np.unique(_numbers(pairs, "group"))) - (not all(pairs.column("group").to_numpy()) if len(pairs) else 0)
+    groups = pairs.column("group")
     kept, dropped = curate(pairs, replace(rules, min_alignment=None))
     return Findings(
         index=pairs,
         pictures=len(sizes),
-        groups=groups,
+        groups=pc.count_distinct(groups.filter(pc.not_equal(groups, ""))).as_py(),
         sizes=sizes,
         words=caption_words(pairs),
         good=good,

@@ -139,7 +139,7 @@ def _contents(index: Index) -> np.ndarray:
 
 def _content(batch: pa.RecordBatch) -> pa.Array:
     """Write what each pair holds as one text: picture, box, what to imagine, and the caption without its dressing."""
-    box = [",".join(map(str, own)) if own else "" for own in batch["box"].to_pylist()]
+    box = pc.fill_null(pc.binary_join(batch["box"].cast(pa.list_(pa.string())), ","), "")
     caption = pc.replace_substring_regex(pc.utf8_lower(batch["caption"]), r"\s+", " ")
     caption = pc.utf8_rtrim(pc.utf8_trim_whitespace(caption), " .,;:!?…")
-    return pc.binary_join_element_wise(batch["picture"], pa.array(box, pa.string()), batch["prompt"], caption, "\0")
+    return pc.binary_join_element_wise(batch["picture"], box, batch["prompt"], caption, "\0")

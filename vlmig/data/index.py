@@ -112,7 +112,8 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
     Raises:
         VLMIGError: the source cannot be read; the folder is damaged, another source's, or of another limit.
     """
-    folder = Path(folder)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise VLMIGError(f"limit {limit!r} of {source.name}; expected a number of records from 1; correct it")
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -47,7 +46,7 @@ class Laion220k:
             VLMIGError: the file is no parquet file, damaged, or without these columns.
         """
         for place, row in parquet_rows(self.file, ("url", self.caption)):
-            name = urlsplit(row["url"]).path.strip("/") if isinstance(row["url"], str) else ""
+            name = _behind_host(row["url"] or "")
             version = version_of(self.images / name) if name else None
             if not name:
                 yield Bad(place, "no url")
@@ -65,3 +64,8 @@ class Laion220k:
             BadPicture: it is missing, truncated, or no picture.
         """
         return cut(open_picture(self.images / pair.picture), pair.box)
+
+
+def _behind_host(url: str) -> str:
+    """Return a url's path."""
+    return url.partition("://")[2].partition("/")[2].partition("?")[0]

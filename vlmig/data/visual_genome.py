@@ -51,7 +51,7 @@ class VisualGenome:
         for number, record in enumerate(json_items(self.regions), 1):
             regions = record.get("regions") if isinstance(record, dict) else None
             if not isinstance(regions, list):
-                yield Bad(f"{self.regions.name}, record {number}", "no list of regions")
+                yield Bad(f"region_descriptions.json, record {number}", "no list of regions")
                 continue
             outer = record.get("image_id", record.get("id"))
             image = _Image(self.folder, pictures, sizes)

@@ -43,7 +43,7 @@ def fit(
     folder: Path,
     *,
     accelerator: Accelerator | None = None,
-    measure: Callable[[int], dict[str, Any]] | None = None,
+    measure: Callable[[nn.Module, int], dict[str, Any]] | None = None,
     save_seconds: float = 120.0,
     log_every: int = 1,
 ) -> list[dict[str, Any]]:
@@ -53,7 +53,8 @@ def fit(
         losses: makes the losses of one step; must draw everything from the step's number.
         folder: for ``log.jsonl`` (a line per logged step) and the state to resume from.
         accelerator: this process alone, on the CPU, when None.
-        measure: called before the first step, after every one and given how many were run; what it returns is logged.
+        measure: given the prepared module and the number of steps run, before the first and after every one; what it returns is
+            logged.
 
     Returns:
         The log, interrupted parts included.
@@ -63,7 +64,7 @@ def fit(
         KeyboardInterrupt: the process was asked to stop; its state is saved.
     """
     accelerator = accelerator or Accelerator(cpu=True)
-    run = _Run(module, settings, folder, accelerator)
+    run = Loop(module, settings, folder, accelerator)
     run.resume()
     stopwatch = Stopwatch()
     bar = tqdm(
@@ -71,14 +72,14 @@ def fit(
     )
     with bar, _stopping() as asked:
         if run.step == 0 and measure is not None:
-            run.note({"step": 0, **measure(0)})
+            run.note({"step": 0, **measure(run.module, 0)})
         saved = time.monotonic()
         while run.step < settings.steps:
             torch.manual_seed(1_000_003 * accelerator.process_index + run.step)
             with stopwatch("step"):
                 loss, norm, stop, save = run.advance(losses, bool(asked), time.monotonic() - saved > save_seconds)
             line = {"step": run.step, "loss": loss, "gradient_norm": norm, "learning_rate": run.rate}
-            measured = measure(run.step) if measure is not None else {}
+            measured = measure(run.module, run.step) if measure is not None else {}
             if measured or run.step % log_every == 0 or run.step == settings.steps:
                 run.note(line | measured)
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
@@ -92,16 +93,18 @@ def fit(
     return run.log
 
 
-class _Run:
+class Loop:
     """A module with its optimiser, schedule, moving average and log."""
 
     def __init__(self, module: nn.Module, settings: Optimisation, folder: Path, accelerator: Accelerator) -> None:
         self.settings, self.folder, self.accelerator = settings, folder, accelerator
         self.step, self.log = 0, []  # type: ignore[var-annotated]
-        self.trained = [p for p in module.parameters() if p.requires_grad]
         first, second = settings.betas
         optimizer = torch.optim.AdamW(
-            self.trained, settings.learning_rate, (first, second), weight_decay=settings.weight_decay
+            [p for p in module.parameters() if p.requires_grad],
+            settings.learning_rate,
+            (first, second),
+            weight_decay=settings.weight_decay,
         )
         options = dict(settings.schedule_options)
         if settings.schedule == "cosine_with_min_lr" and not options:
@@ -109,10 +112,11 @@ class _Run:
         schedule = get_scheduler(
             settings.schedule, optimizer, int(settings.steps * settings.warmup), settings.steps, options
         )
-        self.average = [p.detach().clone() for p in self.trained] if settings.average else []
         accelerator.free_memory()  # of an earlier stage
         accelerator._custom_objects.clear()
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
+        self.trained = [p for p in self.module.parameters() if p.requires_grad]  # sharding replaces them
+        self.average = [p.detach().clone() for p in self.trained] if settings.average else []
         self.schedule = schedule  # not prepared: accelerate would advance it once per process
         self._hooks = (
             accelerator.register_save_state_pre_hook(self._save_trained),

@@ -76,7 +76,13 @@ class Material:
                 "out; see vlmig data check"
             )
         self.told.append(
-            {"source": source.name, **read.counts, "dropped": dropped, "trained": len(trained), "held_out": len(aside)}
+            {
+                "source": told_source(entry),
+                **read.counts,
+                "dropped": dropped,
+                "trained": len(trained),
+                "held_out": len(aside),
+            }
         )
         return Share(read, trained, weight), Share(read, aside, weight)
 
@@ -112,3 +118,8 @@ class Material:
         lines = dict.fromkeys(json.dumps(dataclasses.asdict(own)) for own in bad)
         with self.bad_list.open("a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in lines if line not in known)
+
+
+def told_source(entry: dict[str, Any]) -> str:
+    """Name a source as its recipe does, without the folders of this machine."""
+    return " ".join(str(entry[name]) for name in ("source", "path") if name in entry)

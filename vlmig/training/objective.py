@@ -64,7 +64,8 @@ class Tokens:
 
     def batch(self, captions: list[str], rngs: list[np.random.Generator]) -> Texts:
         """Tokenize, cut, hide (each caption by its own generator) and pad."""
-        rows = [self._ids(caption) for caption in captions]
+        many = self.tokenizer(captions, truncation=True, max_length=self.limit).input_ids
+        rows = [self._ended(ids) for ids in many]
         length = max(map(len, rows))
         ids = torch.full((len(rows), length), self.pad)
         present = torch.zeros(len(rows), length, dtype=torch.long)
@@ -78,8 +79,8 @@ class Tokens:
                 labels[i, : len(row) - 1] = own[1:]
         return Texts(ids, present, labels)
 
-    def _ids(self, caption: str) -> list[int]:
-        ids = self.tokenizer(caption, truncation=True, max_length=self.limit).input_ids
+    def _ended(self, ids: list[int]) -> list[int]:
+        """Put the end behind a caption that was not cut."""
         end = self.tokenizer.eos_token_id
         if not self.masked and end is not None and ids[-1:] != [end] and len(ids) < self.limit:
             ids = [*ids, end]
@@ -116,11 +117,25 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, texts: Texts, features: Tensor) -> Tensor:
-        """Return the summed loss, in nats, of predicting ``labels`` beside each caption's picture, (B, P, C)."""
+    def forward(self, texts: Texts, features: Tensor, others: Tensor | None = None) -> dict[str, Tensor]:
+        """Predict ``labels`` beside pictures, from one reading of the captions.
+
+        Args:
+            features: of each caption's own picture, (B, P, C).
+            others: of other captions' pictures; where given, everything is measured, otherwise only what trains.
+
+        Returns:
+            Summed losses in nats: beside the ``own`` picture, a ``shuffled`` and the ``blank`` one, and by the ``text`` alone.
+        """
         reading = self.read(texts)
-        states = self.model.fuse(reading, features[:, None].to(reading.hidden.device))[:, 0]
-        return self.loss(states, texts.labels)
+        beside = {"own": features}
+        if others is not None:
+            beside |= {"shuffled": others, "blank": self.model.blank_features.expand_as(features)}
+        fused = self.model.fuse(reading, torch.stack([*beside.values()], 1).to(reading.hidden.device)).unbind(1)
+        states = dict(zip(beside, fused, strict=True))
+        if others is not None:
+            states["text"] = reading.hidden
+        return {name: self.loss(own, texts.labels) for name, own in states.items()}
 
     def read(self, texts: Texts) -> Reading:
         """Run the base LM over the captions; without gradients where it is frozen."""
@@ -145,13 +160,3 @@ class Objective(nn.Module):
     def _of_rows(self, rows: Tensor, wanted: Tensor) -> Tensor:
         logits = self.model.head(self.model.language_model, rows)
         return F.cross_entropy(logits.float(), wanted, reduction="sum")
-
-    @torch.no_grad()
-    def measure(self, texts: Texts, features: Tensor, others: Tensor) -> dict[str, Tensor]:
-        """Return summed losses from one reading: text alone, beside the own, another caption's and the empty picture."""
-        reading = self.read(texts)
-        blank = self.model.blank_features.expand_as(features)
-        beside = torch.stack([features, others, blank], 1).to(reading.hidden.device)
-        own, other, empty = self.model.fuse(reading, beside).unbind(1)
-        seen = {"text": reading.hidden, "own": own, "shuffled": other, "blank": empty}
-        return {name: self.loss(states, texts.labels) for name, states in seen.items()}

@@ -68,9 +68,11 @@ def count_parameters(model: Model) -> dict[str, tuple[int, int]]:
 def frozen_digest(module: nn.Module) -> str:
     """Digest every parameter that does not train, and every buffer."""
     digest = hashlib.sha256()
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    trained = {
+        parameter.data_ptr() for parameter in module.parameters() if parameter.requires_grad
+    }  # by any name: tied
     for name, value in module.state_dict().items():
-        if name not in trained and value.device.type != "meta":
+        if value.device.type != "meta" and value.data_ptr() not in trained:
             digest.update(f"{name}{tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]

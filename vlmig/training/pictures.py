@@ -6,6 +6,7 @@ which the encoder gives them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -52,7 +53,7 @@ class Pictures:
         if not pair.picture and not pair.prompt:
             return None
         if self.stored:
-            found = self.imagination.store.get(self.address(source, pair).key)
+            found = self.imagination.store.get(self.address(source, pair).key, picture=False)
             if found is None:
                 raise BadPicture("no features stored")
             return found.patches
@@ -83,7 +84,9 @@ class Pictures:
             prompt = self.imagination.prompts(pair.prompt, 1, "question")[0]
             return self.imagination.address(request(prompt, 0, self.seed))
         box = "" if pair.box is None else ",".join(map(str, pair.box))
-        return Address(f"{source.name} {pair.picture} {box} {pair.version}", 0, self._given)
+        kind, _, place = source.name.partition(" ")
+        place = os.path.abspath(place) if os.path.exists(place) else place
+        return Address(f"{kind} {place} {pair.picture} {box} {pair.version}", 0, self._given)
 
     def fill(self, source: Source, pairs: Iterable[Pair], total: int, quiet: bool = False) -> list[Bad]:
         """See that the store has every pair's picture; a killed run goes on where it stopped.
@@ -131,7 +134,7 @@ class Pictures:
             raise VLMIGError(
                 f"min_alignment needs an encoder that reads texts; {self.imagination.config.vision_encoder} does not: leave it out"
             )
-        found = [self.imagination.store.get(self.address(source, pair).key) for pair in pairs]
+        found = [self.imagination.store.get(self.address(source, pair).key, picture=False) for pair in pairs]
         cosines = [
             torch.nan if item is None else (item.pooled * own).sum().item()
             for item, own in zip(found, texts, strict=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from accelerate import Accelerator, InitProcessGroupKwargs
 
-from vlmig.checkpoint import WEIGHTS, write_json
+from vlmig.checkpoint import write_json
 from vlmig.errors import VLMIGError
 from vlmig.predictor import VLMIG
 from vlmig.store import FeatureStore
@@ -29,6 +29,8 @@ from vlmig.training.steps import Steps
 
 logger = logging.getLogger(__name__)
 
+CONFIG = "config.json"
+"""What of a checkpoint is written behind its weights."""
 PATIENCE = timedelta(days=2)
 """How long processes wait while one of them reads or encodes data."""
 
@@ -91,7 +93,7 @@ def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
                 f"{out} was begun with another recipe: {name} is {_short(found.get(name))} there, {_short(wanted[name])} here; "
                 "choose another --out, or remove it"
             )
-    elif (out / WEIGHTS).exists():
+    elif (out / CONFIG).exists():
         raise VLMIGError(f"{out} holds a checkpoint that this command did not begin; choose another --out")
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not path.exists():
@@ -99,7 +101,7 @@ def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
             write_json(path, wanted)
         except OSError as error:
             raise VLMIGError(f"cannot write to {out}: {error}; choose another --out") from error
-    return (out / WEIGHTS).exists()
+    return (out / CONFIG).exists()
 
 
 def _short(value: Any) -> str:

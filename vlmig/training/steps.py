@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 from vlmig.data.index import check_share
 from vlmig.training.batches import Batch
 from vlmig.training.material import Material
-from vlmig.training.objective import Objective
 from vlmig.training.parts import choose_trained
 from vlmig.training.recipe import Stage
 from vlmig.training.session import Session
@@ -39,7 +38,13 @@ class Steps:
         if step != self._next:
             coming = range(step, self.data.steps)
             self._coming = iter(
-                DataLoader(self.data.batches, None, sampler=coming, num_workers=self.session.recipe.workers)  # type: ignore[arg-type]
+                DataLoader(
+                    self.data.batches,
+                    None,
+                    sampler=coming,  # type: ignore[arg-type]
+                    num_workers=self.session.recipe.workers,
+                    worker_init_fn=lambda _: self.session.model.imagination.store.open(),
+                )
             )
         self._next = step + 1
         return next(self._coming)
@@ -56,7 +61,7 @@ class Steps:
         def loss(batch: Batch) -> Tensor:
             with self.session.stopwatch("pictures"):
                 features = self.session.pictures.see(batch.looked).to(self.device)
-            return module(batch.texts.to(self.device), features) * scale
+            return module(batch.texts.to(self.device), features)["own"] * scale
 
         return [lambda batch=batch: loss(batch) for batch in batches]  # type: ignore[misc]
 
@@ -72,7 +77,7 @@ class Steps:
                     self.bad, self.seen, self.session.recipe.max_bad, f"pictures (listed in {self.data.bad_list})"
                 )
 
-    def measure(self, step: int) -> dict[str, Any]:
+    def measure(self, module: nn.Module, step: int) -> dict[str, Any]:
         """Measure held-out losses and probe tasks where it is time to; nothing otherwise."""
         if step % self.session.recipe.validation.every and step != self.data.steps:
             return {}
@@ -80,15 +85,16 @@ class Steps:
         network.eval()
         measured: dict[str, Any] = {}
         if self.data.aside is not None:
-            measured["validation"] = self._validation()
+            measured["validation"] = self._validation(module)
         if self.session.probe is not None:
             measured["probe"] = self.session.probe(self.session.model)
         choose_trained(network, self.stage.trains, self.stage.lora)
         return measured
 
-    def _validation(self) -> dict[str, float]:
+    @torch.no_grad()
+    def _validation(self, module: nn.Module) -> dict[str, float]:
         """Return the held-out loss per token: text alone, beside the own, a shuffled and the empty picture."""
-        accelerator, objective = self.session.accelerator, Objective(self.session.model.model)
+        accelerator = self.session.accelerator
         order, batches = self.data.held_out, self.data.aside
         own = range(accelerator.process_index, len(order), accelerator.num_processes)  # type: ignore[arg-type]
         sums: dict[str, Tensor] = {}
@@ -96,8 +102,7 @@ class Steps:
         for start_ in range(0, len(own), batches.micro):  # type: ignore[union-attr]
             batch = batches.batch(own[start_ : start_ + batches.micro])  # type: ignore[union-attr]
             features = self.session.pictures.see(batch.looked).to(self.device)
-            with accelerator.autocast():
-                losses = objective.measure(batch.texts.to(self.device), features, features.roll(1, 0))
+            losses = module(batch.texts.to(self.device), features, features.roll(1, 0))
             sums = {name: sums.get(name, 0.0) + loss.float() for name, loss in losses.items()}
             count += batch.texts.count
         total = accelerator.reduce(torch.stack([*sums.values(), count]))

@@ -1,0 +1,81 @@
+"""Recipes: read, extended and changed; what is wrong with one is said in one line before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlmig import VLMIGError
+from vlmig.training import load_recipe
+
+GOOD = {
+    "model": {"from": "pocket"},
+    "stages": [{"name": "a", "data": [{"path": "x"}], "steps": 5, "batch": 4, "learning_rate": "5e-4"}],
+}
+
+
+def written(tmp_path: Path, **changes: object) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump({**GOOD, **changes}))
+    return path
+
+
+def test_numbers_as_yaml_writes_them(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, seed=4))
+    assert recipe.stages[0].learning_rate == 5e-4 and recipe.seed == 4
+    assert recipe.stages[0].optimisation(7).steps == 7
+
+
+def test_one_extends_another(tmp_path: Path) -> None:
+    written(tmp_path)
+    above = {"extends": "recipe.yaml", "model": {"fusion": "decoder_layer"}, "stages": [{"batch": 8}]}
+    (tmp_path / "above.yaml").write_text(yaml.safe_dump(above))
+    recipe = load_recipe(tmp_path / "above.yaml", ["stages.0.steps=9", "precision=bf16"])
+    assert recipe.model == {"from": "pocket", "fusion": "decoder_layer"}
+    assert (recipe.stages[0].batch, recipe.stages[0].steps, recipe.precision) == (8, 9, "bf16")
+
+
+STAGE = GOOD["stages"][0]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sead": 1}, "did you mean seed"),
+        ({"stages": []}, "no stages"),
+        ({"stages": [{**STAGE, "stepz": 1}]}, "did you mean steps"),
+        ({"stages": [{**STAGE, "epochs": 1}]}, "expected one of them"),
+        ({"stages": [{**STAGE, "steps": "many"}]}, "expected a whole number"),
+        ({"stages": [{**STAGE, "learning_rate": "fast"}]}, "expected a number"),
+        ({"stages": [{**STAGE, "batch": 0}]}, "expected more than 0"),
+        ({"stages": [{**STAGE, "trains": ["encoder"]}]}, "expected some of projector"),
+        ({"stages": [{**STAGE, "data": []}]}, "has no data"),
+        ({"stages": [STAGE, STAGE]}, "expected different names"),
+        ({"stages": [{**STAGE, "name": "../x"}]}, "expected different names"),
+        ({"stages": [{k: v for k, v in STAGE.items() if k != "batch"}]}, "has no batch"),
+        ({"stages": {"a": 1}}, "expected a list"),
+        ({"precision": "fp8"}, "expected one of fp32, bf16, fp16"),
+        ({"validation": {"evry": 2}}, "did you mean every"),
+        ({"model": "pocket"}, "expected a mapping"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path: Path, changes: dict[str, object], said: str) -> None:
+    with pytest.raises(VLMIGError, match=said) as caught:
+        load_recipe(written(tmp_path, **changes))
+    assert "\n" not in str(caught.value) and "recipe.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["stages.0.steps", "stages.4.steps=1", "stages.0.batch.x=1"])
+def test_changes_that_fit_nothing(tmp_path: Path, change: str) -> None:
+    with pytest.raises(VLMIGError, match="--set"):
+        load_recipe(written(tmp_path), [change])
+
+
+def test_files_that_are_none(tmp_path: Path) -> None:
+    with pytest.raises(VLMIGError, match="no recipe"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    with pytest.raises(VLMIGError, match="not YAML"):
+        load_recipe(tmp_path / "broken.yaml")

@@ -1,0 +1,245 @@
+"""Training: what it learns and what it leaves alone; resumed, shared, accumulated and live runs equal the plain one."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from vlmig import VLMIG, VLMIGError
+from vlmig.cli import main
+from vlmig.store import FeatureStore
+from vlmig.training import load_recipe, train
+from vlmig.training.parts import frozen_digest
+from vlmig.training.run import read_log
+
+PROOF = bool(os.environ.get("VLMIG_PROOF"))
+QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run(recipe: Path, out: Path, *changes: str, **settings: Any) -> VLMIG:
+    store = settings.pop("store", out.parent / "store")
+    return train(load_recipe(recipe, changes), out, store=FeatureStore(store), **settings)
+
+
+def log_of(out: Path) -> list[dict[str, Any]]:
+    return read_log(out, "colors")
+
+
+def losses_of(out: Path) -> list[float]:
+    return [line["loss"] for line in log_of(out) if "loss" in line]
+
+
+def weights_of(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns_to_read_pictures_and_moves_nothing_else(recipe: Path, parts: Path, tmp_path: Path) -> None:
+    before = frozen_digest(AutoModelForCausalLM.from_pretrained(parts / "language_model").requires_grad_(False))
+    encoder = VLMIG.from_base(**before_parts(parts)).imagination.encoder.identity()
+    model = run(recipe, tmp_path / "out", "stages.0.steps=150", "validation.every=150")
+    first, last = (line["validation"] for line in log_of(tmp_path / "out") if "validation" in line)
+    assert first["own"] == first["text"] == last["text"], "an untrained adapter is the text model, and it stays"
+    assert last["own"] < min(last["shuffled"], last["blank"]) - 0.02 < last["text"]
+    assert frozen_digest(model.model.language_model.requires_grad_(False)) == before
+    assert model.imagination.encoder.identity() == encoder
+    assert {name.split(".")[0] for name in weights_of(tmp_path / "out")} == {"projector", "fusion", "blank_features"}
+    loaded = VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
+    ids = model.tokenizer("the color of a cat is", return_tensors="pt").input_ids
+    features = torch.randn(1, 2, *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        own, again = (m.model(ids, visual_features=features).logits for m in (model, loaded))
+    assert torch.equal(own, again)
+    assert loaded.config.trained and "150 steps" in (tmp_path / "out" / "README.md").read_text()
+
+
+def before_parts(parts: Path) -> dict[str, Any]:
+    names = {"vision": "vision_encoder", "generator": "generator", "language_model": "language_model"}
+    return {**{key: str(parts / name) for key, name in names.items()}, "fusion_heads": 4}
+
+
+def test_other_ways_to_the_same_run(recipe: Path, tmp_path: Path) -> None:
+    """Encoding in every step, workers, and two stages that make one give the same bits; accumulation the same sums."""
+    run(recipe, tmp_path / "plain")
+    plain, losses = weights_of(tmp_path / "plain"), losses_of(tmp_path / "plain")
+    run(recipe, tmp_path / "live", "features=live", store=tmp_path / "another")
+    assert losses_of(tmp_path / "live") == losses and same_bits(weights_of(tmp_path / "live"), plain)
+    assert len(FeatureStore(tmp_path / "another")) == 0
+    run(recipe, tmp_path / "workers", "workers=2")
+    assert log_of(tmp_path / "workers") == log_of(tmp_path / "plain") and same_bits(
+        weights_of(tmp_path / "workers"), plain
+    )
+    run(recipe, tmp_path / "micro", "stages.0.micro_batch=3")
+    # Sums of floats in another order: a few units in the last place each, over 20 steps.
+    assert torch.allclose(torch.tensor(losses_of(tmp_path / "micro")), torch.tensor(losses), atol=1e-5)
+    run(recipe, tmp_path / "other", "seed=4")
+    assert losses_of(tmp_path / "other") != losses, "another seed is another run"
+
+
+def command(recipe: Path, out: Path) -> list[str]:
+    every = ["--set", "save_seconds=0.2", "--set", f"stages.0.steps={600 if PROOF else 60}"]
+    return ["train", str(recipe), "--out", str(out), "--store", str(out.parent / "store"), *every]
+
+
+def start(arguments: list[str], *launcher: str) -> subprocess.Popen:
+    run_ = [sys.executable, *(launcher or ("-m",)), "vlmig.cli", *arguments]
+    return subprocess.Popen(run_, env=QUIET, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def logged(out: Path) -> int:
+    path = out / "training" / "colors" / "log.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_killed_at_random_it_ends_with_the_same_bits(recipe: Path, tmp_path: Path) -> None:
+    """Including kills while the index, the features or a state are written: the target may lie before the first line."""
+    whole = start(command(recipe, tmp_path / "whole"))
+    assert whole.wait() == 0, whole.stderr.read().decode()[-2000:]
+    out, rng, kills = tmp_path / "killed", random.Random(1), 20 if PROOF else 1
+    steps = logged(tmp_path / "whole")
+    for kill in range(kills):
+        target = min(
+            steps - 5, max(logged(out), kill * steps // (kills + 1)) + rng.randint(1, max(2, steps // (kills + 1)))
+        )
+        process = start(command(recipe, out))
+        while process.poll() is None and logged(out) < target:
+            time.sleep(0.005)
+        time.sleep(rng.random() * 0.05)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (out / "config.json").exists(), "the run was over before it was killed"
+    last = start(command(recipe, out))
+    assert last.wait() == 0, last.stderr.read().decode()[-2000:]
+    assert log_of(out) == log_of(tmp_path / "whole")
+    assert same_bits(weights_of(out), weights_of(tmp_path / "whole"))
+    assert not list(out.glob("training/**/state-*")), "states are for going on"
+
+
+def test_asked_to_stop_it_saves_at_once(recipe: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "stopped"
+    run(recipe, whole, "stages.0.steps=60", "log_every=1")
+    arguments = [*command(recipe, out), "--set", "save_seconds=1000", "--set", "stages.0.steps=60"]
+    process = start(arguments)
+    while process.poll() is None and logged(out) < 5:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 130 and b"same command goes on" in process.stderr.read()
+    (state,) = out.glob("training/colors/state-*")
+    assert int(state.name.rpartition("-")[2]) == logged(out) - 1, "nothing that was logged is lost"
+    assert start(arguments).wait() == 0
+    assert len(losses_of(out)) == 60
+    # Another number of threads: sums in another order.
+    assert torch.allclose(torch.tensor(losses_of(out)), torch.tensor(losses_of(whole)), atol=1e-4)
+
+
+def test_two_processes_follow_one(recipe: Path, tmp_path: Path) -> None:
+    """Half the batch each under torchrun, 50 steps: the same curve to 1e-5."""
+    changes = ["--set", "stages.0.steps=50", "--set", "validation.every=25", "--set", "stages.0.micro_batch=3"]
+    common = ["train", str(recipe), "--store", str(tmp_path / "store"), *changes, "--out"]
+    assert start([*common, str(tmp_path / "one")]).wait() == 0
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29653", "-m")
+    both = start([*common, str(tmp_path / "two")], *launcher)
+    assert both.wait() == 0, both.stderr.read().decode()[-2000:]
+    one, two = (torch.tensor(losses_of(tmp_path / name)) for name in ("one", "two"))
+    assert len(two) == 50 and torch.allclose(one, two, atol=1e-5)
+    held_out = [
+        [line["validation"]["own"] for line in log_of(tmp_path / n) if "validation" in line] for n in ("one", "two")
+    ]
+    assert held_out[0] == pytest.approx(held_out[1], abs=1e-5)
+
+
+def test_low_rank_layers_travel_with_the_checkpoint(recipe: Path, parts: Path, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    lora = ["stages.0.trains=[projector, fusion, lora]", "stages.0.lora={r: 2, target_modules: [c_attn]}"]
+    model = run(recipe, tmp_path / "out", *lora)
+    base = AutoModelForCausalLM.from_pretrained(parts / "language_model").state_dict()
+    own = {
+        n.replace(".base_layer", ""): v for n, v in model.model.language_model.state_dict().items() if "lora_" not in n
+    }
+    assert same_bits(own, base), "only the low-rank layers moved"
+    added = {n: v for n, v in model.model.language_model.state_dict().items() if "lora_B" in n}
+    assert added and all(v.abs().max() > 0 for v in added.values())
+    assert not (tmp_path / "out/language_model/model.safetensors").exists(), "the base LM is not saved again"
+    loaded = VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
+    ids = model.tokenizer("the color of a cat is", return_tensors="pt").input_ids
+    with torch.inference_mode():
+        assert torch.allclose(model.model(ids).logits, loaded.model(ids).logits, atol=1e-6)
+
+
+def test_the_lm_itself_trains_where_a_stage_says_so(recipe: Path, parts: Path, tmp_path: Path) -> None:
+    two = yaml_stages(
+        recipe, [{"trains": ["projector"], "name": "colors"}, {"trains": ["language_model"], "name": "all"}]
+    )
+    model = run(two, tmp_path / "out")
+    base = AutoModelForCausalLM.from_pretrained(parts / "language_model").state_dict()
+    assert not same_bits(dict(model.model.language_model.state_dict()), base)
+    loaded = VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
+    assert same_bits(dict(loaded.model.state_dict()), dict(model.model.state_dict()))
+
+
+def yaml_stages(recipe: Path, stages: list[dict[str, Any]]) -> Path:
+    import yaml
+
+    values = yaml.safe_load(recipe.read_text())
+    values["stages"] = [{**values["stages"][0], **stage} for stage in stages]
+    recipe.write_text(yaml.safe_dump(values))
+    return recipe
+
+
+@pytest.mark.parametrize("fusion", ["cross_attention", "decoder_layer"])
+@pytest.mark.parametrize("lm", ["gpt2", "bert"])
+def test_kinds_of_lm_and_fusion(recipe: Path, bert: Path, lm: str, fusion: str, tmp_path: Path) -> None:
+    changes = [
+        f"model.fusion={fusion}",
+        "stages.0.learning_rate=1e-3",
+        *([f"model.language_model={bert}"] if lm == "bert" else []),
+    ]
+    run(recipe, tmp_path / "out", *changes, "stages.0.steps=40", "validation.every=40")
+    first, last = (line["validation"]["own"] for line in log_of(tmp_path / "out") if "validation" in line)
+    assert last < first
+
+
+def test_imagined_pictures_and_texts_alone(recipe: Path, tmp_path: Path) -> None:
+    lines = [{"caption": "a red cat", "prompt": "a red cat"}, {"caption": "the answer is dark"}, {"caption": "cat"}]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines * 4))
+    data = f"stages.0.data=[{{path: {tmp_path / 'texts.jsonl'}, image: null, prompt: prompt}}]"
+    run(recipe, tmp_path / "out", data, "validation.share=0", "stages.0.steps=5")
+    assert len(FeatureStore(tmp_path / "store")) == 1, "one prompt, imagined once"
+    assert all(loss > 0 for loss in losses_of(tmp_path / "out")) and len(losses_of(tmp_path / "out")) == 5
+
+
+def test_another_recipe_in_the_same_folder(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(recipe, tmp_path / "out", "stages.0.steps=2")
+    with pytest.raises(VLMIGError, match="begun with another recipe: stages"):
+        run(recipe, tmp_path / "out", "stages.0.steps=3")
+    run(recipe, tmp_path / "out", "stages.0.steps=2", "save_seconds=7")  # decides nothing
+    with pytest.raises(VLMIGError, match="did not begin"):
+        (tmp_path / "out/training/recipe.json").unlink()
+        run(recipe, tmp_path / "out", "stages.0.steps=2")
+
+
+def test_a_loss_that_is_no_number_stops_the_run(recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(VLMIGError, match="the loss of step .* lower learning_rate"):
+        run(recipe, tmp_path / "out", "stages.0.learning_rate=1e30", "stages.0.warmup=0", "stages.0.clip=null")
+
+
+def test_the_plan_says_what_would_run(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(recipe), "--plan", "--store", str(tmp_path / "store")]) == 0
+    told = capsys.readouterr().out
+    assert "12,770 trained" in told and "20 of 8 samples" in told and "48 pairs" in told and "features" in told
+    assert main(["train", str(recipe)]) == 2 and "--out" in capsys.readouterr().err

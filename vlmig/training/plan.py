@@ -1,0 +1,129 @@
+"""What a recipe would run: parameters, memory, data, steps, storage and hours, before anything is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from vlmig.data.build import build_source
+from vlmig.data.index import index
+from vlmig.errors import VLMIGError
+from vlmig.predictor import VLMIG
+from vlmig.scoring import Model
+from vlmig.store import FeatureStore
+from vlmig.training.material import told_source
+from vlmig.training.objective import LOGITS_BUDGET
+from vlmig.training.parts import choose_trained, count_parameters
+from vlmig.training.recipe import Recipe, Stage
+from vlmig.training.start import start
+
+ADAM_BYTES = 16
+"""Per trained parameter: itself, its gradient and two moments, in fp32."""
+SOME = 500
+"""Captions that are tokenized to learn their length."""
+TERAFLOPS = 100
+"""Speed for the estimate of hours: about a third of what an A100 can do in bf16."""
+
+
+def plan(
+    recipe: Recipe, store: FeatureStore, data: Path | None = None, own: Mapping[str, Callable] | None = None
+) -> str:
+    """Describe a run, without training; sources that are not at hand are named so.
+
+    Raises:
+        VLMIGError: anything wrong with the model.
+    """
+    model = start(recipe, store)
+    lines = [f"seed {recipe.seed}, precision {recipe.precision}, features {recipe.features}"]
+    for stage in recipe.stages:
+        choose_trained(model.model, stage.trains, stage.lora)
+        sources = [_read(entry, data, own or {}, model) for entry in stage.data]
+        lines += ["", f"stage {stage.name}", *_parts(model.model), *(f"  data        {own.told}" for own in sources)]
+        known = all(source.pairs is not None for source in sources)
+        pairs = sum(source.pairs or 0 for source in sources) if known else None
+        tokens = max(source.tokens for source in sources) if known else stage.max_tokens
+        lines += [f"  {line}" for line in _run(model, recipe, stage, pairs, min(tokens, stage.max_tokens))]
+    return "\n".join(lines)
+
+
+def _parts(model: Model) -> list[str]:
+    """Say what trains, and what model and optimiser take."""
+    counts = count_parameters(model)
+    lines = [f"  {name:<15} {trained:>14,} trained {frozen:>15,} frozen" for name, (trained, frozen) in counts.items()]
+    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    trained = sum(trained for trained, _ in counts.values()) * ADAM_BYTES
+    return [
+        *lines,
+        f"  memory      {size(frozen)} frozen weights, {size(trained)} trained weights, gradients and AdamW",
+    ]
+
+
+@dataclass
+class _Data:
+    """A source as far as it is known."""
+
+    told: str
+    pairs: int | None = None
+    tokens: float = 0.0
+
+
+def _read(entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable], model: VLMIG) -> _Data:
+    """Count a source's pairs and the tokens of its captions, where it is at hand."""
+    options = {name: value for name, value in entry.items() if name not in ("weight", "limit", "curate")}
+    try:
+        with TemporaryDirectory() as folder:
+            read = index(build_source(options, data, model.tokenizer, own), Path(folder) / "index", entry.get("limit"))
+            told = ", ".join(f"{count:,} {name}" for name, count in read.counts.items() if count)
+            some = [read[row].caption for row in range(0, len(read), max(1, len(read) // SOME))]
+            tokens = sum(map(len, model.tokenizer(some).input_ids)) / len(some) if some else 0
+            return _Data(f"{told_source(entry)}: {told}, {tokens:.1f} tokens a caption", len(read), tokens)
+    except VLMIGError as error:
+        return _Data(f"{told_source(entry)}: not at hand ({error})")
+
+
+def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: float) -> list[str]:
+    """Say how long the stage is and what it needs."""
+    steps = stage.steps
+    if steps is None and pairs is not None:
+        steps = max(1, round((stage.epochs or 0) * pairs * (1 - recipe.validation.share) / stage.batch))
+    if steps is None:
+        return [f"steps       {stage.epochs} epochs of data that is not at hand, {stage.batch} samples each"]
+    samples = steps * stage.batch
+    epochs = f", {samples / pairs:.2f} epochs" if pairs else ""
+    told = [
+        f"steps       {steps:,} of {stage.batch} samples = {samples:,} samples{epochs}",
+        f"optimiser   learning rate {stage.learning_rate:g}, {stage.schedule}, warm-up {stage.warmup:.0%}, clipping {stage.clip}",
+    ]
+    each = model.config.vision_patches * model.config.vision_width * 2
+    if recipe.features == "stored" and pairs:
+        told.append(f"storage     at most {size(min(pairs, samples) * each)} of features ({size(each)} a picture)")
+    rows = min(stage.micro_batch or stage.batch, stage.batch)
+    logits = min(rows * stage.max_tokens * model.model.get_output_embeddings().weight.shape[0], LOGITS_BUDGET)
+    told.append(
+        f"logits      at most {size(8 * logits)} with gradients, for {rows} samples of {stage.max_tokens} tokens"
+    )
+    hours = compute_hours(model.model, samples, tokens)
+    return [*told, f"compute     {hours:.2g} GPU hours at {TERAFLOPS} TFLOP/s and {tokens:.0f} tokens a caption"]
+
+
+def compute_hours(model: Model, samples: int, tokens: float) -> float:
+    """Estimate hours from what trains: two operations per weight and token forward, four more where gradients pass."""
+    reads = sum(p.numel() for p in model.language_model.parameters())
+    learns = any(p.requires_grad for p in model.language_model.parameters())
+    head = model.get_output_embeddings().weight.numel()
+    fused = sum(p.numel() for part in (model.projector, model.fusion) for p in part.parameters())
+    per_token = reads * (6 if learns else 2) + 4 * head + 6 * fused
+    per_picture = 6 * fused * model.config.vision_patches
+    return samples * (tokens * per_token + per_picture) / (TERAFLOPS * 1e12) / 3600
+
+
+def size(count: float) -> str:
+    """Write a number of bytes."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
