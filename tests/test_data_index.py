@@ -59,7 +59,6 @@ def test_an_index_is_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         made = index(source, tmp_path / str(count))
         assert [made[row] for row in range(len(made))] == pairs
         assert made.counts == {"records": count + 3, "pairs": count, "clamped": 0, "too small": 1, "empty caption": 2}
-        assert made.bad_share == 2 / (count + 3)
         assert list(made.faults()) == bad
         assert [made[row] for row in np.arange(count)] == pairs
         for row in (-1, count):

@@ -43,12 +43,12 @@ def test_padding_changes_no_loss_and_never_trains(model: VLMIG) -> None:
     features = torch.randn(len(CAPTIONS), *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
     batch = tokens.batch(CAPTIONS, rngs(4))
     assert (batch.labels[batch.attention_mask == 0] == IGNORED).all()
-    together = objective(batch, features)
+    together = objective(batch, features)["own"]
     together.backward()
     padded = {name: p.grad.clone() for name, p in model.model.named_parameters() if p.grad is not None}
     model.model.zero_grad()
     alone = sum(
-        objective(tokens.batch([caption], [rng]), features[i : i + 1])
+        objective(tokens.batch([caption], [rng]), features[i : i + 1])["own"]
         for i, (caption, rng) in enumerate(zip(CAPTIONS, rngs(4), strict=True))
     )
     alone.backward()  # type: ignore[union-attr]
@@ -67,8 +67,8 @@ def test_the_loss_is_the_models_own_prediction(tiny: VLMIG) -> None:
     with torch.no_grad():
         log_probs = tiny.model(batch.input_ids, batch.attention_mask, visual_features=features).logits
         expected = -log_probs[0, :-1].gather(1, batch.input_ids[0, 1:, None]).sum()
-        assert Objective(tiny.model)(batch, features[:, 0]).item() == pytest.approx(expected.item(), rel=1e-5)
-        measured = Objective(tiny.model).measure(batch, features[:, 0], features[:, 0])
+        assert Objective(tiny.model)(batch, features[:, 0])["own"].item() == pytest.approx(expected.item(), rel=1e-5)
+        measured = Objective(tiny.model)(batch, features[:, 0], features[:, 0])
         text = tiny.model.language_model(batch.input_ids, labels=batch.input_ids).loss * batch.count
     assert measured["own"] == measured["shuffled"] == pytest.approx(expected.item(), rel=1e-5)
     assert measured["text"].item() == pytest.approx(text.item(), rel=1e-5) and measured["blank"] != measured["own"]
@@ -82,7 +82,7 @@ def test_many_logits_are_made_again_a_few_rows_at_a_time(tiny: VLMIG, monkeypatc
     for budget in (2**26, 1000):
         monkeypatch.setattr("vlmig.training.objective.LOGITS_BUDGET", budget)
         tiny.model.zero_grad()
-        loss = Objective(tiny.model)(batch, features)
+        loss = Objective(tiny.model)(batch, features)["own"]
         loss.backward()
         found.append((loss.item(), tiny.model.projector.layers[0].weight.grad.clone()))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
@@ -117,8 +117,9 @@ def test_an_order_is_shuffled_epochs_mixed_by_weight(colored: Path, tmp_path: Pa
         assert len(epochs) < 2 or list(epochs[0]) != list(epochs[1][: len(epochs[0])])
     again, longer = (Order([Share(read, one), Share(read, two)], n, (0, 0)) for n in (96, 96))
     assert (order.row == again.row).all() and (order.source == longer.source).all()
-    weighted = Order([Share(read, one, 1.0), Share(read, two, 3.0)], 4000, (0, 0))
-    assert 0.72 < (weighted.source == 1).mean() < 0.78
+    for weights in ((0.25, 0.75), (None, 0.75), (1.0, 3.0)):
+        weighted = Order([Share(read, one, weights[0]), Share(read, two, weights[1])], 4000, (0, 0))
+        assert 0.72 < (weighted.source == 1).mean() < 0.78
 
 
 def test_visual_genome_as_it_comes(recipe: Path, tmp_path: Path) -> None:
@@ -137,6 +138,7 @@ def test_visual_genome_as_it_comes(recipe: Path, tmp_path: Path) -> None:
         listed = (tmp_path / features / "training" / "bad_pictures_0.jsonl").read_text()
         assert listed.count("truncated") == 1
     expected = read_faults(folder)
+    assert told["stored"].pop("unreadable") > 0
     assert {reason: told["stored"][reason] for reason in expected} == expected and told["stored"] == told["live"]
     logs = [(tmp_path / f / "training/colors/log.jsonl").read_text() for f in ("stored", "live")]
     assert logs[0] == logs[1]

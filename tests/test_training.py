@@ -52,7 +52,7 @@ def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -
 def test_it_learns_to_read_pictures_and_moves_nothing_else(recipe: Path, parts: Path, tmp_path: Path) -> None:
     before = frozen_digest(AutoModelForCausalLM.from_pretrained(parts / "language_model").requires_grad_(False))
     encoder = VLMIG.from_base(**before_parts(parts)).imagination.encoder.identity()
-    model = run(recipe, tmp_path / "out", "stages.0.steps=150", "validation.every=150")
+    model = run(recipe, tmp_path / "out", "stages.0.steps=100", "stages.0.learning_rate=1e-2", "validation.every=100")
     first, last = (line["validation"] for line in log_of(tmp_path / "out") if "validation" in line)
     assert first["own"] == first["text"] == last["text"], "an untrained adapter is the text model, and it stays"
     assert last["own"] < min(last["shuffled"], last["blank"]) - 0.02 < last["text"]
@@ -65,7 +65,7 @@ def test_it_learns_to_read_pictures_and_moves_nothing_else(recipe: Path, parts: 
     with torch.inference_mode():
         own, again = (m.model(ids, visual_features=features).logits for m in (model, loaded))
     assert torch.equal(own, again)
-    assert loaded.config.trained and "150 steps" in (tmp_path / "out" / "README.md").read_text()
+    assert loaded.config.trained and "100 steps" in (tmp_path / "out" / "README.md").read_text()
 
 
 def before_parts(parts: Path) -> dict[str, Any]:
@@ -161,6 +161,24 @@ def test_two_processes_follow_one(recipe: Path, tmp_path: Path) -> None:
         [line["validation"]["own"] for line in log_of(tmp_path / n) if "validation" in line] for n in ("one", "two")
     ]
     assert held_out[0] == pytest.approx(held_out[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_sharded_over_two_processes(recipe: Path, stages: int, tmp_path: Path) -> None:
+    """FSDP spreads LM and adapter; the losses, and the checkpoint that is put together again, follow one process's."""
+    if stages == 2:
+        yaml_stages(recipe, [{"name": "colors", "trains": ["projector", "fusion"]}, {"name": "more"}])
+    common = ["train", str(recipe), "--store", str(tmp_path / "store"), "--set", "save_seconds=0.1", "--out"]
+    assert start([*common, str(tmp_path / "one")]).wait() == 0
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29655"]
+    command_ = [*launch, str(Path(__file__).with_name("sharded.py")), *common, str(tmp_path / "two")]
+    both = subprocess.run(command_, env=QUIET, capture_output=True)
+    assert both.returncode == 0, both.stderr.decode()[-3000:]
+    for name in ("colors", "more")[:stages]:
+        logs = [[line["loss"] for line in read_log(tmp_path / out, name) if "loss" in line] for out in ("one", "two")]
+        assert logs[0] == pytest.approx(logs[1], abs=1e-5)
+    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    assert one.keys() == two.keys() and all(torch.allclose(one[n], two[n], atol=1e-4) for n in one)
 
 
 def test_low_rank_layers_travel_with_the_checkpoint(recipe: Path, parts: Path, tmp_path: Path) -> None:

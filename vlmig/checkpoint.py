@@ -119,10 +119,10 @@ class AdapterCheckpoint:
         save_file(weights, part, metadata={"format": "pt"})
         os.replace(part, folder / WEIGHTS)
         config.architectures = [type(self).__name__]
-        config.save_pretrained(folder)
         card = folder / "README.md"
         if not card.exists() or GENERATED in card.read_text(encoding="utf-8"):  # a card somebody wrote stays
             write_text(card, model_card(config))
+        write_text(folder / "config.json", config.to_json_string())  # last: where it is, the checkpoint is whole
 
     def push_to_hub(self, repo_id: str, *, save_base: bool = False, **kwargs: Any) -> str:
         """Upload the checkpoint with its model card; ``kwargs`` (private, token, ...) create the repository."""
@@ -256,7 +256,10 @@ def _copy_components(config: VLMIGConfig, source: Path, folder: Path) -> None:
     for component in COMPONENTS:
         name = getattr(config, component).rpartition(":")[2]
         if name.startswith("./") and (source / name).is_dir() and not (folder / name).exists():
-            shutil.copytree(source / name, folder / name)
+            part = (folder / name).with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(source / name, part)
+            part.replace(folder / name)
 
 
 def model_card(config: VLMIGConfig) -> str:
@@ -276,15 +279,18 @@ def model_card(config: VLMIGConfig) -> str:
     )
 
 
+def _counted(data: dict[str, Any]) -> list[str]:
+    """List every count of a source that is not zero: records, pairs, faults, what curation dropped."""
+    flat = {**data, **{f"left out by {rule}": count for rule, count in data.get("curated", {}).items()}}
+    return [f"{count:,} {name.replace('_', ' ')}" for name, count in flat.items() if isinstance(count, int) and count]
+
+
 def _told(training: dict[str, Any]) -> str:
     """Tell how an adapter was trained."""
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
     lines = ["", "## Training", "", f"Seed {training['seed']}, precision {training['precision']}; {versions}.", ""]
     for stage in training["stages"]:
-        data = "; ".join(
-            f"{own['source']} ({own['trained']:,} of {own['records']:,} records, {own['held_out']:,} held out)"
-            for own in stage["data"]
-        )
+        data = "; ".join(f"{own['source']} ({', '.join(_counted(own))})" for own in stage["data"])
         lines.append(
             f"- **{stage['name']}**: {stage['steps']:,} steps of {stage['batch']} samples, learning rate "
             f"{stage['learning_rate']:g}, {stage['parameters']:,} parameters of {', '.join(stage['trains'])}, on {data}."

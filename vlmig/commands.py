@@ -236,6 +236,8 @@ def train(arguments: argparse.Namespace) -> None:
     from vlmig.training import train
 
     model = train(recipe, arguments.out, data=data, store=_store(arguments), own=SOURCES, probe=_probe(recipe, data))
+    if os.environ.get("RANK", "0") != "0":
+        return
     for stage in (model.config.training or {})["stages"]:
         measured = {name: value for name, value in stage["measured"].items() if isinstance(value, dict)}
         print(f"{stage['name']}: {stage['steps']} steps", *(f"{k} {v}" for k, v in measured.items()), sep="; ")

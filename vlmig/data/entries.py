@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,8 @@ def recipe_entries(recipe: Path) -> list[dict[str, Any]]:
     Raises:
         VLMIGError: no such file, no YAML, or no sources in it.
     """
-    try:
-        found = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise VLMIGError(f"cannot read the recipe {recipe} ({reason}); expected YAML; correct it") from None
-    stages = found.get("stages") if isinstance(found, Mapping) else None
+    found = read_yaml(recipe)
+    stages = found.get("stages")
     entries: list[dict[str, Any]] = []
     for stage in stages if isinstance(stages, list) else []:
         data = stage.get("data") if isinstance(stage, Mapping) else None
@@ -49,7 +46,43 @@ def recipe_entries(recipe: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def assigned(option: str, texts: list[str]) -> dict[str, Any]:
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a recipe's values, laid over those of the recipe that it ``extends``.
+
+    Args:
+        above: recipes that extend this one.
+
+    Raises:
+        VLMIGError: no such file, no YAML, no mapping, or recipes that extend each other.
+    """
+    if path.resolve() in above:
+        raise VLMIGError(f"{path} extends itself by way of {above[-1]}; expected another recipe, or none")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise VLMIGError(
+            f"cannot read the recipe {path} ({reason}); expected YAML such as configs/pocket.yaml"
+        ) from None
+    if not isinstance(values, dict):
+        raise VLMIGError(f"{path} holds a {type(values).__name__}; expected a mapping with model and stages")
+    if (parent := values.pop("extends", None)) is not None:
+        return _merged(read_yaml(path.parent / str(parent), (*above, path.resolve())), values)
+    return values
+
+
+def _merged(below: Any, over: Any) -> Any:
+    """Lay values over others: mappings field by field, stages one by one; further stages follow."""
+    if not (isinstance(below, dict) and isinstance(over, dict)):
+        return over
+    merged = {**below, **{key: _merged(below.get(key), value) for key, value in over.items()}}
+    old, new = below.get("stages"), over.get("stages")
+    if isinstance(old, list) and isinstance(new, list):
+        merged["stages"] = [_merged(a, b) if b is not None else a for a, b in zip_longest(old, new)]
+    return merged
+
+
+def assigned(option: str, texts: Sequence[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE`` texts, values as in YAML.
 
     Args:

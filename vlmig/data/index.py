@@ -89,11 +89,6 @@ class Index:
         counts = {"records": self.records, "pairs": len(self), "clamped": self.clamped}
         return {**counts, **self.dropped, **self.bad}
 
-    @property
-    def bad_share(self) -> float:
-        """Part of the records that are bad; those left out by a rule are not."""
-        return sum(self.bad.values()) / max(1, self.records)
-
     def faults(self) -> Iterator[Bad]:
         """Yield the records that are no pairs, in their order."""
         with (self.folder / BAD).open(encoding="utf-8") as lines:

@@ -66,7 +66,7 @@ class RecoloredScenes:
         version = digest_folder(self.vae)
         for number, caption in captions(facts):
             i, j = places[number]
-            yield Pair(caption, f"{i}/{j}", group=f"{i}/{j}", version=version)
+            yield Pair(caption, f"{i}/{j}", group=f"{i}/{j}", version=f"{version} {self.concepts[i].name}")
 
     def open(self, pair: Pair) -> Image.Image:
         """Draw a scene."""

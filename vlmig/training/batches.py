@@ -28,7 +28,7 @@ class Share:
     rows: np.ndarray
     """The pairs that may be drawn, int64."""
     weight: float | None = None
-    """In relation to the other shares; the number of rows when None."""
+    """Share of the samples; those without one divide the rest by their numbers of rows."""
 
 
 class Order:
@@ -43,9 +43,8 @@ class Order:
 
     def __init__(self, shares: Sequence[Share], samples: int, seed: tuple[int, ...]) -> None:
         self.shares, self.seed = shares, seed
-        weights = np.array([share.weight if share.weight is not None else len(share.rows) for share in shares], float)
         rng = np.random.default_rng((*seed, 0))
-        self.source = rng.choice(len(shares), samples, p=weights / weights.sum()).astype(np.int16)
+        self.source = rng.choice(len(shares), samples, p=_probabilities(shares)).astype(np.int16)
         self.row = np.empty(samples, np.int64)
         for i, share in enumerate(shares):
             own = np.flatnonzero(self.source == i)
@@ -68,6 +67,14 @@ class Order:
         """Draw another row for a position whose picture is bad."""
         own = self.row[self.source == self.source[position]]
         return int(own[rng.integers(len(own))])
+
+
+def _probabilities(shares: Sequence[Share]) -> np.ndarray:
+    given = sum(share.weight for share in shares if share.weight is not None)
+    rows = sum(len(share.rows) for share in shares if share.weight is None)
+    rest = max(0.0, 1 - given)
+    parts = [own.weight if own.weight is not None else rest * len(own.rows) / rows for own in shares]
+    return np.array(parts) / sum(parts)
 
 
 @dataclass
@@ -132,12 +139,12 @@ class Batches(Dataset):
         position, rng = drawn
         share, row = self.order.shares[self.order.source[position]], int(self.order.row[position])
         bad: list[Bad] = []
-        blank = rng.random() < self.blank_share
+        if rng.random() < self.blank_share:
+            return share.index[row].caption, None, bad
         while len(bad) < TRIES:
             pair, source = share.index[row], share.index.source
             try:
-                looked = self.pictures.look(source, pair)
-                return pair.caption, None if blank else looked, bad
+                return pair.caption, self.pictures.look(source, pair), bad
             except BadPicture as error:
                 bad.append(Bad(f"{source.name}, {pair.picture}", str(error)))
                 row = self.order.instead(position, rng)

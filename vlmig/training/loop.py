@@ -1,7 +1,7 @@
 """The one training loop: accelerate, a schedule, a log, and exact resume.
 
-What a step sees is a function of its number alone (data, masks and dropout are seeded by it), so an interrupted run
-continues with the very batch it would have seen. State is written as a folder that appears whole.
+What a step sees is a function of its number alone, so an interrupted run continues with the very batch it would have seen.
+State is written as a folder that appears whole.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from vlmig.errors import VLMIGError
-from vlmig.timing import Stopwatch
 from vlmig.training.recipe import Optimisation
 
 logger = logging.getLogger(__name__)
@@ -46,51 +45,49 @@ def fit(
     measure: Callable[[nn.Module, int], dict[str, Any]] | None = None,
     save_seconds: float = 120.0,
     log_every: int = 1,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], nn.Module]:
     """Minimise a loss over the parameters of ``module`` that require gradients.
 
     Args:
-        losses: makes the losses of one step; must draw everything from the step's number.
+        losses: makes the losses of one step; must draw everything from the step's number, dropout included.
         folder: for ``log.jsonl`` (a line per logged step) and the state to resume from.
         accelerator: this process alone, on the CPU, when None.
         measure: given the prepared module and the number of steps run, before the first and after every one; what it returns is
             logged.
 
     Returns:
-        The log, interrupted parts included.
+        The log, interrupted parts included, and the prepared module.
 
     Raises:
-        VLMIGError: the loss is not finite.
+        VLMIGError: the loss is not finite; no such schedule.
         KeyboardInterrupt: the process was asked to stop; its state is saved.
     """
     accelerator = accelerator or Accelerator(cpu=True)
     run = Loop(module, settings, folder, accelerator)
     run.resume()
-    stopwatch = Stopwatch()
     bar = tqdm(
-        total=settings.steps, initial=run.step, desc=folder.name, unit=" steps", disable=not accelerator.is_main_process
+        total=run.total, initial=run.step, desc=folder.name, unit=" steps", disable=not accelerator.is_main_process
     )
     with bar, _stopping() as asked:
         if run.step == 0 and measure is not None:
             run.note({"step": 0, **measure(run.module, 0)})
         saved = time.monotonic()
-        while run.step < settings.steps:
-            torch.manual_seed(1_000_003 * accelerator.process_index + run.step)
-            with stopwatch("step"):
-                loss, norm, stop, save = run.advance(losses, bool(asked), time.monotonic() - saved > save_seconds)
-            line = {"step": run.step, "loss": loss, "gradient_norm": norm, "learning_rate": run.rate}
+        while run.step < run.total:
+            rate = run.rate
+            loss, norm, stop, save = run.advance(losses, bool(asked), time.monotonic() - saved > save_seconds)
+            line = {"step": run.step, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
             measured = measure(run.module, run.step) if measure is not None else {}
-            if measured or run.step % log_every == 0 or run.step == settings.steps:
+            if measured or run.step % log_every == 0 or run.step == run.total:
                 run.note(line | measured)
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update()
-            if save or stop or run.step == settings.steps:
+            if save or stop or run.step == run.total:
                 run.save()
                 saved = time.monotonic()
             if stop:
                 raise KeyboardInterrupt
     run.finish()
-    return run.log
+    return run.log, run.module
 
 
 class Loop:
@@ -98,20 +95,9 @@ class Loop:
 
     def __init__(self, module: nn.Module, settings: Optimisation, folder: Path, accelerator: Accelerator) -> None:
         self.settings, self.folder, self.accelerator = settings, folder, accelerator
-        self.step, self.log = 0, []  # type: ignore[var-annotated]
-        first, second = settings.betas
-        optimizer = torch.optim.AdamW(
-            [p for p in module.parameters() if p.requires_grad],
-            settings.learning_rate,
-            (first, second),
-            weight_decay=settings.weight_decay,
-        )
-        options = dict(settings.schedule_options)
-        if settings.schedule == "cosine_with_min_lr" and not options:
-            options = {"min_lr_rate": 0.02}
-        schedule = get_scheduler(
-            settings.schedule, optimizer, int(settings.steps * settings.warmup), settings.steps, options
-        )
+        self.step, self.total = 0, settings.steps or 0
+        self.log: list[dict[str, Any]] = []
+        optimizer, schedule = optimizer_for([p for p in module.parameters() if p.requires_grad], settings)
         accelerator.free_memory()  # of an earlier stage
         accelerator._custom_objects.clear()
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
@@ -141,12 +127,13 @@ class Loop:
             total += loss.detach()
         flags = torch.tensor([float(asked), float(due)], device=self.accelerator.device)
         mean, stop, save = self.accelerator.reduce(torch.cat([total[None].float(), flags]), "mean").tolist()
-        if not math.isfinite(mean):
+        norm = float(whole(self.accelerator.clip_grad_norm_(self.trained, self.settings.clip or math.inf)))
+        scaled = self.accelerator.scaler is not None  # fp16 finds infinite gradients by itself, and skips the step
+        if not math.isfinite(mean) or not (math.isfinite(norm) or scaled):
             raise VLMIGError(
-                f"the loss of step {self.step + 1} is {mean}; lower learning_rate, or use precision: bf16 or fp32; the last "
-                f"good state is in {self.folder / STATE}"
+                f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower learning_rate or clip, or use precision: "
+                "bf16 or fp32, with another --out"
             )
-        norm = self.accelerator.clip_grad_norm_(self.trained, self.settings.clip or math.inf)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
@@ -154,12 +141,12 @@ class Loop:
             decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
         self.step += 1
-        return mean, float(norm), stop > 0, save > 0
+        return mean, norm, stop > 0, save > 0
 
     def note(self, line: dict[str, Any]) -> None:
         """Add a line to the log."""
         self.log.append(line)
-        self.accelerator.log({k: v for k, v in line.items() if isinstance(v, float)}, step=line["step"])
+        self.accelerator.log(flat(line, f"{self.folder.name}/"), step=line["step"])
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / LOG).open("a", encoding="utf-8") as file:
@@ -188,7 +175,7 @@ class Loop:
         states = _states(self.folder)
         if states:
             self.accelerator.load_state(str(states[-1][1]))
-            logger.info("%s: resumed at step %d of %d", self.folder.name, self.step, self.settings.steps)
+            logger.info("%s: resumed at step %d of %d", self.folder.name, self.step, self.total)
         log = self.folder / LOG
         lines = [line for line in _lines(log) if line["step"] <= self.step] if states else []
         self.log = lines
@@ -232,6 +219,46 @@ class Loop:
         parameters, saved = dict(model.named_parameters()), load_file(path)
         for name in _trained_names(model):
             parameters[name].data.copy_(saved[name])
+
+
+def optimizer_for(parameters: list[nn.Parameter], settings: Optimisation) -> tuple[torch.optim.Optimizer, Any]:
+    """Make AdamW and its schedule.
+
+    Raises:
+        VLMIGError: values that they do not take.
+    """
+    options = dict(settings.schedule_options)
+    if settings.schedule == "cosine_with_min_lr" and not options:
+        options = {"min_lr_rate": 0.02}
+    steps = settings.steps or 1
+    try:
+        first, second = settings.betas
+        rate, decay = settings.learning_rate, settings.weight_decay
+        optimizer = torch.optim.AdamW(parameters, rate, (first, second), weight_decay=decay)
+        schedule = get_scheduler(settings.schedule, optimizer, int(steps * settings.warmup), steps, options)
+        if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
+            raise ValueError("it needs more than the step's number")
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise VLMIGError(
+            f"schedule {settings.schedule} with learning_rate={settings.learning_rate}, betas={settings.betas}, options "
+            f"{settings.schedule_options or 'none'}: {reason}; expected a schedule of transformers.get_scheduler, such as linear, "
+            "cosine or constant_with_warmup"
+        ) from error
+    return optimizer, schedule
+
+
+def flat(line: dict[str, Any], prefix: str) -> dict[str, float]:
+    """Name every figure of a line as trackers do, ``stage/validation/own``."""
+    figures: dict[str, float] = {}
+    for name, value in line.items():
+        figures |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+    return figures
+
+
+def whole(value: Any) -> Any:
+    """Return a number or tensor that FSDP may have spread over processes."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
 def _trained_names(model: nn.Module) -> set[str]:

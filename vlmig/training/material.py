@@ -34,24 +34,21 @@ class Material:
         self.session, recipe = session, session.recipe
         self.told: list[dict[str, Any]] = []
         tokens = Tokens(session.model.tokenizer, session.model.model, stage.max_tokens, stage.mask_share)
-        trained, held_out = [], []
-        for entry in stage.data:
-            share, aside = self._share(dict(entry), tokens)
-            trained.append(share)
-            if len(aside.rows):
-                held_out.append(aside)
+        shares = [self._share(dict(entry), tokens) for entry in stage.data]
+        trained, held_out = [own for own, _ in shares], [aside for _, aside in shares if len(aside.rows)]
         pairs = sum(len(share.rows) for share in trained)
-        self.steps = (
-            stage.steps if stage.steps is not None else max(1, round((stage.epochs or 0) * pairs / stage.batch))
-        )
+        self.steps = stage.steps or max(1, round((stage.epochs or 0) * pairs / stage.batch))
         order = Order(trained, self.steps * stage.batch, (recipe.seed, number))
-        count = min(recipe.validation.samples, sum(len(share.rows) for share in held_out))
-        self.held_out = Order(held_out, count, (recipe.seed, number, 1)) if count else None
-        if recipe.features == "stored":
-            for own in filter(None, (order, self.held_out)):
-                self._fill(own)
         self.batches = self._batches(order, tokens, stage, stage.blank_share)
-        self.aside = self._batches(self.held_out, tokens, stage, 0.0) if self.held_out else None
+        count = min(recipe.validation.samples, sum(len(share.rows) for share in held_out))
+        aside = Order(held_out, count, (recipe.seed, number, 1)) if count else None
+        self.held_out = self._batches(aside, tokens, stage, 0.0) if aside else None
+        if recipe.features == "stored":
+            if stage.blank_share < 1:
+                for told, unreadable in zip(self.told, self._fill(order), strict=True):
+                    told["unreadable"] = unreadable
+            if aside:
+                self._fill(aside)
 
     def _batches(self, order: Order, tokens: Tokens, stage: Stage, blank_share: float) -> Batches:
         size, micro, part = stage.batch, stage.micro_batch, self.session.part
@@ -89,23 +86,20 @@ class Material:
     def _alignment(self, read: Index, pairs: Sequence[Pair]) -> np.ndarray:
         return self.session.pictures.alignment(read.source, pairs).numpy()
 
-    def _fill(self, order: Order) -> None:
-        """Encode every picture that the order draws, each process its part."""
-        session = self.session
+    def _fill(self, order: Order) -> list[int]:
+        """Encode every picture that the order draws, each process its part; return how many of each source cannot be read."""
+        session, unreadable = self.session, []
         number, count = session.part
         for i, share in enumerate(order.shares):
-            rows = order.used(i)
+            rows, read = order.used(i), share.index
             own = rows[number::count]
-            bad = session.pictures.fill(
-                share.index.source, (share.index[row] for row in own), len(own), quiet=number > 0
-            )
-            session.accelerator.wait_for_everyone()
+            bad = session.pictures.fill(read.source, (read[row] for row in own), len(own), quiet=number > 0)
             self.note_bad(bad)
             found = torch.tensor(len(bad), device=session.accelerator.device)
-            unread = {"unreadable": int(session.accelerator.reduce(found).item())}
-            check_share(
-                unread, len(rows), session.recipe.max_bad, f"{share.index.source.name} (pictures)", self.bad_list
-            )
+            unreadable.append(int(session.accelerator.reduce(found).item()))
+            faults = {"unreadable": unreadable[-1]}
+            check_share(faults, len(rows), session.recipe.max_bad, f"{read.source.name} (pictures)", self.bad_list)
+        return unreadable
 
     @property
     def bad_list(self) -> Path:
@@ -114,6 +108,8 @@ class Material:
 
     def note_bad(self, bad: Sequence[Bad]) -> None:
         """List pictures that cannot be read, each once."""
+        if not bad:
+            return
         known = set(self.bad_list.read_text(encoding="utf-8").splitlines()) if self.bad_list.exists() else set()
         lines = dict.fromkeys(json.dumps(dataclasses.asdict(own)) for own in bad)
         with self.bad_list.open("a", encoding="utf-8") as file:

@@ -31,9 +31,14 @@ def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> 
     for name, parameter in model.language_model.named_parameters():
         if "lora_" in name:
             parameter.requires_grad_("lora" in parts)
+    set_modes(model, parts)
+
+
+def set_modes(model: Model, parts: Sequence[str]) -> None:
+    """Switch dropout on in what trains, and off in what only reads."""
     model.train()
     if not {"language_model", "lora"} & set(parts):
-        model.language_model.eval()  # no dropout in what only reads
+        model.language_model.eval()
 
 
 def has_lora(model: Model) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,8 +26,8 @@ from vlmig.visuals import Imagination
 PORTION = 512
 """Pairs whose pictures are looked up, read and encoded together."""
 
-Looked = Tensor | Image.Image | str | None
-"""What is at hand of a picture before the step: features, the picture, what to imagine, or nothing."""
+Looked = np.ndarray | Image.Image | str | None
+"""What is at hand of a picture before the step: features (P, C), the picture, what to imagine, or nothing."""
 
 
 class Pictures:
@@ -56,15 +57,15 @@ class Pictures:
             found = self.imagination.store.get(self.address(source, pair).key, picture=False)
             if found is None:
                 raise BadPicture("no features stored")
-            return found.patches
+            return found.patches.numpy()  # a tensor from another process would keep a file open
         return source.open(pair) if pair.picture else pair.prompt
 
     def see(self, looked: Sequence[Looked]) -> Tensor:
         """Return features (B, P, C) of what was looked at."""
         rows: list[Tensor] = [self.blank] * len(looked)
         for i, own in enumerate(looked):
-            if isinstance(own, Tensor):
-                rows[i] = own
+            if isinstance(own, np.ndarray):
+                rows[i] = torch.from_numpy(own)
         shown = [i for i, own in enumerate(looked) if isinstance(own, Image.Image)]
         if shown:
             with self.stopwatch("encode"):
@@ -92,28 +93,31 @@ class Pictures:
         """See that the store has every pair's picture; a killed run goes on where it stopped.
 
         Returns:
-            The pictures that cannot be read.
+            The pairs whose picture cannot be read.
         """
-        bad: dict[str, Bad] = {}
+        bad: dict[str, str] = {}
+        found: list[Bad] = []
+        prompts: dict[str, None] = {}
         with tqdm(total=total, desc=f"encoding {source.name}", unit=" pairs", smoothing=0.1, disable=quiet) as bar:
             for portion in _portions(pairs):
-                self._fill(source, [pair for pair in portion if pair.picture], bad)
-                prompts = list(dict.fromkeys(pair.prompt for pair in portion if pair.prompt and not pair.picture))
-                if prompts:
-                    self.imagination.visuals(
-                        [self.imagination.prompts(prompt, 1, "question") for prompt in prompts], 1, self.seed
-                    )
+                shown = [pair for pair in portion if pair.picture]
+                self._fill(source, shown, bad)
+                reasons = ((pair, bad.get(self.address(source, pair).key)) for pair in shown)
+                found += [Bad(f"{source.name}, {pair.picture}", reason) for pair, reason in reasons if reason]
+                prompts |= dict.fromkeys(pair.prompt for pair in portion if pair.prompt and not pair.picture)
                 bar.update(len(portion))
-        return list(bad.values())
+        if prompts:
+            self.imagination.fill(list(prompts), 1, self.seed)
+        return found
 
-    def _fill(self, source: Source, portion: list[Pair], bad: dict[str, Bad]) -> None:
+    def _fill(self, source: Source, portion: list[Pair], bad: dict[str, str]) -> None:
         store, wanted = self.imagination.store, {self.address(source, pair): pair for pair in portion}
         present = store.present([address.key for address in wanted])
         missing = {a: pair for a, pair in wanted.items() if a.key not in present and a.key not in bad}
         opened = _read(source, list(missing.values()))
-        for (address, pair), picture in zip(missing.items(), opened, strict=True):
+        for address, picture in zip(missing, opened, strict=True):
             if isinstance(picture, BadPicture):
-                bad[address.key] = Bad(f"{source.name}, {pair.picture}", str(picture))
+                bad[address.key] = str(picture)
         good = [(a, p) for a, p in zip(missing, opened, strict=True) if isinstance(p, Image.Image)]
         if good:
             with self.stopwatch("encode"):
@@ -123,18 +127,20 @@ class Pictures:
                 store.put((address, Imagined(None, own, unit)) for (address, _), own, unit in items)
 
     def alignment(self, source: Source, pairs: Sequence[Pair]) -> Tensor:
-        """Return the cosine of each caption with its picture, (n,); NaN where the picture cannot be read or there is none.
+        """Return the cosine of each caption with its own picture, (n,); NaN where that cannot be read or there is none.
 
         Raises:
             VLMIGError: an encoder without a text side.
         """
-        self.fill(source, pairs, len(pairs), quiet=True)
+        shown = [pair for pair in pairs if pair.picture]
+        self.fill(source, shown, len(shown), quiet=True)
         texts = self.imagination.encoder.encode_text([pair.caption for pair in pairs])
         if texts is None:
             raise VLMIGError(
                 f"min_alignment needs an encoder that reads texts; {self.imagination.config.vision_encoder} does not: leave it out"
             )
-        found = [self.imagination.store.get(self.address(source, pair).key, picture=False) for pair in pairs]
+        store = self.imagination.store
+        found = [store.get(self.address(source, pair).key) if pair.picture else None for pair in pairs]
         cosines = [
             torch.nan if item is None else (item.pooled * own).sum().item()
             for item, own in zip(found, texts, strict=True)

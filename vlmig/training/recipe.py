@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
-
+from vlmig.data.entries import assigned, read_yaml
 from vlmig.errors import VLMIGError
 
 PARTS = ("projector", "fusion", "language_model", "lora")
@@ -20,12 +20,12 @@ FEATURES = ("stored", "live")
 Parsed = TypeVar("Parsed")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Optimisation:
     """How a loss is minimised; the schedule's names are those of ``transformers.get_scheduler``."""
 
-    steps: int
     learning_rate: float
+    steps: int | None = None
     schedule: str = "cosine_with_min_lr"
     schedule_options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the schedule; ``cosine_with_min_lr`` ends at 2 % where none is given."""
@@ -39,17 +39,16 @@ class Optimisation:
     """Decay of an exponential moving average of the weights, which is what is left in the end."""
 
 
-@dataclass(frozen=True)
-class Stage:
+@dataclass(frozen=True, kw_only=True)
+class Stage(Optimisation):
     """One stage of training. Either ``steps`` or ``epochs``."""
 
     name: str
     data: list[dict[str, Any]]
-    """Sources with their options (docs/training.md); ``weight`` is a source's share of the samples, its size when absent."""
-    learning_rate: float
+    """Sources with their options (docs/training.md). ``weight``: a source's share of the samples; those without one divide the
+    rest by their sizes. ``limit``: read only so many records. ``curate``: see ``vlmig.data.curation.Curation``."""
     batch: int
     """Samples per step, over all processes."""
-    steps: int | None = None
     epochs: float | None = None
     """Passes over all pairs of the stage together."""
     micro_batch: int | None = None
@@ -58,23 +57,12 @@ class Stage:
     """Parts: ``projector``, ``fusion``, ``language_model``, ``lora``. All others are frozen."""
     lora: dict[str, Any] = field(default_factory=dict)
     """Arguments of ``peft.LoraConfig``."""
-    schedule: str = "cosine_with_min_lr"
-    schedule_options: dict[str, Any] = field(default_factory=dict)
-    warmup: float = 0.03
-    weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
-    clip: float | None = 1.0
     max_tokens: int = 100
     """Tokens of a caption; longer ones are cut."""
     blank_share: float = 0.15
     """Share of samples read beside the empty picture: what the model says without evidence (``mix: evidence`` needs it)."""
     mask_share: float = 0.2
     """Share of tokens that a masked LM has to guess."""
-
-    def optimisation(self, steps: int) -> Optimisation:
-        """Return what the loop needs to know."""
-        own = {f.name: getattr(self, f.name) for f in dataclasses.fields(Optimisation) if hasattr(self, f.name)}
-        return Optimisation(**{**own, "steps": steps})
 
 
 @dataclass(frozen=True)
@@ -145,57 +133,21 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         VLMIGError: no such file, no YAML, an unknown or missing field, a value of the wrong kind.
     """
-    values = _read(path)
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise VLMIGError(f"--set {change}; expected key=value, such as stages.0.steps=100")
-        _change(values, key.split("."), yaml.safe_load(value), change)
+    values = read_yaml(path)
+    for key, value in assigned("--set", changes).items():
+        _change(values, key.split("."), value, f"{key}={value}")
     recipe = parse(Recipe, values, str(path))
     _check(recipe, str(path))
     return recipe
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read a file, and beneath it the one it ``extends``."""
-    if not path.is_file():
-        raise VLMIGError(f"no recipe {path}; expected a YAML file such as configs/pocket.yaml")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise VLMIGError(f"{path} is not YAML: {' '.join(str(error).split())}; correct it") from error
-    if not isinstance(values, dict):
-        raise VLMIGError(f"{path} holds a {type(values).__name__}; expected a mapping with model and stages")
-    if (parent := values.pop("extends", None)) is not None:
-        return _merged(_read(path.parent / parent), values)
-    return values
-
-
-def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another; lists of equal length are laid element by element, so that a stage can be changed."""
-    merged = dict(below)
-    for key, value in above.items():
-        old = below.get(key)
-        if isinstance(old, dict) and isinstance(value, dict):
-            merged[key] = _merged(old, value)
-        elif key == "stages" and isinstance(old, list) and isinstance(value, list) and len(old) == len(value):
-            merged[key] = [_merged(a, b) for a, b in zip(old, value, strict=True)]
-        else:
-            merged[key] = value
-    return merged
-
-
 def _change(values: Any, keys: list[str], value: Any, change: str) -> None:
     """Set one value deep inside."""
     for depth, key in enumerate(keys):
-        last = depth == len(keys) - 1
-        if isinstance(values, list) and key.isdigit() and int(key) < len(values):
-            place: Any = int(key)
-        elif isinstance(values, dict):
-            place = key
-        else:
+        place: Any = int(key) if isinstance(values, list) and key.isdigit() else key
+        if not (isinstance(values, dict) or (isinstance(place, int) and place < len(values))):
             raise VLMIGError(f"--set {change}; there is no {'.'.join(keys[: depth + 1])} in the recipe")
-        if last:
+        if depth == len(keys) - 1:
             values[place] = value
         else:
             values = values.setdefault(place, {}) if isinstance(values, dict) else values[place]
@@ -263,20 +215,43 @@ def _check(recipe: Recipe, where: str) -> None:
     if not recipe.stages:
         raise VLMIGError(f"{where} has no stages; expected at least one")
     names = [stage.name for stage in recipe.stages]
-    if len(set(names)) < len(names) or not all(name.replace("_", "").replace("-", "").isalnum() for name in names):
+    if len(set(names)) < len(names) or not all(re.fullmatch(r"[\w-]+", name) for name in names):
         raise VLMIGError(
             f"{where} has the stages {', '.join(names)}; expected different names of letters, digits, _ and -"
         )
+    _at_least(recipe, where, 1, ("log_every",))
+    _at_least(recipe, where, 0, ("seed", "workers", "save_seconds", "max_bad"))
+    _at_least(recipe.validation, f"{where}, validation,", 1, ("every",))
+    _at_least(recipe.validation, f"{where}, validation,", 0, ("share", "samples"))
+    _at_least(recipe.probe, f"{where}, probe,", 1, ("limit", "k"))
     for stage in recipe.stages:
-        place = f"{where}, stage {stage.name},"
-        if (stage.steps is None) == (stage.epochs is None):
-            raise VLMIGError(f"{place} has steps={stage.steps} and epochs={stage.epochs}; expected one of them")
-        unknown = [part for part in stage.trains if part not in PARTS]
-        if unknown or not stage.trains:
-            raise VLMIGError(f"{place} trains {stage.trains}; expected some of {', '.join(PARTS)}")
-        if not stage.data:
-            raise VLMIGError(f"{place} has no data; expected at least one source")
-        positive = ("batch", "max_tokens", "learning_rate", "steps", "epochs", "micro_batch")
-        wrong = [name for name in positive if (number := getattr(stage, name)) is not None and number <= 0]
-        if wrong:
-            raise VLMIGError(f"{place} has {wrong[0]}={getattr(stage, wrong[0])}; expected more than 0")
+        _check_stage(stage, f"{where}, stage {stage.name},")
+    if {"language_model", "lora"} <= {part for stage in recipe.stages for part in stage.trains}:
+        raise VLMIGError(f"{where} trains language_model and lora; expected one of them: only one could be saved")
+
+
+def _check_stage(stage: Stage, place: str) -> None:
+    if (stage.steps is None) == (stage.epochs is None):
+        raise VLMIGError(f"{place} has steps={stage.steps} and epochs={stage.epochs}; expected one of them")
+    unknown = [part for part in stage.trains if part not in PARTS]
+    if unknown or not stage.trains:
+        raise VLMIGError(f"{place} trains {stage.trains}; expected some of {', '.join(PARTS)}")
+    if len(stage.betas) != 2:
+        raise VLMIGError(f"{place} has betas={stage.betas}; expected two numbers, such as [0.9, 0.99]")
+    _at_least(stage, place, 1, ("batch", "max_tokens", "steps", "micro_batch"))
+    _at_least(stage, place, 0, ("learning_rate", "epochs", "warmup", "weight_decay", "blank_share", "mask_share"))
+    if not stage.data:
+        raise VLMIGError(f"{place} has no data; expected at least one source")
+    weights = [entry["weight"] for entry in stage.data if "weight" in entry]
+    wrong = [w for w in weights if isinstance(w, bool) or not isinstance(w, int | float) or w <= 0]
+    if wrong:
+        raise VLMIGError(f"{place} has the weight {wrong[0]!r}; expected a number above 0")
+    if len(weights) < len(stage.data) and sum(weights) >= 1:
+        raise VLMIGError(f"{place} has weights of {sum(weights):g} and a source without; expected less than 1 together")
+
+
+def _at_least(holder: Any, where: str, least: int, names: Sequence[str]) -> None:
+    for name in names:
+        value = getattr(holder, name)
+        if value is not None and value < least:
+            raise VLMIGError(f"{where} has {name}={value}; expected at least {least}")

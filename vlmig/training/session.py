@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 
 from vlmig.predictor import VLMIG
 from vlmig.timing import Stopwatch
@@ -33,6 +33,11 @@ class Session:
     """Further sources by name."""
     probe: Probing | None = None
     stopwatch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether FSDP spreads the parameters, so that only the prepared module as a whole can be run."""
+        return self.accelerator.distributed_type == DistributedType.FSDP
 
     @property
     def part(self) -> tuple[int, int]:

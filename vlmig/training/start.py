@@ -14,8 +14,9 @@ from vlmig.modeling import class_for
 from vlmig.predictor import VLMIG
 from vlmig.store import FeatureStore
 from vlmig.training.recipe import Recipe
+from vlmig.vision import VisionEncoder
 
-COMPONENTS = ("language_model", "vision", "generator")
+NEEDED = ("language_model", "vision", "generator")
 
 
 def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
@@ -27,13 +28,16 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
     torch.manual_seed(recipe.seed)
     settings = dict(recipe.model)
     source, adapter = settings.pop("from", None), settings.pop("adapter", "kept")
+    for name in ("store", "revision"):
+        if name in settings:
+            raise VLMIGError(f"model has {name}; expected --store, or a checkpoint's own field ..._revision")
     if adapter not in ("new", "kept"):
         raise VLMIGError(f"model, adapter is {adapter!r}; expected new or kept")
     if source is None:
-        missing = [name for name in COMPONENTS if name not in settings]
+        missing = [name for name in NEEDED if name not in settings]
         if missing:
-            raise VLMIGError(f"model has no {missing[0]}; expected from: CHECKPOINT, or {', '.join(COMPONENTS)}")
-        model = VLMIG.from_base(*(settings.pop("language_model"),), store=store, **settings)
+            raise VLMIGError(f"model has no {missing[0]}; expected from: CHECKPOINT, or {', '.join(NEEDED)}")
+        model = VLMIG.from_base(settings.pop("language_model"), store=store, **settings)
     elif adapter == "kept":
         model = VLMIG.from_pretrained(source, store=store, **settings)
     else:
@@ -55,11 +59,13 @@ def _renewed(source: str, store: FeatureStore | None, settings: dict[str, Any]) 
     fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
     config = VLMIGConfig.from_pretrained(folder, **changed(fields))
     config.trained = False
+    place = config.locate(config.vision_encoder, folder)
+    blank = VisionEncoder(place, config.vision_layer, config.vision_features).encode_blank()
+    config.vision_patches, config.vision_width = blank.shape
     place = config.locate(config.language_model, folder)
     built = class_for(config)
     base = load_language_model(built.auto_class, place, config.language_model_revision, **settings)
     network = place_adapter(built(config, base))
     network.config.name_or_path = str(folder)
-    model = VLMIG(network, load_tokenizer(place, config.language_model_revision), Path(folder), store)
-    network.blank_features.copy_(model.imagination.encoder.encode_blank())
-    return model
+    network.blank_features.copy_(blank)
+    return VLMIG(network, load_tokenizer(place, config.language_model_revision), Path(folder), store)

@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vlmig.data.index import check_share
-from vlmig.training.batches import Batch
+from vlmig.training.batches import Batch, Batches
 from vlmig.training.material import Material
-from vlmig.training.parts import choose_trained
+from vlmig.training.objective import IGNORED
+from vlmig.training.parts import set_modes
 from vlmig.training.recipe import Stage
 from vlmig.training.session import Session
 
@@ -24,8 +26,8 @@ SEEN = 100
 class Steps:
     """The losses of each step, and what is measured between steps."""
 
-    def __init__(self, session: Session, data: Material, stage: Stage) -> None:
-        self.session, self.data, self.stage = session, data, stage
+    def __init__(self, session: Session, number: int, stage: Stage, data: Material) -> None:
+        self.session, self.number, self.stage, self.data = session, number, stage, data
         self.device = session.accelerator.device
         self._coming: Any = None
         self._next = -1
@@ -43,6 +45,7 @@ class Steps:
                     None,
                     sampler=coming,  # type: ignore[arg-type]
                     num_workers=self.session.recipe.workers,
+                    generator=torch.Generator(),  # or it would draw from the one that dropout uses
                     worker_init_fn=lambda _: self.session.model.imagination.store.open(),
                 )
             )
@@ -51,6 +54,8 @@ class Steps:
 
     def losses(self, module: nn.Module, step: int) -> list[Callable[[], Tensor]]:
         """Return each micro-batch's part of the mean loss per token of the whole batch, over all processes."""
+        drawn_by = (self.session.recipe.seed, self.number, step, self.session.accelerator.process_index)
+        torch.manual_seed(int(np.random.SeedSequence(drawn_by).generate_state(1)[0]))
         with self.session.stopwatch("data"):
             batches = self._drawn(step)
         self._judge(batches)
@@ -84,26 +89,32 @@ class Steps:
         network = self.session.model.model
         network.eval()
         measured: dict[str, Any] = {}
-        if self.data.aside is not None:
-            measured["validation"] = self._validation(module)
-        if self.session.probe is not None:
-            measured["probe"] = self.session.probe(self.session.model)
-        choose_trained(network, self.stage.trains, self.stage.lora)
+        if self.data.held_out is not None:
+            measured["validation"] = self._validation(module, self.data.held_out)
+        if self.session.probe is not None and not self.session.sharded:
+            with self.session.accelerator.autocast():
+                measured["probe"] = self.session.probe(self.session.model)
+        set_modes(network, self.stage.trains)
         return measured
 
     @torch.no_grad()
-    def _validation(self, module: nn.Module) -> dict[str, float]:
-        """Return the held-out loss per token: text alone, beside the own, a shuffled and the empty picture."""
-        accelerator = self.session.accelerator
-        order, batches = self.data.held_out, self.data.aside
-        own = range(accelerator.process_index, len(order), accelerator.num_processes)  # type: ignore[arg-type]
-        sums: dict[str, Tensor] = {}
-        count = torch.zeros((), device=self.device)
-        for start_ in range(0, len(own), batches.micro):  # type: ignore[union-attr]
-            batch = batches.batch(own[start_ : start_ + batches.micro])  # type: ignore[union-attr]
-            features = self.session.pictures.see(batch.looked).to(self.device)
-            losses = module(batch.texts.to(self.device), features, features.roll(1, 0))
-            sums = {name: sums.get(name, 0.0) + loss.float() for name, loss in losses.items()}
+    def _validation(self, module: nn.Module, held_out: Batches) -> dict[str, float]:
+        """Return the held-out loss per token: text alone, beside the own, the next pair's and the empty picture."""
+        accelerator, total = self.session.accelerator, len(held_out.order)
+        each = -(-total // accelerator.num_processes)  # as many on every process: what comes twice does not count
+        own = range(accelerator.process_index * each, (accelerator.process_index + 1) * each)
+        sums, count = torch.zeros(4, device=self.device), torch.zeros((), device=self.device)
+        names: tuple[str, ...] = ()
+        for first in range(0, each, held_out.micro):
+            places = own[first : first + held_out.micro]
+            batch = held_out.batch([place % total for place in places])
+            others = held_out.batch([(place + 1) % total for place in places]).looked
+            batch.texts.labels[[place >= total for place in places]] = IGNORED
+            see = self.session.pictures.see
+            features, shuffled = see(batch.looked).to(self.device), see(others).to(self.device)
+            losses = module(batch.texts.to(self.device), features, shuffled)
+            names = tuple(losses)
+            sums += torch.stack([loss.float() for loss in losses.values()])
             count += batch.texts.count
-        total = accelerator.reduce(torch.stack([*sums.values(), count]))
-        return {name: round(float(loss / total[-1]), 6) for name, loss in zip(sums, total[:-1], strict=True)}
+        sums, count = accelerator.reduce(sums), accelerator.reduce(count)
+        return {name: round(float(loss / count), 6) for name, loss in zip(names, sums, strict=True)}
