@@ -10,9 +10,12 @@ import pytest
 
 from vlmig import VLMIG
 from vlmig.checkpoint import POCKET
+from vlmig.cli import main
 from vlmig.pocket.concepts import find_concept, load_concepts, plural
 from vlmig.pocket.scenes import COLORS, FONT, glyph, read_color, read_shape, recolored, scene
 from vlmig.pocket.tasks import TASKS, covered
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,20 @@ def test_scenes_show_their_glyph_and_labels_come_from_pixels() -> None:
     assert first.size == (64, 64) and np.array_equal(np.asarray(first), np.asarray(again))
     seen = {read_color(recolored(glyph(concepts["banana"].glyph), np.random.default_rng(i)))[0] for i in range(120)}
     assert seen == set(COLORS), "recolouring should reach every colour"
+
+
+@pytest.mark.skipif(not FONT.exists(), reason="the recipe's font fonts-noto-color-emoji is not installed")
+def test_its_adapter_is_trained_by_the_command(tmp_path: Path) -> None:
+    small = ["stages.0.steps=2", "stages.0.data.0.scenes=1", "probe.limit=2", "probe.k=1", "validation.samples=8"]
+    changes = [part for change in small for part in ("--set", change)]
+    command = ["train", str(ROOT / "configs/pocket.yaml"), *changes, "--store", str(tmp_path / "store")]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    trained = VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
+    (stage,) = trained.config.training["stages"]  # type: ignore[index]
+    assert stage["data"][0]["pairs"] == 5 * sum(c.split == "supervised" for c in load_concepts())
+    assert {"validation", "probe"} <= stage["measured"].keys()
+    own, shipped = trained.model.adapter_state(), VLMIG.from_pretrained("pocket").model.adapter_state()
+    assert {name: value.shape for name, value in own.items()} == {name: v.shape for name, v in shipped.items()}
 
 
 def test_no_shipped_file_names_a_folder_of_a_machine() -> None:

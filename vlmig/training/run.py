@@ -89,6 +89,8 @@ def train(
 
 def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     """Start accelerate with the recipe's precision and tracker."""
+    if recipe.precision == "fp16" and not torch.accelerator.is_available():
+        raise VLMIGError("precision fp16 on a CPU; expected a GPU, or precision: bf16 or fp32")
     try:
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or torchrun's processes would not find each other
