@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.items import Item, Task
@@ -36,9 +37,10 @@ class TaskProbe:
             if name not in self._visuals:
                 self._visuals[name] = model.imagine([item.picture for item in items], self.k)
             questions = [item.questions[0] for item in items]
-            scores = model.score(
-                [q.contexts[0] for q in questions], [q.continuations for q in questions], self._visuals[name]
-            )
+            contexts, choices = [q.contexts[0] for q in questions], [q.continuations for q in questions]
+            lm = model.model.language_model  # beside one in half precision the adapter trains in full
+            with torch.autocast(lm.device.type, lm.dtype, enabled=lm.dtype != torch.float32):
+                scores = model.score(contexts, choices, self._visuals[name])
             setting = model.config.setting()
             for label, k in ((name, self.k), (f"{name} text only", 0)):
                 right = [s.mixed(k, *setting).argmax() == q.answer for s, q in zip(scores, questions, strict=True)]

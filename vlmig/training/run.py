@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -91,6 +92,7 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     """Start accelerate with the recipe's precision and tracker."""
     if recipe.precision == "fp16" and not torch.accelerator.is_available():
         raise VLMIGError("precision fp16 on a CPU; expected a GPU, or precision: bf16 or fp32")
+    AcceleratorState._reset_state()  # of an earlier run in this process, perhaps of another precision
     try:
         accelerator = Accelerator(
             cpu=not torch.accelerator.is_available(),  # or torchrun's processes would not find each other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,12 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
     torch.manual_seed(recipe.seed)
     settings = dict(recipe.model)
     source, adapter = settings.pop("from", None), settings.pop("adapter", "kept")
-    for name in ("store", "revision"):
-        if name in settings:
-            raise VLMIGError(f"model has {name}; expected --store, or a checkpoint's own field ..._revision")
+    for name in settings:
+        near = difflib.get_close_matches(name, [*NEEDED, *VLMIGConfig.__annotations__], 1, 0.8)
+        if near and near[0] != name:  # anything else goes to the base LM
+            raise VLMIGError(f"model has {name!r}; did you mean {near[0]}?")
+        if name in ("store", "revision"):
+            raise VLMIGError(f"model has {name}; expected --store, or a field such as language_model_revision")
     if adapter not in ("new", "kept"):
         raise VLMIGError(f"model, adapter is {adapter!r}; expected new or kept")
     if source is None:

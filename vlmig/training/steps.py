@@ -78,9 +78,7 @@ class Steps:
         if bad and not self.session.pictures.stored:
             self.data.note_bad(bad)
             if self.seen >= SEEN:
-                check_share(
-                    self.bad, self.seen, self.session.recipe.max_bad, f"pictures (listed in {self.data.bad_list})"
-                )
+                check_share(self.bad, self.seen, self.session.recipe.max_bad, "pictures", self.data.bad_list)
 
     def measure(self, module: nn.Module, step: int) -> dict[str, Any]:
         """Measure held-out losses and probe tasks where it is time to; nothing otherwise."""
@@ -92,8 +90,7 @@ class Steps:
         if self.data.held_out is not None:
             measured["validation"] = self._validation(module, self.data.held_out)
         if self.session.probe is not None and not self.session.sharded:
-            with self.session.accelerator.autocast():
-                measured["probe"] = self.session.probe(self.session.model)
+            measured["probe"] = self.session.probe(self.session.model)
         set_modes(network, self.stage.trains)
         return measured
 
