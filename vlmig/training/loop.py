@@ -146,7 +146,8 @@ class Loop:
     def note(self, line: dict[str, Any]) -> None:
         """Add a line to the log."""
         self.log.append(line)
-        self.accelerator.log(flat(line, f"{self.folder.name}/"), step=line["step"])
+        figures = {name: value for name, value in line.items() if name != "step"}
+        self.accelerator.log(flat(figures, f"{self.folder.name}/"), step=line["step"])
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / LOG).open("a", encoding="utf-8") as file:
