@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from data_files import visual_genome
+from PIL import Image
 
 from vlmig import VLMIG, VLMIGError
+from vlmig.cli import main
 from vlmig.data.index import index
 from vlmig.data.table import Table
 from vlmig.data.visual_genome import VisualGenome
@@ -156,3 +160,26 @@ def test_texts_without_pictures_are_no_empty_batch(tiny: VLMIG) -> None:
     assert batch.count == len(tiny.tokenizer("a text alone").input_ids), "all but the first, and the end"
     long = Tokens(tiny.tokenizer, tiny.model, 8, 0).batch(["a text alone that is cut"], rngs(1))
     assert long.input_ids.shape == (1, 8)
+
+
+def test_alignment_is_told_before_a_threshold_is_chosen(
+    tiny: VLMIG, checkpoint: Path, colored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "data",
+        "check",
+        str(colored / "pairs.jsonl"),
+        "--model",
+        str(checkpoint),
+        "--store",
+        str(tmp_path / "s"),
+    ]
+    assert main([*command, "--curate", "min_alignment=0.05"]) == 0
+    told = capsys.readouterr().out
+    pairs = [json.loads(line) for line in (colored / "pairs.jsonl").read_text().splitlines()]
+    encoder = tiny.imagination.encoder
+    pictures = encoder.encode([Image.open(colored / pair["image"]) for pair in pairs])[1]
+    cosines = (pictures * encoder.encode_text([pair["caption"] for pair in pairs])).sum(-1)
+    assert re.search(rf"min_alignment +{int((cosines < 0.05).sum())}  would be dropped", told)
+    assert f"{cosines.min():.3f}".rstrip("0") in told and f"{cosines.max():.3f}".rstrip("0") in told
+    assert "cosine" not in (main(command), capsys.readouterr().out)[1]

@@ -223,7 +223,13 @@ def _data_command(subparsers: argparse._SubParsersAction[_Parser]) -> None:
     )
     sub.add_argument("--limit", type=int, help="only the first N records of each source")
     sub.add_argument("--max-bad", type=float, default=0.1, help="largest share of bad records (default: 0.1)")
-    sub.add_argument("--model", default="pocket", help="whose tokenizer cuts wikitext into blocks (default: pocket)")
+    sub.add_argument(
+        "--model",
+        default="pocket",
+        help="whose encoder compares for min_alignment, whose tokenizer cuts wikitext (default: pocket)",
+    )
+    sub.set_defaults(imaginer=None)
+    _store_options(sub)
     sub.add_argument("--out", type=Path, help="write a page with samples and the bad records")
 
 

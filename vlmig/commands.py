@@ -12,7 +12,6 @@ from vlmig.errors import VLMIGError
 if TYPE_CHECKING:
     from vlmig.predictor import VLMIG
     from vlmig.store import FeatureStore
-    from vlmig.training import Recipe
     from vlmig.visuals import Imagination, Visuals
 
 
@@ -233,31 +232,18 @@ def train(arguments: argparse.Namespace) -> None:
         raise VLMIGError(
             "vlmig train writes a checkpoint; expected --out DIR (or --plan, which only says what would run)"
         )
+    from vlmig.evaluation.probe import probe_of
+    from vlmig.pocket.tasks import TASKS
     from vlmig.training import train
 
-    model = train(recipe, arguments.out, data=data, store=_store(arguments), own=SOURCES, probe=_probe(recipe, data))
+    probe = probe_of(recipe.probe.tasks, recipe.probe.k, recipe.probe.limit, data, TASKS)
+    model = train(recipe, arguments.out, data=data, store=_store(arguments), own=SOURCES, probe=probe)
     if os.environ.get("RANK", "0") != "0":
         return
     for stage in (model.config.training or {})["stages"]:
         measured = {name: value for name, value in stage["measured"].items() if isinstance(value, dict)}
         print(f"{stage['name']}: {stage['steps']} steps", *(f"{k} {v}" for k, v in measured.items()), sep="; ")
     print(f"wrote {arguments.out}; use it with --model {arguments.out}")
-
-
-def _probe(recipe: Recipe, data: Path | None) -> Any:
-    """Make the probe that a recipe asks for."""
-    from vlmig.evaluation.declared import choose_tasks
-    from vlmig.evaluation.probe import TaskProbe
-    from vlmig.evaluation.sources import fetch
-    from vlmig.pocket import tasks as pocket
-    from vlmig.store import default_store
-
-    if not recipe.probe.tasks:
-        return None
-    tasks = choose_tasks(recipe.probe.tasks, pocket.TASKS)
-    files = [file for task in tasks for file in task.files]
-    folder = data if data is not None else fetch(files, default_store() / "data") if files else Path()
-    return TaskProbe(tasks, folder, recipe.probe.k, recipe.probe.limit)
 
 
 def check_data(arguments: argparse.Namespace) -> None:
@@ -280,13 +266,23 @@ def check_data(arguments: argparse.Namespace) -> None:
             limit = entry.pop("limit", None) if arguments.limit is None else arguments.limit
             options = {name: value for name, value in entry.items() if name not in ("curate", "limit")}
             source = build_source(options, arguments.data, lambda: _tokenizer(arguments.model), SOURCES)
-            found.append(check(source, Path(folder) / str(number), curation, limit))
+            aligned = _alignment(arguments) if curation.min_alignment is not None else None
+            found.append(check(source, Path(folder) / str(number), curation, limit, aligned))
             print(table(found[-1]))
         if arguments.out:
             write_page(arguments.out, found)
             print(arguments.out)
     for one in found:
         check_share(one.bad, one.index.records, arguments.max_bad, one.index.source.name, arguments.out)
+
+
+def _alignment(arguments: argparse.Namespace) -> Any:
+    """Make what compares pictures with captions: the checkpoint's encoder, over the store."""
+    import torch
+
+    from vlmig.training.pictures import Pictures
+
+    return Pictures(_imagination(arguments), torch.zeros(0, 0), True, 0).alignment
 
 
 def _tokenizer(model: str) -> Any:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
+from torch import Tensor
 from tqdm import tqdm
 
 from vlmig.data.curation import Curation, caption_words, curate
@@ -18,6 +19,8 @@ from vlmig.data.hashing import numbers_of
 from vlmig.data.index import Index, index
 from vlmig.data.pairs import Bad, BadPicture, Pair, Source
 
+Aligning = Callable[[Source, Sequence[Pair]], "np.ndarray | Tensor"]
+"""From pairs of a source to the cosines of picture and caption, (n,); NaN where there is nothing to compare."""
 EXAMPLES = 3
 """Places named for each reason."""
 LISTED = 500
@@ -51,6 +54,8 @@ class Findings:
     """What each rule of curation would drop."""
     kept: int
     """Pairs left by all of them."""
+    alignment: np.ndarray
+    """Cosines of pictures and captions where a rule asks for them, (n,)."""
 
     @property
     def share(self) -> float:
@@ -58,13 +63,16 @@ class Findings:
         return sum(self.bad.values()) / max(1, self.index.records)
 
 
-def check(source: Source, folder: Path, rules: Curation, limit: int | None = None) -> Findings:
+def check(
+    source: Source, folder: Path, rules: Curation, limit: int | None = None, alignment: Aligning | None = None
+) -> Findings:
     """Read all of a source.
 
     Args:
         folder: where its index is written.
-        rules: curation whose effect is told; ``min_alignment``, which needs a vision encoder, is not.
+        rules: curation whose effect is told.
         limit: read only so many records.
+        alignment: compares pictures with captions, for ``min_alignment``.
 
     Raises:
         VLMIGError: the source as a whole cannot be read.
@@ -79,7 +87,14 @@ def check(source: Source, folder: Path, rules: Curation, limit: int | None = Non
         _note(Bad(_place(pairs[row]), reason), examples, listed)
     good = np.setdiff1d(np.arange(len(pairs)), np.fromiter(faults, np.int64), assume_unique=True)
     groups = pairs.column("group")
-    kept, dropped = curate(pairs, replace(rules, min_alignment=None))
+    cosines: list[np.ndarray] = []
+
+    def compare(those: Sequence[Pair]) -> np.ndarray:
+        cosines.append(np.asarray(alignment(source, those)))  # type: ignore[misc]
+        return cosines[-1]
+
+    kept, dropped = curate(pairs, rules, compare if alignment is not None else None)
+    aligned = np.concatenate([np.empty(0), *cosines])
     return Findings(
         index=pairs,
         pictures=len(sizes),
@@ -93,6 +108,7 @@ def check(source: Source, folder: Path, rules: Curation, limit: int | None = Non
         duplicates=curate(pairs, Curation(duplicates=True))[1]["duplicates"],
         rules=dropped,
         kept=len(kept),
+        alignment=aligned[~np.isnan(aligned)],
     )
 
 
@@ -175,6 +191,9 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
     rows += [("clamped boxes", str(pairs.clamped), ""), ("duplicates", str(found.duplicates), "")]
     rows += [("caption words", _spread(found.words), "fewest / median / most")]
     rows += [(f"picture {name}", _spread(found.sizes[:, i]), "pixels") for i, name in enumerate(("width", "height"))]
+    rows += [("alignment", _spread(found.alignment.round(3)), "lowest / median / highest cosine")][
+        : len(found.alignment)
+    ]
     rows += [(f"curation: {rule}", str(n), "would be dropped") for rule, n in found.rules.items()]
     return rows + ([("curation", str(found.kept), "would be left")] if found.rules else [])
 

@@ -9,9 +9,27 @@ import numpy as np
 import torch
 
 from vlmig.errors import VLMIGError
+from vlmig.evaluation.declared import choose_tasks
 from vlmig.evaluation.items import Item, Task
+from vlmig.evaluation.sources import fetch
 from vlmig.predictor import VLMIG
+from vlmig.store import default_store
 from vlmig.visuals import Visuals
+
+
+def probe_of(names: Sequence[str], k: int, limit: int, data: Path | None, others: dict[str, Task]) -> TaskProbe | None:
+    """Make the probe of tasks by name; None where there are none.
+
+    Args:
+        data: folder of benchmark files; they are downloaded when None.
+        others: tasks from elsewhere.
+    """
+    if not names:
+        return None
+    tasks = choose_tasks(names, others)
+    files = [file for task in tasks for file in task.files]
+    folder = data if data is not None else fetch(files, default_store() / "data") if files else Path()
+    return TaskProbe(tasks, folder, k, limit)
 
 
 class TaskProbe:
