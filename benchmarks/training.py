@@ -3,9 +3,8 @@
 python -m benchmarks.training --rounds 5
 
 ``pocket``: the recipe of the pocket adapter on picture files. Sides train in one process, in turns, from the same weights
-on the same samples: ``stored`` reads features that were encoded before the clock starts, ``live`` opens and encodes the
-pictures of every step, ``photos`` does so with files as large as photographs, ``imagined`` draws a picture for every caption
-in the step, as the published loop does for text.
+on the same samples: ``stored`` reads features encoded before the clock starts, ``live`` opens and encodes the pictures of
+every step, ``photos`` files as large as photographs, ``imagined`` draws a picture for every caption, as published for text.
 ``gpt2``: where a step's time goes at the size of GPT-2-small with the features of a ViT-B/32, all of them random.
 
 The steps are those of ``vlmig train``: its data, its objective, its loop. Parts are timed from outside.

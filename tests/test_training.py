@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -257,6 +258,21 @@ def test_imagined_pictures_and_texts_alone(recipe: Path, tmp_path: Path) -> None
     run(recipe, tmp_path / "out", data, "validation.share=0", "stages.0.steps=5")
     assert len(FeatureStore(tmp_path / "store")) == 1, "one prompt, imagined once"
     assert all(loss > 0 for loss in losses_of(tmp_path / "out")) and len(losses_of(tmp_path / "out")) == 5
+
+
+def test_the_card_counts_what_curation_left_out(recipe: Path, colored: Path, tmp_path: Path) -> None:
+    lines = (colored / "pairs.jsonl").read_text().splitlines()
+    short = sum(len(json.loads(line)["caption"].split()) < 9 for line in lines)
+    assert 0 < short < len(lines)
+    run(recipe, tmp_path / "out", "stages.0.steps=1", "stages.0.data.0.curate={min_words: 9, duplicates: true}")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"48 records, 48 pairs, {len(lines) - short - held_out_of(card)} trained" in card
+    assert f"{short} left out by min words" in card and "by duplicates" not in card, "none were"
+
+
+def held_out_of(card: str) -> int:
+    (found,) = re.findall(r"(\d+) held out", card)
+    return int(found)
 
 
 def test_another_recipe_in_the_same_folder(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -76,7 +76,7 @@ class Material:
             {
                 "source": told_source(entry),
                 **read.counts,
-                "dropped": dropped,
+                "curated": dropped,
                 "trained": len(trained),
                 "held_out": len(aside),
             }

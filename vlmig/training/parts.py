@@ -73,9 +73,8 @@ def count_parameters(model: Model) -> dict[str, tuple[int, int]]:
 def frozen_digest(module: nn.Module) -> str:
     """Digest every parameter that does not train, and every buffer."""
     digest = hashlib.sha256()
-    trained = {
-        parameter.data_ptr() for parameter in module.parameters() if parameter.requires_grad
-    }  # by any name: tied
+    # By place, not by name: a tied head trains with its embeddings.
+    trained = {parameter.data_ptr() for parameter in module.parameters() if parameter.requires_grad}
     for name, value in module.state_dict().items():
         if value.device.type != "meta" and value.data_ptr() not in trained:
             digest.update(f"{name}{tuple(value.shape)}".encode())
