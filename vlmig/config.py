@@ -21,6 +21,8 @@ LONG_PROMPTS = ("cut", "split", "refuse")
 DTYPES = (None, "float32", "float16", "bfloat16")
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
 """Families whose position table begins with rows for padding."""
+IMAGE = "<image>"
+"""Marks the place of a picture in a text."""
 REFERENCE = {"protocol": "reference", "mix": "logit", "weights": "clip"}
 """Fields that make any checkpoint predict as the published code does."""
 

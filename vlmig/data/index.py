@@ -30,6 +30,8 @@ SCHEMA = pa.schema(
         ("group", pa.string()),
         ("version", pa.string()),
         ("clamped", pa.bool_()),
+        ("more", pa.list_(pa.string())),
+        ("learnt", pa.list_(pa.list_(pa.int32(), 2))),
     ]
 )
 """The fields of a pair, in their order."""
@@ -76,8 +78,9 @@ class Index:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         batch, place = self._batches[row // BATCH], row % BATCH  # all batches but the last are full
-        caption, picture, box, *rest = (column[place].as_py() for column in batch.columns)
-        return Pair(caption, picture, tuple(box) if box else None, *rest)
+        values = {name: batch[name][place].as_py() for name in SCHEMA.names}
+        box, learnt = values.pop("box"), tuple(map(tuple, values.pop("learnt")))
+        return Pair(**values | {"box": tuple(box) if box else None, "more": tuple(values["more"]), "learnt": learnt})
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a field of all pairs, for work on whole columns."""

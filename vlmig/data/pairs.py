@@ -1,9 +1,9 @@
-"""Image-text pairs: what the adapter learns from, and what can be wrong with a record."""
+"""Image-text pairs: what a model learns from, and what can be wrong with a record."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from PIL import Image
@@ -14,15 +14,16 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Pair:
-    """A caption and the picture it points at.
+    """A caption and the picture it points at; or a document or conversation with several.
 
     A pair without a picture but with a ``prompt`` is read beside an imagined one; with neither it is text only, and read
-    beside the empty picture.
+    beside the empty picture. In a text with marks (``vlmig.config.IMAGE``) each picture stands at its mark, if the model reads
+    pictures in the text; without marks before it.
     """
 
     caption: str
     picture: str = ""
-    """Where its source finds the picture: a file's name, a place in an archive, a row."""
+    """Where its source finds the picture: a file's name, a place in an archive, a row. Of several: the first."""
     box: Box | None = None
     """The part of the picture that is meant, within the picture; all of it when None."""
     prompt: str = ""
@@ -30,9 +31,20 @@ class Pair:
     group: str = ""
     """Pairs of one group, such as the regions of one image, stay on one side of a split."""
     version: str = ""
-    """Changes when the picture does: size and time of its file."""
+    """Changes when the picture does: size and time of its file; of several pictures a line for each."""
     clamped: bool = False
     """Whether the record's box reached beyond the picture and was cut to it."""
+    more: tuple[str, ...] = ()
+    """The pictures after the first, in the order of their marks."""
+    learnt: tuple[tuple[int, int], ...] = ()
+    """The parts of the caption to be predicted, such as answers: begin and end in characters. All of it when empty."""
+
+    def pictures(self) -> list[Pair]:
+        """Return a pair of one picture for each picture."""
+        if not self.more:
+            return [self] if self.picture else []
+        names, versions = (self.picture, *self.more), self.version.split("\n")
+        return [replace(self, picture=n, version=v, more=()) for n, v in zip(names, versions, strict=True)]
 
 
 @dataclass(frozen=True)
