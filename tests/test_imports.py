@@ -38,6 +38,7 @@ ORDER = [
     "integrations",
     "doctor",
     "commands",
+    "data_commands",
     "cli",
 ]
 # The pocket recipe builds generator and encoder from scratch, so it may know their libraries too.

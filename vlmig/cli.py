@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from vlmig import commands
+from vlmig import commands, data_commands
 from vlmig.errors import VLMIGError
 
 POLICIES = ["subject", "question", "sentences", "option"]
@@ -210,7 +210,7 @@ def _data_command(subparsers: argparse._SubParsersAction[_Parser]) -> None:
     works = data.add_subparsers(dest="work", required=True, metavar="COMMAND", parser_class=_Parser)
     text = "read every record and every picture of training data, and say what is wrong with them"
     sub = works.add_parser("check", help=text, description=text)
-    sub.set_defaults(run=commands.check_data, verbose=False)
+    sub.set_defaults(run=data_commands.check_data, verbose=False)
     sub.add_argument("path", help="a folder, a .jsonl, .csv, .parquet or .tar file, or a recipe (.yaml)")
     sub.add_argument("--source", help="what it is, such as visual_genome or table (default: told by the path)")
     for name, text in (
