@@ -24,6 +24,7 @@ ORDER = [
     "visuals",
     "heads",
     "reading",
+    "early_fusion",
     "reference",
     "checkpoint",
     "late_fusion",

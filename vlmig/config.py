@@ -12,8 +12,8 @@ from vlmig.errors import VLMIGError
 
 MIX_RULES = ("prob", "logit", "geometric", "evidence")
 WEIGHT_KINDS = ("uniform", "clip", "doubled", "entropy")
-PROJECTORS = ("linear", "mlp")
-FUSIONS = ("cross_attention", "decoder_layer")
+PROJECTORS = ("linear", "mlp", "pooled", "resampler")
+FUSIONS = ("cross_attention", "decoder_layer", "prefix")
 PROTOCOLS = ("default", "reference")
 FEATURES = ("patches", "pooled")
 POLICIES = ("subject", "question", "sentences", "option")
@@ -84,12 +84,20 @@ class VLMIGConfig(PreTrainedConfig):
     long_prompts: str = "cut"
     """What happens to prompts that the text encoders do not read whole: ``cut``, ``split`` or ``refuse``."""
     projector: str = "mlp"
-    """``linear`` or ``mlp`` (two layers, GELU; paper section 3.1)."""
+    """``linear`` or ``mlp`` (two layers, GELU; paper section 3.1), both a token for each patch; ``pooled``, one for 2 x 2 patches
+    (VILA-1.5); ``resampler``, ``projector_queries`` of them (after BLIP-2)."""
     projector_width: int | None = None
-    """Hidden width of the ``mlp`` projector; the LM's width when None."""
+    """Hidden width of the projector, a multiple of 8 for ``resampler``; the LM's width when None."""
+    projector_queries: int = 32
+    """Visual tokens of the ``resampler``."""
     fusion: str = "cross_attention"
     """``cross_attention``: queries from text, keys and values from text and visual tokens, gates that start at zero.
-    ``decoder_layer``: one block of the LM's own family and its own final norm, as published."""
+    ``decoder_layer``: one block of the LM's own family and its own final norm, as published.
+    ``prefix``: early fusion, visual tokens stand among the LM's input embeddings (LLaVA, VILA)."""
+    image_token_id: int | None = None
+    """``prefix``: token id that holds the place of one visual token; the first one beyond the LM's vocabulary when None."""
+    chat_template: str = "question"
+    """How a turn of a conversation is written, see ``vlmig.chat``."""
     fusion_heads: int = 8
     fusion_width: int | None = None
     """Width of the attention and, times four, of the feed-forward part of ``cross_attention``; the LM's width when None."""
@@ -131,16 +139,37 @@ class VLMIGConfig(PreTrainedConfig):
                 raise VLMIGError(
                     f"{field}={value!r} in the configuration; expected one of {', '.join(map(str, known))}"
                 )
+        self._check_projector()
         super().__post_init__(**kwargs)
+
+    def _check_projector(self) -> None:
+        if self.projector == "pooled" and round(self.vision_patches**0.5) ** 2 != self.vision_patches:
+            raise VLMIGError(
+                f"projector='pooled' with vision_patches={self.vision_patches}; expected a square of patches: use mlp or resampler"
+            )
+        if self.projector == "resampler" and (self.projector_width or 8) % 8:
+            raise VLMIGError(f"projector_width={self.projector_width}; expected a multiple of 8 for a resampler")
+
+    @property
+    def visual_tokens(self) -> int:
+        """Return N, the visual tokens of a picture."""
+        if self.projector == "pooled":
+            return ((round(self.vision_patches**0.5) + 1) // 2) ** 2
+        return self.projector_queries if self.projector == "resampler" else self.vision_patches
+
+    @property
+    def place_token(self) -> int:
+        """Return the token id that holds the place of a visual token in a text."""
+        return self.text_config.vocab_size if self.image_token_id is None else self.image_token_id
 
     @property
     def text_limit(self) -> int | None:
-        """Return how many text tokens fit: the LM's positions, less the images' where its own block is the fusion layer."""
+        """Return how many text tokens fit: the LM's positions, less an image's where it stands before the text."""
         positions = getattr(self.text_config, "max_position_embeddings", None)
         if positions is None:
             return None
         unused = self.text_config.pad_token_id + 1 if self.text_config.model_type in COUNTS_FROM_PADDING else 0
-        return positions - unused - (self.vision_patches if self.fusion == "decoder_layer" else 0)
+        return positions - unused - (0 if self.fusion == "cross_attention" else self.visual_tokens)
 
     def setting(self, mix: str | None = None, weights: str | None = None) -> tuple[str, str, float, float, float]:
         """Return mixing rule and kind of weights (the checkpoint's own where None), strength, doubt and alignment floor.

@@ -17,12 +17,13 @@ from transformers import PreTrainedModel
 
 from vlmig.checkpoint import AdapterCheckpoint
 from vlmig.config import VLMIGConfig
+from vlmig.early_fusion import PrefixFusion
 from vlmig.errors import VLMIGError
 from vlmig.fusion import CrossAttentionFusion
 from vlmig.heads import check_head
 from vlmig.mixture import mix
-from vlmig.projector import VisualTokenProjector
-from vlmig.reading import Reading
+from vlmig.projector import build_projector
+from vlmig.reading import LateReading, Reading
 from vlmig.reference import COUNTS_PADDING
 
 HEAD_SHARE = 12
@@ -58,8 +59,8 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         super().__init__(config)
         self.language_model = language_model or self.auto_class.from_config(config.text_config)
         width = self.state_width()
-        hidden = (config.projector_width or width) if config.projector == "mlp" else None
-        self.projector = VisualTokenProjector(config.vision_width, width, hidden)
+        words: Any = self.get_input_embeddings()
+        self.projector = build_projector(config, words.embedding_dim if config.fusion == "prefix" else width)
         self.fusion = self.build_fusion(width)
         # Patch features of an empty picture: what "no evidence" looks like to this encoder.
         self.register_buffer("blank_features", torch.zeros(config.vision_patches, config.vision_width))
@@ -81,6 +82,8 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
     def build_fusion(self, width: int) -> nn.Module:
         """Build the fusion layer that the configuration names."""
         config = self.config
+        if config.fusion == "prefix":
+            return PrefixFusion()
         if config.fusion == "cross_attention":
             return CrossAttentionFusion(width, config.fusion_heads, config.fusion_width or width)
         return self.build_family_layer()
@@ -163,6 +166,7 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
 
     def fuse(self, reading: Reading, visual_features: Tensor) -> Tensor:
         """Fuse the queried positions with each of the K images: states (B, K, T, D)."""
+        assert isinstance(reading, LateReading)
         rows = reading.hidden.shape[0] * (reading.hidden.shape[1] + visual_features.shape[2])
         fused = []
         for group in visual_features.split(max(1, FUSION_BUDGET // rows), 1):
@@ -198,9 +202,13 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         self.check_features(visual_features, image_weights, shape[0])
         trust = visual_features.new_ones(visual_features.shape[:2]) if image_weights is None else image_weights
         trust = trust.to(reading.hidden.device).float().repeat_interleave(shape[1], 0)
-        text = reading.hidden.flatten(0, 1)
-        fused = self.fuse(reading, visual_features).transpose(1, 2).flatten(0, 1)
-        blank = self.fuse(reading, self._blank(reading)).flatten(0, 2) if self.config.mix == "evidence" else text
+        text = blank = reading.hidden.flatten(0, 1)
+        features = visual_features.to(reading.hidden.device)
+        if self.config.mix == "evidence":
+            features = torch.cat([features, self._blank(reading).to(features)], 1)
+        fused = self.fuse(reading, features).transpose(1, 2).flatten(0, 1)
+        if self.config.mix == "evidence":
+            fused, blank = fused[:, :-1], fused[:, -1]
         if torch.is_grad_enabled():
             return self._mix_rows(text, fused, blank, trust).unflatten(0, shape)
         result = torch.empty(len(text), self.get_output_embeddings().weight.shape[0], device=text.device)

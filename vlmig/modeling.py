@@ -21,15 +21,24 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
 from vlmig.config import VLMIGConfig
+from vlmig.early_fusion import EarlyFusion
 from vlmig.errors import VLMIGError
 from vlmig.fusion import DecoderLayerFusion, EncoderLayerFusion, check_block
 from vlmig.heads import causal_logits, masked_head, masked_logits
 from vlmig.late_fusion import LateFusionModel
-from vlmig.reading import Reading, extend_cache, number, real_tokens, seen_length, visible
+from vlmig.reading import (
+    LateReading,
+    Reading,
+    extend_cache,
+    number,
+    real_tokens,
+    seen_length,
+    visible,
+)
 from vlmig.reference import published_causal_loss, published_gpt2_mask, published_layout, published_masked_loss
 
 
-class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
+class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
     """A causal LM that can look at imagined pictures before it answers."""
 
     auto_class = AutoModelForCausalLM
@@ -47,7 +56,7 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
 
     def build_family_layer(self) -> nn.Module:
         """Build one decoder block of the LM's own family, and see that it can be run on kept keys and values."""
-        layer = DecoderLayerFusion(self.config.text_config, self.config.vision_patches)
+        layer = DecoderLayerFusion(self.config.text_config, self.config.visual_tokens)
         check_block(layer, self.state_width())
         return layer
 
@@ -64,14 +73,17 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         visual_features: Tensor | None = None,
         image_weights: Tensor | None = None,
         fusion_mask: Tensor | None = None,
+        shown_features: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Predict the next token of every kept position.
 
         Args:
-            visual_features: F, (B, K, P, C); None or K = 0 gives the base LM's own output, bit for bit.
+            visual_features: F of imagined pictures, (B, K, P, C); without any the base LM's own output, bit for bit.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
             fusion_mask: 2D padding mask (B, S) when ``attention_mask`` is not one; ``generate`` passes it itself.
+            shown_features: of pictures that stand in the text (fusion ``prefix``), (B, M, P, C), rows with fewer filled up at
+                their end. ``input_ids`` hold ``config.place_token`` for each of their N tokens; no label counts there.
 
         Returns:
             ``logits`` hold the mixture's normalised log-probabilities, (B, T, V).
@@ -89,14 +101,17 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
             if self.config.text_config.model_type == "gpt2":
                 fusion_mask = attention_mask
                 base["attention_mask"] = published_gpt2_mask(attention_mask, self.language_model.dtype)
+        if labels is not None and shown_features is not None and input_ids is not None:
+            labels = labels.masked_fill(input_ids == self.config.place_token, -100)
         if visual_features is None or visual_features.shape[1] == 0:
+            base = self.placed(base, shown_features)
             return self.language_model(**base, labels=labels, logits_to_keep=logits_to_keep, **kwargs)
         kwargs.pop("return_dict", None)
         items = kwargs.pop("num_items_in_batch", None)
-        reading = self.read(base, logits_to_keep, fusion_mask, **kwargs)
+        reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
         logits = self.mixed(reading, visual_features, image_weights)
         loss = None
-        if labels is not None and self.published:
+        if labels is not None and isinstance(reading, LateReading) and self.published:
             mixture = logits if image_weights is not None else None
             loss = published_causal_loss(self, reading, visual_features, labels, mixture)
         elif labels is not None:
@@ -104,16 +119,25 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=reading.cache)
 
     def read(
-        self, base: dict[str, Any], logits_to_keep: int | Tensor = 0, fusion_mask: Tensor | None = None, **kwargs: Any
+        self,
+        base: dict[str, Any],
+        logits_to_keep: int | Tensor = 0,
+        fusion_mask: Tensor | None = None,
+        shown_features: Tensor | None = None,
+        **kwargs: Any,
     ) -> Reading:
         """Run the base LM once over the text (``base``: its inputs) and prepare the queried positions."""
-        output = self.trunk(**base, **kwargs)
+        placed = self.placed(base, shown_features)
+        output = self.trunk(**placed, **kwargs)
         padding = fusion_mask if fusion_mask is not None else base["attention_mask"]
         if isinstance(padding, Tensor) and padding.ndim != 2:
             raise VLMIGError(
                 f"attention_mask of shape {tuple(padding.shape)} beside pictures; expected (B, S), or pass that as fusion_mask"
             )
-        return self.prepare(output.last_hidden_state, padding, getattr(output, "past_key_values", None), logits_to_keep)
+        states, cache = output.last_hidden_state, getattr(output, "past_key_values", None)
+        if self.config.fusion == "prefix":
+            return self.read_early(base, placed, states, padding, cache, logits_to_keep)
+        return self.prepare(states, padding, cache, logits_to_keep)
 
     def prepare(
         self, states: Tensor, padding: Tensor | None, cache: Cache | None = None, logits_to_keep: int | Tensor = 0
@@ -124,7 +148,7 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         positions, image_end = number(present), None
         if self.published:
             family = self.config.text_config.model_type
-            present, positions, image_end = published_layout(present, family, self.config.vision_patches)
+            present, positions, image_end = published_layout(present, family, self.config.visual_tokens)
         positions = positions[:, -queries:]
         text = self.fusion.read_text(states, positions)
         if cache is not None:
@@ -132,7 +156,14 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         mask = visible(present, queries, text[0].shape[-2])
         kept: Tensor | slice = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         image_end = image_end[:, -queries:][:, kept] if image_end is not None else None
-        return Reading(states[:, kept], text, mask[:, kept], positions[:, kept], cache, image_end)
+        return LateReading(
+            hidden=states[:, kept],
+            cache=cache,
+            text=text,
+            mask=mask[:, kept],
+            positions=positions[:, kept],
+            image_end=image_end,
+        )
 
     def prepare_inputs_for_generation(
         self,
@@ -155,7 +186,9 @@ class VLMIGForCausalLM(LateFusionModel, GenerationMixin):
         """Let an ordinary LM assist: it gets no pictures."""
         if not isinstance(kwargs.get("assistant_model"), LateFusionModel):
             model_kwargs = {
-                name: v for name, v in model_kwargs.items() if name not in ("visual_features", "image_weights")
+                name: v
+                for name, v in model_kwargs.items()
+                if name not in ("visual_features", "image_weights", "shown_features")
             }
         return super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)
 
@@ -176,6 +209,18 @@ class VLMIGForMaskedLM(LateFusionModel):
         """Return the width of the encoder's states."""
         masked_head(self.language_model)
         return self.config.text_config.hidden_size
+
+    def build_fusion(self, width: int) -> nn.Module:
+        """Build the fusion layer that the configuration names.
+
+        Raises:
+            VLMIGError: early fusion.
+        """
+        if self.config.fusion == "prefix":
+            raise VLMIGError(
+                "fusion='prefix' around a masked LM; expected a causal one, or cross_attention or decoder_layer"
+            )
+        return super().build_fusion(width)
 
     def build_family_layer(self) -> nn.Module:
         """Build one encoder block of the LM's own family."""
@@ -225,7 +270,8 @@ class VLMIGForMaskedLM(LateFusionModel):
         present = real_tokens(padding, states, states.shape[1])
         mask = present[:, None].expand(-1, positions.shape[1], -1)
         hidden = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
-        return Reading(hidden, self.fusion.read_text(states, everywhere), mask, positions)
+        text = self.fusion.read_text(states, everywhere)
+        return LateReading(hidden=hidden, text=text, mask=mask, positions=positions)
 
 
 def class_for(config: PreTrainedConfig) -> type[VLMIGForCausalLM] | type[VLMIGForMaskedLM]:

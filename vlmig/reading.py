@@ -1,4 +1,4 @@
-"""What is kept of a text once the LM has read it: everything that pictures need, made once whatever K is."""
+"""What is kept of a text once the LM has read it: everything that pictures need."""
 
 from __future__ import annotations
 
@@ -14,21 +14,41 @@ from vlmig.errors import VLMIGError
 from vlmig.fusion import TextStates
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Reading:
-    """A text as the fusion layer sees it."""
+    """A text as the LM sees it by itself."""
 
     hidden: Tensor
     """Last hidden states of the queried positions, (B, T, D)."""
+    cache: Cache | None = None
+
+
+@dataclass(kw_only=True)
+class LateReading(Reading):
+    """A text as a late-fusion layer sees it."""
+
     text: TextStates
     """What the fusion layer keeps of all S text positions."""
     mask: Tensor
     """Which of them each queried position sees, bool (B, T, S)."""
     positions: Tensor
     """Place of each query in its text, (B, T)."""
-    cache: Cache | None = None
     image_end: Tensor | None = None
     """Queries, bool (B, T), that stand where the image ends: the published Gemma puts images in the place of BOS."""
+
+
+@dataclass(kw_only=True)
+class PrefixReading(Reading):
+    """A text that the LM has to read again behind each imagined picture."""
+
+    embeddings: Tensor
+    """The LM's input of the new positions, shown pictures among them, (B, Q, E)."""
+    present: Tensor
+    """Which of all S positions hold tokens, bool (B, S)."""
+    begin: Tensor
+    """Position before which an imagined picture goes, (B,)."""
+    kept: Tensor | slice
+    """Which of the new positions are queried."""
 
 
 def seen_length(cache: Cache | None, queries: int) -> int:

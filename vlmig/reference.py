@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmig.reading import Reading, first_token, number
+from vlmig.reading import LateReading, Reading, first_token, number
 
 COUNTS_PADDING = ("gpt2", "llama")
 """Families whose published fusion layer numbers every slot of a padded row; the others number real tokens only."""
@@ -53,7 +53,7 @@ def published_gpt2_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def published_causal_loss(
-    model: Any, reading: Reading, features: Tensor, labels: Tensor, mixed: Tensor | None
+    model: Any, reading: LateReading, features: Tensor, labels: Tensor, mixed: Tensor | None
 ) -> Tensor:
     """Return the published loss of a causal LM.
 
