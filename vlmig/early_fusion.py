@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import AddedToken
 from transformers.cache_utils import Cache, DynamicLayer
 
 from vlmig.config import IMAGE, VLMIGConfig
@@ -129,6 +130,23 @@ class EarlyFusion:
         )
         # An image predicts the token behind it: so the text's positions are the last ones, BOS's being the image's end.
         return output.last_hidden_state[:, -queries:].unflatten(0, (rows, images))[:, :, reading.kept]
+
+
+def mark_places(tokenizer: Any, config: VLMIGConfig) -> None:
+    """Teach a tokenizer the mark of a picture, and note in the configuration which id it has.
+
+    Raises:
+        VLMIGError: the checkpoint was trained with another id.
+    """
+    if IMAGE not in tokenizer.get_vocab():
+        tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(IMAGE, normalized=False, special=True)]})
+    token = tokenizer.convert_tokens_to_ids(IMAGE)
+    if config.image_token_id not in (None, token):
+        raise VLMIGError(
+            f"image_token_id={config.image_token_id} in the configuration, {IMAGE} is token {token} of this tokenizer; expected the "
+            "tokenizer that the checkpoint was made with"
+        )
+    config.image_token_id = token
 
 
 def place(embeddings: Tensor, places: Tensor, visual: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from vlmig.checkpoint import (
     resolve_checkpoint,
 )
 from vlmig.config import VLMIGConfig, changed
+from vlmig.early_fusion import mark_places
 from vlmig.errors import VLMIGError
 from vlmig.mixture import image_trust
 from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM, class_for
@@ -64,6 +65,8 @@ class VLMIG:
     ) -> None:
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
         self.config: VLMIGConfig = model.config
+        if self.config.fusion == "prefix":
+            mark_places(tokenizer, self.config)
         self.stopwatch = Stopwatch()
         kept = store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
         self.imagination = Imagination(self.config, folder, kept, self.stopwatch)
