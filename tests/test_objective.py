@@ -15,14 +15,16 @@ from PIL import Image
 from vlmig import VLMIG, VLMIGError
 from vlmig.cli import main
 from vlmig.data.index import index
+from vlmig.data.pairs import Pair
 from vlmig.data.table import Table
 from vlmig.data.visual_genome import VisualGenome
 from vlmig.store import FeatureStore
 from vlmig.training import load_recipe, train
 from vlmig.training.batches import Order, Share
-from vlmig.training.objective import IGNORED, Objective, Texts, Tokens
+from vlmig.training.objective import Objective
+from vlmig.training.texts import IGNORED, Texts, Tokens
 
-CAPTIONS = ["the color of a cat is red .", "a", "what is the color ? the answer is blue .", "dark"]
+CAPTIONS = [Pair(text) for text in ("the color of a cat is red .", "a", "what is the color ? the answer is blue .", "dark")]
 
 
 def rngs(count: int, seed: int = 0) -> list[np.random.Generator]:
@@ -44,7 +46,7 @@ def test_padding_changes_no_loss_and_never_trains(model: VLMIG) -> None:
     tokens = Tokens(model.tokenizer, model.model, 100, 0.5)
     objective = Objective(model.model)
     model.model.freeze_base()
-    features = torch.randn(len(CAPTIONS), *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(len(CAPTIONS), 1, *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
     batch = tokens.batch(CAPTIONS, rngs(4))
     assert (batch.labels[batch.attention_mask == 0] == IGNORED).all()
     together = objective(batch, features)["own"]
@@ -71,8 +73,8 @@ def test_the_loss_is_the_models_own_prediction(tiny: VLMIG) -> None:
     with torch.no_grad():
         log_probs = tiny.model(batch.input_ids, batch.attention_mask, visual_features=features).logits
         expected = -log_probs[0, :-1].gather(1, batch.input_ids[0, 1:, None]).sum()
-        assert Objective(tiny.model)(batch, features[:, 0])["own"].item() == pytest.approx(expected.item(), rel=1e-5)
-        measured = Objective(tiny.model)(batch, features[:, 0], features[:, 0])
+        assert Objective(tiny.model)(batch, features)["own"].item() == pytest.approx(expected.item(), rel=1e-5)
+        measured = Objective(tiny.model)(batch, features, features)
         text = tiny.model.language_model(batch.input_ids, labels=batch.input_ids).loss * batch.count
     assert measured["own"] == measured["shuffled"] == pytest.approx(expected.item(), rel=1e-5)
     assert measured["text"].item() == pytest.approx(text.item(), rel=1e-5) and measured["blank"] != measured["own"]
@@ -81,7 +83,7 @@ def test_the_loss_is_the_models_own_prediction(tiny: VLMIG) -> None:
 def test_many_logits_are_made_again_a_few_rows_at_a_time(tiny: VLMIG, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny.model.freeze_base()
     batch = Tokens(tiny.tokenizer, tiny.model, 100, 0).batch(CAPTIONS, rngs(4))
-    features = torch.randn(4, *tiny.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(4, 1, *tiny.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
     found = []
     for budget in (2**26, 1000):
         monkeypatch.setattr("vlmig.training.objective.LOGITS_BUDGET", budget)
@@ -97,7 +99,7 @@ def test_hidden_tokens_of_a_masked_lm(bert: Path, parts: Path, tmp_path: Path) -
     names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
     model = VLMIG.from_base(str(bert), **names, store=tmp_path / "store")
     tokens = Tokens(model.tokenizer, model.model, 100, 0.2)
-    batch = tokens.batch(["the color of a cat is red . what is the answer ?"] * 400, rngs(400))
+    batch = tokens.batch([Pair("the color of a cat is red . what is the answer ?")] * 400, rngs(400))
     original = torch.tensor(model.tokenizer("the color of a cat is red . what is the answer ?").input_ids)
     hidden = batch.labels != IGNORED
     assert (batch.labels[hidden] == original.expand(400, -1)[hidden]).all(), "a label is the token that was there"
@@ -156,9 +158,9 @@ def read_faults(folder: Path) -> dict[str, int]:
 
 def test_texts_without_pictures_are_no_empty_batch(tiny: VLMIG) -> None:
     """The published loop cut such rows to nothing; here they are read beside the empty picture."""
-    batch: Texts = Tokens(tiny.tokenizer, tiny.model, 100, 0).batch(["a text alone"], rngs(1))
+    batch: Texts = Tokens(tiny.tokenizer, tiny.model, 100, 0).batch([Pair("a text alone")], rngs(1))
     assert batch.count == len(tiny.tokenizer("a text alone").input_ids), "all but the first, and the end"
-    long = Tokens(tiny.tokenizer, tiny.model, 8, 0).batch(["a text alone that is cut"], rngs(1))
+    long = Tokens(tiny.tokenizer, tiny.model, 8, 0).batch([Pair("a text alone that is cut")], rngs(1))
     assert long.input_ids.shape == (1, 8)
 
 

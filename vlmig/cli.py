@@ -231,6 +231,35 @@ def _data_command(subparsers: argparse._SubParsersAction[_Parser]) -> None:
     sub.set_defaults(imaginer=None)
     _store_options(sub)
     sub.add_argument("--out", type=Path, help="write a page with samples and the bad records")
+    text = "have a language model write LLaVA's kinds of instruction data about the pictures of Visual Genome"
+    _instruct_options(works.add_parser("instruct", help=text, description=text))
+
+
+def _instruct_options(sub: argparse.ArgumentParser) -> None:
+    sub.set_defaults(run=data_commands.instruct, verbose=False)
+    sub.add_argument("path", metavar="VG_FOLDER", help="folder with region_descriptions.json and the pictures")
+    sub.add_argument("--out", type=Path, required=True, help="folder of the rows; the same command goes on there")
+    sub.add_argument("--teacher", required=True, help="who writes: a chat model's folder, hub id or name at --endpoint")
+    sub.add_argument("--endpoint", metavar="URL", help="address that speaks OpenAI's protocol (default: this machine)")
+    sub.add_argument("--key-variable", metavar="NAME", help="environment variable of its key (default: OPENAI_API_KEY)")
+    kinds = ["conversation", "detail", "reasoning"]
+    sub.add_argument("--kinds", type=_words, default=kinds, help=f"what to write (default: {','.join(kinds)})")
+    for name, kind, default, text in (
+        ("limit", int, None, "only the first N images"),
+        ("regions", int, 16, "most phrases, and most boxes, that the teacher is told of an image"),
+        ("seed", int, 0, "of the choice of phrases, questions and words"),
+        ("retries", int, 2, "how often a reply of no use is asked for again"),
+        ("parallel", int, None, "requests to an endpoint at a time (default: 4)"),
+        ("timeout", float, 120.0, "seconds to wait for an endpoint's next byte"),
+        ("max-tokens", int, 800, "longest reply"),
+        ("temperature", float, 0.7, "0: always the likeliest token"),
+        ("price-in", float, None, "price of a million tokens of prompt"),
+        ("price-out", float, None, "price of a million tokens of reply"),
+        ("max-cost", float, None, "stop when the replies cost this much"),
+        ("max-rejected", float, 0.5, "stop when a larger share of at least 20 is rejected"),
+    ):
+        told = f"{text} (default: %(default)s)" if default is not None else text
+        sub.add_argument(f"--{name}", type=kind, default=default, metavar="N" if kind is int else "X", help=told)
 
 
 def _protocol_option(sub: argparse.ArgumentParser) -> None:

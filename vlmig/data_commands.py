@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmig.commands import _imagination
+from vlmig.errors import VLMIGError
 
 
 def check_data(arguments: argparse.Namespace) -> None:
@@ -56,3 +57,50 @@ def _tokenizer(model: str) -> Any:
     folder = resolve_checkpoint(model)
     config = VLMIGConfig.from_pretrained(folder)
     return load_tokenizer(config.locate(config.language_model, folder), config.language_model_revision)
+
+
+def instruct(arguments: argparse.Namespace) -> None:
+    """Have a language model write instruction data about the pictures of Visual Genome."""
+    from vlmig.data.instruct.generate import Settings, generate
+    from vlmig.data.instruct.ledger import Bounds
+    from vlmig.data.instruct.teachers import EndpointTeacher, LocalTeacher, Sampling, Teacher, key_of
+    from vlmig.data.visual_genome import VisualGenome
+
+    folder, model, url = Path(arguments.path), arguments.teacher, arguments.endpoint
+    if url is None and (arguments.parallel or 1) != 1:
+        raise VLMIGError(
+            f"--parallel {arguments.parallel} without --endpoint; expected one thread for a model on this machine; leave --parallel out"
+        )
+    bounds = Bounds(
+        images=arguments.limit,
+        parallel=1 if url is None else 4 if arguments.parallel is None else arguments.parallel,
+        price_in=arguments.price_in,
+        price_out=arguments.price_out,
+        max_cost=arguments.max_cost,
+        max_rejected=arguments.max_rejected,
+    )
+    settings = Settings(
+        teacher=Path(model).resolve().name if url is None and Path(model).is_dir() else model,
+        kinds=tuple(dict.fromkeys(arguments.kinds)),
+        seed=arguments.seed,
+        retries=arguments.retries,
+        regions=arguments.regions,
+        sampling=Sampling(arguments.max_tokens, arguments.temperature),
+    )
+    VisualGenome(folder)  # a missing file is said before a model is loaded
+    teacher: Teacher = (
+        LocalTeacher(model, settings.sampling)
+        if url is None
+        else EndpointTeacher(url, model, key_of(arguments.key_variable), settings.sampling, arguments.timeout)
+    )
+    report = generate(folder, arguments.out, teacher, settings, bounds)
+    rejected = {kind: sum(reasons.values()) for kind, reasons in report["rejected"].items()}
+    for kind in settings.kinds:
+        print(f"{kind}: {report['rows'].get(kind, 0)} rows, {rejected.get(kind, 0)} rejected")
+    reasons = ", ".join(f"{reason} {count}" for reason, count in report["rejected_replies"].items())
+    cost = "" if report["cost"] is None else f", cost {report['cost']:.4f}"
+    print(
+        f"{report['requests']} requests ({report['retries']} for replies of no use{': ' + reasons if reasons else ''})"
+    )
+    print(f"{report['prompt_tokens']} tokens of prompt, {report['answer_tokens']} of reply{cost}")
+    print(f"wrote {arguments.out}")

@@ -141,7 +141,7 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
 
     def prepare(
         self, states: Tensor, padding: Tensor | None, cache: Cache | None = None, logits_to_keep: int | Tensor = 0
-    ) -> Reading:
+    ) -> LateReading:
         """Prepare the base LM's last hidden states (B, T, D) for fusion; ``padding`` is the 2D mask (B, S)."""
         queries = states.shape[1]
         present = real_tokens(padding, states, seen_length(cache, queries))
@@ -263,7 +263,7 @@ class VLMIGForMaskedLM(LateFusionModel):
         """Run the base LM once over the text (``base``: its inputs) and prepare the asked positions (B, T); all when None."""
         return self.prepare(self.trunk(**base).last_hidden_state, base["attention_mask"], asked)
 
-    def prepare(self, states: Tensor, padding: Tensor | None, asked: Tensor | None = None) -> Reading:
+    def prepare(self, states: Tensor, padding: Tensor | None, asked: Tensor | None = None) -> LateReading:
         """Prepare the base LM's last hidden states (B, S, D) for fusion; every position sees every real one."""
         everywhere = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
         positions = everywhere if asked is None else asked

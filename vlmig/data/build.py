@@ -8,7 +8,10 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from vlmig.chat import TOKENIZER
+from vlmig.data.conversations import Conversations
 from vlmig.data.folder import Folder
+from vlmig.data.interleaved import Interleaved
 from vlmig.data.laion import Laion220k
 from vlmig.data.pairs import Source
 from vlmig.data.table import Table
@@ -25,7 +28,13 @@ KINDS: dict[str, Build] = {
     "table": Table,
     "folder": Folder,
     "webdataset": WebDataset,
+    "conversations": Conversations,
+    "interleaved": Interleaved,
 }
+FIELDS = {"conversations": b'"conversations"', "interleaved": b'"text_list"'}
+"""What a JSON file of a kind has in its first record."""
+HEAD = 2**16
+"""Bytes in which that is looked for."""
 PLACES = ("path", "images")
 """Options that name files."""
 
@@ -40,7 +49,7 @@ def build_source(
 
     Args:
         data: folder of data.
-        tokenizer: the language model's, or a function that loads it, for sources that cut text into tokens.
+        tokenizer: the language model's, or a function that loads it, for sources that cut text into tokens or use its template.
         own: further kinds by name.
 
     Raises:
@@ -55,10 +64,12 @@ def build_source(
         raise VLMIGError(f"source {kind!r}; expected one of {', '.join(kinds)}; correct the entry")
     build = kinds[kind]
     _check(kind, build, options)
-    if "tokenizer" in inspect.signature(build).parameters:
+    own_tokenizer = inspect.signature(build).parameters.get("tokenizer")
+    needed = own_tokenizer is not None and own_tokenizer.default is own_tokenizer.empty
+    if needed or (own_tokenizer and options.get("template") == TOKENIZER):
         if tokenizer is None:
             raise VLMIGError(
-                f"source {kind} cuts text into tokens; expected a language model's tokenizer; name a model"
+                f"source {kind} got no tokenizer, which it {'cuts texts' if needed else 'writes conversations'} with; expected a language model's tokenizer; name a model"
             )
         options["tokenizer"] = tokenizer() if inspect.isfunction(tokenizer) else tokenizer
     return build(**options)
@@ -73,6 +84,9 @@ def guess_kind(path: object) -> str:
     if not isinstance(path, str):
         raise VLMIGError(f"an entry has the path {path!r} and no source; expected source, path or both; add one")
     place = Path(path)
+    for kind, field in FIELDS.items():
+        if place.suffix in (".json", ".jsonl") and place.is_file() and field in _head(place):
+            return kind
     if place.suffix in (".jsonl", ".csv", ".parquet"):
         return "table"
     if place.suffix == ".tar":
@@ -89,14 +103,20 @@ def guess_kind(path: object) -> str:
     if place.is_dir():
         return "folder"
     raise VLMIGError(
-        f"cannot tell what {path} is; expected a folder, a .jsonl, .csv, .parquet or .tar file; correct the path, or name its source: {', '.join(KINDS)}"
+        f"cannot tell what {path} is; expected a folder, a .jsonl, .csv, .parquet or .tar file, or LLaVA's .json; correct the path, or name its source: {', '.join(KINDS)}"
     )
 
 
 def _resolved(path: str, data: Path | None) -> str:
     """Return a path below ``data`` if something is there (of a pattern: if its folder is), as it is otherwise."""
     inner = (data or Path()) / path
-    return str(inner) if inner.exists() or ("{" in path and inner.parent.is_dir()) else path
+    pattern = "{" in path or "*" in path
+    return str(inner) if inner.exists() or (pattern and inner.parent.is_dir()) else path
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD)
 
 
 def _check(kind: str, build: Build, options: Mapping[str, Any]) -> None:

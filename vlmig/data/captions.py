@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from vlmig.config import IMAGE
 from vlmig.data.pairs import Bad, Pair
 
 
@@ -26,13 +27,15 @@ def captioned(captions: Any, place: str, pair: Pair) -> Iterator[Pair | Bad]:
             yield Bad(own, "caption is no text")
         elif not caption.strip():
             yield Bad(own, "empty caption")
-        elif not all(map(_is_unicode, (caption, pair.picture, pair.prompt))):
+        elif not all(map(is_unicode, (caption, pair.picture, pair.prompt))):
             yield Bad(own, "not Unicode")
+        elif caption.count(IMAGE) > bool(pair.picture or pair.prompt):
+            yield Bad(own, f"more {IMAGE} than pictures" if pair.picture else f"{IMAGE} without picture")
         else:
             yield replace(pair, caption=caption.strip())
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Tell whether a text can be written down: JSON and file systems allow halves of characters."""
     try:
         text.encode()

@@ -42,7 +42,7 @@ class Findings:
     words: np.ndarray
     """Words of each pair's caption, (pairs,)."""
     good: np.ndarray
-    """Rows whose picture can be read, or that have none, ascending."""
+    """Rows whose pictures can all be read, or that have none, ascending."""
     bad: dict[str, int]
     """Bad records by reason: those of the index and those whose picture or box is bad."""
     examples: dict[str, list[str]]
@@ -82,9 +82,9 @@ def check(
     bad, examples, listed = Counter(pairs.bad), dict[str, list[str]](), list[Bad]()
     for fault in pairs.faults():
         _note(fault, examples, listed)
-    for row, reason in faults.items():
-        bad[reason] += 1
-        _note(Bad(_place(pairs[row]), reason), examples, listed)
+    for fault in faults.values():
+        bad[fault.reason] += 1
+        _note(fault, examples, listed)
     good = np.setdiff1d(np.arange(len(pairs)), np.fromiter(faults, np.int64), assume_unique=True)
     groups = pairs.column("group")
     cosines: list[np.ndarray] = []
@@ -112,23 +112,24 @@ def check(
     )
 
 
-def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, str]]:
+def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
     """Decode every distinct picture once.
 
     Returns:
-        Width and height of the good ones, (n, 2), and by row what is wrong with the others, or with a box.
+        Width and height of the good ones, (n, 2), and by row what is wrong with the first of the others, or with a box.
     """
-    _, first, which = np.unique(_numbers(pairs, "picture"), return_index=True, return_inverse=True)
+    numbers, rows, turns = _pictures(pairs)
+    _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
     sizes = np.zeros((len(first), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
-    order = np.argsort(first)  # as they lie on disk
+    order = np.lexsort((turns[first], rows[first]))  # as they lie on disk
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(order), desc="opening", unit=" pictures", smoothing=0.1) as bar,
     ):
         for start in range(0, len(order), PORTION):
             part = order[start : start + PORTION]
-            found = pool.map(lambda one: _open(pairs, int(first[one])), part)
+            found = pool.map(lambda one: _open(pairs, int(rows[first[one]]), int(turns[first[one]])), part)
             for one, result in zip(part, found, strict=True):
                 if isinstance(result, str):
                     reasons[int(one)] = result
@@ -136,17 +137,41 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, str]]:
                     sizes[one] = result
             bar.update(len(part))
     broken = np.isin(which, np.fromiter(reasons, np.int64))
-    faults = {int(row): reasons[int(which[row])] for row in np.flatnonzero(broken)}
-    for row in _outside(pairs, sizes[which]):
-        faults.setdefault(int(row), "box outside the picture")
+    faults: dict[int, Bad] = {}
+    for one in np.flatnonzero(broken):  # a row's first picture comes before its others
+        row, turn = int(rows[one]), int(turns[one])
+        if row not in faults:
+            faults[row] = Bad(_place(pairs[row], turn), reasons[int(which[one])])
+    for row in map(int, _outside(pairs, sizes[which[: len(pairs)]])):
+        if row not in faults:
+            faults[row] = Bad(_place(pairs[row]), "box outside the picture")
     return sizes[sizes[:, 0] > 0], dict(sorted(faults.items()))
 
 
-def _open(pairs: Index, row: int) -> tuple[int, int] | str:
-    """Return the size of a row's whole picture, nothing where it has none, or what is wrong with it."""
-    pair = pairs[row]
+def _pictures(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """List the first picture of every row, then all others.
+
+    Returns:
+        Their names as numbers, uint64, their rows, and which of a row's pictures each is, from 0: all (n,).
+    """
+    numbers, rows, turns = [_numbers(pairs, "picture")], [np.arange(len(pairs))], [np.zeros(len(pairs), np.int64)]
+    start = 0
+    for batch in pairs.table.to_batches():
+        lengths = pc.list_value_length(batch["more"]).to_numpy(zero_copy_only=False)
+        if lengths.any():
+            numbers.append(numbers_of(batch["more"].flatten().to_pylist()))
+            rows.append(start + np.repeat(np.arange(len(batch)), lengths))
+            begins = np.repeat(np.cumsum(lengths) - lengths, lengths)
+            turns.append(1 + np.arange(len(begins)) - begins)
+        start += len(batch)
+    return np.concatenate(numbers), np.concatenate(rows), np.concatenate(turns)
+
+
+def _open(pairs: Index, row: int, turn: int) -> tuple[int, int] | str:
+    """Return the size of one of a row's whole pictures, nothing where it has none, or what is wrong with it."""
+    pictures = pairs[row].pictures()
     try:
-        return pairs.source.open(replace(pair, box=None)).size if pair.picture else (0, 0)
+        return pairs.source.open(replace(pictures[turn], box=None)).size if pictures else (0, 0)
     except BadPicture as reason:
         return str(reason)
 
@@ -175,8 +200,8 @@ def _note(fault: Bad, examples: dict[str, list[str]], listed: list[Bad]) -> None
         listed.append(fault)
 
 
-def _place(pair: Pair) -> str:
-    return f'{pair.picture} "{pair.caption[:40]}"'
+def _place(pair: Pair, turn: int = 0) -> str:
+    return f'{(pair.picture, *pair.more)[turn]} "{pair.caption[:40]}"'
 
 
 def summary(found: Findings) -> list[tuple[str, str, str]]:

@@ -30,7 +30,7 @@ class Curation:
     max_words: int | None = None
     """Most words of a caption."""
     duplicates: bool = False
-    """Whether to drop repeats: same picture, box and caption, whatever its case, spaces and closing punctuation."""
+    """Whether to drop repeats: same pictures, box and caption, whatever its case, spaces and closing punctuation."""
     min_alignment: float | None = None
     """Lowest cosine of picture and caption, by the vision encoder."""
 
@@ -138,8 +138,11 @@ def _contents(index: Index) -> np.ndarray:
 
 
 def _content(batch: pa.RecordBatch) -> pa.Array:
-    """Write what each pair holds as one text: picture, box, what to imagine, and the caption without its dressing."""
+    """Write what each pair holds as one text: pictures, box, what to imagine, and the caption without its dressing."""
+    more = pc.binary_join(batch["more"], "\n")
+    several = pc.binary_join_element_wise(batch["picture"], more, "\n")
+    pictures = pc.if_else(pc.equal(more, ""), batch["picture"], several)
     box = pc.fill_null(pc.binary_join(batch["box"].cast(pa.list_(pa.string())), ","), "")
     caption = pc.replace_substring_regex(pc.utf8_lower(batch["caption"]), r"\s+", " ")
     caption = pc.utf8_rtrim(pc.utf8_trim_whitespace(caption), " .,;:!?…")
-    return pc.binary_join_element_wise(batch["picture"], box, batch["prompt"], caption, "\0")
+    return pc.binary_join_element_wise(pictures, box, batch["prompt"], caption, "\0")

@@ -83,16 +83,16 @@ def _section(found: Findings, seed: int) -> str:
 
 def _sample(found: Findings, pair: Pair) -> str:
     remark = f'<div class="aside">imagined: {_safe(pair.prompt)}</div>' if pair.prompt else ""
-    image = ""
-    if pair.picture:
+    images = ""
+    for own in pair.pictures():
         try:
-            picture, buffer = found.index.source.open(pair), io.BytesIO()
+            picture, buffer = found.index.source.open(own), io.BytesIO()
         except BadPicture:  # the file changed since it was checked
             return ""
         picture.thumbnail((SIDE, SIDE))
         picture.save(buffer, "JPEG", quality=80)
-        image = f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
-    return f"<figure>{image}<figcaption>{_safe(pair.caption)}</figcaption>{remark}</figure>"
+        images += f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}">'
+    return f"<figure>{images}<figcaption>{_safe(pair.caption)}</figcaption>{remark}</figure>"
 
 
 def _frame(rows: str) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,34 @@ def require(columns: Sequence[str], found: Sequence[str], where: Path | str) -> 
         raise VLMIGError(
             f"{where} has no column {missing[0]}; found {', '.join(map(str, found))}; name the right one in the source's options"
         )
+
+
+def floors(at_least: Mapping[str, float] | None, where: Path | str) -> dict[str, float]:
+    """Check the lowest values that a source's option ``at_least`` asks of columns.
+
+    Raises:
+        VLMIGError: no mapping from columns to numbers.
+    """
+    found = {} if at_least is None else at_least
+    numbers = found.values() if isinstance(found, Mapping) else [None]
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in numbers):
+        raise VLMIGError(
+            f"at_least of {where} is {at_least!r}; expected a number for each column, such as {{clip_similarity: 0.3}}; correct it"
+        )
+    return dict(found)
+
+
+def below(row: Mapping[str, Any], lowest: Mapping[str, float]) -> str | None:
+    """Return why a row is left out: a column's value is under the lowest one, or is no number at all."""
+    for column, least in lowest.items():
+        value = row.get(column)
+        try:
+            number = float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else math.nan
+        except (ValueError, OverflowError):
+            number = math.nan
+        if not number >= least:
+            return f"{column} under {least:g}"
+    return None
 
 
 def one_line(error: Exception) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,7 +14,7 @@ from PIL import Image
 from vlmig.data.captions import captioned
 from vlmig.data.pairs import Bad, BadPicture, Box, Pair
 from vlmig.data.pictures import cut, open_picture, place_box, size_of, version_of
-from vlmig.data.rows import BATCH, Row, one_line, require, text_rows
+from vlmig.data.rows import BATCH, Row, below, floors, one_line, require, text_rows
 from vlmig.errors import VLMIGError
 
 TEXT = (".jsonl", ".csv")
@@ -31,6 +31,8 @@ class Table:
         box: column of boxes: left, top, width and height in pixels.
         images: folder that file names start from (default: the table's own).
         split: split of a dataset.
+        at_least: lowest values by column, such as ``{clip_similarity_vitb32: 0.3}``; rows below, or without a number, are
+            left out.
 
     Raises:
         VLMIGError: no such table, or a column is missing.
@@ -45,11 +47,14 @@ class Table:
         box: str | None = None,
         images: str | Path | None = None,
         split: str = "train",
+        at_least: Mapping[str, float] | None = None,
     ) -> None:
         self.path, self.name = Path(path), f"table {path}"
         self.image, self.caption, self.prompt, self.box = image, caption, prompt, box
         self.images = Path(images) if images else self.path if self.path.is_dir() else self.path.parent
-        self.columns = [column for column in (image, caption, prompt, box) if column]
+        self.at_least = floors(at_least, path)
+        named = [column for column in (image, caption, prompt, box, *self.at_least) if column]
+        self.columns = list(dict.fromkeys(named))
         self.rows = None if self.path.suffix in TEXT else _load(self.path, split)
         if self.rows is not None:
             require(self.columns, self.rows.column_names, path)
@@ -79,6 +84,9 @@ class Table:
 
     def _record(self, place: str, row: Row) -> Iterator[Pair | Bad]:
         """Turn a row into pairs; a number in place of a picture is the row that it is embedded in."""
+        if low := below(row, self.at_least):
+            yield Bad(place, low, dropped=True)
+            return
         value, prompt = row.get(self.image or "") or "", (row.get(self.prompt or "") or "")
         if not isinstance(value, str) or not isinstance(prompt, str):
             yield Bad(place, "picture is no file name" if not isinstance(value, str) else "prompt is no text")

@@ -7,15 +7,16 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image
 
 from vlmig.data.captions import captioned
 from vlmig.data.pairs import Bad, BadPicture, Pair
 from vlmig.data.pictures import cut, open_picture, version_of
+from vlmig.data.rows import below, floors
 from vlmig.errors import VLMIGError
 from vlmig.imagination.gallery import natural
 
@@ -35,12 +36,15 @@ class WebDataset:
 
     Args:
         path: one archive, a folder of them, or a pattern such as ``shards/{00000..00009}.tar``.
+        at_least: lowest values by field of ``name.json``, such as ``{clip_similarity_vitb32: 0.3}``; samples below, or
+            without a number, are left out.
 
     Raises:
         VLMIGError: there are none.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, at_least: Mapping[str, float] | None = None) -> None:
+        self.at_least = floors(at_least, path)
         self.name = f"webdataset {path}"
         self.shards = _shards(str(path))
         missing = [shard for shard in self.shards if not shard.is_file()]
@@ -101,21 +105,27 @@ class WebDataset:
             yield Bad(place, "no such picture" if picture is None else "no caption")
             return
         try:
-            file.seek(parts[text].offset_data)
-            caption = _caption(file.read(min(parts[text].size, LONGEST + 1)), text)
+            caption = _read(file, parts, text)
+            fields = _read(file, parts, ".json") if self.at_least and ".json" in parts else {}
         except ValueError as error:
             yield Bad(place, str(error))
             return
+        if low := below(fields, self.at_least):
+            yield Bad(place, low, dropped=True)
+            return
+        caption = caption.get("caption") if isinstance(caption, dict) else caption
         where = f"{shard}|{picture.offset_data}|{picture.size}"
         yield from captioned(caption, place, Pair("", where, group=f"{shard}|{key}", version=version))
 
 
-def _caption(content: bytes, ending: str) -> object:
-    """Read a caption's file.
+def _read(file: IO[bytes], parts: Parts, ending: str) -> Any:
+    """Read a sample's text, or the fields of its JSON object.
 
     Raises:
-        ValueError: with the reason why it holds none.
+        ValueError: with the reason why there are none.
     """
+    file.seek(parts[ending].offset_data)
+    content = file.read(min(parts[ending].size, LONGEST + 1))
     if len(content) > LONGEST:
         raise ValueError("caption too long")
     try:
@@ -127,7 +137,7 @@ def _caption(content: bytes, ending: str) -> object:
         raise ValueError("not JSON") from None
     if ending == ".json" and not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    return value.get("caption") if isinstance(value, dict) else value
+    return value
 
 
 def _members(file: IO[bytes], shard: str) -> Iterator[tarfile.TarInfo | Bad]:

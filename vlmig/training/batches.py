@@ -10,11 +10,11 @@ import torch
 from torch.utils.data import Dataset
 
 from vlmig.data.index import Index
-from vlmig.data.pairs import Bad, BadPicture
+from vlmig.data.pairs import Bad, BadPicture, Pair
 from vlmig.errors import VLMIGError
 from vlmig.threads import spread
-from vlmig.training.objective import Texts, Tokens
 from vlmig.training.pictures import Looked, Pictures
+from vlmig.training.texts import Texts, Tokens
 
 TRIES = 1000
 """Bad pictures in a row before a stage is given up."""
@@ -82,7 +82,9 @@ class Batch:
     """What goes through the model at a time."""
 
     texts: Texts
-    looked: list[Looked]
+    looked: list[list[Looked]]
+    """The pictures of each row, in order."""
+    pairs: list[Pair]
     bad: list[Bad] = field(default_factory=list)
     """Pictures that could not be read and were replaced."""
 
@@ -131,20 +133,22 @@ class Batches(Dataset):
             drawn = [self._sample(part) for part in parts]
         else:
             drawn = spread(self._sample, parts, torch.device("cpu"))
-        captions, looked, bad = zip(*drawn, strict=True)
-        return Batch(self.tokens.batch(list(captions), rngs), list(looked), [one for own in bad for one in own])
+        pairs, looked, bad = zip(*drawn, strict=True)
+        texts = self.tokens.batch(list(pairs), rngs)
+        rows = [[own for i in row for own in looked[i][: texts.shown[i]]] for row in texts.rows]
+        return Batch(texts, rows, list(pairs), [one for own in bad for one in own])
 
-    def _sample(self, drawn: tuple[int, np.random.Generator]) -> tuple[str, Looked, list[Bad]]:
-        """Return caption and picture of a position, or of others in its place where its picture cannot be read."""
+    def _sample(self, drawn: tuple[int, np.random.Generator]) -> tuple[Pair, list[Looked], list[Bad]]:
+        """Return the pair and the pictures of a position, or of others in its place where its pictures cannot be read."""
         position, rng = drawn
         share, row = self.order.shares[self.order.source[position]], int(self.order.row[position])
         bad: list[Bad] = []
-        if rng.random() < self.blank_share:
-            return share.index[row].caption, None, bad
+        blank = rng.random() < self.blank_share
         while len(bad) < TRIES:
             pair, source = share.index[row], share.index.source
+            shown = self._shown(pair)
             try:
-                return pair.caption, self.pictures.look(source, pair), bad
+                return pair, [None if blank else self.pictures.look(source, one) for one in shown], bad
             except BadPicture as error:
                 bad.append(Bad(f"{source.name}, {pair.picture}", str(error)))
                 row = self.order.instead(position, rng)
@@ -152,3 +156,18 @@ class Batches(Dataset):
             f"{TRIES} pictures of {share.index.source.name} in a row could not be read, the last one because of: "
             f"{bad[-1].reason}; see what vlmig data check says of it"
         )
+
+    def _shown(self, pair: Pair) -> list[Pair]:
+        """Return a pair of one picture for each picture that is read with the text.
+
+        Raises:
+            VLMIGError: several for a model that reads each text beside one.
+        """
+        shown = pair.pictures() or ([pair] if pair.prompt else [])
+        if self.tokens.early:
+            return shown
+        if len(shown) > 1:
+            raise VLMIGError(
+                f"{len(shown)} pictures in {pair.caption[:60]!r}; expected fusion: prefix, or one picture for each text"
+            )
+        return shown or [pair]  # read beside the empty picture

@@ -18,9 +18,9 @@ from vlmig.data.index import BAD, Index, check_share, index
 from vlmig.data.pairs import Bad, Pair
 from vlmig.errors import VLMIGError
 from vlmig.training.batches import Batches, Order, Share
-from vlmig.training.objective import Tokens
 from vlmig.training.recipe import Stage
 from vlmig.training.session import Session
+from vlmig.training.texts import Tokens
 
 
 class Material:
@@ -33,13 +33,15 @@ class Material:
     def __init__(self, session: Session, number: int, stage: Stage) -> None:
         self.session, recipe = session, session.recipe
         self.told: list[dict[str, Any]] = []
-        tokens = Tokens(session.model.tokenizer, session.model.model, stage.max_tokens, stage.mask_share)
+        tokenizer, network = session.model.tokenizer, session.model.model
+        tokens = Tokens(tokenizer, network, stage.max_tokens, stage.mask_share)
+        packed = Tokens(tokenizer, network, stage.max_tokens, stage.mask_share, stage.pack)
         shares = [self._share(dict(entry), tokens) for entry in stage.data]
         trained, held_out = [own for own, _ in shares], [aside for _, aside in shares if len(aside.rows)]
         pairs = sum(len(share.rows) for share in trained)
         self.steps = stage.steps or max(1, round((stage.epochs or 0) * pairs / stage.batch))
         order = Order(trained, self.steps * stage.batch, (recipe.seed, number))
-        self.batches = self._batches(order, tokens, stage, stage.blank_share)
+        self.batches = self._batches(order, packed, stage, stage.blank_share)
         count = min(recipe.validation.samples, sum(len(share.rows) for share in held_out))
         aside = Order(held_out, count, (recipe.seed, number, 1)) if count else None
         self.held_out = self._batches(aside, tokens, stage, 0.0) if aside else None

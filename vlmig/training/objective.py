@@ -1,109 +1,24 @@
-"""What is minimised: the loss of a caption's tokens beside its picture (paper, equation 1).
+"""What is minimised: the loss of a text's tokens beside its picture (paper, equation 1), or with pictures in it (early fusion).
 
-Axes: B samples, T text tokens, P patches per picture, C vision width, D LM width, V vocabulary.
+Axes: B rows, T text tokens, M pictures per row, P patches per picture, C vision width, D LM width, E width of its input.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlmig.modeling import VLMIGForMaskedLM
-from vlmig.reading import Reading
+from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
+from vlmig.reading import LateReading
 from vlmig.scoring import Model
+from vlmig.training.texts import IGNORED, Texts
 
-IGNORED = -100
 LOGITS_BUDGET = 2**26
 """Logits that are kept for the backward pass; more are made again, some rows at a time."""
-
-
-@dataclass
-class Texts:
-    """Captions as token ids, right-padded."""
-
-    input_ids: Tensor
-    """(B, T)."""
-    attention_mask: Tensor
-    """(B, T), 1 for tokens, 0 for padding."""
-    labels: Tensor
-    """The token that each position has to predict, (B, T); -100 where none counts, so padding never trains."""
-
-    @property
-    def count(self) -> int:
-        """Return the number of tokens to predict."""
-        return int((self.labels != IGNORED).sum())
-
-    def to(self, device: torch.device) -> Texts:
-        """Move to a device."""
-        return Texts(*(part.to(device) for part in (self.input_ids, self.attention_mask, self.labels)))
-
-
-class Tokens:
-    """Turn captions into batches.
-
-    Args:
-        tokenizer: the base LM's.
-        model: a masked one guesses hidden tokens, a causal one the next.
-        limit: most tokens of a caption.
-        mask_share: share of tokens hidden from a masked LM: 80 % replaced by its mask, 10 % by another token, 10 % left.
-    """
-
-    def __init__(self, tokenizer: Any, model: Model, limit: int, mask_share: float) -> None:
-        self.tokenizer, self.mask_share = tokenizer, mask_share
-        self.masked = isinstance(model, VLMIGForMaskedLM)
-        self.limit = min(limit, model.config.text_limit or limit)
-        self.vocabulary = model.config.text_config.vocab_size
-        pad = tokenizer.pad_token_id
-        self.pad = pad if pad is not None else (tokenizer.eos_token_id or 0)
-
-    def batch(self, captions: list[str], rngs: list[np.random.Generator]) -> Texts:
-        """Tokenize, cut, hide (each caption by its own generator) and pad."""
-        many = self.tokenizer(captions, truncation=True, max_length=self.limit).input_ids
-        rows = [self._ended(ids) for ids in many]
-        length = max(map(len, rows))
-        ids = torch.full((len(rows), length), self.pad)
-        present = torch.zeros(len(rows), length, dtype=torch.long)
-        labels = torch.full((len(rows), length), IGNORED)
-        for i, row in enumerate(rows):
-            own = torch.tensor(row)
-            ids[i, : len(row)], present[i, : len(row)] = own, 1
-            if self.masked:
-                ids[i, : len(row)], labels[i, : len(row)] = self._hide(own, rngs[i])
-            else:
-                labels[i, : len(row) - 1] = own[1:]
-        return Texts(ids, present, labels)
-
-    def _ended(self, ids: list[int]) -> list[int]:
-        """Put the end behind a caption that was not cut."""
-        end = self.tokenizer.eos_token_id
-        if not self.masked and end is not None and ids[-1:] != [end] and len(ids) < self.limit:
-            ids = [*ids, end]
-        return ids or [self.pad]
-
-    def _hide(self, ids: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Hide tokens of one caption, at least one of them behind the mask."""
-        special = self.tokenizer.get_special_tokens_mask(ids.tolist(), already_has_special_tokens=True)
-        words = np.flatnonzero(np.array(special) == 0)
-        if not len(words):
-            return ids, torch.full_like(ids, IGNORED)
-        chosen = words[rng.random(len(words)) < self.mask_share]
-        kind = rng.random(len(chosen))
-        if not len(chosen):
-            chosen, kind = rng.choice(words, 1), np.zeros(1)
-        if not (kind < 0.8).any():
-            kind[0] = 0
-        hidden, labels = ids.clone(), torch.full_like(ids, IGNORED)
-        labels[chosen] = ids[chosen]
-        hidden[chosen[kind < 0.8]] = self.tokenizer.mask_token_id
-        swapped = chosen[kind >= 0.9]
-        hidden[swapped] = torch.from_numpy(rng.integers(0, self.vocabulary, len(swapped)))
-        return hidden, labels
 
 
 class Objective(nn.Module):
@@ -111,33 +26,48 @@ class Objective(nn.Module):
 
     Args:
         model: base LM with adapter.
+        alignment: weight of ``chamfer`` beside the cross-entropy, per predicted token (``prefix``).
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, alignment: float = 0.0) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.alignment = model, alignment
+        self.early = model.config.fusion == "prefix"
 
-    def forward(self, texts: Texts, features: Tensor, others: Tensor | None = None) -> dict[str, Tensor]:
-        """Predict ``labels`` beside pictures, from one reading of the captions.
+    def forward(
+        self, texts: Texts, features: Tensor, others: Tensor | None = None, alone: Texts | None = None
+    ) -> dict[str, Tensor]:
+        """Predict ``labels`` with pictures.
 
         Args:
-            features: of each caption's own picture, (B, P, C).
-            others: of other captions' pictures; where given, everything is measured, otherwise only what trains.
+            features: of each row's own pictures, (B, M, P, C); M = 1 unless pictures stand in the text.
+            others: of other texts' pictures; where given, everything is measured, otherwise only what trains.
+            alone: the texts without places of pictures.
 
         Returns:
-            Summed losses in nats: beside the ``own`` picture, a ``shuffled`` and the ``blank`` one, and by the ``text`` alone.
+            Summed losses in nats: with the ``own`` pictures, ``shuffled`` and ``blank`` ones, and by the ``text`` alone.
         """
-        reading = self.read(texts)
         beside = {"own": features}
         if others is not None:
             beside |= {"shuffled": others, "blank": self.model.blank_features.expand_as(features)}
-        fused = self.model.fuse(reading, torch.stack([*beside.values()], 1).to(reading.hidden.device)).unbind(1)
+        if not self.early:
+            return self._beside(texts, beside)
+        losses = {name: self._within(texts, pictures) for name, pictures in beside.items()}
+        if alone is not None:  # without BOS a text's first token is predicted from its picture only
+            scale = texts.count / max(1, alone.count)
+            losses["text"] = self._within(alone, features[:, :0]) * scale
+        return losses
+
+    def _beside(self, texts: Texts, beside: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Late fusion: all pictures beside one reading of the texts."""
+        reading = self._read(texts)
+        fused = self.model.fuse(reading, torch.cat([*beside.values()], 1).to(reading.hidden.device)).unbind(1)
         states = dict(zip(beside, fused, strict=True))
-        if others is not None:
+        if len(beside) > 1:
             states["text"] = reading.hidden
         return {name: self.loss(own, texts.labels) for name, own in states.items()}
 
-    def read(self, texts: Texts) -> Reading:
+    def _read(self, texts: Texts) -> LateReading:
         """Run the base LM over the captions; without gradients where it is frozen."""
         model = self.model
         learns = any(p.requires_grad for p in model.language_model.parameters())
@@ -147,6 +77,27 @@ class Objective(nn.Module):
                 input_ids=texts.input_ids, attention_mask=texts.attention_mask, **extra
             ).last_hidden_state
         return model.prepare(states, texts.attention_mask)
+
+    def _within(self, texts: Texts, features: Tensor) -> Tensor:
+        """Early fusion: pictures (B, M, P, C) in their places in the texts; the summed loss."""
+        model = self.model
+        assert isinstance(model, VLMIGForCausalLM)
+        base: dict[str, Any] = {"input_ids": texts.input_ids, "inputs_embeds": None}
+        base = model.placed(base, features.to(texts.input_ids.device))
+        if base["inputs_embeds"] is None:  # every process and every step uses every weight, pictures or not
+            base = {"input_ids": None, "inputs_embeds": model.get_input_embeddings()(texts.input_ids)}
+            base["inputs_embeds"] = base["inputs_embeds"] + 0 * model.projector(model.blank_features).sum()
+        states = model.trunk(
+            **base,
+            attention_mask=visible(texts, base["inputs_embeds"].dtype),
+            position_ids=texts.positions,
+            use_cache=False,
+        ).last_hidden_state
+        loss = self.loss(states, texts.labels)
+        if self.alignment and self.training:
+            places = texts.input_ids == model.config.place_token
+            loss = loss + self.alignment * texts.count * chamfer(base["inputs_embeds"], places, texts.samples)
+        return loss
 
     def loss(self, states: Tensor, labels: Tensor) -> Tensor:
         """Return the summed loss of states (B, T, D); only the rows that count go through the head."""
@@ -160,3 +111,33 @@ class Objective(nn.Module):
     def _of_rows(self, rows: Tensor, wanted: Tensor) -> Tensor:
         logits = self.model.head(self.model.language_model, rows)
         return F.cross_entropy(logits.float(), wanted, reduction="sum")
+
+
+def visible(texts: Texts, dtype: torch.dtype) -> Tensor:
+    """Return the mask of the LM: (B, T), or (B, 1, T, T) where texts share a row and must not see each other."""
+    if int(texts.samples.max()) < 2:
+        return texts.attention_mask
+    length = texts.samples.shape[1]
+    same = texts.samples[:, :, None] == texts.samples[:, None, :]
+    seen = same & torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def chamfer(embeddings: Tensor, places: Tensor, samples: Tensor) -> Tensor:
+    """Return the Chamfer distance between visual tokens and words of the same text, by cosine: 0 where each has its like.
+
+    Not from VILA, whose paper only measures such a thing and whose code has no term for it (docs/fidelity.md). Words are
+    not moved by it.
+
+    Args:
+        embeddings: the LM's input, (B, T, E).
+        places: which positions hold visual tokens, bool (B, T).
+        samples: which text of its row a token belongs to, from 1, 0 for padding, (B, T).
+    """
+    unit = F.normalize(embeddings.float(), dim=-1)
+    cosines = unit @ unit.detach().transpose(1, 2)  # from every visual token to every word
+    words = ~places & (samples > 0)
+    compared = places[:, :, None] & words[:, None, :] & (samples[:, :, None] == samples[:, None, :])
+    distance = (1 - cosines).masked_fill(~compared, torch.inf)
+    nearest = [distance.amin(2)[compared.any(2)], distance.amin(1)[compared.any(1)]]
+    return torch.stack([own.mean() if len(own) else cosines.sum() * 0 for own in nearest]).mean()

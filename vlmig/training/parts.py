@@ -21,8 +21,12 @@ def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> 
         lora: arguments of ``peft.LoraConfig``; low-rank layers of an earlier stage stay, and train on where named again.
 
     Raises:
-        VLMIGError: ``lora`` without peft, or arguments that it does not take.
+        VLMIGError: ``fusion`` where there is no such layer; ``lora`` without peft, or arguments that it does not take.
     """
+    if "fusion" in parts and model.config.fusion == "prefix":
+        raise VLMIGError(
+            f"trains: {list(parts)} with fusion prefix, which has no layer of its own; expected projector, language_model or lora"
+        )
     if "lora" in parts and not has_lora(model):
         _add_lora(model, lora)
     model.requires_grad_(False)

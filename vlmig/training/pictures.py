@@ -60,24 +60,26 @@ class Pictures:
             return found.patches.numpy()  # a tensor from another process would keep a file open
         return source.open(pair) if pair.picture else pair.prompt
 
-    def see(self, looked: Sequence[Looked]) -> Tensor:
-        """Return features (B, P, C) of what was looked at."""
-        rows: list[Tensor] = [self.blank] * len(looked)
+    def see(self, rows: Sequence[Sequence[Looked]]) -> Tensor:
+        """Return features of what was looked at, (B, M, P, C), M the most of a row; the rest is filled up with the empty picture."""
+        most = max(map(len, rows))
+        looked = [own for row in rows for own in (*row, *[None] * (most - len(row)))]
+        features: list[Tensor] = [self.blank] * len(looked)
         for i, own in enumerate(looked):
             if isinstance(own, np.ndarray):
-                rows[i] = torch.from_numpy(own)
+                features[i] = torch.from_numpy(own)
         shown = [i for i, own in enumerate(looked) if isinstance(own, Image.Image)]
         if shown:
             with self.stopwatch("encode"):
-                features, _ = self.imagination.encoder.encode([looked[i] for i in shown])  # type: ignore[misc]
-            for i, own in zip(shown, features, strict=True):
-                rows[i] = own
+                encoded, _ = self.imagination.encoder.encode([looked[i] for i in shown])  # type: ignore[misc]
+            for i, patches in zip(shown, encoded, strict=True):
+                features[i] = patches
         told = [i for i, own in enumerate(looked) if isinstance(own, str)]
         if told:
             prompts = [self.imagination.prompts(str(looked[i]), 1, "question") for i in told]
             for i, visuals in zip(told, self.imagination.visuals(prompts, 1, self.seed), strict=True):
-                rows[i] = visuals.features[0].half()
-        return torch.stack(rows).float()
+                features[i] = visuals.features[0].half()
+        return torch.stack([self.blank, *features])[1:].float().unflatten(0, (len(rows), most))
 
     def address(self, source: Source, pair: Pair) -> Address:
         """Say where the store keeps a pair's picture."""
@@ -100,7 +102,7 @@ class Pictures:
         prompts: dict[str, None] = {}
         with tqdm(total=total, desc=f"encoding {source.name}", unit=" pairs", smoothing=0.1, disable=quiet) as bar:
             for portion in _portions(pairs):
-                shown = [pair for pair in portion if pair.picture]
+                shown = [one for pair in portion for one in pair.pictures()]
                 self._fill(source, shown, bad)
                 reasons = ((pair, bad.get(self.address(source, pair).key)) for pair in shown)
                 found += [Bad(f"{source.name}, {pair.picture}", reason) for pair, reason in reasons if reason]
@@ -127,12 +129,13 @@ class Pictures:
                 store.put((address, Imagined(None, own, unit)) for (address, _), own, unit in items)
 
     def alignment(self, source: Source, pairs: Sequence[Pair]) -> Tensor:
-        """Return the cosine of each caption with its own picture, (n,); NaN where that cannot be read or there is none.
+        """Return the cosine of each caption with its (first) picture, (n,); NaN where that cannot be read or there is none.
 
         Raises:
             VLMIGError: an encoder without a text side.
         """
-        shown = [pair for pair in pairs if pair.picture]
+        first = [next(iter(pair.pictures()), None) for pair in pairs]
+        shown = [one for one in first if one is not None]
         self.fill(source, shown, len(shown), quiet=True)
         texts = self.imagination.encoder.encode_text([pair.caption for pair in pairs])
         if texts is None:
@@ -140,7 +143,7 @@ class Pictures:
                 f"min_alignment needs an encoder that reads texts; {self.imagination.config.vision_encoder} does not: leave it out"
             )
         store = self.imagination.store
-        found = [store.get(self.address(source, pair).key) if pair.picture else None for pair in pairs]
+        found = [store.get(self.address(source, one).key) if one is not None else None for one in first]
         cosines = [
             torch.nan if item is None else (item.pooled * own).sum().item()
             for item, own in zip(found, texts, strict=True)

@@ -58,7 +58,11 @@ class Stage(Optimisation):
     lora: dict[str, Any] = field(default_factory=dict)
     """Arguments of ``peft.LoraConfig``."""
     max_tokens: int = 100
-    """Tokens of a caption; longer ones are cut."""
+    """Tokens of a text; longer ones are cut. Early fusion counts visual tokens too, and cuts no picture."""
+    pack: int | None = None
+    """Fill rows with several texts up to so many tokens, which saves padding; the loss is the same. Early fusion only."""
+    alignment: float = 0.0
+    """Weight of a Chamfer distance between visual tokens and words (``vlmig.training.objective.chamfer``). Early fusion only."""
     blank_share: float = 0.15
     """Share of samples read beside the empty picture: what the model says without evidence (``mix: evidence`` needs it)."""
     mask_share: float = 0.2
@@ -238,8 +242,9 @@ def _check_stage(stage: Stage, place: str) -> None:
         raise VLMIGError(f"{place} trains {stage.trains}; expected some of {', '.join(PARTS)}")
     if len(stage.betas) != 2:
         raise VLMIGError(f"{place} has betas={stage.betas}; expected two numbers, such as [0.9, 0.99]")
-    _at_least(stage, place, 1, ("batch", "max_tokens", "steps", "micro_batch"))
-    _at_least(stage, place, 0, ("learning_rate", "epochs", "warmup", "weight_decay", "blank_share", "mask_share"))
+    _at_least(stage, place, 1, ("batch", "max_tokens", "steps", "micro_batch", "pack"))
+    _at_least(stage, place, 0, ("learning_rate", "epochs", "warmup", "weight_decay"))
+    _at_least(stage, place, 0, ("blank_share", "mask_share", "alignment"))
     if not stage.data:
         raise VLMIGError(f"{place} has no data; expected at least one source")
     weights = [entry["weight"] for entry in stage.data if "weight" in entry]

@@ -159,10 +159,13 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
         network.to(session.accelerator.device)
     choose_trained(network, stage.trains, stage.lora)
     before = frozen_digest(network)
-    parameters = sum(trained for trained, _ in count_parameters(network).values())
+    counts = count_parameters(network)
+    parameters = sum(trained for trained, _ in counts.values())
+    told = ", ".join(f"{name} {trained:,} of {trained + frozen:,}" for name, (trained, frozen) in counts.items())
+    logger.info("stage %s trains %s parameters (%s)", stage.name, f"{parameters:,}", told)
     steps = Steps(session, number, stage, data)
     log, prepared = fit(
-        Objective(network),
+        Objective(network, stage.alignment),
         steps.losses,
         replace(stage, steps=data.steps),
         session.folder / stage.name,

@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 from vlmig.data.index import check_share
 from vlmig.training.batches import Batch, Batches
 from vlmig.training.material import Material
-from vlmig.training.objective import IGNORED
 from vlmig.training.parts import set_modes
+from vlmig.training.pictures import Looked
 from vlmig.training.recipe import Stage
 from vlmig.training.session import Session
+from vlmig.training.texts import IGNORED
 
 SEEN = 100
 """Pictures that are read live before their share of bad ones is judged."""
@@ -106,12 +107,23 @@ class Steps:
             places = own[first : first + held_out.micro]
             batch = held_out.batch([place % total for place in places])
             others = held_out.batch([(place + 1) % total for place in places]).looked
-            batch.texts.labels[[place >= total for place in places]] = IGNORED
+            alone = held_out.tokens.batch(batch.pairs, alone=True) if held_out.tokens.early else batch.texts
+            for texts in (batch.texts, alone):
+                texts.labels[[place >= total for place in places]] = IGNORED
             see = self.session.pictures.see
-            features, shuffled = see(batch.looked).to(self.device), see(others).to(self.device)
-            losses = module(batch.texts.to(self.device), features, shuffled)
+            features = see(batch.looked).to(self.device)
+            shuffled = see(exchanged(batch.looked, others)).to(self.device)
+            losses = module(batch.texts.to(self.device), features, shuffled, alone.to(self.device))
             names = tuple(losses)
             sums += torch.stack([loss.float() for loss in losses.values()])
             count += batch.texts.count
         sums, count = accelerator.reduce(sums), accelerator.reduce(count)
         return {name: round(float(loss / count), 6) for name, loss in zip(names, sums, strict=True)}
+
+
+def exchanged(rows: Sequence[Sequence[Looked]], others: Sequence[Sequence[Looked]]) -> list[list[Looked]]:
+    """Show each row as many of another row's pictures as it has itself; where that has none, empty ones."""
+    return [
+        [other[i % len(other)] if other else None for i in range(len(row))]
+        for row, other in zip(rows, others, strict=True)
+    ]
