@@ -1,0 +1,108 @@
+"""Scores of candidates, from text alone, beside each picture and beside an empty one, and how they are mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from vlmig.mixture import image_trust, mix
+
+
+@dataclass
+class Scores:
+    """Log-probabilities of C candidates."""
+
+    text: np.ndarray
+    """log p_0, (C,)."""
+    per_image: np.ndarray
+    """log p_i, (K, C)."""
+    blank: np.ndarray
+    """log p_blank, (C,)."""
+    alignment: np.ndarray
+    """Cosine of each picture with its prompt, (K,); (K, C) where every candidate has pictures of its own."""
+
+    @classmethod
+    def zero(cls, candidates: int, alignment: np.ndarray) -> Scores:
+        """Make room for the scores of candidates beside pictures of these cosines."""
+        return cls(np.zeros(candidates), np.zeros((len(alignment), candidates)), np.zeros(candidates), alignment)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Scores]) -> Scores:
+        """Put candidates together that were scored apart, each beside its own pictures; one part stays as it is."""
+        if len(parts) == 1:
+            return parts[0]
+        names = ("text", "per_image", "blank")
+        text, images, blank = (np.concatenate([getattr(part, name) for part in parts], -1) for name in names)
+        return cls(text, images, blank, np.stack([part.alignment for part in parts], -1))
+
+    @classmethod
+    def stacked(cls, many: Sequence[Scores]) -> Scores:
+        """Put questions with equally many candidates beside each other: (Q, C), (K, Q, C), (Q, C), (K, Q)."""
+        return cls(
+            np.stack([one.text for one in many]),
+            np.stack([one.per_image for one in many], 1),
+            np.stack([one.blank for one in many]),
+            np.stack([one.alignment for one in many], 1),
+        )
+
+    def split(self, k: int) -> tuple[Scores, Scores]:
+        """Part the first k pictures from the others, where two sets were scored in one pass."""
+        return (
+            Scores(self.text, self.per_image[:k], self.blank, self.alignment[:k]),
+            Scores(self.text, self.per_image[k:], self.blank, self.alignment[k:]),
+        )
+
+    def loglikelihoods(self, k: int, *setting: Any, trust: np.ndarray | None = None) -> np.ndarray:
+        """Share the text's whole probability of the candidates out as the mixture says: (C,); k = 0 gives log p_0 itself."""
+        return (
+            self.mixed(k, *setting, trust=trust) + np.logaddexp.reduce(self.text, -1, keepdims=True) if k else self.text
+        )
+
+    def mixed(
+        self,
+        k: int,
+        rule: str,
+        weights: str,
+        strength: float,
+        doubt: float,
+        floor: float,
+        *,
+        trust: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Mix the first k pictures' distributions over the candidates: log-probabilities, (C,); k = 0 is text-only.
+
+        A candidate of several tokens counts with its whole probability (the mixture is per sequence); every
+        distribution is normalised over the candidates first, since the answer is one of them.
+
+        Args:
+            trust: in each picture, (K,), instead of what ``weights`` makes of the alignment.
+        """
+        text, blank = (torch.from_numpy(x).log_softmax(-1) for x in (self.text, self.blank))
+        images = torch.from_numpy(self.per_image[:k]).log_softmax(-1)
+        if trust is None:
+            shares = image_trust(weights, torch.from_numpy(self.alignment[:k]).movedim(0, -1), floor)
+        else:
+            shares = torch.from_numpy(trust[:k]).movedim(0, -1)
+        settings: dict[str, Any] = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
+        return mix(text, images, shares, rule, blank=blank, **settings).numpy()
+
+    def sequences(self, k: int, rule: str, weights: str, strength: float, doubt: float, floor: float) -> np.ndarray:
+        """Mix each candidate's whole log-probability on its own: (C,) log-probabilities, not normalised over candidates.
+
+        A rule that needs a distribution gets the two outcomes "exactly this text" and "anything else".
+        """
+        alone = [
+            Scores(_or_else(self.text[c]), _or_else(self.per_image[:, c]), _or_else(self.blank[c]), self.alignment)
+            for c in range(len(self.text))
+        ]
+        return np.array([pair.mixed(k, rule, weights, strength, doubt, floor)[0] for pair in alone])
+
+
+def _or_else(log_probability: np.ndarray) -> np.ndarray:
+    """Put log(1 - p) beside log p, (...) -> (..., 2)."""
+    clipped = np.minimum(log_probability, -1e-12)
+    return np.stack([clipped, np.log(-np.expm1(clipped))], -1)
