@@ -20,7 +20,7 @@ def check_data(arguments: argparse.Namespace) -> None:
     from vlmig.data.entries import assigned, entries_of
     from vlmig.data.index import check_share
     from vlmig.data.page import write_page
-    from vlmig.pocket.adapter import SOURCES
+    from vlmig.pocket.lessons import SOURCES
 
     entries = entries_of(arguments.path, arguments.source, assigned("--option", arguments.option))
     rules, found = assigned("--curate", arguments.curate), []

@@ -1,0 +1,63 @@
+"""What the teacher is asked: the texts of ``prompts.yaml`` put together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vlmig.data.hashing import number_of
+from vlmig.data.instruct.contexts import Context
+
+KINDS = ("conversation", "detail", "reasoning")
+PLACE = Path(__file__).parent / "prompts.yaml"
+Message = dict[str, str]
+"""``role`` and ``content``, as chat templates and endpoints expect them."""
+
+
+class Prompts:
+    """The texts, and how a request is made of them.
+
+    Attributes:
+        version: changes with any letter of the texts; kept in every row.
+    """
+
+    def __init__(self) -> None:
+        content = PLACE.read_bytes()
+        texts = yaml.safe_load(content)
+        self.version = f"{texts['version']}-{hashlib.sha256(content).hexdigest()[:8]}"
+        self.common, self.repair, self.requests = texts["common"], texts["repair"], texts["requests"]
+        self.kinds: dict[str, dict[str, Any]] = texts["kinds"]
+        self.examples: list[dict[str, Any]] = texts["examples"]
+
+    def request(self, image: str, seed: int) -> str:
+        """Draw the question of a detailed description: a function of image and seed."""
+        return self.requests[number_of(f"{image} request", seed) % len(self.requests)]
+
+    def messages(self, kind: str, context: Context, request: str = "", complaint: str = "") -> list[Message]:
+        """Make the messages of one request: rules, worked examples, the picture in words.
+
+        Args:
+            kind: one of ``KINDS``.
+            context: the picture; a conversation is written from its phrases alone.
+            request: the question of a detailed description.
+            complaint: why an earlier reply could not be used.
+        """
+        found = [{"role": "system", "content": f"{self.common.strip()}\n\n{self.kinds[kind]['task'].strip()}"}]
+        for number, example in enumerate(self.examples):
+            boxes = tuple((name, tuple(box)) for name, box in example["boxes"])
+            shown = Context(str(number), "", tuple(example["phrases"]), boxes)
+            asked = self._user(kind, shown, self.requests[number])
+            found += [asked, {"role": "assistant", "content": json.dumps(example[kind], ensure_ascii=False)}]
+        return [*found, self._user(kind, context, request, complaint)]
+
+    def _user(self, kind: str, context: Context, request: str, complaint: str = "") -> Message:
+        text = context.text(boxes=self.kinds[kind]["boxes"])
+        if kind == "detail":
+            text += f"\n\nRequest: {request}"
+        if complaint:
+            text += "\n\n" + self.repair.strip().format(reason=complaint)
+        return {"role": "user", "content": text}
