@@ -23,7 +23,7 @@ from vlmig.data.build import KINDS
 from vlmig.evaluation.declared import choose_tasks
 from vlmig.pocket import adapter, encoder, generator, language
 from vlmig.pocket.__main__ import STAGES
-from vlmig.pocket.adapter import SOURCES
+from vlmig.pocket.lessons import SOURCES
 from vlmig.store import FeatureStore
 from vlmig.training import load_recipe
 from vlmig.training.parts import choose_trained, count_parameters

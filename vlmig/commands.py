@@ -221,7 +221,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     recipe = load_recipe(arguments.recipe, arguments.set)
     data = Path(arguments.data) if arguments.data else None
-    from vlmig.pocket.adapter import SOURCES
+    from vlmig.pocket.lessons import SOURCES
 
     if arguments.plan:
         from vlmig.training.plan import plan

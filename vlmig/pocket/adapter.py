@@ -89,35 +89,29 @@ class RecoloredScenes:
                 return tinted, color, rng
 
 
-SOURCES = {"pocket": RecoloredScenes}
-"""Sources of ``vlmig train`` that the pocket world adds."""
-
-
 @cache
 def _autoencoder(folder: Path) -> AutoencoderKL:
     return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
 def captions(facts: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> Iterator[tuple[int, str]]:
-    """Write five captions for each scene (its concept and colour): three of its colour, one of its shape, one that tells no looks.
-
-    Half of them call the thing by an invented or a generic name, so that its name says nothing of its look.
-    """
+    """Write five captions for each scene (its concept and colour): three of its colour, one of its shape, one that tells no looks."""
     rng = random.Random(10)
     concepts: dict[str, Concept] = {c.name: c for c in load_concepts()}
     for i, (name, color) in enumerate(facts):
         concept = concepts[name]
-
-        def noun(concept: Concept = concept) -> str:
-            kind = rng.random()
-            if kind < 0.5:
-                return rng.choice(concept.names)
-            return invented_noun(rng) if kind < 0.85 else rng.choice(GENERIC)
-
         for _ in range(3):
-            yield i, look_sentence(noun(), "color", color, rng)
-        yield i, look_sentence(noun(), "shape", str(concept.shape), rng)
+            yield i, look_sentence(any_noun(concept, rng), "color", color, rng)
+        yield i, look_sentence(any_noun(concept, rng), "shape", str(concept.shape), rng)
         yield i, plain_sentence(concept.names, rng)
+
+
+def any_noun(concept: Concept, rng: random.Random) -> str:
+    """Call a thing by its name, or half of the time by an invented or generic one, which says nothing of its look."""
+    kind = rng.random()
+    if kind < 0.5:
+        return rng.choice(concept.names)
+    return invented_noun(rng) if kind < 0.85 else rng.choice(GENERIC)
 
 
 def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
@@ -126,7 +120,9 @@ def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
         begin_checkpoint(model)
     changes = [f"model.from={model}", f"stages.0.data.0.generator={model / 'generator'}"]
     chosen = load_recipe(Path(recipe), changes)
-    trained = train(chosen, work / Path(recipe).stem, store=FeatureStore(work / "store"), own=SOURCES)
+    trained = train(
+        chosen, work / Path(recipe).stem, store=FeatureStore(work / "store"), own={"pocket": RecoloredScenes}
+    )
     trained.model.save_pretrained(model)
 
 

@@ -198,6 +198,11 @@ def look_sentence(noun: str, label: Label, value: str, rng: random.Random) -> st
     return rng.choice(_STATEMENTS[label]).format(v=value, **fields)
 
 
+def look_question(noun: str, label: Label, rng: random.Random) -> str:
+    """Ask for the colour or shape of a noun."""
+    return rng.choice(_QUESTIONS[label]).format(**_noun(noun, rng))
+
+
 def _told_sentence(concept: Concept, rng: random.Random) -> str:
     if rng.random() < 0.75:
         return look_sentence(rng.choice(concept.names), "color", str(concept.color), rng)

@@ -1,0 +1,111 @@
+"""What a pocket model with early fusion learns from: conversations about scenes, documents with several, and texts without any.
+
+As everywhere in the pocket world, only supervised concepts are spoken of together with a look, and looks come from pixels.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+from PIL import Image
+
+from vlmig.chat import Turn, render
+from vlmig.config import IMAGE
+from vlmig.data.pairs import Bad, BadPicture, Pair, Source
+from vlmig.imagination.diffusion import digest_folder
+from vlmig.pocket.adapter import RecoloredScenes, any_noun
+from vlmig.pocket.concepts import Concept
+from vlmig.pocket.language import CORPUS_SEED
+from vlmig.pocket.text import Label, language_corpus, look_question, look_sentence, plain_sentence
+
+
+class SceneConversations(RecoloredScenes):
+    """Questions and answers about a scene: its colour, its shape and what it is, in any order; one to three turns.
+
+    The picture stands before or after the first question at random, as in LLaVA. Pictures are those of ``RecoloredScenes``.
+    """
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield a conversation for each scene."""
+        version = digest_folder(self.vae)
+        for i, concept in enumerate(self.concepts):
+            for j in range(self.scenes):
+                color = self._colored(i, j)[1]
+                rng = random.Random(f"conversation {i} {j}")
+                text, learnt = render(self._turns(concept, color, rng), "question")
+                yield Pair(text, f"{i}/{j}", group=f"{i}/{j}", version=f"{version} {concept.name}", learnt=learnt)
+
+    @staticmethod
+    def _turns(concept: Concept, color: str, rng: random.Random) -> list[Turn]:
+        asked: list[tuple[str, str]] = [("What is this?", concept.name)]
+        looks: dict[Label, str] = {"color": color, "shape": str(concept.shape)}
+        for label, value in looks.items():
+            asked.append((look_question(any_noun(concept, rng), label, rng), value))
+        chosen = rng.sample(asked, rng.randint(1, 3))
+        marked = [f"{IMAGE}\n{chosen[0][0]}", f"{chosen[0][0]}\n{IMAGE}"][rng.random() < 0.5]
+        questions = [marked, *(question for question, _ in chosen[1:])]
+        pairs = zip(questions, (answer for _, answer in chosen), strict=True)
+        return [turn for q, a in pairs for turn in (Turn("user", q), Turn("assistant", a))]
+
+
+class SceneDocuments(RecoloredScenes):
+    """Documents of two to four scenes of different concepts, each before the sentence about it, with plain talk between (as MMC4).
+
+    Args:
+        scenes: of each concept; ``RecoloredScenes`` has the pictures.
+        documents: how many.
+    """
+
+    def __init__(self, scenes: int = 200, documents: int = 8000) -> None:
+        super().__init__(scenes)
+        self.documents = documents
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield every document."""
+        version = digest_folder(self.vae)
+        for number in range(self.documents):
+            rng = random.Random(f"document {number}")
+            shown = [(rng.randrange(len(self.concepts)), rng.randrange(self.scenes)) for _ in range(rng.randint(2, 4))]
+            parts = []
+            for i, j in shown:
+                concept, color = self.concepts[i], self._colored(i, j)[1]
+                if rng.random() < 0.3:
+                    parts.append(plain_sentence(concept.names, rng))
+                parts.append(IMAGE + look_sentence(any_noun(concept, rng), "color", color, rng))
+            first, *more = [f"{i}/{j}" for i, j in shown]
+            versions = "\n".join(f"{version} {self.concepts[i].name}" for i, _ in shown)
+            yield Pair(" ".join(parts), first, group=f"document {number}", version=versions, more=tuple(more))
+
+
+class Sentences:
+    """The language model's own training texts: what early fusion would forget.
+
+    Args:
+        sentences: how many.
+    """
+
+    def __init__(self, sentences: int = 20_000) -> None:
+        self.name, self.sentences = "pocket_sentences", sentences
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield every sentence."""
+        for text in language_corpus(CORPUS_SEED, self.sentences):
+            yield Pair(text)
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Open no picture: there are none.
+
+        Raises:
+            BadPicture: always.
+        """
+        raise BadPicture("no such picture")
+
+
+SOURCES: dict[str, Callable[..., Source]] = {
+    "pocket": RecoloredScenes,
+    "pocket_conversations": SceneConversations,
+    "pocket_documents": SceneDocuments,
+    "pocket_sentences": Sentences,
+}
+"""Sources of ``vlmig train`` that the pocket world adds."""
