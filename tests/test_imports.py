@@ -16,6 +16,7 @@ ORDER = [
     "answer",
     "config",
     "chat",
+    "shown",
     "mixture",
     "scores",
     "projector",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,27 @@ from vlmig.mixture import image_trust
 from vlmig.modeling import VLMIGForCausalLM
 from vlmig.reading import Reading
 from vlmig.scores import Scores
-from vlmig.scoring import Job, Model, collect_jobs, cut_left, mix_jobs, pad_left, read_padded, score_jobs, spaced
+from vlmig.scoring import (
+    Job,
+    Model,
+    alike,
+    collect_jobs,
+    cut_left,
+    mix_reading,
+    pad_left,
+    read_jobs,
+    read_padded,
+    score_reading,
+    spaced,
+)
+from vlmig.shown import marked, places_of, refuse_marks, stacked, unmarked, unplaced, written
 from vlmig.store import FeatureStore, default_store
 from vlmig.timing import Stopwatch
+from vlmig.vision import Pictures, all_opened
 from vlmig.visuals import Imagination, Visuals
 
 DEFAULT_K = 6
+BESIDE = "this model looks at pictures beside the text"
 
 
 class Reader:
@@ -67,6 +84,66 @@ class Reader:
         prompts = [self.imagination.prompts(t.replace(gap, " ").strip(), k, policy, option) for t, option in pairs]
         return self.imagination.visuals(prompts, k, seed, progress)
 
+    def look(
+        self,
+        images: Sequence[Pictures],
+        texts: Sequence[str],
+        k: int | None = None,
+        seed: int = 0,
+        *,
+        policy: str | None = "question",
+        options: Sequence[str] | None = None,
+    ) -> list[Visuals]:
+        """Encode pictures that are given for each text, every one once.
+
+        With early fusion they are shown in the text, beside k imagined ones (none when None): each stands at a mark
+        (``vlmig.config.IMAGE``) of it, in order, or before a text without marks. With late fusion they take the imagined pictures'
+        place, compared with the prompt that would be imagined.
+
+        Args:
+            images: pictures, or one picture, of each text.
+            policy: how a text becomes a prompt, see ``imagine``.
+
+        Raises:
+            VLMIGError: what is no picture; with early fusion more or fewer marks than pictures, with late fusion marks, or a k.
+        """
+        if len(images) != len(texts):
+            raise VLMIGError(f"pictures for {len(images)} texts, {len(texts)} texts; expected as many")
+        own = [all_opened(pictures) for pictures in images]
+        options = options or [""] * len(texts)
+        if self.config.fusion == "prefix":
+            for text, pictures in zip(texts, own, strict=True):
+                marked(text, len(pictures))
+            seen = iter(self.imagination.look(list(chain(*own))))
+            beside = self.imagine([unmarked(text) for text in texts], k or 0, seed, policy=policy, options=options)
+            shown = [[next(seen).patches.float() for _ in pictures] for pictures in own]
+            return [replace(v, shown=torch.stack(f)) if f else v for v, f in zip(beside, shown, strict=True)]
+        refuse_marks(texts, f"{BESIDE}; leave it out")
+        if k is not None:
+            raise VLMIGError(f"k={k} with pictures; expected no k: {BESIDE}, and they take the imagined ones' place")
+        self.imagination.look(list(chain(*own)))  # in whole batches
+        gap = self.tokenizer.mask_token or "\0"
+        return [
+            self.imagination.given(
+                pictures,
+                self.imagination.prompts(text.replace(gap, " ").strip(), len(pictures), policy, option, drawn=False),
+            )
+            for text, pictures, option in zip(texts, own, options, strict=True)
+        ]
+
+    def _seen(
+        self,
+        texts: Sequence[str],
+        k: int | None,
+        seed: int,
+        images: Sequence[Pictures] | None,
+        options: Sequence[str] | None = None,
+    ) -> list[Visuals]:
+        """Give each text its pictures, imagined or given, by the checkpoint's own policy."""
+        if images is None:
+            return self.imagine(texts, DEFAULT_K if k is None else k, seed, policy=None, options=options)
+        return self.look(images, texts, k, seed, policy=None, options=options)
+
     def score(
         self,
         contexts: Sequence[str],
@@ -76,9 +153,10 @@ class Reader:
         verbatim: bool = False,
         first: bool = False,
     ) -> list[Scores]:
-        """Score each context's candidates beside each of its pictures; all contexts need the same number of pictures.
+        """Score each context's candidates beside each of its pictures, and with those that are shown in it.
 
         Args:
+            visuals: from ``imagine`` or ``look``.
             verbatim: take candidates letter by letter; otherwise one that does not begin with a space gets one in front.
             first: score each candidate's first sub-token only, as published.
 
@@ -87,24 +165,54 @@ class Reader:
         """
         choices = choices if verbatim else spaced(choices)
         results = [Scores.zero(len(own), seen.alignment.numpy()) for own, seen in zip(choices, visuals, strict=True)]
-        for rows, features in self._batches(contexts, choices, visuals, batch, first):
-            score_jobs(self.model, rows, features, results, self.pad)
+        with torch.inference_mode():
+            for rows, seen, reading in self._readings(contexts, choices, visuals, batch, first):
+                score_reading(self.model, reading, rows, _beside(seen), results)
         return results
 
-    def _batches(
+    def _readings(
         self,
         contexts: Sequence[str],
         choices: Sequence[Sequence[str]],
         visuals: Sequence[Visuals],
         batch: int,
         first: bool = False,
-    ) -> Iterator[tuple[list[Job], Tensor]]:
-        """Yield jobs of similar length together, with their pictures' features (B, K, P, C)."""
-        jobs = sorted(collect_jobs(self.model, self.tokenizer, contexts, choices, first), key=lambda job: len(job.ids))
-        batch = 1 if self.model.padding_counts else batch
-        for start in range(0, len(jobs), batch):
-            rows = jobs[start : start + batch]
-            yield rows, torch.stack([visuals[job.context].features for job in rows])
+    ) -> Iterator[tuple[list[Job], list[Visuals], Reading]]:
+        """Read jobs of similar length, and with as many pictures beside them, together."""
+        early = self.config.fusion == "prefix"
+        refuse_marks([option for own in choices for option in own] if early else [], "pictures stand in the context")
+        texts = [self._written(context, seen) for context, seen in zip(contexts, visuals, strict=True)]
+        limits = [self._limit(seen) for seen in visuals]
+        jobs = collect_jobs(self.model, self.tokenizer, texts, choices, first, limits)
+        jobs = sorted(jobs, key=lambda job: len(job.ids))
+        for places in self._batches([visuals[job.context] for job in jobs], batch):
+            rows = [jobs[place] for place in places]
+            seen = [visuals[job.context] for job in rows]
+            shown = self._shown([job.ids for job in rows], seen)
+            yield rows, seen, read_jobs(self.model, rows, self.pad, shown)
+
+    def _batches(self, visuals: Sequence[Visuals], batch: int) -> Iterator[list[int]]:
+        """Yield numbers of texts with as many pictures beside them, in batches."""
+        return alike([len(seen.features) for seen in visuals], 1 if self.model.padding_counts else batch)
+
+    def _written(self, text: str, seen: Visuals) -> str:
+        """Write the places of a text's shown pictures out."""
+        return written(text, len(seen.shown), self.config)
+
+    def _shown(self, rows: Sequence[list[int]], seen: Sequence[Visuals]) -> Tensor | None:
+        """Stack the pictures that are shown in texts, (B, M, P, C); None without any."""
+        return stacked(rows, [own.shown for own in seen], places_of(self.config))
+
+    def _limit(self, seen: Visuals) -> int | None:
+        """Return how many tokens of a text fit; where pictures are only shown, none has to fit before the text."""
+        alone = len(seen.shown) and not len(seen.features)
+        return self.config.text_limit and self.config.text_limit + (self.config.visual_tokens if alone else 0)
+
+    def _ids(self, text: str, seen: Visuals, kept: int = 0) -> list[int]:
+        """Tokenise a text with its shown pictures, cut so that ``kept`` further tokens fit."""
+        limit = self._limit(seen)
+        ids = self.tokenizer(self._written(text, seen)).input_ids
+        return cut_left(ids, limit and limit - kept, self.tokenizer, places_of(self.config))
 
     @property
     def pad(self) -> int:
@@ -114,9 +222,13 @@ class Reader:
 
     @torch.inference_mode()
     def token_log_probs(self, text: str, visuals: Visuals, ks: Sequence[int]) -> list[Tensor]:
-        """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,), for each number of pictures."""
-        ids = cut_left(self.tokenizer(text).input_ids, self.config.text_limit, self.tokenizer)
-        reading = read_padded(self._causal("token_log_probs"), [ids[:-1]], len(ids) - 1, self.pad)
+        """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,), for each number of pictures.
+
+        The places of shown pictures count as tokens, whose probability means nothing.
+        """
+        ids = self._ids(text, visuals)
+        shown = self._shown([ids], [visuals])
+        reading = read_padded(self._causal("token_log_probs"), [ids[:-1]], len(ids) - 1, self.pad, shown)
         targets = torch.tensor(ids[1:], device=self.model.device)[:, None]
         return [self._predict(reading, visuals.first(k))[0].gather(1, targets)[:, 0] for k in ks]
 
@@ -139,8 +251,9 @@ class Reader:
     def loglikelihood(
         self,
         pairs: Sequence[tuple[str, str]],
-        k: int = DEFAULT_K,
+        k: int | None = None,
         *,
+        images: Sequence[Pictures] | None = None,
         seed: int = 0,
         per: str = "token",
         batch: int = 32,
@@ -150,6 +263,8 @@ class Reader:
         Continuations are taken letter by letter, leading space included. A masked LM gives the pseudo-log-likelihood.
 
         Args:
+            k: imagined pictures; 6 when None, or none beside ``images``.
+            images: pictures that are given for each context, see ``look``.
             per: ``token`` mixes at every token (what ``generate`` follows); ``sequence`` mixes the continuation's whole
                 probabilities, one per picture. They differ from two tokens on.
 
@@ -159,22 +274,23 @@ class Reader:
         if per not in ("token", "sequence"):
             raise VLMIGError(f"per={per!r}; expected token or sequence")
         contexts, choices = [context for context, _ in pairs], [[continuation] for _, continuation in pairs]
-        visuals = self.imagine(contexts, k, seed, policy=None, options=[own for _, own in pairs])
+        visuals = self._seen(contexts, k, seed, images, [own for _, own in pairs])
         if per == "sequence":
             scored = self.score(contexts, choices, visuals, batch, verbatim=True)
-            return [float(scores.sequences(k, *self.config.setting())[0]) for scores in scored]
+            return [float(own.sequences(len(own.per_image), *self.config.setting())[0]) for own in scored]
         values = np.zeros(len(pairs))
-        for rows, features in self._batches(contexts, choices, visuals, batch):
-            trust = torch.cat([self._trust(visuals[job.context]) for job in rows])
-            mix_jobs(self.model, rows, features, trust, values, self.pad)
+        with torch.inference_mode():
+            for rows, seen, reading in self._readings(contexts, choices, visuals, batch):
+                trust = torch.cat([self._trust(own) for own in seen])
+                mix_reading(self.model, reading, rows, _beside(seen), trust, values)
         return [float(value) for value in values]
 
-    @torch.inference_mode()
     def generate(
         self,
         prompts: Sequence[str],
-        k: int = DEFAULT_K,
+        k: int | None = None,
         *,
+        images: Sequence[Pictures] | None = None,
         seed: int = 0,
         batch: int = 8,
         visuals: Sequence[Visuals] | None = None,
@@ -183,27 +299,45 @@ class Reader:
         """Continue each prompt, its pictures mixed in at every token; ``settings`` go to ``generate``.
 
         Args:
-            visuals: pictures already imagined, k of each prompt.
+            k: imagined pictures; 6 when None, or none beside ``images``.
+            images: pictures that are given for each prompt, see ``look``.
+            visuals: from ``imagine`` or ``look``, instead of all that; the first k of each are used.
 
         Raises:
-            VLMIGError: a masked LM.
+            VLMIGError: a masked LM; no room for the answer.
         """
-        model = self._causal("generate")
-        visuals = self.imagine(prompts, k, seed, policy=None) if visuals is None else visuals
-        room = self.config.text_limit and self.config.text_limit - settings.setdefault("max_new_tokens", 20)
-        if room is not None and room < 1:
-            raise VLMIGError(
-                f"max_new_tokens={settings['max_new_tokens']}; this model has {self.config.text_limit} places"
-            )
-        batch, texts = 1 if self.model.padding_counts else batch, []
-        for start in range(0, len(prompts), batch):
-            rows = [self.tokenizer(prompt).input_ids for prompt in prompts[start : start + batch]]
-            rows = [cut_left(row, room, self.tokenizer) for row in rows]
-            seen = visuals[start : start + batch]
-            inputs = pad_left(rows, self.pad, model.device)
-            if k:
-                inputs["visual_features"] = torch.stack([v.features for v in seen]).to(model.device)
-                inputs["image_weights"] = torch.cat([self._trust(v) for v in seen])
-            output = model.generate(**inputs, pad_token_id=self.pad, **settings)[:, inputs["input_ids"].shape[1] :]
-            texts += self.tokenizer.batch_decode(output, skip_special_tokens=True)
-        return texts
+        model, count = self._causal("generate"), settings.setdefault("max_new_tokens", 20)
+        visuals = (
+            self._seen(prompts, k, seed, images)
+            if visuals is None
+            else [v if k is None else v.first(k) for v in visuals]
+        )
+        for room in {self._limit(seen) for seen in visuals} - {None}:
+            if room is not None and count >= room:
+                raise VLMIGError(f"max_new_tokens={count}; this model has {room} places")
+        settings = unplaced(settings, self.config, model.get_output_embeddings().weight.shape[0])
+        texts: dict[int, str] = {}
+        for members in self._batches(visuals, batch):
+            seen = [visuals[i] for i in members]
+            inputs = self._inputs([self._ids(prompts[i], visuals[i], count) for i in members], seen)
+            with torch.inference_mode():
+                output = model.generate(**inputs, pad_token_id=self.pad, **settings)
+            output = output[:, inputs["input_ids"].shape[1] :]
+            texts |= zip(members, self.tokenizer.batch_decode(output, skip_special_tokens=True), strict=True)
+        return [texts[i] for i in range(len(prompts))]
+
+    def _inputs(self, rows: list[list[int]], seen: list[Visuals]) -> dict[str, Tensor]:
+        """Put token ids and pictures into the model's inputs."""
+        inputs = pad_left(rows, self.pad, self.model.device)
+        shown, features = self._shown(rows, seen), _beside(seen)
+        if shown is not None:
+            inputs["shown_features"] = shown.to(self.model.device)
+        if features.shape[1]:
+            inputs["visual_features"] = features.to(self.model.device)
+            inputs["image_weights"] = torch.cat([self._trust(own) for own in seen])
+        return inputs
+
+
+def _beside(seen: Sequence[Visuals]) -> Tensor:
+    """Stack the pictures beside texts, (B, K, P, C)."""
+    return torch.stack([own.features for own in seen])

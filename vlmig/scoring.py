@@ -19,6 +19,7 @@ from vlmig.errors import VLMIGError
 from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
 from vlmig.reading import Reading
 from vlmig.scores import Scores
+from vlmig.shown import Places, places_of
 
 Model = VLMIGForCausalLM | VLMIGForMaskedLM
 
@@ -52,12 +53,16 @@ def spaced(choices: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def encode_pair(
-    tokenizer: PreTrainedTokenizerBase, context: str, continuation: str, limit: int | None
+    tokenizer: PreTrainedTokenizerBase,
+    context: str,
+    continuation: str,
+    limit: int | None,
+    places: Places | None = None,
 ) -> tuple[list[int], int]:
     """Tokenise the whole text; the continuation begins where it stops agreeing with the context alone.
 
     So a token that spans the join belongs to the continuation, and the model sees the text as it would be written. A
-    text beyond ``limit`` loses its left end, but never its BOS.
+    text beyond ``limit`` loses its left end, but never its BOS, see ``cut_left``.
 
     Returns:
         Token ids and the index of the continuation's first token (at least 1).
@@ -73,7 +78,7 @@ def encode_pair(
     if split == 0:  # nothing to predict the first token from: begin as the LM's training texts do
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         whole, split = [start, *whole], 1
-    shorter = cut_left(whole, limit, tokenizer)
+    shorter = cut_left(whole, limit, tokenizer, places)
     cut = len(whole) - len(shorter)
     if split - cut < 1:
         raise VLMIGError(
@@ -82,12 +87,28 @@ def encode_pair(
     return shorter, split - cut
 
 
-def cut_left(ids: list[int], limit: int | None, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Cut a text's left end off where it is longer than ``limit``, behind its BOS if it has one."""
+def cut_left(
+    ids: list[int], limit: int | None, tokenizer: PreTrainedTokenizerBase, places: Places | None = None
+) -> list[int]:
+    """Cut a text's left end off where it is longer than ``limit``, behind its BOS if it has one.
+
+    A picture that stands at the cut goes as a whole.
+
+    Raises:
+        VLMIGError: the text's pictures alone do not fit.
+    """
     if limit is None or len(ids) <= limit:
         return ids
     begin = ids[:1] if ids[0] == tokenizer.bos_token_id else []
-    return begin + ids[len(ids) - limit + len(begin) :]
+    start = len(ids) - limit + len(begin)
+    if places is not None:
+        pictures = places.count(ids)
+        if pictures * places.each + len(begin) >= limit:
+            raise VLMIGError(
+                f"{pictures} pictures of {places.each} tokens in a text; at most {limit} tokens fit this model: show fewer"
+            )
+        start += -ids[:start].count(places.token) % places.each
+    return begin + ids[start:]
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase, option: str) -> int:
@@ -101,16 +122,18 @@ def collect_jobs(
     contexts: Sequence[str],
     choices: Sequence[Sequence[str]],
     first: bool = False,
+    limits: Sequence[int | None] | None = None,
 ) -> list[Job]:
     """Collect the distinct readings of all (context, candidate) pairs; candidates are taken letter by letter.
 
     Args:
         first: score each candidate's ``first_token`` only.
+        limits: most tokens of each context with a candidate; ``text_limit`` when None.
     """
     jobs: dict[tuple, Job] = {}
-    masked = isinstance(model, VLMIGForMaskedLM)
-    limit = model.config.text_limit
-    for c, (context, options) in enumerate(zip(contexts, choices, strict=True)):
+    masked, places = isinstance(model, VLMIGForMaskedLM), places_of(model.config)
+    limits = [model.config.text_limit] * len(contexts) if limits is None else limits
+    for c, (context, options, limit) in enumerate(zip(contexts, choices, limits, strict=True)):
         for o, option in enumerate(options):
             if not option:
                 continue  # nothing to predict: log-probability 0
@@ -119,10 +142,10 @@ def collect_jobs(
                     jobs.setdefault((c, tuple(ids), gap), Job(c, ids, gap=gap)).targets.append((o, [target]))
                 continue
             if first:
-                ids = cut_left(tokenizer(context).input_ids, limit, tokenizer)
+                ids = cut_left(tokenizer(context).input_ids, limit, tokenizer, places)
                 jobs.setdefault((c, tuple(ids)), Job(c, ids)).targets.append((o, [first_token(tokenizer, option)]))
                 continue
-            ids, split = encode_pair(tokenizer, context, option, limit)
+            ids, split = encode_pair(tokenizer, context, option, limit, places)
             jobs.setdefault((c, tuple(ids[:-1])), Job(c, ids[:-1])).targets.append((o, ids[split:]))
     return list(jobs.values())
 
@@ -156,10 +179,21 @@ def encode_gaps(
         yield ids[:gap] + [tokenizer.mask_token_id] + ids[gap + 1 :], gap, ids[gap]
 
 
-def read_jobs(model: Model, jobs: Sequence[Job], pad: int) -> Reading:
-    """Run the LM once over a batch of jobs and keep the positions whose predictions are needed."""
+def alike(sizes: Sequence[int], batch: int) -> Iterator[list[int]]:
+    """Yield the places of equal sizes together, in batches and in their order."""
+    for size in dict.fromkeys(sizes):
+        members = [place for place, own in enumerate(sizes) if own == size]
+        yield from (members[start : start + batch] for start in range(0, len(members), batch))
+
+
+def read_jobs(model: Model, jobs: Sequence[Job], pad: int, shown: Tensor | None = None) -> Reading:
+    """Run the LM once over a batch of jobs and keep the positions whose predictions are needed.
+
+    Args:
+        shown: features of the pictures that stand in the texts, (B, M, P, C), see ``vlmig.shown.stacked``.
+    """
     if isinstance(model, VLMIGForCausalLM):
-        return read_padded(model, [job.ids for job in jobs], max(job.asked for job in jobs), pad)
+        return read_padded(model, [job.ids for job in jobs], max(job.asked for job in jobs), pad, shown)
     length = max(len(job.ids) for job in jobs)
     rows = torch.tensor([job.ids + [pad] * (length - len(job.ids)) for job in jobs], device=model.device)
     mask = torch.tensor([[1] * len(job.ids) + [0] * (length - len(job.ids)) for job in jobs], device=model.device)
@@ -167,11 +201,14 @@ def read_jobs(model: Model, jobs: Sequence[Job], pad: int) -> Reading:
     return model.read({"input_ids": rows, "attention_mask": mask}, gaps)
 
 
-def read_padded(model: VLMIGForCausalLM, ids: Sequence[list[int]], asked: int, pad: int) -> Reading:
+def read_padded(
+    model: VLMIGForCausalLM, ids: Sequence[list[int]], asked: int, pad: int, shown: Tensor | None = None
+) -> Reading:
     """Run the LM once over left-padded token lists and keep the last ``asked`` positions of each."""
     base = pad_left(ids, pad, model.device)
     positions = (base["attention_mask"].cumsum(-1) - 1).clamp_min(0)
-    return model.read({**base, "position_ids": positions, "use_cache": False}, asked)
+    shown = shown if shown is None else shown.to(model.device)
+    return model.read({**base, "position_ids": positions, "use_cache": False}, asked, shown_features=shown)
 
 
 def pad_left(ids: Sequence[list[int]], pad: int, device: torch.device) -> dict[str, Tensor]:
@@ -180,12 +217,6 @@ def pad_left(ids: Sequence[list[int]], pad: int, device: torch.device) -> dict[s
     rows = torch.tensor([[pad] * (length - len(row)) + row for row in ids], device=device)
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in ids], device=device)
     return {"input_ids": rows, "attention_mask": mask}
-
-
-@torch.inference_mode()
-def score_jobs(model: Model, jobs: Sequence[Job], features: Tensor, results: list[Scores], pad: int) -> None:
-    """Read a batch of jobs once and add their candidates' log-probabilities to the results; see ``score_reading``."""
-    score_reading(model, read_jobs(model, jobs, pad), jobs, features, results)
 
 
 def score_reading(model: Model, reading: Reading, jobs: Sequence[Job], features: Tensor, results: list[Scores]) -> None:
@@ -203,10 +234,14 @@ def score_reading(model: Model, reading: Reading, jobs: Sequence[Job], features:
         _gather(log_probs, jobs, [results[job.context].per_image[i] for job in jobs])
 
 
-@torch.inference_mode()
-def mix_jobs(model: Model, jobs: Sequence[Job], features: Tensor, trust: Tensor, values: np.ndarray, pad: int) -> None:
-    """Read a batch of jobs once and add the per-token mixture's log-probabilities to ``values``, one per context."""
-    reading = read_jobs(model, jobs, pad)
+def mix_reading(
+    model: Model, reading: Reading, jobs: Sequence[Job], features: Tensor, trust: Tensor, values: np.ndarray
+) -> None:
+    """Add the per-token mixture's log-probabilities of jobs to ``values``, one per context; see ``score_reading``.
+
+    Args:
+        trust: in each picture, (B, K).
+    """
     features = features.to(model.device)
     mixed = (
         model.mixed(reading, features, trust.to(model.device)) if features.shape[1] else model.text_log_probs(reading)

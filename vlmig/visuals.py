@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,16 @@ from vlmig.vision import BLANK, VisionEncoder
 BATCH = 24
 """Pictures drawn, encoded and stored at a time, what a killed run can lose; more where there are more threads."""
 
+SEEN = 64
+"""Given pictures whose features stay in memory between calls."""
+
 PORTION = 200
 """Texts of a long list that are looked up at a time."""
 
 
 @dataclass
 class Visuals:
-    """The imagined pictures of one text, as the model sees them."""
+    """The pictures of one text, as the model sees them: those beside it (imagined, or given in their place), and those in it."""
 
     prompts: list[str]
     """What each picture shows: the same for all, but under the policy ``sentences`` and for split prompts."""
@@ -45,11 +49,14 @@ class Visuals:
     """Cosine of each picture with its prompt, (K,); NaN where the encoder has no text side."""
     items: list[Imagined]
     keys: list[str]
-    """Where the store keeps each of them."""
+    """Where the store keeps each of them; empty where it does not."""
+    shown: Tensor = field(default_factory=lambda: torch.zeros(0))
+    """Features of the pictures that are shown in the text, in their order, (M, P, C)."""
 
     def first(self, k: int) -> Visuals:
-        """Keep the first k pictures."""
-        return Visuals(self.prompts[:k], self.features[:k], self.alignment[:k], self.items[:k], self.keys[:k])
+        """Keep the first k pictures beside the text, and all of those in it."""
+        parts = (self.prompts[:k], self.features[:k], self.alignment[:k], self.items[:k], self.keys[:k])
+        return Visuals(*parts, self.shown)
 
     @property
     def prompt(self) -> str:
@@ -109,6 +116,7 @@ class Imagination:
     def __init__(self, config: VLMIGConfig, folder: Path, store: FeatureStore, stopwatch: Stopwatch) -> None:
         self.config, self.folder, self.store, self.stopwatch = config, folder, store, stopwatch
         self.tally = Tally()
+        self._seen: dict[str, Imagined] = {}
 
     @cached_property
     def device(self) -> torch.device:
@@ -134,8 +142,11 @@ class Imagination:
         """Everything beside the request that decides an imagined feature."""
         return {**self.imaginer.identity(), **self.encoder.identity()}
 
-    def prompts(self, text: str, k: int, policy: str | None = None, option: str = "") -> list[str]:
+    def prompts(self, text: str, k: int, policy: str | None = None, option: str = "", drawn: bool = True) -> list[str]:
         """Return what the k pictures of a text show: by a policy (the checkpoint's own when None), as far as it is read.
+
+        Args:
+            drawn: whether an imaginer has to read them too, not only the encoder.
 
         Raises:
             VLMIGError: the policy ``option`` without one.
@@ -148,7 +159,7 @@ class Imagination:
         chosen = prompts_for(policy, text, max(k, 1), option)
         if k < 1:  # nothing to read, and nothing to load
             return chosen
-        fits = fitted(chosen, self._fits, self.config.long_prompts)
+        fits = fitted(chosen, self._fits if drawn else self.encoder.fits, self.config.long_prompts)
         self.tally.cut += fits != chosen
         return fits
 
@@ -172,9 +183,28 @@ class Imagination:
         requests = [self._requests(own[:k], seed) for own in prompts]
         found = self._find_or_make({r: self.address(r) for own in requests for r in own}, progress)
         texts = self._embedded({r.prompt for own in requests for r in own})
-        made = {own: self._assembled(own, found, texts) for own in dict.fromkeys(requests)}
+        made = {own: self._assembled(*self._parts(own, found), texts) for own in dict.fromkeys(requests)}
         self.store.touch([key for visuals in made.values() for key in visuals.keys])
         return [made[own] for own in requests]
+
+    def look(self, pictures: Sequence[Image.Image]) -> list[Imagined]:
+        """Encode pictures that are given, each once; the last ones stay in memory, and none goes into the store."""
+        keys = [hashlib.sha256(f"{picture.size} ".encode() + picture.tobytes()).hexdigest() for picture in pictures]
+        known = {key: self._seen[key] for key in keys if key in self._seen}
+        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in known}
+        if missing:
+            with self.stopwatch("encode"):
+                seen = zip(missing.values(), *self.encoder.encode(list(missing.values())), strict=True)
+            known |= zip(missing, (Imagined(*parts) for parts in seen), strict=True)
+        self._seen = dict(list({**self._seen, **known}.items())[-SEEN:])
+        return [known[key] for key in keys]
+
+    def given(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Visuals:
+        """Put given pictures in the place of imagined ones, each with the prompt that it is compared with."""
+        if not pictures:
+            return self.visuals([prompts], 0)[0]
+        texts = self._embedded(set(prompts))
+        return self._assembled(prompts, self.look(pictures), [""] * len(pictures), texts)
 
     def fill(
         self, texts: Sequence[str], k: int, seed: int = 0, policy: str = "question", report: Path | None = None
@@ -226,17 +256,20 @@ class Imagination:
         rows = self.encoder.encode_text(ordered)
         return None if rows is None else dict(zip(ordered, rows, strict=True))
 
+    def _parts(
+        self, own: tuple[Request, ...], found: dict[Request, Imagined]
+    ) -> tuple[list[str], list[Imagined], list[str]]:
+        return [r.prompt for r in own], [found[r] for r in own], [self.address(r).key for r in own]
+
     def _assembled(
-        self, own: tuple[Request, ...], found: dict[Request, Imagined], texts: dict[str, Tensor] | None
+        self, prompts: Sequence[str], items: list[Imagined], keys: list[str], texts: dict[str, Tensor] | None
     ) -> Visuals:
-        items = [found[asked] for asked in own]
-        alignment = torch.full((len(own),), torch.nan)
+        alignment = torch.full((len(items),), torch.nan)
         if texts is not None:
             pooled = torch.stack([item.pooled for item in items])
-            alignment = (pooled * torch.stack([texts[asked.prompt] for asked in own])).sum(-1)
+            alignment = (pooled * torch.stack([texts[prompt] for prompt in prompts])).sum(-1)
         features = torch.stack([item.patches for item in items]).float()
-        keys = [self.address(asked).key for asked in own]
-        return Visuals([asked.prompt for asked in own], features, alignment, items, keys)
+        return Visuals(list(prompts), features, alignment, items, keys)
 
     def _find_or_make(self, addresses: dict[Request, Address], progress: bool) -> dict[Request, Imagined]:
         """Look requests up in the store, and make those that are missing."""

@@ -228,7 +228,7 @@ class Plan:
             item, own = part
             outputs = {}
             for k in self.ks:
-                settings = {"max_new_tokens": self.task.max_new_tokens, "do_sample": False}
+                settings: dict[str, Any] = {"max_new_tokens": self.task.max_new_tokens, "do_sample": False}
                 texts = self.model.generate(
                     [q.contexts[0] for q in item.questions],
                     k,

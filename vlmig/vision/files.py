@@ -1,0 +1,115 @@
+"""Pictures from files, and frames of videos as pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, ImageSequence
+
+from vlmig.errors import VLMIGError
+
+Picture = str | Path | Image.Image
+"""A picture, or the file that it is in."""
+Pictures = Picture | Sequence[Picture]
+MOVING = {".gif", ".webp", ".png", ".apng", ".tif", ".tiff"}
+"""Videos that Pillow reads."""
+
+
+def opened(picture: str | Path | Image.Image) -> Image.Image:
+    """Return a picture as RGB, upright: of a file as its EXIF says, of an animation the first frame.
+
+    Raises:
+        VLMIGError: no such file, or it is not a picture.
+    """
+    if isinstance(picture, Image.Image):
+        return rgb(picture)
+    if not isinstance(picture, str | Path):
+        raise VLMIGError(f"a picture of type {type(picture).__name__}; expected a PIL image or a file's path")
+    try:
+        with Image.open(picture) as found:
+            return rgb(ImageOps.exif_transpose(found))
+    except FileNotFoundError:
+        raise VLMIGError(f"no picture file {picture}; expected a path to one: correct it") from None
+    except Exception as error:  # a damaged file may break Pillow's readers in any way
+        raise VLMIGError(
+            f"{picture} is not a picture that can be read ({_line(error)}); expected a file such as PNG, JPEG or WebP"
+        ) from None
+
+
+def all_opened(pictures: Pictures) -> list[Image.Image]:
+    """Return pictures as ``opened`` does; a picture by itself is one."""
+    return [opened(one) for one in ([pictures] if isinstance(pictures, str | Path | Image.Image) else pictures)]
+
+
+def rgb(picture: Image.Image) -> Image.Image:
+    """Convert to RGB."""
+    if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion would cut everything above 255 off
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+    return picture.convert("RGB")
+
+
+def frames(path: str | Path, count: int) -> list[Image.Image]:
+    """Return frames of a video in their order, spread evenly from the first to the last; all of a shorter one.
+
+    Animated GIF, WebP, PNG and TIFF are read by Pillow, everything else by PyAV.
+
+    Raises:
+        VLMIGError: no such file, no video, PyAV is missing, or a count below one.
+    """
+    path = Path(path)
+    if count < 1:
+        raise VLMIGError(f"{count} frames of {path}; expected at least one")
+    if not path.is_file():
+        raise VLMIGError(f"no video file {path}; expected a path to one: correct it")
+    if path.suffix.lower() not in MOVING:
+        return _decoded(path, count)
+    try:
+        with Image.open(path) as found:
+            wanted = set(_spread(getattr(found, "n_frames", 1), count))
+            return [rgb(frame) for i, frame in enumerate(ImageSequence.Iterator(found)) if i in wanted]
+    except Exception as error:
+        raise VLMIGError(_unread(path, error)) from None
+
+
+def _spread(total: int, count: int) -> list[int]:
+    """Choose frames evenly; fewer than asked where there are fewer."""
+    return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
+
+
+def _decoded(path: Path, count: int) -> list[Image.Image]:
+    """Decode frames by PyAV."""
+    if find_spec("av") is None:
+        raise VLMIGError(f'reading {path} needs PyAV; install it with pip install "vlmig[video]", or give a GIF')
+    from transformers.video_utils import load_video
+
+    def sample(metadata: object, **_: object) -> list[int]:
+        total = getattr(metadata, "total_num_frames", 0) or _counted(path)  # Matroska and WebM do not say
+        if not total:
+            raise ValueError("no frames")
+        return _spread(total, count)
+
+    try:
+        found, _ = load_video(str(path), backend="pyav", sample_indices_fn=sample)
+    except Exception as error:
+        raise VLMIGError(_unread(path, error)) from None
+    return [Image.fromarray(frame) for frame in found]
+
+
+def _counted(path: Path) -> int:
+    """Count frames by decoding them."""
+    import av
+
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def _unread(path: Path, error: Exception) -> str:
+    return f"{path} is not a video that can be read ({_line(error)}); expected an animated GIF, or a video such as MP4"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
