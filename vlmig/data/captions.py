@@ -42,3 +42,8 @@ def is_unicode(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def inert(text: str) -> str:
+    """Change marks of pictures that happen to stand in other people's words, so that they stand for no picture."""
+    return text.replace(IMAGE, IMAGE.upper())

@@ -64,7 +64,7 @@ class Index:
             raise VLMIGError(f"no whole index in {folder} ({error}); remove the folder, and it is made again") from None
         if made_from != source.name:
             raise VLMIGError(f"{folder} is the index of {made_from}, expected {source.name}; name another folder")
-        self._batches = self.table.to_batches()
+        self._batches = [batch.columns for batch in self.table.to_batches()]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -77,10 +77,10 @@ class Index:
         """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        batch, place = self._batches[row // BATCH], row % BATCH  # all batches but the last are full
-        values = {name: batch[name][place].as_py() for name in SCHEMA.names}
-        box, learnt = values.pop("box"), tuple(map(tuple, values.pop("learnt")))
-        return Pair(**values | {"box": tuple(box) if box else None, "more": tuple(values["more"]), "learnt": learnt})
+        columns, place = self._batches[row // BATCH], row % BATCH  # all batches but the last are full
+        caption, picture, box, *others, more, learnt = (column[place].as_py() for column in columns)
+        values = [caption, picture, tuple(box) if box else None, *others, tuple(more), tuple(map(tuple, learnt))]
+        return Pair(*values)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a field of all pairs, for work on whole columns."""

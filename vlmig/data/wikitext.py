@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from vlmig.data.captions import inert
 from vlmig.data.hashing import number_of, share_of
 from vlmig.data.pairs import Bad, BadPicture, Pair
 from vlmig.data.rows import one_line, parquet_rows, require
@@ -70,7 +71,7 @@ class Wikitext:
         """
         for title, text in self._documents():
             if self.share == 1 or share_of(f"{title}\n{text[:200]}", self.seed) < self.share:
-                for block in self._blocks(text):
+                for block in self._blocks(inert(text)):
                     yield Pair(block, prompt=self._prompt(block) if self.imagine else "", group=title)
 
     def open(self, pair: Pair) -> Image.Image:
