@@ -81,10 +81,10 @@ MASKED: dict[str, dict[str, Any]] = {
 }
 
 
-def build(kind: str, masked: bool = False) -> PreTrainedModel:
-    """Build a model whose weights are large enough that attention and pictures matter."""
+def build(kind: str, masked: bool = False, **changes: Any) -> PreTrainedModel:
+    """Build a model whose weights are large enough that attention and pictures matter; ``changes`` to its configuration."""
     torch.manual_seed(0)
-    settings = (MASKED if masked else CAUSAL)[kind]
+    settings = (MASKED if masked else CAUSAL)[kind] | changes
     auto: Callable = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_config
     model = auto(AutoConfig.for_model(kind, **_COMMON, **settings)).eval()
     for parameter in model.parameters():
