@@ -43,7 +43,8 @@ class Pair:
         """Return a pair of one picture for each picture."""
         if not self.more:
             return [self] if self.picture else []
-        names, versions = (self.picture, *self.more), self.version.split("\n")
+        names = (self.picture, *self.more)
+        versions = self.version.split("\n") if self.version else [""] * len(names)
         return [replace(self, picture=n, version=v, more=()) for n, v in zip(names, versions, strict=True)]
 
 
