@@ -22,6 +22,7 @@ ORDER = [
     "projector",
     "fusion",
     "vision",
+    "asking",
     "imagination",
     "store",
     "visuals",

@@ -57,17 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
         return sub
 
     ask = command("ask", commands.ask, "answer a question with imagined pictures")
-    ask.add_argument("question")
-    ask.add_argument("--choices", type=_words, help="comma-separated answers; the likeliest next words without")
-    ask.add_argument("--k", type=int, default=6, help="pictures to imagine (default: 6; 0: text only)")
-    ask.add_argument("--prompt", help="what to imagine (default: the question's subject)")
-    ask.add_argument(
-        "--policy", choices=POLICIES[:3], help="what of the question to imagine (default: the checkpoint's)"
-    )
-    ask.add_argument("--seed", type=int, default=0)
-    ask.add_argument("--mix", help="prob, logit, geometric or evidence (default: the checkpoint's)")
-    ask.add_argument("--weights", help="uniform, clip, doubled or entropy (default: the checkpoint's)")
-    ask.add_argument("--html", type=Path, help="write the answer with its pictures as a page")
+    _ask_options(ask)
     _protocol_option(ask)
     _model_options(ask)
 
@@ -102,6 +92,29 @@ def build_parser() -> argparse.ArgumentParser:
     )
     doctor.add_argument("--model", default="pocket")
     return parser
+
+
+def _ask_options(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("question", help="may hold marks <image> where pictures stand")
+    sub.add_argument(
+        "--choices", type=_words, help="comma-separated answers; a text or the likeliest next words without"
+    )
+    sub.add_argument("--k", type=int, help="pictures to imagine (default: 6, or none with --image; 0: text only)")
+    sub.add_argument("--prompt", help="what to imagine (default: the question's subject)")
+    sub.add_argument(
+        "--policy", choices=POLICIES[:3], help="what of the question to imagine (default: the checkpoint's)"
+    )
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--mix", help="prob, logit, geometric or evidence (default: the checkpoint's)")
+    sub.add_argument("--weights", help="uniform, clip, doubled or entropy (default: the checkpoint's)")
+    sub.add_argument("--html", type=Path, help="write the answer with its pictures as a page")
+    given = sub.add_argument_group("given pictures: in the text with early fusion, else in the place of imagined ones")
+    given.add_argument("--image", type=Path, action="append", default=[], help="a picture; may be given again")
+    given.add_argument("--video", type=Path, help="a video, whose frames follow as pictures")
+    given.add_argument("--frames", type=int, default=8, help="frames of it, evenly spread (default: %(default)s)")
+    parts, text = ("IMAGE", "QUESTION", "ANSWER"), "a demonstration that comes first; may be given again"
+    given.add_argument("--shot", nargs=3, action="append", default=[], metavar=parts, help=text)
+    given.add_argument("--steps", action="store_true", help="think step by step before the answer")
 
 
 def _report_options(sub: argparse.ArgumentParser) -> None:

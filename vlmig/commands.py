@@ -55,23 +55,21 @@ def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def ask(arguments: argparse.Namespace) -> None:
-    """Answer one question."""
+    """Answer one question, about given pictures or imagined ones."""
     if not arguments.question.strip():  # before anything heavy is loaded
         raise VLMIGError('the question is empty; ask something, e.g. vlmig ask "What is the color of a banana?"')
-    if arguments.k < 0:
+    if arguments.k is not None and arguments.k < 0:
         raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more pictures")
+    given = _given(arguments)
+    model = _load(arguments, **({"prompt_policy": arguments.policy} if arguments.policy else {}))
+    early = model.config.fusion == "prefix"
+    if early and not arguments.choices and (given["images"] or given["shots"] or given["steps"]):
+        _reply(model, arguments, given)
+        return
     from vlmig.evaluation.report import write_answer
 
-    model = _load(arguments, **({"prompt_policy": arguments.policy} if arguments.policy else {}))
-    answer = model.ask(
-        arguments.question,
-        arguments.choices,
-        arguments.k,
-        prompt=arguments.prompt,
-        seed=arguments.seed,
-        mix=arguments.mix,
-        weights=arguments.weights,
-    )
+    settings = {name: getattr(arguments, name) for name in ("prompt", "seed", "mix", "weights")}
+    answer = model.ask(arguments.question, arguments.choices, arguments.k, **given, **settings)
     print(f"{answer.answer}  (p = {answer.probabilities[answer.answer]:.2f})")
     options = sorted(answer.probabilities, key=lambda option: -answer.probabilities[option])[:6]
     print(f"{'':<14}" + "".join(f"{option:>10}" for option in options))
@@ -80,15 +78,53 @@ def ask(arguments: argparse.Namespace) -> None:
     for i, (name, distribution) in enumerate(rows):
         aligned = f"   alignment {_cosine(answer.weights[i - 2])}" if i > 1 else ""
         print(f"{name:<14}" + "".join(f"{distribution[option]:>10.3f}" for option in options) + aligned)
+    if answer.rationale:
+        print(f"steps: {answer.rationale}")
     if answer.images:
         mean = sum(answer.weights) / len(answer.weights)
         doubt = ": low, the pictures are guesses" if mean < model.config.alignment_floor else ""
-        print(f'imagined "{answer.prompt}", mean alignment {_cosine(mean)}{doubt}')
+        print(
+            f'{"compared with" if answer.given else "imagined"} "{answer.prompt}", mean alignment {_cosine(mean)}{doubt}'
+        )
     if arguments.html:
         write_answer(answer, arguments.html)
+    _finish(model, arguments)
+
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Open the pictures of the command line, in their order: pictures, frames of a video, demonstrations."""
+    from vlmig.vision import frames, opened
+
+    images = [opened(path) for path in arguments.image]
+    if arguments.video:
+        images += frames(arguments.video, arguments.frames)
+    marks = arguments.question.count("<image>")
+    if marks > len(images):
+        raise VLMIGError(f"{marks} <image> in the question, {len(images)} pictures; give one for each with --image")
+    shots = [([opened(path)], question, answer) for path, question, answer in arguments.shot]
+    return {"images": images, "shots": shots, "steps": arguments.steps}
+
+
+def _reply(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Answer in words."""
+    from vlmig.evaluation.report import write_reply
+
+    if arguments.prompt or arguments.mix or arguments.weights:
+        raise VLMIGError("--prompt, --mix and --weights choose among answers; give --choices too, or leave them out")
+    reply = model.chat(arguments.question, k=arguments.k, seed=arguments.seed, **given)
+    print(reply or "(nothing)")
+    if reply.rationale:
+        print(f"steps: {reply.rationale}")
+    if arguments.html:
+        write_reply(arguments.question, reply, arguments.html)
+    _finish(model, arguments)
+
+
+def _finish(model: VLMIG, arguments: argparse.Namespace) -> None:
+    if arguments.html:
         print(f"wrote {arguments.html}")
     if arguments.verbose:
-        print("time: " + ", ".join(f"{step} {seconds:.2f} s" for step, seconds in answer.seconds.items()))
+        print("time: " + ", ".join(f"{step} {seconds:.2f} s" for step, seconds in model.stopwatch.seconds.items()))
 
 
 def imagine(arguments: argparse.Namespace) -> None:

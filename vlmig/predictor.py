@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vlmig.answer import Answer, framed, named
+from vlmig.answer import Answer, Reply, named
+from vlmig.asking import THINKING, Asking, Conversation, Shot
+from vlmig.chat import Turn
 from vlmig.checkpoint import (
     absolute,
     describe_language_model,
@@ -19,17 +22,21 @@ from vlmig.checkpoint import (
     place_adapter,
     resolve_checkpoint,
 )
-from vlmig.config import VLMIGConfig, changed
+from vlmig.config import IMAGE, VLMIGConfig, changed
 from vlmig.errors import VLMIGError
 from vlmig.modeling import VLMIGForMaskedLM, class_for
 from vlmig.reader import DEFAULT_K, Reader
-from vlmig.scoring import Job, cut_left, likely_words, read_jobs
+from vlmig.scoring import Job, likely_words, read_jobs
+from vlmig.shown import unmarked
 from vlmig.store import FeatureStore
 from vlmig.timing import Stopwatch
-from vlmig.vision import VisionEncoder
+from vlmig.vision import Pictures, VisionEncoder
 from vlmig.visuals import Visuals
 
 logger = logging.getLogger(__name__)
+
+ANSWER = 128
+"""Tokens of an answer in words."""
 
 
 class VLMIG(Reader):
@@ -91,47 +98,119 @@ class VLMIG(Reader):
         self,
         question: str,
         choices: Sequence[str] | None = None,
-        k: int = DEFAULT_K,
+        k: int | None = None,
         *,
-        prompt: str | None = None,
-        seed: int = 0,
-        mix: str | None = None,
-        weights: str | None = None,
+        images: Pictures = (),
+        shots: Sequence[Shot] = (),
+        steps: bool = False,
+        **settings: Any,
     ) -> Answer:
         """Answer a question by choosing among ``choices``, or among the likeliest next words without them.
 
         Args:
-            prompt: what to imagine; when None what the checkpoint's ``prompt_policy`` makes of the question.
-            mix: ``prob``, ``logit``, ``geometric`` or ``evidence``; the checkpoint's own when None.
-            weights: ``uniform``, ``clip``, ``doubled`` or ``entropy``; the checkpoint's own when None.
+            k: imagined pictures; 6 when None, or none where pictures are given.
+            images: given pictures, or one. With early fusion they stand at the question's marks (``<image>``) or, without any,
+                before it; with late fusion they take the imagined ones' place.
+            shots: demonstrations that come first: (pictures, question, answer) each.
+            steps: whether to think step by step first; ``Answer.rationale`` keeps it.
+            settings: ``prompt``, what to imagine, when None what the checkpoint's ``prompt_policy`` makes of the question; ``seed``;
+                ``mix`` (``prob``, ``logit``, ``geometric``, ``evidence``) and ``weights`` (``uniform``, ``clip``, ``doubled``,
+                ``entropy``), the checkpoint's own when None; ``max_new_tokens`` of the steps.
 
         Raises:
-            VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule.
+            VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule, pictures that do not fit.
         """
+        own = Asking(**settings)
         if not question.strip():
             raise VLMIGError('the question is empty; ask something, e.g. "What is the color of a banana?"')
         if choices is not None and len(set(choices)) < 2:
             raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")
-        setting = self.config.setting(mix, weights)
-        visuals = self.imagine([prompt or question], k, seed, policy="question" if prompt else None)[0]
+        setting = self.config.setting(own.mix, own.weights)
         gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
-        context = framed(question.strip(), gap)
+        asked = Conversation.of(question.strip(), images, shots, self.config, self.tokenizer)
+        context, rationale = asked.context(gap), ""
+        visuals = self._around(asked, own.prompt, k, own.seed)
+        if steps:
+            rationale = self._continued(asked, asked.begun(THINKING), visuals, own.max_new_tokens)
+            context = asked.concluded(rationale)
         with self.stopwatch("read, fuse, mix"):
             options = list(choices) if choices is not None else list(self._likely(context, visuals, 8))
-            scores = self.score([context], [options], [visuals])[0]
-        mixed = np.exp(scores.mixed(k, *setting))
-        per_image = [named(options, scores.per_image[i]) for i in range(k)]
+            verbatim = asked.template != "question" and not steps and not gap
+            follow = asked.following(options) if verbatim else options
+            scores = self.score([context], [follow], [visuals], verbatim=verbatim)[0]
+            alone = scores.text
+            if len(visuals.shown):
+                bare = replace(visuals.first(0), shown=visuals.shown[:0])
+                alone = self.score([unmarked(context)], [follow], [bare], verbatim=verbatim)[0].text
+        count = len(visuals.features)
+        mixed = np.exp(scores.mixed(count, *setting))
         return Answer(
             question=question,
             answer=options[int(mixed.argmax())],
             probabilities=dict(zip(options, map(float, mixed), strict=True)),
-            per_image=per_image,
-            text_only=named(options, scores.text),
+            per_image=[named(options, scores.per_image[i]) for i in range(count)],
+            text_only=named(options, alone),
             weights=[float(a) for a in visuals.alignment],
             images=visuals.images,
             prompt=" / ".join(dict.fromkeys(visuals.prompts)),
             seconds=dict(self.stopwatch.seconds),
+            given=bool(asked.pictures) and not len(visuals.shown),
+            shown=asked.pictures if len(visuals.shown) else [],
+            rationale=rationale,
         )
+
+    def chat(
+        self,
+        asked: str | Sequence[Turn],
+        images: Pictures = (),
+        *,
+        shots: Sequence[Shot] = (),
+        steps: bool = False,
+        k: int | None = None,
+        seed: int = 0,
+        max_new_tokens: int | None = None,
+        **settings: Any,
+    ) -> Reply:
+        """Answer in words, by the checkpoint's ``chat_template``.
+
+        Args:
+            asked: a question, or turns (``vlmig.chat.Turn``) of user and assistant that end with one.
+            images: given pictures, or one: at the turns' marks (``<image>``) in order or, without any, before the first turn. With
+                late fusion they take the imagined ones' place.
+            shots: demonstrations that come first: (pictures, question, answer) each.
+            steps: whether to think step by step first; ``Reply.rationale`` keeps it.
+            k: imagined pictures of the last question; 6 when None, or none where pictures are given.
+            max_new_tokens: of the answer, and of the steps; 128 when None, or a quarter of what the model reads.
+            settings: go to ``generate``; the likeliest tokens without any.
+
+        Raises:
+            VLMIGError: a masked LM, turns in another order or without text, pictures that do not fit.
+        """
+        self._causal("chat")
+        conversation = Conversation.of(asked, images, shots, self.config, self.tokenizer)
+        text, rationale = conversation.prompt(), ""
+        visuals = self._around(conversation, None, k, seed)
+        if steps:
+            rationale = self._continued(conversation, conversation.begun(THINKING), visuals, max_new_tokens, **settings)
+            text = conversation.concluded(rationale)
+        said = self._continued(conversation, text, visuals, max_new_tokens, **settings)
+        return Reply(said, rationale, text, conversation.pictures)
+
+    def _around(self, asked: Conversation, prompt: str | None, k: int | None, seed: int) -> Visuals:
+        """Give a conversation its pictures: those given, and imagined ones of the last question or a prompt."""
+        about, policy = [prompt or asked.about], "question" if prompt else None
+        if asked.pictures:
+            return self.look([asked.pictures], about, k, seed, policy=policy)[0]
+        return self.imagine(about, DEFAULT_K if k is None else k, seed, policy=policy)[0]
+
+    def _continued(
+        self, asked: Conversation, text: str, visuals: Visuals, max_new_tokens: int | None, **settings: Any
+    ) -> str:
+        """Continue an answer up to its end."""
+        count = max_new_tokens or min(ANSWER, (self._limit(visuals) or 4 * ANSWER) // 4)
+        settings = {"do_sample": False, "stop_strings": [asked.stop], "tokenizer": self.tokenizer, **settings}
+        said = self.generate([text], visuals=[visuals], max_new_tokens=count, **settings)[0]
+        return said.partition(asked.stop)[0].replace(IMAGE, "").strip()
 
     def fill(self, text: str, k: int = DEFAULT_K, *, prompt: str | None = None, top: int = 5) -> dict[str, float]:
         """Fill the gap of a text, marked by the masked LM's mask token: the likeliest words and their probabilities.
@@ -148,8 +227,8 @@ class VLMIG(Reader):
     @torch.inference_mode()
     def _likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:
         """Return the likeliest next words, or words for a masked LM's gap, with their probabilities."""
-        ids = cut_left(self.tokenizer(context).input_ids, self.config.text_limit, self.tokenizer)
+        ids = self._ids(context, visuals)
         masked = isinstance(self.model, VLMIGForMaskedLM)
         job = Job(0, ids, [(0, [0])], ids.index(self.tokenizer.mask_token_id) if masked else None)
-        mixed = self._predict(read_jobs(self.model, [job], self.pad), visuals)[0, -1]
-        return likely_words(self.tokenizer, mixed.exp(), count)
+        reading = read_jobs(self.model, [job], self.pad, self._shown([ids], [visuals]))
+        return likely_words(self.tokenizer, self._predict(reading, visuals)[0, -1].exp(), count)

@@ -224,13 +224,14 @@ class Reader:
     def token_log_probs(self, text: str, visuals: Visuals, ks: Sequence[int]) -> list[Tensor]:
         """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,), for each number of pictures.
 
-        The places of shown pictures count as tokens, whose probability means nothing.
+        The places of shown pictures are no words, and are left out.
         """
-        ids = self._ids(text, visuals)
-        shown = self._shown([ids], [visuals])
-        reading = read_padded(self._causal("token_log_probs"), [ids[:-1]], len(ids) - 1, self.pad, shown)
-        targets = torch.tensor(ids[1:], device=self.model.device)[:, None]
-        return [self._predict(reading, visuals.first(k))[0].gather(1, targets)[:, 0] for k in ks]
+        model, ids, places = self._causal("token_log_probs"), self._ids(text, visuals), places_of(self.config)
+        asked = [i for i in range(1, len(ids)) if places is None or ids[i] != places.token]
+        reading = read_padded(model, [ids], len(ids), self.pad, self._shown([ids], [visuals]))
+        targets = torch.tensor([ids[i] for i in asked], device=model.device)[:, None]
+        before = torch.tensor(asked, device=model.device) - 1
+        return [self._predict(reading, visuals.first(k))[0, before].gather(1, targets)[:, 0] for k in ks]
 
     def _causal(self, wanted: str) -> VLMIGForCausalLM:
         if not isinstance(self.model, VLMIGForCausalLM):

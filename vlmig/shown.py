@@ -50,12 +50,14 @@ def marked(text: str, pictures: int, line: bool = False) -> str:
         raise VLMIGError(
             f"{pictures} pictures for {marks} {IMAGE} in {_short(text)}; expected a picture for each mark, or no marks at all"
         )
-    return text if marks else (f"{IMAGE}\n" if line else IMAGE) * pictures + text
+    if marks or not pictures:
+        return text
+    return (f"{IMAGE}\n" * pictures + text.strip()).strip() if line else IMAGE * pictures + text
 
 
 def unmarked(text: str) -> str:
     """Return a text without the marks of pictures, for what reads words only."""
-    return text.replace(f"{IMAGE}\n", "").replace(IMAGE, "").strip()
+    return text.replace(f"{IMAGE}\n", "").replace(IMAGE, "")
 
 
 def refuse_marks(texts: Sequence[str], why: str) -> None:
@@ -93,7 +95,7 @@ def stacked(rows: Sequence[list[int]], shown: Sequence[Tensor], places: Places |
         return None
     counts = [places.count(row) for row in rows]
     if cut := sum(count < len(own) for count, own in zip(counts, shown, strict=True)):
-        logger.warning("%d texts with pictures are longer than the model reads: their first pictures are left out", cut)
+        logger.warning("texts that are longer than the model reads lost their first pictures: %d of %d", cut, len(rows))
     if not any(counts):
         return None
     some = next(own for own in shown if len(own))

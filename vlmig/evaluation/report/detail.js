@@ -26,6 +26,7 @@ function detail(item, state, change) {
     item.about && item.kind !== 'loss' ? ['about', item.about] : null,
     item.covered === false ? ['note', 'outside the model’s world'] : null,
     item.id ? ['item', item.id] : null,
+    item.steps ? ['steps', item.steps] : null,
   ].filter(Boolean);
   return el(
     'article',
@@ -64,18 +65,21 @@ function wordingChoice(item, state, change) {
 
 function block(item, run, state, change, side) {
   const found = run.wordings[state.wording];
-  const parts = { choice: matrix, outputs: outputs, loss: losses }[item.kind](item, run, found, state, change);
+  const parts = { choice: matrix, outputs: outputs, loss: losses, reply: () => null }[item.kind](item, run, found, state, change);
   return el(
     'section',
     { class: 'block' },
     side && el('h4', {}, `Run ${side}`, known(run.seed) && el('span', { class: 'aside' }, `seed ${run.seed}`)),
+    strip(given(run)),
     answered(found, pictured(run)),
     parts,
     pictured(run) && imagined(run),
   );
 }
 
-const pictured = (run) => run.sets.some((set) => set.length);
+// Pictures that stood in the text.
+const given = (run) => run.shown || [];
+const pictured = (run) => given(run).length > 0 || run.sets.some((set) => set.length);
 
 // What was answered, and what text alone would have.
 function answered(found, seen) {
@@ -88,6 +92,7 @@ function answered(found, seen) {
     ' ',
     mark(found.ok),
     seen &&
+      known(found.alone) &&
       el('span', { class: 'aside' }, changed ? `text only: ${found.alone || '(nothing)'}` : 'text only says the same'),
   );
 }
@@ -130,7 +135,7 @@ function matrix(item, run, found, state, change) {
   const [set, candidate, pick] = chosenSet(item, run, found, state, change, names, order[0]);
   const right = item.wordings[state.wording].right;
   const columns = [
-    ...(found.images.length
+    ...(found.images.length || given(run).length
       ? [{ head: el('span', { class: 'what mixed' }, 'with pictures'), shares: found.mixed, kind: 'mixed' }]
       : []),
     { head: el('span', { class: 'what text' }, 'text only'), shares: found.text, kind: 'text' },
