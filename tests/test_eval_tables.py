@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -155,6 +156,61 @@ def test_table_2(folder: Path, table: Callable) -> None:
     assert cells["early", ours] == cells["intermediate", ours] == "-"
     for fusion, k in (("base", 0), ("late", 1), ("late + multi", 2)):
         assert cells[fusion, ours] == share(condition(folder, "color_terms", k=k))
+
+
+def test_table_2_of_an_early_model(folder: Path, tmp_path: Path, table: Callable) -> None:
+    shutil.copytree(folder, tmp_path / "early")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["vlmig"].pop("fusion") == "cross_attention"
+    (tmp_path / "early/results.json").write_text(
+        json.dumps({**results, "vlmig": {**results["vlmig"], "fusion": "prefix"}})
+    )
+    cells = table(fusion_ablation, tmp_path / "early")
+    ours = f"color_terms, all (n = 2), {tmp_path / 'early'}"
+    assert cells["late", ours] == "-" and cells["early", ours] == share(condition(folder, "color_terms", k=1))
+    assert cells["early + multi", ours] == share(condition(folder, "color_terms", k=2))
+
+
+def test_the_measured_ablation(
+    controlled: Path,
+    tmp_path: Path,
+    table: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The commands are ones that parse; of equal runs every difference is none, and every number the run's own."""
+    asked: list[list[str]] = []
+    monkeypatch.setattr(fusion_ablation, "vlmig", lambda command: asked.append(command) or 0)
+    monkeypatch.setattr(fusion_ablation, "MEASURED", {"all": ("imagenetvc_color", "memory_color")})
+    monkeypatch.setattr(fusion_ablation, "K", 2)
+    for name in fusion_ablation.SYSTEMS:
+        for seed in (0, 1):
+            for part in ("all", "text"):
+                shutil.copytree(controlled, tmp_path / f"{fusion_ablation.folder(name, seed)}_{part}")
+    cells = table(fusion_ablation, "--measure", tmp_path, "--seeds", "0,1", "--store", tmp_path)
+    for command in asked:
+        build_parser().parse_args(command)
+    assert [command[0] for command in asked] == ["train", "eval", "eval"] * 6
+    assert sum("stages.0.trains=[projector]" in command for command in asked) == 2
+    own, text = json.loads((controlled / "results.json").read_text())["vlmig"]["default"], "pocket_text, perplexity"
+    for row, k, control in (
+        ("the LM itself", 0, "none"),
+        ("early", 1, "none"),
+        ("late + multi, shuffled", 2, "shuffled"),
+    ):
+        found = condition(controlled, "memory_color", k=k, control=control, **own)
+        assert cells[row, "memory_color, all (n = 3)"].startswith(share(found))
+    assert cells["early + multi", text] == cells["late + multi", text]
+    assert cells["early: text only", text].endswith("(+0.0 % [+0.0, +0.0])")
+    assert all(
+        "tied" in cell and cell.startswith("+0.0") for (name, _), cell in cells.items() if " less early + multi" in name
+    )
+
+
+def test_a_perplexity_ratio_by_hand() -> None:
+    """All texts alike: the ratio of every token, without spread."""
+    tokens = np.array([5, 10, 20])
+    assert fusion_ablation._ratio(0.02 * tokens, tokens).startswith("+2.0 %")
 
 
 def test_table_3(folder: Path, table: Callable) -> None:

@@ -65,6 +65,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
         "date": time.time(),
         "vlmig": {
             "default": {"mix": model.config.mix, "weights": model.config.weights},
+            "fusion": model.config.fusion,
             "conditions": [c for o in outcomes for c in o.conditions],
             "baselines": {o.task.name: o.baselines for o in outcomes},
             "comparisons": _judged(evaluator, outcomes),
