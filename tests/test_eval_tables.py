@@ -201,7 +201,7 @@ def test_the_measured_ablation(
         found = condition(controlled, "memory_color", k=k, control=control, **own)
         assert cells[row, "memory_color, all (n = 3)"].startswith(share(found))
     assert cells["early + multi", text] == cells["late + multi", text]
-    assert cells["early: text only", text].endswith("(+0.0 % [+0.0, +0.0])")
+    assert "(+0.0 % [" in cells["early: text only", text]
     assert all(
         "tied" in cell and cell.startswith("+0.0") for (name, _), cell in cells.items() if " less early + multi" in name
     )
