@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from vlmig.pocket.adapter import captions
+from vlmig.data.pairs import Pair
+from vlmig.pocket.adapter import RecoloredScenes, captions
 from vlmig.pocket.concepts import load_concepts, plural
 from vlmig.pocket.language import CORPUS_SEED, SENTENCES
+from vlmig.pocket.lessons import SceneConversations, SceneDocuments, Sentences
 from vlmig.pocket.scenes import COLORS
 from vlmig.pocket.text import COLOR_WORDS, SHAPE_WORDS, language_corpus, picture_captions
 
@@ -66,6 +68,23 @@ def test_no_adapter_caption_names_a_held_out_concept() -> None:
     facts = [(c.name, color) for c in CONCEPTS if c.split == "supervised" for color in COLORS]
     bad = [text for _, text in captions(facts) if offends(text, held_out, told)]
     assert not bad, bad[:5]
+
+
+@pytest.mark.parametrize(
+    "lesson",
+    [SceneConversations(scenes=4), SceneDocuments(scenes=4, documents=300)],
+    ids=["conversations", "documents"],
+)
+def test_no_lesson_of_early_fusion_names_a_held_out_concept(lesson: RecoloredScenes) -> None:
+    held_out, told = names_of("held_out"), names_of("supervised")
+    texts = [pair.caption for pair in lesson.pairs() if isinstance(pair, Pair)]
+    bad = [text for text in texts for part in re.split(r"[.?\n]|<image>", text) if offends(part, held_out, told)]
+    assert len(texts) > 200 and not bad, bad[:5]
+
+
+def test_sentences_that_keep_the_language_model_are_its_own() -> None:
+    own = set(language_corpus(CORPUS_SEED, SENTENCES))
+    assert all(isinstance(pair, Pair) and pair.caption in own for pair in Sentences(500).pairs())
 
 
 def test_no_picture_caption_tells_a_look() -> None:
