@@ -13,6 +13,7 @@ ORDER = [
     "errors",
     "timing",
     "threads",
+    "quantisation",
     "answer",
     "config",
     "chat",
@@ -33,6 +34,7 @@ ORDER = [
     "checkpoint",
     "late_fusion",
     "modeling",
+    "convert_llava",
     "convert",
     "scoring",
     "reader",
@@ -53,6 +55,7 @@ HOMES = {
     "diffusers": {"imagination", "pocket"},
     "accelerate": {"training"},
     "lm_eval": {"integrations"},
+    "bitsandbytes": {"quantisation"},
 }
 FILES = sorted((ROOT / "vlmig").rglob("*.py"))
 

@@ -210,13 +210,15 @@ def describe_language_model(name: str, revision: str | None = None) -> PreTraine
 
 
 def load_language_model(auto_class: Any, name: str, revision: str | None = None, **kwargs: Any) -> Any:
-    """Load a base LM of transformers, in fp32 unless ``dtype`` says otherwise.
+    """Load a base LM of transformers, in fp32 unless ``dtype`` says otherwise, or as it is where it was saved with fewer bits.
 
     Raises:
         VLMIGError: it cannot be loaded: unknown, gated, offline, or of another kind.
     """
     try:
-        kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
+        if "dtype" not in kwargs:
+            small = getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None)
+            kwargs["dtype"] = kwargs.pop("torch_dtype", "auto" if small else torch.float32)
         return auto_class.from_pretrained(name, revision=revision, **kwargs).eval()
     except (OSError, TypeError, ValueError) as error:
         kind = "masked" if "Masked" in auto_class.__name__ else "causal"
