@@ -157,6 +157,21 @@ def test_a_static_cache_generates_the_same() -> None:
     assert torch.equal(model.generate(**inputs, **both(), **settings, cache_implementation="static"), plain)
 
 
+@pytest.mark.parametrize("place", [None, 40])
+@torch.no_grad()
+def test_generation_writes_no_places(place: int | None) -> None:
+    """Places have an id beyond the vocabulary, which penalties cannot look up, or one within it, which could be written."""
+    model = make("gpt2", image_token_id=place)
+    inputs = {name: value for name, value in padded(rows_of(model)[0]).items() if name != "position_ids"}
+    settings: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "repetition_penalty": 1.2}
+    settings |= {"no_repeat_ngram_size": 2, "return_dict_in_generate": True, "output_scores": True}
+    generated = model.generate(**inputs, shown_features=pictures(5, SHOWN), **settings)
+    new = generated.sequences[:, inputs["input_ids"].shape[1] :]
+    assert (new != model.config.place_token).all()
+    if place is not None:
+        assert all((scores[:, place] == -torch.inf).all() for scores in generated.scores)
+
+
 @torch.no_grad()
 def test_without_pictures_it_is_the_base_lm_bit_for_bit(model: VLMIGForCausalLM) -> None:
     inputs, base = padded([[1, 5, 6, 7], [1, 8]]), model.language_model

@@ -84,7 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = command("report", commands.report, "render report.html again from a results folder, or compare two")
     _report_options(report)
 
-    convert = command("convert", commands.convert, "import a published vLMIG or LaMI checkpoint")
+    convert = command("convert", commands.convert, "import a published vLMIG, LaMI or LLaVA checkpoint")
     _convert_options(convert)
 
     doctor = command(
@@ -125,9 +125,13 @@ def _report_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _convert_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("source", type=Path, help="a .bin, .pt or .safetensors file, or a folder of them")
-    sub.add_argument("--language-model", required=True, help="hub id or folder of the LM it was trained around")
-    sub.add_argument("--vision", default="ViT-B-32/openai", help="open_clip encoder (default: %(default)s)")
+    sub.add_argument(
+        "source", type=Path, help="a file of weights or a folder; or a LLaVA of transformers, or its hub id"
+    )
+    sub.add_argument(
+        "--language-model", help="hub id or folder of the LM it was trained around; a LLaVA brings its own"
+    )
+    sub.add_argument("--vision", help="open_clip encoder (default: ViT-B-32/openai, or the LLaVA's own)")
     sub.add_argument(
         "--generator", default="stabilityai/sdxl-turbo", help="text-to-image pipeline (default: %(default)s)"
     )

@@ -309,8 +309,12 @@ def report(arguments: argparse.Namespace) -> None:
 
 def convert(arguments: argparse.Namespace) -> None:
     """Import a published checkpoint."""
+    from transformers.utils import logging as transformers_logging
+
     from vlmig.convert import convert
 
+    if not arguments.verbose:
+        transformers_logging.disable_progress_bar()
     lines = convert(
         arguments.source,
         arguments.out,

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from vlmig.checkpoint import absolute, describe_language_model, load_adapter, load_language_model
 from vlmig.config import REFERENCE, VLMIGConfig
+from vlmig.convert_llava import convert_llava, is_llava
 from vlmig.errors import VLMIGError
 from vlmig.modeling import class_for
 from vlmig.vision import VisionEncoder
@@ -35,6 +36,7 @@ PUBLISHED: dict[str, Any] = {
     "imaginer_guidance": 0.0,
 }
 """What the published code fixes."""
+PUBLISHED_VISION = "ViT-B-32/openai"
 _PROJECTOR = re.compile(
     r"^(?:\w+\.)*(?:mm_|visual_|vision_)?proj(?:ector|ection)?\.(linear_?1|linear_?2|fc1|fc2|0|2)\.(weight|bias)$"
 )
@@ -104,22 +106,33 @@ def map_published(state: dict[str, Tensor]) -> Mapping:
     return mapping
 
 
-def convert(source: Path, out: Path, *, language_model: str, vision: str, generator: str) -> list[str]:
+def convert(source: Path, out: Path, *, language_model: str | None, vision: str | None, generator: str) -> list[str]:
     """Convert a published checkpoint into a folder of ours.
 
     Args:
-        source: the published file or folder.
+        source: the published file or folder; or a LLaVA of transformers, folder or hub id, which brings its own parts.
         out: folder to write.
-        language_model: hub id or folder of the base LM it was trained around.
-        vision: open_clip encoder; published checkpoints saw ViT-B-32/openai.
+        language_model: hub id or folder of the base LM it was trained around; None for a LLaVA.
+        vision: open_clip encoder; when None ViT-B-32/openai, which published checkpoints saw, or the LLaVA's own.
         generator: text-to-image pipeline; published results used stabilityai/sdxl-turbo.
 
     Returns:
         What was mapped, kept and dropped, a line each.
 
     Raises:
-        VLMIGError: unreadable weights; no projector or fusion layer among them; weights that do not fit the base LM.
+        VLMIGError: unreadable weights; no projector or fusion layer among them; weights that do not fit the base LM; parts
+            named for a LLaVA.
     """
+    if is_llava(source):
+        if language_model or vision:
+            raise VLMIGError(f"--language-model and --vision for {source}; expected neither: a LLaVA brings its own")
+        return convert_llava(source, out, generator)
+    if language_model is None:
+        raise VLMIGError(
+            f"no --language-model for {source}; expected the LM it was trained around, such as openai-community/gpt2 (only "
+            "transformers' own format of LLaVA needs none)"
+        )
+    vision = vision or PUBLISHED_VISION
     mapping = map_published(read_published(source))
     if not any(name.startswith("projector") for name in mapping.adapter) or not any(
         name.startswith("fusion") for name in mapping.adapter

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AddedToken
+from transformers import AddedToken, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.cache_utils import Cache, DynamicLayer
 
 from vlmig.config import IMAGE, VLMIGConfig
@@ -101,6 +101,13 @@ class EarlyFusion:
         rows = len(reading.hidden) * (reading.embeddings.shape[1] + self.config.visual_tokens)
         size = visual_features.shape[1] if reading.cache is not None else max(1, BUDGET // rows)
         return torch.cat([self._read_behind(reading, group) for group in visual_features.split(size, 1)], 1)
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """See that ``generate`` writes no place of a picture, which may have an id of the vocabulary."""
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+        if self.config.fusion == "prefix":
+            processors.insert(0, SuppressTokensLogitsProcessor([self.config.place_token], self.trunk.device))
+        return processors
 
     def _read_behind(self, reading: PrefixReading, visual_features: Tensor) -> Tensor:
         """Run the base LM over the text behind each image: (B, K, T, D)."""

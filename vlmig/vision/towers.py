@@ -38,6 +38,8 @@ class TransformersTower:
         states = seen.hidden_states[layer if layer < 0 else layer + 1]  # the first is the embedding of the patches
         patches = (pixels.shape[-2] // self.patch) * (pixels.shape[-1] // self.patch)
         pooled = seen.pooler_output
+        if pooled is None:  # SigLIP towers of LLaVA models have no head
+            pooled = seen.last_hidden_state.mean(1)
         return states[:, -patches:], pooled[:, 0] if pooled.dim() == 3 else pooled  # FLAVA projects every token
 
     def read(self, texts: list[str]) -> Tensor:
