@@ -136,7 +136,7 @@ def test_every_recipe_builds(path: Path, parts: Path, bert: Path, tmp_path: Path
             kind = entry["source"]
             assert kind in {**KINDS, **SOURCES}
             inspect.signature({**KINDS, **SOURCES}[kind]).bind_partial(
-                **{k: v for k, v in entry.items() if k != "source"}
+                **{k: v for k, v in entry.items() if k not in ("source", "weight", "limit", "curate")}
             )
     model = start(recipe, FeatureStore(tmp_path / "store"))
     for stage in recipe.stages:
