@@ -72,6 +72,18 @@ def test_without_pictures_it_is_the_base_lm_bit_for_bit(model: VLMIGForCausalLM)
 
 
 @torch.no_grad()
+def test_texts_end_where_the_base_lm_ends_them(model: VLMIGForCausalLM) -> None:
+    """Chat models name what ends a turn in their generation settings only; how they sample by default is not taken over."""
+    base = model.language_model
+    likeliest = base.generate(**inputs(), max_new_tokens=3, min_new_tokens=3, pad_token_id=0)[0, -3].item()
+    base.generation_config.update(eos_token_id=[96, likeliest], pad_token_id=0, do_sample=True, temperature=0.5)
+    built = VLMIGForCausalLM(model.config, base)
+    written = built.generate(**{name: value[:1] for name, value in inputs().items()}, max_new_tokens=3)
+    assert written[0, 7:].tolist() == [likeliest]
+    assert not built.generation_config.do_sample
+
+
+@torch.no_grad()
 def test_closed_gates_predict_as_the_text_alone(model: VLMIGForCausalLM) -> None:
     torch.nn.init.zeros_(model.fusion.attention_gate)
     torch.nn.init.zeros_(model.fusion.feed_gate)

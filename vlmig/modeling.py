@@ -45,6 +45,13 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
     loss_type = "ForCausalLM"
     head = staticmethod(causal_logits)
 
+    def __init__(self, config: VLMIGConfig, language_model: PreTrainedModel | None = None) -> None:
+        super().__init__(config, language_model)
+        own: Any = self.language_model.generation_config
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # what ends a turn often stands there only
+            if (token := getattr(own, name, None)) is not None:
+                setattr(self.generation_config, name, token)
+
     @property
     def trunk(self) -> PreTrainedModel:
         """The base LM's decoder."""
