@@ -166,6 +166,9 @@ def test_generation_is_greedy_by_hand(early: VLMIG, pictures: list[Path]) -> Non
     together = early.generate(texts, images=images, max_new_tokens=5, do_sample=False)
     assert together == [greedy(early, text, own, 5) for text, own in zip(texts, images, strict=True)]
     beside = early.generate(texts[:2], 2, images=images[:2], max_new_tokens=4, do_sample=False)
+    beams = early.generate(texts[3:], images=images[3:], max_new_tokens=3, num_beams=2, num_return_sequences=2)
+    alone = [early.generate([t], images=[i], max_new_tokens=3, num_beams=2) for t, i in zip(texts, images, strict=True)]
+    assert [[first] for first in beams[::2]] == alone[3:]
     assert beside[1] == early.generate(texts[1:2], 2, images=images[1:2], max_new_tokens=4, do_sample=False)[0]
 
 
@@ -242,6 +245,22 @@ def test_a_chat_is_greedy_by_hand_up_to_its_stop(early: VLMIG, pictures: list[Pa
     assert early.chat("What is it?", pictures[0], sequence_bias={(newline,): 1e4}) == ""
 
 
+def test_a_stop_of_several_tokens_ends_generation_and_is_no_answer(
+    early: VLMIG, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(early.config, "chat_template", "vicuna_v0")
+    monkeypatch.setattr("vlmig.chat.TEMPLATES", _without_system())
+    steps: list[int] = []
+
+    def count(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        steps.append(ids.shape[1])
+        return torch.zeros(len(ids), dtype=torch.bool)
+
+    bias = {(early.tokenizer("#").input_ids[0],): 1e4}  # writes ### and would go on
+    assert early.chat("What?", pictures[0], sequence_bias=bias, stopping_criteria=[count], max_new_tokens=9) == ""
+    assert len(steps) == 3
+
+
 def test_choices_follow_as_the_template_writes_them(
     early: VLMIG, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,21 +268,24 @@ def test_choices_follow_as_the_template_writes_them(
 
     def expected(context: str, answers: Sequence[str]) -> list[float]:
         scores = np.array([by_hand(early, context, answer, pictures[:1]) for answer in answers])
-        return list(np.exp(scores - np.logaddexp.reduce(scores)))
+        return list(scores - np.logaddexp.reduce(scores))
+
+    def said(probabilities: dict[str, float]) -> list[float]:
+        return list(np.log(list(probabilities.values())))
 
     answer = early.ask("What is it?", choices, images=pictures[0])
     asked = f"{IMAGE}Question: What is it? Answer:"
-    assert list(answer.probabilities.values()) == pytest.approx(expected(asked, [" red", " blue"]), abs=SAME)
+    assert said(answer.probabilities) == pytest.approx(expected(asked, [" red", " blue"]), abs=SAME)
     alone = early.loglikelihood([("Question: What is it? Answer:", f" {choice}") for choice in choices], 0)
-    assert list(answer.text_only.values()) == pytest.approx(list(np.exp(alone - np.logaddexp.reduce(alone))), abs=SAME)
+    assert said(answer.text_only) == pytest.approx(list(alone - np.logaddexp.reduce(alone)), abs=SAME)
     assert len(answer.shown) == 1 and answer.images == [] and early.ask("What is it?", images=pictures[0]).answer
     answer = early.ask("It is", choices, images=pictures[0])  # asks nothing: continued as it is
-    assert list(answer.probabilities.values()) == pytest.approx(expected(f"{IMAGE}It is", [" red", " blue"]), abs=SAME)
+    assert said(answer.probabilities) == pytest.approx(expected(f"{IMAGE}It is", [" red", " blue"]), abs=SAME)
     monkeypatch.setattr(early.config, "chat_template", "chatml")
     monkeypatch.setattr("vlmig.chat.TEMPLATES", _without_system())
     answer = early.ask("Is it?", choices, images=pictures[0])
     asked = f"<|im_start|>user\n{IMAGE}\nIs it?<|im_end|>\n<|im_start|>assistant\n"
-    assert list(answer.probabilities.values()) == pytest.approx(expected(asked, choices), abs=SAME)
+    assert said(answer.probabilities) == pytest.approx(expected(asked, choices), abs=SAME)
 
 
 def _without_system() -> dict[str, Any]:
@@ -317,6 +339,8 @@ def test_late_fusion_looks_at_given_pictures_in_place_of_imagined_ones(
     open_gates(other)
     question, choices = "What is the color of a cat?", ["red", "blue"]
     given, imagined = late.ask(question, choices, images=pictures), other.ask(question, choices, 2)
+    for own, theirs in zip(given.per_image, imagined.per_image, strict=True):
+        assert np.log(list(own.values())) == pytest.approx(np.log(list(theirs.values())), abs=SAME)
     assert given.probabilities == pytest.approx(imagined.probabilities, abs=SAME)
     assert given.weights == pytest.approx(imagined.weights, abs=SAME) and given.prompt == "a cat"
     assert given.given and len(given.images) == len(given.per_image) == 2 and not given.shown
@@ -387,7 +411,7 @@ def test_frames_of_animations_are_evenly_spread_and_in_order(tmp_path: Path, nam
     def reds(count: int) -> list[int]:
         return [round(frame.getpixel((8, 8))[0] / 20) for frame in frames(path, count)]  # GIF's colours are near
 
-    assert reds(4) == [0, 3, 6, 9] and reds(1) == [0] and reds(99) == list(range(10))
+    assert reds(4) == [0, 3, 6, 9] and reds(5) == [0, 2, 4, 7, 9] and reds(1) == [0] and reds(99) == list(range(10))
     assert opened(path).getpixel((8, 8))[0] < 10
 
 

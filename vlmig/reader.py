@@ -299,6 +299,8 @@ class Reader:
     ) -> list[str]:
         """Continue each prompt, its pictures mixed in at every token; ``settings`` go to ``generate``.
 
+        With ``num_return_sequences`` each prompt gives as many texts, one after another.
+
         Args:
             k: imagined pictures; 6 when None, or none beside ``images``.
             images: pictures that are given for each prompt, see ``look``.
@@ -317,15 +319,18 @@ class Reader:
             if room is not None and count >= room:
                 raise VLMIGError(f"max_new_tokens={count}; this model has {room} places")
         settings = unplaced(settings, self.config, model.get_output_embeddings().weight.shape[0])
-        texts: dict[int, str] = {}
+        texts: dict[int, list[str]] = {}
         for members in self._batches(visuals, batch):
             seen = [visuals[i] for i in members]
             inputs = self._inputs([self._ids(prompts[i], visuals[i], count) for i in members], seen)
             with torch.inference_mode():
                 output = model.generate(**inputs, pad_token_id=self.pad, **settings)
-            output = output[:, inputs["input_ids"].shape[1] :]
-            texts |= zip(members, self.tokenizer.batch_decode(output, skip_special_tokens=True), strict=True)
-        return [texts[i] for i in range(len(prompts))]
+            output = output[:, inputs["input_ids"].shape[1] :].unflatten(0, (len(members), -1))
+            texts |= {
+                i: self.tokenizer.batch_decode(own, skip_special_tokens=True)
+                for i, own in zip(members, output, strict=True)
+            }
+        return [text for i in range(len(prompts)) for text in texts[i]]
 
     def _inputs(self, rows: list[list[int]], seen: list[Visuals]) -> dict[str, Tensor]:
         """Put token ids and pictures into the model's inputs."""
