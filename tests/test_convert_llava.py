@@ -198,6 +198,22 @@ def test_generation_and_pixels_are_the_originals(both: tuple[Any, VLMIG]) -> Non
     assert ids == inputs["input_ids"][0][inputs["attention_mask"][0] == 1].tolist()
 
 
+@torch.no_grad()
+def test_asking_about_pictures_gives_the_originals_probabilities(both: tuple[Any, VLMIG]) -> None:
+    """From a picture to the answers' log-likelihoods, all of it ours; features in half precision, as they are stored."""
+    theirs, ours = both
+    processor = LlavaProcessor.from_pretrained(ours.folder.parent / "theirs")
+    text, answers, seen = "a cat <image> <image> is", [" red", " dark blue", " a"], pictures(2)
+    scored = ours.score([text], [answers], ours.look([seen], [text], 0), verbatim=True)[0].text
+    for answer, found in zip(answers, scored, strict=True):
+        inputs = processor(text=text + answer, images=[seen], return_tensors="pt")
+        ids, length = inputs["input_ids"][0], len(ours.tokenizer(answer).input_ids)
+        log_probs = theirs(**inputs).logits[0].log_softmax(-1)[:-1].gather(1, ids[1:, None])[:, 0]
+        assert found == pytest.approx(log_probs[-length:].sum().item(), abs=HALF)
+    asked = ours.ask("the color of a cat ?", [" red", " blue"], images=seen)
+    assert asked.answer and len(asked.shown) == 2 and asked.text_only != asked.probabilities
+
+
 def test_what_is_written(both: tuple[Any, VLMIG]) -> None:
     theirs, ours = both
     config, folder = ours.config, ours.folder
@@ -207,6 +223,7 @@ def test_what_is_written(both: tuple[Any, VLMIG]) -> None:
         p.name for p in folder.iterdir()
     }
     assert set(load_file(folder / "model.safetensors")) == set(ours.model.adapter_state())
+    assert "Early fusion: a projector" in (folder / "README.md").read_text()
     tied = theirs.config.text_config.tie_word_embeddings
     assert json.loads((folder / "language_model/config.json").read_text())["tie_word_embeddings"] is tied
     assert ("lm_head.weight" in load_file(folder / "language_model/model.safetensors")) is not tied

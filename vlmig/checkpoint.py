@@ -31,13 +31,13 @@ GENERATED = "# A vlmig adapter for"
 CARD = """---
 library_name: vlmig
 pipeline_tag: {task}
-tags: [late-fusion, visual-commonsense, imagination]
+tags: [{tag}, visual-commonsense, imagination]
 ---
 
 {generated} {language_model}
 
-Late multi-image fusion (arXiv 2406.13621): a visual token projector and a late-fusion layer ({fusion}) around the frozen
-{family} LM {language_model}. Pictures are imagined by {imaginer} and seen by {vision_encoder}.
+{about}
+Pictures are imagined by {imaginer} and seen by {vision_encoder}.
 {state}
 
 ```python
@@ -50,6 +50,10 @@ print(model.ask("What is the color of a banana?", choices=["yellow", "red"], k=6
 {training}
 The weights here are the adapter's; the named parts keep their own licences.
 """
+LATE = """Late multi-image fusion (arXiv 2406.13621): a visual token projector and a late-fusion layer ({fusion}) around the frozen
+{family} LM {language_model}."""
+EARLY = """Early fusion: a projector ({projector}) makes visual tokens of pictures, which stand among the words that the {family} LM
+{language_model} reads."""
 
 
 class AdapterCheckpoint:
@@ -269,12 +273,14 @@ def model_card(config: VLMIGConfig) -> str:
     state = "The adapter is trained." if config.trained else "**The adapter is untrained**: pictures say nothing yet."
     masked = (config.architectures or [""])[0].endswith("MaskedLM")
     named = {name: getattr(config, name).removeprefix("./") for name in COMPONENTS}
-    family = config.text_config.model_type
+    family, early = config.text_config.model_type, config.fusion == "prefix"
     return CARD.format(
         task="fill-mask" if masked else "text-generation",
         generated=GENERATED,
-        family=family,
-        fusion=config.fusion,
+        tag="early-fusion" if early else "late-fusion",
+        about=(EARLY if early else LATE).format(
+            family=family, fusion=config.fusion, projector=config.projector, language_model=named["language_model"]
+        ),
         state=state,
         training=_told(config.training) if config.training else "",
         **named,
