@@ -245,6 +245,20 @@ def test_half_precision_stays(parts: Path, tmp_path: Path, capsys: pytest.Captur
     )
 
 
+def test_names_of_older_files(parts: Path, tmp_path: Path) -> None:
+    """They have one more part in the names of the tower's weights."""
+    save_llava(tmp_path / "theirs", *KINDS["llama_clip"])
+    assert converted(tmp_path / "theirs", parts, tmp_path / "new") == 0
+    weights = load_file(tmp_path / "theirs/model.safetensors")
+    older = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
+    assert older.keys() != weights.keys()
+    save_file(older, tmp_path / "theirs/model.safetensors", metadata={"format": "pt"})
+    assert converted(tmp_path / "theirs", parts, tmp_path / "old") == 0
+    for part in ("vision_encoder", "language_model"):
+        new, old = (load_file(tmp_path / name / part / "model.safetensors") for name in ("new", "old"))
+        assert new.keys() == old.keys() and all(torch.equal(new[name], old[name]) for name in new)
+
+
 def test_an_image_token_of_another_name(parts: Path, tmp_path: Path) -> None:
     """Our mark gets an id of its own; which one holds a place says nothing to the model."""
     save_llava(tmp_path / "theirs", *KINDS["llama_clip"])
