@@ -14,20 +14,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import test_report
 import torch
 from conftest import open_gates
 from PIL import Image
 from torch import Tensor
 
 from vlmig import VLMIG, VLMIGError
+from vlmig.answer import Answer, Reply
 from vlmig.chat import Turn
 from vlmig.cli import main
 from vlmig.config import IMAGE
+from vlmig.evaluation.report import write_answer, write_reply
 from vlmig.scoring import cut_left
 from vlmig.shown import Places, marked, unplaced
 from vlmig.vision import files
 from vlmig.vision.files import frames, opened
 
+browser = test_report.browser
 SAME = 5e-5
 FAR = 1e-3
 """Pictures change these random models' log-probabilities by far more than arithmetic does."""
@@ -455,6 +459,21 @@ def test_the_command_line_answers_about_pictures(
     assert main(["ask", "Which?", *choices, *common]) == 0
     said = capsys.readouterr().out
     assert "p = " in said and "text only" in said and len(page()["items"][0]["runs"][0]["shown"]) == 2
+
+
+def test_pages_show_given_pictures_and_steps(tmp_path: Path, browser: Any) -> None:
+    hostile, seen = test_report.HOSTILE, [Image.new("RGB", (99, 60), shade) for shade in ("red", "blue")]
+    write_reply(f"{IMAGE} What?", Reply(f"A cat{hostile}", f"It purrs{hostile}", "", seen), tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    assert len(browser.find_elements("css selector", ".strip img.picture")) == 2
+    assert "A cat" in browser.find_element("css selector", ".answered").text
+    assert "It purrs" in browser.find_element("css selector", ".facts").text
+    shares = {"red": 0.75, "blue": 0.25}
+    write_answer(Answer("What?", "red", shares, [], shares, [], [], "", shown=seen), tmp_path / "page.html")
+    browser.get((tmp_path / "page.html").as_uri())
+    assert len(browser.find_elements("css selector", ".strip img.picture")) == 2
+    assert [node.text for node in browser.find_elements("css selector", ".matrix .mixed .number")] == ["75.0", "25.0"]
+    assert browser.title == "What?" and browser.get_log("browser") == []
 
 
 @pytest.mark.parametrize(
