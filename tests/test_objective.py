@@ -24,7 +24,9 @@ from vlmig.training.batches import Order, Share
 from vlmig.training.objective import Objective
 from vlmig.training.texts import IGNORED, Texts, Tokens
 
-CAPTIONS = [Pair(text) for text in ("the color of a cat is red .", "a", "what is the color ? the answer is blue .", "dark")]
+CAPTIONS = [
+    Pair(text) for text in ("the color of a cat is red .", "a", "what is the color ? the answer is blue .", "dark")
+]
 
 
 def rngs(count: int, seed: int = 0) -> list[np.random.Generator]:
@@ -46,7 +48,9 @@ def test_padding_changes_no_loss_and_never_trains(model: VLMIG) -> None:
     tokens = Tokens(model.tokenizer, model.model, 100, 0.5)
     objective = Objective(model.model)
     model.model.freeze_base()
-    features = torch.randn(len(CAPTIONS), 1, *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(
+        len(CAPTIONS), 1, *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0)
+    )
     batch = tokens.batch(CAPTIONS, rngs(4))
     assert (batch.labels[batch.attention_mask == 0] == IGNORED).all()
     together = objective(batch, features)["own"]

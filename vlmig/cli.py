@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     ask = command("ask", commands.ask, "answer a question with imagined pictures")
     _ask_options(ask)
-    _protocol_option(ask)
+    _reading_options(ask)
     _model_options(ask)
 
     imagine = command("imagine", commands.imagine, "imagine pictures and keep their features in the store")
@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     evaluate = command("eval", commands.evaluate, "measure tasks")
     _eval_options(evaluate)
-    _protocol_option(evaluate)
+    _reading_options(evaluate)
     _model_options(evaluate)
 
     train = command("train", commands.train, "train an adapter by a recipe")
@@ -279,12 +279,13 @@ def _instruct_options(sub: argparse.ArgumentParser) -> None:
         sub.add_argument(f"--{name}", type=kind, default=default, metavar="N" if kind is int else "X", help=told)
 
 
-def _protocol_option(sub: argparse.ArgumentParser) -> None:
+def _reading_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--protocol",
         choices=["default", "reference"],
         help="reference: predict and mix as the published code does (docs/fidelity.md; default: the checkpoint's)",
     )
+    sub.add_argument("--quantize", choices=["8bit", "4bit"], help="keep the language model's weights in so many bits")
 
 
 def _model_options(sub: argparse.ArgumentParser) -> None:

@@ -23,6 +23,10 @@ def _load(arguments: argparse.Namespace, **fields: Any) -> VLMIG:
 
     if not arguments.verbose:
         transformers_logging.disable_progress_bar()
+    if arguments.quantize:
+        from vlmig.quantisation import config_for
+
+        fields["quantization_config"] = config_for(arguments.quantize)
     return VLMIG.from_pretrained(arguments.model, store=_store(arguments), **_fields(arguments), **fields)
 
 

@@ -23,6 +23,7 @@ from vlmig.evaluation.outcome import EVERY_SEED, Condition, Outcome, Row, assemb
 from vlmig.evaluation.run import Evaluator
 from vlmig.evaluation.sources import SOURCES
 from vlmig.evaluation.statistics import holm, verdict
+from vlmig.quantisation import weight_bytes
 
 PACKAGES = ("torch", "transformers", "diffusers", "open_clip_torch", "numpy", "scipy", "scikit-learn", "vlmig")
 
@@ -76,6 +77,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "python": platform.python_version(),
             "device": str(model.model.device),
             "dtype": str(model.model.dtype),
+            "language_model_bytes": weight_bytes(model.model.language_model),
             "seeds": list(settings.seeds),
             "identity": model.imagination.identity,
             "strength": model.config.strength,
