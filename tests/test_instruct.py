@@ -14,11 +14,13 @@ from chat_endpoint import LONG, TURN, Endpoint, ask, completion, endpoints, good
 from data_files import region
 
 from vlmig.cli import main
+from vlmig.data.conversations import Conversations
 from vlmig.data.instruct.contexts import contexts
 from vlmig.data.instruct.generate import Settings
 from vlmig.data.instruct.ledger import Bounds
 from vlmig.data.instruct.prompts import KINDS, Prompts
 from vlmig.data.instruct.teachers import Sampling
+from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
 
 
@@ -77,6 +79,10 @@ def test_rows_report_and_cost(genome: Path, tmp_path: Path, endpoint: Any, capsy
     assert report["cost"] == pytest.approx(0.0132, rel=1e-12)
     assert 0 < report["seconds"] < 60 and report["left_out"] == {"objects: object without a name": 1}
     assert (tmp_path / "rejects.jsonl").read_bytes() == b""
+    learnt = list(Conversations(tmp_path / "instructions.jsonl", images=genome).pairs())
+    assert [pair.picture for pair in learnt if isinstance(pair, Pair)] == [row["image"] for row in rows], (
+        "training reads it"
+    )
     assert "conversation: 8 rows, 0 rejected" in capsys.readouterr().out
     assert main(command + ["--max-tokens", "77"]) == 0 and len(server.bodies) == 24, "nothing is asked twice"
 
