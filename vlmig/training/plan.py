@@ -110,14 +110,19 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
 
 
 def compute_hours(model: Model, samples: int, tokens: float) -> float:
-    """Estimate hours from what trains: two operations per weight and token forward, four more where gradients pass."""
-    reads = sum(p.numel() for p in model.language_model.parameters())
-    learns = any(p.requires_grad for p in model.language_model.parameters())
+    """Estimate hours from what trains: two operations per weight and token forward, two for gradients of states, two of weights.
+
+    With early fusion a picture's tokens go through the LM too, and gradients pass it on their way to the projector.
+    """
+    early, lm = model.config.fusion == "prefix", model.language_model
+    reads = sum(p.numel() for p in lm.parameters())
+    learns = any(p.requires_grad for p in lm.parameters())
     head = model.get_output_embeddings().weight.numel()
-    fused = sum(p.numel() for part in (model.projector, model.fusion) for p in part.parameters())
-    per_token = reads * (6 if learns else 2) + 4 * head + 6 * fused
-    per_picture = 6 * fused * model.config.vision_patches
-    return samples * (tokens * per_token + per_picture) / (TERAFLOPS * 1e12) / 3600
+    projected, fused = (sum(p.numel() for p in part.parameters()) for part in (model.projector, model.fusion))
+    per_token = reads * (6 if learns else 4 if early else 2) + 4 * head + 6 * (0 if early else projected + fused)
+    per_picture = 6 * (projected + fused) * model.config.vision_patches
+    seen = tokens + (model.config.visual_tokens if early else 0)
+    return samples * (seen * per_token + per_picture) / (TERAFLOPS * 1e12) / 3600
 
 
 def size(count: float) -> str:
