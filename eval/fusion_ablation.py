@@ -3,7 +3,7 @@
     python -m eval.fusion_ablation --measure runs/ablation
 
 trains early fusion (visual tokens among the words) and late fusion in the pocket world on the same LM, data, samples and steps, with
-several seeds; early fusion once with an LM that learns, as LLaVA and VILA do, and once with a frozen one. It measures every
+several seeds; early fusion with an LM that learns, as LLaVA and VILA do, and for one seed with a frozen one. It measures every
 model with one picture and with six, beside controls, and what is left of its skill with text. It takes about two hours on two cores
 (the pictures themselves are imagined once), and the same command goes on where it stopped.
 
@@ -54,6 +54,8 @@ SYSTEMS = {
     "early, LM frozen": ("configs/pocket_early.yaml", "stages.0.trains=[projector]"),
 }
 """Recipe of each, and what is changed in it."""
+ONE_SEED = ("early, LM frozen",)
+"""Measured with the first seed only: a remark beside the comparison."""
 MEASURED = {
     "covered": ("memory_color", "imagenetvc_color", "object_shape", "imagenetvc_shape"),
     "all": ("pocket_color", "pocket_shape", "pocket_known"),
@@ -100,6 +102,8 @@ def measure(out: Path, seeds: Sequence[int], changes: Sequence[str], limit: int,
     """
     for seed in seeds:
         for name, (recipe, change) in SYSTEMS.items():
+            if seed not in seeds_of(name, seeds):
+                continue
             model = out / folder(name, seed)
             given = [option for own in (f"seed={seed}", *changes, change) if own for option in ("--set", own)]
             _run(["train", recipe, "--out", str(model), *given, *others])
@@ -117,6 +121,11 @@ def _run(command: list[str]) -> None:
         raise VLMIGError(f"vlmig {command[0]} ended in the error above; mend it and run the same command again")
 
 
+def seeds_of(name: str, seeds: Sequence[int]) -> Sequence[int]:
+    """Choose the seeds that a system is measured with."""
+    return seeds[:1] if name in ONE_SEED else seeds
+
+
 def folder(name: str, seed: int) -> str:
     """Name a system's folder."""
     return f"{name.replace(', LM frozen', '_frozen')}_{seed}"
@@ -131,7 +140,7 @@ class Seeds:
 
     def __init__(self, out: Path, name: str, seeds: Sequence[int]) -> None:
         self.runs = {
-            subset: [Results(out / f"{folder(name, seed)}_{subset}") for seed in seeds]
+            subset: [Results(out / f"{folder(name, seed)}_{subset}") for seed in seeds_of(name, seeds)]
             for subset in (*MEASURED, "text")
         }
         self._samples: dict[str, list[Samples]] = {}
@@ -187,7 +196,7 @@ def compare(out: Path, seeds: Sequence[int]) -> str:
 def _cell(row: Row) -> str:
     """Format an accuracy with its interval, and the worst and the best seed."""
     low, high = row["range"]
-    return f"{accuracy(row)}, {100 * low:.1f} to {100 * high:.1f}"
+    return accuracy(row) + ("" if low == high else f", {100 * low:.1f} to {100 * high:.1f}")
 
 
 def _perplexity(own: Seeds, base: Seeds, k: int) -> str:

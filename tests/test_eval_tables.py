@@ -190,8 +190,8 @@ def test_the_measured_ablation(
     cells = table(fusion_ablation, "--measure", tmp_path, "--seeds", "0,1", "--store", tmp_path)
     for command in asked:
         build_parser().parse_args(command)
-    assert [command[0] for command in asked] == ["train", "eval", "eval"] * 6
-    assert sum("stages.0.trains=[projector]" in command for command in asked) == 2
+    assert [command[0] for command in asked] == ["train", "eval", "eval"] * 5
+    assert sum("stages.0.trains=[projector]" in command for command in asked) == 1
     own, text = json.loads((controlled / "results.json").read_text())["vlmig"]["default"], "pocket_text, perplexity"
     for row, k, control in (
         ("the LM itself", 0, "none"),
