@@ -221,12 +221,20 @@ def load_language_model(auto_class: Any, name: str, revision: str | None = None,
     """
     try:
         if "dtype" not in kwargs:
-            small = getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None)
+            small = _has_few_bits(name, revision)
             kwargs["dtype"] = kwargs.pop("torch_dtype", "auto" if small else torch.float32)
         return auto_class.from_pretrained(name, revision=revision, **kwargs).eval()
     except (OSError, TypeError, ValueError) as error:
         kind = "masked" if "Masked" in auto_class.__name__ else "causal"
         raise _not_loaded(name, kind, error) from error
+
+
+def _has_few_bits(name: str, revision: str | None) -> bool:
+    """Tell whether a base LM was saved quantised; low-rank layers alone, beside no configuration, were not."""
+    try:
+        return getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None) is not None
+    except (OSError, ValueError):  # loading says what is wrong, if anything
+        return False
 
 
 def _not_loaded(name: str, kind: str, error: Exception) -> VLMIGError:
