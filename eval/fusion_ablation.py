@@ -4,7 +4,7 @@
 
 trains early fusion (visual tokens among the words) and late fusion in the pocket world on the same LM, data, samples and steps, with
 several seeds; early fusion with an LM that learns, as LLaVA and VILA do, and for one seed with a frozen one. It measures every
-model with one picture and with six, beside controls, and what is left of its skill with text. It takes about two hours on two cores
+model with one picture and with six, beside controls, and what is left of its skill with text. It takes one to two hours on two cores
 (the pictures themselves are imagined once), and the same command goes on where it stopped.
 
 Folders that vlmig eval wrote stand beside the published numbers: base is text only, "multi" all pictures. Intermediate fusion (as

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: tests never ask a hub
@@ -13,6 +14,7 @@ import pytest
 import torch
 import yaml
 from benchmark_files import FILES
+from chat_endpoint import Endpoint, endpoints, write_genome
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from open_clip.model import CLIP
 from PIL import Image
@@ -239,3 +241,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture()
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Endpoint]]:
+    """Starts servers that speak OpenAI's protocol."""
+    with endpoints(monkeypatch) as start:
+        yield start
+
+
+@pytest.fixture(scope="session")
+def genome(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Visual Genome."""
+    return write_genome(tmp_path_factory.mktemp("genome"))

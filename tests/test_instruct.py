@@ -5,12 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_endpoint import LONG, TURN, Endpoint, ask, completion, endpoints, good, kind_of, lines, write_genome
+from chat_endpoint import LONG, TURN, ask, completion, good, kind_of, lines
 from data_files import region
 
 from vlmig.cli import main
@@ -22,17 +21,6 @@ from vlmig.data.instruct.prompts import KINDS, Prompts
 from vlmig.data.instruct.teachers import Sampling
 from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
-
-
-@pytest.fixture()
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Endpoint]]:
-    with endpoints(monkeypatch) as start:
-        yield start
-
-
-@pytest.fixture(scope="module")
-def genome(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_genome(tmp_path_factory.mktemp("genome"))
 
 
 def test_rows_report_and_cost(genome: Path, tmp_path: Path, endpoint: Any, capsys: pytest.CaptureFixture[str]) -> None:

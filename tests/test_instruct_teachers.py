@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from chat_endpoint import Endpoint, ask, endpoints, good, lines, write_genome
+from chat_endpoint import ask, good, lines
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from vlmig.cli import main
@@ -18,17 +17,6 @@ from vlmig.data.instruct.generate import Settings
 from vlmig.data.instruct.prompts import KINDS, Prompts
 from vlmig.data.instruct.teachers import EndpointTeacher, LocalTeacher, Sampling, key_of
 from vlmig.errors import VLMIGError
-
-
-@pytest.fixture()
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Endpoint]]:
-    with endpoints(monkeypatch) as start:
-        yield start
-
-
-@pytest.fixture(scope="module")
-def genome(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_genome(tmp_path_factory.mktemp("genome"))
 
 
 def test_a_busy_or_broken_endpoint_is_asked_again(endpoint: Any) -> None:

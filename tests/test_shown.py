@@ -27,7 +27,7 @@ from vlmig.cli import main
 from vlmig.config import IMAGE
 from vlmig.evaluation.report import write_answer, write_reply
 from vlmig.scoring import cut_left
-from vlmig.shown import Places, marked, unplaced
+from vlmig.shown import Places, marked
 from vlmig.vision import files
 from vlmig.vision.files import frames, opened
 
@@ -319,12 +319,6 @@ def test_thinking_step_by_step(early: VLMIG, pictures: list[Path]) -> None:
     scores = [by_hand(early, reply.prompt, f" {choice}", pictures[:1]) for choice in ("red", "blue")]
     assert answer.rationale == thought
     assert np.log(list(answer.probabilities.values())) == pytest.approx(scores - np.logaddexp.reduce(scores), abs=SAME)
-
-
-def test_the_place_of_a_picture_is_never_written(early: VLMIG) -> None:
-    assert unplaced({}, early.config, early.config.place_token) == {}
-    settings = unplaced({"suppress_tokens": [3]}, early.config, early.config.place_token + 1)
-    assert settings == {"suppress_tokens": [3, early.config.place_token]}
 
 
 @pytest.fixture(scope="module")

@@ -191,11 +191,8 @@ def conversations(folder: Path, broken: Sequence[str] = ()) -> Path:
         rows.append(
             {"id": i, "image": f"{i}.png", "conversations": [{"from": who, "value": what} for who, what in said]}
         )
-    rows[5] = {
-        "id": 5,
-        "conversations": rows[5]["conversations"][:0]
-        + [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}],
-    }
+    alone = [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}]
+    rows[5] = {"id": 5, "conversations": alone}
     faulty = {
         "turns do not alternate": [("human", f"{IMAGE}a?"), ("human", "b")],
         "no answer": [("human", f"{IMAGE}a?")],
@@ -297,9 +294,11 @@ def test_a_batch_without_any_picture_trains_the_lm_alone(early: VLMIG) -> None:
 def test_what_does_not_go_together_is_said(recipe: Path, llava: Path, colored: Path, tmp_path: Path) -> None:
     store = FeatureStore(tmp_path / "features")
 
+    folders = iter(tmp_path / f"refused_{i}" for i in range(9))
+
     def refused(path: Path, change: str, message: str) -> None:
         with pytest.raises(VLMIGError, match=message) as caught:
-            train(load_recipe(path, [change]), tmp_path / f"out{len(change)}", store=store)
+            train(load_recipe(path, [change]), next(folders), store=store)
         assert "\n" not in str(caught.value)
 
     refused(recipe, "stages.0.pack=90", r"pack: 90 with fusion cross_attention; expected prefix")

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from vlmig.answer import framed
-from vlmig.chat import LEADING, Turn, prompt, render
+from vlmig.chat import LEADING, Turn, prompt, render, stop_of
 from vlmig.config import IMAGE, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.shown import marked, refuse_marks, unmarked
@@ -19,7 +19,6 @@ Shot = tuple[Pictures, str, str]
 """A demonstration: pictures (none, one or several), a question, its answer."""
 THINKING = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is"
-PROBE = "an-answer-like-no-other"
 
 
 @dataclass(frozen=True)
@@ -102,9 +101,7 @@ class Conversation:
     @property
     def stop(self) -> str:
         """What ends an answer."""
-        text, spans = render([*self.turns, Turn("assistant", PROBE)], self.template, self.tokenizer)
-        mark = text[text.index(PROBE, spans[-1][0]) + len(PROBE) : spans[-1][1]]
-        return mark.strip() or mark
+        return stop_of(self.template, self.tokenizer)
 
     def context(self, gap: str = "") -> str:
         """Write what choices are scored behind.

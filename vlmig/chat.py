@@ -16,6 +16,7 @@ Spans = tuple[tuple[int, int], ...]
 """Begin and end of parts of a text in characters."""
 LEADING = re.compile(rf"(?:\s*{IMAGE})+\s*")
 PROBE = "an-answer-like-no-other"
+"""Tells where a tokenizer's template puts an answer."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,20 @@ def prompt(turns: Sequence[Turn], template: str, tokenizer: Any = None, system: 
     if template == TOKENIZER:
         return _by(tokenizer, turns, system, asks=True)
     return _write(turns, TEMPLATES[template], system)[0]
+
+
+def stop_of(template: str, tokenizer: Any = None) -> str:
+    """Return what ends an answer.
+
+    Args:
+        template: one of ``TEMPLATES``, or ``tokenizer``.
+        tokenizer: for the template of that name; its end token, where the template writes nothing behind an answer.
+    """
+    if template != TOKENIZER:
+        return TEMPLATES[template].stop
+    text, spans = _render_by(tokenizer, [Turn("user", "?"), Turn("assistant", PROBE)], None)
+    mark = text[text.index(PROBE) + len(PROBE) : spans[-1][1]]
+    return mark.strip() or mark or tokenizer.eos_token
 
 
 def _check(turns: Sequence[Turn], template: str, last: str) -> None:

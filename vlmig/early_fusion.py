@@ -102,13 +102,6 @@ class EarlyFusion:
         size = visual_features.shape[1] if reading.cache is not None else max(1, BUDGET // rows)
         return torch.cat([self._read_behind(reading, group) for group in visual_features.split(size, 1)], 1)
 
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        """See that ``generate`` writes no place of a picture, which may have an id of the vocabulary."""
-        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
-        if self.config.fusion == "prefix":
-            processors.insert(0, SuppressTokensLogitsProcessor([self.config.place_token], self.trunk.device))
-        return processors
-
     def _read_behind(self, reading: PrefixReading, visual_features: Tensor) -> Tensor:
         """Run the base LM over the text behind each image: (B, K, T, D)."""
         rows, images = visual_features.shape[:2]
@@ -137,6 +130,13 @@ class EarlyFusion:
         )
         # An image predicts the token behind it: so the text's positions are the last ones, BOS's being the image's end.
         return output.last_hidden_state[:, -queries:].unflatten(0, (rows, images))[:, :, reading.kept]
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """See that ``generate`` writes no place of a picture, which may have an id of the vocabulary."""
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+        if self.config.fusion == "prefix":
+            processors.insert(0, SuppressTokensLogitsProcessor([self.config.place_token], self.trunk.device))
+        return processors
 
 
 def mark_places(tokenizer: Any, config: VLMIGConfig) -> None:
@@ -206,7 +206,7 @@ def image_cache(cache: Cache, layers: int, images: int) -> Cache:
     Being rows of the same cache, beams and their order treat it right.
 
     Raises:
-        VLMIGError: it was filled beside another number of images, or its text began without any.
+        VLMIGError: it was filled beside another number of images.
     """
     own = cache.layers[layers:]
     if not own:

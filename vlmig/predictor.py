@@ -26,6 +26,7 @@ from vlmig.config import IMAGE, VLMIGConfig, changed
 from vlmig.errors import VLMIGError
 from vlmig.modeling import VLMIGForMaskedLM, class_for
 from vlmig.reader import DEFAULT_K, Reader
+from vlmig.scores import Scores
 from vlmig.scoring import Job, likely_words, read_jobs
 from vlmig.shown import unmarked
 from vlmig.store import FeatureStore
@@ -137,11 +138,7 @@ class VLMIG(Reader):
             options = list(choices) if choices is not None else list(self._likely(context, visuals, 8))
             verbatim = asked.template != "question" and not steps and not gap
             follow = asked.following(options) if verbatim else options
-            scores = self.score([context], [follow], [visuals], verbatim=verbatim)[0]
-            alone = scores.text
-            if len(visuals.shown):
-                bare = replace(visuals.first(0), shown=visuals.shown[:0])
-                alone = self.score([unmarked(context)], [follow], [bare], verbatim=verbatim)[0].text
+            scores, alone = self._weighed(context, follow, visuals, verbatim)
         count = len(visuals.features)
         mixed = np.exp(scores.mixed(count, *setting))
         return Answer(
@@ -158,6 +155,16 @@ class VLMIG(Reader):
             shown=asked.pictures if len(visuals.shown) else [],
             rationale=rationale,
         )
+
+    def _weighed(
+        self, context: str, choices: Sequence[str], visuals: Visuals, verbatim: bool
+    ) -> tuple[Scores, np.ndarray]:
+        """Score choices beside and with the pictures, and without any, (C,)."""
+        scores = self.score([context], [choices], [visuals], verbatim=verbatim)[0]
+        if not len(visuals.shown):
+            return scores, scores.text
+        bare = replace(visuals.first(0), shown=visuals.shown[:0])
+        return scores, self.score([unmarked(context)], [choices], [bare], verbatim=verbatim)[0].text
 
     def chat(
         self,

@@ -32,7 +32,7 @@ from vlmig.scoring import (
     score_reading,
     spaced,
 )
-from vlmig.shown import marked, places_of, refuse_marks, stacked, unmarked, unplaced, written
+from vlmig.shown import marked, places_of, refuse_marks, stacked, unmarked, written
 from vlmig.store import FeatureStore, default_store
 from vlmig.timing import Stopwatch
 from vlmig.vision import Pictures, all_opened
@@ -318,7 +318,6 @@ class Reader:
         for room in {self._limit(seen) for seen in visuals} - {None}:
             if room is not None and count >= room:
                 raise VLMIGError(f"max_new_tokens={count}; this model has {room} places")
-        settings = unplaced(settings, self.config, model.get_output_embeddings().weight.shape[0])
         texts: dict[int, list[str]] = {}
         for members in self._batches(visuals, batch):
             seen = [visuals[i] for i in members]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -104,14 +104,6 @@ def stacked(rows: Sequence[list[int]], shown: Sequence[Tensor], places: Places |
         if count:
             row[:count] = own[-count:]
     return out
-
-
-def unplaced(settings: dict[str, Any], config: VLMIGConfig, outcomes: int) -> dict[str, Any]:
-    """Keep generation from writing the place of a picture, if that is one of the LM's outcomes."""
-    places = places_of(config)
-    if places is None or places.token >= outcomes:
-        return settings
-    return settings | {"suppress_tokens": [*(settings.get("suppress_tokens") or []), places.token]}
 
 
 def _short(text: str) -> str:
