@@ -129,7 +129,9 @@ def test_the_family_layer_equals_one_run_over_the_whole_sequence() -> None:
         places = torch.arange(6).expand(2, -1)
         mask = torch.ones(2, 6, 6, dtype=torch.bool).tril()
         with torch.no_grad():
-            fused = model.fusion(hidden, tokens, model.fusion.read_text(hidden, places), mask, places)
+            fused = model.fusion(
+                hidden, model.fusion.read_images(tokens), model.fusion.read_text(hidden, places), mask, places
+            )
             for image in range(3):
                 whole = model.fusion.block(inputs_embeds=torch.cat([tokens[:, image], hidden], 1)).last_hidden_state
                 assert torch.allclose(fused[:, image], whole[:, 5:], atol=SAME), family

@@ -38,7 +38,7 @@ POSITIONS = torch.arange(5).expand(2, -1)
 
 
 def fuse(built: CrossAttentionFusion, hidden: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return built(hidden, visual, built.read_text(hidden, POSITIONS), mask, POSITIONS)
+    return built(hidden, built.read_images(visual), built.read_text(hidden, POSITIONS), mask, POSITIONS)
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -68,7 +68,7 @@ def test_only_queried_positions_are_computed() -> None:
     built = layer()
     hidden, visual, mask = inputs()
     text = built.read_text(hidden, POSITIONS)
-    last = built(hidden[:, -2:], visual, text, mask[:, -2:], POSITIONS[:, -2:])
+    last = built(hidden[:, -2:], built.read_images(visual), text, mask[:, -2:], POSITIONS[:, -2:])
     assert torch.allclose(last, fuse(built, hidden, visual, mask)[:, :, -2:], atol=1e-12)
 
 

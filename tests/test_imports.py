@@ -36,6 +36,7 @@ ORDER = [
     "modeling",
     "convert_llava",
     "convert",
+    "sights",
     "scoring",
     "reader",
     "predictor",

@@ -17,6 +17,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 
 from vlmig.config import IMAGE, VLMIGConfig
 from vlmig.errors import VLMIGError
+from vlmig.fusion import VisualStates
 from vlmig.reading import PrefixReading, Reading, number, real_tokens, seen_length
 
 BUDGET = 2**14
@@ -34,6 +35,7 @@ class EarlyFusion:
     language_model: Any
     projector: nn.Module
     trunk: Any
+    blank_features: Tensor
     get_input_embeddings: Any
 
     def placed(self, base: dict[str, Any], shown_features: Tensor | None) -> dict[str, Any]:
@@ -94,13 +96,21 @@ class EarlyFusion:
             kept=kept,
         )
 
-    def fuse(self, reading: Reading, visual_features: Tensor) -> Tensor:
-        """Fuse the queried positions with each of the K images: states (B, K, T, D)."""
+    def beside(self, visual_features: Tensor, cache: Cache | None = None) -> VisualStates:
+        """Put an empty picture before those of each prompt: the LM's layers see them, which keep what they make of them."""
+        if self.config.fusion != "prefix":
+            return super().beside(visual_features, cache)  # type: ignore[misc]
+        blank = self.blank_features.to(visual_features).expand(len(visual_features), 1, -1, -1)
+        return (torch.cat([blank, visual_features], 1),)
+
+    def fuse(self, reading: Reading, visual: Tensor | VisualStates) -> Tensor:
+        """Fuse the queried positions with each of the K images, features or from ``beside``: states (B, K, T, D)."""
         if not isinstance(reading, PrefixReading):
-            return super().fuse(reading, visual_features)  # type: ignore[misc]
+            return super().fuse(reading, visual)  # type: ignore[misc]
+        features = visual if isinstance(visual, Tensor) else visual[0]
         rows = len(reading.hidden) * (reading.embeddings.shape[1] + self.config.visual_tokens)
-        size = visual_features.shape[1] if reading.cache is not None else max(1, BUDGET // rows)
-        return torch.cat([self._read_behind(reading, group) for group in visual_features.split(size, 1)], 1)
+        size = features.shape[1] if reading.cache is not None else max(1, BUDGET // rows)
+        return torch.cat([self._read_behind(reading, group) for group in features.split(size, 1)], 1)
 
     def _read_behind(self, reading: PrefixReading, visual_features: Tensor) -> Tensor:
         """Run the base LM over the text behind each image: (B, K, T, D)."""

@@ -1,7 +1,7 @@
 """The late-fusion attention layer: text positions look at visual tokens and at earlier text (paper, section 3.1).
 
 Q comes from the LM's last hidden states, K and V from [visual tokens ; hidden states]. Queried text never changes the
-keys and values of other text, so these are the same for all K images: they are made once per text.
+keys and values of other text, so these are the same for all K images: they are made once per text; those of an image once per image.
 
 Two kinds, one interface. ``CrossAttentionFusion`` is our own lighter block. ``DecoderLayerFusion`` is what was published:
 a complete block of the LM's own family with its own final norm; ``EncoderLayerFusion`` is the same for masked LMs.
@@ -23,6 +23,8 @@ from vlmig.errors import VLMIGError
 
 TextStates = tuple[Tensor, Tensor]
 """What a fusion layer keeps of a text, two tensors (B, heads, S, d): the ordinary cache holds them as one more layer."""
+VisualStates = tuple[Tensor, ...]
+"""What a fusion layer keeps of pictures, each (B, K, ...): made once per picture, whatever is asked beside it."""
 
 
 class CrossAttentionFusion(nn.Module):
@@ -57,12 +59,19 @@ class CrossAttentionFusion(nn.Module):
         keys, values = self.key_value(self.text_norm(hidden)).chunk(2, -1)
         return self._split(keys), self._split(values)
 
-    def forward(self, hidden: Tensor, visual: Tensor, text: TextStates, mask: Tensor, positions: Tensor) -> Tensor:
+    def read_images(self, visual: Tensor) -> VisualStates:
+        """Make keys and values of visual tokens (B, K, N, D): two of (B, K, heads, N, inner / heads)."""
+        keys, values = self.key_value(self.visual_norm(visual)).chunk(2, -1)
+        return self._split(keys), self._split(values)
+
+    def forward(
+        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+    ) -> Tensor:
         """Fuse queried text states with each image.
 
         Args:
             hidden: queried states, (B, T, D).
-            visual: visual tokens, (B, K, N, D).
+            visual: what ``read_images`` made of K pictures.
             text: what ``read_text`` made of all S text positions.
             mask: which text positions a query sees, bool (B, T, S).
             positions: place of each query in its text, (B, T).
@@ -71,10 +80,8 @@ class CrossAttentionFusion(nn.Module):
             Fused states, (B, K, T, D).
         """
         query = self._split(self.query(self.text_norm(hidden))) * (self.out.in_features // self.heads) ** -0.5
-        keys, values = self.key_value(self.visual_norm(visual)).chunk(2, -1)
-        keys, values = self._split(keys), self._split(values)
         over_text, text_mass = _attend(query, *text, mask[:, None])
-        over_image, image_mass = _attend(query[:, None], keys, values)
+        over_image, image_mass = _attend(query[:, None], *visual)
         share = torch.sigmoid(image_mass - text_mass[:, None])
         attended = share * over_image + (1 - share) * over_text[:, None]
         attended = self.out(attended.transpose(-3, -2).flatten(-2))
@@ -109,28 +116,29 @@ class DecoderLayerFusion(nn.Module):
         """Make the block's keys and values of text states (B, S, D), which stand at ``positions`` (B, S) of their text."""
         return self._record(hidden, positions + self.visual_tokens)[0]
 
-    def forward(self, hidden: Tensor, visual: Tensor, text: TextStates, mask: Tensor, positions: Tensor) -> Tensor:
+    def read_images(self, visual: Tensor) -> VisualStates:
+        """Make the block's keys and values of visual tokens (B, K, N, D), two of (B, K, heads, N, d), and its output at the
+        last of them, which predicts the first text token, (B, K, 1, D)."""
+        states = visual.flatten(0, 1)
+        places = torch.arange(states.shape[1], device=states.device).expand(states.shape[0], -1)
+        (keys, values), output = self._record(states, places)
+        keys, values, last = (part.unflatten(0, visual.shape[:2]) for part in (keys, values, output[:, -1:]))
+        return keys, values, last
+
+    def forward(
+        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+    ) -> Tensor:
         """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
-        (keys, values), _ = self._read_images(visual)
-        rows, images = visual.shape[:2]
+        rows, images = visual[0].shape[:2]
 
         def beside_each_image(states: Tensor) -> Tensor:
             return states[:, None].expand(-1, images, *states.shape[1:]).flatten(0, 1)
 
-        keys = torch.cat([keys, beside_each_image(text[0])], -2)
-        values = torch.cat([values, beside_each_image(text[1])], -2)
-        allowed = F.pad(mask, (visual.shape[2], 0), value=True)
+        own = zip(visual[:2], text, strict=True)
+        keys, values = (torch.cat([seen.flatten(0, 1), beside_each_image(read)], -2) for seen, read in own)
+        allowed = F.pad(mask, (self.visual_tokens, 0), value=True)
         queries, places, allowed = map(beside_each_image, (hidden, positions + self.visual_tokens, allowed))
         return self._run(queries, places, allowed, Cache(layers=[_Given(keys, values)])).unflatten(0, (rows, images))
-
-    def last_visual(self, visual: Tensor) -> Tensor:
-        """Return the block's output at the last visual token, which predicts the first text token, (B, K, 1, D)."""
-        return self._read_images(visual)[1][:, -1:].unflatten(0, visual.shape[:2])
-
-    def _read_images(self, visual: Tensor) -> tuple[TextStates, Tensor]:
-        states = visual.flatten(0, 1)
-        places = torch.arange(states.shape[1], device=states.device).expand(states.shape[0], -1)
-        return self._record(states, places)
 
     def _record(self, states: Tensor, positions: Tensor) -> tuple[TextStates, Tensor]:
         """Run the block causally over states, and return its keys and values and its output."""
@@ -166,13 +174,20 @@ class EncoderLayerFusion(nn.Module):
         """Keep the states as they are: an encoder has no cache, so keys and values are made beside each image."""
         return hidden[:, None], hidden[:, None]
 
-    def forward(self, hidden: Tensor, visual: Tensor, text: TextStates, mask: Tensor, positions: Tensor) -> Tensor:
+    def read_images(self, visual: Tensor) -> VisualStates:
+        """Keep visual tokens (B, K, N, D) as they are."""
+        return (visual,)
+
+    def forward(
+        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+    ) -> Tensor:
         """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
-        rows, images, count = visual.shape[:3]
+        (tokens,) = visual
+        rows, images, count = tokens.shape[:3]
         states = text[0].expand(-1, images, -1, -1)
         present = F.pad(mask[:, :1], (count, 0), value=True).expand(-1, images, -1)
         output = self.block(
-            inputs_embeds=torch.cat([visual, states], 2).flatten(0, 1), attention_mask=present.flatten(0, 1).long()
+            inputs_embeds=torch.cat([tokens, states], 2).flatten(0, 1), attention_mask=present.flatten(0, 1).long()
         ).last_hidden_state.unflatten(0, (rows, images))
         asked = (positions + count)[:, None, :, None].expand(-1, images, -1, output.shape[-1])
         return output.gather(2, asked)
@@ -217,7 +232,9 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
     training = layer.training
     layer.eval()
     try:
-        fused = layer(hidden, visual[:, None], layer.read_text(hidden, positions), mask, positions)[:, 0, 1:]
+        fused = layer(hidden, layer.read_images(visual[:, None]), layer.read_text(hidden, positions), mask, positions)[
+            :, 0, 1:
+        ]
         states = torch.cat([visual, hidden[:, 1:]], 1) * layer.scale
         fits = torch.allclose(fused, layer.block(inputs_embeds=states).last_hidden_state[:, -2:], atol=1e-5)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):

@@ -38,6 +38,12 @@ def causal_logits(language_model: PreTrainedModel, states: Tensor) -> Tensor:
     return logits
 
 
+def is_linear(language_model: PreTrainedModel, head: object) -> bool:
+    """Tell whether a head (one of the functions here) makes of a weighted sum of states that sum of their logits; shares add up to 1."""
+    config = language_model.config.get_text_config(decoder=True)
+    return head is causal_logits and getattr(config, "final_logit_softcapping", None) is None
+
+
 def masked_logits(language_model: PreTrainedModel, states: Tensor) -> Tensor:
     """Predict from a masked LM's last hidden states (..., D): logits (..., V)."""
     for name in masked_head(language_model):

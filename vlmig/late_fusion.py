@@ -7,23 +7,23 @@ D LM width, V vocabulary. The models take visual features, never pictures; witho
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from vlmig.checkpoint import AdapterCheckpoint
 from vlmig.config import VLMIGConfig
 from vlmig.early_fusion import PrefixFusion
 from vlmig.errors import VLMIGError
-from vlmig.fusion import CrossAttentionFusion
-from vlmig.heads import check_head
-from vlmig.mixture import mix
+from vlmig.fusion import CrossAttentionFusion, VisualStates
+from vlmig.heads import check_head, is_linear
+from vlmig.mixture import STATE_RULES, mix, state_shares
 from vlmig.projector import build_projector
-from vlmig.reading import LateReading, Reading
+from vlmig.reading import LateReading, Reading, keep_images, kept_images
 from vlmig.reference import COUNTS_PADDING
 
 HEAD_SHARE = 12
@@ -156,6 +156,24 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
                 f"image_weights of shape {tuple(image_weights.shape)}; expected one per image, {tuple(visual_features.shape[:2])}"
             )
 
+    def see(self, visual_features: Tensor) -> VisualStates:
+        """Make what the fusion layer keeps of pictures (B, K, P, C), whatever is asked beside them."""
+        return self.fusion.read_images(self.projector(visual_features.to(next(self.projector.parameters()))))
+
+    def beside(self, visual_features: Tensor, cache: Cache | None = None) -> VisualStates:
+        """See an empty picture and, behind it, those of each prompt, (B, 1 + K, ...); once for all that is read with a cache.
+
+        Args:
+            visual_features: F, (B, K, P, C).
+        """
+        if (kept := kept_images(cache, visual_features)) is not None:
+            return kept
+        blank = self.blank_features.expand(len(visual_features), 1, -1, -1)
+        states = self.see(torch.cat([blank, visual_features.to(blank)], 1))
+        if cache is not None:
+            keep_images(cache, visual_features, states)
+        return states
+
     def text_logits(self, reading: Reading) -> Tensor:
         """Return the base LM's own logits, (B, T, V)."""
         return self.head(self.language_model, reading.hidden)
@@ -164,73 +182,92 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         """Return log p_0, the base LM's own prediction, (B, T, V)."""
         return F.log_softmax(self.text_logits(reading).float(), -1)
 
-    def fuse(self, reading: Reading, visual_features: Tensor) -> Tensor:
-        """Fuse the queried positions with each of the K images: states (B, K, T, D)."""
+    def fuse(self, reading: Reading, visual: Tensor | VisualStates) -> Tensor:
+        """Fuse the queried positions with each of the K images: states (B, K, T, D).
+
+        Args:
+            visual: features (B, K, P, C), or what ``see`` made of them.
+        """
         assert isinstance(reading, LateReading)
-        rows = reading.hidden.shape[0] * (reading.hidden.shape[1] + visual_features.shape[2])
+        parts = (visual,) if isinstance(visual, Tensor) else visual
+        rows = reading.hidden.shape[0] * (reading.hidden.shape[1] + self.config.visual_tokens)
         fused = []
-        for group in visual_features.split(max(1, FUSION_BUDGET // rows), 1):
-            tokens = self.projector(group.to(reading.hidden))
-            states = self.fusion(reading.hidden, tokens, reading.text, reading.mask, reading.positions)
+        for group in zip(*(part.split(max(1, FUSION_BUDGET // rows), 1) for part in parts), strict=True):
+            seen = self.see(*group) if isinstance(visual, Tensor) else group
+            states = self.fusion(reading.hidden, seen, reading.text, reading.mask, reading.positions)
             if reading.image_end is not None:
-                states = torch.where(reading.image_end[:, None, :, None], self.fusion.last_visual(tokens), states)
+                states = torch.where(reading.image_end[:, None, :, None], seen[-1], states)
             fused.append(states)
         return torch.cat(fused, 1)
 
-    def image_logits(self, reading: Reading, visual_features: Tensor) -> Iterator[Tensor]:
+    def image_logits(self, reading: Reading, visual: Tensor | VisualStates) -> Iterator[Tensor]:
         """Yield the logits beside each of the K images, (B, T, V) at a time."""
-        yield from self._predict_each(self.fuse(reading, visual_features))
+        yield from self._predict_each(self.fuse(reading, visual))
 
-    def image_log_probs(self, reading: Reading, visual_features: Tensor) -> Iterator[Tensor]:
-        """Yield log p_i for each of the K images, (B, T, V) at a time."""
-        for logits in self.image_logits(reading, visual_features):
+    def predictions(self, reading: Reading, visual: VisualStates) -> Iterator[Tensor]:
+        """Yield log p_0, log p_blank and log p_i for each of the K images, (B, T, V) at a time.
+
+        Args:
+            visual: from ``beside``.
+        """
+        states = torch.cat([reading.hidden[:, None], self.fuse(reading, visual)], 1)
+        for logits in self._predict_each(states):
             yield F.log_softmax(logits.float(), -1)
 
-    def blank_log_probs(self, reading: Reading) -> Tensor:
-        """Return log p_blank, the prediction beside an empty picture, (B, T, V)."""
-        return next(self.image_log_probs(reading, self._blank(reading)))
-
-    def mixed(self, reading: Reading, visual_features: Tensor, image_weights: Tensor | None = None) -> Tensor:
+    def mixed(self, reading: Reading, visual: VisualStates, image_weights: Tensor | None = None) -> Tensor:
         """Mix text and images by the configuration's rule, per token: log-probabilities (B, T, V).
 
         Without gradients a few rows go through the head at a time, so that little more exists at once than the result.
 
-        Raises:
-            VLMIGError: features or weights that do not fit.
+        Args:
+            visual: from ``beside``.
+            image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
         """
-        shape = reading.hidden.shape[:2]
-        self.check_features(visual_features, image_weights, shape[0])
-        trust = visual_features.new_ones(visual_features.shape[:2]) if image_weights is None else image_weights
-        trust = trust.to(reading.hidden.device).float().repeat_interleave(shape[1], 0)
-        text = blank = reading.hidden.flatten(0, 1)
-        features = visual_features.to(reading.hidden.device)
-        if self.config.mix == "evidence":
-            features = torch.cat([features, self._blank(reading).to(features)], 1)
-        fused = self.fuse(reading, features).transpose(1, 2).flatten(0, 1)
-        if self.config.mix == "evidence":
-            fused, blank = fused[:, :-1], fused[:, -1]
+        shape, images = reading.hidden.shape[:2], visual[0].shape[1] - 1
+        if self.config.mix != "evidence":  # needs no empty picture
+            visual = tuple(part[:, 1:] for part in visual)
+        fused = self.fuse(reading, visual).transpose(1, 2).flatten(0, 1)
+        trust = torch.ones(shape[0], images) if image_weights is None else image_weights
+        trust = trust.to(fused.device).float().repeat_interleave(shape[1], 0)
+        rows = torch.cat([reading.hidden.flatten(0, 1)[:, None], fused], 1)
+        mix_rows = self._mix_states if self._mixes_states else self._mix_predictions
         if torch.is_grad_enabled():
-            return self._mix_rows(text, fused, blank, trust).unflatten(0, shape)
-        result = torch.empty(len(text), self.get_output_embeddings().weight.shape[0], device=text.device)
-        for start in range(0, len(text), self._head_rows):
-            rows = slice(start, start + self._head_rows)
-            result[rows] = self._mix_rows(text[rows], fused[rows], blank[rows], trust[rows])
+            return mix_rows(rows, trust).unflatten(0, shape)
+        result = torch.empty(len(rows), self.get_output_embeddings().weight.shape[0], device=rows.device)
+        for start in range(0, len(rows), self._head_rows):
+            some = slice(start, start + self._head_rows)
+            result[some] = mix_rows(rows[some], trust[some])
         return result.unflatten(0, shape)
 
-    def _mix_rows(self, text: Tensor, fused: Tensor, blank: Tensor, trust: Tensor) -> Tensor:
-        """Predict and mix for R positions: states (R, D) and (R, K, D), trust (R, K) -> log-probabilities (R, V)."""
-        images = (F.log_softmax(logits.float(), -1) for logits in self._predict_each(fused))
-        predict_alone = partial(self.head, self.language_model)
+    @property
+    def _mixes_states(self) -> bool:
+        config = self.config
+        by_states = config.mix in STATE_RULES and config.weights != "entropy"
+        return by_states and is_linear(self.language_model, type(self).head)
+
+    def _mix_predictions(self, states: Tensor, trust: Tensor) -> Tensor:
+        """Predict and mix for R positions: states (R, [text, blank, images], D), trust (R, K) -> log-probabilities (R, V)."""
+        predictions = (F.log_softmax(logits.float(), -1) for logits in self._predict_each(states))
+        text = next(predictions)
         return mix(
-            F.log_softmax(predict_alone(text).float(), -1),
-            images,
+            text,
+            predictions,
             trust,
             self.config.mix,
-            blank=F.log_softmax(predict_alone(blank).float(), -1) if self.config.mix == "evidence" else None,
+            blank=next(predictions) if self.config.mix == "evidence" else None,
             strength=self.config.strength,
             doubt=self.config.doubt,
             by_entropy=self.config.weights == "entropy",
         )
+
+    def _mix_states(self, states: Tensor, trust: Tensor) -> Tensor:
+        """Do the same before the head, which then sees one row for a position, whatever K is; see ``state_shares``."""
+        config, text = self.config, None
+        if config.mix == "evidence" and config.doubt:
+            text = F.log_softmax(self.head(self.language_model, states[:, 0]).float(), -1)
+        shares = state_shares(trust, config.mix, config.strength, config.doubt, text)
+        state = torch.einsum("rk,rkd->rd", shares, states.float()).to(states)
+        return F.log_softmax(self.head(self.language_model, state).float(), -1)
 
     def _predict_each(self, fused: Tensor) -> Iterator[Tensor]:
         """Run the head over states (X, K, ..., D), some images at a time; yield (X, ..., V) for each."""
@@ -240,6 +277,3 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
     @property
     def _head_rows(self) -> int:
         return max(1, self.state_width() // HEAD_SHARE)
-
-    def _blank(self, reading: Reading) -> Tensor:
-        return self.blank_features.expand(reading.hidden.shape[0], 1, -1, -1)

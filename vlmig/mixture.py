@@ -87,8 +87,39 @@ def mix(
         return (heard / count * (total - heard.log()) + left_to_text / count * text).log_softmax(-1)
     if rule == "logit":
         return ((total + left_to_text * text) / count).log_softmax(-1)
-    gate = strength * (1 - text.amax(-1, keepdim=True).exp()).clamp_min(0) ** doubt
-    return (text + gate * total / count).log_softmax(-1)
+    return (text + strength * doubted(text, doubt) * total / count).log_softmax(-1)
+
+
+STATE_RULES = ("logit", "evidence")
+"""Rules that are linear in log-probabilities, so that behind a linear head the states can be mixed in their place."""
+
+
+def state_shares(trust: Tensor, rule: str, strength: float, doubt: float, text: Tensor | None = None) -> Tensor:
+    """Say with which shares of the states before a linear head one state predicts what ``mix`` makes of their predictions.
+
+    log p is the logits less a number, which no softmax sees: so softmax of a sum of log-probabilities is softmax of the sum of
+    logits, and that is the head's value of the sum of states. Shares add up to 1, so a head's bias stays what it is.
+
+    Args:
+        trust: f_i, (R, K).
+        rule: one of ``STATE_RULES``.
+        strength, doubt: see ``mix``.
+        text: log p_0, (R, V), where doubt is not 0.
+
+    Returns:
+        Shares of the states of text, blank picture (``evidence`` only) and each image: (R, 1 + K) or (R, 2 + K).
+    """
+    each = trust / trust.shape[-1]
+    heard = each.sum(-1, keepdim=True)
+    if rule == "logit":
+        return torch.cat([1 - heard, each], -1)
+    gate = strength * (doubted(text, doubt) if text is not None else 1.0)
+    return torch.cat([torch.ones_like(heard), -gate * heard, gate * each], -1)
+
+
+def doubted(text: Tensor, doubt: float) -> Tensor:
+    """Return (1 - max p_0) to the power ``doubt``, (..., 1), of log p_0 (..., V)."""
+    return (1 - text.amax(-1, keepdim=True).exp()).clamp_min(0) ** doubt
 
 
 def entropy(log_probs: Tensor) -> Tensor:

@@ -116,7 +116,8 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
         kwargs.pop("return_dict", None)
         items = kwargs.pop("num_items_in_batch", None)
         reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
-        logits = self.mixed(reading, visual_features, image_weights)
+        self.check_features(visual_features, image_weights, len(reading.hidden))
+        logits = self.mixed(reading, self.beside(visual_features, reading.cache), image_weights)
         loss = None
         if labels is not None and isinstance(reading, LateReading) and self.published:
             mixture = logits if image_weights is not None else None
@@ -258,7 +259,8 @@ class VLMIGForMaskedLM(LateFusionModel):
         base.pop("return_dict", None)
         items = base.pop("num_items_in_batch", None)
         reading = self.read(base)
-        logits = self.mixed(reading, visual_features, image_weights)
+        self.check_features(visual_features, image_weights, len(reading.hidden))
+        logits = self.mixed(reading, self.beside(visual_features), image_weights)
         loss = None
         if labels is not None and self.published:
             loss = published_masked_loss(self, reading, visual_features, labels)

@@ -33,6 +33,7 @@ from vlmig.scoring import (
     spaced,
 )
 from vlmig.shown import marked, places_of, refuse_marks, stacked, unmarked, written
+from vlmig.sights import Sights
 from vlmig.store import FeatureStore, default_store
 from vlmig.timing import Stopwatch
 from vlmig.vision import Pictures, all_opened
@@ -61,6 +62,7 @@ class Reader:
             mark_places(tokenizer, self.config)
         self.stopwatch = Stopwatch()
         kept = store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
+        self.sights = Sights(model)
         self.imagination = Imagination(self.config, folder, kept, self.stopwatch)
 
     def imagine(
@@ -167,7 +169,7 @@ class Reader:
         results = [Scores.zero(len(own), seen.alignment.numpy()) for own, seen in zip(choices, visuals, strict=True)]
         with torch.inference_mode():
             for rows, seen, reading in self._readings(contexts, choices, visuals, batch, first):
-                score_reading(self.model, reading, rows, _beside(seen), results)
+                score_reading(self.model, reading, rows, self.sights(seen), results)
         return results
 
     def _readings(
@@ -240,9 +242,10 @@ class Reader:
 
     def _predict(self, reading: Reading, visuals: Visuals) -> Tensor:
         """Mix with the pictures by the checkpoint's rule; without pictures, the LM's own prediction."""
-        if not len(visuals.features):
+        visual = self.sights([visuals])
+        if visual is None:
             return self.model.text_log_probs(reading)
-        return self.model.mixed(reading, visuals.features[None].to(self.model.device), self._trust(visuals))
+        return self.model.mixed(reading, visual, self._trust(visuals))
 
     def _trust(self, visuals: Visuals) -> Tensor:
         """Return the trust in one prompt's pictures, (1, K)."""
@@ -283,7 +286,7 @@ class Reader:
         with torch.inference_mode():
             for rows, seen, reading in self._readings(contexts, choices, visuals, batch):
                 trust = torch.cat([self._trust(own) for own in seen])
-                mix_reading(self.model, reading, rows, _beside(seen), trust, values)
+                mix_reading(self.model, reading, rows, self.sights(seen), trust, values)
         return [float(value) for value in values]
 
     def generate(
@@ -334,15 +337,10 @@ class Reader:
     def _inputs(self, rows: list[list[int]], seen: list[Visuals]) -> dict[str, Tensor]:
         """Put token ids and pictures into the model's inputs."""
         inputs = pad_left(rows, self.pad, self.model.device)
-        shown, features = self._shown(rows, seen), _beside(seen)
+        shown, features = self._shown(rows, seen), torch.stack([own.features for own in seen])
         if shown is not None:
             inputs["shown_features"] = shown.to(self.model.device)
         if features.shape[1]:
             inputs["visual_features"] = features.to(self.model.device)
             inputs["image_weights"] = torch.cat([self._trust(own) for own in seen])
         return inputs
-
-
-def _beside(seen: Sequence[Visuals]) -> Tensor:
-    """Stack the pictures beside texts, (B, K, P, C)."""
-    return torch.stack([own.features for own in seen])

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 
 from vlmig.errors import VLMIGError
-from vlmig.fusion import TextStates
+from vlmig.fusion import TextStates, VisualStates
 
 
 @dataclass(kw_only=True)
@@ -111,3 +111,30 @@ class _GrowingLayer(DynamicLayer):
     """
 
     is_compileable = True
+
+
+def kept_images(cache: Cache | None, features: Tensor) -> VisualStates | None:
+    """Find what was made of these very pictures, (B, K, P, C), when an earlier part of the text was read."""
+    layers = cache.layers if cache is not None else []
+    return next((layer.states for layer in layers if isinstance(layer, _Images) and layer.features is features), None)
+
+
+def keep_images(cache: Cache, features: Tensor, states: VisualStates) -> None:
+    """Keep what was made of pictures in the cache, as long as it lives."""
+    cache.layers = [layer for layer in cache.layers if not isinstance(layer, _Images)]
+    cache.layers.append(_Images(features, states))
+
+
+class _Images(DynamicLayer):
+    """Pictures beside a text: an empty layer, since they do not grow with it, and the beams of a row have the same ones."""
+
+    is_compileable = True
+
+    def __init__(self, features: Tensor, states: VisualStates) -> None:
+        super().__init__()
+        self.features: Tensor | None = features
+        self.states = states
+
+    def reset(self) -> None:
+        """Forget the pictures."""
+        self.features, self.states = None, ()

@@ -68,12 +68,11 @@ def published_causal_loss(
         labels = labels.masked_fill(reading.image_end, -100)
     if mixed is not None:
         return mean_loss([mixed[:, :-1]], labels[:, 1:])
-    images = model.image_logits(reading, features)
+    visual = model.see(features)
+    images = model.image_logits(reading, visual)
     if reading.image_end is not None:
         return mean_loss((logits[:, :-1] for logits in images), labels[:, 1:])
-    ends = model.head(
-        model.language_model, model.fusion.last_visual(model.projector(features.to(reading.hidden)))
-    ).unbind(1)
+    ends = model.head(model.language_model, visual[-1]).unbind(1)
     return mean_loss((torch.cat([end, logits[:, :-1]], 1) for end, logits in zip(ends, images, strict=True)), labels)
 
 

@@ -7,7 +7,7 @@ predict a continuation's tokens from what stands before them; masked LMs predict
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from vlmig.errors import VLMIGError
+from vlmig.fusion import VisualStates
 from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
 from vlmig.reading import Reading
 from vlmig.scores import Scores
@@ -219,42 +220,49 @@ def pad_left(ids: Sequence[list[int]], pad: int, device: torch.device) -> dict[s
     return {"input_ids": rows, "attention_mask": mask}
 
 
-def score_reading(model: Model, reading: Reading, jobs: Sequence[Job], features: Tensor, results: list[Scores]) -> None:
+def score_reading(
+    model: Model, reading: Reading, jobs: Sequence[Job], visual: VisualStates | None, results: list[Scores]
+) -> None:
     """Add the log-probabilities of jobs' candidates to the results, from what the LM read of them.
 
     Args:
-        features: the pictures of each job, (B, K, P, C).
+        visual: the pictures of each job, see ``LateFusionModel.beside``; None without any.
         results: one entry per context, filled in place.
     """
-    _gather(model.text_log_probs(reading), jobs, [results[job.context].text for job in jobs])
-    if features.shape[1] == 0:
+    if visual is None:
+        _gather([model.text_log_probs(reading)], jobs, [[results[job.context].text] for job in jobs])
         return
-    _gather(model.blank_log_probs(reading), jobs, [results[job.context].blank for job in jobs])
-    for i, log_probs in enumerate(model.image_log_probs(reading, features.to(model.device))):
-        _gather(log_probs, jobs, [results[job.context].per_image[i] for job in jobs])
+    places = [[own.text, own.blank, *own.per_image] for own in (results[job.context] for job in jobs)]
+    _gather(model.predictions(reading, visual), jobs, places)
 
 
 def mix_reading(
-    model: Model, reading: Reading, jobs: Sequence[Job], features: Tensor, trust: Tensor, values: np.ndarray
+    model: Model, reading: Reading, jobs: Sequence[Job], visual: VisualStates | None, trust: Tensor, values: np.ndarray
 ) -> None:
     """Add the per-token mixture's log-probabilities of jobs to ``values``, one per context; see ``score_reading``.
 
     Args:
         trust: in each picture, (B, K).
     """
-    features = features.to(model.device)
-    mixed = (
-        model.mixed(reading, features, trust.to(model.device)) if features.shape[1] else model.text_log_probs(reading)
-    )
-    _gather(mixed, jobs, [values[job.context : job.context + 1] for job in jobs])
+    mixed = model.text_log_probs(reading) if visual is None else model.mixed(reading, visual, trust)
+    _gather([mixed], jobs, [[values[job.context : job.context + 1]] for job in jobs])
 
 
-def _gather(log_probs: Tensor, jobs: Sequence[Job], places: Sequence[np.ndarray]) -> None:
-    """Add each candidate's token log-probabilities, from (B, T, V), to its place."""
-    for row, (job, place) in enumerate(zip(jobs, places, strict=True)):
-        for candidate, ids in job.targets:
-            tokens = torch.tensor(ids, device=log_probs.device)
-            place[candidate] += log_probs[row, -len(ids) :].gather(1, tokens[:, None]).sum().item()
+def _gather(predictions: Iterable[Tensor], jobs: Sequence[Job], places: Sequence[Sequence[np.ndarray]]) -> None:
+    """Add each candidate's token log-probabilities, of each prediction (B, T, V), to the candidate's place.
+
+    Args:
+        places: of each job, an array for each prediction.
+    """
+    asked = [(row, c, ids) for row, job in enumerate(jobs) for c, ids in job.targets]
+    rows = torch.tensor([row for row, _, ids in asked for _ in ids])
+    behind = torch.tensor([i for _, _, ids in asked for i in range(-len(ids), 0)])
+    tokens = torch.tensor([token for _, _, ids in asked for token in ids])
+    found = torch.stack([p[rows, behind + p.shape[1], tokens] for p in predictions]).cpu().double().numpy()
+    starts = np.cumsum([0, *(len(ids) for _, _, ids in asked[:-1])])
+    for (row, candidate, _), values in zip(asked, np.add.reduceat(found, starts, 1).T, strict=True):
+        for place, value in zip(places[row], values, strict=True):
+            place[candidate] += value
 
 
 def likely_words(tokenizer: PreTrainedTokenizerBase, probabilities: Tensor, count: int) -> dict[str, float]:

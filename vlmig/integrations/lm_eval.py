@@ -170,7 +170,7 @@ class VlmigLM(LM):
             rows = jobs[start : start + size]
             seen = [visuals[job.context] for job in rows]
             reading = read_jobs(model, rows, self.vlmig.pad)
-            score_reading(model, reading, rows, torch.stack([own.features for own in seen]), scores)
+            score_reading(model, reading, rows, self.vlmig.sights(seen), scores)
             best = self._predicted(reading, seen if lone else []).argmax(-1).tolist()
             for row, job in zip(best, rows, strict=True):
                 for candidate, ids in job.targets:
@@ -180,11 +180,12 @@ class VlmigLM(LM):
     def _predicted(self, reading: Reading, seen: list[Visuals]) -> Tensor:
         """Predict the next token of every position, (B, T, V): by the mixture where there are pictures."""
         model, config = self.vlmig.model, self.vlmig.config
-        if not seen or not len(seen[0].features):
+        visual = self.vlmig.sights(seen) if seen else None
+        if visual is None:
             return model.text_log_probs(reading)
         alignment = torch.stack([own.alignment for own in seen])
         trust = image_trust(config.weights, alignment, config.alignment_floor).to(model.device)
-        return model.mixed(reading, torch.stack([own.features for own in seen]).to(model.device), trust)
+        return model.mixed(reading, visual, trust)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Give every text its log-probability, in windows as lm-eval's own models read it, mixed at every token.

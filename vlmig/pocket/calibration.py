@@ -138,8 +138,8 @@ def _texts(model: VLMIG) -> list[ReadText]:
     for text, seen in zip(texts, visuals, strict=True):
         ids = model.tokenizer(text).input_ids
         reading = read_padded(model.model, [ids[:-1]], len(ids) - 1, ids[0])  # type: ignore[arg-type]
-        images = [log_probs[0] for log_probs in model.model.image_log_probs(reading, seen.features[None])]
-        alone, blank = model.model.text_log_probs(reading)[0], model.model.blank_log_probs(reading)[0]
+        visual = model.model.beside(seen.features[None])
+        alone, blank, *images = [log_probs[0] for log_probs in model.model.predictions(reading, visual)]
         read.append(ReadText(alone, images, blank, seen.alignment, torch.tensor(ids[1:])[:, None]))
     return read
 
