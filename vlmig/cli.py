@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from vlmig import commands, data_commands
+from vlmig.argument_types import numbers, pictures, shard, size, words
 from vlmig.errors import VLMIGError
 
 POLICIES = ["subject", "question", "sentences", "option"]
@@ -97,9 +97,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _ask_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("question", help="may hold marks <image> where pictures stand")
     sub.add_argument(
-        "--choices", type=_words, help="comma-separated answers; a text or the likeliest next words without"
+        "--choices", type=words, help="comma-separated answers; a text or the likeliest next words without"
     )
-    sub.add_argument("--k", type=int, help="pictures to imagine (default: 6, or none with --image; 0: text only)")
+    sub.add_argument(
+        "--k", type=pictures, help="pictures: a number (default: 6, or none with --image), or auto: as many as needed"
+    )
     sub.add_argument("--prompt", help="what to imagine (default: the question's subject)")
     sub.add_argument(
         "--policy", choices=POLICIES[:3], help="what of the question to imagine (default: the checkpoint's)"
@@ -152,7 +154,7 @@ def _imagine_options(sub: argparse.ArgumentParser) -> None:
     )
     many.add_argument("--column", default="prompt", help="field of .jsonl, .csv or dataset (default: prompt)")
     many.add_argument("--split", default="train", help="split of a dataset (default: train)")
-    many.add_argument("--shard", type=_shard, help="I/N: only part I of N of the prompts (default: torchrun's rank)")
+    many.add_argument("--shard", type=shard, help="I/N: only part I of N of the prompts (default: torchrun's rank)")
     many.add_argument(
         "--report", type=Path, help="write alignment, diversity and redraws of each prompt to a .jsonl file"
     )
@@ -167,11 +169,12 @@ def _imagine_options(sub: argparse.ArgumentParser) -> None:
 def _eval_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--tasks",
-        type=_words,
+        type=words,
         required=True,
         help="comma-separated tasks: names, with @split for another split, or .yaml files",
     )
-    sub.add_argument("--k", type=_numbers, default=[0, 6], help="comma-separated numbers of pictures (default: 0,6)")
+    text = "comma-separated numbers of pictures, or auto: as many as each answer needs (default: 0,6)"
+    sub.add_argument("--k", type=numbers, default=[0, 6], help=text)
     sub.add_argument("--out", type=Path, required=True, help="folder for results.json, samples and report.html")
     sub.add_argument(
         "--data",
@@ -183,16 +186,15 @@ def _eval_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--subset", choices=["all", "covered"], default="all", help="covered: only what the pocket world can draw"
     )
-    sub.add_argument("--seed", type=_numbers, default=[0], help="comma-separated imagination seeds")
-    sub.add_argument("--mix", type=_words, default=[], help="further mixing rules: prob, logit, geometric, evidence")
+    sub.add_argument("--seed", type=numbers, default=[0], help="comma-separated imagination seeds")
+    sub.add_argument("--mix", type=words, default=[], help="further mixing rules: prob, logit, geometric, evidence")
     sub.add_argument(
-        "--weights", type=_words, default=[], help="further weights: uniform, clip, doubled, entropy, learned"
+        "--weights", type=words, default=[], help="further weights: uniform, clip, doubled, entropy, learned"
     )
     sub.add_argument(
         "--control",
-        type=_words,
-        default=["none", "blank", "shuffled", "caption", "few-shot"],
-        help="what stands beside the pictures (default: none,blank,shuffled,caption,few-shot)",
+        type=words,
+        help="what stands beside the pictures: none,blank,shuffled,caption,few-shot (default: all of them; with --k auto alone not shuffled)",
     )
     sub.add_argument(
         "--calibrated", action="store_true", help="divide by the LM's prediction for a content-free question"
@@ -260,7 +262,7 @@ def _instruct_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--endpoint", metavar="URL", help="address that speaks OpenAI's protocol (default: this machine)")
     sub.add_argument("--key-variable", metavar="NAME", help="environment variable of its key (default: OPENAI_API_KEY)")
     kinds = ["conversation", "detail", "reasoning"]
-    sub.add_argument("--kinds", type=_words, default=kinds, help=f"what to write (default: {','.join(kinds)})")
+    sub.add_argument("--kinds", type=words, default=kinds, help=f"what to write (default: {','.join(kinds)})")
     for name, kind, default, text in (
         ("limit", int, None, "only the first N images"),
         ("regions", int, 16, "most phrases, and most boxes, that the teacher is told of an image"),
@@ -301,33 +303,8 @@ def _store_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--store", type=Path, help="folder of imagined features (default: VLMIG_STORE or the user's cache)"
     )
-    sub.add_argument("--store-limit", type=_size, help="keep at most this much, such as 20GB (default: everything)")
+    sub.add_argument("--store-limit", type=size, help="keep at most this much, such as 20GB (default: everything)")
     sub.add_argument("--no-pictures", action="store_true", help="keep features only, not the pictures")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected comma-separated whole numbers") from None
-
-
-def _size(text: str) -> int:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip())
-    if not found:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of bytes such as 500MB or 20GB")
-    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, _, count = text.partition("/")
-    if not (part.isdigit() and count.isdigit() and 1 <= int(part) <= int(count)):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected I/N with I from 1 to N, such as 2/4")
-    return int(part) - 1, int(count)
 
 
 def _quiet(verbose: bool) -> None:

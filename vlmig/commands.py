@@ -62,7 +62,7 @@ def ask(arguments: argparse.Namespace) -> None:
     """Answer one question, about given pictures or imagined ones."""
     if not arguments.question.strip():  # before anything heavy is loaded
         raise VLMIGError('the question is empty; ask something, e.g. vlmig ask "What is the color of a banana?"')
-    if arguments.k is not None and arguments.k < 0:
+    if isinstance(arguments.k, int) and arguments.k < 0:
         raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more pictures")
     given = _given(arguments)
     model = _load(arguments, **({"prompt_policy": arguments.policy} if arguments.policy else {}))
@@ -223,17 +223,20 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from vlmig.evaluation.declared import choose_tasks
     from vlmig.evaluation.report import table, write_report
     from vlmig.evaluation.results import measure_tasks
-    from vlmig.evaluation.run import Evaluator, Settings
+    from vlmig.evaluation.run import Evaluator
+    from vlmig.evaluation.settings import CONTROLS, Settings
     from vlmig.evaluation.sources import fetch
     from vlmig.pocket import tasks as pocket
+    from vlmig.stopping import MOST
     from vlmig.store import default_store
 
     tasks = choose_tasks(arguments.tasks, pocket.TASKS, arguments.protocol or "default")
+    whole = "auto" not in str(arguments.k) or max(k for k in (0, *arguments.k) if isinstance(k, int)) >= MOST
     settings = Settings(
         ks=arguments.k,
         mixes=arguments.mix,
         weights=arguments.weights,
-        controls=arguments.control,
+        controls=arguments.control or [name for name in CONTROLS if whole or name != "shuffled"],
         seeds=arguments.seed,
         limit=arguments.limit,
         policy=arguments.policy,

@@ -111,6 +111,8 @@ class VLMIGConfig(PreTrainedConfig):
     """Exponent of the text model's doubt (1 - its highest probability): 0 always listens to pictures."""
     alignment_floor: float = 0.2
     """Alignment under which a picture is a guess, which ``entropy`` weights do not listen to."""
+    auto: dict[str, Any] | None = None
+    """When ``k="auto"`` imagines and stops, see ``vlmig.stopping.Stopping``; None where that was not calibrated."""
     protocol: str = "default"
     """``reference`` repeats what the published code does where its numbers depend on it, see ``docs/fidelity.md``."""
     trained: bool = False

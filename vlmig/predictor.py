@@ -24,11 +24,14 @@ from vlmig.checkpoint import (
 )
 from vlmig.config import IMAGE, VLMIGConfig, changed
 from vlmig.errors import VLMIGError
+from vlmig.looker import DEFAULT_K
 from vlmig.modeling import VLMIGForMaskedLM, class_for
-from vlmig.reader import DEFAULT_K, Reader
+from vlmig.reader import Reader
 from vlmig.scores import Scores
-from vlmig.scoring import Job, likely_words, read_jobs
+from vlmig.scoring import Job, likely_words, read_jobs, spaced
+from vlmig.sequential import Asked, ask_all
 from vlmig.shown import unmarked
+from vlmig.stopping import Stopping
 from vlmig.store import FeatureStore
 from vlmig.timing import Stopwatch
 from vlmig.vision import Pictures, VisionEncoder
@@ -99,7 +102,7 @@ class VLMIG(Reader):
         self,
         question: str,
         choices: Sequence[str] | None = None,
-        k: int | None = None,
+        k: int | str | None = None,
         *,
         images: Pictures = (),
         shots: Sequence[Shot] = (),
@@ -109,7 +112,8 @@ class VLMIG(Reader):
         """Answer a question by choosing among ``choices``, or among the likeliest next words without them.
 
         Args:
-            k: imagined pictures; 6 when None, or none where pictures are given.
+            k: imagined pictures; 6 when None, or none where pictures are given. ``auto`` imagines where it can matter and stops when
+                the answer is safe (``vlmig.stopping``), ``auto:0.01`` at another error level.
             images: given pictures, or one. With early fusion they stand at the question's marks (``<image>``) or, without any,
                 before it; with late fusion they take the imagined ones' place.
             shots: demonstrations that come first: (pictures, question, answer) each.
@@ -119,7 +123,8 @@ class VLMIG(Reader):
                 ``entropy``), the checkpoint's own when None; ``max_new_tokens`` of the steps.
 
         Raises:
-            VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule, pictures that do not fit.
+            VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule, pictures that do not fit; ``auto``
+                without choices, or with pictures or steps.
         """
         own = Asking(**settings)
         if not question.strip():
@@ -130,7 +135,8 @@ class VLMIG(Reader):
         gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
         asked = Conversation.of(question.strip(), images, shots, self.config, self.tokenizer)
         context, rationale = asked.context(gap), ""
-        visuals = self._around(asked, own.prompt, k, own.seed)
+        rule = self._rule(k, choices is not None and not asked.pictures and not steps)
+        visuals = self._around(asked, own.prompt, 0 if isinstance(k, str) else k, own.seed)
         if steps:
             rationale = self._continued(asked, asked.begun(THINKING), visuals, own.max_new_tokens)
             context = asked.concluded(rationale)
@@ -138,7 +144,12 @@ class VLMIG(Reader):
             options = list(choices) if choices is not None else list(self._likely(context, visuals, 8))
             verbatim = asked.template != "question" and not steps and not gap
             follow = asked.following(options) if verbatim else options
-            scores, alone = self._weighed(context, follow, visuals, verbatim)
+            if rule is None:
+                scores, alone = self._weighed(context, follow, visuals, verbatim)
+            else:
+                one = Asked(self, [[(context, follow if verbatim else spaced([follow])[0])]], rule, setting)
+                ask_all([one], lambda _, n: [self._around(asked, own.prompt, n, own.seed)])
+                scores, alone, visuals = one.scores[0], one.scores[0].text, one.visuals
         count = len(visuals.features)
         mixed = np.exp(scores.mixed(count, *setting))
         return Answer(
@@ -155,6 +166,45 @@ class VLMIG(Reader):
             shown=asked.pictures if len(visuals.shown) else [],
             rationale=rationale,
         )
+
+    def _rule(self, k: int | str | None, decides: bool) -> Stopping | None:
+        """Return when to stop imagining, or None for a number of pictures."""
+        if not isinstance(k, str):
+            return None
+        if not decides:
+            raise VLMIGError(
+                f"k={k!r} decides between answers by imagined pictures; expected choices, and neither images nor steps, or a number"
+            )
+        return Stopping.asked(k, self.config.auto)
+
+    def loglikelihood(
+        self, pairs: Sequence[tuple[str, str]], k: int | str | None = None, **settings: Any
+    ) -> list[float]:
+        """Return log p(continuation | context) of each pair, see ``Reader.loglikelihood``.
+
+        Args:
+            k: a number of pictures, or ``auto``: as many as are needed to choose between the continuations of one context.
+            settings: of ``Reader.loglikelihood``.
+
+        Raises:
+            VLMIGError: ``auto`` and a context with only one continuation, or with images.
+        """
+        if not isinstance(k, str):
+            return super().loglikelihood(pairs, k, **settings)
+        rivals: dict[str, list[str]] = {}
+        for context, continuation in pairs:
+            rivals.setdefault(context, []).append(continuation)
+        rule = self._rule(k, settings.get("images") is None and min(map(len, rivals.values()), default=2) > 1)
+        assert rule is not None
+        texts, setting = list(rivals), self.config.setting()
+        asked = [Asked(self, [[rival]], rule, setting) for rival in rivals.items()]
+
+        def draw(members: Sequence[int], count: int) -> list[Visuals]:
+            return self.imagine([texts[i] for i in members], count, settings.get("seed", 0), policy=None)
+
+        ask_all(asked, draw)
+        seen = {context: own.visuals for context, own in zip(texts, asked, strict=True)}
+        return super().loglikelihood(pairs, visuals=[seen[context] for context, _ in pairs], **settings)
 
     def _weighed(
         self, context: str, choices: Sequence[str], visuals: Visuals, verbatim: bool

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vlmig.config import VLMIGConfig
-from vlmig.early_fusion import mark_places
 from vlmig.errors import VLMIGError
+from vlmig.looker import Looker
 from vlmig.mixture import image_trust
 from vlmig.modeling import VLMIGForCausalLM
 from vlmig.reading import Reading
 from vlmig.scores import Scores
 from vlmig.scoring import (
     Job,
-    Model,
     alike,
     collect_jobs,
     cut_left,
@@ -32,119 +27,13 @@ from vlmig.scoring import (
     score_reading,
     spaced,
 )
-from vlmig.shown import marked, places_of, refuse_marks, stacked, unmarked, written
-from vlmig.sights import Sights
-from vlmig.store import FeatureStore, default_store
-from vlmig.timing import Stopwatch
-from vlmig.vision import Pictures, all_opened
-from vlmig.visuals import Imagination, Visuals
-
-DEFAULT_K = 6
-BESIDE = "this model looks at pictures beside the text"
+from vlmig.shown import places_of, refuse_marks, stacked, written
+from vlmig.vision import Pictures
+from vlmig.visuals import Visuals
 
 
-class Reader:
-    """Texts beside pictures: their log-probabilities, and how they go on.
-
-    Args:
-        model: base LM with adapter.
-        tokenizer: the base LM's.
-        folder: the checkpoint's folder, against which ``./`` components are resolved.
-        store: where imagined features are kept, or its folder; the user's cache when None.
-    """
-
-    def __init__(
-        self, model: Model, tokenizer: Any, folder: Path, store: str | Path | FeatureStore | None = None
-    ) -> None:
-        self.model, self.tokenizer, self.folder = model, tokenizer, folder
-        self.config: VLMIGConfig = model.config
-        if self.config.fusion == "prefix":
-            mark_places(tokenizer, self.config)
-        self.stopwatch = Stopwatch()
-        kept = store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
-        self.sights = Sights(model)
-        self.imagination = Imagination(self.config, folder, kept, self.stopwatch)
-
-    def imagine(
-        self,
-        texts: Sequence[str],
-        k: int,
-        seed: int = 0,
-        progress: bool = False,
-        *,
-        policy: str | None = "question",
-        options: Sequence[str] | None = None,
-    ) -> list[Visuals]:
-        """Imagine k pictures for each text, or take them from the store; see ``Imagination.visuals``.
-
-        Args:
-            policy: how a text becomes a prompt, see ``prompts_for``; the checkpoint's own way when None.
-            options: an answer for each text, which only the policy ``option`` shows.
-        """
-        gap = self.tokenizer.mask_token or "\0"
-        pairs = zip(texts, options or [""] * len(texts), strict=True)
-        prompts = [self.imagination.prompts(t.replace(gap, " ").strip(), k, policy, option) for t, option in pairs]
-        return self.imagination.visuals(prompts, k, seed, progress)
-
-    def look(
-        self,
-        images: Sequence[Pictures],
-        texts: Sequence[str],
-        k: int | None = None,
-        seed: int = 0,
-        *,
-        policy: str | None = "question",
-        options: Sequence[str] | None = None,
-    ) -> list[Visuals]:
-        """Encode pictures that are given for each text, every one once.
-
-        With early fusion they are shown in the text, beside k imagined ones (none when None): each stands at a mark
-        (``vlmig.config.IMAGE``) of it, in order, or before a text without marks. With late fusion they take the imagined pictures'
-        place, compared with the prompt that would be imagined.
-
-        Args:
-            images: pictures, or one picture, of each text.
-            policy: how a text becomes a prompt, see ``imagine``.
-
-        Raises:
-            VLMIGError: what is no picture; with early fusion more or fewer marks than pictures, with late fusion marks, or a k.
-        """
-        if len(images) != len(texts):
-            raise VLMIGError(f"pictures for {len(images)} texts, {len(texts)} texts; expected as many")
-        own = [all_opened(pictures) for pictures in images]
-        options = options or [""] * len(texts)
-        if self.config.fusion == "prefix":
-            for text, pictures in zip(texts, own, strict=True):
-                marked(text, len(pictures))
-            seen = iter(self.imagination.look(list(chain(*own))))
-            beside = self.imagine([unmarked(text) for text in texts], k or 0, seed, policy=policy, options=options)
-            shown = [[next(seen).patches.float() for _ in pictures] for pictures in own]
-            return [replace(v, shown=torch.stack(f)) if f else v for v, f in zip(beside, shown, strict=True)]
-        refuse_marks(texts, f"{BESIDE}; leave it out")
-        if k is not None:
-            raise VLMIGError(f"k={k} with pictures; expected no k: {BESIDE}, and they take the imagined ones' place")
-        self.imagination.look(list(chain(*own)))  # in whole batches
-        gap = self.tokenizer.mask_token or "\0"
-        return [
-            self.imagination.given(
-                pictures,
-                self.imagination.prompts(text.replace(gap, " ").strip(), len(pictures), policy, option, drawn=False),
-            )
-            for text, pictures, option in zip(texts, own, options, strict=True)
-        ]
-
-    def _seen(
-        self,
-        texts: Sequence[str],
-        k: int | None,
-        seed: int,
-        images: Sequence[Pictures] | None,
-        options: Sequence[str] | None = None,
-    ) -> list[Visuals]:
-        """Give each text its pictures, imagined or given, by the checkpoint's own policy."""
-        if images is None:
-            return self.imagine(texts, DEFAULT_K if k is None else k, seed, policy=None, options=options)
-        return self.look(images, texts, k, seed, policy=None, options=options)
+class Reader(Looker):
+    """Texts beside pictures: their log-probabilities, and how they go on."""
 
     def score(
         self,
@@ -168,19 +57,19 @@ class Reader:
         choices = choices if verbatim else spaced(choices)
         results = [Scores.zero(len(own), seen.alignment.numpy()) for own, seen in zip(choices, visuals, strict=True)]
         with torch.inference_mode():
-            for rows, seen, reading in self._readings(contexts, choices, visuals, batch, first):
+            for rows, seen, reading in self.readings(contexts, choices, visuals, batch, first):
                 score_reading(self.model, reading, rows, self.sights(seen), results)
         return results
 
-    def _readings(
+    def readings(
         self,
         contexts: Sequence[str],
         choices: Sequence[Sequence[str]],
         visuals: Sequence[Visuals],
-        batch: int,
+        batch: int = 32,
         first: bool = False,
     ) -> Iterator[tuple[list[Job], list[Visuals], Reading]]:
-        """Read jobs of similar length, and with as many pictures beside them, together."""
+        """Read jobs of similar length, and with as many pictures beside them, together: (jobs, their pictures, what was read)."""
         early = self.config.fusion == "prefix"
         refuse_marks([option for own in choices for option in own] if early else [], "pictures stand in the context")
         texts = [self._written(context, seen) for context, seen in zip(contexts, visuals, strict=True)]
@@ -261,6 +150,7 @@ class Reader:
         seed: int = 0,
         per: str = "token",
         batch: int = 32,
+        visuals: Sequence[Visuals] | None = None,
     ) -> list[float]:
         """Return log p(continuation | context) of each pair; pictures show what the ``prompt_policy`` says.
 
@@ -271,6 +161,7 @@ class Reader:
             images: pictures that are given for each context, see ``look``.
             per: ``token`` mixes at every token (what ``generate`` follows); ``sequence`` mixes the continuation's whole
                 probabilities, one per picture. They differ from two tokens on.
+            visuals: from ``imagine`` or ``look``, instead of k and images.
 
         Raises:
             VLMIGError: another ``per``.
@@ -278,13 +169,14 @@ class Reader:
         if per not in ("token", "sequence"):
             raise VLMIGError(f"per={per!r}; expected token or sequence")
         contexts, choices = [context for context, _ in pairs], [[continuation] for _, continuation in pairs]
-        visuals = self._seen(contexts, k, seed, images, [own for _, own in pairs])
+        if visuals is None:
+            visuals = self._seen(contexts, k, seed, images, [own for _, own in pairs])
         if per == "sequence":
             scored = self.score(contexts, choices, visuals, batch, verbatim=True)
             return [float(own.sequences(len(own.per_image), *self.config.setting())[0]) for own in scored]
         values = np.zeros(len(pairs))
         with torch.inference_mode():
-            for rows, seen, reading in self._readings(contexts, choices, visuals, batch):
+            for rows, seen, reading in self.readings(contexts, choices, visuals, batch):
                 trust = torch.cat([self._trust(own) for own in seen])
                 mix_reading(self.model, reading, rows, self.sights(seen), trust, values)
         return [float(value) for value in values]

@@ -11,6 +11,9 @@ import torch
 
 from vlmig.mixture import image_trust, mix
 
+Setting = tuple[str, str, float, float, float]
+"""Mixing rule, kind of weights, strength, doubt and alignment floor, see ``VLMIGConfig.setting``."""
+
 
 @dataclass
 class Scores:
@@ -48,6 +51,20 @@ class Scores:
             np.stack([one.blank for one in many]),
             np.stack([one.alignment for one in many], 1),
         )
+
+    def alone(self, k: int) -> Scores:
+        """Ask the same question k times, each time beside another one of the first k pictures."""
+        text, blank = (np.repeat(own[None], k, 0) for own in (self.text, self.blank))
+        return Scores(text, self.per_image[None, :k], blank, self.alignment[None, :k])
+
+    def beside(self, more: Scores) -> Scores:
+        """Put the pictures of the same candidates behind each other, those of ``more`` last; it knows the empty picture, too."""
+        images = np.concatenate([self.per_image, more.per_image])
+        return Scores(self.text, images, more.blank, np.concatenate([self.alignment, more.alignment]))
+
+    def first(self, k: int) -> Scores:
+        """Keep the first k pictures."""
+        return self.split(k)[0]
 
     def split(self, k: int) -> tuple[Scores, Scores]:
         """Part the first k pictures from the others, where two sets were scored in one pass."""

@@ -53,9 +53,19 @@ class Visuals:
     shown: Tensor = field(default_factory=lambda: torch.zeros(0))
     """Features of the pictures that are shown in the text, in their order, (M, P, C)."""
 
+    @classmethod
+    def none(cls, config: VLMIGConfig, prompts: Sequence[str] = ()) -> Visuals:
+        """Return no pictures: text alone."""
+        return cls(list(prompts), torch.zeros(0, config.vision_patches, config.vision_width), torch.zeros(0), [], [])
+
     def first(self, k: int) -> Visuals:
         """Keep the first k pictures beside the text, and all of those in it."""
-        parts = (self.prompts[:k], self.features[:k], self.alignment[:k], self.items[:k], self.keys[:k])
+        return self.between(0, k)
+
+    def between(self, start: int, end: int) -> Visuals:
+        """Keep some of the pictures beside the text, and all of those in it."""
+        own = slice(start, end)
+        parts = (self.prompts[own], self.features[own], self.alignment[own], self.items[own], self.keys[own])
         return Visuals(*parts, self.shown)
 
     @property
@@ -178,8 +188,7 @@ class Imagination:
         if k < 0:
             raise VLMIGError(f"k={k}; expected 0 (text only) or more pictures")
         if k == 0 or not prompts:
-            empty = torch.zeros(0, self.config.vision_patches, self.config.vision_width)
-            return [Visuals(list(own[:1]), empty, torch.zeros(0), [], []) for own in prompts]
+            return [Visuals.none(self.config, own[:1]) for own in prompts]
         requests = [self._requests(own[:k], seed) for own in prompts]
         found = self._find_or_make({r: self.address(r) for own in requests for r in own}, progress)
         texts = self._embedded({r.prompt for own in requests for r in own})

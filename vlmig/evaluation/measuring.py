@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from vlmig.evaluation.adaptive import measured, parts_of, rule_for
 from vlmig.evaluation.items import Item, Question, Task
 from vlmig.evaluation.journal import key_of
 from vlmig.evaluation.settings import Settings
@@ -43,7 +44,9 @@ class Plan:
         self.model, self.settings, self.task, self.identity = model, settings, task, identity
         self.ks, self.k = settings.every_k, settings.every_k[-1]
         self.policy = self.settings.policy or task.policy
-        self.others = others(items) if "shuffled" in self.settings.controls and task.kind == "choice" else {}
+        self.rule = rule_for(model, settings, task)
+        shuffled = "shuffled" in self.settings.controls and task.kind == "choice"
+        self.others = others(items) if shuffled else {}
         self.solved = task.demonstrations(data) if "few-shot" in self.settings.controls else []
         self._solved = key_of(items=[asdict(item) for item in self.solved])
         for control, there in (("shuffled", self.others), ("few-shot", self.solved)):
@@ -58,7 +61,7 @@ class Plan:
             model=self.identity,
             task=[getattr(self.task, name) for name in DECIDES],
             item=asdict(item),
-            ks=self.ks if self.task.scoring == "sequence" or self.task.kind != "choice" else self.k,
+            ks=self._decisive_ks(),
             seed=seed,
             policy=self.policy,
             controls=controls,
@@ -66,6 +69,12 @@ class Plan:
             solved=self._solved,
             calibrated=settings.calibrated,
         )
+
+    def _decisive_ks(self) -> Any:
+        """Return what of the numbers of pictures decides a measurement: any k up to the largest is computed from it."""
+        if self.rule is not None:
+            return {"least": self.k, **self.rule.described()}
+        return self.ks if self.task.scoring == "sequence" or self.task.kind != "choice" else self.k
 
     def records(self, items: list[Item], seed: int) -> Iterator[Record]:
         """Measure items: their pictures together, then item by item, so that no number depends on an item's neighbours."""
@@ -75,6 +84,10 @@ class Plan:
         if self.task.kind == "text" or self.task.scoring == "sequence":
             yield from self._losses(items, seed)
             return
+        if self.rule is not None:
+            pairs = list(zip(items, measured(self, self.rule, items, seed), strict=True))
+            yield from self._alone(items, [self._record(item, seen, scores) for item, (seen, scores) in pairs])
+            return
         seen = self._imagine(items, seed)
         unseen = self._imagine([self.others[item.cluster] for item in items], seed) if self.others else None
         device = self.model.model.device
@@ -82,10 +95,10 @@ class Plan:
         count = len(items)
         parts = [range(i, i + 1) for i in range(count)] if device.type == "cpu" else [range(count)]
 
-        def measured(part: range) -> list[Record]:
+        def choices(part: range) -> list[Record]:
             return self._choices(*([own[i] for i in part] if own else None for own in (items, seen, unseen)))  # type: ignore[arg-type]
 
-        for records in spread(measured, parts, device):
+        for records in spread(choices, parts, device):
             yield from records
 
     def _imagine(self, items: Sequence[Item], seed: int) -> list[list[Visuals]]:
@@ -119,7 +132,11 @@ class Plan:
             self._record(item, sets, scores)
             for item, sets, scores in zip(items, seen, self._scores(items, both), strict=True)
         ]
-        alone = [[sets[0].first(0)] for sets in seen]
+        return self._alone(items, records)
+
+    def _alone(self, items: list[Item], records: list[Record]) -> list[Record]:
+        """Add what is read without pictures to the records."""
+        alone = [[Visuals.none(self.model.config)]] * len(items)
         for name, asked in self._texts_alone(items).items():
             chosen = {i: item for i, item in enumerate(asked) if item is not None}
             scored = self._scores(list(chosen.values()), [alone[i] for i in chosen])
@@ -139,8 +156,10 @@ class Plan:
         return asked
 
     def _record(self, item: Item, seen: list[Visuals], scores: list[Scores]) -> Record:
-        """Put down all that was measured beside pictures; the first k are the item's own, the others another object's."""
-        parted = [score.split(self.k) for score in scores]
+        """Put down all that was measured beside pictures; those of the item's own sets come first, then another object's."""
+        sizes = [len(own.features) for own in seen]
+        each = sizes * len(scores) if len(sizes) == 1 else sizes[:: len(sizes) // len(scores)]
+        parted = [score.split(k) for score, k in zip(scores, each, strict=True)]
         record: Record = {
             "pictures": [own.keys for own in seen],
             "prompts": list(dict.fromkeys(prompt for own in seen for prompt in own.prompts)),
@@ -174,15 +193,15 @@ class Plan:
             counts.append([])
             for question in item.questions:
                 drawn = self._apart(question) and len(own) > 1
-                whole = range(len(question.continuations))
-                parts = [(c,) for c in whole] if drawn or len(question.contexts) > 1 else [whole]
                 shared = None if drawn else next(sets)
-                for part in parts:
-                    contexts.append(question.context(part[0]))
-                    choices.append([question.continuations[c] for c in part])
+                parts = parts_of(question, drawn)
+                for context, candidates in parts:
+                    contexts.append(context)
+                    choices.append(candidates)
                     visuals.append(shared or next(sets))
                 counts[-1].append(len(parts))
-        flat = iter(self.model.score(contexts, choices, visuals, first=self.task.scoring == "first_token"))
+        first = self.task.scoring == "first_token"
+        flat = iter(self.model.score(contexts, choices, visuals, first=first))
         return [[self._joined([next(flat) for _ in range(count)]) for count in own] for own in counts]
 
     def _joined(self, parts: list[Scores]) -> Scores:
@@ -193,7 +212,7 @@ class Plan:
     def _cosines(self, item: Item, seen: list[Visuals]) -> list[list[float]] | None:
         """Compare each picture of the first set with a statement of each candidate: (K, C); None without a text side."""
         statements = [self.task.statement.format(picture=item.picture, choice=choice) for choice in item.choices]
-        texts = self.model.imagination.encoder.encode_text(statements) if self.k else None
+        texts = self.model.imagination.encoder.encode_text(statements) if seen[0].items else None
         if texts is None:
             return None
         return _listed(torch.stack([shown.pooled for shown in seen[0].items]).float() @ texts.T.float())

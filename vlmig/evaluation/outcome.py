@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmig.evaluation.adaptive import rule_of, setting_of
 from vlmig.evaluation.items import Item, Task
 from vlmig.evaluation.metrics import exact_match, f1
 from vlmig.evaluation.readout import BASELINES, Readout, Record, confidence
@@ -23,7 +24,7 @@ Row = dict[str, Any]
 class Condition:
     """What was done to get an answer."""
 
-    k: int
+    k: int | str
     mix: str
     weights: str
     control: str = "none"
@@ -92,7 +93,7 @@ def _planned(evaluator: Evaluator, outcome: Outcome, readouts: Sequence[Readout]
         for k in ks[1:]:
             for rule in every:
                 yield Condition(k, *rule, control)
-    for mix in BASELINES if main_k else ():
+    for mix in BASELINES if main_k and isinstance(main_k, int) else ():
         if mix == "vote" or all(record.get("clip") for r in readouts for record in r.records):
             yield Condition(main_k, mix, "uniform")
 
@@ -104,15 +105,34 @@ def _choices(evaluator: Evaluator, outcome: Outcome) -> None:
     table = _Table(evaluator, outcome, *readouts[0].entries())
     for condition in _planned(evaluator, outcome, readouts):
         found = [r.read(*astuple(condition)) for r in readouts]
-        right = [r.correct(own) for r, own in zip(readouts, found, strict=True)]
-        normal = [r.correct(own, normalised=True) for r, own in zip(readouts, found, strict=True)]
-        sure = [r.counted(confidence(own)) for r, own in zip(readouts, found, strict=True)]
-        table.add(condition, right, {"acc_norm": normal}, sure)
+        table.add_choices(condition, readouts, found)
         if condition == table.main:
-            outcome.answers = {
-                seed: _answers(r, own) for seed, r, own in zip(outcome.records, readouts, found, strict=True)
-            }
+            outcome.answers = _answered(outcome, readouts, found)
+    _until_safe(evaluator, outcome, readouts, table)
     table.compare()
+
+
+def _until_safe(evaluator: Evaluator, outcome: Outcome, readouts: Sequence[Readout], table: _Table) -> None:
+    """Add the condition of as many pictures as each answer needs, and how many these were."""
+    rule = rule_of(evaluator.model, evaluator.settings, outcome.task)
+    if rule is None:
+        return
+    setting = setting_of(evaluator.model, outcome.task)
+    counts = [readout.used(rule, setting) for readout in readouts]
+    found = [r.read_until(own, *outcome.main) for r, own in zip(readouts, counts, strict=True)]
+    condition = Condition(str(evaluator.settings.auto), *outcome.main)
+    table.add_choices(condition, readouts, found)
+    table.count(condition, [r.counted(own.astype(float)) for r, own in zip(readouts, counts, strict=True)], rule.most)
+    if condition == table.main:
+        outcome.answers = _answered(outcome, readouts, found)
+    for own, readout, (seed, records) in zip(counts, readouts, outcome.records.items(), strict=True):
+        said = outcome.answers.setdefault(seed, [{} for _ in records])
+        for i, row in enumerate(said):
+            row["used"] = own[readout.owner == i].tolist()
+
+
+def _answered(outcome: Outcome, readouts: Sequence[Readout], found: list[list[np.ndarray]]) -> dict[int, list[Row]]:
+    return {seed: _answers(r, own) for seed, r, own in zip(outcome.records, readouts, found, strict=True)}
 
 
 def _answers(readout: Readout, found: list[np.ndarray]) -> list[Row]:
@@ -175,6 +195,21 @@ class _Table:
             for name, mask in self.masks.items()
             for many in (False, True)
         }
+
+    def add_choices(self, condition: Condition, readouts: Sequence[Readout], found: list[list[np.ndarray]]) -> None:
+        """Add a condition of questions with candidates, by the log-likelihoods of each seed."""
+        pairs = list(zip(readouts, found, strict=True))
+        right = [readout.correct(own) for readout, own in pairs]
+        normal = [readout.correct(own, normalised=True) for readout, own in pairs]
+        self.add(condition, right, {"acc_norm": normal}, [r.counted(confidence(own)) for r, own in pairs])
+
+    def count(self, condition: Condition, counts: list[np.ndarray], most: int) -> None:
+        """Note in a condition's rows how many pictures its answers needed, on average, and the share that is of all."""
+        for row in self.outcome.conditions:
+            if all(row[name] == value for name, value in vars(condition).items()):
+                seeds = [s for s, seed in enumerate(self.seeds) if row["seed"] in (seed, EVERY_SEED)]
+                mean = float(np.mean([counts[s][self.masks[row["subset"]]] for s in seeds]))
+                row |= {"pictures": mean, "most": most, "share": mean / most}
 
     def add(
         self,
@@ -246,6 +281,7 @@ def compare(
     against = {
         "text-only": Condition(0, mix, weights),
         "k=1": Condition(1, mix, weights),
+        **{f"k={c.k}": c for c in correct if isinstance(c.k, str) and c.k != k},
         **{c: Condition(k, mix, weights, c) for c in ("shuffled", "blank")},
         **{c: Condition(0, mix, weights, c) for c in ("caption", "few-shot")},
         **{b: Condition(k, b, "uniform") for b in BASELINES},

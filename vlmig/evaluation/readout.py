@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache, cached_property
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 from vlmig.config import VLMIGConfig
 from vlmig.evaluation.items import Item, Task
-from vlmig.scoring import Scores
+from vlmig.scores import Scores, Setting
+from vlmig.stopping import Stopping
 
 BASELINES = ("vote", "clip", "zlavi")
 """Other ways to use the same pictures: the majority of their answers; CLIP's choice between statements, pictures averaged; and the
@@ -74,14 +75,32 @@ class Readout:
             made.append(Scores(own, seen, empty, np.array(a, dtype=float)))
         return made
 
-    @cached_property
-    def _groups(self) -> list[np.ndarray]:
-        """Put questions with equally many candidates together."""
-        sizes = np.array([len(length) for length in self.lengths])
-        return [np.flatnonzero(sizes == size) for size in np.unique(sizes)]
+    def _groups(self, scores: list[Scores], k: int) -> list[list[int]]:
+        """Put questions with equally many candidates, and as many pictures of the first k, together."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, score in enumerate(scores):
+            groups.setdefault((len(score.text), min(k, len(score.per_image))), []).append(i)
+        return list(groups.values())
+
+    def used(self, rule: Stopping, setting: Setting) -> np.ndarray:
+        """Return how many pictures each question's answer needs, (Q,); questions that share pictures need as many."""
+        scores, counts = self.scores("none"), np.zeros(len(self.owner), dtype=int)
+        for i, record in enumerate(self.records):
+            own = np.flatnonzero(self.owner == i)
+            for members in [own] if len(record["pictures"]) == 1 else own[:, None]:
+                counts[members] = rule.used([scores[m] for m in members], setting)
+        return counts
+
+    def read_until(self, counts: np.ndarray, mix: str, weights: str) -> list[np.ndarray]:
+        """Return each question's log-likelihoods beside a number of pictures of its own."""
+        found = {k: self.read(k, mix, weights) for k in np.unique(counts).tolist()}
+        return [found[k][i] for i, k in enumerate(counts.tolist())]
 
     def read(self, k: int, mix: str, weights: str, control: str = "none") -> list[np.ndarray]:
-        """Return each question's log-likelihoods of its candidates by a rule, the questions of one size at once."""
+        """Return each question's log-likelihoods of its candidates by a rule, the questions of one size at once.
+
+        A question with fewer pictures than k is read with all of them.
+        """
         scores = self.scores(control)
         if mix in BASELINES and k:
             return list(self._baseline(scores, k, mix))
@@ -89,10 +108,10 @@ class Readout:
         kind = "uniform" if weights == "learned" else weights
         setting = self.config.setting(None if mix in BASELINES else mix, kind)
         found: list[Any] = [None] * len(scores)
-        for group in self._groups:
-            many = Scores.stacked([scores[i] for i in group])
+        for group in self._groups(scores, k):
+            many = Scores.stacked([scores[i].first(k) for i in group])
             share = None if trust is None else trust[group].T
-            rows = many.loglikelihoods(k, *setting, trust=share)
+            rows = many.loglikelihoods(len(many.per_image), *setting, trust=share)
             for place, row in zip(group, rows, strict=True):
                 found[place] = row
         return found

@@ -93,7 +93,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
 
 
 def main_condition(
-    results: dict[str, Any], task: str, subset: str = "all", k: int | None = None, control: str = "none"
+    results: dict[str, Any], task: str, subset: str = "all", k: int | str | None = None, control: str = "none"
 ) -> Row | None:
     """Find a task's condition of the main setting, or of another k or control beside it; of all seeds where there are several."""
     config = results["configs"][task]

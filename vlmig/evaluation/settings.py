@@ -19,7 +19,8 @@ SUBSETS = ("all", "covered")
 class Settings:
     """What to measure."""
 
-    ks: Sequence[int] = (0, 6)
+    ks: Sequence[int | str] = (0, 6)
+    """Numbers of pictures; among them ``auto``, as many as each answer needs (``vlmig.stopping``)."""
     mixes: Sequence[str] = ()
     """Mixing rules; the checkpoint's own is always among them."""
     weights: Sequence[str] = ()
@@ -34,8 +35,10 @@ class Settings:
     """Whether every prediction is divided by the LM's own for a content-free question (Zhao et al. 2021)."""
 
     def __post_init__(self) -> None:
-        if not self.ks or min(self.ks) < 0:
-            raise VLMIGError(f"k={','.join(map(str, self.ks))}; expected numbers of pictures, 0 (text only) or more")
+        if not self.ks or min(self.every_k) < 0 or len(self._named) > 1:
+            raise VLMIGError(
+                f"k={','.join(map(str, self.ks))}; expected numbers of pictures, 0 (text only) or more, or one auto among them"
+            )
         for name, asked, known in (
             ("control", self.controls, CONTROLS),
             ("mix", self.mixes, MIX_RULES),
@@ -55,9 +58,18 @@ class Settings:
     @property
     def every_k(self) -> list[int]:
         """The numbers of pictures in order, text alone among them."""
-        return sorted({0, *self.ks})
+        return sorted({0, *(k for k in self.ks if isinstance(k, int))})
 
     @property
-    def main_k(self) -> int:
-        """The number of pictures that the headline is about: six, as published, or the largest measured."""
-        return 6 if 6 in self.ks else self.every_k[-1]
+    def _named(self) -> list[str]:
+        return [k for k in self.ks if isinstance(k, str)]
+
+    @property
+    def auto(self) -> str | None:
+        """``auto``, or ``auto:LEVEL``, where that was asked for."""
+        return self._named[0] if self._named else None
+
+    @property
+    def main_k(self) -> int | str:
+        """The number of pictures that the headline is about: six, as published, or the largest measured; or ``auto`` alone."""
+        return 6 if 6 in self.ks else self.every_k[-1] or self.auto or 0

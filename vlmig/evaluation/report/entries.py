@@ -57,8 +57,8 @@ def entry_of(run: Run, line: Row, numbers: Numbers) -> Row:
     measured = _measured(run, line)
     for wording, place in zip(measured, _places(line), strict=True):
         wording["set"] = place
-    sets = [[numbers.setdefault(key, len(numbers)) for key in keys[: run.k]] for keys in line["pictures"]]
-    known = [value for own in line.get("alignment") or [] for value in np.ravel(own[: run.k]) if value is not None]
+    sets = [[numbers.setdefault(key, len(numbers)) for key in keys[: run.most]] for keys in line["pictures"]]
+    known = [value for own in line.get("alignment") or [] for value in np.ravel(own[: run.most]) if value is not None]
     mean = float(np.mean(known)) if known else None
     floor = run.results["vlmig"].get("alignment_floor", 0.0)
     low = mean is not None and mean < floor
@@ -99,7 +99,7 @@ def _choices(run: Run, line: Row) -> list[Row]:
     for i in range(len(line["doc"]["questions"])):
         free = np.array((line.get("content_free") or [0.0] * (i + 1))[i], dtype=float)
         text = np.array(line["text_only"][i], dtype=float) - free
-        images = np.array(line["per_image"][i], dtype=float).reshape(-1, len(text))[: run.k] - free
+        images = np.array(line["per_image"][i], dtype=float).reshape(-1, len(text))[: run.most] - free
         mixed, answer = line["mixture"][i], line["answer"][i]
         wording = {
             "ok": bool(line["correct"][i]),
@@ -108,7 +108,7 @@ def _choices(run: Run, line: Row) -> list[Row]:
             "text": thousandths(softmax(text)),
         }
         wording |= {"mixed": thousandths(mixed), "images": [thousandths(own) for own in softmax(images, -1)]}
-        found.append({**wording, "alignment": _short(line["alignment"][i][: run.k])})
+        found.append({**wording, "alignment": _short(line["alignment"][i][: run.most])})
     return found
 
 
@@ -121,7 +121,7 @@ def _outputs(run: Run, line: Row) -> list[Row]:
         scored = [[k, text, _best(exact_match, text, targets), round(_best(f1, text, targets), 3)] for k, text in rows]
         said = dict(rows)
         right = next(bool(row[2]) for row in scored if row[0] == run.k)
-        found.append({"ok": right, "answer": said[run.k], "alone": said[0], "outputs": scored})
+        found.append({"ok": right, "answer": said[run.most], "alone": said[0], "outputs": scored})
     return found
 
 
@@ -140,7 +140,7 @@ def _losses(run: Run, line: Row) -> list[Row]:
         wording: Row = {"ok": None, "losses": rows, "tokens": int(tokens[own].sum())}
         if question["continuations"]:
             names = _names(line["doc"], question)
-            best, alone = int(means[run.k].argmin()), int(means[0].argmin())
+            best, alone = int(means[run.most].argmin()), int(means[0].argmin())
             wording |= {"ok": best == question["answer"], "answer": names[best], "alone": names[alone]}
         found.append(wording)
         start += count

@@ -25,9 +25,16 @@ class Run:
     results: Row
 
     @property
-    def k(self) -> int:
+    def k(self) -> int | str:
         """The number of pictures of the headline."""
-        return int(self.results["config"]["model_args"]["k"])
+        return self.results["config"]["model_args"]["k"]
+
+    @property
+    def most(self) -> int:
+        """The most pictures that an item of the headline has."""
+        if isinstance(self.k, int):
+            return self.k
+        return max((row.get("most", 0) for row in self.results["vlmig"]["conditions"]), default=0)
 
     @property
     def tasks(self) -> list[str]:
@@ -45,7 +52,7 @@ class Run:
 
     def pictures(self, task: str) -> int:
         """Count the pictures of a task's first item."""
-        return sum(len(keys[: self.k]) for keys in next(self.lines(task), {"pictures": []})["pictures"])
+        return sum(len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"])
 
     def lines(self, task: str) -> Iterator[Row]:
         """Yield a task's samples: a line for each item and seed.

@@ -47,7 +47,11 @@ def subsets(run: Run, task: str) -> list[str]:
 
 def _main_row(run: Run, task: str, subset: str) -> Row:
     results, k = run.results, run.k
-    places = {"text": (0, "none"), "few-shot": (0, "few-shot"), "caption": (0, "caption")}
+    places: dict[str, tuple[int | str, str]] = {
+        "text": (0, "none"),
+        "few-shot": (0, "few-shot"),
+        "caption": (0, "caption"),
+    }
     places |= {"blank": (k, "blank"), "shuffled": (k, "shuffled"), "main": (k, "none")}
     found = {name: main_condition(results, task, subset, *place) for name, place in places.items()}
     found |= {name: _baseline(run, task, subset, name) for name in BASELINES}
@@ -89,7 +93,7 @@ def charts(run: Run) -> list[Row]:
 
 def _chart(run: Run, task: str, subset: str) -> Row:
     results, block = run.results, run.results["vlmig"]
-    ks = sorted({c["k"] for c in block["conditions"] if c["task"] == task})
+    ks = sorted({c["k"] for c in block["conditions"] if c["task"] == task and isinstance(c["k"], int)})
     curves = {}
     for control in ("none", "shuffled", "blank"):
         rows = [main_condition(results, task, subset, k, control) for k in ks]
@@ -101,7 +105,7 @@ def _chart(run: Run, task: str, subset: str) -> Row:
     return chart | {"curves": curves, "reliability": shown, "chance": block["baselines"].get(task, {}).get("chance")}
 
 
-def _reliability(rows: list[Row], task: str, subset: str, k: int) -> Any:
+def _reliability(rows: list[Row], task: str, subset: str, k: int | str) -> Any:
     found = [row for row in rows if (row["task"], row["subset"], row["k"]) == (task, subset, k)]
     return next((row for row in found if row["seed"] == EVERY_SEED), found[0] if found else {}).get("bins")
 

@@ -18,7 +18,7 @@ def table(results: dict[str, Any]) -> str:
     }
     width = max(map(len, results["results"])) + 2
     head = f"{'task':<{width}}{'subset':<9}{'n':>5} {'chance':>7}{'majority':>9}"
-    lines = [head + "".join(f"{name:>18}" for name in columns) + f"{'visual gain':>22}"]
+    lines = [head + "".join(f"{name:>24}" for name in columns) + f"{'visual gain':>22}"]
     for task in results["results"]:
         for subset in ("all", "covered"):
             rows = [main_condition(results, task, subset, *place) for place in columns.values()]
@@ -28,7 +28,7 @@ def table(results: dict[str, Any]) -> str:
             chance = results["vlmig"]["baselines"][task].get("chance")
             most = rows[0].get("majority")
             line = f"{task:<{width}}{subset:<9}{rows[0]['n']:>5} {_percent(chance):>7}{_percent(most):>9}"
-            lines.append(line + "".join(f"{_cell(row):>18}" for row in rows) + f"{_gain(results, task, subset):>22}")
+            lines.append(line + "".join(f"{_cell(row):>24}" for row in rows) + f"{_gain(results, task, subset):>22}")
     return "\n".join(lines)
 
 
@@ -50,4 +50,5 @@ def _cell(condition: dict[str, Any] | None) -> str:
     if condition["acc"] is None:
         return f"ppl {condition['perplexity']:.3f}"
     low, high = (100 * x for x in condition["ci95"])
-    return f"{100 * condition['acc']:.1f}% [{low:.0f}, {high:.0f}]"
+    pictures = f", {condition['pictures']:.1f}" if "pictures" in condition else ""
+    return f"{100 * condition['acc']:.1f}% [{low:.0f}, {high:.0f}]{pictures}"

@@ -58,7 +58,7 @@ def compare_runs(a: Path, b: Path, out: Path, store: FeatureStore) -> Path:
     sizes = {pair.task: len({place[0] for place in pair.places}) for pair in pairs}
     numbers, counts = Numbers(), shares(runs, sizes, seeds=1)
     items = [item for pair in pairs for item in _items(runs, pair, seeds[0], counts[pair.task], numbers)]
-    data = {"kind": "comparison", "k": max(run.k for run in runs), "floor": None, "seeds": []}
+    data = {"kind": "comparison", "k": max(run.most for run in runs), "floor": None, "seeds": []}
     data |= {
         "heads": [headline(run) for run in runs],
         "ks": [run.k for run in runs],

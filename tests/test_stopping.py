@@ -1,0 +1,205 @@
+"""``k="auto"``: the gate, the sequential test, and that no picture is imagined which it does not need."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+from scipy.stats import binomtest
+
+from vlmig import VLMIG
+from vlmig.config import VLMIGConfig
+from vlmig.errors import VLMIGError
+from vlmig.evaluation.items import Item, Question, Task
+from vlmig.evaluation.results import measure_tasks
+from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.settings import Settings
+from vlmig.scores import Scores
+from vlmig.stopping import NEVER, Stopping, fit, shrinkage
+
+PROOF = bool(os.environ.get("VLMIG_PROOF"))
+RULES = [
+    ("evidence", "uniform", 1.5, 0.0, 0.0),
+    ("logit", "uniform", 1.0, 0.0, 0.0),
+    ("prob", "uniform", 1.0, 0.0, 0.0),
+]
+ALWAYS = Stopping(sure=NEVER, spread=1.0, freedom=4.0)
+
+
+def questions(
+    rng: np.random.Generator, count: int, spread: float, pictures: int = 10, sure: float = 1.0
+) -> list[Scores]:
+    """Simulate questions of four candidates: pictures scatter around a truth of the question's own."""
+    made = []
+    for _ in range(count):
+        text = log_softmax(sure * rng.normal(size=4))
+        own = spread * np.sqrt(rng.chisquare(8) / 8)
+        images = log_softmax(text + rng.normal(0, 1, 4) + rng.normal(0, own, (pictures, 4)), -1)
+        made.append(Scores(text, images, text, np.ones(pictures)))
+    return made
+
+
+def test_variances_of_few_pictures_are_shrunk_as_far_as_they_deserve() -> None:
+    """Smyth's estimates find the prior that the variances were drawn from."""
+    rng = np.random.default_rng(0)
+    for spread, freedom in ((0.5, 4.0), (2.0, 20.0)):
+        own = spread**2 * freedom / rng.chisquare(freedom, 20_000)
+        found = shrinkage(own * rng.chisquare(9, 20_000) / 9, 9)
+        assert found == pytest.approx((spread, freedom), rel=0.1)
+    assert shrinkage(np.array([]), 9) == (1.0, 1.0), "nothing is known"
+
+
+@pytest.mark.parametrize("setting", RULES, ids=lambda setting: setting[0])
+def test_the_answer_changes_no_more_often_than_the_level_says(setting: Any) -> None:
+    rng, count = np.random.default_rng(1), 2000 if PROOF else 300
+    rule = fit(questions(rng, 200, 0.7), setting)
+    asked = questions(rng, count, 0.7)
+    for level in (0.05, 0.2):
+        own = Stopping(NEVER, rule.spread, rule.freedom, level=level)
+        used = np.array([own.used([one], setting) for one in asked])
+        early = [one.mixed(n, *setting).argmax() for one, n in zip(asked, used, strict=True)]
+        changed = sum(a != one.mixed(10, *setting).argmax() for a, one in zip(early, asked, strict=True))
+        # Each of four looks may err; they look at the same pictures, so that together they err hardly more often than one.
+        assert binomtest(changed, count, 2 * level, alternative="greater").pvalue > 0.001, (changed, level)
+        assert used.mean() < 8 and used.min() == 2, "many stop early"
+    assert {2, 10} <= set(used.tolist()) <= {2, 4, 6, 8, 10}
+
+
+def test_pictures_that_agree_end_it_and_pictures_that_do_not_go_on() -> None:
+    text = log_softmax(np.array([0.0, 0.1]))
+    alike, torn = np.tile([[3.0, 0.0]], (10, 1)), np.resize([[3.0, 0.0], [0.0, 3.0]], (10, 2))
+    setting = RULES[0]
+    for images, count in ((alike, 2), (torn, 10)):
+        one = Scores(text, log_softmax(images, -1), text, np.ones(10))
+        assert ALWAYS.used([one], setting) == count
+    both = [Scores(text, log_softmax(images, -1), text, np.ones(10)) for images in (alike, torn)]
+    assert ALWAYS.used(both, setting) == 10, "questions that share pictures wait for each other"
+
+
+def test_the_gate_is_where_one_answer_in_ten_changes() -> None:
+    rng = np.random.default_rng(2)
+    told, untold = questions(rng, 400, 0.3, sure=8.0), questions(rng, 400, 0.3, sure=0.5)
+    gate = fit([*told, *untold], RULES[0]).sure
+    assert 0.6 < gate < 1
+    rule = Stopping(gate, 0.3, 8.0)
+    gated = [one for one in told + untold if rule.enough(one, 0, RULES[0])]
+    changed = np.mean([one.text.argmax() != one.mixed(10, *RULES[0]).argmax() for one in gated])
+    assert len(gated) > 200 and changed < 0.1, "of those above it fewer change"
+    doubtful = [Scores(one.text, one.per_image, one.text, one.alignment) for one in untold]
+    for one in doubtful:  # the pictures always say something else
+        one.per_image = np.tile(log_softmax(-8 * one.text)[None], (10, 1))
+    assert fit(doubtful, RULES[0]).sure == NEVER
+
+
+def test_what_cannot_be_calibrated_or_asked_is_said() -> None:
+    with pytest.raises(VLMIGError, match=r"1 questions beside 10 pictures; expected two or more"):
+        fit(questions(np.random.default_rng(0), 1, 1.0), RULES[0])
+    with pytest.raises(VLMIGError, match=r"3 questions beside 4 pictures; .* beside 10 pictures"):
+        fit(questions(np.random.default_rng(0), 3, 1.0, pictures=4), RULES[0])
+    for k, said in (
+        ("some", "expected a number of pictures, auto, or auto:LEVEL"),
+        ("auto:much", "expected a number of pictures, auto, or auto:LEVEL"),
+        ("auto:0.7", "expected an error level in"),
+    ):
+        with pytest.raises(VLMIGError, match=said):
+            Stopping.asked(k, ALWAYS.described())
+    with pytest.raises(VLMIGError, match="was calibrated for it, and this one was not; expected vlmig calibrate"):
+        Stopping.asked("auto", VLMIGConfig().auto)
+
+
+@pytest.fixture()
+def auto(tiny: VLMIG) -> VLMIG:
+    """The tiny model with a rule under which some answers need few pictures and some all."""
+    norm = tiny.model.language_model.transformer.ln_f
+    for parameter in (norm.weight, norm.bias):
+        parameter.data.mul_(0.02)  # a text model that is sure of nothing, so that random pictures have a say
+    tiny.config.strength = 3.0
+    tiny.config.auto = Stopping(sure=0.3495, spread=0.2, freedom=4.0, most=6, group=2, level=0.2).described()
+    return tiny
+
+
+def colours(count: int) -> list[Item]:
+    choices, wordings = ("a", "b", "c"), ("the color of {} is", "{} looks", "a picture of {}:")
+    return [
+        Item(
+            str(i),
+            f"thing{i}",
+            f"thing {i}",
+            choices,
+            tuple(Question((w.format(f"thing {i}"),), choices, i % 3) for w in wordings),
+        )
+        for i in range(count)
+    ]
+
+
+def measured(model: VLMIG, out: Path, policy: str = "item", **settings: Any) -> tuple[Any, list[Any]]:
+    items = colours(9)
+    chosen = Settings(policy=policy, **{"controls": ("none",), **settings})
+    results = measure_tasks(Evaluator(model, chosen, out, out), [Task("things", lambda _: items)])
+    return results, [json.loads(line) for line in (out / "samples_things.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("policy", ["item", "question"])
+def test_an_evaluation_imagines_what_it_needs_and_finds_what_all_pictures_would_have_told(
+    auto: VLMIG, tmp_path: Path, policy: str
+) -> None:
+    results, lines = measured(auto, tmp_path / "few", policy, ks=("auto",))
+    drawn = auto.imagination.tally.drawn
+    counts = [len(keys) for line in lines for keys in line["pictures"]]
+    assert drawn == sum(counts) and len(set(counts)) > 2, "some questions need none or few pictures"
+    whole, all_lines = measured(auto, tmp_path / "all", policy, ks=(0, 6, "auto"))
+    assert auto.imagination.tally.drawn == 6 * len(counts)
+    for few, every in zip(lines, all_lines, strict=True):
+        assert few["used"] == every["used"] == [len(k) for k in few["pictures"]] * (3 if policy == "item" else 1)
+        for own, other, n in zip(few["per_image"], every["per_image"], few["used"], strict=True):
+            # The head sees fewer rows at a time, which rounds otherwise in the last digits.
+            assert np.array(own) == pytest.approx(np.array(other[:n]), abs=1e-5)
+    rows = [[c for c in r["vlmig"]["conditions"] if c["k"] == "auto"] for r in (results, whole)]
+    assert rows[0][0]["acc"] == rows[1][0]["acc"] and rows[0][0]["pictures"] == pytest.approx(np.mean(counts))
+    assert rows[0][0]["share"] == pytest.approx(np.mean(counts) / 6) and results["config"]["model_args"]["k"] == "auto"
+    assert any(c["b"] == "k=auto" for c in whole["vlmig"]["comparisons"])
+
+
+def test_a_run_that_was_measured_imagines_nothing_again(auto: VLMIG, tmp_path: Path) -> None:
+    measured(auto, tmp_path, ks=("auto",))
+    drawn = auto.imagination.tally.drawn
+    measured(auto, tmp_path, ks=("auto",))
+    assert auto.imagination.tally.drawn == drawn
+    measured(auto, tmp_path, ks=("auto:0.01",))  # another level is another measurement
+    assert auto.imagination.tally.drawn >= drawn
+
+
+def test_ask_and_loglikelihood_stop_at_the_same_picture(auto: VLMIG) -> None:
+    choices = ["a", "b", "c"]
+    counts = set()
+    for thing in ("cat", "dog", "leaf", "sky", "sea", "stone"):
+        answer = auto.ask(f"what is the color of a {thing}?", choices, k="auto")
+        n = len(answer.images)
+        counts.add(n)
+        assert answer.probabilities == pytest.approx(
+            auto.ask(f"what is the color of a {thing}?", choices, k=n).probabilities, abs=1e-5
+        )
+        pairs = [(f"Question: what is the color of a {thing}? Answer:", f" {c}") for c in choices]
+        found = auto.loglikelihood(pairs, k="auto")
+        assert any(found == pytest.approx(auto.loglikelihood(pairs, k=k), abs=1e-5) for k in (0, 2, 4, 6))
+    assert len(counts) > 1
+    with pytest.raises(VLMIGError, match="expected choices, and neither images nor steps, or a number"):
+        auto.ask("what is the color of a cat?", k="auto")
+    with pytest.raises(VLMIGError, match="expected choices"):
+        auto.loglikelihood([("the cat is", " red")], k="auto")
+    with pytest.raises(VLMIGError, match="expected a number of pictures here"):
+        auto.generate(["the cat is"], k="auto")  # type: ignore[arg-type]
+
+
+def test_an_evaluation_says_where_auto_cannot_be(auto: VLMIG, tmp_path: Path) -> None:
+    with pytest.raises(VLMIGError, match=r"the control shuffled with k='auto'.*expected --k auto,6"):
+        measured(auto, tmp_path, ks=("auto",), controls=("none", "shuffled"))
+    with pytest.raises(VLMIGError, match="one auto among them"):
+        Settings(ks=("auto", "auto:0.1"))
+    with pytest.raises(VLMIGError, match="whose answers do not share pictures"):
+        measured(auto, tmp_path, "option", ks=("auto",))
