@@ -147,6 +147,7 @@ class VLMIG(Reader):
             if rule is None:
                 scores, alone = self._weighed(context, follow, visuals, verbatim)
             else:
+                rule = replace(rule, group=self.config.imaginer_batch or rule.group)  # as many cost no more than one
                 one = Asked(self, [[(context, follow if verbatim else spaced([follow])[0])]], rule, setting)
                 ask_all([one], lambda _, n: [self._around(asked, own.prompt, n, own.seed)])
                 scores, alone, visuals = one.scores[0], one.scores[0].text, one.visuals

@@ -25,10 +25,11 @@ from sklearn.linear_model import LogisticRegression
 from vlmig.errors import VLMIGError
 from vlmig.scores import Scores, Setting
 
-LEVEL = 0.05
+LEVEL = 0.1
 """Error level: how likely, at each look, the leader may be another one in the end."""
-MOST, GROUP = 10, 2
+MOST, GROUP = 10, 1
 CHANGED = 0.1
+"""Share of answers that pictures change where the gate stands."""
 NEVER = 1.1
 """A gate that no probability passes."""
 
@@ -70,7 +71,7 @@ class Stopping:
             name = ""
         if name != "auto":
             raise VLMIGError(
-                f"k={k!r}; expected a number of pictures, auto, or auto:LEVEL with an error level such as 0.05"
+                f"k={k!r}; expected a number of pictures, auto, or auto:LEVEL with an error level such as 0.1"
             )
         if calibrated is None:
             raise VLMIGError(
