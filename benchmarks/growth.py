@@ -241,6 +241,8 @@ def grow(job: str, checkpoint: Path, counts: Sequence[int], fast: bool) -> list[
         row = {"work, s": whole["work"], "ms/item": 1000 * whole["work"] / count, "statistics, s": whole["rest"]}
         row |= {"before, MiB": whole["before"], "resident, MiB": whole["resident"], "peak, MiB": whole["peak"]}
         row |= {"resume, s": again["first"], "resumed peak, MiB": again["peak"]}
+        if not rows:
+            print(line("items", {name: name for name in row}))
         rows.append(row)
         print(line(str(count), {name: f"{value:.2f}" for name, value in row.items()}), flush=True)
     fits = slopes(counts, rows)
