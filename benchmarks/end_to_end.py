@@ -103,8 +103,8 @@ def evaluate(model: VLMIG, items: Sequence[Item], policy: str, k: int, folder: P
     settings = Settings(ks=(0, k), policy=policy)
     evaluator = Evaluator(model, settings, folder, folder / "out")
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
-        outcome = assemble(evaluator, task, list(evaluator.measure(task)))
-    found = [row["answer"] for row in outcome.answers[0]]
+        _, said = assemble(evaluator, evaluator.measure(task))
+    found = [row["answer"] for row in said[0]]
     return [[item.choices.index(word) for word in own] for item, own in zip(items, found, strict=True)]
 
 

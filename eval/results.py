@@ -90,7 +90,7 @@ class Samples:
         except (OSError, ValueError, KeyError, TypeError):
             raise VLMIGError(f"{path} is not there or of another version; run vlmig eval again") from None
         self.k, self.main = run.k, run.mains[task]
-        self.scores = self.readout.scores("none")
+        self.scores = list(self.readout.scores("none"))
         self.owner = self.readout.entries()[0]
         self.inside = np.array([subset == "all" or bool(rows[i]["covered"]) for i in self.owner])
         self._ids = np.array([items[i].id for i in self.owner])[self.inside]

@@ -122,8 +122,11 @@ def test_half_a_line_is_no_line(tmp_path: Path) -> None:
     with journal.own.open("a") as file:
         file.write('{"key": "b", "rec')
     again = Journal(tmp_path)
-    assert again.known == {"a": {"x": 1}}
+    assert "b" not in again and list(again.records(["a"])) == [{"x": 1}]
     again.put("b", {"x": 2})
-    assert Journal(tmp_path).known == {"a": {"x": 1}, "b": {"x": 2}}
+    journal.put("c", {"x": 3})  # behind the half line: found in this process, no line for any other
+    assert list(journal.records(["c", "a"])) == [{"x": 3}, {"x": 1}]
+    other = Journal(tmp_path)
+    assert len(other) == 2 and list(other.records("abaa")) == [{"x": n} for n in (1, 2, 1, 1)]
     journal.refresh()
-    assert journal.known["b"] == {"x": 2}, "what another process measured is seen"
+    assert list(journal.records("b")) == [{"x": 2}], "what another process measured is seen"

@@ -28,7 +28,7 @@ RULES = [
     ("logit", "uniform", 1.0, 0.0, 0.0),
     ("prob", "uniform", 1.0, 0.0, 0.0),
 ]
-ALWAYS = Stopping(sure=NEVER, spread=1.0, freedom=4.0)
+ALWAYS = Stopping(sure=NEVER, spread=1.0, freedom=4.0, group=2, level=0.05)
 
 
 def questions(
@@ -60,7 +60,7 @@ def test_the_answer_changes_no_more_often_than_the_level_says(setting: Any) -> N
     rule = fit(questions(rng, 200, 0.7), setting)
     asked = questions(rng, count, 0.7)
     for level in (0.05, 0.2):
-        own = Stopping(NEVER, rule.spread, rule.freedom, level=level)
+        own = Stopping(NEVER, rule.spread, rule.freedom, group=2, level=level)
         used = np.array([own.used([one], setting) for one in asked])
         early = [one.mixed(n, *setting).argmax() for one, n in zip(asked, used, strict=True)]
         changed = sum(a != one.mixed(10, *setting).argmax() for a, one in zip(early, asked, strict=True))

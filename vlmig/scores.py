@@ -42,15 +42,10 @@ class Scores:
         text, images, blank = (np.concatenate([getattr(part, name) for part in parts], -1) for name in names)
         return cls(text, images, blank, np.stack([part.alignment for part in parts], -1))
 
-    @classmethod
-    def stacked(cls, many: Sequence[Scores]) -> Scores:
-        """Put questions with equally many candidates beside each other: (Q, C), (K, Q, C), (Q, C), (K, Q)."""
-        return cls(
-            np.stack([one.text for one in many]),
-            np.stack([one.per_image for one in many], 1),
-            np.stack([one.blank for one in many]),
-            np.stack([one.alignment for one in many], 1),
-        )
+    def one(self, question: int) -> Scores:
+        """Take a question out of Q that lie beside each other: (Q, C), (K, Q, C), (Q, C), (K, Q)."""
+        own = question
+        return Scores(self.text[own], self.per_image[:, own], self.blank[own], self.alignment[:, own])
 
     def alone(self, k: int) -> Scores:
         """Ask the same question k times, each time beside another one of the first k pictures."""

@@ -2,6 +2,7 @@
 
 Every process appends to a file of its own, ``OUT/journal/*.jsonl``, a line per item; all of them read all files. A line cut off by a
 kill is no line. The key names everything that decides a measurement, so that another model or setting never meets old lines.
+In memory are only the keys and where their lines begin, about 180 bytes for each.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,10 @@ from vlmig.predictor import VLMIG
 
 POLL = 0.2
 """Seconds between looks at what other processes have done."""
+SYNC = 1.0
+"""Seconds between waits for the disk, which may take longer than measuring an item."""
+SPAN = 2**48
+"""More bytes than a file has: a place is the file's number times this, and where the line begins."""
 
 
 class Journal:
@@ -35,8 +42,10 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.known: dict[str, dict[str, Any]] = {}
+        self._places: dict[str, int] = {}
+        self._files: dict[Path, int] = {}
         self._read: dict[Path, int] = {}
+        self._synced = time.monotonic()
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -44,40 +53,68 @@ class Journal:
         self.own = folder / f"{os.uname().nodename}-{os.getpid()}-{time.time_ns()}.jsonl"
         self.refresh()
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
     def refresh(self) -> None:
-        """Read what was added to any file since the last look."""
+        """Find what was added to any file since the last look."""
         for path in sorted(self.folder.glob("*.jsonl")):
+            start = self._read.get(path, 0)
             with path.open("rb") as lines:
-                lines.seek(self._read.get(path, 0))
+                lines.seek(start)
                 for line in lines:
                     if not line.endswith(b"\n"):
                         break
-                    self._read[path] = self._read.get(path, 0) + len(line)
-                    self._take(line)
+                    self._take(line, path, start)
+                    start += len(line)
+            self._read[path] = start
 
-    def _take(self, line: bytes) -> None:
+    def _take(self, line: bytes, path: Path, start: int) -> None:
         try:
             entry = json.loads(line)
-            self.known[entry["key"]] = entry["record"]
+            if isinstance(entry["record"], dict):
+                self._place(str(entry["key"]), path, start)
         except (ValueError, KeyError, TypeError):  # two halves of lines, where a disk was full or a process killed
             return
 
+    def _place(self, key: str, path: Path, start: int) -> None:
+        self._places[key] = self._files.setdefault(path, len(self._files)) * SPAN + start
+
     def put(self, key: str, record: dict[str, Any]) -> None:
-        """Keep a measurement; it is on disk when this returns."""
+        """Keep a measurement: no kill takes it from now on; a power cut may take those of the last ``SYNC`` seconds."""
         line = json.dumps({"key": key, "record": record}) + "\n"
         with self.own.open("ab") as file:
+            start = file.tell()
             file.write(line.encode())
             file.flush()
-            os.fsync(file.fileno())
-        self.known[key] = record
+            if time.monotonic() - self._synced > SYNC:
+                os.fsync(file.fileno())
+                self._synced = time.monotonic()
+        self._place(key, self.own, start)
+
+    def records(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Read measurements from their files, one after another.
+
+        Raises:
+            KeyError: a key without a measurement.
+        """
+        places = (divmod(self._places[key], SPAN) for key in keys)
+        for number, together in groupby(places, key=itemgetter(0)):
+            with list(self._files)[number].open("rb") as lines:
+                for _, start in together:
+                    lines.seek(start)
+                    yield json.loads(lines.readline())["record"]
 
     def wait(self, keys: Iterable[str]) -> None:
         """Wait until other processes have measured all of these."""
-        missing = set(keys) - self.known.keys()
+        missing = [key for key in keys if key not in self]
         while missing:
             time.sleep(POLL)
             self.refresh()
-            missing -= self.known.keys()
+            missing = [key for key in missing if key not in self]
 
 
 def fingerprint(model: VLMIG) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Plan:
     """
 
     def __init__(
-        self, model: VLMIG, settings: Settings, task: Task, items: list[Item], data: Path, identity: str
+        self, model: VLMIG, settings: Settings, task: Task, items: Sequence[Item], data: Path, identity: str
     ) -> None:
         self.model, self.settings, self.task, self.identity = model, settings, task, identity
         self.ks, self.k = settings.every_k, settings.every_k[-1]
@@ -48,7 +48,7 @@ class Plan:
         shuffled = "shuffled" in self.settings.controls and task.kind == "choice"
         self.others = others(items) if shuffled else {}
         self.solved = task.demonstrations(data) if "few-shot" in self.settings.controls else []
-        self._solved = key_of(items=[asdict(item) for item in self.solved])
+        self._solved = key_of(items=[item.described() for item in self.solved])
         for control, there in (("shuffled", self.others), ("few-shot", self.solved)):
             if control in self.settings.controls and not there:
                 logger.info("%s: no other objects or demonstrations, so no %s control", task.name, control)
@@ -60,7 +60,7 @@ class Plan:
         return key_of(
             model=self.identity,
             task=[getattr(self.task, name) for name in DECIDES],
-            item=asdict(item),
+            item=item.described(),
             ks=self._decisive_ks(),
             seed=seed,
             policy=self.policy,
@@ -264,7 +264,7 @@ class Plan:
         yield from spread(measured, list(zip(items, seen, strict=True)), self.model.model.device)
 
 
-def others(items: list[Item]) -> dict[str, Item]:
+def others(items: Sequence[Item]) -> dict[str, Item]:
     """Give every object another object, whose pictures the shuffled control shows, the same for all its items.
 
     Empty where all items are about one object.

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 
 from vlmig.evaluation.adaptive import rule_of, setting_of
+from vlmig.evaluation.columns import coded
 from vlmig.evaluation.items import Item, Task
 from vlmig.evaluation.metrics import exact_match, f1
 from vlmig.evaluation.readout import BASELINES, Readout, Record, confidence
-from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.run import Evaluator, Measured
 from vlmig.evaluation.statistics import Clusters, balanced_accuracy, majority, mcnemar, reliability
+from vlmig.stopping import Stopping
 
 EVERY_SEED = "all"
 """In place of a seed: all of them together, an item's seeds in one cluster."""
@@ -35,40 +38,39 @@ class Outcome:
     """One task's numbers, in the blocks of results.json."""
 
     task: Task
-    items: list[Item]
+    size: int
+    """How many items were measured."""
     main: tuple[str, str]
     """Mixing rule and weights of the headline."""
-    records: dict[int, list[Record]]
-    """By seed, in the items' order."""
     conditions: list[Row] = field(default_factory=list)
     comparisons: list[Row] = field(default_factory=list)
     baselines: dict[str, float] = field(default_factory=dict)
     reliability: list[Row] = field(default_factory=list)
     correct: dict[Condition, np.ndarray] = field(default_factory=dict)
     """Right or not, (seeds * entries,), for pooling over tasks."""
-    clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=str))
+    clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
+    """Of each entry, its cluster's place among ``names``."""
+    names: list[str] = field(default_factory=list)
     covered: np.ndarray | None = None
-    answers: dict[int, list[Row]] = field(default_factory=dict)
-    """By seed: what the main setting says of each item."""
 
 
-def assemble(evaluator: Evaluator, task: Task, measured: Sequence[tuple[int, Item, Record]]) -> Outcome:
-    """Compute everything about a task from its records."""
-    config, settings = evaluator.model.config, evaluator.settings
-    records: dict[int, list[Record]] = {seed: [] for seed in settings.seeds}
-    for seed, _, record in measured:
-        records[seed].append(record)
-    items = [item for seed, item, _ in measured if seed == settings.seeds[0]]
-    outcome = Outcome(task, items, (config.mix, task.weights or config.weights), records)
+def assemble(evaluator: Evaluator, measured: Measured) -> tuple[Outcome, dict[int, Iterator[Row]]]:
+    """Compute everything about a task from its records.
+
+    Returns:
+        The numbers; and by seed what the main setting says of each item, where there are candidates to choose from.
+    """
+    config, task = evaluator.model.config, measured.task
+    outcome = Outcome(task, len(measured.items), (config.mix, task.weights or config.weights))
     if task.kind == "text":
-        _perplexities(evaluator, outcome)
+        _perplexities(evaluator, outcome, measured)
     elif task.kind == "generate":
-        _matches(evaluator, outcome)
+        _matches(evaluator, outcome, measured)
     elif task.scoring == "sequence":
-        _sequences(evaluator, outcome)
+        _sequences(evaluator, outcome, measured)
     else:
-        _choices(evaluator, outcome)
-    return outcome
+        return outcome, _choices(evaluator, outcome, measured)
+    return outcome, {}
 
 
 def _rules(evaluator: Evaluator, outcome: Outcome) -> list[tuple[str, str]]:
@@ -94,76 +96,92 @@ def _planned(evaluator: Evaluator, outcome: Outcome, readouts: Sequence[Readout]
             for rule in every:
                 yield Condition(k, *rule, control)
     for mix in BASELINES if main_k and isinstance(main_k, int) else ():
-        if mix == "vote" or all(record.get("clip") for r in readouts for record in r.records):
+        if mix == "vote" or all(readout.complete("clip") for readout in readouts):
             yield Condition(main_k, mix, "uniform")
 
 
-def _choices(evaluator: Evaluator, outcome: Outcome) -> None:
-    config = evaluator.model.config
-    readouts = [Readout(outcome.task, outcome.items, own, config) for own in outcome.records.values()]
-    outcome.baselines = _baselines(readouts[0].labels, [len(outcome.items[i].choices) for i in readouts[0].owner])
-    table = _Table(evaluator, outcome, *readouts[0].entries())
+def _choices(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> dict[int, Iterator[Row]]:
+    task, items, config = measured.task, measured.items, evaluator.model.config
+    readouts = [Readout(task, items, measured.records(seed), config) for seed in measured.seeds]
+    outcome.baselines = _baselines(readouts[0].labels, [len(item.choices) for item in items for _ in item.questions])
+    table = _Table(evaluator, outcome, measured, *readouts[0].entries())
+    said: dict[int, Iterator[Row]] = {}
     for condition in _planned(evaluator, outcome, readouts):
         found = [r.read(*astuple(condition)) for r in readouts]
         table.add_choices(condition, readouts, found)
         if condition == table.main:
-            outcome.answers = _answered(outcome, readouts, found)
-    _until_safe(evaluator, outcome, readouts, table)
+            said = _said(measured, readouts, found)
+    if (rule := rule_of(evaluator.model, evaluator.settings, task)) is not None:
+        said = _until_safe(evaluator, measured, rule, readouts, table, said)
     table.compare()
+    return said
 
 
-def _until_safe(evaluator: Evaluator, outcome: Outcome, readouts: Sequence[Readout], table: _Table) -> None:
-    """Add the condition of as many pictures as each answer needs, and how many these were."""
-    rule = rule_of(evaluator.model, evaluator.settings, outcome.task)
-    if rule is None:
-        return
-    setting = setting_of(evaluator.model, outcome.task)
+def _until_safe(
+    evaluator: Evaluator,
+    measured: Measured,
+    rule: Stopping,
+    readouts: Sequence[Readout],
+    table: _Table,
+    said: dict[int, Iterator[Row]],
+) -> dict[int, Iterator[Row]]:
+    """Add the condition of as many pictures as each answer needs, and to what is said of each item how many these were."""
+    setting = setting_of(evaluator.model, measured.task)
     counts = [readout.used(rule, setting) for readout in readouts]
-    found = [r.read_until(own, *outcome.main) for r, own in zip(readouts, counts, strict=True)]
-    condition = Condition(str(evaluator.settings.auto), *outcome.main)
+    condition = Condition(str(evaluator.settings.auto), table.main.mix, table.main.weights)
+    found = [r.read_until(own, condition.mix, condition.weights) for r, own in zip(readouts, counts, strict=True)]
     table.add_choices(condition, readouts, found)
     table.count(condition, [r.counted(own.astype(float)) for r, own in zip(readouts, counts, strict=True)], rule.most)
-    if condition == table.main:
-        outcome.answers = _answered(outcome, readouts, found)
-    for own, readout, (seed, records) in zip(counts, readouts, outcome.records.items(), strict=True):
-        said = outcome.answers.setdefault(seed, [{} for _ in records])
-        for i, row in enumerate(said):
-            row["used"] = own[readout.owner == i].tolist()
+    said = said or _said(measured, readouts, found)
+    return {seed: _counted(said[seed], r, own) for seed, r, own in zip(said, readouts, counts, strict=True)}
 
 
-def _answered(outcome: Outcome, readouts: Sequence[Readout], found: list[list[np.ndarray]]) -> dict[int, list[Row]]:
-    return {seed: _answers(r, own) for seed, r, own in zip(outcome.records, readouts, found, strict=True)}
+def _counted(rows: Iterator[Row], readout: Readout, counts: np.ndarray) -> Iterator[Row]:
+    questions = zip(readout.owner.tolist(), counts.tolist(), strict=True)
+    for row, (_, own) in zip(rows, groupby(questions, key=lambda question: question[0]), strict=True):
+        yield {**row, "used": [count for _, count in own]}
 
 
-def _answers(readout: Readout, found: list[np.ndarray]) -> list[Row]:
+def _said(measured: Measured, readouts: Sequence[Readout], found: list[list[np.ndarray]]) -> dict[int, Iterator[Row]]:
+    return {seed: _answers(r, own) for seed, r, own in zip(measured.seeds, readouts, found, strict=True)}
+
+
+def _answers(readout: Readout, found: list[np.ndarray]) -> Iterator[Row]:
     """Say per item what each wording's mixture and the text alone answer, and whether it is right, for samples and report."""
     names = ("mixture", "answer", "text_answer", "acc", "acc_norm")
-    rows: list[Row] = [{name: [] for name in names} for _ in readout.items]
     right, normal = readout.right(found), readout.right(found, normalised=True)
-    for i, (own, score) in enumerate(zip(found, readout.scores("none"), strict=True)):
-        shown = [round(float(p), 5) for p in np.exp(own - np.logaddexp.reduce(own))]
-        said = (shown, readout.named(i, own), readout.named(i, score.text), right[i], normal[i])
-        for name, value in zip(names, said, strict=True):
-            rows[readout.owner[i]][name].append(value)
-    return rows
+    questions = zip(range(len(found)), found, readout.scores("none"), right, normal, strict=True)
+    for _, wordings in groupby(questions, key=lambda question: readout.owner[question[0]]):
+        row: Row = {name: [] for name in names}
+        for i, own, score, *rights in wordings:
+            shown = [round(float(p), 5) for p in np.exp(own - np.logaddexp.reduce(own))]
+            said = (shown, readout.named(i, own), readout.named(i, score.text), *rights)
+            for name, value in zip(names, said, strict=True):
+                row[name].append(value)
+        yield row
 
 
-def _sequences(evaluator: Evaluator, outcome: Outcome) -> None:
+def _sequences(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:
     """As published: the candidate whose whole sequence has the smallest mean loss per token."""
-    questions = [(i, item, q) for i, item in enumerate(outcome.items) for q in item.questions]
-    labels = np.array([item.choices[q.answer] for _, item, q in questions])
-    outcome.baselines = _baselines(labels, [len(item.choices) for _, item, _ in questions])
-    table = _Table(evaluator, outcome, np.array([i for i, _, _ in questions]), labels)
+    items = measured.items
+    owner = np.repeat(np.arange(len(items)), [len(item.questions) for item in items])
+    labels, _ = coded(item.choices[q.answer] for item in items for q in item.questions)
+    outcome.baselines = _baselines(labels, [len(item.choices) for item in items for _ in item.questions])
+    table = _Table(evaluator, outcome, measured, owner, labels)
     for k in evaluator.settings.every_k:
         right = []
-        for records in outcome.records.values():
-            losses = (np.array(r["loss"][str(k)]) / np.array(r["tokens"]) for r in records)
-            flat = iter(np.concatenate(list(losses)))
-            own = [np.array([next(flat) for _ in q.continuations]) for _, _, q in questions]
-            best = zip(own, questions, strict=True)
-            right.append(np.array([float(int(means.argmin()) == q.answer) for means, (_, _, q) in best]))
+        for seed in measured.seeds:
+            best = zip(items, measured.records(seed), strict=True)
+            right.append(np.array([hit for item, record in best for hit in _least(item, record, k)]))
         table.add(Condition(k, *outcome.main), right, {}, None)
     table.compare()
+
+
+def _least(item: Item, record: Record, k: int) -> Iterator[float]:
+    """Say of each question whether its right candidate has the smallest mean loss."""
+    means = iter(np.array(record["loss"][str(k)]) / np.array(record["tokens"]))
+    for question in item.questions:
+        yield float(int(np.argmin([next(means) for _ in question.continuations])) == question.answer)
 
 
 def _baselines(labels: np.ndarray, sizes: Sequence[int]) -> dict[str, float]:
@@ -175,17 +193,20 @@ class _Table:
 
     Args:
         owner: the item of each entry, which is one wording of it or all of it.
-        labels: the right answer of each entry.
+        labels: the number of each entry's right answer.
     """
 
-    def __init__(self, evaluator: Evaluator, outcome: Outcome, owner: np.ndarray, labels: np.ndarray) -> None:
-        self.outcome, self.seeds, self.owner, self.labels = outcome, list(outcome.records), owner, labels
+    def __init__(
+        self, evaluator: Evaluator, outcome: Outcome, measured: Measured, owner: np.ndarray, labels: np.ndarray
+    ) -> None:
+        self.outcome, self.seeds, self.owner, self.labels = outcome, measured.seeds, owner, labels
         self.main = Condition(evaluator.settings.main_k, *outcome.main)
-        one = np.array([outcome.items[i].cluster for i in owner])
+        clusters, outcome.names = coded(item.cluster for item in measured.items)
+        one = clusters[owner]
         outcome.clusters = np.tile(one, len(self.seeds))
         masks = {"all": np.ones(len(one), dtype=bool)}
         if evaluator.covered is not None:
-            masks["covered"] = np.array([evaluator.covered(name) for name in one])
+            masks["covered"] = np.array([evaluator.covered(name) for name in outcome.names])[one]
             outcome.covered = np.tile(masks["covered"], len(self.seeds))
         if evaluator.settings.subset == "covered":
             del masks["all"]
@@ -219,7 +240,7 @@ class _Table:
         sure: list[np.ndarray] | None,
     ) -> None:
         """Add a condition's rows: one for each subset and seed, and one for all seeds where there are several."""
-        self.outcome.correct[condition] = np.concatenate(right)
+        self.outcome.correct[condition] = np.concatenate(right).astype(bool)
         for subset, mask in self.masks.items():
             for s, seed in enumerate(self.seeds):
                 values = {name: [own[s]] for name, own in others.items()}
@@ -240,18 +261,18 @@ class _Table:
         clusters = self._clusters[subset, len(right) > 1]
         values = np.concatenate([own[mask] for own in right])
         labels = np.tile(self.labels[mask], len(right))
-        estimate = clusters.estimate(values)
+        both = [np.concatenate([part[mask] for part in own]) for own in others.values()]
+        estimate, *more = clusters.estimates([values, *both])
         row = {"task": self.outcome.task.name, "subset": subset, **vars(condition), "seed": seed}
         row |= {"acc": estimate.mean, "stderr": estimate.stderr, "ci95": [estimate.low, estimate.high]}
         row |= {"n": len(np.unique(self.owner[mask])), "balanced_acc": balanced_accuracy(values, labels)}
         row |= {"majority": majority(labels)}
-        for name, own in others.items():
-            other = clusters.estimate(np.concatenate([part[mask] for part in own]))
+        for name, other in zip(others, more, strict=True):
             row |= {name: other.mean, f"{name}_stderr": other.stderr}
         alone = Condition(0, *self.outcome.main)
         if seed != EVERY_SEED and alone in self.outcome.correct:
             start = self.seeds.index(seed) * len(mask)
-            before = self.outcome.correct[alone][start : start + len(mask)][mask] > 0
+            before = self.outcome.correct[alone][start : start + len(mask)][mask]
             row["kept"] = float(values[before].mean()) if before.any() else None
         if sure is not None:
             row["ece"], bins = reliability(np.concatenate([own[mask] for own in sure]), values)
@@ -292,29 +313,32 @@ def compare(
         if subset != "all" and whole is not None and mask.sum() == whole.sum():
             continue  # the same comparisons again, which would only weaken the others
         own = Clusters(clusters[mask])
-        for label, other in against.items():
-            if other not in correct or main not in correct or other == main:
-                continue
-            a, b = correct[main][mask], correct[other][mask]
-            gain = own.estimate(a - b, least=-1.0)
+        there = {label: other for label, other in against.items() if {other, main} <= correct.keys() and other != main}
+        pairs = {label: [correct[one][mask].astype(float) for one in (main, other)] for label, other in there.items()}
+        gains = own.estimates([a - b for a, b in pairs.values()], least=-1.0)
+        for (label, (a, b)), gain in zip(pairs.items(), gains, strict=True):
             row: Row = {"task": name, "subset": subset, "a": f"k={k}", "b": label, "delta": gain.mean}
             row |= {"ci95": [gain.low, gain.high], "p": gain.p, "mcnemar_p": mcnemar(a, b, clusters[mask])}
             rows.append(row)
     return rows
 
 
-def _perplexities(evaluator: Evaluator, outcome: Outcome) -> None:
+def _perplexities(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:
     """Perplexity of texts with pictures of their subject mixed in, against text alone."""
-    for seed, records in outcome.records.items():
-        for k in evaluator.settings.every_k:
-            loss = sum(record["loss"][str(k)][0] for record in records)
-            tokens = sum(record["tokens"][0] for record in records)
+    ks = evaluator.settings.every_k
+    for seed in measured.seeds:
+        losses, tokens = dict.fromkeys(ks, 0.0), 0
+        for record in measured.records(seed):
+            tokens += record["tokens"][0]
+            for k in ks:
+                losses[k] += record["loss"][str(k)][0]
+        for k in ks:
             row: Row = {"task": outcome.task.name, "subset": "all", **vars(Condition(k, *outcome.main)), "seed": seed}
             row |= dict.fromkeys(("acc", "stderr", "ci95"))
-            outcome.conditions.append({**row, "n": len(records), "perplexity": float(np.exp(loss / tokens))})
+            outcome.conditions.append({**row, "n": outcome.size, "perplexity": float(np.exp(losses[k] / tokens))})
 
 
-def _matches(evaluator: Evaluator, outcome: Outcome) -> None:
+def _matches(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:
     """Exact match and F1 of generated answers (SQuAD's normalisation)."""
 
     def scored(metric: Callable[[str, str], float], k: int) -> list[np.ndarray]:
@@ -322,14 +346,14 @@ def _matches(evaluator: Evaluator, outcome: Outcome) -> None:
             np.array(
                 [
                     max(metric(record["outputs"][str(k)][0], right) for right in item.choices)
-                    for item, record in zip(outcome.items, records, strict=True)
+                    for item, record in zip(measured.items, measured.records(seed), strict=True)
                 ]
             )
-            for records in outcome.records.values()
+            for seed in measured.seeds
         ]
 
-    labels = np.array([item.label for item in outcome.items])
-    table = _Table(evaluator, outcome, np.arange(len(outcome.items)), labels)
+    labels, _ = coded(item.label for item in measured.items)
+    table = _Table(evaluator, outcome, measured, np.arange(outcome.size), labels)
     for k in evaluator.settings.every_k:
         table.add(Condition(k, *outcome.main), scored(exact_match, k), {"f1": scored(f1, k)}, None)
     table.compare()

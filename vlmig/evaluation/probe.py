@@ -66,7 +66,7 @@ class TaskProbe:
         return accuracies
 
 
-def _some(task: Task, data: Path, limit: int) -> list[Item]:
+def _some(task: Task, data: Path, limit: int) -> Sequence[Item]:
     items = task.load(data)
     if task.kind != "choice" or any(len(item.questions[0].contexts) != 1 for item in items):
         raise VLMIGError(

@@ -7,9 +7,10 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from vlmig.checkpoint import POCKET, write_json, write_text
+from vlmig.evaluation.columns import coded
 from vlmig.evaluation.items import Item, Task
 from vlmig.evaluation.outcome import EVERY_SEED, Condition, Outcome, Row, assemble, compare
-from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.run import Evaluator, Measured
 from vlmig.evaluation.sources import SOURCES
 from vlmig.evaluation.statistics import holm, verdict
 from vlmig.quantisation import weight_bytes
@@ -33,22 +35,24 @@ def measure_tasks(evaluator: Evaluator, tasks: Sequence[Task]) -> dict[str, Any]
     outcomes: list[Outcome] = []
     results: dict[str, Any] = {}
     for task in tasks:
-        measured = list(evaluator.measure(task))
+        measured = evaluator.measure(task)
         if measured:
-            outcomes.append(assemble(evaluator, task, measured))
+            outcome, said = assemble(evaluator, measured)
+            write_text(evaluator.out / f"samples_{task.name}.jsonl", _lines(evaluator, measured, said))
+            outcomes.append(outcome)
             results = write_results(evaluator, outcomes)
     return results
 
 
 def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, Any]:
-    """Write all files for the tasks done so far, so that a stopped run leaves what it finished."""
+    """Write everything but samples for the tasks done so far, so that a stopped run leaves what it finished."""
     model, settings, out = evaluator.model, evaluator.settings, evaluator.out
     results = {
         "results": {o.task.name: _main_metrics(evaluator, o) for o in outcomes},
         "group_subtasks": {},
         "versions": {o.task.name: o.task.version for o in outcomes},
         "n-samples": {
-            o.task.name: {"original": evaluator.available[o.task.name], "effective": len(o.items)} for o in outcomes
+            o.task.name: {"original": evaluator.available[o.task.name], "effective": o.size} for o in outcomes
         },
         "n-shot": {o.task.name: 0 for o in outcomes},
         "higher_is_better": {o.task.name: _directions(o) for o in outcomes},
@@ -85,7 +89,6 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "alignment_floor": model.config.alignment_floor,
         },
     }
-    write_text(out / f"samples_{outcomes[-1].task.name}.jsonl", "".join(_lines(evaluator, outcomes[-1])))
     write_json(out / "results.json", results)
     if settings.limit is None and settings.subset == "all":  # a part of a benchmark is not its result
         _write_for_hub(results, outcomes, out / ".eval_results")
@@ -165,7 +168,7 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
         return []
     shared = [c for c in together[0].correct if all(c in o.correct for o in together)]
     correct = {c: np.concatenate([o.correct[c] for o in together]) for c in shared}
-    clusters = np.concatenate([o.clusters for o in together])
+    clusters, _ = coded(o.names[i] for o in together for i in o.clusters)
     masks = {"all": np.ones(len(clusters), dtype=bool)}
     if evaluator.covered is not None:
         masks["covered"] = np.concatenate([o.covered for o in together if o.covered is not None])
@@ -176,14 +179,14 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     return compare(names, correct, main, clusters, {name: mask for name, mask in masks.items() if mask.any()})
 
 
-def _lines(evaluator: Evaluator, outcome: Outcome) -> Iterator[str]:
+def _lines(evaluator: Evaluator, measured: Measured, said: Mapping[int, Iterator[Row]]) -> Iterator[str]:
     """Yield a line per item and seed: lm-eval's fields, then every distribution the results are computed from."""
-    for seed, records in outcome.records.items():
-        answers = outcome.answers.get(seed) or [{} for _ in records]
-        for i, (item, record, said) in enumerate(zip(outcome.items, records, answers, strict=True)):
+    for seed in measured.seeds:
+        answers = said.get(seed) or repeat({}, len(measured.items))
+        for i, (item, record, own) in enumerate(zip(measured.items, measured.records(seed), answers, strict=True)):
             covered = None if evaluator.covered is None else evaluator.covered(item.cluster)
-            row: Row = {"seed": seed, "covered": covered, **record, **said}
-            row |= {"correct": said.get("acc"), **_as_lm_eval(i, item, said)}
+            row: Row = {"seed": seed, "covered": covered, **record, **own}
+            row |= {"correct": own.get("acc"), **_as_lm_eval(i, item, own)}
             yield json.dumps(row) + "\n"
 
 
@@ -193,7 +196,7 @@ def _as_lm_eval(number: int, item: Item, said: Row) -> Row:
     pairs = [(first.context(c), own) for c, own in enumerate(first.continuations)] or [(first.contexts[0], "")]
     arguments = {f"gen_args_{c}": {"arg_0": context, "arg_1": own} for c, (context, own) in enumerate(pairs)}
     found = [round(float(np.log(max(p, 1e-9))), 6) for p in said.get("mixture", [[]])[0]]
-    doc = asdict(item)
+    doc = item.described()
     right: Row = {name: said[name][0] for name in ("acc", "acc_norm") if name in said}
     row: Row = {"doc_id": number, "doc": doc, "target": item.label, "arguments": arguments}
     row |= {"resps": [[[value, False]] for value in found], "filtered_resps": [[value, False] for value in found]}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
@@ -17,6 +19,33 @@ from vlmig.predictor import VLMIG
 
 CHUNK = 16
 """Items imagined together."""
+KEY = "S32"
+"""A measurement's key in an array, where it takes no more than its letters."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A task's measurements, read from the journal whenever they are asked for; empty in torchrun's other processes."""
+
+    task: Task
+    items: Sequence[Item]
+    seeds: Sequence[int]
+    keys: np.ndarray
+    """Of every item under every seed, (seeds, items)."""
+    journal: Journal
+
+    def __len__(self) -> int:
+        return len(self.items) * len(self.seeds)
+
+    def __iter__(self) -> Iterator[tuple[int, Item, Record]]:
+        """Yield (seed, item, record)."""
+        for seed in self.seeds:
+            for item, record in zip(self.items, self.records(seed), strict=True):
+                yield seed, item, record
+
+    def records(self, seed: int) -> Iterator[Record]:
+        """Yield what was measured under a seed, in the items' order."""
+        return self.journal.records(key.decode() for key in self.keys[list(self.seeds).index(seed)])
 
 
 class Evaluator:
@@ -51,7 +80,7 @@ class Evaluator:
         self.rank, self.processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self._model = fingerprint(model)
 
-    def items(self, task: Task) -> list[Item]:
+    def items(self, task: Task) -> Sequence[Item]:
         """Read the items to measure."""
         items = task.load(self.data)
         if self.settings.subset == "covered" and self.covered is not None and task.kind != "text":
@@ -59,24 +88,24 @@ class Evaluator:
         if not items:
             raise VLMIGError(f"task {task.name} has no covered items; leave --subset out")
         self.available[task.name] = len(items)
-        return items[: self.settings.limit]
+        return items if self.settings.limit is None else items[: self.settings.limit]
 
-    def measure(self, task: Task) -> Iterator[tuple[int, Item, Record]]:
-        """Measure every item under every seed, or take it from the journal, and yield (seed, item, record) in order."""
-        items = self.items(task)
+    def measure(self, task: Task) -> Measured:
+        """Measure every item under every seed, but for those that the journal has."""
+        items, seeds = self.items(task), list(self.settings.seeds)
         plan = Plan(self.model, self.settings, task, items, self.data, self._model)
-        keys = {(seed, i): plan.key(seed, item) for seed in self.settings.seeds for i, item in enumerate(items)}
-        own = list(keys)[self.rank :: self.processes]
-        mine = [place for place in own if keys[place] not in self.journal.known]
-        with tqdm(total=len(own), initial=len(own) - len(mine), desc=task.name, unit=" items") as bar:
+        keys = np.fromiter((plan.key(seed, item) for seed in seeds for item in items), KEY).reshape(len(seeds), -1)
+        places = range(self.rank, keys.size, self.processes)
+        mine = np.fromiter((place for place in places if keys.flat[place].decode() not in self.journal), int)
+        with tqdm(total=len(places), initial=len(places) - len(mine), desc=task.name, unit=" items") as bar:
             for start in range(0, len(mine), CHUNK):
-                part = mine[start : start + CHUNK]
-                for seed in dict.fromkeys(seed for seed, _ in part):
-                    chosen = [i for s, i in part if s == seed]
-                    for i, record in zip(chosen, plan.records([items[i] for i in chosen], seed), strict=True):
-                        self.journal.put(keys[seed, i], record)
+                under, which = np.divmod(mine[start : start + CHUNK], len(items))
+                for s in np.unique(under):
+                    chosen = which[under == s].tolist()
+                    for i, record in zip(chosen, plan.records([items[i] for i in chosen], seeds[s]), strict=True):
+                        self.journal.put(keys[s, i].decode(), record)
                         bar.update()
-        if self.rank == 0:
-            self.journal.wait(keys.values())
-            for (seed, i), key in keys.items():
-                yield seed, items[i], self.journal.known[key]
+        if self.rank > 0:
+            return Measured(task, [], seeds, keys, self.journal)
+        self.journal.wait(key.decode() for key in keys.flat)
+        return Measured(task, items, seeds, keys, self.journal)

@@ -10,8 +10,10 @@ import numpy as np
 from scipy import stats
 
 RESAMPLES = 4000
-BLOCK = 20_000_000
-"""Numbers held at a time while drawing."""
+BLOCK = 2_000_000
+"""Numbers drawn at a time, of 24 bytes each."""
+KEPT = 20_000_000
+"""Numbers of two bytes that are kept for the next estimate; where there would be more they are drawn again."""
 LEVEL = 0.95
 BINS = 10
 """Of confidence, equally wide."""
@@ -39,7 +41,7 @@ class Clusters:
     def __init__(self, names: Sequence[str] | np.ndarray, seed: int = 0) -> None:
         found, self.index = np.unique(np.asarray(names), return_inverse=True)
         self.counts, self.seed = np.bincount(self.index), seed
-        self._kept: np.ndarray | None = None
+        self._kept: list[np.ndarray] = []
 
     def estimate(self, values: Sequence[float] | np.ndarray, least: float = 0.0) -> Estimate:
         """Estimate a mean in [0, 1]; with ``least`` -1 a mean difference.
@@ -48,35 +50,61 @@ class Clusters:
         widened to those of Student's t (Hesterberg 2015, "expanded percentile"). Where all clusters agree, a bootstrap sees
         no spread: then the interval reaches as far as a deviating cluster could hide, 1 - 0.025^(1/n).
         """
-        array, n = np.asarray(values, dtype=float), len(self.counts)
-        sums, mean = np.bincount(self.index, array), float(array.mean())
-        if np.ptp(sums / self.counts) < 1e-12:
-            hidden = 1 - (0.5 - LEVEL / 2) ** (1 / n)
-            low, high = max(mean - hidden, least), min(1.0, mean + hidden)
-            return Estimate(mean, 0.0, low, high, min(1.0, 2 * (1 - abs(mean)) ** n))
-        means = np.concatenate([weights @ sums / (weights @ self.counts) for weights in self._draws()])
-        tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.5 - LEVEL / 2, n - 1))
-        low, high = np.quantile(means, [tail, 1 - tail])
-        beyond = (min((means <= 0).sum(), (means >= 0).sum()) + 1) / (RESAMPLES + 2)
-        p = 2 * stats.t.cdf(stats.norm.ppf(min(beyond, 0.5)) * np.sqrt((n - 1) / n), n - 1)
-        stderr = float(means.std(ddof=1))
-        if beyond * (RESAMPLES + 2) < 1.5:  # zero lies beyond all draws, where only the normal's shape says how far
-            p = min(p, 2 * stats.t.cdf(-abs(mean) / stderr, n - 1))
-        return Estimate(mean, stderr, float(low), float(high), float(min(1.0, p)))
+        return self.estimates([values], least)[0]
+
+    def estimates(self, many: Sequence[Sequence[float] | np.ndarray], least: float = 0.0) -> list[Estimate]:
+        """Estimate several means from the same draws, each as if alone; drawing is what takes time."""
+        arrays = [np.asarray(values, dtype=float) for values in many]
+        sums = [np.bincount(self.index, array) for array in arrays]
+        spread = [bool(np.ptp(own / self.counts) >= 1e-12) for own in sums]
+        drawn = iter(self._means([own for own, differs in zip(sums, spread, strict=True) if differs]))
+        n = len(self.counts)
+        return [
+            _expanded(float(array.mean()), next(drawn), n) if differs else _agreed(float(array.mean()), n, least)
+            for array, differs in zip(arrays, spread, strict=True)
+        ]
+
+    def _means(self, sums: list[np.ndarray]) -> np.ndarray:
+        """Return every draw's mean of each kind of values, (kinds, RESAMPLES)."""
+        if not sums:
+            return np.empty((0, RESAMPLES))
+        columns = np.stack([*sums, self.counts], 1)
+        totals = np.concatenate([weights.astype(float) @ columns for weights in self._draws()]).T
+        return totals[:-1] / totals[-1]
 
     def _draws(self) -> Iterator[np.ndarray]:
         """Yield how often each draw holds each cluster, (block, n); kept for the next estimate where that is small."""
-        if self._kept is not None:
-            yield self._kept
+        if self._kept:
+            yield from self._kept
             return
         generator, n = np.random.default_rng(self.seed), len(self.counts)
         block = max(1, min(RESAMPLES, BLOCK // n))
         for start in range(0, RESAMPLES, block):
             drawn = generator.integers(0, n, (min(block, RESAMPLES - start), n))
             drawn += n * np.arange(len(drawn))[:, None]
-            weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
-            self._kept = weights if block == RESAMPLES else None
+            weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
+            if RESAMPLES * n <= KEPT:  # no cluster is drawn more often than there are clusters: two bytes are enough
+                self._kept.append(weights.astype(np.uint16))
             yield weights
+
+
+def _agreed(mean: float, n: int, least: float) -> Estimate:
+    """Estimate a mean of n clusters that all have it."""
+    hidden = 1 - (0.5 - LEVEL / 2) ** (1 / n)
+    low, high = max(mean - hidden, least), min(1.0, mean + hidden)
+    return Estimate(mean, 0.0, low, high, min(1.0, 2 * (1 - abs(mean)) ** n))
+
+
+def _expanded(mean: float, means: np.ndarray, n: int) -> Estimate:
+    """Estimate a mean of n clusters from the means of their draws, (RESAMPLES,)."""
+    tail = stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf(0.5 - LEVEL / 2, n - 1))
+    low, high = np.quantile(means, [tail, 1 - tail])
+    beyond = (min((means <= 0).sum(), (means >= 0).sum()) + 1) / (RESAMPLES + 2)
+    p = 2 * stats.t.cdf(stats.norm.ppf(min(beyond, 0.5)) * np.sqrt((n - 1) / n), n - 1)
+    stderr = float(means.std(ddof=1))
+    if beyond * (RESAMPLES + 2) < 1.5:  # zero lies beyond all draws, where only the normal's shape says how far
+        p = min(p, 2 * stats.t.cdf(-abs(mean) / stderr, n - 1))
+    return Estimate(mean, stderr, float(low), float(high), float(min(1.0, p)))
 
 
 def clustered(
@@ -119,8 +147,8 @@ def verdict(delta: float, p: float) -> str:
 
 def balanced_accuracy(correct: np.ndarray, labels: Sequence[str] | np.ndarray) -> float:
     """Average the accuracy within each true class, so that a frequent class cannot carry the score."""
-    classes = np.asarray(labels)
-    return float(np.mean([correct[classes == c].mean() for c in np.unique(classes)]))
+    _, index, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
+    return float(np.mean(np.bincount(index, correct) / counts))
 
 
 def majority(labels: Sequence[str] | np.ndarray) -> float:
