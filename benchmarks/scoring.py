@@ -48,7 +48,7 @@ from vlmig.reading import LateReading
 
 SIZES: dict[str, tuple[dict[str, Any], str]] = {
     "pocket": ({}, str(POCKET / "vision_encoder")),
-    "gpt2": ({"model_type": "gpt2"}, "ViT-B-32"),
+    "gpt2": ({"model_type": "gpt2", "n_positions": 4096}, "ViT-B-32"),
     "llama8b": (
         {
             "model_type": "llama",
@@ -87,7 +87,11 @@ class Bench:
         self.clip.eval()
         self.read = open_clip.get_tokenizer(local)
         self.model = self._build(described, fusion).eval()
-        self.ids = torch.randint(5, 200, (1, tokens), device=device)
+        self.ask(1, tokens)
+
+    def ask(self, texts: int, tokens: int) -> None:
+        """Take B other prompts of T tokens."""
+        self.ids = torch.randint(5, 200, (texts, tokens), device=self.device)
 
     @torch.no_grad()
     def _build(self, described: dict[str, Any], fusion: str) -> VLMIGForCausalLM:

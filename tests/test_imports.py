@@ -39,6 +39,7 @@ ORDER = [
     "convert",
     "sights",
     "scoring",
+    "shared_prefix",
     "looker",
     "reader",
     "sequential",

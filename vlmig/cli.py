@@ -1,4 +1,4 @@
-"""The command line: ``vlmig ask | imagine | eval | train | data | lm-eval | report | convert | doctor``.
+"""The command line: ``vlmig ask | imagine | eval | calibrate | train | data | lm-eval | report | convert | doctor``.
 
 Imports are lazy, so that help answers at once. What a user can get wrong ends in one line on stderr and exit status 2.
 """
@@ -69,6 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
     _eval_options(evaluate)
     _reading_options(evaluate)
     _model_options(evaluate)
+
+    calibrate = command("calibrate", commands.calibrate, "set when --k auto stops, by a run of vlmig eval --k 0,10")
+    calibrate.add_argument("folder", type=Path, help="folder of the run, whose items are not asked about later")
+    calibrate.add_argument("--model", type=Path, required=True, help="folder of the checkpoint, which is written to")
 
     train = command("train", commands.train, "train an adapter by a recipe")
     _train_options(train)

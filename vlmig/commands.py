@@ -300,6 +300,17 @@ def lm_eval(arguments: argparse.Namespace) -> None:
     run(arguments.arguments)
 
 
+def calibrate(arguments: argparse.Namespace) -> None:
+    """Set when ``--k auto`` imagines and stops."""
+    from vlmig.evaluation.calibration import calibrate
+
+    rule = calibrate(arguments.folder, arguments.model)
+    print(
+        f"text alone is enough from a probability of {rule.sure:.3f}; pictures scatter by {rule.spread:.3f} nats; "
+        f"level {rule.level}, at most {rule.most} pictures"
+    )
+
+
 def report(arguments: argparse.Namespace) -> None:
     """Write the report of a results folder again, or of two compared."""
     from vlmig.evaluation.report import compare_runs, write_report

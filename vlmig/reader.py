@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from vlmig.scoring import (
     score_reading,
     spaced,
 )
+from vlmig.shared_prefix import part, read_shared
 from vlmig.shown import places_of, refuse_marks, stacked, written
 from vlmig.vision import Pictures
 from vlmig.visuals import Visuals
@@ -75,12 +77,26 @@ class Reader(Looker):
         texts = [self._written(context, seen) for context, seen in zip(contexts, visuals, strict=True)]
         limits = [self._limit(seen) for seen in visuals]
         jobs = collect_jobs(self.model, self.tokenizer, texts, choices, first, limits)
-        jobs = sorted(jobs, key=lambda job: len(job.ids))
-        for places in self._batches([visuals[job.context] for job in jobs], batch):
-            rows = [jobs[place] for place in places]
+        alone, shared = part(self.model, sorted(jobs, key=lambda job: len(job.ids)))
+        for families in self._together(shared, visuals, max(1, batch // max(map(len, shared), default=1))):
+            rows = list(chain(*families))
+            reading = read_shared(self._causal("a shared context"), families, self.pad)
+            if reading is None:
+                alone += rows
+            else:
+                yield rows, [visuals[job.context] for job in rows], reading
+        for singles in self._together([[job] for job in alone], visuals, batch):
+            rows = list(chain(*singles))
             seen = [visuals[job.context] for job in rows]
             shown = self._shown([job.ids for job in rows], seen)
             yield rows, seen, read_jobs(self.model, rows, self.pad, shown)
+
+    def _together(
+        self, families: Sequence[list[Job]], visuals: Sequence[Visuals], batch: int
+    ) -> Iterator[list[list[Job]]]:
+        """Yield some families of jobs at a time, with as many pictures beside them."""
+        for places in self._batches([visuals[own[0].context] for own in families], batch):
+            yield [families[place] for place in places]
 
     def _batches(self, visuals: Sequence[Visuals], batch: int) -> Iterator[list[int]]:
         """Yield numbers of texts with as many pictures beside them, in batches."""

@@ -18,6 +18,7 @@ from vlmig.pocket.tasks import look_items, topic
 from vlmig.pocket.text import language_corpus
 from vlmig.predictor import DEFAULT_K, VLMIG
 from vlmig.scoring import Scores, read_padded
+from vlmig.stopping import MOST, fit
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,10 @@ def calibrate(out: Path, work: Path) -> None:
         raise RuntimeError("no mixture keeps what the text model knows; train the language model longer")
     config = model.config
     config.mix, config.weights, config.strength, config.doubt, config.alignment_floor = setting
+    rule = fit([score for split in ("supervised", "held_out") for score in _scores(model, split, MOST)[0]], setting)
+    config.auto = rule.described()
     config.save_pretrained(out)
+    logger.info("k=auto: %s", rule)
     logger.info("chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", setting, accuracy, kept, ratio)
 
 
@@ -115,10 +119,10 @@ def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
     return [c for c in chosen for _ in range(times if c.split == "held_out" else 1)]
 
 
-def _scores(model: VLMIG, split: str) -> tuple[list[Scores], np.ndarray]:
+def _scores(model: VLMIG, split: str, k: int = DEFAULT_K) -> tuple[list[Scores], np.ndarray]:
     """Score the colour questions about the calibration concepts of a split."""
     items = look_items("calibration", [c for c in _concepts() if c.split == split], "color")
-    visuals = model.imagine([item.picture for item in items], DEFAULT_K, progress=True)
+    visuals = model.imagine([item.picture for item in items], k, progress=True)
     contexts = [question.contexts[0] for item in items for question in item.questions]
     seen = [v for item, v in zip(items, visuals, strict=True) for _ in item.questions]
     choices = [question.continuations for item in items for question in item.questions]
