@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from vlmig import VLMIG
+from vlmig.cli import main
 from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.items import Item, Question, Task
@@ -203,3 +204,29 @@ def test_an_evaluation_says_where_auto_cannot_be(auto: VLMIG, tmp_path: Path) ->
         Settings(ks=("auto", "auto:0.1"))
     with pytest.raises(VLMIGError, match="whose answers do not share pictures"):
         measured(auto, tmp_path, "option", ks=("auto",))
+
+
+def test_a_checkpoint_is_calibrated_by_a_run(auto: VLMIG, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    auto.model.save_pretrained(tmp_path / "model")
+    measured(auto, tmp_path / "run", ks=(0, 10))
+    assert main(["calibrate", str(tmp_path / "run"), "--model", str(tmp_path / "model")]) == 0
+    assert "text alone is enough from a probability of" in capsys.readouterr().out
+    config = VLMIGConfig.from_pretrained(tmp_path / "model")
+    seen = auto.imagine([item.picture for item in colours(9)], 10)
+    pairs = [(q, own) for item, own in zip(colours(9), seen, strict=True) for q in item.questions]
+    scores = auto.score(
+        [q.contexts[0] for q, _ in pairs], [q.continuations for q, _ in pairs], [own for _, own in pairs]
+    )
+    assert config.auto == pytest.approx(fit(scores, auto.config.setting()).described(), rel=1e-2)
+    Stopping.asked("auto", config.auto)
+    measured(auto, tmp_path / "few", ks=(0, 2))
+    for arguments, said in (
+        (["calibrate", str(tmp_path / "run"), "--model", str(tmp_path)], "no checkpoint in"),
+        (
+            ["calibrate", str(tmp_path / "few"), "--model", str(tmp_path / "model")],
+            "27 questions beside 2 pictures; expected",
+        ),
+        (["calibrate", str(tmp_path / "none"), "--model", str(tmp_path / "model")], "results.json"),
+    ):
+        assert main(arguments) == 2
+        assert said in capsys.readouterr().err

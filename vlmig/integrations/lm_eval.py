@@ -27,7 +27,7 @@ from vlmig.mixture import image_trust
 from vlmig.modeling import VLMIGForMaskedLM
 from vlmig.predictor import DEFAULT_K, VLMIG
 from vlmig.reading import Reading
-from vlmig.scoring import Scores, collect_jobs, read_jobs, read_padded, score_reading
+from vlmig.scoring import Scores, read_padded, score_reading
 from vlmig.threads import spread
 from vlmig.visuals import Visuals
 
@@ -164,12 +164,7 @@ class VlmigLM(LM):
         contexts, choices = [part.context for part, _ in pairs], [part.continuations for part, _ in pairs]
         scores = [Scores.zero(len(own), seen.alignment.numpy()) for own, seen in zip(choices, visuals, strict=True)]
         greedy = [np.ones(len(own), dtype=bool) for own in choices]
-        jobs = sorted(collect_jobs(model, self.tokenizer, contexts, choices), key=lambda job: len(job.ids))
-        size = 1 if model.padding_counts else self.batch
-        for start in range(0, len(jobs), size):
-            rows = jobs[start : start + size]
-            seen = [visuals[job.context] for job in rows]
-            reading = read_jobs(model, rows, self.vlmig.pad)
+        for rows, seen, reading in self.vlmig.readings(contexts, choices, visuals, self.batch):
             score_reading(model, reading, rows, self.vlmig.sights(seen), scores)
             best = self._predicted(reading, seen if lone else []).argmax(-1).tolist()
             for row, job in zip(best, rows, strict=True):
