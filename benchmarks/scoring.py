@@ -242,6 +242,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=15, help="turns of each side (default: 15)")
     parser.add_argument("--plain-k", type=int, default=10, help="most pictures of the plain side (default: 10)")
     parser.add_argument("--fusion", default="cross_attention", help="kind of fusion layer (default: cross_attention)")
+    parser.add_argument("--compile", action="store_true", help="compile the LM's trunk and the fusion layer")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure to a file")
     arguments = parser.parse_args(argv)
     ks = [int(k) for k in arguments.k.split(",")]
@@ -249,6 +250,9 @@ def main(argv: list[str] | None = None) -> None:
     print(introduction(told["machine"]))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bench = Bench(arguments.size, arguments.tokens, device, arguments.fusion)
+    if arguments.compile:
+        bench.model.trunk.compile()
+        bench.model.fusion.compile()
     print(f"{arguments.size}, {arguments.fusion}, {arguments.tokens} tokens, {bench.dtype}; {arguments.rounds} rounds")
     told["next_token"] = next_token(bench, ks, arguments.rounds, arguments.plain_k)
     if arguments.new_tokens:

@@ -138,22 +138,24 @@ def colours(count: int) -> list[Item]:
     ]
 
 
-def measured(model: VLMIG, out: Path, policy: str = "item", **settings: Any) -> tuple[Any, list[Any]]:
+def measured(
+    model: VLMIG, out: Path, policy: str = "item", scoring: str = "whole", **settings: Any
+) -> tuple[Any, list[Any]]:
     items = colours(9)
     chosen = Settings(policy=policy, **{"controls": ("none",), **settings})
-    results = measure_tasks(Evaluator(model, chosen, out, out), [Task("things", lambda _: items)])
+    results = measure_tasks(Evaluator(model, chosen, out, out), [Task("things", lambda _: items, scoring=scoring)])
     return results, [json.loads(line) for line in (out / "samples_things.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("policy", ["item", "question"])
+@pytest.mark.parametrize(("policy", "scoring"), [("item", "whole"), ("question", "whole"), ("item", "first_token")])
 def test_an_evaluation_imagines_what_it_needs_and_finds_what_all_pictures_would_have_told(
-    auto: VLMIG, tmp_path: Path, policy: str
+    auto: VLMIG, tmp_path: Path, policy: str, scoring: str
 ) -> None:
-    results, lines = measured(auto, tmp_path / "few", policy, ks=("auto",))
+    results, lines = measured(auto, tmp_path / "few", policy, scoring, ks=("auto",))
     drawn = auto.imagination.tally.drawn
     counts = [len(keys) for line in lines for keys in line["pictures"]]
     assert drawn == sum(counts) and len(set(counts)) > 2, "some questions need none or few pictures"
-    whole, all_lines = measured(auto, tmp_path / "all", policy, ks=(0, 6, "auto"))
+    whole, all_lines = measured(auto, tmp_path / "all", policy, scoring, ks=(0, 6, "auto"))
     assert auto.imagination.tally.drawn == 6 * len(counts)
     for few, every in zip(lines, all_lines, strict=True):
         assert few["used"] == every["used"] == [len(k) for k in few["pictures"]] * (3 if policy == "item" else 1)

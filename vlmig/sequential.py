@@ -65,9 +65,8 @@ class Asked:
         """Read the texts, and score the candidates by text alone."""
         bare = [self.visuals] * len(self.contexts)
         self._scores = [Scores.zero(len(own), self.visuals.alignment.numpy()) for own in self.choices]
-        self._readings = [
-            (jobs, reading) for jobs, _, reading in self.reader.readings(self.contexts, self.choices, bare)
-        ]
+        readings = self.reader.readings(self.contexts, self.choices, bare, first=self.first)
+        self._readings = [(jobs, reading) for jobs, _, reading in readings]
         for jobs, reading in self._readings:
             score_reading(self.reader.model, reading, jobs, None, self._scores)
 

@@ -54,7 +54,9 @@ def read_shared(model: VLMIGForCausalLM, families: Sequence[Sequence[Job]], pad:
     mask = torch.cat([prefixes["attention_mask"][owner], rest["attention_mask"]], 1)
     base = {"input_ids": rest["input_ids"], "attention_mask": mask, "past_key_values": cache, "use_cache": True}
     positions = _numbers(mask)[:, -rest["input_ids"].shape[1] :]
-    return model.read({**base, "position_ids": positions}, max(job.asked for jobs in families for job in jobs))
+    reading = model.read({**base, "position_ids": positions}, max(job.asked for jobs in families for job in jobs))
+    reading.cache = None  # nothing is to follow
+    return reading
 
 
 def _numbers(mask: torch.Tensor) -> torch.Tensor:
