@@ -154,7 +154,9 @@ def test_an_evaluation_imagines_what_it_needs_and_finds_what_all_pictures_would_
     results, lines = measured(auto, tmp_path / "few", policy, scoring, ks=("auto",))
     drawn = auto.imagination.tally.drawn
     counts = [len(keys) for line in lines for keys in line["pictures"]]
-    assert drawn == sum(counts) and len(set(counts)) > 2, "some questions need none or few pictures"
+    assert drawn == sum(counts)
+    # The first sub-tokens of these candidates are one and the same, so that nothing is ever safe.
+    assert len(set(counts)) > 2 if scoring == "whole" else set(counts) == {6}, "some need none or few pictures"
     whole, all_lines = measured(auto, tmp_path / "all", policy, scoring, ks=(0, 6, "auto"))
     assert auto.imagination.tally.drawn == 6 * len(counts)
     for few, every in zip(lines, all_lines, strict=True):

@@ -18,9 +18,10 @@ LEAST = 16
 def part(model: Model, jobs: Sequence[Job]) -> tuple[list[Job], list[list[Job]]]:
     """Part jobs that are read by themselves from those, by context, that share enough of what is read.
 
-    Early fusion, masked LMs and layouts that number padding read every job whole.
+    Early fusion, masked LMs, layouts that number padding and windows, which would slide over it, read every job whole.
     """
     late = isinstance(model, VLMIGForCausalLM) and model.config.fusion != "prefix" and not model.published
+    late = late and not any(DynamicCache(config=model.config.text_config).is_sliding)
     families: dict[int, list[Job]] = {}
     for job in jobs:
         families.setdefault(job.context, []).append(job)

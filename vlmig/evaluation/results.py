@@ -20,8 +20,9 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from vlmig.checkpoint import POCKET, write_json, write_text
 from vlmig.evaluation.columns import coded
+from vlmig.evaluation.comparing import Condition, Row, compare
 from vlmig.evaluation.items import Item, Task
-from vlmig.evaluation.outcome import EVERY_SEED, Condition, Outcome, Row, assemble, compare
+from vlmig.evaluation.outcome import EVERY_SEED, Outcome, assemble
 from vlmig.evaluation.run import Evaluator, Measured
 from vlmig.evaluation.sources import SOURCES
 from vlmig.evaluation.statistics import holm, verdict
