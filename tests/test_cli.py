@@ -27,7 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["ask", ""], "the question is empty"),
         (["ask", "What?", "--k", "-1"], "--k -1; expected 0"),
-        (["ask", "What?", "--k", "many"], "invalid int value"),
+        (["ask", "What?", "--k", "many"], "expected a whole number or auto"),
         (["ask", "What is the color of a banana?", "--mix", "sum"], "mix='sum'; expected one of"),
         (
             ["eval", "--tasks", "memory_colour", "--out", "{tmp}"],
@@ -36,7 +36,12 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["eval", "--tasks", "memory_color", "--data", "{tmp}/none", "--out", "{tmp}"], "no file .*pass --data"),
         (["eval", "--tasks", "memory_color", "--data", "{tmp}/bad", "--out", "{tmp}"], "has no column Shape"),
         (["eval", "--tasks", "pocket_color", "--k", "-1", "--out", "{tmp}"], "k=-1; expected numbers of pictures"),
-        (["eval", "--tasks", "pocket_color", "--k", "a,b", "--out", "{tmp}"], "expected comma-separated whole numbers"),
+        (["eval", "--tasks", "pocket_color", "--k", "a,b", "--out", "{tmp}"], "expected a whole number or auto"),
+        (
+            ["eval", "--tasks", "pocket_color", "--seed", "a,b", "--out", "{tmp}"],
+            "expected comma-separated whole numbers",
+        ),
+        (["eval", "--tasks", "pocket_color", "--k", "auto,auto:0.1", "--out", "{tmp}"], "one auto among them"),
         (
             ["eval", "--tasks", "pocket_color", "--control", "loud", "--out", "{tmp}"],
             "control 'loud'; expected one of",

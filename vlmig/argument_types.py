@@ -11,18 +11,24 @@ def words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def numbers(text: str) -> list[int]:
+    """Split a comma-separated list of whole numbers."""
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected comma-separated whole numbers") from None
+
+
 def pictures(text: str) -> int | str:
     """Understand a number of pictures, or ``auto``."""
-    if text.partition(":")[0] == "auto":
-        return text
     try:
-        return int(text)
+        return text if text.partition(":")[0] == "auto" else int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected whole numbers or auto") from None
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number or auto") from None
 
 
-def numbers(text: str) -> list[int | str]:
-    """Split a comma-separated list of them."""
+def each_pictures(text: str) -> list[int | str]:
+    """Split a comma-separated list of numbers of pictures, ``auto`` among them."""
     return [pictures(word) for word in text.split(",")]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vlmig import commands, data_commands
-from vlmig.argument_types import numbers, pictures, shard, size, words
+from vlmig.argument_types import each_pictures, numbers, pictures, shard, size, words
 from vlmig.errors import VLMIGError
 
 POLICIES = ["subject", "question", "sentences", "option"]
@@ -178,7 +178,7 @@ def _eval_options(sub: argparse.ArgumentParser) -> None:
         help="comma-separated tasks: names, with @split for another split, or .yaml files",
     )
     text = "comma-separated numbers of pictures, or auto: as many as each answer needs (default: 0,6)"
-    sub.add_argument("--k", type=numbers, default=[0, 6], help=text)
+    sub.add_argument("--k", type=each_pictures, default=[0, 6], help=text)
     sub.add_argument("--out", type=Path, required=True, help="folder for results.json, samples and report.html")
     sub.add_argument(
         "--data",
