@@ -89,7 +89,7 @@ class Samples:
             self.readout = Readout(measured, items, rows, setting)
         except (OSError, ValueError, KeyError, TypeError):
             raise VLMIGError(f"{path} is not there or of another version; run vlmig eval again") from None
-        self.k, self.main = run.k, run.mains[task]
+        self.k, self.main, self.records = run.k, run.mains[task], rows
         self.scores = list(self.readout.scores("none"))
         self.owner = self.readout.entries()[0]
         self.inside = np.array([subset == "all" or bool(rows[i]["covered"]) for i in self.owner])
