@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="gpt2", help="of model and encoder (default: gpt2)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: 5)")
+    parser.add_argument("--curves", default="k,tokens,batch", help="which of them (default: k,tokens,batch)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure to a file")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves over k and length")
     arguments = parser.parse_args(argv)
@@ -100,7 +101,10 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     bench = Bench(arguments.size, 20, device)
     print(f"{arguments.size}, {bench.dtype}; {arguments.rounds} rounds")
-    for name, values in (("k", KS), ("tokens", LENGTHS), ("batch", BATCHES)):
+    every = {"k": KS, "tokens": LENGTHS, "batch": BATCHES}
+    for name, values in every.items():
+        if name not in arguments.curves.split(","):
+            continue
         limit = bench.model.config.text_limit or max(values)
         told[name] = curve(bench, name, [v for v in values if name != "tokens" or v <= limit], arguments.rounds)
     if arguments.json:
