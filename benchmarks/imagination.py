@@ -13,8 +13,7 @@ import contextlib
 import io
 import os
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.side_by_side import SIDE, product_rate, seconds
 from vlmig.checkpoint import POCKET
 from vlmig.config import VLMIGConfig
 from vlmig.imagination import image_seed
@@ -38,8 +38,6 @@ from vlmig.visuals import Imagination
 
 WARM_UP = "a warm-up"
 """A prompt that is not measured."""
-SIDE = 2048
-"""Rows and columns of the matrices whose product is timed."""
 
 
 class PlainLoop:
@@ -87,15 +85,8 @@ def fill(config: VLMIGConfig, prompts: Sequence[str], k: int, folder: Path) -> t
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
         imagination.fill([WARM_UP], k)
         stopwatch.seconds.clear()
-        seconds = timed(lambda: imagination.fill(prompts, k))
-    return seconds, stopwatch.seconds
-
-
-def timed(work: Callable[[], Any]) -> float:
-    """Return the seconds that work takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+        spent = seconds(lambda: imagination.fill(prompts, k))
+    return spent, stopwatch.seconds
 
 
 @torch.no_grad()
@@ -114,17 +105,6 @@ def operations(plain: PlainLoop) -> tuple[int, int]:
     return denoising.get_total_flops() * passes, decoding.get_total_flops()
 
 
-def product_rate(device: torch.device, repetitions: int = 20) -> float:
-    """Measure the float32 matrix product: operations per second, the best of some, as befits a limit."""
-    left, right = torch.rand(2, SIDE, SIDE, device=device)
-
-    def once() -> float:
-        return float((left @ right)[0, 0])  # reading a number waits for the device
-
-    once()
-    return 2 * SIDE**3 / min(timed(once) for _ in range(repetitions))
-
-
 def measure(config: VLMIGConfig, plain: PlainLoop, prompts: Sequence[str], k: int, rounds: int) -> None:
     """Print a line for each round, the ratio, and where the time of ``fill`` goes."""
     print(f"{'round':<7}{'plain loop':>12}{'fill':>10}{'ratio':>8}   (pictures per second)")
@@ -134,14 +114,14 @@ def measure(config: VLMIGConfig, plain: PlainLoop, prompts: Sequence[str], k: in
     for number in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             if number % 2:
-                seconds, parts = fill(config, prompts, k, Path(folder))
-                loop = timed(lambda: plain(prompts, k))
+                own, parts = fill(config, prompts, k, Path(folder))
+                loop = seconds(lambda: plain(prompts, k))
             else:
-                loop = timed(lambda: plain(prompts, k))
-                seconds, parts = fill(config, prompts, k, Path(folder))
+                loop = seconds(lambda: plain(prompts, k))
+                own, parts = fill(config, prompts, k, Path(folder))
         pictures = len(prompts) * k
-        rates.append((pictures / loop, pictures / seconds))
-        for step, spent in {**parts, "rest": seconds - sum(parts.values())}.items():
+        rates.append((pictures / loop, pictures / own))
+        for step, spent in {**parts, "rest": own - sum(parts.values())}.items():
             steps.setdefault(step, []).append(spent)
         print(f"{number + 1:<7}{rates[-1][0]:>12.2f}{rates[-1][1]:>10.2f}{rates[-1][1] / rates[-1][0]:>8.2f}")
     loops, fills = (median(column) for column in zip(*rates, strict=True))

@@ -17,8 +17,6 @@ import contextlib
 import io
 import json
 import math
-import os
-import platform
 import random
 import tempfile
 import time
@@ -33,6 +31,7 @@ import torch
 from accelerate import Accelerator
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from benchmarks.side_by_side import machine
 from vlmig import VLMIG
 from vlmig.checkpoint import POCKET, load_tokenizer
 from vlmig.config import VLMIGConfig
@@ -310,15 +309,6 @@ def keep_random(model: VLMIG, folder: Path, count: int) -> list[str]:
     random_ones = (Imagined(None, torch.randn(PATCHES, WIDTH).half(), torch.randn(EMBEDDING)) for _ in captions)
     model.imagination.store.put(zip(addresses, random_ones, strict=True))
     return captions
-
-
-def machine() -> dict[str, Any]:
-    """Describe where this runs."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    told = {"cpu": (names or [platform.processor()])[0], "device": device, "load": round(os.getloadavg()[0], 2)}
-    return {**told, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def main(argv: list[str] | None = None) -> None:

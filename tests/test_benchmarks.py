@@ -29,7 +29,7 @@ def test_the_sides_of_scoring_predict_the_same() -> None:
     assert torch.allclose(bench.text(), bench.all(states)[0][:, -1], atol=1e-5)
     for kept, new in zip(bench.all(states), bench.all(features), strict=True):
         assert torch.allclose(kept, new, atol=1e-5)
-    bench.model.config.mix = "evidence"
+    bench.model.config.mix, bench.model.config.weights = "evidence", "uniform"  # as the side does
     whole = bench.model(bench.ids, visual_features=features, logits_to_keep=1).logits
     assert torch.allclose(bench.mixed(states, "evidence"), whole, atol=1e-5)
     assert bench.plain(pixels).sum() == pytest.approx(1, abs=1e-4)
