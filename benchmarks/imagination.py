@@ -90,8 +90,12 @@ def fill(config: VLMIGConfig, prompts: Sequence[str], k: int, folder: Path) -> t
 
 
 @torch.no_grad()
-def operations(plain: PlainLoop) -> tuple[int, int]:
-    """Count the floating-point operations of one picture: all passes of the denoiser, and the decoder."""
+def operations(plain: Any) -> tuple[int, int]:
+    """Count the floating-point operations of one picture: all passes of the denoiser, and the decoder.
+
+    Args:
+        plain: what has a pipeline and its sampling settings: the plain loop, or our imaginer.
+    """
     sampling, unet, vae = plain.sampling, plain.pipeline.unet, plain.pipeline.vae
     side = sampling.size // plain.pipeline.vae_scale_factor
     latents = torch.zeros(1, unet.config.in_channels, side, side, device=plain.device)
@@ -132,14 +136,14 @@ def measure(config: VLMIGConfig, plain: PlainLoop, prompts: Sequence[str], k: in
     print("fill, seconds: " + ", ".join(f"{step} {median(spent):.2f}" for step, spent in steps.items()))
 
 
-def limit(plain: PlainLoop) -> None:
-    """Print what the arithmetic of drawing alone allows on this machine."""
-    denoising, decoding = operations(plain)
-    rate, each = product_rate(plain.device), denoising + decoding
-    print(f"a picture: {denoising / 1e9:.2f} + {decoding / 1e9:.2f} GFLOP (denoiser + decoder; no encoder, no text)")
-    print(
-        f"float32 product of {SIDE} x {SIDE}: {rate / 1e9:.1f} GFLOP/s; at that rate {rate / each:.2f} pictures per second"
-    )
+def limit(plain: PlainLoop, imaginer: Any) -> None:
+    """Print what the arithmetic of drawing alone allows on this machine, the pipeline's own and ours."""
+    rate = product_rate(plain.device)
+    print(f"float32 product of {SIDE} x {SIDE}: {rate / 1e9:.1f} GFLOP/s")
+    for name, side in (("plain loop", plain), ("fill", imaginer)):
+        denoising, decoding = operations(side)
+        each = f"{denoising / 1e9:.2f} + {decoding / 1e9:.2f} GFLOP (denoiser + decoder; no encoder, no text)"
+        print(f"a picture, {name}: {each}; at that rate {rate / (denoising + decoding):.2f} per second")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -158,7 +162,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{len(prompts)} prompts x {arguments.k} pictures on {device}, {torch.get_num_threads()} threads, float32")
     print(f"load of the machine before: {load:.2f} (other work beside this makes the rounds differ)")
     measure(config, plain, prompts, arguments.k, arguments.rounds)
-    limit(plain)
+    with tempfile.TemporaryDirectory() as folder:
+        limit(plain, Imagination(config, POCKET, FeatureStore(folder), Stopwatch()).imaginer)
 
 
 if __name__ == "__main__":

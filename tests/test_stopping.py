@@ -56,7 +56,7 @@ def test_variances_of_few_pictures_are_shrunk_as_far_as_they_deserve() -> None:
 
 
 @pytest.mark.parametrize("setting", RULES, ids=lambda setting: setting[0])
-def test_the_answer_changes_no_more_often_than_the_level_says(setting: Any) -> None:
+def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(setting: Any) -> None:
     rng, count = np.random.default_rng(1), 2000 if PROOF else 300
     rule = fit(questions(rng, 200, 0.7), setting)
     asked = questions(rng, count, 0.7)

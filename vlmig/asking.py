@@ -21,6 +21,18 @@ THINKING = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is"
 
 
+def refuse_senseless(question: str, choices: Sequence[str] | None) -> None:
+    """Refuse what has no answer.
+
+    Raises:
+        VLMIGError: an empty question, or fewer than two different choices.
+    """
+    if not question.strip():
+        raise VLMIGError('the question is empty; ask something, e.g. "What is the color of a banana?"')
+    if choices is not None and len(set(choices)) < 2:
+        raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")
+
+
 @dataclass(frozen=True)
 class Asking:
     """Settings of ``VLMIG.ask`` that are seldom needed."""

@@ -231,7 +231,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     from vlmig.store import default_store
 
     tasks = choose_tasks(arguments.tasks, pocket.TASKS, arguments.protocol or "default")
-    whole = "auto" not in str(arguments.k) or max(k for k in (0, *arguments.k) if isinstance(k, int)) >= MOST
+    numbers = [k for k in arguments.k if isinstance(k, int)]
+    whole = len(numbers) == len(arguments.k) or max(numbers, default=0) >= MOST
     settings = Settings(
         ks=arguments.k,
         mixes=arguments.mix,
@@ -243,9 +244,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         subset=arguments.subset,
         calibrated=arguments.calibrated,
     )
-    files = [file for task in tasks for file in task.files]
-    if "few-shot" in settings.controls:
-        files += [file for task in tasks for file in task.demonstration_files]
+    shots = "few-shot" in settings.controls
+    files = [file for task in tasks for file in task.files + (task.demonstration_files if shots else ())]
     data = Path(arguments.data) if arguments.data else fetch(files, default_store() / "data")
     for task in tasks:
         task.load(data)  # a missing file is said before hours of imagining

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from vlmig.answer import Answer, Reply, named
-from vlmig.asking import THINKING, Asking, Conversation, Shot
+from vlmig.asking import THINKING, Asking, Conversation, Shot, refuse_senseless
 from vlmig.chat import Turn
 from vlmig.checkpoint import (
     absolute,
@@ -127,10 +127,7 @@ class VLMIG(Reader):
                 without choices, or with pictures or steps.
         """
         own = Asking(**settings)
-        if not question.strip():
-            raise VLMIGError('the question is empty; ask something, e.g. "What is the color of a banana?"')
-        if choices is not None and len(set(choices)) < 2:
-            raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")
+        refuse_senseless(question, choices)
         setting = self.config.setting(own.mix, own.weights)
         gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
         asked = Conversation.of(question.strip(), images, shots, self.config, self.tokenizer)
@@ -147,10 +144,9 @@ class VLMIG(Reader):
             if rule is None:
                 scores, alone = self._weighed(context, follow, visuals, verbatim)
             else:
-                rule = replace(rule, group=self.config.imaginer_batch or rule.group)  # as many cost no more than one
-                one = Asked(self, [[(context, follow if verbatim else spaced([follow])[0])]], rule, setting)
-                ask_all([one], lambda _, n: [self._around(asked, own.prompt, n, own.seed)])
-                scores, alone, visuals = one.scores[0], one.scores[0].text, one.visuals
+                rival = (context, follow if verbatim else spaced([follow])[0])
+                scores, visuals = self._until_safe(asked, own, rival, rule)
+                alone = scores.text
         count = len(visuals.features)
         mixed = np.exp(scores.mixed(count, *setting))
         return Answer(
@@ -167,6 +163,15 @@ class VLMIG(Reader):
             shown=asked.pictures if len(visuals.shown) else [],
             rationale=rationale,
         )
+
+    def _until_safe(
+        self, asked: Conversation, own: Asking, rivals: tuple[str, list[str]], rule: Stopping
+    ) -> tuple[Scores, Visuals]:
+        """Score candidates behind a text beside as many pictures as the answer needs."""
+        rule = replace(rule, group=self.config.imaginer_batch or rule.group)  # as many cost no more than one
+        one = Asked(self, [[rivals]], rule, self.config.setting(own.mix, own.weights))
+        ask_all([one], lambda _, n: [self._around(asked, own.prompt, n, own.seed)])
+        return one.scores[0], one.visuals
 
     def _rule(self, k: int | str | None, decides: bool) -> Stopping | None:
         """Return when to stop imagining, or None for a number of pictures."""
