@@ -22,6 +22,7 @@ ORDER = [
     "scores",
     "stopping",
     "projector",
+    "cache",
     "fusion",
     "vision",
     "asking",

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AddedToken, LogitsProcessorList, SuppressTokensLogitsProcessor
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from vlmig.cache import cache_argument, image_cache, seen_length, text_cache
 from vlmig.config import IMAGE, VLMIGConfig
 from vlmig.errors import VLMIGError
 from vlmig.fusion import VisualStates
-from vlmig.reading import PrefixReading, Reading, number, real_tokens, seen_length
+from vlmig.reading import PrefixReading, Reading, number, real_tokens
 
 BUDGET = 2**14
 """States, visual and of the text, that go through the LM at a time."""
@@ -44,7 +45,7 @@ class EarlyFusion:
         Raises:
             VLMIGError: places without pictures, pictures without places, a model that looks at pictures beside the text.
         """
-        ids, cache = base.get("input_ids"), base.get("past_key_values")
+        ids, cache = base.get("input_ids"), text_cache(base)
         shown = 0 if shown_features is None else shown_features.shape[1]
         if self.config.fusion != "prefix" and shown:
             raise VLMIGError(
@@ -135,8 +136,8 @@ class EarlyFusion:
             inputs_embeds=embeddings,
             attention_mask=present.long(),
             position_ids=number(present)[:, -embeddings.shape[1] :],
-            past_key_values=cache,
             use_cache=cache is not None,
+            **cache_argument(cache),
         )
         # An image predicts the token behind it: so the text's positions are the last ones, BOS's being the image's end.
         return output.last_hidden_state[:, -queries:].unflatten(0, (rows, images))[:, :, reading.kept]
@@ -208,37 +209,3 @@ def insert(values: Tensor, own: Tensor, begin: Tensor) -> Tensor:
 def beside_each(values: Tensor, images: int) -> Tensor:
     """Repeat each row for each of K images: (B, ...) -> (B * K, ...)."""
     return values.repeat_interleave(images, 0)
-
-
-def image_cache(cache: Cache, layers: int, images: int) -> Cache:
-    """Return the part of a cache that keeps the text beside each image: as many layers again as the LM has.
-
-    Being rows of the same cache, beams and their order treat it right.
-
-    Raises:
-        VLMIGError: it was filled beside another number of images.
-    """
-    own = cache.layers[layers:]
-    if not own:
-        own = [_BesideImages(images) for _ in range(layers)]
-        cache.layers += own
-    if own[0].images != images:
-        raise VLMIGError(
-            f"a cache of a text beside {own[0].images} pictures, {images} given; expected as many: start anew"
-        )
-    return Cache(layers=own)
-
-
-class _BesideImages(DynamicLayer):
-    """Keys and values of a text beside each of K images: (B, K, heads, S, d), so that a row is a prompt with all its images."""
-
-    def __init__(self, images: int) -> None:
-        super().__init__()
-        self.images = images
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        keys, values = (states.unflatten(0, (-1, self.images)) for states in (key_states, value_states))
-        keys, values = super().update(keys, values)
-        return keys.flatten(0, 1), values.flatten(0, 1)

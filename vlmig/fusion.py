@@ -11,14 +11,14 @@ Axes: B prompts, K images, N visual tokens per image, T queried and S all text p
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache
 
+from vlmig.cache import cache_argument, given_cache
 from vlmig.errors import VLMIGError
 
 TextStates = tuple[Tensor, Tensor]
@@ -138,7 +138,7 @@ class DecoderLayerFusion(nn.Module):
         keys, values = (torch.cat([seen.flatten(0, 1), beside_each_image(read)], -2) for seen, read in own)
         allowed = F.pad(mask, (self.visual_tokens, 0), value=True)
         queries, places, allowed = map(beside_each_image, (hidden, positions + self.visual_tokens, allowed))
-        return self._run(queries, places, allowed, Cache(layers=[_Given(keys, values)])).unflatten(0, (rows, images))
+        return self._run(queries, places, allowed, given_cache(keys, values)).unflatten(0, (rows, images))
 
     def _record(self, states: Tensor, positions: Tensor) -> tuple[TextStates, Tensor]:
         """Run the block causally over states, and return its keys and values and its output."""
@@ -154,8 +154,8 @@ class DecoderLayerFusion(nn.Module):
             inputs_embeds=states,
             position_ids=positions,
             attention_mask=blocked[:, None],
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument(cache),
         ).last_hidden_state
 
 
@@ -245,17 +245,6 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
             f"fusion='decoder_layer' does not fit {type(layer.block).__name__}: its attention takes no positions or masks of "
             "ours; use fusion='cross_attention'"
         )
-
-
-class _Given(DynamicLayer):
-    """Keys and values made elsewhere; those of the queried rows are among them already."""
-
-    def __init__(self, keys: Tensor, values: Tensor) -> None:
-        super().__init__()
-        super().update(keys, values)
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return self.keys, self.values
 
 
 def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
+from vlmig.cache import keep_images, kept_images
 from vlmig.checkpoint import AdapterCheckpoint
 from vlmig.config import VLMIGConfig
 from vlmig.early_fusion import PrefixFusion
@@ -23,7 +24,7 @@ from vlmig.fusion import CrossAttentionFusion, VisualStates
 from vlmig.heads import check_head, is_linear
 from vlmig.mixture import STATE_RULES, mix, state_shares
 from vlmig.projector import build_projector
-from vlmig.reading import LateReading, Reading, keep_images, kept_images
+from vlmig.reading import LateReading, Reading
 from vlmig.reference import COUNTS_PADDING
 
 HEAD_SHARE = 12

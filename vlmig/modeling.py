@@ -20,21 +20,14 @@ from transformers import (
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
+from vlmig.cache import cache_argument, extend_cache, one_cache, seen_length, text_cache
 from vlmig.config import VLMIGConfig
 from vlmig.early_fusion import EarlyFusion
 from vlmig.errors import VLMIGError
 from vlmig.fusion import DecoderLayerFusion, EncoderLayerFusion, check_block
 from vlmig.heads import causal_logits, masked_head, masked_logits
 from vlmig.late_fusion import LateFusionModel
-from vlmig.reading import (
-    LateReading,
-    Reading,
-    extend_cache,
-    number,
-    real_tokens,
-    seen_length,
-    visible,
-)
+from vlmig.reading import LateReading, Reading, number, real_tokens, visible
 from vlmig.reference import published_causal_loss, published_gpt2_mask, published_layout, published_masked_loss
 
 
@@ -81,11 +74,13 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
         image_weights: Tensor | None = None,
         fusion_mask: Tensor | None = None,
         shown_features: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Predict the next token of every kept position.
 
         Args:
+            past_key_values: what was read so far, by its name until transformers 5.23; ``cache`` is its name since.
             visual_features: F of imagined pictures, (B, K, P, C); without any the base LM's own output, bit for bit.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
             fusion_mask: 2D padding mask (B, S) when ``attention_mask`` is not one; ``generate`` passes it itself.
@@ -99,9 +94,9 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "position_ids": position_ids,
-            "past_key_values": past_key_values,
             "inputs_embeds": inputs_embeds,
             "use_cache": use_cache,
+            **cache_argument(one_cache(cache, past_key_values)),
         }
         if labels is not None and self.published and attention_mask is not None:
             labels = labels.masked_fill(attention_mask == 0, -100)  # the published loss drops padded targets
@@ -124,7 +119,7 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
             loss = published_causal_loss(self, reading, visual_features, labels, mixture)
         elif labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=items)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=reading.cache)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **cache_argument(reading.cache))
 
     def read(
         self,
@@ -142,7 +137,7 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
             raise VLMIGError(
                 f"attention_mask of shape {tuple(padding.shape)} beside pictures; expected (B, S), or pass that as fusion_mask"
             )
-        states, cache = output.last_hidden_state, getattr(output, "past_key_values", None)
+        states, cache = output.last_hidden_state, text_cache(output)
         if self.config.fusion == "prefix":
             return self.read_early(base, placed, states, padding, cache, logits_to_keep)
         return self.prepare(states, padding, cache, logits_to_keep)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers.cache_utils import DynamicCache
 
+from vlmig.cache import cache_argument
 from vlmig.modeling import VLMIGForCausalLM
 from vlmig.reading import Reading
 from vlmig.scoring import Job, Model, pad_left
@@ -53,7 +54,7 @@ def read_shared(model: VLMIGForCausalLM, families: Sequence[Sequence[Job]], pad:
     cache.batch_select_indices(owner)
     rest = pad_left([job.ids[n:] for jobs, n in zip(families, lengths, strict=True) for job in jobs], pad, model.device)
     mask = torch.cat([prefixes["attention_mask"][owner], rest["attention_mask"]], 1)
-    base = {"input_ids": rest["input_ids"], "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+    base = {"input_ids": rest["input_ids"], "attention_mask": mask, "use_cache": True, **cache_argument(cache)}
     positions = _numbers(mask)[:, -rest["input_ids"].shape[1] :]
     reading = model.read({**base, "position_ids": positions}, max(job.asked for jobs in families for job in jobs))
     reading.cache = None  # nothing is to follow
