@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
+from vlmig.quantisation import keep_stored_form
 
 logger = logging.getLogger(__name__)
 
@@ -224,7 +225,7 @@ def load_language_model(auto_class: Any, name: str, revision: str | None = None,
         if "dtype" not in kwargs:
             small = _has_few_bits(name, revision)
             kwargs["dtype"] = kwargs.pop("torch_dtype", "auto" if small else torch.float32)
-        return auto_class.from_pretrained(name, revision=revision, **kwargs).eval()
+        return keep_stored_form(auto_class.from_pretrained(name, revision=revision, **kwargs).eval())
     except (OSError, TypeError, ValueError) as error:
         kind = "masked" if "Masked" in auto_class.__name__ else "causal"
         raise _not_loaded(name, kind, error) from error

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from transformers import BitsAndBytesConfig
 
 from vlmig.errors import VLMIGError
 
+Model = TypeVar("Model", bound=nn.Module)
 KINDS: dict[str, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
@@ -38,6 +39,19 @@ def config_for(kind: str) -> BitsAndBytesConfig:
     # In float32 it says at every call that it computes products in half precision.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return BitsAndBytesConfig(**KINDS[kind])
+
+
+def keep_stored_form(model: Model) -> Model:
+    """Keep weights of 4 bits as they are stored, and return the model.
+
+    On CPUs with bfloat16 instructions bitsandbytes packs them anew at the first pass. Its way back rounds their scales once
+    more, so a model that was used would be saved with other weights, and its answers would depend on the machine.
+    """
+    module: Any
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def weight_bytes(model: nn.Module) -> int:

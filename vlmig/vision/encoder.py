@@ -21,7 +21,7 @@ BLANK = (128, 128, 128)
 
 
 BATCH = 4
-"""Pictures per pass, always: a feature's last bit may depend on how many others are computed beside it."""
+"""Pictures per pass on an accelerator, always: a feature's last bit may depend on how many others are computed beside it."""
 
 
 class Tower(Protocol):
@@ -76,20 +76,25 @@ class VisionEncoder:
     def encode(self, pictures: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
         """Encode n pictures, PIL or uint8 (3, H, W): features (n, P, C) in half precision and unit embeddings (n, E).
 
-        A picture's bytes do not depend on the others: every pass has the same size, the last one filled up.
+        A picture's bytes do not depend on the others: every pass has the same size, the last one filled up. On a CPU it has one
+        picture, since there some libraries round by the place in a batch.
         """
-        parts = [pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH)]
+        size = self._pass_size()
+        parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
         seen = spread(self._pass, parts, self.device)
         features, pooled = zip(*seen, strict=True)
         return torch.cat(features), torch.cat(pooled)
 
     def _pass(self, pictures: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
         batch = [as_tensor(picture).to(self.device) for picture in pictures]
-        pixels = self.tower.prepare(batch + batch[:1] * (BATCH - len(batch)))
+        pixels = self.tower.prepare(batch + batch[:1] * (self._pass_size() - len(batch)))
         patches, embeddings = (part[: len(batch)] for part in self.tower.see(pixels, self.layer))
         unit = F.normalize(embeddings.float(), dim=-1)
         features = unit[:, None] if self.features == "pooled" else patches
         return features.half().cpu(), unit.cpu()
+
+    def _pass_size(self) -> int:
+        return 1 if self.device.type == "cpu" else BATCH
 
     def encode_text(self, texts: Sequence[str]) -> Tensor | None:
         """Encode texts: unit embeddings (n, E), each on its own, or None where the tower has no text side."""
