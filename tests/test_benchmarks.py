@@ -57,6 +57,7 @@ def test_curves_have_a_slope_and_a_picture(tmp_path: Path, monkeypatch: pytest.M
     assert drawn.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.proof
 def test_from_nothing_to_answers_the_plain_loop_says_the_same(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from proof import PROOF
 
 from vlmig import VLMIG
 from vlmig.evaluation.declared import declaration
@@ -25,10 +26,6 @@ from vlmig.evaluation.settings import Settings
 from vlmig.imagination.prompts import read_prompts, shard_of
 from vlmig.store import FeatureStore
 
-PROOF = bool(os.environ.get("VLMIG_PROOF"))
-LONG = pytest.mark.skipif(
-    not PROOF, reason="make proof: tests/test_resume.py has two processes and one store in every run"
-)
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -51,6 +48,7 @@ def command(checkpoint: Path, prompts: Path, store: Path, *more: str) -> list[st
     return ["imagine", "--model", str(checkpoint), "--prompts", str(prompts), "--k", "2", "--store", str(store), *more]
 
 
+@pytest.mark.scaled
 def test_the_same_bytes_for_any_schedule(tiny: VLMIG, tmp_path: Path) -> None:
     """Random orders, numbers of pictures, portions, shards and batches of requests give one and the same store."""
     texts, rng = [f"thing {i}" for i in range(12)], random.Random(0)
@@ -68,6 +66,7 @@ def test_the_same_bytes_for_any_schedule(tiny: VLMIG, tmp_path: Path) -> None:
         assert contents(tiny.imagination.store) == whole
 
 
+@pytest.mark.proof
 def test_killed_again_and_again_a_run_loses_and_repeats_nothing(
     checkpoint: Path, prompts: Path, tmp_path: Path
 ) -> None:
@@ -96,7 +95,7 @@ def test_killed_again_and_again_a_run_loses_and_repeats_nothing(
     assert finished.items() <= dict(store.base.execute("SELECT rowid, digest FROM entries").fetchall()).items()
 
 
-@LONG
+@pytest.mark.proof
 def test_two_processes_under_torchrun_share_the_work(
     tiny: VLMIG, checkpoint: Path, prompts: Path, tmp_path: Path
 ) -> None:
@@ -116,7 +115,7 @@ def test_two_processes_under_torchrun_share_the_work(
     assert min(drawn) > 0.45 * sum(drawn), "each does about half"
 
 
-@LONG
+@pytest.mark.proof
 def test_processes_on_the_same_list(checkpoint: Path, prompts: Path, tmp_path: Path) -> None:
     """Without shards they race; still every picture is there once and whole."""
     run = [sys.executable, "-m", "vlmig.cli", *command(checkpoint, prompts, tmp_path / "raced")]

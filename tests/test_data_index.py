@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from proof import PROOF
 
 import vlmig.data.index
 from vlmig.cli import main
@@ -21,8 +22,6 @@ from vlmig.data.index import Index, check_share, index
 from vlmig.data.pairs import Bad, BadPicture, Pair
 from vlmig.data.visual_genome import VisualGenome
 from vlmig.errors import VLMIGError
-
-PROOF = bool(os.environ.get("VLMIG_PROOF"))
 
 
 @dataclass
@@ -241,6 +240,7 @@ def test_data_check_of_a_recipe(faulty: Path, tmp_path: Path, capsys: pytest.Cap
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
+@pytest.mark.scaled
 def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The peak for many regions is that for few, but for what is held of each image."""
     monkeypatch.setattr(vlmig.data.index, "BATCH", 512)

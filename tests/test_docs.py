@@ -74,6 +74,7 @@ def test_readme_make_targets_exist(make: str) -> None:
     assert re.search(rf"^{make}:", (ROOT / "Makefile").read_text(), re.M)
 
 
+@pytest.mark.proof
 def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
     paths = sorted((ROOT / "notebooks").glob("*.ipynb"))

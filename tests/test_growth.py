@@ -104,6 +104,7 @@ def test_columns_and_codes_are_what_lists_would_be() -> None:
     ].tolist()
 
 
+@pytest.mark.proof
 def test_the_benchmark_runs_and_says_what_it_simulates(capsys: pytest.CaptureFixture[str]) -> None:
     growth.main(["--items", "4,8", "--fast"])
     told = capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +277,7 @@ def test_a_pipeline_that_the_auto_class_does_not_know(parts: Path, monkeypatch: 
     assert type(DiffusionImaginer(parts / "generator").pipeline).__name__ == "StableDiffusionPipeline"
 
 
-@pytest.mark.skipif(not os.environ.get("VLMIG_PROOF"), reason="compiling takes a minute; make proof")
+@pytest.mark.proof
 def test_a_compiled_denoiser_draws_the_same(parts: Path) -> None:
     asked = [request("a cat", i) for i in range(3)]
     settings = {"steps": 2, "guidance": 3.0, "size": 32, "batch": 2}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proof import PROOF
 
 from vlmig import VLMIG
 from vlmig.cli import main
@@ -22,7 +23,6 @@ from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.run import Evaluator
 from vlmig.evaluation.settings import Settings
 
-PROOF = bool(os.environ.get("VLMIG_PROOF"))
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 ITEMS = 200 if PROOF else 12
 TASKS = ("memory_color", "relative_size")
@@ -67,6 +67,7 @@ def measured(out: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in (out / "journal").glob("*.jsonl"))
 
 
+@pytest.mark.proof
 def test_killed_again_and_again_and_then_shared(
     whole: dict[str, Any], checkpoint: Path, files: Path, tmp_path: Path
 ) -> None:

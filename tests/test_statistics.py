@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
+from proof import PROOF
 from scipy import stats
 
 from vlmig.evaluation.statistics import (
@@ -18,8 +17,6 @@ from vlmig.evaluation.statistics import (
     reliability,
     verdict,
 )
-
-PROOF = bool(os.environ.get("VLMIG_PROOF"))
 
 
 def test_bootstrap_draws_clusters_not_items(rng: np.random.Generator) -> None:
@@ -38,6 +35,7 @@ def test_values_may_come_in_any_order_and_blocks(rng: np.random.Generator, monke
     assert clustered(values, clusters) == first, "drawn in four blocks"
 
 
+@pytest.mark.scaled
 @pytest.mark.parametrize(
     ("objects", "wordings", "a", "b"), [(40, 5, 2, 2), (62, 9, 1, 1), (30, 9, 3, 1), (100, 5, 0.5, 0.5)]
 )

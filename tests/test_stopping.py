@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from proof import PROOF
 from scipy.special import log_softmax
 from scipy.stats import binomtest
 
@@ -23,7 +23,6 @@ from vlmig.evaluation.settings import Settings
 from vlmig.scores import Scores
 from vlmig.stopping import NEVER, Stopping, fit, shrinkage
 
-PROOF = bool(os.environ.get("VLMIG_PROOF"))
 RULES = [
     ("evidence", "uniform", 1.5, 0.0, 0.0),
     ("logit", "uniform", 1.0, 0.0, 0.0),
@@ -55,6 +54,7 @@ def test_variances_of_few_pictures_are_shrunk_as_far_as_they_deserve() -> None:
     assert shrinkage(np.array([]), 9) == (1.0, 1.0), "nothing is known"
 
 
+@pytest.mark.scaled
 @pytest.mark.parametrize("setting", RULES, ids=lambda setting: setting[0])
 def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(setting: Any) -> None:
     rng, count = np.random.default_rng(1), 2000 if PROOF else 300

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -14,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from proof import PROOF
 
 from vlmig import VLMIGError
 from vlmig.store import Address, FeatureStore, Imagined, describe
-
-PROOF = bool(os.environ.get("VLMIG_PROOF"))
 
 
 def at(name: str, seed: int = 1, identity: str = "{}") -> Address:
@@ -65,6 +63,7 @@ def same(one: Imagined | None, other: Imagined) -> bool:
 COLUMNS = ("key", "prompt", "seed", "identity", "redraws", "digest", "features", "picture")
 
 
+@pytest.mark.scaled
 def test_every_flipped_bit_of_an_entry_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("WARNING", logger="vlmig")  # the command line may have turned it down in this process
     store, rng = filled(tmp_path, 1), np.random.default_rng(0)
@@ -89,6 +88,7 @@ def test_every_flipped_bit_of_an_entry_is_noticed(tmp_path: Path, caplog: pytest
         assert same(store.get(at("prompt 0").key), entry(0)), "a damaged entry is made again"
 
 
+@pytest.mark.scaled
 def test_a_flipped_bit_anywhere_in_the_file_never_gives_a_wrong_entry(tmp_path: Path) -> None:
     filled(tmp_path / "whole").base.close()
     raw, rng = (tmp_path / "whole" / "imagined.sqlite").read_bytes(), np.random.default_rng(1)
@@ -114,6 +114,7 @@ def test_a_flipped_bit_anywhere_in_the_file_never_gives_a_wrong_entry(tmp_path: 
     assert noticed > 0
 
 
+@pytest.mark.proof
 def test_a_killed_writer_leaves_only_whole_entries(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, 'tests'); from test_store import *\n"

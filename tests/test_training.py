@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from proof import PROOF
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -28,7 +29,6 @@ from vlmig.training import load_recipe, train
 from vlmig.training.parts import frozen_digest
 from vlmig.training.run import read_log
 
-PROOF = bool(os.environ.get("VLMIG_PROOF"))
 GPU = torch.accelerator.is_available()
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
@@ -131,6 +131,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(count)
 
 
+@pytest.mark.proof
 def test_stopped_at_random_it_ends_with_the_same_bits(recipe: Path, tmp_path: Path, one_thread: None) -> None:
     """Killed, also while the index, the features or a state are written; asked to stop; then left to finish."""
     steps, kills = (600, 20) if PROOF else (60, 1)
@@ -152,6 +153,7 @@ def test_stopped_at_random_it_ends_with_the_same_bits(recipe: Path, tmp_path: Pa
     assert not list(out.glob("training/**/state-*")), "states are for going on"
 
 
+@pytest.mark.proof
 def test_two_processes_follow_one(recipe: Path, tmp_path: Path) -> None:
     """Half the batch each under torchrun, 50 steps: the same curve to 1e-5."""
     changes = ("stages.0.steps=50", "validation.every=25", "stages.0.micro_batch=3")
@@ -165,6 +167,7 @@ def test_two_processes_follow_one(recipe: Path, tmp_path: Path) -> None:
     assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(*held_out, strict=True))
 
 
+@pytest.mark.proof
 def test_sharded_over_two_processes(recipe: Path, tmp_path: Path) -> None:
     """FSDP spreads LM and adapter, twice; the losses, and the checkpoint that is put together again, follow one process's."""
     yaml_stages(recipe, [{"name": "colors"}, {"name": "more", "trains": ["projector"]}])
