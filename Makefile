@@ -1,17 +1,65 @@
 # make demo         set up and answer real benchmark questions offline, on the embedded pocket model
 # make eval         measure the pocket model on every colour and shape task whose file is there, in ten minutes
-# make test         set up and run every capability once, in five minutes on two cores
-# make proof        the long checks: sweeps, kills, several processes, notebooks
-# make test-newest  make test's checks on the newest libraries; says which moved since the lock
-# make test-oldest  the same on the oldest that setup.cfg allows
-# make lock         write requirements.lock anew: the versions that make demo and make test install
+# make test         set up and check every capability once: five minutes on two cores
+# make proof        the long checks: sweeps, kills, several processes, notebooks, the wheel
+# make test-newest  the checks of make test on the newest libraries; says which moved since the lock
+# make test-oldest  the same on the oldest libraries that setup.cfg allows
+# make lock         write requirements.lock anew: what make demo and make test install, with hashes
 # make pocket       rebuild the pocket model from nothing (hours on two cores); needs the Debian package fonts-noto-color-emoji
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-RUN = .venv/bin
 UV = .uv/bin/uv
-# A worker per core, each on one thread: two processes beside each other beat one on two threads.
+UV_VERSION = 0.13.9
+RUN = .venv/bin
+# A worker for each core, on one thread: two processes beside each other beat one of two threads.
 PYTEST = OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist worksteal
-MOVED = (echo "libraries that differ from requirements.lock:"; $(UV) pip freeze --python $(RUN)/python | grep == | \
-	grep -vxFf requirements.lock.versions) 
 
-.PHONY: demo eval test proof test-newest test-oldest lock pocket format
+.PHONY: demo eval test proof test-newest test-oldest others lock pocket format
+
+$(UV): Makefile
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	touch $(UV)
+
+.venv/ready: $(UV) requirements.lock setup.cfg pyproject.toml
+	$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	$(UV) pip sync --quiet --python $(RUN)/python --require-hashes requirements.lock
+	$(UV) pip install --quiet --python $(RUN)/python --no-deps -e .
+	touch .venv/ready
+
+lock: $(UV)
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
+		--custom-compile-command "make lock" --extra dev setup.cfg --output-file requirements.lock
+
+demo: .venv/ready
+	$(RUN)/python -m eval.demo
+
+eval: .venv/ready
+	$(RUN)/python -m eval.colours_and_shapes
+
+test: .venv/ready
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(PYTEST)
+
+proof: .venv/ready
+	VLMIG_PROOF=1 $(PYTEST) -m "proof or scaled"
+
+test-newest: $(UV)
+	$(MAKE) others RUN=.venv-newest/bin RESOLUTION=highest
+
+test-oldest: $(UV)
+	$(MAKE) others RUN=.venv-oldest/bin RESOLUTION=lowest-direct
+
+others:
+	$(UV) venv --quiet --clear --python $(PYTHON) $(RUN)/..
+	$(UV) pip install --quiet --python $(RUN)/python --resolution $(RESOLUTION) -e ".[dev]"
+	$(RUN)/python -m tools.moved
+	$(PYTEST)
+
+pocket: .venv/ready
+	$(RUN)/python -m vlmig.pocket
+
+format: .venv/ready
+	$(RUN)/ruff check --fix .
+	$(RUN)/ruff format .
