@@ -16,6 +16,7 @@ from test_families import SAME, left_padded, pictures, steps, visual
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, T5Config, pipeline
 
 from vlmig import VLMIG, VLMIGConfig, VLMIGError, VLMIGForCausalLM, VLMIGForMaskedLM
+from vlmig.cache import cache_argument, text_cache
 
 KINDS = ("cross_attention", "decoder_layer")
 
@@ -252,8 +253,8 @@ def test_wrong_use_is_one_clear_line(model: Any, saved: Path, parts: Path, tmp_p
         four = torch.ones(2, 1, 7, 7, dtype=torch.bool).tril()
         model(left_padded()["input_ids"], attention_mask=four, visual_features=pictures())
     with torch.no_grad(), pytest.raises(VLMIGError, match="a cache of 8 tokens, 1 of them read beside pictures"):
-        cache = model(left_padded()["input_ids"], use_cache=True).past_key_values
-        model(left_padded()["input_ids"][:, :1], past_key_values=cache, visual_features=pictures())
+        cache = text_cache(model(left_padded()["input_ids"], use_cache=True))
+        model(left_padded()["input_ids"][:, :1], visual_features=pictures(), **cache_argument(cache))
     for features in (pictures()[0], pictures()[:1], pictures()[:, :, 1:], pictures()[..., 1:]):
         with pytest.raises(VLMIGError, match=r"expected \(prompts, images, patches, width\) = \(2, K, 5, 12\)"):
             model(**left_padded(), visual_features=features)

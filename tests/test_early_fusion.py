@@ -14,6 +14,7 @@ from scipy.special import erf
 from torch import Tensor, nn
 
 from vlmig import VLMIGConfig, VLMIGError, VLMIGForCausalLM, VLMIGForMaskedLM
+from vlmig.cache import cache_argument, text_cache
 from vlmig.projector import PooledProjector, Resampler, build_projector
 
 # Two orders of the same fp32 sums, of numbers around 10: padding, caches and copies change the order. A picture in another
@@ -230,9 +231,9 @@ def test_pictures_that_do_not_fit_the_text_are_refused() -> None:
 def test_a_cache_of_another_start_is_refused() -> None:
     model, inputs, more = make("gpt2"), padded([[1, 5, 6]]), torch.tensor([[7]])
     for features, message in ((None, "read without pictures"), (pictures(1, 2), "beside 3 pictures, 2 given")):
-        cache = model(**inputs, use_cache=True, visual_features=features).past_key_values  # a blank one is one more
+        cache = text_cache(model(**inputs, use_cache=True, visual_features=features))  # a blank one is one more
         with pytest.raises(VLMIGError, match=message):
-            model(input_ids=more, past_key_values=cache, visual_features=pictures(1, 1))
+            model(input_ids=more, visual_features=pictures(1, 1), **cache_argument(cache))
 
 
 def test_configurations_that_cannot_be() -> None:

@@ -8,6 +8,7 @@ from families import CAUSAL, build
 from test_shared_prefix import model_of
 
 from vlmig import VLMIG
+from vlmig.cache import cache_argument, text_cache
 from vlmig.heads import causal_logits, is_linear
 from vlmig.modeling import VLMIGForCausalLM
 from vlmig.reading import LateReading
@@ -91,8 +92,8 @@ def test_a_continuation_sees_its_pictures_once(fusion: str) -> None:
 def test_other_pictures_in_the_same_cache_are_seen_anew() -> None:
     model, ids = model_of("gpt2", "cross_attention"), torch.randint(3, 97, (1, 6))
     one, other = torch.randn(2, 1, 3, 5, 12)
-    cache = model(input_ids=ids, visual_features=one, use_cache=True).past_key_values
-    changed = model(input_ids=ids[:, -1:], visual_features=other, past_key_values=cache).logits
+    cache = text_cache(model(input_ids=ids, visual_features=one, use_cache=True))
+    changed = model(input_ids=ids[:, -1:], visual_features=other, **cache_argument(cache)).logits
     whole = model(input_ids=torch.cat([ids, ids[:, -1:]], 1), visual_features=other, logits_to_keep=1).logits
     assert torch.allclose(changed, whole, atol=1e-5)
 
