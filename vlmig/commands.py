@@ -70,8 +70,6 @@ def ask(arguments: argparse.Namespace) -> None:
     if early and not arguments.choices and (given["images"] or given["shots"] or given["steps"]):
         _reply(model, arguments, given)
         return
-    from vlmig.evaluation.report import write_answer
-
     settings = {name: getattr(arguments, name) for name in ("prompt", "seed", "mix", "weights")}
     answer = model.ask(arguments.question, arguments.choices, arguments.k, **given, **settings)
     print(f"{answer.answer}  (p = {answer.probabilities[answer.answer]:.2f})")
@@ -91,6 +89,8 @@ def ask(arguments: argparse.Namespace) -> None:
             f'{"compared with" if answer.given else "imagined"} "{answer.prompt}", mean alignment {_cosine(mean)}{doubt}'
         )
     if arguments.html:
+        from vlmig.evaluation.report import write_answer
+
         write_answer(answer, arguments.html)
     _finish(model, arguments)
 
@@ -111,8 +111,6 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _reply(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     """Answer in words."""
-    from vlmig.evaluation.report import write_reply
-
     if arguments.prompt or arguments.mix or arguments.weights:
         raise VLMIGError("--prompt, --mix and --weights choose among answers; give --choices too, or leave them out")
     reply = model.chat(arguments.question, k=arguments.k, seed=arguments.seed, **given)
@@ -120,6 +118,8 @@ def _reply(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -
     if reply.rationale:
         print(f"steps: {reply.rationale}")
     if arguments.html:
+        from vlmig.evaluation.report import write_reply
+
         write_reply(arguments.question, reply, arguments.html)
     _finish(model, arguments)
 
