@@ -260,10 +260,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Run a recipe's stages, or say what they would be."""
-    from vlmig.training.recipe import load_recipe
+    from vlmig.training.recipe import find_recipe, load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.set)
+    recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
     data = Path(arguments.data) if arguments.data else None
+    if not arguments.plan and arguments.out is None:
+        raise VLMIGError(
+            "vlmig train writes a checkpoint; expected --out DIR, or --plan, which only says what would run"
+        )
     from vlmig.pocket.lessons import SOURCES
 
     if arguments.plan:
@@ -271,10 +275,6 @@ def train(arguments: argparse.Namespace) -> None:
 
         print(plan(recipe, _store(arguments), data, SOURCES))
         return
-    if arguments.out is None:
-        raise VLMIGError(
-            "vlmig train writes a checkpoint; expected --out DIR (or --plan, which only says what would run)"
-        )
     from vlmig.evaluation.probe import probe_of
     from vlmig.pocket.tasks import TASKS
     from vlmig.training import train
@@ -313,11 +313,14 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Write the report of a results folder again, or of two compared."""
+    from vlmig.evaluation.report.samples import read_run
+
+    first, second = arguments.folder, arguments.other
+    _ = read_run(first), second and read_run(second)  # what is wrong is said before torch is loaded
     from vlmig.evaluation.report import compare_runs, write_report
     from vlmig.store import FeatureStore, default_store
 
     store = FeatureStore(arguments.store or default_store())
-    first, second = arguments.folder, arguments.other
     if second is None:
         print(write_report(first, store, arguments.out))
     else:
