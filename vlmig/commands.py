@@ -273,8 +273,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.plan:
         from vlmig.training.plan import plan
 
-        print(plan(recipe, _store(arguments), data, SOURCES))
-        return
+        return print(plan(recipe, _store(arguments), data, SOURCES))
     from vlmig.evaluation.probe import probe_of
     from vlmig.pocket.tasks import TASKS
     from vlmig.training import train
