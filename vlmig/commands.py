@@ -265,15 +265,14 @@ def train(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
     data = Path(arguments.data) if arguments.data else None
     if not arguments.plan and arguments.out is None:
-        raise VLMIGError(
-            "vlmig train writes a checkpoint; expected --out DIR, or --plan, which only says what would run"
-        )
+        raise VLMIGError("vlmig train writes a checkpoint; expected --out DIR, or --plan to be told what would run")
     from vlmig.pocket.lessons import SOURCES
 
     if arguments.plan:
         from vlmig.training.plan import plan
 
-        return print(plan(recipe, _store(arguments), data, SOURCES))
+        print(plan(recipe, _store(arguments), data, SOURCES))
+        return
     from vlmig.evaluation.probe import probe_of
     from vlmig.pocket.tasks import TASKS
     from vlmig.training import train
