@@ -322,8 +322,7 @@ def report(arguments: argparse.Namespace) -> None:
     if second is None:
         print(write_report(first, store, arguments.out))
     else:
-        page = arguments.out or first / f"against_{second.resolve().name}.html"
-        print(compare_runs(first, second, page, store))
+        print(compare_runs(first, second, arguments.out or first / f"against_{second.resolve().name}.html", store))
 
 
 def convert(arguments: argparse.Namespace) -> None:
