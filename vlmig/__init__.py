@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
     from vlmig.predictor import VLMIG
 
-__all__ = ["VLMIG", "VLMIGConfig", "VLMIGError", "VLMIGForCausalLM", "VLMIGForMaskedLM"]
+    __version__: str
+
+__all__ = ["VLMIG", "VLMIGConfig", "VLMIGError", "VLMIGForCausalLM", "VLMIGForMaskedLM", "__version__"]
 
 _HOMES = {
     "VLMIG": "predictor",
@@ -28,6 +30,15 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``vlmig --help`` answers at once."""
+    if name == "__version__":  # of the installed package, whose metadata takes a moment to find
+        from importlib.metadata import version
+
+        return version("vlmig")
     if name not in _HOMES:
         raise AttributeError(f"module 'vlmig' has no attribute {name!r}")
     return getattr(import_module(f"vlmig.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names, those not imported yet too."""
+    return sorted({*globals(), *__all__})

@@ -43,9 +43,20 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
+class _Version(argparse.Action):
+    """Print the version, which is looked up only then."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        import vlmig
+
+        print(f"vlmig {vlmig.__version__}")
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Describe all commands."""
     parser = _Parser(prog="vlmig", description="A language model that imagines pictures before it answers.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and end")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
@@ -211,7 +222,7 @@ def _eval_options(sub: argparse.ArgumentParser) -> None:
 
 
 def _train_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", type=Path, help="a YAML file such as configs/pocket.yaml")
+    sub.add_argument("recipe", type=Path, help="a YAML file, or the name of a recipe of the package, such as pocket")
     sub.add_argument("--out", type=Path, help="folder of the checkpoint; the same command goes on with a stopped run")
     sub.add_argument(
         "--data", default=os.environ.get("VLMIG_DATA"), help="folder of the recipe's sources (or VLMIG_DATA)"

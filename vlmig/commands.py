@@ -70,8 +70,6 @@ def ask(arguments: argparse.Namespace) -> None:
     if early and not arguments.choices and (given["images"] or given["shots"] or given["steps"]):
         _reply(model, arguments, given)
         return
-    from vlmig.evaluation.report import write_answer
-
     settings = {name: getattr(arguments, name) for name in ("prompt", "seed", "mix", "weights")}
     answer = model.ask(arguments.question, arguments.choices, arguments.k, **given, **settings)
     print(f"{answer.answer}  (p = {answer.probabilities[answer.answer]:.2f})")
@@ -91,6 +89,8 @@ def ask(arguments: argparse.Namespace) -> None:
             f'{"compared with" if answer.given else "imagined"} "{answer.prompt}", mean alignment {_cosine(mean)}{doubt}'
         )
     if arguments.html:
+        from vlmig.evaluation.report import write_answer
+
         write_answer(answer, arguments.html)
     _finish(model, arguments)
 
@@ -111,8 +111,6 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _reply(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     """Answer in words."""
-    from vlmig.evaluation.report import write_reply
-
     if arguments.prompt or arguments.mix or arguments.weights:
         raise VLMIGError("--prompt, --mix and --weights choose among answers; give --choices too, or leave them out")
     reply = model.chat(arguments.question, k=arguments.k, seed=arguments.seed, **given)
@@ -120,6 +118,8 @@ def _reply(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -
     if reply.rationale:
         print(f"steps: {reply.rationale}")
     if arguments.html:
+        from vlmig.evaluation.report import write_reply
+
         write_reply(arguments.question, reply, arguments.html)
     _finish(model, arguments)
 
@@ -260,10 +260,12 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     """Run a recipe's stages, or say what they would be."""
-    from vlmig.training.recipe import load_recipe
+    from vlmig.training.recipe import find_recipe, load_recipe
 
-    recipe = load_recipe(arguments.recipe, arguments.set)
+    recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
     data = Path(arguments.data) if arguments.data else None
+    if not arguments.plan and arguments.out is None:
+        raise VLMIGError("vlmig train writes a checkpoint; expected --out DIR, or --plan to be told what would run")
     from vlmig.pocket.lessons import SOURCES
 
     if arguments.plan:
@@ -271,10 +273,6 @@ def train(arguments: argparse.Namespace) -> None:
 
         print(plan(recipe, _store(arguments), data, SOURCES))
         return
-    if arguments.out is None:
-        raise VLMIGError(
-            "vlmig train writes a checkpoint; expected --out DIR (or --plan, which only says what would run)"
-        )
     from vlmig.evaluation.probe import probe_of
     from vlmig.pocket.tasks import TASKS
     from vlmig.training import train
@@ -313,16 +311,18 @@ def calibrate(arguments: argparse.Namespace) -> None:
 
 def report(arguments: argparse.Namespace) -> None:
     """Write the report of a results folder again, or of two compared."""
+    from vlmig.evaluation.report.samples import read_run
+
+    first, second = arguments.folder, arguments.other
+    _ = read_run(first), second and read_run(second)  # what is wrong is said before torch is loaded
     from vlmig.evaluation.report import compare_runs, write_report
     from vlmig.store import FeatureStore, default_store
 
     store = FeatureStore(arguments.store or default_store())
-    first, second = arguments.folder, arguments.other
     if second is None:
         print(write_report(first, store, arguments.out))
     else:
-        page = arguments.out or first / f"against_{second.resolve().name}.html"
-        print(compare_runs(first, second, page, store))
+        print(compare_runs(first, second, arguments.out or first / f"against_{second.resolve().name}.html", store))
 
 
 def convert(arguments: argparse.Namespace) -> None:

@@ -17,10 +17,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.optimize import brentq
-from scipy.special import digamma, expit, logit, polygamma
-from sklearn.linear_model import LogisticRegression
 
 from vlmig.errors import VLMIGError
 from vlmig.scores import Scores, Setting
@@ -105,6 +101,8 @@ class Stopping:
             return True
         if n == 0:
             return bool(np.exp(scores.mixed(0, *setting)).max() >= self.sure)
+        from scipy import stats  # half a second, which only k="auto" has to spend
+
         leads, spread, freedom = _leads(scores, n, setting), self.spread, self.freedom
         known = freedom + n - 1
         variance = (freedom * spread**2 + (n - 1) * (leads.var(0, ddof=1) if n > 1 else 0)) / known
@@ -152,6 +150,9 @@ def fit(scores: Sequence[Scores], setting: Setting, most: int = MOST, group: int
 
 def _gate(confidence: np.ndarray, changed: np.ndarray) -> float:
     """Return the confidence at which ``CHANGED`` of the answers change, of log probabilities and whether each answer changed."""
+    from scipy.special import expit, logit  # with scikit-learn a second, for calibration alone
+    from sklearn.linear_model import LogisticRegression
+
     if changed.all() or not changed.any():
         return NEVER if changed.any() else float(np.exp(confidence.min()))
     odds = confidence - np.log(-np.expm1(np.minimum(confidence, -1e-6)))
@@ -166,6 +167,9 @@ def shrinkage(variances: np.ndarray, freedom: int) -> tuple[float, float]:
     """Fit a scaled inverse chi-squared distribution to variances of ``freedom`` degrees each: s_0 and d_0 (Smyth 2004, section 6.2)."""
     if len(variances) < 2:
         return 1.0, 1.0
+    from scipy.optimize import brentq  # for calibration alone, as in ``_gate``
+    from scipy.special import digamma, polygamma
+
     logs = np.log(variances) - digamma(freedom / 2) + np.log(freedom / 2)
     excess = max(
         1e-3, float(logs.var(ddof=1)) - float(polygamma(1, freedom / 2))

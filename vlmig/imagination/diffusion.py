@@ -1,10 +1,14 @@
-"""Pictures from any text-to-image pipeline of diffusers, and embeddings from its prior pipelines. The home of diffusers."""
+"""Pictures from any text-to-image pipeline of diffusers, and embeddings from its prior pipelines. The home of diffusers.
+
+diffusers takes seconds to import and is imported where a pipeline is loaded: stored pictures need its name and content only.
+"""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import inspect
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,38 +16,29 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 import torch.nn.functional as F
-from diffusers import (
-    AutoencoderTiny,
-    AutoPipelineForText2Image,
-    DiffusionPipeline,
-    StableDiffusionPipeline,
-    StableDiffusionXLPipeline,
-)
-from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination import Request
-from vlmig.imagination.convolutions import Upsampled, Winograd, quicken
 from vlmig.imagination.families import Sampling, sampling_for
 from vlmig.threads import spread
 
 logger = logging.getLogger(__name__)
 
 EMBEDDED = {
-    StableDiffusionPipeline: ("prompt_embeds", "negative_prompt_embeds"),
-    StableDiffusionXLPipeline: (
+    "StableDiffusionPipeline": ("prompt_embeds", "negative_prompt_embeds"),
+    "StableDiffusionXLPipeline": (
         "prompt_embeds",
         "negative_prompt_embeds",
         "pooled_prompt_embeds",
         "negative_pooled_prompt_embeds",
     ),
 }
-"""Pipelines that take prompts as embeddings, and what their ``encode_prompt`` returns."""
+"""Pipelines that take prompts as embeddings, and what their ``encode_prompt`` returns; they read all that their tokenizers do."""
 
 
 class _FromPipeline:
@@ -99,6 +94,10 @@ class DiffusionImaginer(_FromPipeline):
     @cached_property
     def pipeline(self) -> Any:
         """The pipeline, loaded when the first picture is drawn: a store that has them all needs none."""
+        from diffusers import AutoencoderTiny
+
+        from vlmig.imagination.convolutions import Upsampled, Winograd, quicken
+
         dtype = getattr(torch, self.dtype)
         pipeline = load_pipeline(self.name, self.revision, dtype)
         if self.sampling.vae:
@@ -126,7 +125,7 @@ class DiffusionImaginer(_FromPipeline):
         """Draw one picture for each request."""
         parts = [list(requests[start : start + self.batch]) for start in range(0, len(requests), self.batch)]
         # Threads can share a pipeline whose parts are known; and compiling is not for several at once.
-        together = type(self.pipeline) in EMBEDDED and not self.sampling.compile
+        together = type(self.pipeline).__name__ in EMBEDDED and not self.sampling.compile
         try:
             drawn = spread(self._draw, parts, self.device, together)
         except RuntimeError as error:  # torch's out-of-memory error is one
@@ -159,7 +158,7 @@ class DiffusionImaginer(_FromPipeline):
 
     def _prompts(self, prompts: list[str]) -> dict[str, Any]:
         """Return the prompts as arguments of the pipeline: embedded once each, where it takes embeddings."""
-        if type(self.pipeline) not in EMBEDDED:
+        if type(self.pipeline).__name__ not in EMBEDDED:
             return {"prompt": prompts}
         with self._reading:  # tokenizers cannot be shared
             rows = [self._embedded(prompt) for prompt in prompts]
@@ -169,7 +168,7 @@ class DiffusionImaginer(_FromPipeline):
         pipeline = self.pipeline
         guided = self.sampling.guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
         settings = {"device": self.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": guided}
-        parts = zip(EMBEDDED[type(pipeline)], pipeline.encode_prompt(prompt, **settings), strict=True)
+        parts = zip(EMBEDDED[type(pipeline).__name__], pipeline.encode_prompt(prompt, **settings), strict=True)
         return {name: part for name, part in parts if part is not None}
 
     def _halve(self, error: RuntimeError) -> None:
@@ -250,6 +249,9 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
     Raises:
         VLMIGError: no such pipeline.
     """
+    from diffusers import AutoPipelineForText2Image, DiffusionPipeline
+    from diffusers.utils import logging as diffusers_logging
+
     diffusers_logging.disable_progress_bar()  # a bar per component says nothing to a user
     loaders: list[Callable[..., Any]] = [AutoPipelineForText2Image.from_pretrained, DiffusionPipeline.from_pretrained]
     for load in loaders:
@@ -267,14 +269,24 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
 def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]]:
     """Yield a pipeline's tokenizers, without its models, and how many tokens are read of each."""
     try:
-        kind = DiffusionPipeline.load_config(name, revision=revision).get("_class_name", "")
-        asked = inspect.signature(getattr(diffusers, kind, DiffusionPipeline).__call__).parameters
-        limit = asked["max_sequence_length"].default if "max_sequence_length" in asked else None
+        index = Path(name) / "model_index.json"
+        path = index if Path(name).is_dir() else hf_hub_download(name, index.name, revision=revision)
+        limit = _most_tokens(json.loads(Path(path).read_text(encoding="utf-8")).get("_class_name", ""))
         for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
             tokenizer = AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
             yield tokenizer, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
     except (OSError, ValueError):  # no further ones; or none at all, which drawing will say
         return
+
+
+def _most_tokens(kind: str) -> int | None:
+    """Return how many tokens a pipeline of a class reads, where it says so beside its tokenizers."""
+    if kind in EMBEDDED:
+        return None
+    import diffusers
+
+    asked = inspect.signature(getattr(diffusers, kind, diffusers.DiffusionPipeline).__call__).parameters
+    return asked["max_sequence_length"].default if "max_sequence_length" in asked else None
 
 
 def _first_line(error: BaseException) -> str:

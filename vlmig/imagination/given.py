@@ -8,11 +8,11 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,6 +21,9 @@ from vlmig.imagination import Request
 from vlmig.imagination.gallery import Gallery
 from vlmig.imagination.prompts import slug
 from vlmig.vision import BLANK, VisionEncoder
+
+if TYPE_CHECKING:
+    from sklearn.neighbors import NearestNeighbors
 
 PART = 256
 """Pictures of a gallery that are embedded between two savings."""
@@ -102,6 +105,8 @@ class RetrievalImaginer:
     @cached_property
     def _index(self) -> NearestNeighbors:
         """The index over all embeddings of the gallery."""
+        from sklearn.neighbors import NearestNeighbors  # a second, which other imaginers need not spend
+
         name = f"retrieval_{self.gallery.digest}_{self.encoder.identity()['encoder']}"
         parts = range(0, len(self.gallery), PART)
         rows = [self._part(start, self.cache / f"{name}_{start}.safetensors") for start in tqdm(parts, "indexing")]

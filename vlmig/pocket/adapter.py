@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 from transformers import AutoTokenizer
 
@@ -25,18 +25,21 @@ from vlmig.errors import VLMIGError
 from vlmig.imagination.diffusion import digest_folder
 from vlmig.modeling import VLMIGForCausalLM
 from vlmig.pocket.concepts import Concept, load_concepts
-from vlmig.pocket.generator import decode_latents, encode_scenes
 from vlmig.pocket.scenes import FONT, glyph, read_color, recolored, scene
 from vlmig.pocket.text import invented_noun, look_sentence, plain_sentence
 from vlmig.store import FeatureStore
-from vlmig.training import load_recipe, train
 from vlmig.vision import VisionEncoder
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 SCENES = 200
 VISION_LAYER = -3
 """The second block of four: later ones know more of names and less of colours."""
 CLEAR = 0.45
 """Least share of the dominant colour for a scene to be captioned with it."""
+CAPTIONS = 5
+"""Of each scene."""
 GENERIC = ("object", "thing", "item")
 
 
@@ -59,6 +62,10 @@ class RecoloredScenes:
         self.name, self.scenes, self.vae, self._loading = "pocket", scenes, Path(generator) / "vae", Lock()
         self.concepts = [c for c in load_concepts() if c.split == "supervised"]
 
+    def __len__(self) -> int:
+        """Count the pairs without drawing any."""
+        return CAPTIONS * self.scenes * len(self.concepts)
+
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield five captions of each scene."""
         places = [(i, j) for i in range(len(self.concepts)) for j in range(self.scenes)]
@@ -75,6 +82,8 @@ class RecoloredScenes:
         picture = scene(tinted, rng)
         if j % 2:
             return picture
+        from vlmig.pocket.generator import decode_latents, encode_scenes  # with diffusers, which a plan does not need
+
         with self._loading:  # pictures are opened side by side
             vae = _autoencoder(self.vae)
         return Image.fromarray(decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None, None])[0])[0])
@@ -91,6 +100,8 @@ class RecoloredScenes:
 
 @cache
 def _autoencoder(folder: Path) -> AutoencoderKL:
+    from diffusers import AutoencoderKL
+
     return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
@@ -116,6 +127,8 @@ def any_noun(concept: Concept, rng: random.Random) -> str:
 
 def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
     """Train the adapter of a pocket world by a recipe, as ``vlmig train`` does, and put it into the world's folder."""
+    from vlmig.training import load_recipe, train  # with accelerate, which the sources above do not need
+
     if not (model / "config.json").exists():
         begin_checkpoint(model)
     changes = [f"model.from={model}", f"stages.0.data.0.generator={model / 'generator'}"]

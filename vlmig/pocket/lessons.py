@@ -26,6 +26,10 @@ class SceneConversations(RecoloredScenes):
     The picture stands before or after the first question at random, as in LLaVA. Pictures are those of ``RecoloredScenes``.
     """
 
+    def __len__(self) -> int:
+        """Count the pairs without writing any."""
+        return self.scenes * len(self.concepts)
+
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield a conversation for each scene."""
         version = digest_folder(self.vae)
@@ -61,6 +65,10 @@ class SceneDocuments(RecoloredScenes):
         super().__init__(scenes)
         self.documents = documents
 
+    def __len__(self) -> int:
+        """Count the pairs without writing any."""
+        return self.documents
+
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every document."""
         version = digest_folder(self.vae)
@@ -87,6 +95,10 @@ class Sentences:
 
     def __init__(self, sentences: int = 20_000) -> None:
         self.name, self.sentences = "pocket_sentences", sentences
+
+    def __len__(self) -> int:
+        """Count the pairs without writing any."""
+        return self.sentences
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every sentence."""

@@ -1,7 +1,29 @@
 """Training: stages from a recipe, one loop, exact resume. The only place that knows accelerate."""
 
-from vlmig.training.loop import Optimisation, fit
-from vlmig.training.recipe import Recipe, Stage, load_recipe
-from vlmig.training.run import train
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vlmig.training.loop import fit
+    from vlmig.training.recipe import Optimisation, Recipe, Stage, load_recipe
+    from vlmig.training.run import train
 
 __all__ = ["Optimisation", "Recipe", "Stage", "fit", "load_recipe", "train"]
+
+_HOMES = {
+    "Optimisation": "recipe",
+    "Recipe": "recipe",
+    "Stage": "recipe",
+    "fit": "loop",
+    "load_recipe": "recipe",
+    "train": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: a recipe is read, and planned, without accelerate."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vlmig.training' has no attribute {name!r}")
+    return getattr(import_module(f"vlmig.training.{_HOMES[name]}"), name)

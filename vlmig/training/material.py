@@ -18,7 +18,7 @@ from vlmig.data.index import BAD, Index, check_share, index
 from vlmig.data.pairs import Bad, Pair
 from vlmig.errors import VLMIGError
 from vlmig.training.batches import Batches, Order, Share
-from vlmig.training.recipe import Stage
+from vlmig.training.recipe import Stage, told_source
 from vlmig.training.session import Session
 from vlmig.training.texts import Tokens
 
@@ -116,8 +116,3 @@ class Material:
         lines = dict.fromkeys(json.dumps(dataclasses.asdict(own)) for own in bad)
         with self.bad_list.open("a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in lines if line not in known)
-
-
-def told_source(entry: dict[str, Any]) -> str:
-    """Name a source as its recipe does, without the folders of this machine."""
-    return " ".join(str(entry[name]) for name in ("source", "path") if name in entry)

@@ -1,29 +1,28 @@
-"""What a recipe would run: parameters, memory, data, steps, storage and hours, before anything is trained."""
+"""What a recipe would run: parameters, memory, data, steps, storage and hours, before anything is trained, or read as a whole."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from vlmig.data.build import build_source
-from vlmig.data.index import index
+from vlmig.data.pairs import Bad, Source
 from vlmig.errors import VLMIGError
 from vlmig.predictor import VLMIG
 from vlmig.scoring import Model
 from vlmig.store import FeatureStore
-from vlmig.training.material import told_source
 from vlmig.training.objective import LOGITS_BUDGET
 from vlmig.training.parts import choose_trained, count_parameters
-from vlmig.training.recipe import Recipe, Stage
+from vlmig.training.recipe import Recipe, Stage, told_source
 from vlmig.training.start import start
 
 ADAM_BYTES = 16
 """Per trained parameter: itself, its gradient and two moments, in fp32."""
-SOME = 500
-"""Captions that are tokenized to learn their length."""
+SOME = 200
+"""Records of a source that are read; a plan does not wait until all of millions are."""
 TERAFLOPS = 100
 """Speed for the estimate of hours: about a third of what an A100 can do in bf16."""
 
@@ -32,6 +31,8 @@ def plan(
     recipe: Recipe, store: FeatureStore, data: Path | None = None, own: Mapping[str, Callable] | None = None
 ) -> str:
     """Describe a run, without training; sources that are not at hand are named so.
+
+    Of each source the first records are read, so that a plan of millions is there at once.
 
     Raises:
         VLMIGError: anything wrong with the model.
@@ -44,7 +45,7 @@ def plan(
         lines += ["", f"stage {stage.name}", *_parts(model.model), *(f"  data        {own.told}" for own in sources)]
         known = all(source.pairs is not None for source in sources)
         pairs = sum(source.pairs or 0 for source in sources) if known else None
-        tokens = max(source.tokens for source in sources) if known else stage.max_tokens
+        tokens = max(source.tokens for source in sources) or stage.max_tokens
         lines += [f"  {line}" for line in _run(model, recipe, stage, pairs, min(tokens, stage.max_tokens))]
     return "\n".join(lines)
 
@@ -71,17 +72,29 @@ class _Data:
 
 
 def _read(entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable], model: VLMIG) -> _Data:
-    """Count a source's pairs and the tokens of its captions, where it is at hand."""
+    """Read a source's first records, where it is at hand; what is counted is what it tells, or all that it has."""
     options = {name: value for name, value in entry.items() if name not in ("weight", "limit", "curate")}
     try:
-        with TemporaryDirectory() as folder:
-            read = index(build_source(options, data, model.tokenizer, own), Path(folder) / "index", entry.get("limit"))
-            told = ", ".join(f"{count:,} {name}" for name, count in read.counts.items() if count)
-            some = [read[row].caption for row in range(0, len(read), max(1, len(read) // SOME))]
-            tokens = sum(map(len, model.tokenizer(some).input_ids)) / len(some) if some else 0
-            return _Data(f"{told_source(entry)}: {told}, {tokens:.1f} tokens a caption", len(read), tokens)
+        source = build_source(options, data, model.tokenizer, own)
+        some = min(SOME, entry.get("limit") or SOME)
+        records = list(islice(source.pairs(), some + 1))
     except VLMIGError as error:
         return _Data(f"{told_source(entry)}: not at hand ({error})")
+    whole, records = len(records) <= some, records[:some]
+    captions = [record.caption for record in records if not isinstance(record, Bad)]
+    tokens = sum(map(len, model.tokenizer(captions).input_ids)) / len(captions) if captions else 0
+    pairs = _counted(source, entry.get("limit"), len(captions) if whole else None)
+    told = f"{pairs:,} pairs" if pairs is not None else "not counted (vlmig data check does)"
+    bad = len(records) - len(captions)
+    faults = f", {bad:,} of the first {len(records):,} records are no pairs" if bad else ""
+    return _Data(f"{told_source(entry)}: {told}{faults}, {tokens:.1f} tokens a caption", pairs, tokens)
+
+
+def _counted(source: Source, limit: int | None, read: int | None) -> int | None:
+    """Return how many pairs there are, if all were read or the source says so at once."""
+    if read is not None:
+        return read
+    return min(len(source), limit or len(source)) if isinstance(source, Sized) else None
 
 
 def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: float) -> list[str]:
@@ -90,7 +103,7 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     if steps is None and pairs is not None:
         steps = max(1, round((stage.epochs or 0) * pairs * (1 - recipe.validation.share) / stage.batch))
     if steps is None:
-        return [f"steps       {stage.epochs} epochs of data that is not at hand, {stage.batch} samples each"]
+        return [f"steps       {stage.epochs} epochs of data that is not counted, {stage.batch} samples each"]
     samples = steps * stage.batch
     epochs = f", {samples / pairs:.2f} epochs" if pairs else ""
     told = [

@@ -128,6 +128,21 @@ class Recipe:
         return fields
 
 
+def find_recipe(name: Path) -> Path:
+    """Find a recipe: a file, or one of the package's own by its name, such as ``pocket``.
+
+    Raises:
+        VLMIGError: neither.
+    """
+    if name.is_file():
+        return name
+    package = Path(__file__).parents[1]  # the recipes lie in it where it is installed, beside it in a checkout
+    known = {path.stem: path for place in (package, package.parent) for path in sorted(place.glob("configs/*.yaml"))}
+    if str(name) not in known:
+        raise VLMIGError(f"no recipe {name}; expected a YAML file, or one of {', '.join(known)}")
+    return known[str(name)]
+
+
 def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe.
 
@@ -260,3 +275,8 @@ def _at_least(holder: Any, where: str, least: int, names: Sequence[str]) -> None
         value = getattr(holder, name)
         if value is not None and value < least:
             raise VLMIGError(f"{where} has {name}={value}; expected at least {least}")
+
+
+def told_source(entry: dict[str, Any]) -> str:
+    """Name a source as its recipe does, without the folders of this machine."""
+    return " ".join(str(entry[name]) for name in ("source", "path") if name in entry)

@@ -131,13 +131,14 @@ def as_tensor(picture: Image.Image | Tensor) -> Tensor:
 
 def _tower(name: str) -> Tower:
     """Choose the library by what the name names."""
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "open_clip_config.json").is_file() and (folder / "config.json").is_file():
+        from vlmig.vision import towers  # without open_clip, which takes a second
+
+        return towers.load(name)
     from vlmig.vision import openclip, towers
 
-    folder = Path(name)
     if folder.is_dir():
-        described = folder / "config.json"
-        if not (folder / "open_clip_config.json").is_file() and described.is_file():
-            return towers.load(name)
         return openclip.load(name)
     if name.startswith(("hf-hub:", "local-dir:")) or name.partition("/")[0] in openclip.architectures():
         return openclip.load(name)

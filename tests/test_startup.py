@@ -1,0 +1,94 @@
+"""What a command does not need is not imported, and an installed package has all it needs; how fast that is is never tested."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+import vlmig
+from vlmig.checkpoint import POCKET
+from vlmig.cli import main
+from vlmig.errors import VLMIGError
+from vlmig.training.recipe import find_recipe
+
+PROOF = bool(os.environ.get("VLMIG_PROOF"))
+ROOT = Path(__file__).parents[1]
+HEAVY = ["diffusers", "sklearn", "datasets", "bitsandbytes", "pandas", "lm_eval"]
+ASK = ["ask", "What is the color of a banana?", "--choices", "yellow,red", "--k", "1"]
+
+
+def imported_by(*arguments: str) -> set[str]:
+    """Run a command in a process of its own and return the libraries that it has imported."""
+    code = "import sys; from vlmig.cli import main; main(sys.argv[1:]); print(); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
+    return {name.partition(".")[0] for name in run.stdout.splitlines()[-1].split()}
+
+
+def test_an_answer_from_stored_pictures_needs_no_generator(tmp_path: Path) -> None:
+    asked = [*ASK, "--store", str(tmp_path)]
+    assert "diffusers" in imported_by(*asked), "the picture was drawn"
+    assert not imported_by(*asked) & set(HEAVY)
+
+
+def test_a_plan_needs_neither_generator_nor_trainer(tmp_path: Path) -> None:
+    assert not imported_by("train", "pocket", "--plan", "--store", str(tmp_path)) & {"diffusers", "sklearn", "datasets"}
+
+
+def test_a_folder_without_a_run_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
+    assert not imported_by("report", str(tmp_path)) & {"torch", "transformers", "numpy", "scipy"}
+
+
+def test_the_public_names_are_listed_and_the_version_is_the_metadata(capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(vlmig.__all__) <= set(dir(vlmig))
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out == f"vlmig {vlmig.__version__}\n"
+    assert f"version = {vlmig.__version__}" in (ROOT / "setup.cfg").read_text()
+
+
+def test_a_recipe_is_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(Path("pocket")).read_text() == (ROOT / "configs/pocket.yaml").read_text()
+    (tmp_path / "pocket").write_text("own")
+    assert find_recipe(Path("pocket")) == Path("pocket"), "a file goes first"
+    with pytest.raises(VLMIGError, match="no recipe moon; expected .* one of .*pocket, "):
+        find_recipe(Path("moon"))
+
+
+def test_every_package_is_shipped() -> None:
+    text = (ROOT / "setup.cfg").read_text()
+    for place in (ROOT / "vlmig").rglob("__init__.py"):
+        name = ".".join(place.parent.relative_to(ROOT).parts)
+        assert f"    {name}\n" in text, f"setup.cfg does not list {name}"
+
+
+@pytest.mark.skipif(not PROOF, reason="VLMIG_PROOF=1 builds and installs the wheel")
+def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = tmp_path / "venv/bin/python"
+    place = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")})
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, check=True, capture_output=True)
+    # The libraries are those of this environment; a plain line of a path file brings no editable install along.
+    (Path(place) / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    assert (Path(place) / "vlmig/py.typed").is_file() and not (Path(place) / "configs").exists()
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+
+    def told(*arguments: str) -> str:
+        command = [tmp_path / "venv/bin/vlmig", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
+
+    assert told("--version") == f"vlmig {vlmig.__version__}\n"
+    assert "92,000 pairs" in told("train", "pocket", "--plan", "--store", str(tmp_path / "store"))
+    assert "with pictures" in told(*ASK, "--store", str(tmp_path / "store"))
+    assert (Path(place) / "vlmig" / POCKET.relative_to(POCKET.parents[1])).is_dir()
