@@ -14,6 +14,7 @@ ORDER = [
     "timing",
     "threads",
     "quantisation",
+    "low_rank",
     "answer",
     "config",
     "chat",
@@ -63,6 +64,7 @@ HOMES = {
     "accelerate": {"training"},
     "lm_eval": {"integrations"},
     "bitsandbytes": {"quantisation"},
+    "peft": {"low_rank"},
 }
 FILES = sorted((ROOT / "vlmig").rglob("*.py"))
 

@@ -199,6 +199,11 @@ def test_low_rank_layers_travel_with_the_checkpoint(recipe: Path, parts: Path, t
     ids = model.tokenizer("the color of a cat is", return_tensors="pt").input_ids
     with torch.inference_mode():
         assert torch.allclose(model.model(ids).logits, loaded.model(ids).logits, atol=1e-6)
+    path = tmp_path / "out/language_model/adapter_model.safetensors"
+    weights = load_file(path)
+    save_file(dict(list(weights.items())[1:]), path)
+    with pytest.raises(VLMIGError, match="adapter_model.safetensors: weights missing or unknown: transformer"):
+        VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
 
 
 def test_the_lm_itself_trains_where_a_stage_says_so(recipe: Path, parts: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 
 from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
+from vlmig.low_rank import base_of, has_low_rank, load_low_rank, save_low_rank
 from vlmig.quantisation import keep_stored_form
 
 logger = logging.getLogger(__name__)
@@ -109,13 +110,17 @@ class AdapterCheckpoint:
         Parts that lie inside the checkpoint this model came from travel with it.
 
         Args:
-            save_base: write the base LM too, into ``language_model/``, so that the folder needs no other.
+            save_base: write the base LM too, into ``language_model/``, so that the folder needs no other; of one with
+                low-rank layers these alone, which name the base LM they belong to.
             kwargs: go to the base LM's own ``save_pretrained``.
         """
         folder, config = Path(folder), copy.deepcopy(self.config)
         folder.mkdir(parents=True, exist_ok=True)
         if save_base:
-            self.language_model.save_pretrained(folder / BASE, **kwargs)
+            if has_low_rank(self.language_model):
+                save_low_rank(self.language_model, folder / BASE)
+            else:
+                self.language_model.save_pretrained(folder / BASE, **kwargs)
             _save_tokenizer(config, folder / BASE)
             config.language_model, config.language_model_revision = BASE, None
         if self.config.name_or_path:
@@ -221,6 +226,10 @@ def load_language_model(auto_class: Any, name: str, revision: str | None = None,
     Raises:
         VLMIGError: it cannot be loaded: unknown, gated, offline, or of another kind.
     """
+    if base := base_of(name):
+        model = load_language_model(auto_class, base, **kwargs)
+        load_low_rank(model, Path(name))
+        return model.eval()
     try:
         if "dtype" not in kwargs:
             small = _has_few_bits(name, revision)
@@ -232,7 +241,7 @@ def load_language_model(auto_class: Any, name: str, revision: str | None = None,
 
 
 def _has_few_bits(name: str, revision: str | None) -> bool:
-    """Tell whether a base LM was saved quantised; low-rank layers alone, beside no configuration, were not."""
+    """Tell whether a base LM was saved quantised."""
     try:
         return getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None) is not None
     except (OSError, ValueError):  # loading says what is wrong, if anything

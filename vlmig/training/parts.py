@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from vlmig.errors import VLMIGError
+from vlmig.low_rank import add_low_rank, has_low_rank
 from vlmig.scoring import Model
 
 
@@ -27,8 +28,8 @@ def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> 
         raise VLMIGError(
             f"trains: {list(parts)} with fusion prefix, which has no layer of its own; expected projector, language_model or lora"
         )
-    if "lora" in parts and not has_lora(model):
-        _add_lora(model, lora)
+    if "lora" in parts and not has_low_rank(model.language_model):
+        add_low_rank(model.language_model, lora)
     model.requires_grad_(False)
     for part in set(parts) - {"lora"}:
         getattr(model, part).requires_grad_(True)
@@ -43,25 +44,6 @@ def set_modes(model: Model, parts: Sequence[str]) -> None:
     model.train()
     if not {"language_model", "lora"} & set(parts):
         model.language_model.eval()
-
-
-def has_lora(model: Model) -> bool:
-    """Tell whether the base LM carries low-rank layers."""
-    return any("lora_" in name for name, _ in model.language_model.named_parameters())
-
-
-def _add_lora(model: Model, arguments: dict[str, Any]) -> None:
-    try:
-        from peft import LoraConfig
-    except ModuleNotFoundError:
-        raise VLMIGError("trains: lora needs peft; install it with pip install peft") from None
-    try:
-        model.language_model.add_adapter(LoraConfig(**arguments))
-    except (TypeError, ValueError) as error:
-        raise VLMIGError(
-            f"lora: {arguments} does not fit {type(model.language_model).__name__}: {str(error).strip().splitlines()[0]}; "
-            "expected arguments of peft.LoraConfig, such as {r: 8, target_modules: all-linear}"
-        ) from error
 
 
 def count_parameters(model: Model) -> dict[str, tuple[int, int]]:

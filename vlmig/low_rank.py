@@ -1,0 +1,86 @@
+"""Low-rank layers (LoRA) of a base LM, by PEFT itself: added, saved in PEFT's format, loaded.
+
+By PEFT and not by transformers' ``add_adapter``, whose transformers 5.24 refuses every PEFT up to 0.21.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vlmig.errors import VLMIGError
+
+NAME = "default"
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT writes before the name of each weight."""
+
+
+def has_low_rank(model: nn.Module) -> bool:
+    """Tell whether a base LM carries low-rank layers."""
+    return any("lora_" in name for name, _ in model.named_parameters())
+
+
+def add_low_rank(model: Any, arguments: dict[str, Any]) -> None:
+    """Add low-rank layers to a base LM; only they train.
+
+    Args:
+        arguments: of ``peft.LoraConfig``.
+
+    Raises:
+        VLMIGError: PEFT is not installed, or arguments that do not fit.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError:
+        raise VLMIGError("trains: lora needs peft; install it with pip install peft") from None
+    try:
+        config = LoraConfig(**arguments, base_model_name_or_path=model.name_or_path)
+        inject_adapter_in_model(config, model, NAME)
+    except (TypeError, ValueError) as error:
+        raise VLMIGError(
+            f"lora: {arguments} does not fit {type(model).__name__}: {str(error).strip().splitlines()[0]}; "
+            "expected arguments of peft.LoraConfig, such as {r: 8, target_modules: all-linear}"
+        ) from error
+
+
+def save_low_rank(model: Any, folder: Path) -> None:
+    """Write the low-rank layers alone; their configuration names the base LM."""
+    from peft import get_peft_model_state_dict
+
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = get_peft_model_state_dict(model, adapter_name=NAME).items()
+    save_file({PREFIX + name: value.detach().contiguous().cpu() for name, value in weights}, folder / WEIGHTS)
+    model.peft_config[NAME].save_pretrained(folder)
+
+
+def base_of(folder: str | Path) -> str | None:
+    """Return the base LM that a folder's low-rank layers belong to; None where it holds none."""
+    if not (Path(folder) / CONFIG).is_file():
+        return None
+    from peft import PeftConfig
+
+    return PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+
+
+def load_low_rank(model: Any, folder: Path) -> None:
+    """Put a folder's low-rank layers into their base LM, strictly and frozen.
+
+    Raises:
+        VLMIGError: weights that do not fit.
+    """
+    from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+
+    config = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = True
+    inject_adapter_in_model(config, model, NAME)
+    weights = {name.removeprefix(PREFIX): value for name, value in load_file(folder / WEIGHTS).items()}
+    expected = get_peft_model_state_dict(model, adapter_name=NAME).keys()
+    if missing := sorted(expected ^ weights.keys()):
+        raise VLMIGError(
+            f"{folder / WEIGHTS}: weights missing or unknown: {', '.join(missing[:3])}; expected those of {CONFIG} beside it"
+        )
+    set_peft_model_state_dict(model, weights, adapter_name=NAME)
