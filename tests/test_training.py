@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from proof import PROOF
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from vlmig import VLMIG, VLMIGError
