@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import sysconfig
@@ -17,7 +16,6 @@ from vlmig.cli import main
 from vlmig.errors import VLMIGError
 from vlmig.training.recipe import find_recipe
 
-PROOF = bool(os.environ.get("VLMIG_PROOF"))
 ROOT = Path(__file__).parents[1]
 HEAVY = ["diffusers", "sklearn", "datasets", "bitsandbytes", "pandas", "lm_eval"]
 ASK = ["ask", "What is the color of a banana?", "--choices", "yellow,red", "--k", "1"]
@@ -68,7 +66,7 @@ def test_every_package_is_shipped() -> None:
         assert f"    {name}\n" in text, f"setup.cfg does not list {name}"
 
 
-@pytest.mark.skipif(not PROOF, reason="VLMIG_PROOF=1 builds and installs the wheel")
+@pytest.mark.proof
 def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)

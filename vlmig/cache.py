@@ -108,6 +108,9 @@ class _Images(DynamicLayer):
         self.features: Tensor | None = features
         self.states = states
 
+    def crop(self, *args: Any, **kwargs: Any) -> None:
+        """Keep the pictures however short the text becomes: of the text nothing is here."""
+
     def reset(self) -> None:
         """Forget the pictures."""
         self.features, self.states = None, ()
