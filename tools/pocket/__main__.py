@@ -1,0 +1,32 @@
+"""Make the embedded generator: ``python -m tools.pocket train``, again after any interruption; then ``export``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from tools.pocket.autoencoder import encode_pool, train_autoencoder
+
+
+def main() -> None:
+    """Run one command."""
+    parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
+    parser.add_argument("command", choices=("autoencoder", "train", "export"))
+    parser.add_argument("--state", type=Path, default=Path("runs/generator"), help="folder of everything unfinished")
+    parser.add_argument("--autoencoder-steps", type=int, default=1300)
+    parser.add_argument("--steps", type=int, default=20000, help="steps of the transformer")
+    parser.add_argument("--out", type=Path, help="where export writes; default: STATE/exported")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    args.state.mkdir(parents=True, exist_ok=True)
+    if args.command != "export":
+        (args.state / "pid").write_text(f"{os.getpid()}\n")
+    autoencoder = train_autoencoder(args.state, args.autoencoder_steps)
+    if args.command == "autoencoder":
+        encode_pool(autoencoder, args.state)
+
+
+if __name__ == "__main__":
+    main()
