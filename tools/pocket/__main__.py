@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from tools.pocket.autoencoder import encode_pool, train_autoencoder
+from tools.pocket.transformer import export, train_transformer
 
 
 def main() -> None:
@@ -24,7 +25,12 @@ def main() -> None:
     if args.command != "export":
         (args.state / "pid").write_text(f"{os.getpid()}\n")
     autoencoder = train_autoencoder(args.state, args.autoencoder_steps)
-    if args.command == "autoencoder":
+    if args.command == "train":
+        train_transformer(args.state, autoencoder, args.steps)
+    elif args.command == "export":
+        out = args.out or args.state / "exported"
+        logging.info("step %d written to %s", export(args.state, autoencoder, out), out)
+    else:
         encode_pool(autoencoder, args.state)
 
 
