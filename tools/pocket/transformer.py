@@ -31,6 +31,7 @@ MAX_TOKENS = 16
 SIDE = SIZE // 8
 TEXT_WIDTH = 192
 UNCONDITIONAL = 0.1
+COMPILE = True
 
 
 def build_transformer(width: int = 256, layers: int = 6, heads: int = 4) -> LuminaNextDiT2DModel:
@@ -103,7 +104,7 @@ def velocity_of(transformer: LuminaNextDiT2DModel) -> Callable[[Tensor, Tensor, 
             return_dict=False,
         )[0][:, :CHANNELS]
 
-    return torch.compile(velocity)
+    return torch.compile(velocity) if COMPILE else velocity
 
 
 class RealAttention:
