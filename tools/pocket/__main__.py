@@ -24,6 +24,8 @@ def main() -> None:
     args.state.mkdir(parents=True, exist_ok=True)
     if args.command != "export":
         (args.state / "pid").write_text(f"{os.getpid()}\n")
+    elif not (args.state / "transformer.pt").exists():
+        parser.error(f"{args.state} has no checkpoint of the transformer yet")
     autoencoder = train_autoencoder(args.state, args.autoencoder_steps)
     if args.command == "train":
         train_transformer(args.state, autoencoder, args.steps)

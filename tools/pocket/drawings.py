@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +89,3 @@ def render_scenes(work: Path) -> np.ndarray:
         pool.flush()
         part.rename(path)
     return np.load(path, mmap_mode="r")
-
-
-@cache
-def missing(fluent: Path) -> tuple[str, ...]:
-    """Name the concepts that the second set lacks."""
-    return tuple(c.name for c in load_concepts() if drawing(c, "fluent", fluent) is None)

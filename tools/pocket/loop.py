@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from vlmig.pocket.fitting import save_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -49,37 +50,12 @@ def train(
     Args:
         path: the checkpoint, replaced about every five minutes.
     """
-    average = {name: value.detach().clone().float() for name, value in module.state_dict().items()}
-    first = 0
-    if path.exists():
-        state = torch.load(path, weights_only=True)
-        module.load_state_dict(state["module"])
-        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        average, first = state["average"], state["step"]
-        logger.info("%s: going on at step %d", path.stem, first)
-    rates = [[group["lr"] for group in o.param_groups] for o in optimisers]
-    if first:
-        rates = state["rates"]
-
-    def save(step: int) -> None:
-        save_atomically(
-            {
-                "module": module.state_dict(),
-                "optimisers": [o.state_dict() for o in optimisers],
-                "average": average,
-                "rates": rates,
-                "step": step,
-            },
-            path,
-        )
-
+    run = _Run(module, optimisers, path)
+    run.resume()
     losses: list[float] = []
     saved_at = began = time.monotonic()
-    for step in range(first, schedule.steps):
-        for optimiser, base in zip(optimisers, rates, strict=True):
-            for group, rate in zip(optimiser.param_groups, base, strict=True):
-                group["lr"] = rate * schedule.rate(step)
+    for step in range(run.step, schedule.steps):
+        run.set_rates(schedule.rate(step))
         torch.manual_seed(step)
         loss = loss_at(step)
         loss.backward()
@@ -87,22 +63,50 @@ def train(
         for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-        follow(average, module, min(schedule.average, (step + 1) / (step + 10)))
+        follow(run.average, module, min(schedule.average, (step + 1) / (step + 10)))
+        run.step = step + 1
         losses.append(loss.item())
-        if (step + 1) % LOG_EVERY == 0:
-            logger.info(
-                "%s: step %d loss %.4f, %.2f s a step",
-                path.stem,
-                step + 1,
-                sum(losses) / len(losses),
-                (time.monotonic() - began) / len(losses),
-            )
+        if run.step % LOG_EVERY == 0:
+            mean, pace = sum(losses) / len(losses), (time.monotonic() - began) / len(losses)
+            logger.info("%s: step %d loss %.4f, %.2f s a step", path.stem, run.step, mean, pace)
             losses, began = [], time.monotonic()
-        if time.monotonic() - saved_at > SAVE_SECONDS:
-            save(step + 1)
+        if time.monotonic() - saved_at > SAVE_SECONDS or run.step == schedule.steps:
+            run.save()
             saved_at = time.monotonic()
-    save(schedule.steps)
-    return average
+    return run.average
+
+
+class _Run:
+    """Everything of a run that outlives an interruption."""
+
+    def __init__(self, module: nn.Module, optimisers: Sequence[torch.optim.Optimizer], path: Path) -> None:
+        self.module, self.optimisers, self.path = module, optimisers, path
+        self.average = {name: value.detach().clone().float() for name, value in module.state_dict().items()}
+        self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+        self.step = 0
+
+    def resume(self) -> None:
+        """Take up the checkpoint if there is one; rates stay those of the recipe."""
+        if not self.path.exists():
+            return
+        state = torch.load(self.path, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.average, self.step = state["average"], state["step"]
+        logger.info("%s: going on at step %d", self.path.stem, self.step)
+
+    def set_rates(self, factor: float) -> None:
+        """Set every learning rate to its base times a factor."""
+        for optimiser, bases in zip(self.optimisers, self.rates, strict=True):
+            for group, base in zip(optimiser.param_groups, bases, strict=True):
+                group["lr"] = base * factor
+
+    def save(self) -> None:
+        """Replace the checkpoint."""
+        states = [optimiser.state_dict() for optimiser in self.optimisers]
+        state = {"module": self.module.state_dict(), "optimisers": states, "average": self.average, "step": self.step}
+        save_atomically(state, self.path)
 
 
 @torch.no_grad()
@@ -111,11 +115,3 @@ def follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
     values = module.state_dict()
     moving = [name for name, value in values.items() if value.is_floating_point()]
     torch._foreach_lerp_([average[n] for n in moving], [values[n].float() for n in moving], 1 - decay)
-
-
-def save_atomically(state: object, path: Path) -> None:
-    """Write a torch file so that a reader sees the old one or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
