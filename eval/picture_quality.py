@@ -170,6 +170,19 @@ def measure(imaginer: Any, judge: Judge, concepts: Sequence[Concept], things: Se
     return lines
 
 
+def name_scenes(path: Path, judge: Judge, concepts: Sequence[Concept], things: Sequence[int]) -> list[str]:
+    """Say how many drawn scenes of each set are named right: the most that a generator of that set can reach.
+
+    Args:
+        path: array (sets, concepts, scenes, H, W, 3), as the recipe of the embedded generator keeps it.
+    """
+    names, lines = judge.names([concept.name for concept in concepts]), []
+    for number, pool in enumerate(np.load(path, mmap_mode="r")):
+        rank = ranks(judge.pictures([Image.fromarray(pool[i, 0]) for i in things]), names, things)
+        lines.append(f"scenes of set {number + 1}: top-1 {share(rank < 1)}, top-5 {share(rank < 5)}, n = {len(rank)}")
+    return lines
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure a generator and print what was found."""
     parser = argparse.ArgumentParser(prog="python -m eval.picture_quality", description=__doc__)
@@ -181,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--sheet", type=Path, help="where to write a contact sheet of 60 random concepts")
+    parser.add_argument("--scenes", type=Path, help="drawn scenes of several sets, to be named beside")
     args = parser.parse_args(argv)
     concepts = load_concepts()
     things = np.random.default_rng(0).permutation(len(concepts))[: args.things].tolist()
@@ -188,7 +202,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.sheet:
         some = [concepts[i].name for i in things[: SHEET[0] * SHEET[1]]]
         contact_sheet(draw(imaginer, some, 1000)).save(args.sheet)
-    print("\n".join(measure(imaginer, Judge(args.judge), concepts, things, min(args.six, len(things)))))
+    judge = Judge(args.judge)
+    print("\n".join(measure(imaginer, judge, concepts, things, min(args.six, len(things)))))
+    if args.scenes:
+        print("\n".join(name_scenes(args.scenes, judge, concepts, things)))
     return 0
 
 

@@ -16,7 +16,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
     parser.add_argument("command", choices=("autoencoder", "train", "export"))
     parser.add_argument("--state", type=Path, default=Path("runs/generator"), help="folder of everything unfinished")
-    parser.add_argument("--autoencoder-steps", type=int, default=1300)
+    parser.add_argument("--autoencoder-steps", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=20000, help="steps of the transformer")
     parser.add_argument("--out", type=Path, help="where export writes; default: STATE/exported")
     args = parser.parse_args()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderDC
 from torch import Tensor
 
@@ -45,7 +46,9 @@ def train_autoencoder(work: Path, steps: int) -> AutoencoderDC:
             latents = model.encode(pixels).latent
             # A little noise makes near latents decode alike: the generator's are never exact.
             decoded = model.decode(latents + NOISE * torch.randn_like(latents)).sample
-        return reconstruction(decoded.float(), pixels) + 1e-3 * latents.float().square().mean()
+        # Edges alone teach brightness first and hues late: coarse colours count by themselves.
+        coarse = F.l1_loss(F.avg_pool2d(decoded.float(), 8), F.avg_pool2d(pixels, 8))
+        return reconstruction(decoded.float(), pixels) + 2 * coarse + 1e-3 * latents.float().square().mean()
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     average = train(model, loss_at, [optimiser], Schedule(steps, average=0.99), work / "autoencoder.pt")
