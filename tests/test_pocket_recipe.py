@@ -1,0 +1,61 @@
+"""The recipe of the embedded generator: it resumes exactly and trains what the pipeline will compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+from torch import Tensor, nn
+
+from tools.pocket import loop, transformer
+
+
+def run(path: Path, steps: int, until: int | None = None) -> dict[str, Tensor]:
+    """Train a line for ``steps``, or be interrupted at step ``until`` after a checkpoint."""
+    torch.manual_seed(0)
+    module = nn.Linear(3, 1)
+
+    def loss_at(step: int) -> Tensor:
+        if step == until:
+            raise KeyboardInterrupt
+        return (module(torch.randn(8, 3)) - 1).square().mean()
+
+    optimisers = [torch.optim.AdamW(module.parameters(), lr=0.05)]
+    return loop.train(module, loss_at, optimisers, loop.Schedule(steps), path)
+
+
+def test_an_interrupted_run_ends_where_a_whole_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = run(tmp_path / "whole.pt", 40)
+    monkeypatch.setattr(loop, "SAVE_SECONDS", -1)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "part.pt", 40, until=23)
+    resumed = run(tmp_path / "part.pt", 40)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_rate_is_constant_then_falls_to_zero() -> None:
+    rate = loop.Schedule(1000).rate
+    assert rate(0) < 0.1
+    assert rate(100) == rate(500) == 1
+    assert rate(750) == pytest.approx(0.5)
+    assert rate(1000) == 0
+
+
+def test_training_computes_what_the_pipeline_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transformer, "COMPILE", False)
+    torch.manual_seed(0)
+    model = transformer.build_transformer(width=64, layers=2, heads=2)
+    for value in model.parameters():
+        value.data += 0.1 * torch.randn_like(value)
+    side, width = transformer.SIDE, transformer.TEXT_WIDTH
+    noisy, times, states = torch.randn(2, 8, side, side), torch.rand(2), torch.randn(2, 7, width)
+    mask = torch.tensor([[1] * 7, [1] * 3 + [0] * 4])
+    rope = get_2d_rotary_pos_embed_lumina(model.head_dim, 384, 384)
+    settings = {"cross_attention_kwargs": {"base_sequence_length": (side // 2) ** 2}, "return_dict": False}
+    with torch.no_grad():
+        expected = model(noisy, times, states, mask, rope, **settings)[0][:, :8]
+        computed = transformer.velocity_of(model)(noisy, times, states, mask)
+    assert expected.abs().mean() > 0.1
+    assert torch.allclose(expected, computed, atol=1e-4)
