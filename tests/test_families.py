@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,9 @@ def test_causal_family(family: str, fusion: str, tmp_path: Path) -> None:
         alone = {"input_ids": batch["input_ids"][row : row + 1, start:]}
         assert torch.allclose(cached[:, row : row + 1], steps(model, alone, features[row : row + 1]), atol=SAME)
     unpadded = {"input_ids": batch["input_ids"]}
-    for rows in (batch, unpadded):  # a static cache, longer than any sliding window
+    # In transformers 5.20 even plain Bloom refuses a text without padding in a static cache.
+    old_bloom = family == "bloom" and version("transformers").startswith("5.20.")
+    for rows in (batch,) if old_bloom else (batch, unpadded):  # a static cache, longer than any sliding window
         long = {**rows, "input_ids": rows["input_ids"]}
         expected = cached if rows is batch else steps(model, unpadded, features)
         static = steps(model, long, features, cache_implementation="static", cache_config={"max_cache_len": 40})

@@ -85,7 +85,7 @@ def test_the_read_out_keeps_numbers_alone(model: VLMIG, tmp_path: Path, monkeypa
 def test_filling_the_store_keeps_nothing(model: VLMIG, tmp_path: Path) -> None:
     texts = [f"a thing {i}" for i in range(MANY)]
     stays, _ = grown(lambda count: model.imagination.fill(texts[:count], growth.K, report=tmp_path / "report.jsonl"))
-    assert stays < 50
+    assert stays < 80, "one key kept of each would take more than 110"
     assert len((tmp_path / "report.jsonl").read_text().splitlines()) == MANY
 
 
