@@ -40,7 +40,7 @@ def contents(store: FeatureStore) -> dict[str, str]:
 @pytest.fixture()
 def prompts(tmp_path: Path) -> Path:
     path = tmp_path / "prompts.txt"
-    path.write_text("\n".join(f"thing number {i}" for i in range(500 if PROOF else 24)))
+    path.write_text("\n".join(f"thing number {i}" for i in range(1000 if PROOF else 24)))
     return path
 
 

@@ -158,7 +158,8 @@ class Loop:
         new = self.folder / f"{STATE}-{self.step}"
         part = new.with_suffix(".part")
         if self.accelerator.is_main_process:
-            shutil.rmtree(part, ignore_errors=True)
+            for unfinished in self.folder.glob(f"{STATE}-*.part"):  # a kill left them
+                shutil.rmtree(unfinished)
             with (self.folder / LOG).open("rb") as file:  # what the state knows, the log must not lose
                 os.fsync(file.fileno())
         self.accelerator.wait_for_everyone()
