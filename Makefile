@@ -58,7 +58,7 @@ others:
 	$(PYTEST)
 
 pocket: .venv/ready
-	$(RUN)/python -m vlmig.pocket
+	$(RUN)/python -m tools.pocket
 
 format: .venv/ready
 	$(RUN)/ruff check --fix .

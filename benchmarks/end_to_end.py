@@ -32,15 +32,15 @@ import torch
 from benchmarks.imagination import PlainLoop
 from benchmarks.side_by_side import introduction, machine, ratios, seconds
 from vlmig import VLMIG
-from vlmig.checkpoint import POCKET
-from vlmig.evaluation.declared import choose_tasks
-from vlmig.evaluation.items import Item, Question, Task
-from vlmig.evaluation.outcome import assemble
-from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.metrics.aggregate import assemble
 from vlmig.evaluation.settings import Settings
-from vlmig.scores import Scores
-from vlmig.scoring import encode_pair, spaced
-from vlmig.store import FeatureStore
+from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.evaluation.tasks.yaml_task import choose_tasks
+from vlmig.imagination.store import FeatureStore
+from vlmig.models.checkpoint import POCKET
+from vlmig.predict.scores import Scores
+from vlmig.processing.tokens import encode_pair, spaced
 
 SIDES = ("plain", "wording", "shared", "wording, stored", "shared, stored")
 

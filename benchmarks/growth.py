@@ -33,14 +33,14 @@ import torch.nn.functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, ViTConfig, ViTImageProcessor, ViTModel
 
 from vlmig import VLMIG
-from vlmig.checkpoint import POCKET
-from vlmig.evaluation.items import Item, Question, Task
+from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.results import measure_tasks
-from vlmig.evaluation.run import Evaluator, Measured
 from vlmig.evaluation.settings import Settings
+from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.imagination import Request
-from vlmig.scores import Scores
-from vlmig.visuals import Visuals
+from vlmig.imagination.visuals import Visuals
+from vlmig.models.checkpoint import POCKET
+from vlmig.predict.scores import Scores
 
 K = 2
 SIDE = 32

@@ -27,14 +27,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.side_by_side import SIDE, product_rate, seconds
-from vlmig.checkpoint import POCKET
-from vlmig.config import VLMIGConfig
 from vlmig.imagination import image_seed
-from vlmig.imagination.families import sampling_for
+from vlmig.imagination.pipeline import Imagination
+from vlmig.imagination.sources.families import sampling_for
+from vlmig.imagination.store import FeatureStore
+from vlmig.models.checkpoint import POCKET
+from vlmig.models.config import VLMIGConfig
 from vlmig.pocket.concepts import load_concepts
-from vlmig.store import FeatureStore
-from vlmig.timing import Stopwatch
-from vlmig.visuals import Imagination
+from vlmig.runtime import Stopwatch
 
 WARM_UP = "a warm-up"
 """A prompt that is not measured."""

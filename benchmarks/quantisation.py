@@ -20,11 +20,12 @@ from typing import Any
 import torch
 
 from vlmig import VLMIG
-from vlmig.evaluation.declared import choose_tasks
-from vlmig.evaluation.results import main_condition, measure_tasks
-from vlmig.evaluation.run import Evaluator, Settings
+from vlmig.evaluation.evaluator import Evaluator, Settings
+from vlmig.evaluation.results import measure_tasks
+from vlmig.evaluation.run_folder import main_condition
+from vlmig.evaluation.tasks.yaml_task import choose_tasks
+from vlmig.models.quantization import config_for, weight_bytes
 from vlmig.pocket import tasks as pocket
-from vlmig.quantisation import config_for, weight_bytes
 
 KINDS: dict[str, dict[str, Any]] = {
     "whole": {},

@@ -41,10 +41,10 @@ from benchmarks.side_by_side import (
     product_rate,
     ratios,
 )
-from vlmig.checkpoint import POCKET
-from vlmig.config import VLMIGConfig
-from vlmig.modeling import VLMIGForCausalLM
-from vlmig.reading import LateReading
+from vlmig.models.checkpoint import POCKET
+from vlmig.models.config import VLMIGConfig
+from vlmig.models.modeling import VLMIGForCausalLM
+from vlmig.models.text_states import LateReading
 
 SIZES: dict[str, tuple[dict[str, Any], str]] = {
     "pocket": ({}, str(POCKET / "vision_encoder")),

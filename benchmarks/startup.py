@@ -20,7 +20,7 @@ from statistics import median
 from benchmarks.side_by_side import in_turns, introduction, machine
 
 LOAD = "from vlmig import VLMIG; VLMIG.from_pretrained('pocket')"
-MAIN = "from vlmig.cli import main; import sys; sys.exit(main(sys.argv[1:]))"
+MAIN = "from vlmig.cli.main import main; import sys; sys.exit(main(sys.argv[1:]))"
 
 
 def sides(folder: Path) -> dict[str, list[str]]:

@@ -33,24 +33,24 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.side_by_side import machine
 from vlmig import VLMIG
-from vlmig.checkpoint import POCKET, load_tokenizer
-from vlmig.config import VLMIGConfig
-from vlmig.data.build import build_source
-from vlmig.modeling import VLMIGForCausalLM
-from vlmig.pocket.adapter import RecoloredScenes
+from vlmig.data.sources.build import build_source
+from vlmig.imagination.store import FeatureStore, Imagined
+from vlmig.io.config_file import parse
+from vlmig.models.checkpoint import POCKET, load_tokenizer
+from vlmig.models.config import VLMIGConfig
+from vlmig.models.modeling import VLMIGForCausalLM
 from vlmig.pocket.concepts import load_concepts
+from vlmig.pocket.scene_source import RecoloredScenes
 from vlmig.pocket.scenes import COLORS
-from vlmig.store import FeatureStore, Imagined
-from vlmig.timing import Stopwatch
+from vlmig.runtime import Stopwatch
 from vlmig.training.loop import Loop
 from vlmig.training.material import Material
+from vlmig.training.model import choose_trained, start
 from vlmig.training.objective import Objective
-from vlmig.training.parts import choose_trained
 from vlmig.training.pictures import Pictures
-from vlmig.training.recipe import Recipe, parse
+from vlmig.training.recipe import Recipe
 from vlmig.training.session import Session
-from vlmig.training.start import start
-from vlmig.training.steps import Steps
+from vlmig.training.stage import Steps
 
 GPT2: dict[str, Any] = {}
 """What differs from the defaults of ``GPT2Config``, which are those of GPT-2-small."""

@@ -26,7 +26,7 @@ from scipy.stats import entropy
 
 from eval.results import Results, Samples
 from eval.tables import accuracy, floors, markdown, percent, remarks, resampled, run, title
-from vlmig.config import MIX_RULES
+from vlmig.models.config import MIX_RULES
 
 PUBLISHED = {
     "single picture": ("40.8", "76.1", "66.1"),

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from eval import headline
 from eval.tables import said
-from vlmig.cli import main as vlmig
+from vlmig.cli.main import main as vlmig
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.declared import declaration
+from vlmig.evaluation.tasks.yaml_task import declaration
 
 TASKS = (
     "memory_color",

@@ -26,7 +26,7 @@ from scipy.special import log_softmax
 
 from eval.results import Results, Row, Samples
 from eval.tables import Column, accuracy, difference, floors, markdown, remarks, resampled, run, title
-from vlmig.evaluation.statistics import holm, verdict
+from vlmig.evaluation.metrics.bootstrap import holm, verdict
 
 PUBLISHED = {
     "text only": ("45.6", "63.8", "48.8"),

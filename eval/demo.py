@@ -13,7 +13,7 @@ import os
 import time
 from pathlib import Path
 
-from vlmig.cli import main as vlmig
+from vlmig.cli.main import main as vlmig
 
 QUESTION = "What is the color of a banana?"
 CHOICES = "yellow,red,green,brown,white"

@@ -33,9 +33,9 @@ import numpy as np
 from eval.object_commonsense import TASKS
 from eval.results import Results, Row, Samples
 from eval.tables import accuracy, columns, difference, floors, markdown, remarks, said, title
-from vlmig.cli import main as vlmig
+from vlmig.cli.main import main as vlmig
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.statistics import Clusters, holm, verdict
+from vlmig.evaluation.metrics.bootstrap import Clusters, holm, verdict
 
 PUBLISHED = {
     "base": ("32.4", "34.6", "44.5", "43.1"),

@@ -23,10 +23,10 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor
 
-from vlmig.checkpoint import POCKET
 from vlmig.imagination import Request
-from vlmig.imagination.diffusion import DiffusionImaginer
-from vlmig.imagination.families import Sampling
+from vlmig.imagination.sources.diffusion import DiffusionImaginer
+from vlmig.imagination.sources.families import Sampling
+from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scenes import _lab, glyph, scene
 

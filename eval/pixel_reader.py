@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from vlmig.evaluation.declared import declaration
+from vlmig.evaluation.tasks.yaml_task import declaration
 from vlmig.pocket.concepts import find_concept
 from vlmig.pocket.tasks import covered
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from vlmig.config import VLMIGConfig
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.items import Item, Question, Task
-from vlmig.evaluation.readout import Readout
-from vlmig.evaluation.results import found_row, main_condition
-from vlmig.evaluation.statistics import Clusters
+from vlmig.evaluation.metrics.bootstrap import Clusters
+from vlmig.evaluation.metrics.rescoring import Readout
+from vlmig.evaluation.run_folder import found_row, main_condition
+from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.models.config import VLMIGConfig
 
 Row = dict[str, Any]
 

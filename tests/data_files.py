@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from vlmig.data.pairs import Bad, Pair, Source
+from vlmig.data.pairs import Pair, Source
+from vlmig.io.rows import Bad
 
 
 def noise(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:

@@ -10,7 +10,7 @@ os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "ACCELERATE_U
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from vlmig.cli import main
+from vlmig.cli.main import main
 
 PartialState(cpu=True)
 PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU

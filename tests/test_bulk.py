@@ -17,14 +17,15 @@ import torch
 from proof import PROOF
 
 from vlmig import VLMIG
-from vlmig.evaluation.declared import declaration
-from vlmig.evaluation.items import Item, Question, Task
-from vlmig.evaluation.report import write_report
-from vlmig.evaluation.results import main_condition, measure_tasks
-from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.results import measure_tasks
+from vlmig.evaluation.run_folder import main_condition
 from vlmig.evaluation.settings import Settings
-from vlmig.imagination.prompts import read_prompts, shard_of
-from vlmig.store import FeatureStore
+from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.evaluation.tasks.yaml_task import declaration
+from vlmig.imagination.store import FeatureStore
+from vlmig.io.rows import read_prompts, shard_of
+from vlmig.report import write_report
 
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from vlmig import VLMIGError
-from vlmig.cache import NAME, text_cache
+from vlmig.models.cache import NAME, text_cache
 
 FUSIONS = ("cross_attention", "decoder_layer", "prefix")
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from vlmig.chat import TEMPLATES, Turn, prompt, render
 from vlmig.errors import VLMIGError
+from vlmig.processing.chat_templates import TEMPLATES, Turn, prompt, render
 
 TALK = [
     Turn("user", "<image>\nWhat is it?"),

@@ -12,7 +12,7 @@ from conftest import open_gates
 from safetensors.torch import load_file, save_file
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.checkpoint import WEIGHTS
+from vlmig.models.checkpoint import WEIGHTS
 
 
 @pytest.fixture()

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vlmig import cli, config
-from vlmig.cli import main
+import vlmig.cli.options as cli
+from vlmig.cli.main import main
+from vlmig.models import config
 
 ROOT = Path(__file__).parents[1]
 

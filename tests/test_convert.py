@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.cli import main
-from vlmig.convert import map_published, read_published
+from vlmig.cli.main import main
+from vlmig.models.convert.published import map_published, read_published
 
 
 @pytest.fixture()

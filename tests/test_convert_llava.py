@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from vlmig import VLMIG
-from vlmig.cli import main
+from vlmig.cli.main import main
 from vlmig.vision import VisionEncoder, as_tensor
 
 # The same fp32 weights, and sums in another order: one batch of pictures there, filled-up batches here.

@@ -10,11 +10,11 @@ from diffusers import AutoPipelineForText2Image
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
-from vlmig.checkpoint import POCKET
 from vlmig.imagination import Request, request
-from vlmig.imagination.convolutions import Upsampled, Winograd, quicken
-from vlmig.imagination.diffusion import DiffusionImaginer
-from vlmig.imagination.families import Sampling
+from vlmig.imagination.sources.cpu_convolutions import Upsampled, Winograd, quicken
+from vlmig.imagination.sources.diffusion import DiffusionImaginer
+from vlmig.imagination.sources.families import Sampling
+from vlmig.models.checkpoint import POCKET
 
 GENERATOR = POCKET / "generator"
 SAMPLING = Sampling(steps=8, guidance=3.0, size=64, batch=3)

@@ -15,19 +15,19 @@ import pytest
 from data_files import noise, read
 from transformers import AutoTokenizer
 
-from vlmig.chat import Turn, prompt
-from vlmig.cli import main
-from vlmig.config import IMAGE
-from vlmig.data.build import build_source
+from vlmig.cli.main import main
 from vlmig.data.check import check
-from vlmig.data.conversations import Conversations
 from vlmig.data.curation import Curation, curate
 from vlmig.data.index import index
-from vlmig.data.interleaved import Interleaved
 from vlmig.data.pairs import Pair
-from vlmig.data.table import Table
-from vlmig.data.webdataset import WebDataset
+from vlmig.data.sources.build import build_source
+from vlmig.data.sources.conversations import Conversations
+from vlmig.data.sources.interleaved import Interleaved
+from vlmig.data.sources.table import Table
+from vlmig.data.sources.webdataset import WebDataset
 from vlmig.errors import VLMIGError
+from vlmig.models.config import IMAGE
+from vlmig.processing.chat_templates import Turn, prompt
 
 
 @pytest.fixture()

@@ -16,12 +16,13 @@ from PIL import Image
 from proof import PROOF
 
 import vlmig.data.index
-from vlmig.cli import main
+from vlmig.cli.main import main
 from vlmig.data.curation import Curation, curate, split
 from vlmig.data.index import Index, check_share, index
-from vlmig.data.pairs import Bad, BadPicture, Pair
-from vlmig.data.visual_genome import VisualGenome
+from vlmig.data.pairs import BadPicture, Pair
+from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.errors import VLMIGError
+from vlmig.io.rows import Bad
 
 
 @dataclass

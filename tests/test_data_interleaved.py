@@ -10,8 +10,9 @@ import pytest
 from data_files import noise, read
 
 from vlmig.data.index import index
-from vlmig.data.interleaved import Interleaved
-from vlmig.data.pairs import Bad, Pair
+from vlmig.data.pairs import Pair
+from vlmig.data.sources.interleaved import Interleaved
+from vlmig.io.rows import Bad
 
 
 @pytest.fixture()

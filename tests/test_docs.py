@@ -18,16 +18,15 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks import imagination
-from vlmig.cli import build_parser, main
-from vlmig.data.build import KINDS
-from vlmig.evaluation.declared import choose_tasks
-from vlmig.pocket import adapter, encoder, generator, language
-from vlmig.pocket.__main__ import STAGES
+from tools.pocket import adapter, encoder, generator, language
+from tools.pocket.__main__ import STAGES
+from vlmig.cli.main import build_parser, main
+from vlmig.data.sources.build import KINDS
+from vlmig.evaluation.tasks.yaml_task import choose_tasks
+from vlmig.imagination.store import FeatureStore
 from vlmig.pocket.lessons import SOURCES
-from vlmig.store import FeatureStore
 from vlmig.training import load_recipe
-from vlmig.training.parts import choose_trained, count_parameters
-from vlmig.training.start import start
+from vlmig.training.model import choose_trained, count_parameters, start
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -112,7 +111,7 @@ CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_every_config_opens_with_its_command_and_the_figure_to_expect(path: Path) -> None:
     opening = "".join(re.findall(r"^#.*\n", path.read_text(), re.M))
-    assert re.search(r"vlmig(\.cli)? train|python -m vlmig.pocket", opening) and re.search(
+    assert re.search(r"vlmig(\.cli)? train|python -m tools.pocket", opening) and re.search(
         r"[Ff]igure|Published", opening
     )
 

@@ -16,7 +16,7 @@ from test_families import SAME, left_padded, pictures, steps, visual
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, T5Config, pipeline
 
 from vlmig import VLMIG, VLMIGConfig, VLMIGError, VLMIGForCausalLM, VLMIGForMaskedLM
-from vlmig.cache import cache_argument, text_cache
+from vlmig.models.cache import cache_argument, text_cache
 
 KINDS = ("cross_attention", "decoder_layer")
 

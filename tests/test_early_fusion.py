@@ -14,8 +14,8 @@ from scipy.special import erf
 from torch import Tensor, nn
 
 from vlmig import VLMIGConfig, VLMIGError, VLMIGForCausalLM, VLMIGForMaskedLM
-from vlmig.cache import cache_argument, text_cache
-from vlmig.projector import PooledProjector, Resampler, build_projector
+from vlmig.models.cache import cache_argument, text_cache
+from vlmig.models.projector import PooledProjector, Resampler, build_projector
 
 # Two orders of the same fp32 sums, of numbers around 10: padding, caches and copies change the order. A picture in another
 # place, or another picture, moves these logits by more than 1e-2 (test_pictures_matter).

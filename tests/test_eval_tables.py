@@ -31,11 +31,11 @@ from eval import (
 )
 from eval.results import Results
 from vlmig import VLMIG, VLMIGError
-from vlmig.cli import build_parser
-from vlmig.evaluation.declared import choose_tasks
+from vlmig.cli.main import build_parser
+from vlmig.evaluation.evaluator import Evaluator
 from vlmig.evaluation.results import measure_tasks
-from vlmig.evaluation.run import Evaluator
 from vlmig.evaluation.settings import CONTROLS, Settings
+from vlmig.evaluation.tasks.yaml_task import choose_tasks
 from vlmig.pocket.tasks import TASKS as POCKET
 
 TABLES = (

@@ -14,13 +14,14 @@ import yaml
 from scipy.special import log_softmax, softmax
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.evaluation.declared import choose_tasks, known_tasks
-from vlmig.evaluation.measuring import others
-from vlmig.evaluation.report import table
-from vlmig.evaluation.results import main_condition, measure_tasks
-from vlmig.evaluation.run import Evaluator
+from vlmig.evaluation.controls import others
+from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.results import measure_tasks
+from vlmig.evaluation.run_folder import main_condition
 from vlmig.evaluation.settings import CONTROLS, Settings
-from vlmig.scoring import Scores
+from vlmig.evaluation.tasks.yaml_task import choose_tasks, known_tasks
+from vlmig.predict.batching import Scores
+from vlmig.report import table
 
 
 def evaluate(model: VLMIG, data: Path, out: Path, *tasks: str, **settings: Any) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def test_calibration_divides_by_the_content_free_prediction(tiny: VLMIG, data: P
 
 def test_learned_weights_never_saw_the_object_they_are_used_on(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     """Another label for one object leaves its own weights as they are."""
-    from vlmig.evaluation.readout import Readout
+    from vlmig.evaluation.metrics.rescoring import Readout
 
     task = choose_tasks(["memory_color"], {})[0]
     evaluator = Evaluator(tiny, Settings(ks=(0, 3)), data, tmp_path)

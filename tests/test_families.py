@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vlmig import VLMIGConfig, VLMIGForCausalLM, VLMIGForMaskedLM
-from vlmig.late_fusion import LateFusionModel
+from vlmig.models.base import LateFusionModel
 
 # Two orders of the same fp32 sums; logits are log-probabilities of order 5, pictures move them by more than 0.01.
 SAME = 1e-5

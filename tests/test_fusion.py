@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlmig.fusion import CrossAttentionFusion
-from vlmig.projector import VisualTokenProjector
+from vlmig.models.fusion.cross_attention import CrossAttentionFusion
+from vlmig.models.projector import VisualTokenProjector
 
 
 def layer(gate: float = 1.0) -> CrossAttentionFusion:

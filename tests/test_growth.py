@@ -14,13 +14,13 @@ import pytest
 
 from benchmarks import growth
 from vlmig import VLMIG
-from vlmig.evaluation import statistics
-from vlmig.evaluation.columns import Column, coded
-from vlmig.evaluation.items import Task
-from vlmig.evaluation.outcome import assemble
+from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.metrics import bootstrap as statistics
+from vlmig.evaluation.metrics.aggregate import assemble
+from vlmig.evaluation.metrics.columns import Column, coded
 from vlmig.evaluation.results import measure_tasks
-from vlmig.evaluation.run import Evaluator
 from vlmig.evaluation.settings import Settings
+from vlmig.evaluation.tasks.items import Task
 
 FEW, MANY = 100, 700
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.imagination import Request, next_seed, request
-from vlmig.imagination.diffusion import DiffusionImaginer, load_pipeline
-from vlmig.imagination.families import Sampling
 from vlmig.imagination.guards import REDRAWS, diversity, faulty, guarded
+from vlmig.imagination.sources.diffusion import DiffusionImaginer, load_pipeline
+from vlmig.imagination.sources.families import Sampling
 from vlmig.vision import BLANK
 
 
@@ -135,7 +135,7 @@ def test_a_batch_without_memory_is_halved(
 def test_a_safety_checker_does_not_paint_pictures_black(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checked = load_pipeline(str(parts / "generator"), None, torch.float32)
     checked.safety_checker = torch.nn.Identity()
-    monkeypatch.setattr("vlmig.imagination.diffusion.load_pipeline", lambda *_: checked)
+    monkeypatch.setattr("vlmig.imagination.sources.diffusion.load_pipeline", lambda *_: checked)
     assert DiffusionImaginer(parts / "generator").pipeline.safety_checker is None
 
 

@@ -12,10 +12,11 @@ from PIL import Image
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.imagination import image_seed, request
-from vlmig.imagination.diffusion import DiffusionImaginer
-from vlmig.imagination.families import Sampling
-from vlmig.imagination.prompts import read_prompts, shard_of, subject_of
-from vlmig.store import FeatureStore
+from vlmig.imagination.prompts import subject_of
+from vlmig.imagination.sources.diffusion import DiffusionImaginer
+from vlmig.imagination.sources.families import Sampling
+from vlmig.imagination.store import FeatureStore
+from vlmig.io.rows import read_prompts, shard_of
 from vlmig.vision import VisionEncoder
 
 SETTINGS: dict[str, Any] = {"steps": 2, "guidance": 3.0, "size": 32, "batch": 4}

@@ -30,13 +30,13 @@ from transformers import (
 )
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.checkpoint import POCKET
-from vlmig.cli import main
-from vlmig.config import VLMIGConfig, changed
+from vlmig.cli.main import main
 from vlmig.imagination import request
-from vlmig.imagination.choose import sampling_of
-from vlmig.imagination.diffusion import DiffusionImaginer
-from vlmig.imagination.families import FAMILIES, Sampling, sampling_for
+from vlmig.imagination.sources.build import sampling_of
+from vlmig.imagination.sources.diffusion import DiffusionImaginer
+from vlmig.imagination.sources.families import FAMILIES, Sampling, sampling_for
+from vlmig.models.checkpoint import POCKET
+from vlmig.models.config import VLMIGConfig, changed
 from vlmig.pocket.tasks import draws_pocket_pictures
 from vlmig.vision import BLANK
 

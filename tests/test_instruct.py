@@ -12,14 +12,14 @@ import pytest
 from chat_endpoint import LONG, TURN, ask, completion, good, kind_of, lines
 from data_files import region
 
-from vlmig.cli import main
-from vlmig.data.conversations import Conversations
+from vlmig.cli.main import main
 from vlmig.data.instruct.contexts import contexts
 from vlmig.data.instruct.generate import Settings
 from vlmig.data.instruct.ledger import Bounds
 from vlmig.data.instruct.prompts import KINDS, Prompts
 from vlmig.data.instruct.teachers import Sampling
 from vlmig.data.pairs import Pair
+from vlmig.data.sources.conversations import Conversations
 from vlmig.errors import VLMIGError
 
 

@@ -11,7 +11,7 @@ import pytest
 from chat_endpoint import ask, good, lines
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from vlmig.cli import main
+from vlmig.cli.main import main
 from vlmig.data.instruct.contexts import Context
 from vlmig.data.instruct.generate import Settings
 from vlmig.data.instruct.prompts import KINDS, Prompts

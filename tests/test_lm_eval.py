@@ -20,17 +20,16 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.cli import main
-from vlmig.evaluation.declared import declaration
-from vlmig.evaluation.readout import Readout
+from vlmig.cli.main import main
+from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.metrics.rescoring import Readout
 from vlmig.evaluation.results import measure_tasks
-from vlmig.evaluation.run import Evaluator
 from vlmig.evaluation.settings import Settings
-from vlmig.integrations.asked import gathered, last_paragraph
+from vlmig.evaluation.tasks.yaml_task import declaration
 from vlmig.integrations.launch import TASKS, complete
-from vlmig.integrations.lm_eval import VlmigLM
-from vlmig.integrations.stopping import before_stop
-from vlmig.scoring import Scores
+from vlmig.integrations.lm_eval import VlmigLM, before_stop
+from vlmig.integrations.requests import gathered, last_paragraph
+from vlmig.predict.batching import Scores
 
 NAMES = sorted(path.stem.removeprefix("vlmig_") for path in TASKS.glob("vlmig_*_*.yaml"))
 

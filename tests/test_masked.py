@@ -10,8 +10,8 @@ import torch
 from conftest import WORDS
 
 from vlmig import VLMIG, VLMIGError, VLMIGForMaskedLM
-from vlmig.checkpoint import load_adapter
-from vlmig.scoring import encode_gaps
+from vlmig.models.checkpoint import load_adapter
+from vlmig.processing.tokens import encode_gaps
 
 
 @pytest.fixture(params=["cross_attention", "decoder_layer"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlmig.mixture import entropy, image_trust, mix
+from vlmig.models.mixture import entropy, image_trust, mix
 
 
 def distributions(

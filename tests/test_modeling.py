@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from vlmig import VLMIGConfig, VLMIGForCausalLM
-from vlmig.heads import causal_logits, check_head
+from vlmig.models.heads import causal_logits, check_head
 
 # Two orders of the same fp32 sums differ by rounding only; pictures move logits by more than 1e-2 here.
 SAME = 5e-6
@@ -112,8 +112,8 @@ def test_only_kept_positions_are_predicted(model: VLMIGForCausalLM) -> None:
 @torch.no_grad()
 def test_budgets_do_not_change_predictions(model: VLMIGForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     together = model(**inputs(), visual_features=pictures()).logits
-    monkeypatch.setattr("vlmig.late_fusion.HEAD_SHARE", 1000)  # one row of one image at a time
-    monkeypatch.setattr("vlmig.late_fusion.FUSION_BUDGET", 1)
+    monkeypatch.setattr("vlmig.models.base.HEAD_SHARE", 1000)  # one row of one image at a time
+    monkeypatch.setattr("vlmig.models.base.FUSION_BUDGET", 1)
     with torch.enable_grad():
         assert torch.allclose(model(**inputs(), visual_features=pictures()).logits, together, atol=SAME)
     assert torch.allclose(model(**inputs(), visual_features=pictures()).logits, together, atol=SAME)

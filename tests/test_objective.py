@@ -13,12 +13,12 @@ from data_files import visual_genome
 from PIL import Image
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.cli import main
+from vlmig.cli.main import main
 from vlmig.data.index import index
 from vlmig.data.pairs import Pair
-from vlmig.data.table import Table
-from vlmig.data.visual_genome import VisualGenome
-from vlmig.store import FeatureStore
+from vlmig.data.sources.table import Table
+from vlmig.data.sources.visual_genome import VisualGenome
+from vlmig.imagination.store import FeatureStore
 from vlmig.training import load_recipe, train
 from vlmig.training.batches import Order, Share
 from vlmig.training.objective import Objective

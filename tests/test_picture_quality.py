@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from eval import picture_quality
-from vlmig.checkpoint import POCKET
 from vlmig.imagination import Request
+from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import find_concept, load_concepts
 from vlmig.pocket.scenes import glyph, recolored
 

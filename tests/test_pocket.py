@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vlmig import VLMIG
-from vlmig.checkpoint import POCKET
-from vlmig.cli import main
+from vlmig.cli.main import main
+from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import find_concept, load_concepts, plural
 from vlmig.pocket.scenes import COLORS, FONT, glyph, read_color, read_shape, recolored, scene
 from vlmig.pocket.tasks import TASKS, covered

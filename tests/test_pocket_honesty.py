@@ -14,12 +14,11 @@ from pathlib import Path
 import pytest
 
 from vlmig.data.pairs import Pair
-from vlmig.pocket.adapter import RecoloredScenes, captions
 from vlmig.pocket.concepts import load_concepts, plural
-from vlmig.pocket.language import CORPUS_SEED, SENTENCES
 from vlmig.pocket.lessons import SceneConversations, SceneDocuments, Sentences
+from vlmig.pocket.scene_source import RecoloredScenes, captions
 from vlmig.pocket.scenes import COLORS
-from vlmig.pocket.text import COLOR_WORDS, SHAPE_WORDS, language_corpus, picture_captions
+from vlmig.pocket.text import COLOR_WORDS, CORPUS_SEED, SENTENCES, SHAPE_WORDS, language_corpus, picture_captions
 
 DATA = Path(os.environ.get("VLMIG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LOOKS = {*COLOR_WORDS, *COLORS, *SHAPE_WORDS, "grey"}

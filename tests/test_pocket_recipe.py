@@ -9,7 +9,7 @@ import torch
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from torch import Tensor, nn
 
-from tools.pocket import loop, transformer
+from tools.generator import loop, transformer
 
 
 def run(path: Path, steps: int, until: int | None = None) -> dict[str, Tensor]:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.config import POLICIES
-from vlmig.imagination.policies import fitted, prompts_for, sentences
+from vlmig.imagination.prompts import fitted, prompts_for, sentences
+from vlmig.models.config import POLICIES
 
 TEXT = "Bananas grow in bunches. They hang high! What is the color of a banana?"
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.config import REFERENCE
-from vlmig.scoring import Scores, collect_jobs, encode_pair
+from vlmig.models.config import REFERENCE
+from vlmig.predict.batching import Scores, collect_jobs
+from vlmig.processing.tokens import encode_pair
 
 CONTEXTS = ["The color of a cat is", "Q: dog? A:", "x"]
 CHOICES = [("red", "blue", "dark red"), ("red", "no"), ("red", "blue")]

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from vlmig import VLMIG
-from vlmig.evaluation.declared import choose_tasks
+from vlmig.evaluation.evaluator import Evaluator
 from vlmig.evaluation.results import measure_tasks
-from vlmig.evaluation.run import Evaluator
 from vlmig.evaluation.settings import Settings
+from vlmig.evaluation.tasks.yaml_task import choose_tasks
 
 
 @pytest.fixture()
@@ -98,7 +98,7 @@ def test_image_weights_are_doubled_cosines_in_logit_space(published: VLMIG, tmp_
 
 
 def test_a_doubled_weight_beyond_one_takes_the_text_away() -> None:
-    from vlmig.scoring import Scores
+    from vlmig.predict.batching import Scores
 
     text, images = np.log([0.7, 0.2, 0.1]), np.log([[0.2, 0.5, 0.3]])
     scores = Scores(text, images, text, np.array([0.8]))

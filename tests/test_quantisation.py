@@ -10,8 +10,8 @@ import torch
 
 from benchmarks import quantisation as benchmark
 from vlmig import VLMIG, VLMIGError
-from vlmig.quantisation import config_for, weight_bytes
-from vlmig.store import FeatureStore
+from vlmig.imagination.store import FeatureStore
+from vlmig.models.quantization import config_for, weight_bytes
 
 pytest.importorskip("bitsandbytes")
 QUESTION, CHOICES = "What is the color of a banana?", ["yellow", "red", "green"]
@@ -68,7 +68,7 @@ def test_a_checkpoint_of_few_bits_is_loaded_as_it_is(
 def test_what_cannot_be_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VLMIGError, match="quantize='2bit'; expected one of 8bit, 4bit"):
         config_for("2bit")
-    monkeypatch.setattr("vlmig.quantisation.find_spec", lambda name: None)
+    monkeypatch.setattr("vlmig.models.quantization.find_spec", lambda name: None)
     with pytest.raises(VLMIGError, match=r"needs bitsandbytes; install it with pip install \"vlmig\[quantize\]\""):
         config_for("8bit")
 

@@ -16,16 +16,17 @@ import torch
 from PIL import Image
 
 from vlmig import VLMIG
-from vlmig.answer import Answer
-from vlmig.cli import main
-from vlmig.evaluation.declared import choose_tasks
-from vlmig.evaluation.items import Item, Question, Task
-from vlmig.evaluation.report import compare_runs, write_answer, write_report
-from vlmig.evaluation.report.samples import spread
-from vlmig.evaluation.results import main_condition, measure_tasks
-from vlmig.evaluation.run import Evaluator
+from vlmig.cli.main import main
+from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.results import measure_tasks
+from vlmig.evaluation.run_folder import main_condition
 from vlmig.evaluation.settings import CONTROLS, Settings
-from vlmig.store import Address, FeatureStore, Imagined
+from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.evaluation.tasks.yaml_task import choose_tasks
+from vlmig.imagination.store import Address, FeatureStore, Imagined
+from vlmig.predict.answer import Answer
+from vlmig.report import compare_runs, write_answer, write_report
+from vlmig.report.items import spread
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><!-- & '\u2028"
 TEXTS = Task(

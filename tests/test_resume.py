@@ -16,12 +16,12 @@ import pytest
 from proof import PROOF
 
 from vlmig import VLMIG
-from vlmig.cli import main
-from vlmig.evaluation.declared import declaration
+from vlmig.cli.main import main
+from vlmig.evaluation.evaluator import Evaluator
 from vlmig.evaluation.journal import Journal
 from vlmig.evaluation.results import measure_tasks
-from vlmig.evaluation.run import Evaluator
 from vlmig.evaluation.settings import Settings
+from vlmig.evaluation.tasks.yaml_task import declaration
 
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 ITEMS = 200 if PROOF else 12

@@ -10,11 +10,10 @@ from families import build
 from transformers.cache_utils import DynamicCache
 
 from vlmig import VLMIG
-from vlmig.config import VLMIGConfig
-from vlmig.modeling import VLMIGForCausalLM
-from vlmig.scores import Scores
-from vlmig.scoring import Job, read_jobs, score_reading
-from vlmig.shared_prefix import part, read_shared, shared_length
+from vlmig.models.config import VLMIGConfig
+from vlmig.models.modeling import VLMIGForCausalLM
+from vlmig.predict.batching import Job, part, read_jobs, read_shared, score_reading, shared_length
+from vlmig.predict.scores import Scores
 
 ATOL = 2e-5
 """Sums of another order, in float32, on log-probabilities of some ten nats."""
@@ -92,7 +91,7 @@ def test_scores_and_answers_are_the_same(tiny: VLMIG, monkeypatch: pytest.Monkey
     visuals = tiny.imagine(contexts, 2)
     shared = tiny.score(contexts, choices, visuals)
     together = tiny.loglikelihood([(c, f" {o}") for c, own in zip(contexts, choices, strict=True) for o in own], k=2)
-    monkeypatch.setattr("vlmig.shared_prefix.LEAST", 10**9)
+    monkeypatch.setattr("vlmig.predict.batching.LEAST", 10**9)
     whole = tiny.score(contexts, choices, visuals)
     apart = tiny.loglikelihood([(c, f" {o}") for c, own in zip(contexts, choices, strict=True) for o in own], k=2)
     assert together == pytest.approx(apart, abs=1e-4)
@@ -105,7 +104,7 @@ def test_another_kind_of_cache_is_read_whole(tiny: VLMIG, monkeypatch: pytest.Mo
     before = tiny.loglikelihood(
         [("the cat that sat on the mat is", " dark red"), ("the cat that sat on the mat is", " blue")], k=0
     )
-    monkeypatch.setattr("vlmig.shared_prefix.DynamicCache", type("Other", (DynamicCache,), {}))
+    monkeypatch.setattr("vlmig.predict.batching.DynamicCache", type("Other", (DynamicCache,), {}))
     after = tiny.loglikelihood(
         [("the cat that sat on the mat is", " dark red"), ("the cat that sat on the mat is", " blue")], k=0
     )

@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.answer import Answer, Reply
-from vlmig.chat import Turn
-from vlmig.cli import main
-from vlmig.config import IMAGE
-from vlmig.evaluation.report import write_answer, write_reply
-from vlmig.scoring import cut_left
-from vlmig.shown import Places, marked
+from vlmig.cli.main import main
+from vlmig.models.config import IMAGE
+from vlmig.predict.answer import Answer, Reply
+from vlmig.processing.chat_templates import Turn
+from vlmig.processing.image_tokens import Places, marked
+from vlmig.processing.tokens import cut_left
+from vlmig.report import write_answer, write_reply
 from vlmig.vision import files
 from vlmig.vision.files import frames, opened
 
@@ -253,7 +253,7 @@ def test_a_stop_of_several_tokens_ends_generation_and_is_no_answer(
     early: VLMIG, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(early.config, "chat_template", "vicuna_v0")
-    monkeypatch.setattr("vlmig.chat.TEMPLATES", _without_system())
+    monkeypatch.setattr("vlmig.processing.chat_templates.TEMPLATES", _without_system())
     steps: list[int] = []
 
     def count(ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
@@ -286,7 +286,7 @@ def test_choices_follow_as_the_template_writes_them(
     answer = early.ask("It is", choices, images=pictures[0])  # asks nothing: continued as it is
     assert said(answer.probabilities) == pytest.approx(expected(f"{IMAGE}It is", [" red", " blue"]), abs=SAME)
     monkeypatch.setattr(early.config, "chat_template", "chatml")
-    monkeypatch.setattr("vlmig.chat.TEMPLATES", _without_system())
+    monkeypatch.setattr("vlmig.processing.chat_templates.TEMPLATES", _without_system())
     answer = early.ask("Is it?", choices, images=pictures[0])
     asked = f"<|im_start|>user\n{IMAGE}\nIs it?<|im_end|>\n<|im_start|>assistant\n"
     assert said(answer.probabilities) == pytest.approx(expected(asked, choices), abs=SAME)
@@ -295,7 +295,7 @@ def test_choices_follow_as_the_template_writes_them(
 def _without_system() -> dict[str, Any]:
     from dataclasses import replace
 
-    from vlmig.chat import TEMPLATES
+    from vlmig.processing.chat_templates import TEMPLATES
 
     return {name: replace(template, system="") for name, template in TEMPLATES.items()}  # the tiny LM reads 96 tokens
 

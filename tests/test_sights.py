@@ -8,10 +8,10 @@ from families import CAUSAL, build
 from test_shared_prefix import model_of
 
 from vlmig import VLMIG
-from vlmig.cache import cache_argument, text_cache
-from vlmig.heads import causal_logits, is_linear
-from vlmig.modeling import VLMIGForCausalLM
-from vlmig.reading import LateReading
+from vlmig.models.cache import cache_argument, text_cache
+from vlmig.models.heads import causal_logits, is_linear
+from vlmig.models.modeling import VLMIGForCausalLM
+from vlmig.models.text_states import LateReading
 
 
 def count_calls(module: torch.nn.Module) -> list[int]:
@@ -64,7 +64,7 @@ def test_only_linear_heads_and_weights_that_are_known_before_are_mixed_so() -> N
 @torch.no_grad()
 @pytest.mark.parametrize("family", LINEAR)
 def test_few_rows_from_the_other_side_are_the_heads_own(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vlmig.heads.FEW", 64)  # below the size of this vocabulary
+    monkeypatch.setattr("vlmig.models.heads.FEW", 64)  # below the size of this vocabulary
     base = build(family)
     head = base.get_output_embeddings()
     for shape in ((1,), (2,), (3, 4), (2, 3, 5), (65,)):
@@ -129,7 +129,7 @@ def test_a_changed_adapter_sees_them_anew(tiny: VLMIG) -> None:
 def test_the_oldest_go_when_there_is_no_room(tiny: VLMIG, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = [tiny.imagine([text], 2)[0] for text in ("a cat", "a dog", "a cow")]
     size = sum(part.numel() * part.element_size() for part in tiny.sights(sets[:1]) or ())
-    monkeypatch.setattr("vlmig.sights.BYTES", 2 * size)
+    monkeypatch.setattr("vlmig.predict.visual_cache.BYTES", 2 * size)
     calls = count_calls(tiny.model.projector)
     for own in (sets[0], sets[1], sets[0], sets[2], sets[0], sets[1]):
         tiny.sights([own])

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from vlmig import VLMIGError
-from vlmig.evaluation.declared import declaration, known_tasks
-from vlmig.evaluation.sources import SOURCES, Source, fetch
+from vlmig.evaluation.tasks.download import SOURCES, Source, fetch
+from vlmig.evaluation.tasks.yaml_task import declaration, known_tasks
 
 
 def test_every_file_has_a_source_and_every_source_a_task() -> None:

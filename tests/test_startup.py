@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import vlmig
-from vlmig.checkpoint import POCKET
-from vlmig.cli import main
+from vlmig.cli.main import main
 from vlmig.errors import VLMIGError
+from vlmig.models.checkpoint import POCKET
 from vlmig.training.recipe import find_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ def imported_by(code: str, *arguments: str) -> set[str]:
 
 
 def imported_by_command(*arguments: str) -> set[str]:
-    return imported_by("from vlmig.cli import main; main(sys.argv[1:])", *arguments)
+    return imported_by("from vlmig.cli.main import main; main(sys.argv[1:])", *arguments)
 
 
 def test_answers_from_stored_pictures_and_plans_import_no_more_than_they_use(tmp_path: Path) -> None:

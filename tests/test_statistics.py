@@ -7,7 +7,7 @@ import pytest
 from proof import PROOF
 from scipy import stats
 
-from vlmig.evaluation.statistics import (
+from vlmig.evaluation.metrics.bootstrap import (
     Clusters,
     balanced_accuracy,
     clustered,
@@ -31,7 +31,7 @@ def test_values_may_come_in_any_order_and_blocks(rng: np.random.Generator, monke
     order = rng.permutation(60)
     first = clustered(values, clusters)
     assert clustered(values[order], clusters[order]).low == pytest.approx(first.low, abs=1e-12)
-    monkeypatch.setattr("vlmig.evaluation.statistics.BLOCK", 20 * 1000)
+    monkeypatch.setattr("vlmig.evaluation.metrics.bootstrap.BLOCK", 20 * 1000)
     assert clustered(values, clusters) == first, "drawn in four blocks"
 
 

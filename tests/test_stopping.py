@@ -13,15 +13,15 @@ from scipy.special import log_softmax
 from scipy.stats import binomtest
 
 from vlmig import VLMIG
-from vlmig.cli import main
-from vlmig.config import VLMIGConfig
+from vlmig.cli.main import main
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.items import Item, Question, Task
+from vlmig.evaluation.evaluator import Evaluator
 from vlmig.evaluation.results import measure_tasks
-from vlmig.evaluation.run import Evaluator
 from vlmig.evaluation.settings import Settings
-from vlmig.scores import Scores
-from vlmig.stopping import NEVER, Stopping, fit, shrinkage
+from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.models.config import VLMIGConfig
+from vlmig.predict.adaptive_k import NEVER, Stopping, fit, shrinkage
+from vlmig.predict.scores import Scores
 
 RULES = [
     ("evidence", "uniform", 1.5, 0.0, 0.0),

@@ -16,7 +16,7 @@ from PIL import Image
 from proof import PROOF
 
 from vlmig import VLMIGError
-from vlmig.store import Address, FeatureStore, Imagined, describe
+from vlmig.imagination.store import Address, FeatureStore, Imagined, describe
 
 
 def at(name: str, seed: int = 1, identity: str = "{}") -> Address:

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from vlmig import VLMIGError
-from vlmig.evaluation.declared import declaration, known_tasks, read_declaration
-from vlmig.evaluation.items import Item, Question
-from vlmig.evaluation.sources import SOURCES
+from vlmig.evaluation.tasks.download import SOURCES
+from vlmig.evaluation.tasks.items import Item, Question
+from vlmig.evaluation.tasks.yaml_task import declaration, known_tasks, read_declaration
 
 PROTOCOLS = ("default", "reference")
 CASES = [(task, protocol, s) for task in known_tasks() for protocol in PROTOCOLS for s in declaration(task).files]

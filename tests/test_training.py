@@ -21,12 +21,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.cli import main
-from vlmig.evaluation.items import Item, Question, Task
+from vlmig.cli.main import main
 from vlmig.evaluation.probe import TaskProbe
-from vlmig.store import FeatureStore
+from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.imagination.store import FeatureStore
 from vlmig.training import load_recipe, train
-from vlmig.training.parts import frozen_digest
+from vlmig.training.model import frozen_digest
 from vlmig.training.run import read_log
 
 GPU = torch.accelerator.is_available()

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.config import IMAGE
 from vlmig.data.pairs import Pair
-from vlmig.store import FeatureStore
+from vlmig.imagination.store import FeatureStore
+from vlmig.models.config import IMAGE
 from vlmig.training import load_recipe, train
 from vlmig.training.objective import Objective, chamfer
 from vlmig.training.run import read_log
-from vlmig.training.steps import exchanged
+from vlmig.training.stage import exchanged
 from vlmig.training.texts import IGNORED, Texts, Tokens, without_places
 
 ASKED = f"Question: {IMAGE}what? Answer: red\nQuestion: is it a cat? Answer: no\n"

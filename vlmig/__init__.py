@@ -10,21 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vlmig.config import VLMIGConfig
     from vlmig.errors import VLMIGError
-    from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
-    from vlmig.predictor import VLMIG
+    from vlmig.models.config import VLMIGConfig
+    from vlmig.models.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
+    from vlmig.predict.predictor import VLMIG
 
     __version__: str
 
 __all__ = ["VLMIG", "VLMIGConfig", "VLMIGError", "VLMIGForCausalLM", "VLMIGForMaskedLM", "__version__"]
 
 _HOMES = {
-    "VLMIG": "predictor",
-    "VLMIGConfig": "config",
+    "VLMIG": "predict.predictor",
+    "VLMIGConfig": "models.config",
     "VLMIGError": "errors",
-    "VLMIGForCausalLM": "modeling",
-    "VLMIGForMaskedLM": "modeling",
+    "VLMIGForCausalLM": "models.modeling",
+    "VLMIGForMaskedLM": "models.modeling",
 }
 
 

@@ -1,7 +1,7 @@
 """What we compute against what the published code computed, for every family of the golden set and all its cases.
 
 The golden files hold the published code's own weights, inputs and outputs (``../shared/reference/forward.md``). Its weights
-go through ``vlmig.convert``, so the import is checked with them. Published logits include visual positions and stand in
+go through ``vlmig.models.convert.published``, so the import is checked with them. Published logits include visual positions and stand in
 the order [visual ; text]; ours are the text's.
 """
 
@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig
 
 from vlmig import VLMIGConfig
-from vlmig.checkpoint import load_adapter
-from vlmig.convert import PUBLISHED, map_published
-from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
+from vlmig.models.checkpoint import load_adapter
+from vlmig.models.convert.published import PUBLISHED, map_published
+from vlmig.models.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
 
 GOLDEN = Path(os.environ.get("VLMIG_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors")) if GOLDEN.is_dir() else []

@@ -1,39 +1,52 @@
-"""Make the embedded generator: ``python -m tools.pocket train``, again after any interruption; then ``export``."""
+"""Rebuild the pocket world from nothing: ``python -m vlmig.pocket [stage ...]``; all stages, in order, by default.
+
+Each stage goes on where it was stopped. Steps and batch sizes are in ``configs/pocket_world.yaml``.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
-import os
+import warnings
 from pathlib import Path
+from typing import Any
 
-from tools.pocket.autoencoder import encode_pool, train_autoencoder
-from tools.pocket.transformer import export, train_transformer
+import yaml
+
+from tools.pocket import adapter, calibration, encoder, generator, labels, language
+from vlmig.pocket.concepts import FOLDER
+
+MODEL = FOLDER / "model"
+CONFIG = Path("configs/pocket_world.yaml")
+STAGES: dict[str, Any] = {
+    "labels": lambda model, work: labels.label_concepts(),
+    "autoencoder": lambda model, work, **size: generator.train_autoencoder(model / "generator", work, **size),
+    "latents": lambda model, work: generator.encode_pool(model / "generator", work),
+    "encoder": lambda model, work, **size: encoder.train_encoder(model / "vision_encoder", work, **size),
+    "language": lambda model, work, **size: language.train_language_model(model / "language_model", work, **size),
+    "adapter": lambda model, work, **size: adapter.train_pocket_adapter(model, work, **size),
+    "generator": lambda model, work, **size: generator.train_generator(model / "generator", work, **size),
+    "calibration": lambda model, work: calibration.calibrate(model, work),
+}
 
 
 def main() -> None:
-    """Run one command."""
-    parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
-    parser.add_argument("command", choices=("autoencoder", "train", "export"))
-    parser.add_argument("--state", type=Path, default=Path("runs/generator"), help="folder of everything unfinished")
-    parser.add_argument("--autoencoder-steps", type=int, default=6000)
-    parser.add_argument("--steps", type=int, default=20000, help="steps of the transformer")
-    parser.add_argument("--out", type=Path, help="where export writes; default: STATE/exported")
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    args.state.mkdir(parents=True, exist_ok=True)
-    if args.command != "export":
-        (args.state / "pid").write_text(f"{os.getpid()}\n")
-    elif not (args.state / "transformer.pt").exists():
-        parser.error(f"{args.state} has no checkpoint of the transformer yet")
-    autoencoder = train_autoencoder(args.state, args.autoencoder_steps)
-    if args.command == "train":
-        train_transformer(args.state, autoencoder, args.steps)
-    elif args.command == "export":
-        out = args.out or args.state / "exported"
-        logging.info("step %d written to %s", export(args.state, autoencoder, out), out)
-    else:
-        encode_pool(autoencoder, args.state)
+    """Run the stages named on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m vlmig.pocket", description=__doc__)
+    parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}; all when omitted")
+    parser.add_argument("--config", type=Path, default=CONFIG, help=f"steps and batch sizes (default: {CONFIG})")
+    parser.add_argument("--model", type=Path, default=MODEL, help="folder to write (default: the embedded model)")
+    parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="checkpoints and caches")
+    arguments = parser.parse_args()
+    unknown = [stage for stage in arguments.stages if stage not in STAGES]
+    if unknown:
+        parser.error(f"unknown stage {unknown[0]!r}; expected some of {', '.join(STAGES)}")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    sizes = yaml.safe_load(arguments.config.read_text(encoding="utf-8"))
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for stage in arguments.stages or STAGES:
+        STAGES[stage](arguments.model, arguments.work, **sizes.get(stage, {}))
 
 
 if __name__ == "__main__":

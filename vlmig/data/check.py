@@ -15,9 +15,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlmig.data.curation import Curation, caption_words, curate
-from vlmig.data.hashing import numbers_of
 from vlmig.data.index import Index, index
-from vlmig.data.pairs import Bad, BadPicture, Pair, Source
+from vlmig.data.pairs import BadPicture, Pair, Source
+from vlmig.io.hashing import numbers_of
+from vlmig.io.rows import Bad
 
 Aligning = Callable[[Source, Sequence[Pair]], "np.ndarray | Tensor"]
 """From pairs of a source to the cosines of picture and caption, (n,); NaN where there is nothing to compare."""

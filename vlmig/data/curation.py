@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vlmig.data.hashing import numbers_of
 from vlmig.data.index import Index
 from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
+from vlmig.io.hashing import numbers_of
 
 PORTION = 1024
 """Pairs that are compared with their pictures together."""

@@ -15,9 +15,10 @@ from typing import Any
 import pyarrow as pa
 from tqdm import tqdm
 
-from vlmig.checkpoint import write_json
-from vlmig.data.pairs import Bad, Pair, Source
+from vlmig.data.pairs import Pair, Source
 from vlmig.errors import VLMIGError
+from vlmig.io.atomic import write_json
+from vlmig.io.rows import Bad
 
 BATCH = 16_384
 """Rows written together."""

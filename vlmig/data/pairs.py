@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
+
+from vlmig.io.rows import Bad
+from vlmig.models.config import IMAGE
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -17,7 +20,7 @@ class Pair:
     """A caption and the picture it points at; or a document or conversation with several.
 
     A pair without a picture but with a ``prompt`` is read beside an imagined one; with neither it is text only, and read
-    beside the empty picture. In a text with marks (``vlmig.config.IMAGE``) each picture stands at its mark, if the model reads
+    beside the empty picture. In a text with marks (``vlmig.models.config.IMAGE``) each picture stands at its mark, if the model reads
     pictures in the text; without marks before it.
     """
 
@@ -48,18 +51,6 @@ class Pair:
         return [replace(self, picture=n, version=v, more=()) for n, v in zip(names, versions, strict=True)]
 
 
-@dataclass(frozen=True)
-class Bad:
-    """A record that cannot be used."""
-
-    place: str
-    """Where it is: file and line, image and region."""
-    reason: str
-    """Short and the same for all records of its kind, so that it can be counted: ``empty caption``, ``no such picture``."""
-    dropped: bool = False
-    """Left out by a rule of its source, such as a smallest side: nothing is wrong with it."""
-
-
 class BadPicture(Exception):
     """A picture that cannot be read; the message is the reason, as in ``Bad``."""
 
@@ -85,3 +76,42 @@ class Source(Protocol):
             BadPicture: it is missing, truncated, or no picture.
         """
         ...
+
+
+def captioned(captions: Any, place: str, pair: Pair) -> Iterator[Pair | Bad]:
+    """Yield a pair for each caption of a record.
+
+    Args:
+        captions: a text, a list of texts, or whatever else stands there.
+        place: where the record is.
+        pair: the rest of it.
+    """
+    many = captions if isinstance(captions, list) and captions else [captions]
+    for number, caption in enumerate(many, 1):
+        own = place if len(many) == 1 else f"{place}, caption {number}"
+        if caption is None or caption == []:
+            yield Bad(own, "no caption")
+        elif not isinstance(caption, str):
+            yield Bad(own, "caption is no text")
+        elif not caption.strip():
+            yield Bad(own, "empty caption")
+        elif not all(map(is_unicode, (caption, pair.picture, pair.prompt))):
+            yield Bad(own, "not Unicode")
+        elif caption.count(IMAGE) > bool(pair.picture or pair.prompt):
+            yield Bad(own, f"more {IMAGE} than pictures" if pair.picture else f"{IMAGE} without picture")
+        else:
+            yield replace(pair, caption=caption.strip())
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether a text can be written down: JSON and file systems allow halves of characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def inert(text: str) -> str:
+    """Change marks of pictures that happen to stand in other people's words, so that they stand for no picture."""
+    return text.replace(IMAGE, IMAGE.upper())

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vlmig.data.pairs import BadPicture, Box
-from vlmig.imagination.gallery import SUFFIXES, natural
+from vlmig.imagination.sources.given import SUFFIXES, natural
 
 
 def open_picture(file: Path | IO[bytes]) -> Image.Image:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from vlmig.errors import VLMIGError
-from vlmig.predictor import VLMIG
+from vlmig.predict.predictor import VLMIG
 
 POLL = 0.2
 """Seconds between looks at what other processes have done."""

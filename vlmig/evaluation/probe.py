@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.declared import choose_tasks
-from vlmig.evaluation.items import Item, Task
-from vlmig.evaluation.sources import fetch
-from vlmig.predictor import VLMIG
-from vlmig.store import default_store
-from vlmig.visuals import Visuals
+from vlmig.evaluation.tasks.download import fetch
+from vlmig.evaluation.tasks.items import Item, Task
+from vlmig.evaluation.tasks.yaml_task import choose_tasks
+from vlmig.imagination.store import default_store
+from vlmig.imagination.visuals import Visuals
+from vlmig.predict.predictor import VLMIG
 
 
 def probe_of(names: Sequence[str], k: int, limit: int, data: Path | None, others: dict[str, Task]) -> TaskProbe | None:

@@ -18,15 +18,17 @@ import numpy as np
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-from vlmig.checkpoint import POCKET, write_json, write_text
-from vlmig.evaluation.columns import coded
-from vlmig.evaluation.comparing import Condition, Row, compare
-from vlmig.evaluation.items import Item, Task
-from vlmig.evaluation.outcome import EVERY_SEED, Outcome, assemble
-from vlmig.evaluation.run import Evaluator, Measured
-from vlmig.evaluation.sources import SOURCES
-from vlmig.evaluation.statistics import holm, verdict
-from vlmig.quantisation import weight_bytes
+from vlmig.evaluation.evaluator import Evaluator, Measured
+from vlmig.evaluation.metrics.aggregate import Outcome, assemble
+from vlmig.evaluation.metrics.bootstrap import holm, verdict
+from vlmig.evaluation.metrics.columns import coded
+from vlmig.evaluation.metrics.comparisons import Condition, Row, compare
+from vlmig.evaluation.run_folder import found_row
+from vlmig.evaluation.tasks.download import SOURCES
+from vlmig.evaluation.tasks.items import Item, Task
+from vlmig.io.atomic import write_json, write_text
+from vlmig.models.checkpoint import POCKET
+from vlmig.models.quantization import weight_bytes
 
 PACKAGES = ("torch", "transformers", "diffusers", "open_clip_torch", "numpy", "scipy", "scikit-learn", "vlmig")
 
@@ -94,28 +96,6 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
     if settings.limit is None and settings.subset == "all":  # a part of a benchmark is not its result
         _write_for_hub(results, outcomes, out / ".eval_results")
     return results
-
-
-def main_condition(
-    results: dict[str, Any], task: str, subset: str = "all", k: int | str | None = None, control: str = "none"
-) -> Row | None:
-    """Find a task's condition of the main setting, or of another k or control beside it; of all seeds where there are several."""
-    config = results["configs"][task]
-    wanted = {
-        "task": task,
-        "subset": subset,
-        "k": results["config"]["model_args"]["k"] if k is None else k,
-        "mix": config["mix"],
-        "weights": config["weights"],
-        "control": control,
-    }
-    return found_row(results["vlmig"]["conditions"], **wanted)
-
-
-def found_row(conditions: Sequence[Row], **wanted: Any) -> Row | None:
-    """Find a condition by some of its fields: of all seeds together where there are several."""
-    found = [c for c in conditions if all(c[name] == value for name, value in wanted.items())]
-    return next((c for c in found if c["seed"] == EVERY_SEED), found[0] if found else None)
 
 
 def _config(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vlmig.config import MIX_RULES, WEIGHT_KINDS
-from vlmig.config import POLICIES as PROMPT_POLICIES
 from vlmig.errors import VLMIGError
+from vlmig.models.config import MIX_RULES, WEIGHT_KINDS
+from vlmig.models.config import POLICIES as PROMPT_POLICIES
 
 CONTROLS = ("none", "blank", "shuffled", "caption", "few-shot")
 POLICIES = ("item", *PROMPT_POLICIES)
@@ -20,7 +20,7 @@ class Settings:
     """What to measure."""
 
     ks: Sequence[int | str] = (0, 6)
-    """Numbers of pictures; among them ``auto``, as many as each answer needs (``vlmig.stopping``)."""
+    """Numbers of pictures; among them ``auto``, as many as each answer needs (``vlmig.predict.adaptive_k``)."""
     mixes: Sequence[str] = ()
     """Mixing rules; the checkpoint's own is always among them."""
     weights: Sequence[str] = ()

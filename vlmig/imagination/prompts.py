@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 from vlmig.errors import VLMIGError
+from vlmig.models.config import LONG_PROMPTS, POLICIES
 
 _ASIDE = r"(?:main|usual|typical|common|most common|normal|natural)"
 _ATTRIBUTE = r"(?:colou?r|shape|size|material|texture)s?"
@@ -41,65 +38,84 @@ def slug(prompt: str) -> str:
     return re.sub(r"\W+", "_", prompt.strip().lower()).strip("_")[:100]
 
 
-FILES = (".txt", ".jsonl", ".csv")
+LAST_WORDS = 70
+"""Words of a long text that the published code imagines as one prompt."""
 
 
-def read_prompts(source: str | Path, column: str = "prompt", split: str = "train") -> list[str]:
-    """Read distinct prompts in order: a file with one on each line, .jsonl, .csv, or a dataset's folder or hub id.
+def prompts_for(policy: str, text: str, k: int, option: str = "") -> list[str]:
+    """Return the prompts of a text's k pictures; those of fewer pictures are the first of them.
+
+    - ``subject``: the thing the text is about.
+    - ``question``: the text as it is.
+    - ``sentences`` (published code): the text's last 70 words, then its sentences in turn from the last to the first.
+    - ``option`` (published code, multiple choice): the text with one of its answers, so that each answer has its own
+      pictures. The only policy under which an answer choice is ever drawn.
 
     Raises:
-        VLMIGError: no such source, no such column, or no prompts at all.
+        VLMIGError: another policy.
     """
-    path = Path(source)
-    if path.suffix in FILES and not path.is_file():
+    if policy == "subject":
+        return [subject_of(text)] * k
+    if policy == "question":
+        return [text] * k
+    if policy == "option":
+        return [f"{text} {option.strip()}".strip()] * k
+    if policy == "sentences":
+        own = sentences(text)[::-1]
+        return [" ".join(text.split()[-LAST_WORDS:]), *(own[i % len(own)] for i in range(k - 1))][:k]
+    raise VLMIGError(f"policy {policy!r}; expected one of {', '.join(POLICIES)}")
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text into its sentences; a text without any is one."""
+    parts = [part.strip() for part in re.split(r"(?<=[.!?])\s+", text.strip())]
+    return [part for part in parts if part] or [text]
+
+
+def fitted(prompts: Sequence[str], fits: Callable[[str], bool], long: str) -> list[str]:
+    """Return a text's prompts, one per picture, as the text encoders read them whole.
+
+    Args:
+        fits: tells whether a prompt is read whole.
+        long: what happens to one that is not: ``cut`` keeps its end (where a question stands), ``split`` shares its
+            parts out to the pictures in turn, ``refuse`` raises.
+
+    Raises:
+        VLMIGError: a long prompt under ``refuse``; another ``long``.
+    """
+    if long not in LONG_PROMPTS:
+        raise VLMIGError(f"long_prompts={long!r}; expected one of {', '.join(LONG_PROMPTS)}")
+    parts = {prompt: [prompt] if fits(prompt) else _parts(prompt, fits, long) for prompt in dict.fromkeys(prompts)}
+    return [parts[prompt][i % len(parts[prompt])] for i, prompt in enumerate(prompts)]
+
+
+def _parts(prompt: str, fits: Callable[[str], bool], long: str) -> list[str]:
+    """Cut a long prompt into parts that fit, the last words first."""
+    if long == "refuse":
         raise VLMIGError(
-            f"no prompts at {source}; expected a text file with a prompt on each line, .jsonl, .csv or a dataset"
+            f"the prompt {prompt[:40]!r}... is longer than the text encoders read; shorten it, or let long prompts be cut or split"
         )
-    texts = _lines(path, column) if path.is_file() else _rows(str(source), column, split)
-    found = list(dict.fromkeys(text.strip() for text in texts if text.strip()))
-    if not found:
-        raise VLMIGError(f"{source} holds no prompts; expected one on each line or row")
-    return found
+    words = [piece for word in prompt.split() for piece in _pieces(word, fits)]
+    parts: list[str] = []
+    while words and not (parts and long == "cut"):
+        left_out = _too_many(words, fits)
+        parts.append(" ".join(words[left_out:]))
+        words = words[:left_out]
+    return parts
 
 
-def _lines(path: Path, column: str) -> list[str]:
-    with path.open(encoding="utf-8-sig", newline="") as lines:  # a spreadsheet may put a mark before the first column
-        try:
-            if path.suffix == ".jsonl":
-                return [_text(json.loads(line)[column]) for line in lines if line.strip()]
-            if path.suffix == ".csv":
-                return [_text(row[column]) for row in csv.DictReader(lines)]
-            return list(lines)
-        except UnicodeDecodeError as error:
-            raise VLMIGError(f"{path} is not UTF-8 ({error}); save it in that encoding") from error
-        except (KeyError, TypeError, csv.Error, json.JSONDecodeError) as error:
-            raise VLMIGError(
-                f"{path} has a row without {column} ({error}); expected that field in every row, or another --column"
-            ) from error
+def _pieces(word: str, fits: Callable[[str], bool]) -> list[str]:
+    """Break a word that does not even fit by itself."""
+    if fits(word) or len(word) < 2:
+        return [word]
+    half = len(word) // 2
+    return _pieces(word[:half], fits) + _pieces(word[half:], fits)
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _rows(source: str, column: str, split: str) -> list[str]:
-    """Read a column of a dataset, saved in a folder or on the hub."""
-    import datasets
-
-    try:
-        rows = datasets.load_from_disk(source) if Path(source).is_dir() else datasets.load_dataset(source, split=split)
-        rows = rows[split] if isinstance(rows, dict) else rows
-        return [_text(text) for text in rows[column]]
-    except Exception as error:  # datasets raises what its readers raise
-        reason = str(error).strip().split("\n")[0]
-        raise VLMIGError(
-            f"cannot read prompts from {source}: {reason}; expected a text file with a prompt on each line, .jsonl, .csv, or a "
-            f"dataset with the split {split} and the column {column}"
-        ) from error
-
-
-def shard_of(prompts: Sequence[str], index: int, count: int) -> list[str]:
-    """Return shard ``index`` (from 0) of ``count``: by content, so that it does not depend on the order of the file."""
-    return [p for p in prompts if int.from_bytes(hashlib.sha256(p.encode()).digest()[:8], "big") % count == index]
+def _too_many(words: list[str], fits: Callable[[str], bool]) -> int:
+    """Count the first words that must be left out so that the rest fits, by halving; one word always stays."""
+    low, high = 0, len(words) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(" ".join(words[middle:])) else (middle + 1, high)
+    return low

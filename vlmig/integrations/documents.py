@@ -10,10 +10,10 @@ from typing import Any
 import datasets
 
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.declared import declaration
-from vlmig.evaluation.items import Task
-from vlmig.evaluation.sources import fetch
-from vlmig.store import default_store
+from vlmig.evaluation.tasks.download import fetch
+from vlmig.evaluation.tasks.items import Task
+from vlmig.evaluation.tasks.yaml_task import declaration
+from vlmig.imagination.store import default_store
 
 
 def documents(task: str, data: str | None = None, **_: Any) -> dict[str, datasets.Dataset]:

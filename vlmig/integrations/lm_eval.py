@@ -18,18 +18,18 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simpl
 from torch import Tensor
 from tqdm import tqdm
 
-from vlmig.checkpoint import absolute
-from vlmig.config import POLICIES, REFERENCE
 from vlmig.errors import VLMIGError
-from vlmig.integrations.asked import Asked, Part, Shown, alike, gathered, shown
+from vlmig.imagination.visuals import Visuals
+from vlmig.integrations.requests import Asked, Part, Shown, alike, gathered, shown
 from vlmig.integrations.stopping import Until, before_stop
-from vlmig.mixture import image_trust
-from vlmig.modeling import VLMIGForMaskedLM
-from vlmig.predictor import DEFAULT_K, VLMIG
-from vlmig.reading import Reading
-from vlmig.scoring import Scores, read_padded, score_reading
-from vlmig.threads import spread
-from vlmig.visuals import Visuals
+from vlmig.models.checkpoint import absolute
+from vlmig.models.config import POLICIES, REFERENCE
+from vlmig.models.mixture import image_trust
+from vlmig.models.modeling import VLMIGForMaskedLM
+from vlmig.models.text_states import Reading
+from vlmig.predict.batching import Scores, read_padded, score_reading
+from vlmig.predict.predictor import DEFAULT_K, VLMIG
+from vlmig.runtime import spread
 
 BATCH = 32
 ANSWER = 256
@@ -47,7 +47,7 @@ class VlmigLM(LM):
         pretrained: ``pocket``, a checkpoint folder, a hub id, or a model already loaded.
         k: pictures of each text; 0 is the base LM alone.
         seed: of the imagination.
-        policy: what to imagine of a context, see ``vlmig.imagination.policies``; the checkpoint's own when None.
+        policy: what to imagine of a context, see ``vlmig.imagination.prompts``; the checkpoint's own when None.
         batch_size: texts read at a time.
         max_length: the longest text read at once by ``loglikelihood_rolling``; as much as the LM takes when None.
         fields: ``mix``, ``weights``, ``protocol``, ``imaginer``, ``store`` and whatever else ``VLMIG.from_pretrained`` takes.

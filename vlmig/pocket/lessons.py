@@ -10,14 +10,14 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from vlmig.chat import Turn, render
-from vlmig.config import IMAGE
-from vlmig.data.pairs import Bad, BadPicture, Pair, Source
-from vlmig.imagination.diffusion import digest_folder
-from vlmig.pocket.adapter import RecoloredScenes, any_noun
+from vlmig.data.pairs import BadPicture, Pair, Source
+from vlmig.io.hashing import digest_folder
+from vlmig.io.rows import Bad
+from vlmig.models.config import IMAGE
 from vlmig.pocket.concepts import Concept
-from vlmig.pocket.language import CORPUS_SEED
-from vlmig.pocket.text import Label, language_corpus, look_question, look_sentence, plain_sentence
+from vlmig.pocket.scene_source import RecoloredScenes, any_noun
+from vlmig.pocket.text import CORPUS_SEED, Label, language_corpus, look_question, look_sentence, plain_sentence
+from vlmig.processing.chat_templates import Turn, render
 
 
 class SceneConversations(RecoloredScenes):

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from vlmig.checkpoint import POCKET
-from vlmig.evaluation.declared import declaration
-from vlmig.evaluation.items import Item, Question, Task
-from vlmig.imagination.diffusion import digest_folder
+from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.evaluation.tasks.yaml_task import declaration
+from vlmig.io.hashing import digest_folder
+from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, find_concept, load_concepts
-from vlmig.pocket.language import CORPUS_SEED, HELD_OUT_SEED, SENTENCES
 from vlmig.pocket.scenes import COLORS
-from vlmig.pocket.text import COLOR_WORDS, language_corpus, with_article
-from vlmig.predictor import VLMIG
+from vlmig.pocket.text import COLOR_WORDS, CORPUS_SEED, HELD_OUT_SEED, SENTENCES, language_corpus, with_article
+from vlmig.predict.predictor import VLMIG
 
 SHAPES = ("round", "oval", "square", "rectangle", "triangle", "star")
 TEXTS = 300

@@ -14,6 +14,9 @@ from typing import Literal
 
 from vlmig.pocket.concepts import Concept, load_concepts, plural
 
+SENTENCES = 100_000
+CORPUS_SEED = 11
+HELD_OUT_SEED = 12
 _CAPTION_FORMS = (
     "a photo of {a}",
     "a picture of {a}",
@@ -53,7 +56,6 @@ SHAPE_WORDS = tuple(
         "semicircle, curved, cylinder, straight, cone, curly"
     ).split(", ")
 )
-
 _QUESTIONS: dict[str, tuple[str, ...]] = {
     "color": (
         "What is the color of {d}?",
@@ -114,6 +116,8 @@ _FRAMES = (
     "Q: {q} A: It is {v}.",
     "{q} It is {v}.",
 )
+
+
 # Words of an invented language for things that come in every colour and shape. Texts talk of them as of anything else;
 # so an unknown look is uncertain, and the adapter learns to read colours off a picture whatever the thing is called.
 _INVENTED = tuple(
@@ -121,6 +125,8 @@ _INVENTED = tuple(
     for first in ("blo", "dra", "fe", "glu", "ki", "mor", "ne", "pla", "quo", "sni", "tro", "vu", "wem", "yar", "zi")
     for second in ("bbin", "dax", "ffle", "gop", "lmick", "mpet", "nzo", "rvel", "sk", "thoo", "tton", "vva", "xle")
 )
+
+
 # How often each colour word is said of them: the basic terms of English, the common ones a little more.
 _COLOR_WEIGHTS = dict(zip(COLOR_WORDS, (9, 10, 9, 9, 8, 9, 8, 6, 6, 6, 8, 4), strict=True))
 _PARTS = tuple(("body, top, side, front, outside, surface, head, tail, back, skin, middle").split(", "))

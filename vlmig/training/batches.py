@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import Dataset
 
 from vlmig.data.index import Index
-from vlmig.data.pairs import Bad, BadPicture, Pair
+from vlmig.data.pairs import BadPicture, Pair
 from vlmig.errors import VLMIGError
-from vlmig.threads import spread
+from vlmig.io.rows import Bad
+from vlmig.runtime import spread
 from vlmig.training.pictures import Looked, Pictures
 from vlmig.training.texts import Texts, Tokens
 

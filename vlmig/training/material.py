@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmig.data.build import build_source
 from vlmig.data.curation import Curation, curate, split
 from vlmig.data.index import BAD, Index, check_share, index
-from vlmig.data.pairs import Bad, Pair
+from vlmig.data.pairs import Pair
+from vlmig.data.sources.build import build_source
 from vlmig.errors import VLMIGError
+from vlmig.io.rows import Bad
 from vlmig.training.batches import Batches, Order, Share
 from vlmig.training.recipe import Stage, told_source
 from vlmig.training.session import Session

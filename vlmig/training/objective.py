@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlmig.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
-from vlmig.reading import LateReading
-from vlmig.scoring import Model
+from vlmig.models.modeling import Model, VLMIGForCausalLM, VLMIGForMaskedLM
+from vlmig.models.text_states import LateReading
 from vlmig.training.texts import IGNORED, Texts
 
 LOGITS_BUDGET = 2**26

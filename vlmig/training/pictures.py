@@ -15,13 +15,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from vlmig.data.pairs import Bad, BadPicture, Pair, Source
+from vlmig.data.pairs import BadPicture, Pair, Source
 from vlmig.errors import VLMIGError
 from vlmig.imagination import request
-from vlmig.store import Address, Imagined, describe
-from vlmig.threads import spread
-from vlmig.timing import Stopwatch
-from vlmig.visuals import Imagination
+from vlmig.imagination.pipeline import Imagination
+from vlmig.imagination.store import Address, Imagined, describe
+from vlmig.io.rows import Bad
+from vlmig.runtime import Stopwatch, spread
 
 PORTION = 512
 """Pairs whose pictures are looked up, read and encoded together."""

@@ -8,16 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from vlmig.data.build import build_source
-from vlmig.data.pairs import Bad, Source
+from vlmig.data.pairs import Source
+from vlmig.data.sources.build import build_source
 from vlmig.errors import VLMIGError
-from vlmig.predictor import VLMIG
-from vlmig.scoring import Model
-from vlmig.store import FeatureStore
+from vlmig.imagination.store import FeatureStore
+from vlmig.io.rows import Bad
+from vlmig.models.modeling import Model
+from vlmig.predict.predictor import VLMIG
+from vlmig.training.model import choose_trained, count_parameters, start
 from vlmig.training.objective import LOGITS_BUDGET
-from vlmig.training.parts import choose_trained, count_parameters
 from vlmig.training.recipe import Recipe, Stage, told_source
-from vlmig.training.start import start
 
 ADAM_BYTES = 16
 """Per trained parameter: itself, its gradient and two moments, in fp32."""

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any
 
-from vlmig.data.entries import assigned, read_yaml
 from vlmig.errors import VLMIGError
+from vlmig.io.config_file import _change, assigned, parse, read_yaml
 
 PARTS = ("projector", "fusion", "language_model", "lora")
 PRECISIONS = ("fp32", "bf16", "fp16")
 FEATURES = ("stored", "live")
-Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,72 +155,6 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     recipe = parse(Recipe, values, str(path))
     _check(recipe, str(path))
     return recipe
-
-
-def _change(values: Any, keys: list[str], value: Any, change: str) -> None:
-    """Set one value deep inside."""
-    for depth, key in enumerate(keys):
-        place: Any = int(key) if isinstance(values, list) and key.isdigit() else key
-        if not (isinstance(values, dict) or (isinstance(place, int) and place < len(values))):
-            raise VLMIGError(f"--set {change}; there is no {'.'.join(keys[: depth + 1])} in the recipe")
-        if depth == len(keys) - 1:
-            values[place] = value
-        else:
-            values = values.setdefault(place, {}) if isinstance(values, dict) else values[place]
-
-
-def parse(kind: type[Parsed], values: Any, where: str) -> Parsed:
-    """Make a dataclass of a mapping.
-
-    Raises:
-        VLMIGError: unknown or missing fields, values of the wrong kind.
-    """
-    if not isinstance(values, Mapping):
-        raise VLMIGError(f"{where} is {values!r}; expected a mapping of {', '.join(_names(kind))}")
-    for name in values:
-        if name not in _names(kind):
-            near = difflib.get_close_matches(str(name), _names(kind), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise VLMIGError(f"{where} has {name!r}; expected some of {', '.join(_names(kind))}{hint}")
-    needed = [f.name for f in dataclasses.fields(kind) if _required(f) and f.name not in values]  # type: ignore[arg-type]
-    if needed:
-        raise VLMIGError(
-            f"{where} has no {needed[0]}; expected {', '.join(needed)} beside {', '.join(values) or 'nothing'}"
-        )
-    hints = get_type_hints(kind)
-    return kind(**{name: _value(hints[name], value, f"{where}, {name}") for name, value in values.items()})
-
-
-def _names(kind: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(kind)]
-
-
-def _required(declared: dataclasses.Field) -> bool:
-    return declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING
-
-
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """Check one value; YAML reads 5e-4 as a text, which becomes a number here."""
-    if get_origin(hint) is types.UnionType:
-        if value is None:
-            return None
-        hint = next(own for own in get_args(hint) if own is not type(None))
-    if dataclasses.is_dataclass(hint):
-        return parse(hint, value, where)  # type: ignore[arg-type]
-    if get_origin(hint) is list:
-        if not isinstance(value, list):
-            raise VLMIGError(f"{where} is {value!r}; expected a list")
-        return [_value(get_args(hint)[0], one, f"{where}.{i}") for i, one in enumerate(value)]
-    wanted = get_origin(hint) or hint
-    if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        words = {int: "a whole number", float: "a number", str: "a text", dict: "a mapping", bool: "true or false"}
-        raise VLMIGError(f"{where} is {value!r}; expected {words[wanted]}")
-    return value
 
 
 def _check(recipe: Recipe, where: str) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,28 +14,24 @@ from typing import Any
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vlmig.checkpoint import place_adapter, write_json
 from vlmig.errors import VLMIGError
-from vlmig.predictor import VLMIG
-from vlmig.store import FeatureStore
-from vlmig.training.loop import LOG, STATE, fit, optimizer_for
+from vlmig.imagination.store import FeatureStore
+from vlmig.io.atomic import write_json
+from vlmig.models.checkpoint import place_adapter
+from vlmig.predict.predictor import VLMIG
+from vlmig.training.loop import LOG, STATE, optimizer_for
 from vlmig.training.material import Material
-from vlmig.training.objective import Objective
-from vlmig.training.parts import choose_trained, count_parameters, frozen_digest
+from vlmig.training.model import start
 from vlmig.training.pictures import Pictures
 from vlmig.training.recipe import Recipe
 from vlmig.training.session import Probing, Session
-from vlmig.training.start import start
-from vlmig.training.steps import Steps
+from vlmig.training.stage import TRAINED, _stage
 
 logger = logging.getLogger(__name__)
-
 CONFIG = "config.json"
 """What of a checkpoint is written behind its weights."""
-TRAINED = "trained.safetensors"
 PATIENCE = timedelta(days=2)
 """How long processes wait while one of them reads or encodes data."""
 
@@ -150,62 +145,6 @@ def _clean(out: Path) -> None:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
-    """Run one stage, or what is left of it; return what the card says of it."""
-    stage, network = session.recipe.stages[number], session.model.model
-    if not session.sharded:  # accelerate places what it shards
-        network.to(session.accelerator.device)
-    choose_trained(network, stage.trains, stage.lora)
-    before = frozen_digest(network)
-    counts = count_parameters(network)
-    parameters = sum(trained for trained, _ in counts.values())
-    told = ", ".join(f"{name} {trained:,} of {trained + frozen:,}" for name, (trained, frozen) in counts.items())
-    logger.info("stage %s trains %s parameters (%s)", stage.name, f"{parameters:,}", told)
-    steps = Steps(session, number, stage, data)
-    log, prepared = fit(
-        Objective(network, stage.alignment),
-        steps.losses,
-        replace(stage, steps=data.steps),
-        session.folder / stage.name,
-        accelerator=session.accelerator,
-        measure=steps.measure,
-        save_seconds=session.recipe.save_seconds,
-        log_every=session.recipe.log_every,
-    )
-    if session.sharded:
-        session.model = _gathered(session, number, prepared)
-    elif frozen_digest(network) != before:
-        raise RuntimeError(f"stage {stage.name} changed what it was to keep: expected only {stage.trains} to train")
-    measured = [line for line in log if "validation" in line or "probe" in line]
-    return {
-        "name": stage.name,
-        "steps": data.steps,
-        "batch": stage.batch,
-        "learning_rate": stage.learning_rate,
-        "trains": stage.trains,
-        "parameters": parameters,
-        "data": data.told,
-        "measured": measured[-1] if measured else {},
-    }
-
-
-def _gathered(session: Session, number: int, prepared: nn.Module) -> VLMIG:
-    """Make the model whole again whose parameters FSDP has spread over the processes; its frozen parts are loaded anew."""
-    accelerator, stages = session.accelerator, session.recipe.stages[: number + 1]
-    state = accelerator.get_state_dict(prepared)  # whole on the main process
-    trained = {name for name, parameter in prepared.named_parameters() if parameter.requires_grad}
-    if accelerator.is_main_process:
-        kept = {name: value.contiguous() for name, value in state.items() if name in trained}
-        save_file(kept, session.folder / stages[-1].name / TRAINED)
-    accelerator.wait_for_everyone()
-    model = start(session.recipe, session.model.imagination.store)
-    for stage in stages:
-        choose_trained(model.model, stage.trains, stage.lora)
-        Objective(model.model).load_state_dict(load_file(session.folder / stage.name / TRAINED), strict=False)
-    accelerator.wait_for_everyone()  # the files go when the run is over
-    return model
 
 
 def _describe(model: VLMIG, recipe: Recipe, told: list[dict[str, Any]]) -> None:

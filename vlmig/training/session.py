@@ -8,8 +8,8 @@ from pathlib import Path
 
 from accelerate import Accelerator, DistributedType
 
-from vlmig.predictor import VLMIG
-from vlmig.timing import Stopwatch
+from vlmig.predict.predictor import VLMIG
+from vlmig.runtime import Stopwatch
 from vlmig.training.pictures import Pictures
 from vlmig.training.recipe import Recipe
 

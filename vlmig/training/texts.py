@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmig.config import IMAGE
 from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
-from vlmig.modeling import VLMIGForMaskedLM
-from vlmig.scoring import Model
+from vlmig.models.config import IMAGE
+from vlmig.models.modeling import Model, VLMIGForMaskedLM
 
 IGNORED = -100
 Span = tuple[int, int]

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmig.errors import VLMIGError
-from vlmig.threads import spread
+from vlmig.runtime import spread
 
 BLANK = (128, 128, 128)
 """Colour of the empty picture."""

@@ -10,11 +10,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from vlmig.data.hashing import number_of
-from vlmig.data.json_stream import find_json, json_items
-from vlmig.data.pairs import Bad, BadPicture, Box, Pair
+from vlmig.data.pairs import BadPicture, Box, Pair
 from vlmig.data.pictures import place_box, size_of
-from vlmig.data.visual_genome import VisualGenome
+from vlmig.data.sources.visual_genome import VisualGenome
+from vlmig.io.hashing import number_of
+from vlmig.io.json_stream import find_json, json_items
+from vlmig.io.rows import Bad
 
 ALIKE, NEARLY, SAME_PLACE = 0.7, 0.4, 0.5
 """Two phrases say the same if they share this much of their words; or somewhat less, in boxes that overlap this much."""

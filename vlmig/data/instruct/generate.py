@@ -13,16 +13,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vlmig.config import IMAGE
-from vlmig.data.hashing import number_of
 from vlmig.data.instruct.contexts import Context, contexts
 from vlmig.data.instruct.ledger import Bounds, Ledger, Line
 from vlmig.data.instruct.prompts import KINDS, Prompts
 from vlmig.data.instruct.replies import BadReply, Turns, read_reply
 from vlmig.data.instruct.teachers import Refused, Reply, Sampling, Teacher
-from vlmig.data.json_stream import find_json
-from vlmig.data.visual_genome import VisualGenome
+from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.errors import VLMIGError
+from vlmig.io.hashing import number_of
+from vlmig.io.json_stream import find_json
+from vlmig.models.config import IMAGE
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from vlmig.checkpoint import write_json
 from vlmig.errors import VLMIGError
+from vlmig.io.atomic import write_json
 
 ROWS, REJECTS, SETTINGS, REPORT = "instructions.jsonl", "rejects.jsonl", "settings.json", "report.json"
 EVERY = 1.0

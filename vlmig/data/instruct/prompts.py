@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from vlmig.data.hashing import number_of
 from vlmig.data.instruct.contexts import Context
+from vlmig.io.hashing import number_of
 
 KINDS = ("conversation", "detail", "reasoning")
 PLACE = Path(__file__).parent / "prompts.yaml"

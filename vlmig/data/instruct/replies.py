@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from vlmig.config import IMAGE
+from vlmig.models.config import IMAGE
 
 Turns = list[tuple[str, str]]
 """Questions with their answers."""

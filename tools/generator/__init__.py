@@ -1,0 +1,1 @@
+"""The recipe of the new embedded generator."""

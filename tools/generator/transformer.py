@@ -1,0 +1,206 @@
+"""The generator: a diffusion transformer of Lumina-Next's shape with a small text encoder of its own.
+
+``LuminaNextDiT2DModel`` takes a text twice: pooled, it modulates every block; token by token, every block attends to
+it. Latents of 12 x 12 x 8 are 36 tokens. Trained by flow matching: it predicts data minus noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, LuminaNextDiT2DModel, LuminaPipeline
+from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from tools.generator.autoencoder import CHANNELS, encode_pool
+from tools.generator.drawings import SIZE
+from tools.generator.loop import Schedule, train
+from tools.pocket.generator import build_tokenizer, draw_caption
+from vlmig.pocket.concepts import load_concepts
+from vlmig.pocket.text import picture_captions
+from vlmig.runtime import cpu_autocast
+
+BATCH = 96
+MAX_TOKENS = 16
+"""Tokens of a training caption; longer prompts are read whole."""
+SIDE = SIZE // 8
+TEXT_WIDTH = 192
+UNCONDITIONAL = 0.1
+COMPILE = True
+
+
+def build_transformer(width: int = 256, layers: int = 6, heads: int = 4) -> LuminaNextDiT2DModel:
+    """Build it so that at first every block is the identity and the output is zero."""
+    model = LuminaNextDiT2DModel(
+        sample_size=SIDE,
+        patch_size=2,
+        in_channels=CHANNELS,
+        hidden_size=width,
+        num_layers=layers,
+        num_attention_heads=heads,
+        num_kv_heads=heads,
+        multiple_of=64,
+        learn_sigma=True,  # the pipeline throws a second half of the channels away
+        cross_attention_dim=TEXT_WIDTH,
+    )
+    nn.init.zeros_(model.pad_token)
+    for layer in model.layers:
+        nn.init.zeros_(layer.norm1.linear.weight)
+        nn.init.zeros_(layer.norm1.linear.bias)
+    nn.init.zeros_(model.norm_out.linear_2.weight)
+    nn.init.zeros_(model.norm_out.linear_2.bias)
+    with torch.no_grad():
+        # Times lie in [0, 1], where only the fast waves move (half of the inputs are cosines, half are sines).
+        waves = model.time_caption_embed.timestep_embedder.linear_1.weight.view(width, 2, -1)
+        waves[..., 32:] = 0
+        waves[..., :32] *= 24
+    return model
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """Build a CLIP text encoder of width 192; the pipeline reads the last but one of its three layers."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_WIDTH,
+        intermediate_size=4 * TEXT_WIDTH,
+        num_hidden_layers=3,
+        num_attention_heads=6,
+        max_position_embeddings=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model = CLIPTextModel(config)
+    nn.init.normal_(model.get_input_embeddings().weight, std=0.3)
+    return model
+
+
+def read_texts(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> tuple[Tensor, Tensor]:
+    """Encode texts as the pipeline does: states (B, MAX_TOKENS, TEXT_WIDTH) and mask (B, MAX_TOKENS)."""
+    read = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
+    states = encoder(read.input_ids, attention_mask=read.attention_mask, output_hidden_states=True).hidden_states[-2]
+    return states, read.attention_mask
+
+
+def velocity_of(transformer: LuminaNextDiT2DModel) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return the compiled function (noisy, times, states, mask) -> data minus noise, (B, 8, H, W)."""
+    rope = torch.view_as_real(get_2d_rotary_pos_embed_lumina(transformer.head_dim, 384, 384)[:SIDE, :SIDE].clone())
+    for layer in transformer.layers:
+        layer.attn1.processor = layer.attn2.processor = RealAttention()
+
+    def velocity(noisy: Tensor, times: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        return transformer(
+            noisy,
+            times,
+            states,
+            mask,
+            rope,
+            cross_attention_kwargs={"base_sequence_length": (SIDE // 2) ** 2},
+            return_dict=False,
+        )[0][:, :CHANNELS]
+
+    return torch.compile(velocity) if COMPILE else velocity
+
+
+class RealAttention:
+    """What the attention of Lumina computes, in real numbers, which the compiler understands.
+
+    Not registered as a module's processor by name: the exported pipeline has its own again.
+    """
+
+    def __call__(
+        self,
+        attn: nn.Module,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor,
+        query_rotary_emb: Tensor,
+        key_rotary_emb: Tensor | None,
+        base_sequence_length: int,
+    ) -> Tensor:
+        """Attend: (B, L, C) to (B, M, ...) -> (B, L, heads, C / heads). Images fill their square: no mask for them."""
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(-1, (attn.heads, -1))
+        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(-1, (attn.heads, -1))
+        value = attn.to_v(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
+        query = turn(query, query_rotary_emb).to(value.dtype)
+        key = (key if key_rotary_emb is None else turn(key, key_rotary_emb)).to(value.dtype)
+        mask = attention_mask.bool()[:, None, None, :] if key_rotary_emb is None else None
+        attended = F.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), attn_mask=mask
+        )
+        return attended.transpose(1, 2)
+
+
+def turn(states: Tensor, rope: Tensor) -> Tensor:
+    """Turn pairs of channels of (B, L, heads, D) by angles given as (1, L, D / 2, 2): cosine, sine."""
+    even, odd = states.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cosine, sine = rope.unsqueeze(2).unbind(-1)
+    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
+
+
+def build_optimisers(model: nn.ModuleDict) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices that tokens of pictures pass through, AdamW for the rest.
+
+    Muon's work does not shrink with the batch: on two cores it would take as long as the gradients if it also had
+    the modulation and the text encoder.
+    """
+    matrices, rest = [], []
+    for name, value in model.named_parameters():
+        inside = name.startswith("transformer.layers.") and value.ndim == 2 and ".norm1." not in name
+        (matrices if inside else rest).append(value)
+    return [
+        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1),
+        torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def build_model(work: Path) -> tuple[nn.ModuleDict, CLIPTokenizer]:
+    """Build transformer and text encoder, and a tokenizer of the captions."""
+    captions = [c for concept in load_concepts() for c in picture_captions(concept)]
+    tokenizer = build_tokenizer(captions, work / "tokenizer")
+    torch.manual_seed(1)
+    return nn.ModuleDict({"transformer": build_transformer(), "text": build_text_encoder(tokenizer)}), tokenizer
+
+
+def train_transformer(work: Path, autoencoder: AutoencoderDC, steps: int) -> None:
+    """Train transformer and text encoder together; the checkpoint holds the average that ``export`` writes."""
+    latents = encode_pool(autoencoder, work)
+    concepts = load_concepts()
+    model, tokenizer = build_model(work)
+    velocity = velocity_of(model["transformer"])
+
+    def loss_at(step: int) -> Tensor:
+        rng = np.random.default_rng((31, step))
+        which = rng.integers(0, len(concepts), BATCH)
+        captions = [draw_caption(concepts[i], rng) if rng.random() >= UNCONDITIONAL else "" for i in which]
+        clean = latents[torch.from_numpy(which), torch.from_numpy(rng.integers(0, latents.shape[1], BATCH))].float()
+        noise = torch.randn_like(clean)
+        times = torch.sigmoid(torch.randn(BATCH) - 0.4)  # 0 is noise, 1 is data: what a thing is, is settled early
+        noisy = torch.lerp(noise, clean, times.view(-1, 1, 1, 1))
+        with cpu_autocast():
+            states, mask = read_texts(model["text"], tokenizer, captions)
+            predicted = velocity(noisy, times, states, mask)
+        return F.mse_loss(predicted.float(), clean - noise)
+
+    train(model, loss_at, build_optimisers(model), Schedule(steps), work / "transformer.pt")
+
+
+def export(work: Path, autoencoder: AutoencoderDC, out: Path) -> int:
+    """Write the averaged weights of the last checkpoint as a pipeline in half precision; returns its step."""
+    model, _ = build_model(work)
+    state = torch.load(work / "transformer.pt", weights_only=True)
+    model.load_state_dict(state["average"])
+    pipeline = LuminaPipeline(
+        transformer=model["transformer"],
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=autoencoder,
+        text_encoder=model["text"],
+        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer", model_max_length=256),
+    )
+    pipeline.to(torch.float16).save_pretrained(out)
+    return int(state["step"])

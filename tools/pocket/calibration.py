@@ -1,0 +1,152 @@
+"""Choose the pocket model's mixture on calibration concepts, which no test item is about."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlmig.models.mixture import image_trust, mix
+from vlmig.pocket.concepts import Concept, load_concepts
+from vlmig.pocket.tasks import look_items, topic
+from vlmig.pocket.text import language_corpus
+from vlmig.predict.adaptive_k import MOST, fit
+from vlmig.predict.batching import Scores, read_padded
+from vlmig.predict.predictor import DEFAULT_K, VLMIG
+
+logger = logging.getLogger(__name__)
+KEPT = 0.98
+"""Least share of what the text model was told and gets right that must stay right."""
+PERPLEXITY = 1.005
+"""Greatest factor on the perplexity of plain texts."""
+TEXTS = 200
+CALIBRATION_SEED = 13
+Setting = tuple[str, str, float, float, float]
+"""mix, weights, strength, doubt, alignment floor"""
+WEIGHTS = ("uniform", "entropy", "clip")
+STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+DOUBTS = (0.0, 0.25)
+FLOORS = (0.1, 0.2, 0.3, 0.4)
+"""Shares of the calibration pictures that lie under the floors to try."""
+TEXT_ALONE: Setting = ("prob", "clip", 1.0, 0.0, 0.0)
+
+
+@dataclass
+class ReadText:
+    """One sentence as the model predicts it from text alone, beside each picture and beside an empty one."""
+
+    text: Tensor
+    """log p_0, (T, V)."""
+    images: list[Tensor]
+    blank: Tensor
+    alignment: Tensor
+    targets: Tensor
+    """The token that was there, (T, 1)."""
+
+    def loss(self, k: int, setting: Setting) -> Tensor:
+        """Return the loss of each token in nats, (T,)."""
+        rule, weights, strength, doubt, floor = setting
+        trust = image_trust(weights, self.alignment[:k], floor).expand(len(self.text), -1)
+        settings = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
+        mixed = mix(self.text, self.images[:k], trust, rule, blank=self.blank, **settings)  # type: ignore[arg-type]
+        return -mixed.gather(1, self.targets)[:, 0]
+
+
+def calibrate(out: Path, work: Path) -> None:
+    """Take the rule with the best accuracy on untold calibration concepts among those that keep what the text model knows.
+
+    Two things must stay: right answers about told concepts, and the perplexity of texts of every kind that it reads.
+    """
+    model = VLMIG.from_pretrained(out, store=work / "store")
+    told, told_answers = _scores(model, "supervised")
+    untold, untold_answers = _scores(model, "held_out")
+    known = _correct(told, told_answers, 0, TEXT_ALONE)
+    alignments = np.concatenate([score.alignment for score in told + untold])
+    fitting: list[tuple[float, float, Setting]] = []
+    for setting in settings([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
+        kept = float(_correct(told, told_answers, DEFAULT_K, setting)[known].mean())
+        accuracy = float(_correct(untold, untold_answers, DEFAULT_K, setting).mean())
+        logger.info("%-8s %-7s strength %.2f doubt %.2f floor %.3f: kept %.3f, untold %.3f", *setting, kept, accuracy)
+        if kept >= KEPT:
+            fitting.append((accuracy, kept, setting))
+    texts = _texts(model)
+    alone = _loss(texts, 0, TEXT_ALONE)
+    for accuracy, kept, setting in sorted(fitting, key=lambda row: (-row[0], -row[1])):
+        ratio = float(np.exp(_loss(texts, DEFAULT_K, setting) - alone))
+        logger.info("%s: kept %.3f, untold %.3f, perplexity x %.4f", setting, kept, accuracy, ratio)
+        if ratio <= PERPLEXITY:
+            break
+    else:
+        raise RuntimeError("no mixture keeps what the text model knows; train the language model longer")
+    config = model.config
+    config.mix, config.weights, config.strength, config.doubt, config.alignment_floor = setting
+    rule = fit([score for split in ("supervised", "held_out") for score in _scores(model, split, MOST)[0]], setting)
+    config.auto = rule.described()
+    config.save_pretrained(out)
+    logger.info("k=auto: %s", rule)
+    logger.info("chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", setting, accuracy, kept, ratio)
+
+
+def settings(floors: list[float]) -> Iterator[Setting]:
+    """List every setting; only the evidence has strength and doubt, only entropy weights have a floor."""
+    for weights in WEIGHTS:
+        for floor in floors if weights == "entropy" else floors[:1]:
+            for rule in ("prob", "logit"):
+                yield rule, weights, 1.0, 0.0, floor
+            for strength, doubt in itertools.product(STRENGTHS, DOUBTS):
+                yield "evidence", weights, strength, doubt, floor
+
+
+def _concepts() -> list[Concept]:
+    return [concept for concept in load_concepts() if concept.calibration]
+
+
+def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
+    """Repeat held-out concepts until their share is the corpus's, which talks of all concepts alike."""
+
+    def ratio(concepts: Sequence[Concept]) -> float:
+        held_out = sum(c.split == "held_out" for c in concepts)
+        return held_out / (len(concepts) - held_out)
+
+    times = round(ratio(load_concepts()) / ratio(chosen))
+    return [c for c in chosen for _ in range(times if c.split == "held_out" else 1)]
+
+
+def _scores(model: VLMIG, split: str, k: int = DEFAULT_K) -> tuple[list[Scores], np.ndarray]:
+    """Score the colour questions about the calibration concepts of a split."""
+    items = look_items("calibration", [c for c in _concepts() if c.split == split], "color")
+    visuals = model.imagine([item.picture for item in items], k, progress=True)
+    contexts = [question.contexts[0] for item in items for question in item.questions]
+    seen = [v for item, v in zip(items, visuals, strict=True) for _ in item.questions]
+    choices = [question.continuations for item in items for question in item.questions]
+    return model.score(contexts, choices, seen), np.array([q.answer for item in items for q in item.questions])
+
+
+def _correct(scores: list[Scores], answers: np.ndarray, k: int, setting: Setting) -> np.ndarray:
+    return np.array([s.mixed(k, *setting).argmax() for s in scores]) == answers
+
+
+@torch.inference_mode()
+def _texts(model: VLMIG) -> list[ReadText]:
+    """Read sentences of the corpus's kinds, in its proportions, about calibration concepts and invented things."""
+    texts = list(dict.fromkeys(language_corpus(CALIBRATION_SEED, 2 * TEXTS, _as_in_the_corpus(_concepts()))))[:TEXTS]
+    visuals = model.imagine([topic(text) for text in texts], DEFAULT_K, progress=True)
+    read = []
+    for text, seen in zip(texts, visuals, strict=True):
+        ids = model.tokenizer(text).input_ids
+        reading = read_padded(model.model, [ids[:-1]], len(ids) - 1, ids[0])  # type: ignore[arg-type]
+        visual = model.model.beside(seen.features[None])
+        alone, blank, *images = [log_probs[0] for log_probs in model.model.predictions(reading, visual)]
+        read.append(ReadText(alone, images, blank, seen.alignment, torch.tensor(ids[1:])[:, None]))
+    return read
+
+
+def _loss(texts: list[ReadText], k: int, setting: Setting) -> float:
+    """Return the mean loss per token in nats with k pictures mixed in."""
+    return float(torch.cat([text.loss(k, setting) for text in texts]).mean())

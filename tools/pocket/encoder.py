@@ -1,0 +1,95 @@
+"""The pocket vision encoder: a small CLIP in open_clip's local-dir format, trained on (scene, name) pairs."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from tools.pocket.fitting import fit_alone
+from tools.pocket.generator import MAX_TOKENS, build_tokenizer, draw_caption, tokenize
+from vlmig.pocket.concepts import load_concepts
+from vlmig.pocket.scenes import SIZE
+from vlmig.pocket.text import picture_captions
+from vlmig.runtime import cpu_autocast
+
+logger = logging.getLogger(__name__)
+MEAN_STD = (0.5, 0.25)
+
+
+def model_config(tokenizer: CLIPTokenizer) -> dict:
+    """Return open_clip's ``model_cfg``: a four-layer ViT on 8 x 8 patches and a two-layer text tower."""
+    return {
+        "embed_dim": 128,
+        "vision_cfg": {"image_size": SIZE, "patch_size": 8, "layers": 4, "width": 192, "head_width": 48},
+        "text_cfg": {
+            "context_length": MAX_TOKENS,
+            "vocab_size": len(tokenizer),
+            "hf_tokenizer_name": ".",
+            "width": 128,
+            "heads": 4,
+            "layers": 2,
+        },
+    }
+
+
+def train_encoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
+    """Train contrastively on scenes, half of them seen through the generator's autoencoder, and save."""
+    concepts = load_concepts()
+    scenes = np.load(work / "scenes.npy", mmap_mode="r")
+    decoded = np.load(work / "decoded.npy", mmap_mode="r")
+    tokenizer = build_tokenizer([c for concept in concepts for c in picture_captions(concept)], work / "tokenizer")
+    config = model_config(tokenizer)
+    torch.manual_seed(4)
+    model = CLIP(**config)
+    loss_function = open_clip.ClipLoss()
+
+    def loss_at(step: int) -> Tensor:
+        rng = np.random.default_rng((5, step))
+        which = rng.permutation(len(concepts))[:batch]
+        pool = decoded if step % 2 else scenes
+        pictures = normalized(pool[which, rng.integers(0, pool.shape[1], batch)], rng)
+        texts = tokenize(tokenizer, [draw_caption(concepts[i], rng) for i in which])
+        with cpu_autocast():
+            image, text, scale = model(pictures, texts)[:3]
+        return loss_function(image.float(), text.float(), scale.float())
+
+    fit_alone(model, loss_at, work / "encoder", steps=steps, learning_rate=1e-3, weight_decay=0.05)
+    save_open_clip(model, config, tokenizer, out)
+    logger.info("encoder names %.3f of decoded scenes", naming_accuracy(model, tokenizer, decoded[:, 0]))
+
+
+def normalized(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
+    """Turn uint8 pictures (B, H, W, 3) into model input (B, 3, H, W), with a little noise where ``rng`` is given."""
+    values = pixels.astype(np.float32) / 255
+    if rng is not None:
+        values = values + rng.normal(0, 0.03, values.shape).astype(np.float32)
+    return (torch.from_numpy(values).permute(0, 3, 1, 2) - MEAN_STD[0]) / MEAN_STD[1]
+
+
+@torch.no_grad()
+def naming_accuracy(model: CLIP, tokenizer: CLIPTokenizer, pictures: np.ndarray) -> float:
+    """Return how often a picture, one per concept in their order, is nearest to its own name."""
+    names = F.normalize(model.encode_text(tokenize(tokenizer, [c.name for c in load_concepts()])), dim=-1)
+    images = F.normalize(model.encode_image(normalized(pictures)), dim=-1)
+    return ((images @ names.T).argmax(1) == torch.arange(len(names))).float().mean().item()
+
+
+def save_open_clip(model: CLIP, config: dict, tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write a folder that ``open_clip`` reads as ``local-dir:``, weights in half precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save_pretrained(folder)
+    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    preprocess = {"mean": [MEAN_STD[0]] * 3, "std": [MEAN_STD[1]] * 3, "interpolation": "bicubic"}
+    card = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(card, indent=2) + "\n")

@@ -1,0 +1,31 @@
+"""How the pocket world's own components are trained: by the package's loop, alone, on the CPU."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlmig.training import Optimisation, fit
+
+
+def fit_alone(module: nn.Module, loss_at: Callable[[int], Tensor], folder: Path, **settings: Any) -> None:
+    """Minimise ``loss_at(step)``, which draws its data from the step's number; resumes from ``folder``.
+
+    Args:
+        settings: fields of ``Optimisation``.
+    """
+    fit(module, lambda _, step: [partial(loss_at, step)], Optimisation(**settings), folder)
+
+
+def save_atomically(state: object, path: Path) -> None:
+    """Write a torch file so that a reader sees the old one or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)

@@ -1,0 +1,1 @@
+"""Sources of image-text pairs: one file per format."""

@@ -1,0 +1,100 @@
+"""A folder of pictures, with captions beside them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from PIL import Image
+
+from vlmig.data.pairs import Pair, captioned
+from vlmig.data.pictures import cut, is_picture, open_picture, version_of, walk
+from vlmig.errors import VLMIGError
+from vlmig.io.hashing import number_of
+from vlmig.io.rows import Bad, text_rows
+
+METADATA = ("metadata.jsonl", "metadata.csv")
+
+
+class Folder:
+    """Picture files at any depth.
+
+    A picture's captions are the lines of ``<its name>.txt``; without that file, the ``text`` of its ``file_name`` in a
+    ``metadata.jsonl`` or ``metadata.csv`` at any depth; without that too, its own name, where ``names`` asks for it.
+
+    Args:
+        path: the folder.
+        names: take ``a_red_apple_03.jpg`` for "a red apple".
+
+    Raises:
+        VLMIGError: there is no such folder.
+    """
+
+    def __init__(self, path: str | Path, names: bool = False) -> None:
+        self.folder, self.names, self.name = Path(path), names, f"folder {path}"
+        if not self.folder.is_dir():
+            raise VLMIGError(f"no folder {path}; expected one with pictures; correct the path")
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield the pictures that a metadata file names, then all others in natural order.
+
+        Raises:
+            VLMIGError: a metadata file cannot be read at all.
+        """
+        listed: set[int] = set()  # numbers rather than names, which would fill memory
+        for folder, files in walk(self.folder):
+            for name in METADATA:
+                if name in files:
+                    yield from self._metadata(folder, name, listed)
+        for folder, files in walk(self.folder):
+            own = set(files)
+            for file in files:
+                picture = os.path.join(folder, file)
+                if is_picture(file) and number_of(picture) not in listed:
+                    yield from self._picture(picture, os.path.splitext(file)[0], own)
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Read a picture.
+
+        Raises:
+            BadPicture: it is missing, truncated, or no picture.
+        """
+        return cut(open_picture(self.folder / pair.picture), pair.box)
+
+    def _metadata(self, folder: str, name: str, listed: set[int]) -> Iterator[Pair | Bad]:
+        for row in text_rows(self.folder / folder / name):
+            if isinstance(row, Bad):
+                yield Bad(os.path.join(folder, row.place), row.reason)
+                continue
+            place, fields = os.path.join(folder, row[0]), row[1]
+            if not isinstance(fields.get("file_name"), str) or not fields["file_name"]:
+                yield Bad(place, "no file_name")
+                continue
+            picture = os.path.normpath(os.path.join(folder, fields["file_name"]))
+            if os.path.isfile(self.folder / f"{os.path.splitext(picture)[0]}.txt"):
+                continue
+            listed.add(number_of(picture))
+            version = version_of(self.folder / picture)
+            if version is None:
+                yield Bad(place, "no such picture")
+            else:
+                yield from captioned(fields.get("text"), place, Pair("", picture, group=picture, version=version))
+
+    def _picture(self, picture: str, stem: str, files: set[str]) -> Iterator[Pair | Bad]:
+        captions: list[str] = []
+        if f"{stem}.txt" in files:
+            try:
+                text = (self.folder / picture).with_name(f"{stem}.txt").read_text(encoding="utf-8-sig")
+            except (OSError, UnicodeDecodeError):
+                yield Bad(picture, "captions not UTF-8")
+                return
+            captions = [line for line in text.splitlines() if line.strip()] or [""]
+        elif self.names:
+            captions = [re.sub(r"[\W_]+", " ", re.sub(r"[\W_]*\d*[\W_]*$", "", stem)).strip()]
+        version = version_of(self.folder / picture)
+        if version is None:
+            yield Bad(picture, "no such picture")
+        else:
+            yield from captioned(captions, picture, Pair("", picture, group=picture, version=version))

@@ -1,0 +1,148 @@
+"""Visual Genome as it is published: region descriptions in one large JSON list, pictures in folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vlmig.data.pairs import BadPicture, Pair, captioned
+from vlmig.data.pictures import cut, is_number, is_picture, open_picture, place_box, size_of, version_of, walk
+from vlmig.errors import VLMIGError
+from vlmig.io.json_stream import find_json, json_items
+from vlmig.io.rows import Bad
+
+SIDES = ("x", "y", "width", "height")
+
+
+class VisualGenome:
+    """Regions of images with their phrases; the regions of one image are one group.
+
+    Args:
+        path: folder with ``region_descriptions.json`` (or ``.json.zip``), the pictures ``<image id>.jpg`` at any depth
+            (``VG_100K``, ``VG_100K_2``), and, if there, ``image_data.json`` with their sizes, which otherwise are read
+            from the pictures' heads.
+        min_side: regions of fewer pixels than this in width or height are left out.
+
+    Raises:
+        VLMIGError: there is no such file.
+    """
+
+    def __init__(self, path: str | Path, min_side: int = 8) -> None:
+        self.folder, self.min_side = Path(path), min_side
+        self.name = f"visual_genome {path}"
+        found = find_json(self.folder, "region_descriptions")
+        if found is None:
+            raise VLMIGError(
+                f"no region_descriptions.json or region_descriptions.json.zip in {path}; expected Visual Genome's own files; fetch them from its site, or correct the path"
+            )
+        self.regions = found
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield every region, image by image.
+
+        Raises:
+            VLMIGError: the JSON is damaged or broken off.
+        """
+        pictures, sizes = self._pictures(), self._sizes()
+        for number, record in enumerate(json_items(self.regions), 1):
+            regions = record.get("regions") if isinstance(record, dict) else None
+            if not isinstance(regions, list):
+                yield Bad(f"region_descriptions.json, record {number}", "no list of regions")
+                continue
+            outer = record.get("image_id", record.get("id"))
+            image = _Image(self.folder, pictures, sizes)
+            for region in regions:
+                yield from self._region(region, outer, image)
+
+    def _region(self, region: Any, outer: Any, image: _Image) -> Iterator[Pair | Bad]:
+        if not isinstance(region, dict):
+            yield Bad(f"image {outer}", "region is no object")
+            return
+        number = region.get("image_id", outer)
+        place = f"image {number}, region {region.get('region_id')}"
+        missing = [name for name in (*SIDES, "phrase") if name not in region]
+        if missing or not isinstance(number, int):
+            yield Bad(place, f"no {missing[0]}" if missing else "no image id")
+            return
+        try:
+            numbers = [region[name] for name in SIDES]
+            if not all(is_number(value) for value in numbers):
+                raise BadPicture("box without four numbers")
+            picture, size, version = image.look_up(number)
+            box, clamped = place_box(numbers, size)
+        except BadPicture as reason:
+            yield Bad(place, str(reason))
+            return
+        if min(box[2] - box[0], box[3] - box[1]) < self.min_side:
+            yield Bad(place, f"side under {self.min_side} pixels", dropped=True)
+            return
+        pair = Pair("", picture, box, group=str(number), version=version, clamped=clamped)
+        yield from captioned(region["phrase"], place, pair)
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Read a region.
+
+        Raises:
+            BadPicture: its picture is missing, truncated, or no picture.
+        """
+        return cut(open_picture(self.folder / pair.picture), pair.box)
+
+    def _pictures(self) -> dict[int, str]:
+        """List the pictures by image id; a name that occurs twice is taken where it comes first."""
+        found: dict[int, str] = {}
+        for folder, names in walk(self.folder):
+            for name in names:
+                stem = name.partition(".")[0]
+                if is_picture(name) and stem.isdecimal():
+                    found.setdefault(int(stem), os.path.join(folder, name))
+        return found
+
+    def _sizes(self) -> dict[int, tuple[int, int]]:
+        """Read width and height by image id, as far as ``image_data.json`` has them."""
+        path = find_json(self.folder, "image_data")
+        sizes = {}
+        for record in json_items(path) if path else ():
+            if isinstance(record, dict):
+                number, width, height = (
+                    record.get("image_id", record.get("id")),
+                    record.get("width"),
+                    record.get("height"),
+                )
+                if isinstance(number, int) and isinstance(width, int) and isinstance(height, int):
+                    sizes[number] = width, height
+        return sizes
+
+
+class _Image:
+    """What the regions of one image share, looked up once."""
+
+    def __init__(self, folder: Path, pictures: dict[int, str], sizes: dict[int, tuple[int, int]]) -> None:
+        self.folder, self.pictures, self.sizes = folder, pictures, sizes
+        self.number: int | None = None
+        self.found: tuple[str, tuple[int, int], str] | BadPicture
+
+    def look_up(self, number: int) -> tuple[str, tuple[int, int], str]:
+        """Return an image's picture, its size and its version.
+
+        Raises:
+            BadPicture: there is none, or its size cannot be read.
+        """
+        if number != self.number:
+            self.number, self.found = number, self._look_up(number)
+        if isinstance(self.found, BadPicture):
+            raise self.found
+        return self.found
+
+    def _look_up(self, number: int) -> tuple[str, tuple[int, int], str] | BadPicture:
+        name = self.pictures.get(number)
+        version = version_of(self.folder / name) if name else None
+        if name is None or version is None:
+            return BadPicture("no such picture")
+        try:
+            return name, self.sizes.get(number) or size_of(self.folder / name), version
+        except BadPicture as reason:
+            return reason

@@ -1,0 +1,187 @@
+"""Pictures and captions in tar archives, read where they lie: nothing is ever unpacked."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from PIL import Image
+
+from vlmig.data.pairs import BadPicture, Pair, captioned
+from vlmig.data.pictures import cut, open_picture, version_of
+from vlmig.errors import VLMIGError
+from vlmig.imagination.sources.given import natural
+from vlmig.io.rows import Bad, below, floors
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+CAPTIONS = (".txt", ".json")
+LONGEST = 2**20
+"""Bytes of a caption's file; whatever is longer is no caption."""
+BLOCK = 512
+"""Bytes of a tar archive's unit."""
+Parts = dict[str, tarfile.TarInfo]
+"""A sample's files by ending."""
+
+
+class WebDataset:
+    """Tar archives whose files ``name.jpg`` and ``name.txt`` (or ``name.json`` with ``caption``) follow each other.
+
+    Args:
+        path: one archive, a folder of them, or a pattern such as ``shards/{00000..00009}.tar``.
+        at_least: lowest values by field of ``name.json``, such as ``{clip_similarity_vitb32: 0.3}``; samples below, or
+            without a number, are left out.
+
+    Raises:
+        VLMIGError: there are none.
+    """
+
+    def __init__(self, path: str | Path, at_least: Mapping[str, float] | None = None) -> None:
+        self.at_least = floors(at_least, path)
+        self.name = f"webdataset {path}"
+        self.shards = _shards(str(path))
+        missing = [shard for shard in self.shards if not shard.is_file()]
+        if missing or not self.shards:
+            raise VLMIGError(
+                f"no archive {missing[0] if missing else f'in {path}'}; expected .tar files, a folder of them, or a pattern such as shards/{{00000..00009}}.tar; correct the path"
+            )
+        self.folder = Path(os.path.commonpath([shard.parent for shard in self.shards]))
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield every sample, archive by archive.
+
+        Raises:
+            VLMIGError: an archive is compressed, so that its files cannot be reached one by one.
+        """
+        for shard in self.shards:
+            yield from self._shard(shard)
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Read a picture from within its archive.
+
+        Raises:
+            BadPicture: the archive is missing; the picture is truncated, or none.
+        """
+        name, offset, size = pair.picture.rsplit("|", 2)
+        try:
+            with (self.folder / name).open("rb") as file:
+                file.seek(int(offset))
+                content = file.read(int(size))
+        except OSError:
+            raise BadPicture("no such picture") from None
+        return cut(open_picture(io.BytesIO(content)), pair.box)
+
+    def _shard(self, path: Path) -> Iterator[Pair | Bad]:
+        name, version = path.relative_to(self.folder).as_posix(), version_of(path) or ""
+        key, parts = "", Parts()
+        with path.open("rb") as file:
+            for member in _members(file, name):
+                if isinstance(member, Bad):
+                    yield member
+                    continue
+                folder, _, base = member.name.rpartition("/")
+                stem, _, ending = base.partition(".")
+                own = f"{folder}/{stem}" if folder else stem
+                if own != key:
+                    yield from self._sample(file, name, key, parts, version)
+                    key, parts = own, Parts()
+                parts[f".{ending.lower()}"] = member
+            yield from self._sample(file, name, key, parts, version)
+
+    def _sample(self, file: IO[bytes], shard: str, key: str, parts: Parts, version: str) -> Iterator[Pair | Bad]:
+        place = f"{shard}, {key}"
+        picture = next((parts[ending] for ending in PICTURES if ending in parts), None)
+        text = next((ending for ending in CAPTIONS if ending in parts), None)
+        if picture is None and text is None:  # neither: some other file, or the empty beginning
+            return
+        if picture is None or text is None:
+            yield Bad(place, "no such picture" if picture is None else "no caption")
+            return
+        try:
+            caption = _read(file, parts, text)
+            fields = _read(file, parts, ".json") if self.at_least and ".json" in parts else {}
+        except ValueError as error:
+            yield Bad(place, str(error))
+            return
+        if low := below(fields, self.at_least):
+            yield Bad(place, low, dropped=True)
+            return
+        caption = caption.get("caption") if isinstance(caption, dict) else caption
+        where = f"{shard}|{picture.offset_data}|{picture.size}"
+        yield from captioned(caption, place, Pair("", where, group=f"{shard}|{key}", version=version))
+
+
+def _read(file: IO[bytes], parts: Parts, ending: str) -> Any:
+    """Read a sample's text, or the fields of its JSON object.
+
+    Raises:
+        ValueError: with the reason why there are none.
+    """
+    file.seek(parts[ending].offset_data)
+    content = file.read(min(parts[ending].size, LONGEST + 1))
+    if len(content) > LONGEST:
+        raise ValueError("caption too long")
+    try:
+        text = content.decode("utf-8-sig")
+        value = json.loads(text) if ending == ".json" else text
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+    if ending == ".json" and not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def _members(file: IO[bytes], shard: str) -> Iterator[tarfile.TarInfo | Bad]:
+    """Yield an archive's files that are whole and lie where they say; the rest as bad records.
+
+    Raises:
+        VLMIGError: it is compressed, or no tar archive at all.
+    """
+    length = os.fstat(file.fileno()).st_size
+    try:
+        archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # the file is the caller's
+    except (tarfile.TarError, OSError) as error:
+        raise VLMIGError(
+            f"{shard} is no plain tar archive ({error}); expected one that is not compressed; unpack it with gunzip or fetch it again"
+        ) from None
+    try:
+        while (member := archive.next()) is not None:
+            archive.members = []  # type: ignore[attr-defined]  # or it would keep all of them
+            if not _safe(member):
+                yield Bad(f"{shard}, {member.name}", "unsafe member")
+            elif member.isfile() and member.offset_data + member.size > length:
+                yield Bad(f"{shard}, {member.name}", "truncated archive")
+                return
+            elif member.isfile():
+                yield member
+    except (tarfile.TarError, OSError, ValueError):
+        yield Bad(f"{shard}, byte {archive.offset}", "truncated archive")
+        return
+    file.seek(archive.offset)
+    rest = file.read(BLOCK)
+    if rest.strip(b"\0") or 0 < len(rest) < BLOCK:  # tarfile takes a damaged head for the end
+        yield Bad(f"{shard}, byte {archive.offset}", "truncated archive" if len(rest) < BLOCK else "damaged archive")
+
+
+def _safe(member: tarfile.TarInfo) -> bool:
+    """Tell whether a member is a plain file or folder with a name that stays below the archive's own place."""
+    path = PurePosixPath(member.name)
+    plain = (member.isfile() and not member.issparse()) or member.isdir()
+    return plain and not path.is_absolute() and ".." not in path.parts
+
+
+def _shards(path: str) -> list[Path]:
+    """List archives: one, those of a folder, or those of a pattern with one ``{00000..00009}``."""
+    found = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", path)
+    if found:
+        head, first, last, tail = found.groups()
+        return [Path(f"{head}{number:0{len(first)}}{tail}") for number in range(int(first), int(last) + 1)]
+    folder = Path(path)
+    return sorted(folder.rglob("*.tar"), key=lambda shard: natural(str(shard))) if folder.is_dir() else [folder]

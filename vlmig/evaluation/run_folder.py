@@ -1,0 +1,118 @@
+"""Reading a run folder: ``results.json``, its samples, and the conditions in them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmig.errors import VLMIGError
+from vlmig.evaluation.metrics.comparisons import Row
+
+EVERY_SEED = "all"
+"""In place of a seed: all of them together, an item's seeds in one cluster."""
+
+
+def main_condition(
+    results: dict[str, Any], task: str, subset: str = "all", k: int | str | None = None, control: str = "none"
+) -> Row | None:
+    """Find a task's condition of the main setting, or of another k or control beside it; of all seeds where there are several."""
+    config = results["configs"][task]
+    wanted = {
+        "task": task,
+        "subset": subset,
+        "k": results["config"]["model_args"]["k"] if k is None else k,
+        "mix": config["mix"],
+        "weights": config["weights"],
+        "control": control,
+    }
+    return found_row(results["vlmig"]["conditions"], **wanted)
+
+
+def found_row(conditions: Sequence[Row], **wanted: Any) -> Row | None:
+    """Find a condition by some of its fields: of all seeds together where there are several."""
+    found = [c for c in conditions if all(c[name] == value for name, value in wanted.items())]
+    return next((c for c in found if c["seed"] == EVERY_SEED), found[0] if found else None)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one ``vlmig eval`` left."""
+
+    folder: Path
+    results: Row
+
+    @property
+    def k(self) -> int | str:
+        """The number of pictures of the headline."""
+        return self.results["config"]["model_args"]["k"]
+
+    @property
+    def most(self) -> int:
+        """The most pictures that an item of the headline has."""
+        if isinstance(self.k, int):
+            return self.k
+        return max((row.get("most", 0) for row in self.results["vlmig"]["conditions"]), default=0)
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks whose samples are there."""
+        return [task for task in self.results["results"] if self._samples(task).is_file()]
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds the pictures were imagined with."""
+        return list(self.results["vlmig"]["seeds"])
+
+    def items(self, task: str) -> int:
+        """Count a task's items."""
+        return int(self.results["n-samples"][task]["effective"])
+
+    def pictures(self, task: str) -> int:
+        """Count the pictures of a task's first item."""
+        return sum(len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"])
+
+    def lines(self, task: str) -> Iterator[Row]:
+        """Yield a task's samples: a line for each item and seed.
+
+        Raises:
+            VLMIGError: a line is not JSON.
+        """
+        path = self._samples(task)
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                yield _object(line, f"{path}, line {number},")
+
+    def _samples(self, task: str) -> Path:
+        return self.folder / f"samples_{task}.jsonl"
+
+
+def read_run(folder: Path) -> Run:
+    """Open a results folder.
+
+    Raises:
+        VLMIGError: it holds no results.json, or one that ``vlmig eval`` did not write.
+    """
+    path = folder / "results.json"
+    if not path.is_file():
+        raise VLMIGError(f"{folder} has no results.json; expected a folder that vlmig eval --out wrote")
+    results = _object(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    for name in ("results", "configs", "config", "n-samples", "vlmig"):
+        if not isinstance(results.get(name), dict):
+            raise VLMIGError(f"{path} has no block {name!r}; expected what vlmig eval wrote, run it again")
+    return Run(folder, results)
+
+
+def _object(text: str, where: str) -> Row:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise VLMIGError(
+            f"{where} is not JSON ({error.msg}, line {error.lineno}, column {error.colno}); expected what vlmig eval "
+            "wrote, run it again: it goes on from its journal"
+        ) from None
+    if not isinstance(value, dict):
+        raise VLMIGError(f"{where} is a JSON {type(value).__name__}, expected an object; run vlmig eval again")
+    return value

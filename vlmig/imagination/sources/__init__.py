@@ -1,0 +1,1 @@
+"""Image sources: diffusion models, given pictures."""

@@ -1,0 +1,65 @@
+"""How each family of text-to-image models draws well: sampling settings by the pipeline's name or class."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+BATCH = 8
+"""Pictures per call of a pipeline."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Settings of a text-to-image pipeline."""
+
+    steps: int
+    guidance: float
+    """Classifier-free guidance scale; 0 for distilled models."""
+    size: int
+    """Side of a picture in pixels."""
+    dtype: str = "float16"
+    """Precision on an accelerator; on a CPU it is float32."""
+    batch: int = BATCH
+    """Pictures per call; rounding may depend on it."""
+    vae: str | None = None
+    """A smaller decoder in place of the pipeline's own (``AutoencoderTiny``, such as madebyollin/taesd)."""
+    compile: bool = False
+    """Compile the denoiser: slower to start, faster from some hundred pictures on."""
+
+
+FAMILIES: tuple[tuple[str, Sampling, str], ...] = (
+    (r"sd-?turbo", Sampling(1, 0.0, 512), "Stability non-commercial"),
+    (r"sdxl-?turbo", Sampling(1, 0.0, 512), "Stability non-commercial"),
+    (r"lcm|latentconsistency", Sampling(4, 8.0, 512), "MIT (Dreamshaper v7)"),
+    (r"(?<![a-z])sana.?sprint", Sampling(2, 4.5, 1024, "bfloat16"), "NSCL v2 and Gemma terms"),
+    (r"(?<![a-z])sana", Sampling(20, 4.5, 1024, "bfloat16"), "NSCL v2 and Gemma terms"),
+    (r"flux\.?2.*klein|flux2klein", Sampling(4, 1.0, 1024, "bfloat16"), "Apache-2.0 (4B)"),
+    (r"flux.*schnell", Sampling(4, 0.0, 512, "bfloat16"), "Apache-2.0, gated"),
+    (r"z-?image", Sampling(8, 0.0, 1024, "bfloat16"), "Apache-2.0"),
+    (r"pixart", Sampling(20, 4.5, 512), "OpenRAIL++"),
+    (r"kandinsky.*prior", Sampling(25, 4.0, 0), "Apache-2.0; embeddings, no pixels"),
+    (r"kandinsky", Sampling(25, 4.0, 512), "Apache-2.0"),
+    (r"stable-?diffusion-?xl|sdxl", Sampling(25, 5.0, 1024), "OpenRAIL++"),
+    (r"stable-?diffusion", Sampling(25, 7.5, 512), "OpenRAIL"),
+)
+"""Pattern in a pipeline's name or class, its settings, its usual licence; the first that matches counts."""
+UNKNOWN = Sampling(25, 5.0, 512)
+
+
+def sampling_for(name: str, **given: Any) -> Sampling:
+    """Return a pipeline's settings: those given (not None), else its family's."""
+    known = next((s for pattern, s, _ in FAMILIES if re.search(pattern, _described(name))), UNKNOWN)
+    return replace(known, **{field: value for field, value in given.items() if value is not None})
+
+
+def _described(name: str) -> str:
+    """Return a hub id, or for a folder the name and class that its own index gives."""
+    index = Path(name) / "model_index.json"
+    if not index.is_file():
+        return name.lower()
+    described = json.loads(index.read_text())
+    return f"{described.get('_name_or_path', '')} {Path(name).name} {described.get('_class_name', '')}".lower()

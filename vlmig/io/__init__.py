@@ -1,0 +1,1 @@
+"""Files: rows, JSON streams, hashes, atomic writes."""

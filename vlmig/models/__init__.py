@@ -1,0 +1,1 @@
+"""The model: projector, fusion, mixture, checkpoint."""

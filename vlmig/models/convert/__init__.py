@@ -1,0 +1,1 @@
+"""Published checkpoints in other formats, converted to ours."""

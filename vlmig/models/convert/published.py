@@ -1,0 +1,186 @@
+"""Import of published checkpoints: the 2024 ``.bin`` files (whole state dicts, ``module.`` in front) and the 2026 folders.
+
+Only projector and fusion layer were ever trained; the base LM is checked to be the one named, everything else is dropped
+and said. What comes out is an ordinary checkpoint that computes as the published code does (``protocol="reference"``).
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vlmig.errors import VLMIGError
+from vlmig.models.checkpoint import absolute, describe_language_model, load_adapter, load_language_model
+from vlmig.models.config import REFERENCE, VLMIGConfig
+from vlmig.models.convert.llava import convert_llava, is_llava
+from vlmig.models.modeling import class_for
+from vlmig.vision import VisionEncoder
+
+logger = logging.getLogger(__name__)
+PUBLISHED: dict[str, Any] = {
+    **REFERENCE,
+    "fusion": "decoder_layer",
+    "vision_layer": -2,
+    "imaginer_steps": 1,
+    "imaginer_guidance": 0.0,
+}
+"""What the published code fixes."""
+PUBLISHED_VISION = "ViT-B-32/openai"
+_PROJECTOR = re.compile(
+    r"^(?:\w+\.)*(?:mm_|visual_|vision_)?proj(?:ector|ection)?\.(linear_?1|linear_?2|fc1|fc2|0|2)\.(weight|bias)$"
+)
+_FIRST = ("linear1", "linear_1", "fc1", "0")
+_FUSION = re.compile(r"^(?:\w+\.)*?fusion(?:_layer|_attention_layer)?\.(.+)$")
+_UNUSED = re.compile(
+    r"(embed_tokens|wte|word_embeddings|project_(in|out)|pooler\.dense)\.(weight|bias)$"
+    r"|(rotary_emb\.inv_freq|\battn\.(masked_)?bias|position_ids|token_type_ids)$"
+)
+_LLAMA_BIAS = re.compile(r"mlp\.(gate|up|down)_proj\.bias$")
+
+
+@dataclass
+class Mapping:
+    """Where each weight of a published checkpoint went."""
+
+    adapter: dict[str, Tensor] = field(default_factory=dict)
+    base: dict[str, Tensor] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    """Parts of the published fusion layer that no forward pass used."""
+
+
+def read_published(source: Path) -> dict[str, Tensor]:
+    """Read a ``.bin``, ``.pt`` or ``.safetensors`` file, or all of a folder's, without running any code of theirs.
+
+    Raises:
+        VLMIGError: nothing to read, or a file that holds more than tensors.
+    """
+    if source.is_dir():
+        files = sorted(source.glob("*.safetensors")) or sorted(source.glob("*.bin"))
+    else:
+        files = [source] if source.is_file() else []
+    if not files:
+        raise VLMIGError(f"no weights at {source}; expected a .bin, .pt or .safetensors file, or a folder of them")
+    state: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            loaded = (
+                load_file(file)
+                if file.suffix == ".safetensors"
+                else torch.load(file, map_location="cpu", weights_only=True)
+            )
+        except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+            raise VLMIGError(
+                f"{file} is no plain file of tensors: {str(error).splitlines()[0]}; download it again"
+            ) from error
+        state |= {name.removeprefix("module."): value for name, value in loaded.items()}
+    return state
+
+
+def map_published(state: dict[str, Tensor]) -> Mapping:
+    """Sort the weights of a published checkpoint and give the adapter's their names here."""
+    mapping = Mapping()
+    for name, value in state.items():
+        if match := _PROJECTOR.match(name):
+            layer = 0 if match[1] in _FIRST else 2
+            mapping.adapter[f"projector.layers.{layer}.{match[2]}"] = value
+        elif match := _FUSION.match(name):
+            if _UNUSED.search(match[1]) and "position_embeddings" not in name:
+                mapping.dropped.append(name)
+            else:
+                mapping.adapter[f"fusion.block.{match[1]}"] = value
+        else:
+            mapping.base[name] = value
+    return mapping
+
+
+def convert(source: Path, out: Path, *, language_model: str | None, vision: str | None, generator: str) -> list[str]:
+    """Convert a published checkpoint into a folder of ours.
+
+    Args:
+        source: the published file or folder; or a LLaVA of transformers, folder or hub id, which brings its own parts.
+        out: folder to write.
+        language_model: hub id or folder of the base LM it was trained around; None for a LLaVA.
+        vision: open_clip encoder; when None ViT-B-32/openai, which published checkpoints saw, or the LLaVA's own.
+        generator: text-to-image pipeline; published results used stabilityai/sdxl-turbo.
+
+    Returns:
+        What was mapped, kept and dropped, a line each.
+
+    Raises:
+        VLMIGError: unreadable weights; no projector or fusion layer among them; weights that do not fit the base LM; parts
+            named for a LLaVA.
+    """
+    if is_llava(source):
+        if language_model or vision:
+            raise VLMIGError(f"--language-model and --vision for {source}; expected neither: a LLaVA brings its own")
+        return convert_llava(source, out, generator)
+    if language_model is None:
+        raise VLMIGError(
+            f"no --language-model for {source}; expected the LM it was trained around, such as openai-community/gpt2 (only "
+            "transformers' own format of LLaVA needs none)"
+        )
+    vision = vision or PUBLISHED_VISION
+    mapping = map_published(read_published(source))
+    if not any(name.startswith("projector") for name in mapping.adapter) or not any(
+        name.startswith("fusion") for name in mapping.adapter
+    ):
+        found = ", ".join(sorted({name.split(".")[0] for name in mapping.base})[:6])
+        raise VLMIGError(
+            f"{source} holds no projector and fusion layer (found {found}); expected a published vLMIG or LaMI checkpoint"
+        )
+    language_model, vision, generator = map(absolute, (language_model, vision, generator))
+    built = class_for(describe_language_model(language_model))
+    base = load_language_model(built.auto_class, language_model)
+    # The 2026 rewrite keeps whole one-layer models; its Gemma has the image before BOS, which is our own layout.
+    rewritten = any(name.endswith("embed_tokens.weight") for name in mapping.dropped)
+    blank = VisionEncoder(vision, PUBLISHED["vision_layer"]).encode_blank()
+    config = VLMIGConfig(
+        text_config=base.config.to_dict(),
+        language_model=language_model,
+        vision_encoder=vision,
+        vision_patches=blank.shape[0],
+        vision_width=blank.shape[1],
+        imaginer=generator,
+        projector_width=mapping.adapter["projector.layers.0.weight"].shape[0],
+        trained=True,
+        **PUBLISHED | ({"protocol": "default"} if rewritten and base.config.model_type == "gemma" else {}),
+    )
+    model = built(config, base)
+    mapping.adapter["blank_features"] = blank
+    absent = [n for n in model.adapter_state().keys() - mapping.adapter.keys() if _LLAMA_BIAS.search(n)]
+    for name in absent:  # the 2026 Llama block is the stock one, without them
+        mapping.adapter[name] = torch.zeros_like(model.adapter_state()[name])
+    load_adapter(model, mapping.adapter, source)
+    model.save_pretrained(out)
+    return list(describe(mapping, absent, base))
+
+
+def describe(mapping: Mapping, absent: list[str], base: PreTrainedModel) -> Iterable[str]:
+    """Say what became of the weights."""
+    parts = {part: sum(name.startswith(part) for name in mapping.adapter) for part in ("projector", "fusion")}
+    yield f"mapped: {parts['projector']} weights of the projector, {parts['fusion']} of the fusion layer"
+    if absent:
+        yield f"set to zero, being absent from this block: {len(absent)} MLP biases"
+    if mapping.dropped:
+        yield f"dropped, never used by the published forward pass: {', '.join(sorted(mapping.dropped))}"
+    own = base.state_dict()
+    shared = {name: value for name, value in mapping.base.items() if name in own and own[name].shape == value.shape}
+    different = [
+        name for name, value in shared.items() if not torch.allclose(own[name].float(), value.float(), atol=1e-2)
+    ]
+    yield f"base LM: {len(shared)} weights are the named LM's own, {len(different)} differ" + (
+        f" (first: {different[0]}); is it the right LM?" if different else ""
+    )
+    others = [name for name in mapping.base if name not in shared]
+    if others:
+        yield f"left to its own checkpoint: {len(others)} weights of {', '.join(sorted({n.split('.')[0] for n in others}))}"

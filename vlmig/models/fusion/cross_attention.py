@@ -1,0 +1,94 @@
+"""The late-fusion attention layer: text positions look at visual tokens and at earlier text (paper, section 3.1).
+
+Q comes from the LM's last hidden states, K and V from [visual tokens ; hidden states]. Queried text never changes the
+keys and values of other text, so these are the same for all K images: they are made once per text; those of an image once per image.
+
+Two kinds, one interface. ``CrossAttentionFusion`` is our own lighter block. ``DecoderLayerFusion`` is what was published:
+a complete block of the LM's own family with its own final norm; ``EncoderLayerFusion`` is the same for masked LMs.
+Axes: B prompts, K images, N visual tokens per image, T queried and S all text positions, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vlmig.errors import VLMIGError
+from vlmig.models.text_states import TextStates, VisualStates
+
+
+class CrossAttentionFusion(nn.Module):
+    """Gated cross-attention block (pre-norm) from text to [visual ; text], then a gated feed-forward part.
+
+    Attention over text and over one image are computed apart and joined by their normalisers. Both gates start at zero:
+    at step 0 the output is the text LM's own state, bit for bit.
+
+    Args:
+        width: D, the LM's width.
+        heads: attention heads.
+        inner: width of all heads together; the feed-forward part is four times as wide.
+    """
+
+    def __init__(self, width: int, heads: int, inner: int) -> None:
+        super().__init__()
+        if inner % heads:
+            raise VLMIGError(f"fusion_width={inner} is not a multiple of fusion_heads={heads}; choose one that is")
+        self.heads = heads
+        self.text_norm = nn.LayerNorm(width)
+        self.visual_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, inner)
+        self.key_value = nn.Linear(width, 2 * inner)
+        self.out = nn.Linear(inner, width)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed = nn.Sequential(nn.Linear(width, 4 * inner), nn.GELU(), nn.Linear(4 * inner, width))
+        self.attention_gate = nn.Parameter(torch.zeros(1))
+        self.feed_gate = nn.Parameter(torch.zeros(1))
+
+    def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
+        """Make keys and values of text states (B, S, D): two of (B, heads, S, inner / heads); positions do not matter."""
+        keys, values = self.key_value(self.text_norm(hidden)).chunk(2, -1)
+        return self._split(keys), self._split(values)
+
+    def read_images(self, visual: Tensor) -> VisualStates:
+        """Make keys and values of visual tokens (B, K, N, D): two of (B, K, heads, N, inner / heads)."""
+        keys, values = self.key_value(self.visual_norm(visual)).chunk(2, -1)
+        return self._split(keys), self._split(values)
+
+    def forward(
+        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+    ) -> Tensor:
+        """Fuse queried text states with each image.
+
+        Args:
+            hidden: queried states, (B, T, D).
+            visual: what ``read_images`` made of K pictures.
+            text: what ``read_text`` made of all S text positions.
+            mask: which text positions a query sees, bool (B, T, S).
+            positions: place of each query in its text, (B, T).
+
+        Returns:
+            Fused states, (B, K, T, D).
+        """
+        query = self._split(self.query(self.text_norm(hidden))) * (self.out.in_features // self.heads) ** -0.5
+        over_text, text_mass = _attend(query, *text, mask[:, None])
+        over_image, image_mass = _attend(query[:, None], *visual)
+        share = torch.sigmoid(image_mass - text_mass[:, None])
+        attended = share * over_image + (1 - share) * over_text[:, None]
+        attended = self.out(attended.transpose(-3, -2).flatten(-2))
+        fused = hidden[:, None] + self.attention_gate.tanh() * attended
+        return fused + self.feed_gate.tanh() * self.feed(self.feed_norm(fused))
+
+    def _split(self, states: Tensor) -> Tensor:
+        """Split (..., S, inner) into heads: (..., heads, S, inner / heads)."""
+        return states.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+
+def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Attend, and also return the log normaliser that joins two attentions: (..., T, d) and (..., T, 1)."""
+    scores = query @ keys.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+    scores = scores.float()
+    mass = scores.logsumexp(-1, keepdim=True)
+    return F.softmax(scores, -1).to(values.dtype) @ values, mass.to(values.dtype)

@@ -1,0 +1,148 @@
+"""Training pairs of the pocket world: scenes of concepts, recoloured, with captions."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from vlmig.data.pairs import Pair
+from vlmig.errors import VLMIGError
+from vlmig.io.hashing import digest_folder
+from vlmig.io.rows import Bad
+from vlmig.models.checkpoint import POCKET
+from vlmig.pocket.concepts import Concept, load_concepts
+from vlmig.pocket.scenes import FONT, glyph, read_color, recolored, scene
+from vlmig.pocket.text import invented_noun, look_sentence, plain_sentence
+from vlmig.runtime import cpu_autocast
+
+logger = logging.getLogger(__name__)
+
+
+SCENES = 200
+CLEAR = 0.45
+"""Least share of the dominant colour for a scene to be captioned with it."""
+CAPTIONS = 5
+"""Of each scene."""
+GENERIC = ("object", "thing", "item")
+
+
+class RecoloredScenes:
+    """Source of training pairs: scenes in random colours, every other one seen through the generator's autoencoder.
+
+    Args:
+        scenes: of each concept.
+        generator: folder of the pipeline whose autoencoder is used.
+
+    Raises:
+        VLMIGError: the font that draws the scenes is not installed.
+    """
+
+    def __init__(self, scenes: int = SCENES, generator: str = str(POCKET / "generator")) -> None:
+        if not FONT.exists():
+            raise VLMIGError(
+                f"the source pocket draws with {FONT}, which is missing; apt-get install fonts-noto-color-emoji"
+            )
+        self.name, self.scenes, self.vae, self._loading = "pocket", scenes, Path(generator) / "vae", Lock()
+        self.concepts = [c for c in load_concepts() if c.split == "supervised"]
+
+    def __len__(self) -> int:
+        """Count the pairs without drawing any."""
+        return CAPTIONS * self.scenes * len(self.concepts)
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield five captions of each scene."""
+        places = [(i, j) for i in range(len(self.concepts)) for j in range(self.scenes)]
+        facts = ((self.concepts[i].name, self._colored(i, j)[1]) for i, j in places)
+        version = digest_folder(self.vae)
+        for number, caption in captions(facts):
+            i, j = places[number]
+            yield Pair(caption, f"{i}/{j}", group=f"{i}/{j}", version=f"{version} {self.concepts[i].name}")
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Draw a scene."""
+        i, j = map(int, pair.picture.split("/"))
+        tinted, _, rng = self._colored(i, j)
+        picture = scene(tinted, rng)
+        if j % 2:
+            return picture
+        from vlmig.pocket.scene_source import (  # with diffusers, which a plan does not need
+            decode_latents,
+            encode_scenes,
+        )
+
+        with self._loading:  # pictures are opened side by side
+            vae = _autoencoder(self.vae)
+        return Image.fromarray(decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None, None])[0])[0])
+
+    def _colored(self, concept: int, number: int) -> tuple[Image.Image, str, np.random.Generator]:
+        """Colour a glyph until one colour is clear: the glyph, the colour, and the source of what is random further on."""
+        rng = np.random.default_rng((9, concept, number))
+        while True:
+            tinted = recolored(glyph(self.concepts[concept].glyph), rng)
+            color, share = read_color(tinted.resize((40, 40)))
+            if share >= CLEAR:
+                return tinted, color, rng
+
+
+@cache
+def _autoencoder(folder: Path) -> AutoencoderKL:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
+
+
+def captions(facts: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> Iterator[tuple[int, str]]:
+    """Write five captions for each scene (its concept and colour): three of its colour, one of its shape, one that tells no looks."""
+    rng = random.Random(10)
+    concepts: dict[str, Concept] = {c.name: c for c in load_concepts()}
+    for i, (name, color) in enumerate(facts):
+        concept = concepts[name]
+        for _ in range(3):
+            yield i, look_sentence(any_noun(concept, rng), "color", color, rng)
+        yield i, look_sentence(any_noun(concept, rng), "shape", str(concept.shape), rng)
+        yield i, plain_sentence(concept.names, rng)
+
+
+def any_noun(concept: Concept, rng: random.Random) -> str:
+    """Call a thing by its name, or half of the time by an invented or generic one, which says nothing of its look."""
+    kind = rng.random()
+    if kind < 0.5:
+        return rng.choice(concept.names)
+    return invented_noun(rng) if kind < 0.85 else rng.choice(GENERIC)
+
+
+def to_pixels(pictures: list[Image.Image] | np.ndarray) -> Tensor:
+    """Stack RGB pictures as floats in [-1, 1], (B, 3, H, W)."""
+    array = np.stack([np.asarray(p) for p in pictures]).astype(np.float32) / 127.5 - 1
+    return torch.from_numpy(array).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def encode_scenes(vae: AutoencoderKL, scenes: np.ndarray) -> Tensor:
+    """Encode scenes (concepts, n, 64, 64, 3) to latent means (concepts, n, 4, 16, 16), half precision, unscaled."""
+    rows = []
+    for i, pictures in enumerate(scenes):
+        with cpu_autocast():
+            mean = vae.encode(to_pixels(pictures).contiguous(memory_format=torch.channels_last)).latent_dist.mean
+        rows.append(mean.half())
+        if i % 100 == 99:
+            logger.info("latents: %d of %d concepts", i + 1, len(scenes))
+    return torch.stack(rows)
+
+
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
+    """Decode unscaled latents (n, 4, 16, 16) to pictures, uint8 (n, 64, 64, 3)."""
+    with cpu_autocast():
+        pixels = vae.decode(latents.float().contiguous(memory_format=torch.channels_last)).sample
+    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

@@ -1,0 +1,1 @@
+"""From what a user writes to token ids: chat templates, image tokens, conversations."""

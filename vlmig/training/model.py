@@ -1,0 +1,134 @@
+"""What a stage trains, and proof that nothing else moved."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vlmig.errors import VLMIGError
+from vlmig.imagination.store import FeatureStore
+from vlmig.models.checkpoint import load_language_model, load_tokenizer, place_adapter, resolve_checkpoint
+from vlmig.models.config import VLMIGConfig, changed
+from vlmig.models.low_rank import add_low_rank, has_low_rank
+from vlmig.models.modeling import Model, class_for
+from vlmig.predict.predictor import VLMIG
+from vlmig.training.recipe import Recipe
+from vlmig.vision import VisionEncoder
+
+
+def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> None:
+    """Let only the named parts train.
+
+    Args:
+        parts: of ``projector``, ``fusion``, ``language_model``, ``lora``.
+        lora: arguments of ``peft.LoraConfig``; low-rank layers of an earlier stage stay, and train on where named again.
+
+    Raises:
+        VLMIGError: ``fusion`` where there is no such layer; ``lora`` without peft, or arguments that it does not take.
+    """
+    if "fusion" in parts and model.config.fusion == "prefix":
+        raise VLMIGError(
+            f"trains: {list(parts)} with fusion prefix, which has no layer of its own; expected projector, language_model or lora"
+        )
+    if "lora" in parts and not has_low_rank(model.language_model):
+        add_low_rank(model.language_model, lora)
+    model.requires_grad_(False)
+    for part in set(parts) - {"lora"}:
+        getattr(model, part).requires_grad_(True)
+    for name, parameter in model.language_model.named_parameters():
+        if "lora_" in name:
+            parameter.requires_grad_("lora" in parts)
+    set_modes(model, parts)
+
+
+def set_modes(model: Model, parts: Sequence[str]) -> None:
+    """Switch dropout on in what trains, and off in what only reads."""
+    model.train()
+    if not {"language_model", "lora"} & set(parts):
+        model.language_model.eval()
+
+
+def count_parameters(model: Model) -> dict[str, tuple[int, int]]:
+    """Count the trained and the frozen parameters of projector, fusion layer and base LM."""
+    counts = {}
+    for part in ("projector", "fusion", "language_model"):
+        parameters = list(getattr(model, part).parameters())
+        trained = sum(p.numel() for p in parameters if p.requires_grad)
+        counts[part] = (trained, sum(p.numel() for p in parameters) - trained)
+    return counts
+
+
+def frozen_digest(module: nn.Module) -> str:
+    """Digest every parameter that does not train, and every buffer."""
+    digest = hashlib.sha256()
+    # By place, not by name: a tied head trains with its embeddings.
+    trained = {parameter.data_ptr() for parameter in module.parameters() if parameter.requires_grad}
+    for name, value in module.state_dict().items():
+        if value.device.type != "meta" and value.data_ptr() not in trained:
+            digest.update(f"{name}{tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+NEEDED = ("language_model", "vision", "generator")
+
+
+def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
+    """Load or build the model that ``recipe.model`` describes; its adapter is kept in full precision.
+
+    Raises:
+        VLMIGError: it names neither a checkpoint nor all components, or one that cannot be loaded.
+    """
+    torch.manual_seed(recipe.seed)
+    settings = dict(recipe.model)
+    source, adapter = settings.pop("from", None), settings.pop("adapter", "kept")
+    for name in settings:
+        near = difflib.get_close_matches(name, [*NEEDED, *VLMIGConfig.__annotations__], 1, 0.8)
+        if near and near[0] != name:  # anything else goes to the base LM
+            raise VLMIGError(f"model has {name!r}; did you mean {near[0]}?")
+        if name in ("store", "revision"):
+            raise VLMIGError(f"model has {name}; expected --store, or a field such as language_model_revision")
+    if adapter not in ("new", "kept"):
+        raise VLMIGError(f"model, adapter is {adapter!r}; expected new or kept")
+    if source is None:
+        missing = [name for name in NEEDED if name not in settings]
+        if missing:
+            raise VLMIGError(f"model has no {missing[0]}; expected from: CHECKPOINT, or {', '.join(NEEDED)}")
+        model = VLMIG.from_base(settings.pop("language_model"), store=store, **settings)
+    elif adapter == "kept":
+        model = VLMIG.from_pretrained(source, store=store, **settings)
+    else:
+        model = _renewed(source, store, settings)
+    if model.model.language_model.dtype != torch.float32 and recipe.precision == "fp32":
+        raise VLMIGError(
+            f"model, dtype is {settings.get('dtype')}, precision fp32; expected precision: bf16 (or fp16) beside it, so that the "
+            "adapter trains in full precision"
+        )
+    model.model.projector.float()
+    model.model.fusion.float()
+    model.config.training = None  # of an earlier run
+    return model
+
+
+def _renewed(source: str, store: FeatureStore | None, settings: dict[str, Any]) -> VLMIG:
+    """Build a new adapter around a checkpoint's frozen parts."""
+    folder = resolve_checkpoint(source)
+    fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
+    config = VLMIGConfig.from_pretrained(folder, **changed(fields))
+    config.trained = False
+    place = config.locate(config.vision_encoder, folder)
+    blank = VisionEncoder(place, config.vision_layer, config.vision_features).encode_blank()
+    config.vision_patches, config.vision_width = blank.shape
+    place = config.locate(config.language_model, folder)
+    built = class_for(config)
+    base = load_language_model(built.auto_class, place, config.language_model_revision, **settings)
+    network = place_adapter(built(config, base))
+    network.config.name_or_path = str(folder)
+    network.blank_features.copy_(blank)
+    return VLMIG(network, load_tokenizer(place, config.language_model_revision), Path(folder), store)
