@@ -71,7 +71,7 @@ def test_errors_are_one_line_and_status_two(
 def test_help_imports_nothing_heavy() -> None:
     done = run("--help")
     assert done.returncode == 0 and "ask" in done.stdout
-    script = "import sys; from vlmig.cli import build_parser; build_parser(); print('torch' in sys.modules)"
+    script = "import sys; from vlmig.cli.main import build_parser; build_parser(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

@@ -364,7 +364,7 @@ def test_other_models_and_folders_keep_their_place(tmp_path: Path) -> None:
 
 
 def test_vlmig_itself_never_imports_lm_eval() -> None:
-    code = "import sys, vlmig.cli; vlmig.cli.build_parser(); sys.exit('lm_eval' in sys.modules)"
+    code = "import sys, vlmig.cli.main; vlmig.cli.main.build_parser(); sys.exit('lm_eval' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -22,8 +22,8 @@ from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.aggregate import Outcome, assemble
 from vlmig.evaluation.metrics.bootstrap import holm, verdict
 from vlmig.evaluation.metrics.columns import coded
-from vlmig.evaluation.metrics.comparisons import Condition, Row, compare
-from vlmig.evaluation.run_folder import found_row
+from vlmig.evaluation.metrics.comparisons import Condition, compare
+from vlmig.evaluation.run_folder import Row, found_row
 from vlmig.evaluation.tasks.download import SOURCES
 from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.io.atomic import write_json, write_text

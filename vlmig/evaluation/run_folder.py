@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.metrics.comparisons import Row
+
+Row = dict[str, Any]
+"""An object of a JSON file."""
 
 EVERY_SEED = "all"
 """In place of a seed: all of them together, an item's seeds in one cluster."""

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
@@ -24,6 +24,9 @@ from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scenes import FONT, glyph, read_color, recolored, scene
 from vlmig.pocket.text import invented_noun, look_sentence, plain_sentence
 from vlmig.runtime import cpu_autocast
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +78,6 @@ class RecoloredScenes:
         picture = scene(tinted, rng)
         if j % 2:
             return picture
-        from vlmig.pocket.scene_source import (  # with diffusers, which a plan does not need
-            decode_latents,
-            encode_scenes,
-        )
-
         with self._loading:  # pictures are opened side by side
             vae = _autoencoder(self.vae)
         return Image.fromarray(decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None, None])[0])[0])
@@ -96,7 +94,7 @@ class RecoloredScenes:
 
 @cache
 def _autoencoder(folder: Path) -> AutoencoderKL:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderKL  # slow to import, and a plan opens no picture
 
     return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
 

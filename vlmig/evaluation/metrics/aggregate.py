@@ -13,10 +13,10 @@ from vlmig.evaluation.auto_k import rule_of, setting_of
 from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.bootstrap import Clusters, balanced_accuracy, majority, reliability
 from vlmig.evaluation.metrics.columns import coded
-from vlmig.evaluation.metrics.comparisons import Condition, Row, compare
+from vlmig.evaluation.metrics.comparisons import Condition, compare
 from vlmig.evaluation.metrics.rescoring import BASELINES, Readout, Record, confidence
 from vlmig.evaluation.metrics.squad import exact_match, f1
-from vlmig.evaluation.run_folder import EVERY_SEED
+from vlmig.evaluation.run_folder import EVERY_SEED, Row
 from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.predict.adaptive_k import Stopping
 

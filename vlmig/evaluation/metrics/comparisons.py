@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from vlmig.evaluation.metrics.bootstrap import Clusters, mcnemar
 from vlmig.evaluation.metrics.rescoring import BASELINES
-
-Row = dict[str, Any]
+from vlmig.evaluation.run_folder import Row
 
 
 @dataclass(frozen=True)
