@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.data.sources.build import build_source
     from vlmig.io.config_file import assigned, entries_of
     from vlmig.pocket.lessons import SOURCES
-    from vlmig.report.data_check import write_page
+    from vlmig.report.data_check import write_findings
     from vlmig.report.text_table import text_table
 
     options = assigned("--option", arguments.option)
@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> None:
             rows = [(f"  {name}", value, remark) for name, value, remark in summary(found)]
             print(text_table(rows, "<><"))
         if arguments.out:
-            write_page(arguments.out, findings)
+            write_findings(arguments.out, findings)
             print(arguments.out)
     for found in findings:
         records, name = found.index.records, found.index.source.name

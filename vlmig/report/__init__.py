@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlmig.report.answer import write_answer, write_reply
     from vlmig.report.comparison import compare_runs
-    from vlmig.report.page import write_report
+    from vlmig.report.run_page import write_report
     from vlmig.report.tables import table
 
 
@@ -18,7 +18,7 @@ _HOMES = {
     "table": "tables",
     "write_answer": "answer",
     "write_reply": "answer",
-    "write_report": "page",
+    "write_report": "run_page",
 }
 
 

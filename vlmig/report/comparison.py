@@ -14,7 +14,7 @@ from vlmig.evaluation.metrics.bootstrap import Clusters, holm, mcnemar, verdict
 from vlmig.evaluation.run_folder import Row, Run, main_condition, read_run
 from vlmig.imagination.store import FeatureStore
 from vlmig.report.items import Numbers, entry_of, item_of, rights, shares, text_of
-from vlmig.report.page import write_page
+from vlmig.report.page import write_stored_page
 from vlmig.report.tables import headline
 
 NAMED = 5
@@ -64,7 +64,7 @@ def compare_runs(a: Path, b: Path, out: Path, store: FeatureStore) -> Path:
         "notes": _notes(runs, pairs, seeds),
     }
     data |= {"paired": _rows(runs, pairs), "items": items, "total": sum(sizes.values())}
-    return write_page(out, f"vlmig: {a.name} against {b.name}", data, store, numbers)
+    return write_stored_page(out, f"vlmig: {a.name} against {b.name}", data, store, numbers)
 
 
 def _seeds(a: Run, b: Run) -> list[tuple[int, int]]:
