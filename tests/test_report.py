@@ -26,7 +26,7 @@ from vlmig.evaluation.tasks.yaml_task import choose_tasks
 from vlmig.imagination.store import Address, FeatureStore, Imagined
 from vlmig.predict.answer import Answer
 from vlmig.report import compare_runs, write_answer, write_report
-from vlmig.report.items import spread
+from vlmig.report.items import split_evenly
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><!-- & '\u2028"
 TEXTS = Task(
@@ -245,8 +245,8 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_line(
 
 
 def test_a_page_is_shared_evenly() -> None:
-    assert spread({"a": 1000, "b": 3, "c": 1000}, 103) == {"a": 50, "b": 3, "c": 50}
-    assert spread({"a": 2, "b": 1}, 500) == {"a": 2, "b": 1}
+    assert split_evenly({"a": 1000, "b": 3, "c": 1000}, 103) == {"a": 50, "b": 3, "c": 50}
+    assert split_evenly({"a": 2, "b": 1}, 500) == {"a": 2, "b": 1}
 
 
 @pytest.fixture()

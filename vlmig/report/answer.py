@@ -41,7 +41,7 @@ def write_answer(answer: Answer, path: Path) -> None:
         "images": [shares(distribution) for distribution in answer.per_image],
         "alignment": [None if value != value else round(value, 3) for value in answer.weights],
     }
-    entry = {
+    entry: Row = {
         "seed": None,
         "low": False,
         "prompts": [answer.prompt] if answer.images and not answer.given else [],
@@ -49,7 +49,7 @@ def write_answer(answer: Answer, path: Path) -> None:
         "shown": list(range(k, k + shown)),
         "wordings": [wording],
     }
-    item = {
+    item: Row = {
         "kind": "choice",
         "names": names,
         "targets": [],
@@ -67,7 +67,7 @@ def write_reply(question: str, reply: Reply, path: Path) -> None:
     Raises:
         VLMIGError: the file cannot be written.
     """
-    entry = {
+    entry: Row = {
         "seed": None,
         "prompts": [],
         "low": False,
@@ -75,7 +75,7 @@ def write_reply(question: str, reply: Reply, path: Path) -> None:
         "shown": list(range(len(reply.shown))),
         "wordings": [{"set": 0, "ok": None, "answer": str(reply), "alone": None}],
     }
-    item = {
+    item: Row = {
         "kind": "reply",
         "targets": [],
         "covered": None,
@@ -87,7 +87,7 @@ def write_reply(question: str, reply: Reply, path: Path) -> None:
 
 
 def _write(path: Path, title: str, item: Row, k: int, images: Sequence[Image.Image]) -> None:
-    data = {
+    data: Row = {
         "kind": "answer",
         "k": k,
         "floor": None,
