@@ -6,17 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmig.cli.options import (
-    POLICIES,
-    add_language_model,
-    add_model,
-    add_store,
-    add_verbose,
-    load_model,
-    picture_count,
-    similarity,
-    words,
-)
+from vlmig.cli import options
 from vlmig.errors import VLMIGError
 
 if TYPE_CHECKING:
@@ -35,16 +25,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "candidate answers, separated by commas (default: the likeliest next words; "
         "with early fusion and given pictures, a written answer)"
     )
-    parser.add_argument("--choices", type=words, metavar="A,B,...", help=text)
+    parser.add_argument("--choices", type=options.words, metavar="A,B,...", help=text)
     text = "write the answer and its pictures to an HTML page"
     parser.add_argument("--html", type=Path, metavar="FILE", help=text)
     _add_imagined(parser.add_argument_group("imagined pictures"))
     title = "given pictures"
     text = "With early fusion they stand in the text; with late fusion they replace imagined ones."
     _add_given(parser.add_argument_group(title, text))
-    add_language_model(add_model(parser))
-    add_store(parser)
-    add_verbose(parser)
+    options.add_language_model(options.add_model(parser))
+    options.add_store(parser)
+    options.add_verbose(parser)
 
 
 def _add_imagined(group: argparse._ArgumentGroup) -> None:
@@ -52,11 +42,11 @@ def _add_imagined(group: argparse._ArgumentGroup) -> None:
         "number of pictures, or auto: as many as the answer needs "
         "(default: 6, or 0 with given pictures)"
     )
-    group.add_argument("--k", type=picture_count, metavar="K", help=text)
+    group.add_argument("--k", type=options.picture_count, metavar="K", help=text)
     text = "what to imagine (default: the question's subject)"
     group.add_argument("--prompt", metavar="TEXT", help=text)
     text = "which text of the question to imagine (default: the checkpoint's)"
-    group.add_argument("--policy", choices=POLICIES[:3], help=text)
+    group.add_argument("--policy", choices=options.POLICIES[:3], help=text)
     text = "seed of the imagined pictures (default: %(default)s)"
     group.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     text = "mixing rule: prob, logit, geometric or evidence (default: the checkpoint's)"
@@ -91,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
         raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more pictures")
     given = _open_given(arguments)
     fields = {"prompt_policy": arguments.policy} if arguments.policy else {}
-    model = load_model(arguments, **fields)
+    model = options.load_model(arguments, **fields)
     early = model.config.fusion == "prefix"
     if early and not arguments.choices and (given["images"] or given["shots"] or given["steps"]):
         _write(model, arguments, given)
@@ -131,7 +121,7 @@ def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) 
         mean = sum(answer.weights) / len(answer.weights)
         low = mean < model.config.alignment_floor
         source = "compared with" if answer.given else "imagined"
-        line = f'{source} "{answer.prompt}", mean CLIP similarity {similarity(mean)}'
+        line = f'{source} "{answer.prompt}", mean CLIP similarity {options.similarity(mean)}'
         print(line + (": low, the pictures are guesses" if low else ""))
     if arguments.html:
         from vlmig.report import write_answer
@@ -143,18 +133,19 @@ def _probabilities(answer: Answer) -> str:
     """Lay out the candidates' probabilities: mixed, text only, and by picture."""
     from vlmig.report.text_table import text_table
 
-    options = sorted(answer.probabilities, key=lambda option: -answer.probabilities[option])
-    options = options[:COLUMNS]
+    candidates = sorted(answer.probabilities, key=lambda name: -answer.probabilities[name])[
+        :COLUMNS
+    ]
     distributions = [answer.probabilities, answer.text_only, *answer.per_image]
     names = ["with pictures", "text only"]
     remarks = ["", ""]
     for number, weight in enumerate(answer.weights, 1):
         names.append(f"picture {number}")
-        remarks.append(f" CLIP similarity {similarity(weight)}")
-    rows = [["", *options, ""]]
+        remarks.append(f" CLIP similarity {options.similarity(weight)}")
+    rows = [["", *candidates, ""]]
     for name, distribution, remark in zip(names, distributions, remarks, strict=True):
-        rows.append([name, *(f"{distribution[option]:.3f}" for option in options), remark])
-    return text_table(rows, "<" + ">" * len(options) + "<")
+        rows.append([name, *(f"{distribution[text]:.3f}" for text in candidates), remark])
+    return text_table(rows, "<" + ">" * len(candidates) + "<")
 
 
 def _write(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:

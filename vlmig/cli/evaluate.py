@@ -5,35 +5,24 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vlmig.cli.options import (
-    POLICIES,
-    add_data,
-    add_language_model,
-    add_model,
-    add_store,
-    add_verbose,
-    integers,
-    load_model,
-    picture_counts,
-    words,
-)
+from vlmig.cli import options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s --tasks TASK,... --out FOLDER [options]"
     _add_items(parser.add_argument_group("tasks"))
     _add_conditions(parser.add_argument_group("conditions"))
-    add_language_model(add_model(parser))
-    add_store(parser)
-    add_verbose(parser)
+    options.add_language_model(options.add_model(parser))
+    options.add_store(parser)
+    options.add_verbose(parser)
 
 
 def _add_items(group: argparse._ArgumentGroup) -> None:
     text = "comma-separated task names, each with @SPLIT for another split, or task files (.yaml)"
-    group.add_argument("--tasks", type=words, required=True, metavar="TASK,...", help=text)
+    group.add_argument("--tasks", type=options.words, required=True, metavar="TASK,...", help=text)
     text = "folder for results.json, samples and report.html; run the command again to resume"
     group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)
-    add_data(group, "folder of the benchmark files (default: VLMIG_DATA, or download)")
+    options.add_data(group, "folder of the benchmark files (default: VLMIG_DATA, or download)")
     group.add_argument("--limit", type=int, metavar="N", help="only the first N items of each task")
     text = "covered: only the items that the pocket model's image generator can draw"
     group.add_argument("--subset", choices=["all", "covered"], default="all", help=text)
@@ -41,25 +30,27 @@ def _add_items(group: argparse._ArgumentGroup) -> None:
 
 def _add_conditions(group: argparse._ArgumentGroup) -> None:
     text = "comma-separated numbers of pictures; auto: as many as each answer needs (default: 0,6)"
-    group.add_argument("--k", type=picture_counts, default=[0, 6], metavar="K,...", help=text)
+    group.add_argument(
+        "--k", type=options.picture_counts, default=[0, 6], metavar="K,...", help=text
+    )
     text = "comma-separated seeds of the imagined pictures (default: 0)"
-    group.add_argument("--seed", type=integers, default=[0], metavar="N,...", help=text)
+    group.add_argument("--seed", type=options.integers, default=[0], metavar="N,...", help=text)
     text = "further mixing rules: prob, logit, geometric, evidence"
-    group.add_argument("--mix", type=words, default=[], metavar="RULE,...", help=text)
+    group.add_argument("--mix", type=options.words, default=[], metavar="RULE,...", help=text)
     text = "further picture weights: uniform, clip, doubled, entropy, learned"
-    group.add_argument("--weights", type=words, default=[], metavar="RULE,...", help=text)
+    group.add_argument("--weights", type=options.words, default=[], metavar="RULE,...", help=text)
     text = (
         "controls: none,blank,shuffled,caption,few-shot "
         "(default: all of them; without shuffled if --k is only auto)"
     )
-    group.add_argument("--control", type=words, metavar="CONTROL,...", help=text)
+    group.add_argument("--control", type=options.words, metavar="CONTROL,...", help=text)
     text = "divide by the language model's prediction for a content-free question"
     group.add_argument("--calibrated", action="store_true", help=text)
     text = (
         "what to imagine (default: the task's choice, mostly item: "
         "what the item is about, once for all its wordings)"
     )
-    group.add_argument("--policy", choices=["item", *POLICIES], help=text)
+    group.add_argument("--policy", choices=["item", *options.POLICIES], help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -96,7 +87,7 @@ def run(arguments: argparse.Namespace) -> None:
     data = arguments.data or fetch(files, default_store() / "data")
     for task in tasks:
         task.load(data)  # reports a missing file before hours of imagining
-    model = load_model(arguments)
+    model = options.load_model(arguments)
     covered = pocket.covered if pocket.draws_pocket_pictures(model) else None
     evaluator = Evaluator(model, settings, data, arguments.out, covered)
     results = measure_tasks(evaluator, tasks)

@@ -7,16 +7,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmig.cli.options import (
-    POLICIES,
-    add_model,
-    add_store,
-    add_verbose,
-    load_imagination,
-    open_store,
-    shard,
-    similarity,
-)
+from vlmig.cli import options
 from vlmig.errors import VLMIGError
 
 if TYPE_CHECKING:
@@ -32,15 +23,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "seed of the pictures (default: %(default)s)"
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     text = "which text of a prompt to imagine (default: question, all of it)"
-    parser.add_argument("--policy", choices=POLICIES[:3], default="question", help=text)
+    parser.add_argument("--policy", choices=options.POLICIES[:3], default="question", help=text)
     text = "write the pictures to this folder as PNG files"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=text)
     text = "Run the command again to resume. Work is split under torchrun, or by --shard."
     _add_many(parser.add_argument_group("many prompts", text))
     _add_maintenance(parser.add_argument_group("store maintenance"))
-    add_model(parser)
-    add_store(parser)
-    add_verbose(parser)
+    options.add_model(parser)
+    options.add_store(parser)
+    options.add_verbose(parser)
 
 
 def _add_many(group: argparse._ArgumentGroup) -> None:
@@ -51,7 +42,7 @@ def _add_many(group: argparse._ArgumentGroup) -> None:
     text = "split of a dataset (default: %(default)s)"
     group.add_argument("--split", default="train", metavar="NAME", help=text)
     text = "only shard I of N of the prompts (default: torchrun's rank)"
-    group.add_argument("--shard", type=shard, metavar="I/N", help=text)
+    group.add_argument("--shard", type=options.shard, metavar="I/N", help=text)
     text = "write CLIP similarity, diversity and redraws of each prompt to a .jsonl file"
     group.add_argument("--report", type=Path, metavar="FILE", help=text)
 
@@ -83,11 +74,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _imagine_few(arguments: argparse.Namespace) -> None:
-    imagination = load_imagination(arguments)
+    imagination = options.load_imagination(arguments)
     k = arguments.k
     prompts = [imagination.prompts(prompt, k, arguments.policy) for prompt in arguments.prompt]
     for visuals in imagination.visuals(prompts, k, arguments.seed, progress=True):
-        similarities = " ".join(map(similarity, visuals.alignment.tolist()))
+        similarities = " ".join(map(options.similarity, visuals.alignment.tolist()))
         diversity = f"diversity {visuals.diversity:.2f}"
         print(f"{visuals.prompt}: CLIP similarity {similarities}, {diversity}")
         if arguments.out:
@@ -127,7 +118,7 @@ def _imagine_many(arguments: argparse.Namespace) -> None:
     report = arguments.report
     if report and count > 1:
         report = report.with_name(f"{report.stem}_{index + 1}_of_{count}{report.suffix}")
-    imagination = load_imagination(arguments)
+    imagination = options.load_imagination(arguments)
     start = time.monotonic()
     imagination.fill(prompts, arguments.k, arguments.seed, arguments.policy, report)
     rate = imagination.tally.drawn / (time.monotonic() - start)
@@ -139,7 +130,7 @@ def _maintain_store(arguments: argparse.Namespace) -> None:
     """Merge, mend and describe a store."""
     from vlmig.imagination.store import FeatureStore
 
-    store = open_store(arguments)
+    store = options.open_store(arguments)
     for other in arguments.merge or []:
         if not (other / store.path.name).is_file():
             raise VLMIGError(

@@ -1,4 +1,4 @@
-"""Reports: a table for the terminal, and self-contained pages with every picture and distribution."""
+"""Reports: tables for the terminal, and self-contained HTML pages with every picture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: a folder that holds no run is refused before torch is loaded."""
+    """Import a public name when it is first used, so that wrong input fails before torch loads."""
     if name not in _HOMES:
         raise AttributeError(f"module 'vlmig.report' has no attribute {name!r}")
     return getattr(import_module(f"vlmig.report.{_HOMES[name]}"), name)
