@@ -1,4 +1,4 @@
-"""The command line: errors are one line with exit status 2, help is instant, answers come from the pocket model."""
+"""The command line: errors are one line with exit status 2, and help needs no torch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from vlmig.cli import doctor
 from vlmig.cli.main import main
 from vlmig.cli.options import POLICIES
 from vlmig.models import config
@@ -96,7 +97,10 @@ def test_errors_are_one_line_and_status_two(
 def test_help_imports_nothing_heavy() -> None:
     done = run("--help")
     assert done.returncode == 0 and "ask" in done.stdout
-    script = "import sys; from vlmig.cli.main import build_parser; build_parser(); print('torch' in sys.modules)"
+    script = (
+        "import sys; from vlmig.cli.main import build_parser; build_parser(); "
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
@@ -106,10 +110,20 @@ def test_help_imports_nothing_heavy() -> None:
 def test_no_traceback_reaches_the_terminal() -> None:
     done = run("ask", "")
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == 'vlmig: the question is empty; ask something, e.g. vlmig ask "What is the color of a banana?"\n'
-    )
+    cure = 'ask something, e.g. vlmig ask "What is the color of a banana?"'
+    assert done.stderr == f"vlmig: the question is empty; {cure}\n"
+
+
+def test_an_interrupted_command_says_how_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", interrupted)
+    assert main(["doctor"]) == 130
+    told = "vlmig: interrupted; run the same command again to resume\n"
+    assert capsys.readouterr().err == told
 
 
 def test_ask_shows_pictures_probabilities_and_time(

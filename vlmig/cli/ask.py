@@ -104,7 +104,8 @@ def _open_given(arguments: argparse.Namespace) -> dict[str, Any]:
     expected = arguments.question.count("<image>")
     if expected > len(images):
         raise VLMIGError(
-            f"{expected} <image> in the question, {len(images)} pictures; give one for each with --image"
+            f"{expected} <image> in the question, {len(images)} pictures; "
+            "give one for each with --image"
         )
     shots = [([opened(path)], question, answer) for path, question, answer in arguments.shot]
     return {"images": images, "shots": shots, "steps": arguments.steps}
@@ -152,7 +153,8 @@ def _write(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -
     """Print a written answer."""
     if arguments.prompt or arguments.mix or arguments.weights:
         raise VLMIGError(
-            "--prompt, --mix and --weights choose among answers; give --choices too, or leave them out"
+            "--prompt, --mix and --weights choose among answers; "
+            "give --choices too, or leave them out"
         )
     reply = model.chat(arguments.question, k=arguments.k, seed=arguments.seed, **given)
     print(reply or "(nothing)")

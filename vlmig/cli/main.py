@@ -1,7 +1,7 @@
 """The command line: ``vlmig COMMAND``.
 
-Heavy imports happen inside the commands, so ``vlmig --help`` answers at once. Wrong input ends in one
-line on stderr and exit status 2.
+Heavy imports happen inside the commands, so ``vlmig --help`` answers at once. Wrong input ends in
+one line on stderr and exit status 2.
 """
 
 from __future__ import annotations

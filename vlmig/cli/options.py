@@ -121,8 +121,8 @@ def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--imaginer",
         metavar="SOURCE",
-        help="another source of pictures: a diffusers pipeline (folder or hub id), retrieval:FOLDER, "
-        "folder:FOLDER, prior:NAME, text or blank",
+        help="another source of pictures: a diffusers pipeline (folder or hub id), "
+        "retrieval:FOLDER, folder:FOLDER, prior:NAME, text or blank",
     )
     return group
 

@@ -31,7 +31,8 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
     if not arguments.plan and arguments.out is None:
         raise VLMIGError(
-            "vlmig train writes a checkpoint; expected --out FOLDER, or --plan to see what would run"
+            "vlmig train writes a checkpoint; "
+            "expected --out FOLDER, or --plan to see what would run"
         )
     from vlmig.pocket.lessons import SOURCES
 

@@ -70,13 +70,17 @@ def compare_runs(a: Path, b: Path, out: Path, store: FeatureStore) -> Path:
         VLMIGError: a folder holds no results, they have no task in common, or the page cannot be
             written.
     """
-    runs = read_run(a), read_run(b)
-    tasks = [task for task in runs[0].tasks if task in runs[1].tasks]
-    if not tasks:
-        got = " and ".join(f"{run.folder} has {', '.join(run.tasks) or 'none'}" for run in runs)
-        raise VLMIGError(f"no task in common: {got}; compare runs of the same tasks")
-    seeds = _seeds(*runs)
-    pairs = [_pair(runs, task, seeds) for task in tasks]
+    runs = first, second = read_run(a), read_run(b)
+    seeds = _seeds(first, second)
+    pairs: list[Paired] = []
+    for task in first.tasks:
+        if task in second.tasks:
+            pairs.append(_pair(runs, task, seeds))
+    if not pairs:
+        raise VLMIGError(
+            f"no task in common: {a} has {', '.join(first.tasks) or 'none'} and {b} has "
+            f"{', '.join(second.tasks) or 'none'}; compare runs of the same tasks"
+        )
     sizes = {pair.task: len(pair.items) for pair in pairs}
     counts = shares(runs, sizes, seeds=1)
     numbers: Numbers = {}
@@ -85,11 +89,11 @@ def compare_runs(a: Path, b: Path, out: Path, store: FeatureStore) -> Path:
         items += _items(runs, pair, seeds[0], counts[pair.task], numbers)
     data = {
         "kind": "comparison",
-        "k": max(run.most for run in runs),
+        "k": max(first.most, second.most),
         "floor": None,
         "seeds": [],
-        "heads": [headline(run) for run in runs],
-        "ks": [run.k for run in runs],
+        "heads": [headline(first), headline(second)],
+        "ks": [first.k, second.k],
         "notes": [*_notes(runs, pairs, seeds), *_unshared(runs, pairs)],
         "paired": _rows(runs, pairs),
         "items": items,
@@ -106,7 +110,7 @@ def _seeds(a: Run, b: Run) -> list[tuple[int, int]]:
 
 def _pair(runs: tuple[Run, Run], task: str, seeds: Sequence[tuple[int, int]]) -> Paired:
     """Match the wordings of both runs by item and text."""
-    first, second = (_outcomes(run, task) for run in runs)
+    first, second = _outcomes(runs[0], task), _outcomes(runs[1], task)
     paired = Paired(task)
     for seed_a, seed_b in seeds:
         others = second.get(seed_b, {})
@@ -200,9 +204,12 @@ def _row(pair: Paired, subset: str, mask: np.ndarray) -> Row:
 
 def _perplexities(runs: tuple[Run, Run], task: str) -> Row:
     """Put perplexities side by side, where nothing is right or wrong."""
-    a, b = (main_condition(run.results, task) or {} for run in runs)
-    cells = {name: {"perplexity": row.get("perplexity")} for name, row in (("a", a), ("b", b))}
-    return {"task": task, "subset": "all", "n": a.get("n"), **cells}
+    row: Row = {"task": task, "subset": "all"}
+    for name, run in zip("ab", runs, strict=True):
+        condition = main_condition(run.results, task) or {}
+        row.setdefault("n", condition.get("n"))
+        row[name] = {"perplexity": condition.get("perplexity")}
+    return row
 
 
 def _notes(

@@ -56,7 +56,7 @@ def write_data_page(path: Path, title: str, data: Row) -> Path:
     Raises:
         VLMIGError: the file cannot be written.
     """
-    code = "".join(asset(name) for name in SCRIPTS)
+    code = "".join(map(asset, SCRIPTS))
     script = Markup(f"\n'use strict';\n(() => {{\n{code}}})();\n")
     values = {"style": style("page.css"), "script": script, "data": Markup(_json(data))}
     return write_page(path, "page.html", title=title, **values)
