@@ -34,7 +34,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_given(parser.add_argument_group(title, text))
     options.add_language_model(options.add_model(parser))
     options.add_store(parser)
-    options.add_verbose(parser)
 
 
 def _add_imagined(group: argparse._ArgumentGroup) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vlmig.cli.options import add_verbose
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s RUN --model FOLDER"
@@ -14,7 +12,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="RUN", help=text)
     text = "folder of the checkpoint, whose config.json is changed"
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help=text)
-    add_verbose(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

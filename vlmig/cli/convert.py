@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vlmig.cli.options import add_verbose
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s SOURCE --out FOLDER [options]"
@@ -21,7 +19,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "text-to-image pipeline (default: %(default)s)"
     default = "stabilityai/sdxl-turbo"
     parser.add_argument("--generator", default=default, metavar="PIPELINE", help=text)
-    add_verbose(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -7,8 +7,6 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from vlmig.cli.options import add_verbose
-
 PACKAGES = (
     "torch",
     "torchvision",
@@ -25,7 +23,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [options]"
     text = "pocket, a checkpoint folder or a hub id (default: %(default)s)"
     parser.add_argument("--model", default="pocket", help=text)
-    add_verbose(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

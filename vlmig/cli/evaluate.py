@@ -14,7 +14,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_conditions(parser.add_argument_group("conditions"))
     options.add_language_model(options.add_model(parser))
     options.add_store(parser)
-    options.add_verbose(parser)
 
 
 def _add_items(group: argparse._ArgumentGroup) -> None:

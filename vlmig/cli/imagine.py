@@ -31,7 +31,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_maintenance(parser.add_argument_group("store maintenance"))
     options.add_model(parser)
     options.add_store(parser)
-    options.add_verbose(parser)
 
 
 def _add_many(group: argparse._ArgumentGroup) -> None:

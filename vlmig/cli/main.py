@@ -34,6 +34,7 @@ DATA_COMMANDS = {
         "instruct": (data_instruct, "Generate LLaVA-style instruction data from Visual Genome."),
     }
 }
+VERBOSE = "show the libraries' warnings; after an answer, the time of each step"
 COMMANDS: dict[str, Any] = {
     "answer and imagine": {
         "ask": (ask, "Answer a question with imagined pictures, or with yours."),
@@ -96,13 +97,15 @@ def _add_commands(parser: argparse.ArgumentParser, groups: dict[str, Any]) -> No
         parser.description = f"{parser.description}\n\n{title}:"
         for name, (module, text) in group.items():
             parser.description += f"\n  {name:<11}{text}"
+            if isinstance(module, dict):
+                _add_commands(commands.add_parser(name, description=text), module)
+                continue
             settings = getattr(module, "PARSER", {})
             sub = commands.add_parser(name, description=text, **settings)
-            if isinstance(module, dict):
-                _add_commands(sub, module)
-            else:
-                module.add_options(sub)
-                sub.set_defaults(run=module.run)
+            if not settings:
+                sub.add_argument("--verbose", action="store_true", help=VERBOSE)
+            module.add_options(sub)
+            sub.set_defaults(run=module.run)
 
 
 class _Version(argparse.Action):

@@ -103,11 +103,6 @@ def _unexpected(text: str, expected: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
 
 
-def add_verbose(options: Options) -> None:
-    text = "print the time of each step, and the libraries' warnings"
-    options.add_argument("--verbose", action="store_true", help=text)
-
-
 def add_data(options: Options, text: str) -> None:
     default = os.environ.get("VLMIG_DATA") or None
     options.add_argument("--data", type=Path, default=default, metavar="FOLDER", help=text)

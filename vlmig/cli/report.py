@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vlmig.cli.options import add_verbose
-
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s RUN [OTHER] [options]"
@@ -18,7 +16,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
     text = "feature store with the pictures of the runs (default: VLMIG_STORE, or the user's cache)"
     parser.add_argument("--store", type=Path, metavar="FOLDER", help=text)
-    add_verbose(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:

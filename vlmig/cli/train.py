@@ -6,7 +6,7 @@ import argparse
 import os
 from pathlib import Path
 
-from vlmig.cli.options import add_data, add_store, add_verbose, open_store
+from vlmig.cli.options import add_data, add_store, open_store
 from vlmig.errors import VLMIGError
 
 
@@ -22,7 +22,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "print parameters, memory, steps and storage, and train nothing"
     parser.add_argument("--plan", action="store_true", help=text)
     add_store(parser)
-    add_verbose(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
