@@ -113,7 +113,7 @@ def test_only_kept_positions_are_predicted(model: VLMIGForCausalLM) -> None:
 def test_budgets_do_not_change_predictions(model: VLMIGForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     together = model(**inputs(), visual_features=pictures()).logits
     monkeypatch.setattr("vlmig.models.base.HEAD_SHARE", 1000)  # one row of one image at a time
-    monkeypatch.setattr("vlmig.models.base.FUSION_BUDGET", 1)
+    monkeypatch.setattr("vlmig.models.fusion.base.FUSION_BUDGET", 1)
     with torch.enable_grad():
         assert torch.allclose(model(**inputs(), visual_features=pictures()).logits, together, atol=SAME)
     assert torch.allclose(model(**inputs(), visual_features=pictures()).logits, together, atol=SAME)

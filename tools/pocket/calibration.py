@@ -141,7 +141,7 @@ def _texts(model: VLMIG) -> list[ReadText]:
     for text, seen in zip(texts, visuals, strict=True):
         ids = model.tokenizer(text).input_ids
         reading = read_padded(model.model, [ids[:-1]], len(ids) - 1, ids[0])  # type: ignore[arg-type]
-        visual = model.model.beside(seen.features[None])
+        visual = model.model.encode_with_blank(seen.features[None])
         alone, blank, *images = [log_probs[0] for log_probs in model.model.predictions(reading, visual)]
         read.append(ReadText(alone, images, blank, seen.alignment, torch.tensor(ids[1:])[:, None]))
     return read

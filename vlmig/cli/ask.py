@@ -46,7 +46,7 @@ def ask(arguments: argparse.Namespace) -> None:
         raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more pictures")
     given = _given(arguments)
     model = load_model(arguments, **({"prompt_policy": arguments.policy} if arguments.policy else {}))
-    early = model.config.fusion == "prefix"
+    early = model.config.images_in_text
     if early and not arguments.choices and (given["images"] or given["shots"] or given["steps"]):
         _reply(model, arguments, given)
         return

@@ -160,7 +160,12 @@ class VLMIGConfig(PreTrainedConfig):
         return self.projector_queries if self.projector == "resampler" else self.vision_patches
 
     @property
-    def place_token(self) -> int:
+    def images_in_text(self) -> bool:
+        """Whether images stand in the text (early fusion), and not beside it."""
+        return self.fusion == "prefix"
+
+    @property
+    def placeholder_id(self) -> int:
         """Return the token id that holds the place of a visual token in a text."""
         return self.text_config.vocab_size if self.image_token_id is None else self.image_token_id
 

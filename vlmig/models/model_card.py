@@ -40,7 +40,7 @@ def model_card(config: VLMIGConfig) -> str:
     state = "The adapter is trained." if config.trained else "**The adapter is untrained**: pictures say nothing yet."
     masked = (config.architectures or [""])[0].endswith("MaskedLM")
     named = {name: getattr(config, name).removeprefix("./") for name in COMPONENTS}
-    family, early = config.text_config.model_type, config.fusion == "prefix"
+    family, early = config.text_config.model_type, config.images_in_text
     return CARD.format(
         task="fill-mask" if masked else "text-generation",
         generated=GENERATED,

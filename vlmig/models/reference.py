@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmig.models.text_states import LateReading, Reading, first_token, number
+from vlmig.models.text_states import Reading, first_token, number
 
 COUNTS_PADDING = ("gpt2", "llama")
 """Families whose published fusion layer numbers every slot of a padded row; the others number real tokens only."""
@@ -53,7 +53,7 @@ def published_gpt2_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def published_causal_loss(
-    model: Any, reading: LateReading, features: Tensor, labels: Tensor, mixed: Tensor | None
+    model: Any, reading: Reading, features: Tensor, labels: Tensor, mixed: Tensor | None
 ) -> Tensor:
     """Return the published loss of a causal LM.
 
@@ -68,7 +68,7 @@ def published_causal_loss(
         labels = labels.masked_fill(reading.image_end, -100)
     if mixed is not None:
         return mean_loss([mixed[:, :-1]], labels[:, 1:])
-    visual = model.see(features)
+    visual = model.fusion.encode_images(model, features)
     images = model.image_logits(reading, visual)
     if reading.image_end is not None:
         return mean_loss((logits[:, :-1] for logits in images), labels[:, 1:])

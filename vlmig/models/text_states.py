@@ -22,6 +22,8 @@ class Reading:
     hidden: Tensor
     """Last hidden states of the queried positions, (B, T, D)."""
     cache: Cache | None = None
+    image_end: Tensor | None = None
+    """Queries, bool (B, T), where the image ends: the published Gemma puts images in the position of BOS."""
 
 
 @dataclass(kw_only=True)
@@ -34,8 +36,6 @@ class LateReading(Reading):
     """Which of them each queried position sees, bool (B, T, S)."""
     positions: Tensor
     """Place of each query in its text, (B, T)."""
-    image_end: Tensor | None = None
-    """Queries, bool (B, T), that stand where the image ends: the published Gemma puts images in the place of BOS."""
 
 
 @dataclass(kw_only=True)
@@ -50,6 +50,11 @@ class PrefixReading(Reading):
     """Position before which an imagined picture goes, (B,)."""
     kept: Tensor | slice
     """Which of the new positions are queried."""
+
+
+def queried(logits_to_keep: int | Tensor) -> Tensor | slice:
+    """Return the index of the positions that transformers' ``logits_to_keep`` asks for; 0 keeps all."""
+    return slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
 
 
 def real_tokens(padding: Tensor | None, states: Tensor, seen: int) -> Tensor:

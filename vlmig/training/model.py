@@ -32,7 +32,7 @@ def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> 
     Raises:
         VLMIGError: ``fusion`` where there is no such layer; ``lora`` without peft, or arguments that it does not take.
     """
-    if "fusion" in parts and model.config.fusion == "prefix":
+    if "fusion" in parts and model.config.images_in_text:
         raise VLMIGError(
             f"trains: {list(parts)} with fusion prefix, which has no layer of its own; expected projector, language_model or lora"
         )

@@ -31,7 +31,7 @@ class Objective(nn.Module):
     def __init__(self, model: Model, alignment: float = 0.0) -> None:
         super().__init__()
         self.model, self.alignment = model, alignment
-        self.early = model.config.fusion == "prefix"
+        self.early = model.config.images_in_text
 
     def forward(
         self, texts: Texts, features: Tensor, others: Tensor | None = None, alone: Texts | None = None
@@ -82,7 +82,7 @@ class Objective(nn.Module):
         model = self.model
         assert isinstance(model, VLMIGForCausalLM)
         base: dict[str, Any] = {"input_ids": texts.input_ids, "inputs_embeds": None}
-        base = model.placed(base, features.to(texts.input_ids.device))
+        base = model.fusion.embed_shown(model, base, features.to(texts.input_ids.device))
         if base["inputs_embeds"] is None:  # every process and every step uses every weight, pictures or not
             base = {"input_ids": None, "inputs_embeds": model.get_input_embeddings()(texts.input_ids)}
             base["inputs_embeds"] = base["inputs_embeds"] + 0 * model.projector(model.blank_features).sum()
@@ -94,7 +94,7 @@ class Objective(nn.Module):
         ).last_hidden_state
         loss = self.loss(states, texts.labels)
         if self.alignment and self.training:
-            places = texts.input_ids == model.config.place_token
+            places = texts.input_ids == model.config.placeholder_id
             loss = loss + self.alignment * texts.count * chamfer(base["inputs_embeds"], places, texts.samples)
         return loss
 

@@ -127,7 +127,7 @@ def compute_hours(model: Model, samples: int, tokens: float) -> float:
 
     With early fusion a picture's tokens go through the LM too, and gradients pass it on their way to the projector.
     """
-    early, lm = model.config.fusion == "prefix", model.language_model
+    early, lm = model.config.images_in_text, model.language_model
     reads = sum(p.numel() for p in lm.parameters())
     learns = any(p.requires_grad for p in lm.parameters())
     head = model.get_output_embeddings().weight.numel()

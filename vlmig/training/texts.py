@@ -79,8 +79,8 @@ class Tokens:
     def __init__(self, tokenizer: Any, model: Model, limit: int, mask_share: float, pack: int | None = None) -> None:
         config = model.config
         self.tokenizer, self.mask_share, self.pack = tokenizer, mask_share, pack
-        self.masked, self.early = isinstance(model, VLMIGForMaskedLM), config.fusion == "prefix"
-        self.place, self.visual_tokens = config.place_token, config.visual_tokens
+        self.masked, self.early = isinstance(model, VLMIGForMaskedLM), config.images_in_text
+        self.place, self.visual_tokens = config.placeholder_id, config.visual_tokens
         fits = config.text_limit and config.text_limit + (self.visual_tokens if self.early else 0)
         self.limit = min(limit, fits or limit)
         self.vocabulary = config.text_config.vocab_size

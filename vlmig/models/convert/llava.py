@@ -25,7 +25,7 @@ from transformers import (
 from vlmig.errors import VLMIGError
 from vlmig.models.checkpoint import BASE, absolute, load_tokenizer
 from vlmig.models.config import IMAGE, VLMIGConfig
-from vlmig.models.fusion.prefix import mark_places
+from vlmig.models.fusion.prefix import add_image_token
 from vlmig.models.modeling import VLMIGForCausalLM
 from vlmig.vision import BLANK, VisionEncoder
 
@@ -100,7 +100,7 @@ def convert_llava(source: str | Path, out: Path, generator: str) -> list[str]:
         chat_template=template_of(tokenizer, base.config.model_type),
         **LLAVA,
     )
-    mark_places(tokenizer, config)
+    add_image_token(tokenizer, config)
     model = VLMIGForCausalLM(config, base)
     model.projector.load_state_dict({name: value.float() for name, value in projector.items()})
     model.blank_features.copy_(blank)

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmig.errors import VLMIGError
+from vlmig.models.fusion.base import LateFusion
 from vlmig.models.text_states import TextStates, VisualStates
 
 
-class CrossAttentionFusion(nn.Module):
+class CrossAttentionFusion(LateFusion):
     """Gated cross-attention block (pre-norm) from text to [visual ; text], then a gated feed-forward part.
 
     Attention over text and over one image are computed apart and joined by their normalisers. Both gates start at zero:
@@ -33,7 +34,9 @@ class CrossAttentionFusion(nn.Module):
     def __init__(self, width: int, heads: int, inner: int) -> None:
         super().__init__()
         if inner % heads:
-            raise VLMIGError(f"fusion_width={inner} is not a multiple of fusion_heads={heads}; choose one that is")
+            raise VLMIGError(
+                f"fusion_width={inner} is not a multiple of fusion_heads={heads}; choose one that is"
+            )
         self.heads = heads
         self.text_norm = nn.LayerNorm(width)
         self.visual_norm = nn.LayerNorm(width)
@@ -41,7 +44,9 @@ class CrossAttentionFusion(nn.Module):
         self.key_value = nn.Linear(width, 2 * inner)
         self.out = nn.Linear(inner, width)
         self.feed_norm = nn.LayerNorm(width)
-        self.feed = nn.Sequential(nn.Linear(width, 4 * inner), nn.GELU(), nn.Linear(4 * inner, width))
+        self.feed = nn.Sequential(
+            nn.Linear(width, 4 * inner), nn.GELU(), nn.Linear(4 * inner, width)
+        )
         self.attention_gate = nn.Parameter(torch.zeros(1))
         self.feed_gate = nn.Parameter(torch.zeros(1))
 
@@ -56,7 +61,12 @@ class CrossAttentionFusion(nn.Module):
         return self._split(keys), self._split(values)
 
     def forward(
-        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+        self,
+        hidden: Tensor,
+        visual: VisualStates,
+        text: TextStates,
+        mask: Tensor,
+        positions: Tensor,
     ) -> Tensor:
         """Fuse queried text states with each image.
 
@@ -70,7 +80,10 @@ class CrossAttentionFusion(nn.Module):
         Returns:
             Fused states, (B, K, T, D).
         """
-        query = self._split(self.query(self.text_norm(hidden))) * (self.out.in_features // self.heads) ** -0.5
+        query = (
+            self._split(self.query(self.text_norm(hidden)))
+            * (self.out.in_features // self.heads) ** -0.5
+        )
         over_text, text_mass = _attend(query, *text, mask[:, None])
         over_image, image_mass = _attend(query[:, None], *visual)
         share = torch.sigmoid(image_mass - text_mass[:, None])
@@ -84,7 +97,9 @@ class CrossAttentionFusion(nn.Module):
         return states.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Attend, and also return the log normaliser that joins two attentions: (..., T, d) and (..., T, 1)."""
     scores = query @ keys.transpose(-1, -2)
     if mask is not None:

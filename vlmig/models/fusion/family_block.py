@@ -6,16 +6,17 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from vlmig.errors import VLMIGError
 from vlmig.models.cache import cache_argument, given_cache
+from vlmig.models.fusion.base import LateFusion
 from vlmig.models.text_states import TextStates, VisualStates
 
 
-class DecoderLayerFusion(nn.Module):
+class DecoderLayerFusion(LateFusion):
     """One complete block of the LM's own family over [visual ; text], then its own final norm, as published.
 
     The block lives in the family's own model of one layer, without word embeddings; whatever that model does to its input
@@ -44,11 +45,18 @@ class DecoderLayerFusion(nn.Module):
         states = visual.flatten(0, 1)
         places = torch.arange(states.shape[1], device=states.device).expand(states.shape[0], -1)
         (keys, values), output = self._record(states, places)
-        keys, values, last = (part.unflatten(0, visual.shape[:2]) for part in (keys, values, output[:, -1:]))
+        keys, values, last = (
+            part.unflatten(0, visual.shape[:2]) for part in (keys, values, output[:, -1:])
+        )
         return keys, values, last
 
     def forward(
-        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+        self,
+        hidden: Tensor,
+        visual: VisualStates,
+        text: TextStates,
+        mask: Tensor,
+        positions: Tensor,
     ) -> Tensor:
         """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
         rows, images = visual[0].shape[:2]
@@ -57,21 +65,31 @@ class DecoderLayerFusion(nn.Module):
             return states[:, None].expand(-1, images, *states.shape[1:]).flatten(0, 1)
 
         own = zip(visual[:2], text, strict=True)
-        keys, values = (torch.cat([seen.flatten(0, 1), beside_each_image(read)], -2) for seen, read in own)
+        keys, values = (
+            torch.cat([seen.flatten(0, 1), beside_each_image(read)], -2) for seen, read in own
+        )
         allowed = F.pad(mask, (self.visual_tokens, 0), value=True)
-        queries, places, allowed = map(beside_each_image, (hidden, positions + self.visual_tokens, allowed))
-        return self._run(queries, places, allowed, given_cache(keys, values)).unflatten(0, (rows, images))
+        queries, places, allowed = map(
+            beside_each_image, (hidden, positions + self.visual_tokens, allowed)
+        )
+        return self._run(queries, places, allowed, given_cache(keys, values)).unflatten(
+            0, (rows, images)
+        )
 
     def _record(self, states: Tensor, positions: Tensor) -> tuple[TextStates, Tensor]:
         """Run the block causally over states, and return its keys and values and its output."""
         cache = DynamicCache()
-        causal = torch.ones(states.shape[1], states.shape[1], dtype=torch.bool, device=states.device).tril()
+        causal = torch.ones(
+            states.shape[1], states.shape[1], dtype=torch.bool, device=states.device
+        ).tril()
         output = self._run(states, positions, causal.expand(states.shape[0], -1, -1), cache)
         return (cache.layers[0].keys, cache.layers[0].values), output
 
     def _run(self, states: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         states = states * self.scale
-        blocked = torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, torch.finfo(states.dtype).min)
+        blocked = torch.zeros_like(mask, dtype=states.dtype).masked_fill(
+            ~mask, torch.finfo(states.dtype).min
+        )
         return self.block(
             inputs_embeds=states,
             position_ids=positions,
@@ -81,7 +99,7 @@ class DecoderLayerFusion(nn.Module):
         ).last_hidden_state
 
 
-class EncoderLayerFusion(nn.Module):
+class EncoderLayerFusion(LateFusion):
     """One complete block of a masked LM's own family over [visual ; text], as published for BERT: every token sees every one.
 
     Args:
@@ -101,7 +119,12 @@ class EncoderLayerFusion(nn.Module):
         return (visual,)
 
     def forward(
-        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+        self,
+        hidden: Tensor,
+        visual: VisualStates,
+        text: TextStates,
+        mask: Tensor,
+        positions: Tensor,
     ) -> Tensor:
         """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
         (tokens,) = visual
@@ -109,7 +132,8 @@ class EncoderLayerFusion(nn.Module):
         states = text[0].expand(-1, images, -1, -1)
         present = F.pad(mask[:, :1], (count, 0), value=True).expand(-1, images, -1)
         output = self.block(
-            inputs_embeds=torch.cat([tokens, states], 2).flatten(0, 1), attention_mask=present.flatten(0, 1).long()
+            inputs_embeds=torch.cat([tokens, states], 2).flatten(0, 1),
+            attention_mask=present.flatten(0, 1).long(),
         ).last_hidden_state.unflatten(0, (rows, images))
         asked = (positions + count)[:, None, :, None].expand(-1, images, -1, output.shape[-1])
         return output.gather(2, asked)
@@ -123,11 +147,17 @@ def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
         if isinstance(value, list) and len(value) == depth:  # one entry per layer
             setattr(config, name, ["full_attention"] if "full_attention" in value else value[:1])
     config.num_hidden_layers = 1
-    if hasattr(config, "embedding_size"):  # ALBERT, ELECTRA: the block reads states, not narrow embeddings
+    if hasattr(
+        config, "embedding_size"
+    ):  # ALBERT, ELECTRA: the block reads states, not narrow embeddings
         config.embedding_size = config.hidden_size
     if config.model_type == "llama":
-        config.mlp_bias = True  # as published: the LM's own biases are absent, the fusion block's are trained
-    config._attn_implementation_internal = None  # masks of ours need eager or sdpa, whatever the LM runs
+        config.mlp_bias = (
+            True  # as published: the LM's own biases are absent, the fusion block's are trained
+        )
+    config._attn_implementation_internal = (
+        None  # masks of ours need eager or sdpa, whatever the LM runs
+    )
     block = AutoModel.from_config(config, dtype=torch.float32)
     block.set_input_embeddings(None)
     if getattr(block, "pooler", None) is not None:
@@ -146,7 +176,9 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
     if device.type == "meta":
         return
     noise = torch.Generator().manual_seed(0)
-    visual, hidden = (torch.randn(1, n, width, generator=noise).to(device) for n in (layer.visual_tokens, 3))
+    visual, hidden = (
+        torch.randn(1, n, width, generator=noise).to(device) for n in (layer.visual_tokens, 3)
+    )
     # The first text state is padding: a block that takes our masks and positions behaves as if it were not there.
     positions = torch.tensor([[0, 0, 1]], device=device)
     mask = torch.ones(1, 3, 3, dtype=torch.bool, device=device).tril()
@@ -154,11 +186,17 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
     training = layer.training
     layer.eval()
     try:
-        fused = layer(hidden, layer.read_images(visual[:, None]), layer.read_text(hidden, positions), mask, positions)[
-            :, 0, 1:
-        ]
+        fused = layer(
+            hidden,
+            layer.read_images(visual[:, None]),
+            layer.read_text(hidden, positions),
+            mask,
+            positions,
+        )[:, 0, 1:]
         states = torch.cat([visual, hidden[:, 1:]], 1) * layer.scale
-        fits = torch.allclose(fused, layer.block(inputs_embeds=states).last_hidden_state[:, -2:], atol=1e-5)
+        fits = torch.allclose(
+            fused, layer.block(inputs_embeds=states).last_hidden_state[:, -2:], atol=1e-5
+        )
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         fits = False
     layer.train(training)
