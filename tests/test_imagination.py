@@ -136,9 +136,11 @@ def test_a_full_store_needs_no_generator(tiny: VLMIG) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.jsonl", '{"text": "a cat"}\n', "has a row without prompt"),
-        ("p.csv", "text\na cat\n", "has a row without prompt"),
-        ("p.jsonl", "{\n", "has a row without prompt"),
+        ("p.jsonl", '{"text": "a cat"}\n', "line 1 has no column prompt; it has text"),
+        ("p.csv", "text\na cat\n", "line 2 has no column prompt; it has text"),
+        ("p.jsonl", "{\n", "line 1: not JSON"),
+        ("p.jsonl", '{"prompt": 1}\n', "line 1: prompt is 1; expected text"),
+        ("p.csv", "prompt\na red, big apple\n", "line 2: wrong number of fields .got 2, expected 1"),
         ("p.txt", "\n\n", "holds no prompts"),
     ],
 )
@@ -146,7 +148,7 @@ def test_prompt_files(tmp_path: Path, name: str, text: str, message: str) -> Non
     (tmp_path / name).write_text(text)
     with pytest.raises(VLMIGError, match=message):
         read_prompts(tmp_path / name)
-    with pytest.raises(VLMIGError, match="cannot read prompts from .*expected a text file"):
+    with pytest.raises(VLMIGError, match="cannot load .*expected a text file"):
         read_prompts(tmp_path / "nowhere")
     with pytest.raises(VLMIGError, match="no prompts at"):
         read_prompts(tmp_path / "nowhere.txt")

@@ -22,7 +22,7 @@ from vlmig.imagination.prompts import fitted, prompts_for
 from vlmig.imagination.sources.build import choose_imaginer
 from vlmig.imagination.store import Address, FeatureStore, Imagined, describe
 from vlmig.imagination.visuals import Visuals
-from vlmig.io.atomic import _lines
+from vlmig.io.atomic import written_lines
 from vlmig.models.config import VLMIGConfig
 from vlmig.runtime import Stopwatch
 from vlmig.vision import VisionEncoder
@@ -167,7 +167,7 @@ class Imagination:
         """
         with (
             tqdm(total=len(texts) * k, desc="imagining", unit=" pictures", smoothing=0.1) as bar,
-            _lines(report) as write,
+            written_lines(report) as write,
         ):
             for start in range(0, len(texts), PORTION):
                 portion = texts[start : start + PORTION]

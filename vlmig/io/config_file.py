@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 
 def entries_of(path: str, source: str | None = None, options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -63,9 +63,8 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
         raise VLMIGError(
-            f"cannot read the recipe {path} ({reason}); expected YAML such as configs/pocket.yaml"
+            f"cannot read the recipe {path} ({one_line(error, whole=True)}); expected YAML such as configs/pocket.yaml"
         ) from None
     if not isinstance(values, dict):
         raise VLMIGError(f"{path} holds a {type(values).__name__}; expected a mapping with model and stages")

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 PORTION = 16 * 1024
 """Bytes read at a time: a fault is told as exactly as this."""
@@ -52,7 +52,7 @@ def json_items(path: Path) -> Iterator[Any]:
             byte = file.position if file else 0
             told = "broken off" if "EOF" in str(error) else "damaged"
             raise VLMIGError(
-                f"{path} is {told} at or shortly before byte {byte}{last} ({_reason(error)}); expected a whole JSON list; fetch the file again"
+                f"{path} is {told} at or shortly before byte {byte}{last} ({one_line(error)}); expected a whole JSON list; fetch the file again"
             ) from None
 
 
@@ -72,7 +72,3 @@ def _opened(path: Path, stack: ExitStack) -> IO[bytes]:
     if head not in (b"[", b""):  # of an object the elements would silently be none
         raise VLMIGError(f"{path} begins with {head!r}; expected a JSON list; fetch the file again")
     return opened
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[0].split()) or type(error).__name__

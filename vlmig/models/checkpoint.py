@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.io.atomic import write_text
 from vlmig.models.config import COMPONENTS, VLMIGConfig
 from vlmig.models.low_rank import base_of, has_low_rank, load_low_rank, save_low_rank
@@ -163,7 +163,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         raise VLMIGError(
-            f"no tokenizer at {name}: {str(error).strip().splitlines()[0]}; save one beside the LM"
+            f"no tokenizer at {name}: {one_line(error)}; save one beside the LM"
         ) from error
     if not tokenizer("a b").input_ids:  # transformers makes an empty one where no files are
         raise VLMIGError(f"no tokenizer at {name}; save the LM's own beside it with tokenizer.save_pretrained")
@@ -222,7 +222,7 @@ def _has_few_bits(name: str, revision: str | None) -> bool:
 
 def _not_loaded(name: str, kind: str, error: Exception) -> VLMIGError:
     return VLMIGError(
-        f"cannot load the language model {name}: {str(error).strip().splitlines()[0]}; expected a hub id or folder of a {kind} "
+        f"cannot load the language model {name}: {one_line(error)}; expected a hub id or folder of a {kind} "
         "LM. If it is gated, accept its terms and run `hf auth login`; if this machine is offline, download it elsewhere and "
         f"pass the folder; {'google-bert/bert-base-uncased' if kind == 'masked' else 'openai-community/gpt2'} is not gated"
     )

@@ -11,7 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 NAME = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -42,7 +42,7 @@ def add_low_rank(model: Any, arguments: dict[str, Any]) -> None:
         inject_adapter_in_model(config, model, NAME)
     except (TypeError, ValueError) as error:
         raise VLMIGError(
-            f"lora: {arguments} does not fit {type(model).__name__}: {str(error).strip().splitlines()[0]}; "
+            f"lora: {arguments} does not fit {type(model).__name__}: {one_line(error)}; "
             "expected arguments of peft.LoraConfig, such as {r: 8, target_modules: all-linear}"
         ) from error
 

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.training.recipe import Optimisation
 
 logger = logging.getLogger(__name__)
@@ -241,7 +241,7 @@ def optimizer_for(parameters: list[nn.Parameter], settings: Optimisation) -> tup
         if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
             raise ValueError("it needs more than the step's number")
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, whole=True)
         raise VLMIGError(
             f"schedule {settings.schedule} with learning_rate={settings.learning_rate}, betas={settings.betas}, options "
             f"{settings.schedule_options or 'none'}: {reason}; expected a schedule of transformers.get_scheduler, such as linear, "

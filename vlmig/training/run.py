@@ -16,7 +16,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.atomic import write_json
 from vlmig.models.checkpoint import place_adapter
@@ -98,7 +98,7 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
         )
     except (ImportError, ValueError) as error:
         raise VLMIGError(
-            f"precision {recipe.precision}, tracker {recipe.tracker}: {' '.join(str(error).split())}; expected what this machine "
+            f"precision {recipe.precision}, tracker {recipe.tracker}: {one_line(error, whole=True)}; expected what this machine "
             "and accelerate have"
         ) from error
     if recipe.tracker:

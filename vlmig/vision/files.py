@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 Picture = str | Path | Image.Image
 """A picture, or the file that it is in."""
@@ -35,7 +35,7 @@ def opened(picture: str | Path | Image.Image) -> Image.Image:
         raise VLMIGError(f"no picture file {picture}; expected a path to one: correct it") from None
     except Exception as error:  # a damaged file may break Pillow's readers in any way
         raise VLMIGError(
-            f"{picture} is not a picture that can be read ({_line(error)}); expected a file such as PNG, JPEG or WebP"
+            f"{picture} is not a picture that can be read ({one_line(error, whole=True)}); expected a file such as PNG, JPEG or WebP"
         ) from None
 
 
@@ -108,8 +108,4 @@ def _counted(path: Path) -> int:
 
 
 def _unread(path: Path, error: Exception) -> str:
-    return f"{path} is not a video that can be read ({_line(error)}); expected an animated GIF, or a video such as MP4"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return f"{path} is not a video that can be read ({one_line(error, whole=True)}); expected an animated GIF, or a video such as MP4"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 
 class OpenClipTower:
@@ -68,7 +68,7 @@ def load(name: str) -> OpenClipTower:
             source, pretrained=tag, force_quick_gelu=bool(tagged.get("quick_gelu"))
         )
     except (RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = one_line(error)
         cure = (
             "a folder in open_clip's local-dir format, hf-hub:owner/name, or architecture/tag such as ViT-B-32/openai"
         )

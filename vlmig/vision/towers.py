@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 FULL_LENGTH = ("siglip", "siglip2")
 """Families whose text side was trained on texts padded to their full length."""
@@ -69,7 +69,7 @@ def load(name: str) -> TransformersTower:
         tokenizer = AutoTokenizer.from_pretrained(name) if hasattr(config, "text_config") else None
         return TransformersTower(model, processor, tokenizer)
     except (OSError, ValueError, AttributeError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = one_line(error)
         raise VLMIGError(
             f"cannot load the vision encoder {name}: {reason}; expected the folder or hub id of a CLIP, SigLIP, FLAVA or DINOv2 "
             "model of transformers with its preprocessor_config.json, or architecture/tag of open_clip such as ViT-B-32/openai"

@@ -13,7 +13,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from vlmig.data.instruct.prompts import Message
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 TRANSPORT = cast(type[Exception], HfHubHTTPError.__mro__[1])
 """What the client's HTTP library raises for broken connections; the library is another one in other versions of the hub's."""
@@ -132,7 +132,7 @@ class EndpointTeacher:
                 said = self._judge(error)
                 pause = max(pause, _asked_pause(error))
             except (TRANSPORT, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-                said = " ".join(str(error).split())[:200] or type(error).__name__
+                said = one_line(error, whole=True)[:200]
             else:
                 self.answered = True
                 return reply
@@ -209,7 +209,7 @@ class LocalTeacher:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
             self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
         except (OSError, ValueError, ImportError) as error:
-            said = " ".join(str(error).split())[:200]
+            said = one_line(error, whole=True)[:200]
             raise VLMIGError(
                 f"no chat model at {model} ({said}); expected a causal LM of transformers, as a folder or hub id; correct --teacher, or name its --endpoint"
             ) from None

@@ -12,7 +12,7 @@ from vlmig.data.pairs import Pair, is_unicode
 from vlmig.data.pictures import cut, open_picture, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.json_stream import json_items
-from vlmig.io.rows import Bad, Row, one_line, parquet_rows, text_rows
+from vlmig.io.rows import Bad, Row, parquet_columns, parquet_rows, text_rows
 from vlmig.models.config import IMAGE
 from vlmig.processing.chat_templates import TOKENIZER, Turn, prompt, render
 
@@ -127,13 +127,7 @@ class _Fault(Exception):
 
 def _columns(path: Path) -> list[str]:
     """List the columns of a parquet file that matter."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise VLMIGError(f"{path} is no parquet file ({one_line(error)}); fetch it again") from None
+    names = parquet_columns(path)
     found = [name for name in COLUMNS if name in names]
     if not {"conversations", "output", "response"} & set(found):
         raise VLMIGError(

@@ -14,10 +14,11 @@ from PIL import Image
 from vlmig.data.pairs import BadPicture, Box, Pair, captioned
 from vlmig.data.pictures import cut, open_picture, place_box, size_of, version_of
 from vlmig.errors import VLMIGError
-from vlmig.io.hub_datasets import _load
-from vlmig.io.rows import BATCH, Bad, Row, below, floors, require, text_rows
+from vlmig.io.hub_datasets import load_dataset
+from vlmig.io.rows import BATCH, Bad, Row, below, lowest_values, require, text_rows
 
 TEXT = (".jsonl", ".csv")
+TABLES = "a .jsonl, .csv or .parquet file, a folder saved by datasets, or a hub id"
 
 
 class Table:
@@ -52,15 +53,15 @@ class Table:
         self.path, self.name = Path(path), f"table {path}"
         self.image, self.caption, self.prompt, self.box = image, caption, prompt, box
         self.images = Path(images) if images else self.path if self.path.is_dir() else self.path.parent
-        self.at_least = floors(at_least, path)
+        self.at_least = lowest_values(at_least, path)
         named = [column for column in (image, caption, prompt, box, *self.at_least) if column]
         self.columns = list(dict.fromkeys(named))
-        self.rows = None if self.path.suffix in TEXT else _load(self.path, split)
+        if self.path.suffix in (*TEXT, ".parquet") and not self.path.is_file():
+            raise VLMIGError(f"no file {path}; expected a .jsonl, .csv or .parquet table; correct the path")
+        self.rows = None if self.path.suffix in TEXT else load_dataset(path, TABLES, split)
         if self.rows is not None:
             require(self.columns, self.rows.column_names, path)
             self.pictures = self.rows.select_columns([image]).with_format("arrow") if image else None
-        elif not self.path.is_file():
-            raise VLMIGError(f"no file {path}; expected a .jsonl, .csv or .parquet table; correct the path")
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every row.

@@ -17,7 +17,7 @@ from vlmig.data.pairs import BadPicture, Pair, captioned
 from vlmig.data.pictures import cut, open_picture, version_of
 from vlmig.errors import VLMIGError
 from vlmig.imagination.sources.given import natural
-from vlmig.io.rows import Bad, below, floors
+from vlmig.io.rows import Bad, below, lowest_values
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTIONS = (".txt", ".json")
@@ -42,7 +42,7 @@ class WebDataset:
     """
 
     def __init__(self, path: str | Path, at_least: Mapping[str, float] | None = None) -> None:
-        self.at_least = floors(at_least, path)
+        self.at_least = lowest_values(at_least, path)
         self.name = f"webdataset {path}"
         self.shards = _shards(str(path))
         missing = [shard for shard in self.shards if not shard.is_file()]

@@ -13,7 +13,8 @@ from vlmig.data.pairs import BadPicture, Pair, inert
 from vlmig.errors import VLMIGError
 from vlmig.imagination.prompts import sentences
 from vlmig.io.hashing import number_of, share_of
-from vlmig.io.rows import Bad, one_line, parquet_rows, require
+from vlmig.io.hub_datasets import load_dataset
+from vlmig.io.rows import Bad, parquet_rows, require, text_lines
 
 HEADING = re.compile(r"\s*((?:= )+)(.+?)((?: =)+)\s*")
 LONGEST = 200_000
@@ -103,13 +104,7 @@ class Wikitext:
         named = [self.path / f"wiki.{self.split}.{ending}" for ending in ("raw", "tokens")]
         file = next((path for path in (self.path, *named) if path.is_file()), None)
         if file and file.suffix != ".parquet":
-            try:
-                with file.open(encoding="utf-8-sig") as lines:
-                    yield from lines
-            except UnicodeDecodeError as error:
-                raise VLMIGError(
-                    f"{file} is not UTF-8 ({error}); save it in that encoding, or fetch it again"
-                ) from None
+            yield from text_lines(file)
         elif file or self.path.is_dir():
             for part in [file] if file else self._parts():
                 for _, row in parquet_rows(part, ("text",)):
@@ -127,14 +122,8 @@ class Wikitext:
         return found
 
     def _hub(self) -> Iterator[str]:
-        import datasets
-
-        try:
-            rows = datasets.load_dataset(str(self.path), self.subset, split=self.split)
-        except Exception as error:  # datasets raises what its readers raise
-            raise VLMIGError(
-                f"no wikitext at {self.path}: {one_line(error)}; expected a file, a folder, or a hub id; correct the path"
-            ) from error
+        expected = "a text file, a folder, or a hub id"
+        rows = load_dataset(self.path, expected, self.split, self.subset)
         require(("text",), rows.column_names, self.path)
         for row in rows:
             yield row["text"] or ""

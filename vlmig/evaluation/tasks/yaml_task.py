@@ -19,9 +19,10 @@ import jinja2.meta
 import yaml
 from jinja2.sandbox import SandboxedEnvironment
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.evaluation.tasks.items import Item, Question, Task
-from vlmig.io.records import Row, read_rows, read_text
+from vlmig.io.records import read_records, read_text
+from vlmig.io.rows import Row
 
 FOLDER = Path(__file__).parent
 
@@ -52,8 +53,7 @@ def _said(place: str, made: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return made(*arguments)
     except (jinja2.TemplateError, AttributeError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise VLMIGError(f"{place} does not fit the task: {reason}; correct the row, or fetch the file again") from None
+        raise VLMIGError(f"{place} does not fit the task: {one_line(error)}; correct the row, or fetch the file again") from None
 
 
 _template = cache(JINJA.from_string)
@@ -133,13 +133,14 @@ class Declaration:
         Raises:
             VLMIGError: its files are wrong.
         """
-        rows, places = [], []
+        rows: list[Row] = []
+        places: list[str] = []
         for name in self.files[split]:
             if name == self.labels:
                 continue
-            part = read_rows(data / name, self.columns, self.each, self.repeated)
-            rows += [{**row, "file": name} for row in part]
-            places += [f"{data / name}, row {i}" for i in range(1, len(part) + 1)]
+            for place, row in read_records(data / name, self.columns, self.each, self.repeated):
+                rows.append({**row, "file": name})
+                places.append(place)
         if self.labels:
             self._add_labels(rows, data / self.labels)
         return self.items(rows, places)
@@ -275,7 +276,7 @@ def read_declaration(path: Path, protocol: str = "default") -> Declaration:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise VLMIGError(f"cannot read task {path}: {' '.join(str(error).split())}; expected a YAML file") from None
+        raise VLMIGError(f"cannot read task {path}: {one_line(error, whole=True)}; expected a YAML file") from None
     known = {f.name: f for f in dataclasses.fields(Declaration)}
     if not isinstance(fields, dict) or fields.keys() - known.keys():
         wrong = sorted(map(str, fields.keys() - known.keys())) if isinstance(fields, dict) else [type(fields).__name__]

@@ -21,7 +21,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination import Request
 from vlmig.imagination.sources.families import Sampling, sampling_for
 from vlmig.io.hashing import source_of
@@ -104,7 +104,7 @@ class DiffusionImaginer(_FromPipeline):
                 pipeline.vae = AutoencoderTiny.from_pretrained(self.sampling.vae).to(dtype)
             except (OSError, ValueError) as error:
                 raise VLMIGError(
-                    f"cannot load imaginer_vae={self.sampling.vae!r}: {_first_line(error)}; expected an AutoencoderTiny such as madebyollin/taesd"
+                    f"cannot load imaginer_vae={self.sampling.vae!r}: {one_line(error)}; expected an AutoencoderTiny such as madebyollin/taesd"
                 ) from error
         if getattr(pipeline, "safety_checker", None) is not None:
             pipeline.safety_checker = None  # it answers with black pictures, which would count as evidence
@@ -132,7 +132,7 @@ class DiffusionImaginer(_FromPipeline):
             return self.imagine(requests)
         except ValueError as error:  # a size or number of steps that this pipeline does not take
             raise VLMIGError(
-                f"the generator {self.name} cannot draw with {self.sampling}: {_first_line(error)}; change imaginer_size, imaginer_steps, ..."
+                f"the generator {self.name} cannot draw with {self.sampling}: {one_line(error)}; change imaginer_size, imaginer_steps, ..."
             ) from error
         return [picture for part in drawn for picture in part]
 
@@ -261,7 +261,7 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
         except (OSError, ValueError) as error:  # ValueError: a pipeline that the auto class does not list
             failed = error
     raise VLMIGError(
-        f"cannot load the generator {name}: {_first_line(failed)}; expected the hub id or folder of a diffusers text-to-image pipeline"
+        f"cannot load the generator {name}: {one_line(failed)}; expected the hub id or folder of a diffusers text-to-image pipeline"
     ) from failed
 
 
@@ -286,7 +286,3 @@ def _most_tokens(kind: str) -> int | None:
 
     asked = inspect.signature(getattr(diffusers, kind, diffusers.DiffusionPipeline).__call__).parameters
     return asked["max_sequence_length"].default if "max_sequence_length" in asked else None
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

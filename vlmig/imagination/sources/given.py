@@ -21,7 +21,7 @@ from tqdm import tqdm
 from vlmig.errors import VLMIGError
 from vlmig.imagination import Request
 from vlmig.imagination.prompts import slug
-from vlmig.io.hub_datasets import _dataset
+from vlmig.io.hub_datasets import load_dataset
 from vlmig.vision import BLANK, VisionEncoder, as_tensor
 
 if TYPE_CHECKING:
@@ -222,7 +222,10 @@ class Gallery:
         self.source, self.folder = source, Path(source)
         self.rows: Any = None
         if not self.folder.is_dir() or any(self.folder.glob("**/state.json")):
-            self.rows = _dataset(source)
+            self.rows = load_dataset(source, "a folder of pictures, or a dataset's folder or hub id")
+            if "image" not in self.rows.column_names:
+                columns = ", ".join(self.rows.column_names)
+                raise VLMIGError(f"{source} has the columns {columns}; expected one named image")
         found = [p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES] if self.rows is None else []
         self.paths = sorted(found, key=lambda path: natural(str(path.relative_to(self.folder))))
         if not len(self):

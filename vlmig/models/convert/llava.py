@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.models.checkpoint import BASE, absolute, load_tokenizer
 from vlmig.models.config import IMAGE, VLMIGConfig
 from vlmig.models.fusion.prefix import add_image_token
@@ -123,7 +123,7 @@ def load_llava(source: str | Path) -> Any:
         llava, loading = LlavaForConditionalGeneration.from_pretrained(source, dtype="auto", output_loading_info=True)
     except (OSError, ValueError, RuntimeError, AttributeError) as error:
         raise VLMIGError(
-            f"cannot load {source}: {str(error).strip().splitlines()[0]}; expected a folder or hub id of LlavaForConditionalGeneration"
+            f"cannot load {source}: {one_line(error)}; expected a folder or hub id of LlavaForConditionalGeneration"
         ) from error
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -182,7 +182,7 @@ def save_tower(llava: Any, source: str | Path, folder: Path) -> None:
     try:
         processor = AutoImageProcessor.from_pretrained(source)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = one_line(error)
         raise VLMIGError(f"no image processor at {source}: {reason}; save the model's processor beside it") from error
     llava.model.vision_tower.save_pretrained(folder)
     processor.save_pretrained(folder)

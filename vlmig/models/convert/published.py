@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.models.checkpoint import absolute, describe_language_model, load_adapter, load_language_model
 from vlmig.models.config import REFERENCE, VLMIGConfig
 from vlmig.models.convert.llava import convert_llava, is_llava
@@ -80,7 +80,7 @@ def read_published(source: Path) -> dict[str, Tensor]:
             )
         except (pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
             raise VLMIGError(
-                f"{file} is no plain file of tensors: {str(error).splitlines()[0]}; download it again"
+                f"{file} is no plain file of tensors: {one_line(error)}; download it again"
             ) from error
         state |= {name.removeprefix("module."): value for name, value in loaded.items()}
     return state
