@@ -13,7 +13,7 @@ from vlmig.data.index import Index
 from vlmig.data.pairs import BadPicture, Pair
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad
-from vlmig.runtime import spread
+from vlmig.runtime import deterministic_map
 from vlmig.training.pictures import Looked, Pictures
 from vlmig.training.texts import Texts, Tokens
 
@@ -133,7 +133,7 @@ class Batches(Dataset):
         if self.pictures.stored:  # a store's connection belongs to one thread
             drawn = [self._sample(part) for part in parts]
         else:
-            drawn = spread(self._sample, parts, torch.device("cpu"))
+            drawn = deterministic_map(self._sample, parts, torch.device("cpu"))
         pairs, looked, bad = zip(*drawn, strict=True)
         texts = self.tokens.batch(list(pairs), rngs)
         rows = [[own for i in row for own in looked[i][: texts.shown[i]]] for row in texts.rows]

@@ -21,7 +21,7 @@ from vlmig.imagination import request
 from vlmig.imagination.pipeline import Imagination
 from vlmig.imagination.store import Address, Imagined, describe
 from vlmig.io.rows import Bad
-from vlmig.runtime import Stopwatch, spread
+from vlmig.runtime import Stopwatch, deterministic_map
 
 PORTION = 512
 """Pairs whose pictures are looked up, read and encoded together."""
@@ -160,7 +160,7 @@ def _read(source: Source, pairs: list[Pair]) -> list[Image.Image | BadPicture]:
         except BadPicture as error:
             return error
 
-    return spread(read, pairs, torch.device("cpu"))
+    return deterministic_map(read, pairs, torch.device("cpu"))
 
 
 def _portions(pairs: Iterable[Pair]) -> Iterable[list[Pair]]:

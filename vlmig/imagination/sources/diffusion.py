@@ -25,7 +25,7 @@ from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination import Request
 from vlmig.imagination.sources.families import Sampling, sampling_for
 from vlmig.io.hashing import source_of
-from vlmig.runtime import spread
+from vlmig.runtime import deterministic_map
 
 logger = logging.getLogger(__name__)
 EMBEDDED = {
@@ -126,7 +126,7 @@ class DiffusionImaginer(_FromPipeline):
         # Threads can share a pipeline whose parts are known; and compiling is not for several at once.
         together = type(self.pipeline).__name__ in EMBEDDED and not self.sampling.compile
         try:
-            drawn = spread(self._draw, parts, self.device, together)
+            drawn = deterministic_map(self._draw, parts, self.device, together)
         except RuntimeError as error:  # torch's out-of-memory error is one
             self._halve(error)
             return self.imagine(requests)
@@ -225,7 +225,7 @@ class PriorImaginer(_FromPipeline):
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
         """Give a unit embedding for each request."""
         _ = self.pipeline
-        return spread(self._embedding, requests, self.device, together=False)
+        return deterministic_map(self._embedding, requests, self.device, together=False)
 
     def _embedding(self, request: Request) -> Tensor:
         seed = torch.Generator("cpu").manual_seed(request.seed)

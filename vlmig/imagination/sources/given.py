@@ -101,7 +101,7 @@ class RetrievalImaginer:
     seeded = False
 
     def __init__(self, source: str, encoder: VisionEncoder, cache: Path) -> None:
-        if not encoder.tower.reads:
+        if not encoder.tower.has_text:
             raise VLMIGError(f"{encoder.name} has no text side to retrieve pictures with; expected one, such as a CLIP")
         self.gallery, self.encoder, self.cache = Gallery(source), encoder, cache
 

@@ -207,7 +207,7 @@ def compare(llava: Any, model: VLMIGForCausalLM, encoder: VisionEncoder) -> tupl
     picture[:, :24, :40] = 255
     pixels = encoder.tower.prepare([picture])
     theirs = llava.get_image_features(pixels.to(llava.dtype)).pooler_output[0].float()
-    features = encoder.tower.see(pixels, encoder.layer)[0]
+    features = encoder.tower.encode_images(pixels, encoder.layer)[0]
     if len(theirs) != features.shape[1]:
         strategy = llava.config.vision_feature_select_strategy
         raise VLMIGError(
