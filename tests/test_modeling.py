@@ -133,7 +133,7 @@ def test_an_lm_that_changes_its_logits_is_refused() -> None:
     base = gpt2().eval()
     check_head(base, base.transformer, causal_logits)
     base.forward = lambda ids, plain=base.forward: type("Output", (), {"logits": plain(ids).logits.tanh() * 0.1})()  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="changes its logits after the head"):
+    with pytest.raises(ValueError, match="post-processes its logits"):
         check_head(base, base.transformer, causal_logits)
 
 

@@ -213,7 +213,7 @@ def load_language_model(auto_class: Any, name: str, revision: str | None = None,
 
 
 def _has_few_bits(name: str, revision: str | None) -> bool:
-    """Tell whether a base LM was saved quantised."""
+    """Tell whether a base LM was saved quantized."""
     try:
         return getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None) is not None
     except (OSError, ValueError):  # loading says what is wrong, if anything

@@ -49,7 +49,9 @@ class Winograd(nn.Module):
         to_tile, to_weights, from_tile = (
             torch.tensor(matrix, dtype=torch.float64) for matrix in (TO_TILE, TO_WEIGHTS, FROM_TILE)
         )
-        weights = torch.einsum("ik,jl,ockl->ijco", to_weights, to_weights, plain.weight.detach().double())
+        weights = torch.einsum(
+            "ik,jl,ockl->ijco", to_weights, to_weights, plain.weight.detach().double()
+        )
         self.register_buffer("weights", weights.flatten(0, 1).to(plain.weight.dtype).contiguous())
         self.register_buffer("to_tile", torch.kron(to_tile, to_tile).to(plain.weight.dtype))
         self.register_buffer("from_tile", torch.kron(from_tile, from_tile).to(plain.weight.dtype))
@@ -123,7 +125,11 @@ class Upsampled(nn.Module):
             for i, part in enumerate(self.parts)
         ]
         parts = torch.stack([part.permute(0, 2, 3, 1) for part in drawn]).unflatten(0, (2, 2))
-        return parts.permute(2, 3, 0, 4, 1, 5).reshape(n, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+        return (
+            parts.permute(2, 3, 0, 4, 1, 5)
+            .reshape(n, 2 * height, 2 * width, -1)
+            .permute(0, 3, 1, 2)
+        )
 
 
 def quicken(model: nn.Module, *kinds: type[Winograd] | type[Upsampled]) -> None:
