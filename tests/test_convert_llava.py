@@ -237,7 +237,7 @@ def test_half_precision_stays(parts: Path, tmp_path: Path, capsys: pytest.Captur
     )
     assert converted(tmp_path / "theirs", parts, tmp_path / "ours") == 0
     said = capsys.readouterr().out
-    assert "language model: llama" in said and "float16" in said and "4 visual tokens per picture" in said
+    assert "language model: llama" in said and "float16" in said and "4 visual tokens per image" in said
     base = load_file(tmp_path / "ours/language_model/model.safetensors")
     assert {value.dtype for value in base.values()} == {torch.float16}
     assert (
@@ -295,7 +295,7 @@ def test_folders_that_are_no_llava(parts: Path, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     config = json.loads((tmp_path / "theirs/config.json").read_text())
     for change, more, message in (
-        ({}, ["--vision", "ViT-B-32/openai"], "a LLaVA brings its own"),
+        ({}, ["--vision", "ViT-B-32/openai"], "a LLaVA has its own"),
         ({"model_type": "llava_next"}, [], "has model_type 'llava_next'; expected 'llava'"),
         ({"model_type": "gpt2"}, [], "no --language-model for"),
     ):

@@ -1,4 +1,4 @@
-"""The one error a user can cause: a single line that says what came, what was expected and the cure."""
+"""The error that a user can cause: what came, what was expected, and the cure, in one line."""
 
 from __future__ import annotations
 

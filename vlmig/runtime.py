@@ -1,7 +1,9 @@
-"""Threads, precision and time: a map whose results do not depend on the number of threads, bf16 where it is fast, a stopwatch.
+"""Threads, precision and time: a map whose results do not depend on the number of threads, bf16
+where it is fast, a stopwatch.
 
-A sum computed by two threads is rounded differently from one computed by a single thread. So on a CPU each item is computed
-by one thread and several items run side by side, which is as fast as one item on several threads, or faster.
+A sum computed by two threads is rounded differently from one computed by a single thread. So on a
+CPU each item is computed by one thread and several items run side by side, which is as fast as one
+item on several threads, or faster.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ Result = TypeVar("Result")
 
 
 def cpu_autocast() -> torch.autocast:
-    """Return an autocast to bf16 where this CPU computes it; emulated bf16 takes ten times as long as fp32."""
+    """Return an autocast to bf16 if the CPU computes it: emulation is slower than fp32."""
     return torch.autocast(
         "cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
@@ -31,7 +33,8 @@ def deterministic_map(
     device: torch.device,
     together: bool = True,
 ) -> list[Result]:
-    """Apply ``work`` to each item in inference mode: on a CPU by one thread each, on an accelerator one after another.
+    """Apply ``work`` to each item in inference mode: on a CPU by one thread each, on an accelerator
+    one after another.
 
     Args:
         together: whether items may run side by side; the results are the same if not.

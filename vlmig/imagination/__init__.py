@@ -1,7 +1,7 @@
 """Imagination: from prompts and seeds to images.
 
-Image i of a prompt depends only on the prompt, i, its seed and the source's settings, and never on the number of images, their
-order or the batch.
+Image i of a prompt depends only on the prompt, i, its seed and the source's settings, and never on
+the number of images, their order or the batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class ImageSource(Protocol):
     """Gives an image for each request, or an embedding in place of an image."""
 
     embeds: bool = False
-    """Whether it gives embeddings in the encoder's space, (E,) each; otherwise images, uint8 (3, H, W) each."""
+    """Whether it gives embeddings, (E,) each, and not images, uint8 (3, H, W) each."""
     seeded: bool = False
     """Whether another seed gives another image."""
 
@@ -46,12 +46,12 @@ class ImageSource(Protocol):
 
 
 def request(prompt: str, index: int, seed: int = 0) -> Request:
-    """Return the request for image ``index`` of a prompt; the same in every run, on every machine, for the same base seed."""
+    """Return the request for image ``index`` of a prompt, the same in every run."""
     return Request(prompt, index, image_seed(prompt, index, seed))
 
 
 def image_seed(prompt: str, index: int, seed: int = 0) -> int:
-    """Derive the seed of image ``index`` of a prompt, the same in every process, machine and batch."""
+    """Derive the seed of image ``index`` of a prompt, the same in every process and batch."""
     return _number(f"{seed}\x1f{index}\x1f{prompt}")
 
 

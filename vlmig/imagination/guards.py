@@ -21,7 +21,7 @@ FLAT = 2
 
 
 def faulty(picture: Tensor) -> bool:
-    """Tell whether an image, uint8 (3, H, W), has one color, as after a failed decoder or a safety checker."""
+    """Tell whether an image, uint8 (3, H, W), has one color, as after a failed decoder."""
     pixels = picture.flatten(1)
     return bool((pixels.amax(1).int() - pixels.amin(1).int() <= FLAT).all())
 
@@ -40,7 +40,8 @@ def guarded(
         The images, and how often each was redrawn; -1 for those that stayed faulty.
 
     Raises:
-        VLMIGError: no good image yet, and all images of several prompts stay faulty: the generator is broken.
+        VLMIGError: no good image yet, and all images of several prompts stay faulty: the generator
+            is broken.
     """
     images, redraws = source.imagine(batch), [0] * len(batch)
     if not source.seeded:  # another seed would give the same image
@@ -57,8 +58,9 @@ def guarded(
                 del seeds[i]
     if first and len(seeds) == len(batch) and len({request.prompt for request in batch}) > 1:
         raise VLMIGError(
-            f"all {len(batch)} images of a batch are black or of one color after {REDRAWS} redraws (the first: {batch[0].prompt!r}); "
-            "expected a generator that draws; a decoder that overflows in half precision needs imaginer_dtype=float32 or bfloat16"
+            f"all {len(batch)} images of a batch are black or of one color after {REDRAWS} redraws "
+            f"(the first: {batch[0].prompt!r}); expected a generator that draws; a decoder that "
+            "overflows in half precision needs imaginer_dtype=float32 or bfloat16"
         )
     for i in seeds:
         logger.warning(
@@ -73,7 +75,7 @@ def guarded(
 
 
 def diversity(pooled: Tensor) -> float:
-    """Return how different images are: 1 minus the mean cosine of their unit embeddings, (K, E); 0 for fewer than two."""
+    """Return 1 - the mean cosine of unit embeddings (K, E) of images; 0 for fewer than two."""
     count = len(pooled)
     if count < 2:
         return 0.0

@@ -41,7 +41,7 @@ class Tally:
     """Counts since the model was loaded."""
 
     cut: int = 0
-    """Texts whose prompts were cut or split, since a text encoder would not have read all of them."""
+    """Texts whose prompts were cut or split for the text encoders."""
     stored: int = 0
     """Images that were in the store already."""
     drawn: int = 0
@@ -78,7 +78,7 @@ class Imagination:
 
     @cached_property
     def device(self) -> torch.device:
-        """Where source and encoder run: the first GPU, or the process's GPU under torchrun; a CPU without any."""
+        """The first GPU, or the process's GPU under torchrun; a CPU without any."""
         count = torch.cuda.device_count()
         return (
             torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count)
@@ -124,7 +124,8 @@ class Imagination:
         policy = policy or self.config.prompt_policy
         if policy == "option" and not option.strip():
             raise VLMIGError(
-                "the policy option shows each answer, and there is none here; expected vlmig eval or loglikelihood, or another policy"
+                "the policy option shows each answer, and there is none here; expected vlmig eval "
+                "or loglikelihood, or another policy"
             )
         prompts = prompts_for(policy, text, max(k, 1), option)
         if k < 1:  # nothing is drawn, so no model needs to be loaded
@@ -188,7 +189,7 @@ class Imagination:
         return [known[key] for key in keys]
 
     def given(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Visuals:
-        """Use given images in place of imagined ones, each with the prompt that it is compared with."""
+        """Use given images in place of imagined ones, each compared with its prompt."""
         if not pictures:
             return self.visuals([prompts], 0)[0]
         return self._assemble(
@@ -208,7 +209,8 @@ class Imagination:
         Images in the store are not drawn again, so a killed run can be resumed.
 
         Args:
-            report: where to write a line for each text: prompts, CLIP similarity, diversity, redraws.
+            report: where to write a line for each text: prompts, CLIP similarity, diversity,
+                redraws.
         """
         with (
             tqdm(total=len(texts) * k, desc="imagining", unit=" pictures", smoothing=0.1) as bar,
@@ -309,8 +311,9 @@ class Imagination:
             embeddings = self.source.imagine(batch)
         if embeddings[0].shape != (self.config.vision_width,):
             raise VLMIGError(
-                f"imaginer {self.config.imaginer!r} gives embeddings of width {len(embeddings[0])}, the adapter reads "
-                f"{self.config.vision_width}; expected an imaginer in the space of {self.config.vision_encoder}"
+                f"imaginer {self.config.imaginer!r} gives embeddings of width "
+                f"{len(embeddings[0])}, the adapter reads {self.config.vision_width}; expected an "
+                f"imaginer in the space of {self.config.vision_encoder}"
             )
         return [Imagined(None, unit[None].half(), unit) for unit in embeddings]
 

@@ -37,7 +37,8 @@ PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS entries (
-    key TEXT PRIMARY KEY, prompt TEXT, seed INTEGER, identity TEXT, redraws INTEGER, digest TEXT, features BLOB, picture BLOB
+    key TEXT PRIMARY KEY, prompt TEXT, seed INTEGER, identity TEXT, redraws INTEGER, digest TEXT,
+    features BLOB, picture BLOB
 );
 CREATE TABLE IF NOT EXISTS uses (key TEXT PRIMARY KEY, bytes INTEGER, used REAL);
 CREATE INDEX IF NOT EXISTS by_use ON uses (used);
@@ -48,15 +49,8 @@ COMMIT;
 COLUMNS = "key, prompt, seed, identity, redraws, digest, features, picture"
 Row = tuple[Any, ...]
 """The columns of an entry, in this order."""
-DAMAGE = (
-    ValueError,
-    TypeError,
-    KeyError,
-    AttributeError,
-    OSError,
-    SafetensorError,
-    sqlite3.DatabaseError,
-)
+DAMAGE: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, AttributeError, OSError)
+DAMAGE += (SafetensorError, sqlite3.DatabaseError)
 """Errors that a damaged entry can cause."""
 
 
@@ -130,15 +124,17 @@ class FeatureStore:
             (version,) = self.base.execute("PRAGMA user_version").fetchone()
             if tables and version != FORMAT:
                 raise VLMIGError(
-                    f"the feature store {self.path.parent} has format {version or 1}, this version has "
-                    f"{FORMAT}; choose another folder with --store or VLMIG_STORE, or remove that one"
+                    f"the feature store {self.path.parent} has format {version or 1}, this version "
+                    f"has {FORMAT}; choose another folder with --store or VLMIG_STORE, or remove "
+                    "that one"
                 )
             if not tables:
                 self.base.executescript(TABLES)
             self.base.execute("PRAGMA synchronous = NORMAL")  # only a power cut can lose entries
 
     def get(self, key: str, picture: bool = True) -> Imagined | None:
-        """Return an entry; None if there is none, or a damaged one, which is logged; ``put`` repairs it.
+        """Return an entry; None if there is none, or a damaged one, which is logged; ``put``
+        repairs it.
 
         Args:
             picture: whether to decode the image too, which may take a hundred times as long.
@@ -181,7 +177,7 @@ class FeatureStore:
         self.base.execute("DELETE FROM uses WHERE key = ?", (key,))
 
     def _evict(self, limit: int) -> None:
-        """Evict the entries used longest ago, down to 90 % of the limit, so that few writes have to."""
+        """Evict the entries used longest ago, down to 90 % of the limit."""
         size = self.size()
         if size <= limit:
             return
@@ -221,8 +217,9 @@ class FeatureStore:
         return int(self._read("SELECT count(*) FROM uses")[0][0])
 
     def statistics(self) -> list[dict[str, Any]]:
-        """Return a row per identity: numbers of prompts, entries, bytes, redrawn and faulty images."""
-        query = """SELECT identity, count(DISTINCT prompt), count(*), total(bytes), total(redraws > 0), total(redraws < 0)
+        """Return prompts, entries, bytes, redrawn and faulty images of each identity."""
+        query = """SELECT identity, count(DISTINCT prompt), count(*), total(bytes),
+                          total(redraws > 0), total(redraws < 0)
                    FROM entries JOIN uses USING (key) GROUP BY identity ORDER BY identity"""
         names = ("prompts", "entries", "bytes", "redrawn", "faulty")
         statistics = []
@@ -298,8 +295,9 @@ class FeatureStore:
             yield
         except (OSError, sqlite3.Error) as error:
             raise VLMIGError(
-                f"cannot use the feature store {self.path.parent}: {error}; choose a writable folder "
-                "with room by --store or VLMIG_STORE, or repair a damaged store with vlmig imagine --mend"
+                f"cannot use the feature store {self.path.parent}: {error}; choose a writable "
+                "folder with room by --store or VLMIG_STORE, or repair a damaged store with vlmig "
+                "imagine --mend"
             ) from error
 
 

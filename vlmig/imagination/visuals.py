@@ -49,8 +49,9 @@ class Visuals:
 
     def between(self, start: int, end: int) -> Visuals:
         """Return images ``start`` to ``end`` beside the text, and all of those in it."""
-        lists = (self.prompts, self.features, self.alignment, self.items, self.keys)
-        return Visuals(*(values[start:end] for values in lists), self.shown)
+        cut = slice(start, end)
+        lists = (self.prompts[cut], self.features[cut], self.alignment[cut], self.items[cut])
+        return Visuals(*lists, self.keys[cut], self.shown)
 
     @property
     def prompt(self) -> str:

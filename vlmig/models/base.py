@@ -1,8 +1,8 @@
 """VLMIGPreTrainedModel: what the causal and the masked model share.
 
-Axes: B prompts, K images per prompt, P patches per image, C vision width, N visual tokens per image, T text tokens,
-D LM width, V vocabulary. The models take features of images, never pixels; without any, they compute exactly what the base
-LM computes.
+Axes: B prompts, K images per prompt, P patches per image, C vision width, N visual tokens per
+image, T text tokens, D LM width, V vocabulary. The models take features of images, never pixels;
+without any, they compute exactly what the base LM computes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vlmig.models.reference import COUNTS_PADDING
 from vlmig.models.text_states import Reading, VisualStates
 
 HEAD_SHARE = 12
-"""One call of the head takes D / 12 rows, so that its logits need a twelfth of the memory of its weights."""
+"""The head takes D / 12 rows at a time: logits of a twelfth of the size of its weights."""
 
 
 class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
@@ -38,10 +38,12 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
 
     Args:
         config: the configuration of a checkpoint.
-        language_model: the base LM; built from ``config.text_config`` with random weights when None.
+        language_model: the base LM; built from ``config.text_config`` with random weights when
+            None.
 
     Raises:
-        VLMIGError: the LM's logits cannot be rebuilt from its states, or its family's block cannot be the fusion layer.
+        VLMIGError: the LM's logits cannot be rebuilt from its states, or its family's block cannot
+            be the fusion layer.
     """
 
     config_class = VLMIGConfig
@@ -133,12 +135,12 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
 
     @property
     def published(self) -> bool:
-        """Whether to reproduce the published layout and losses, which exist for the published fusion layer only."""
+        """Whether to reproduce the published layout and losses of the published fusion layer."""
         return self.config.protocol == "reference" and self.config.fusion == "decoder_layer"
 
     @property
     def padding_counts(self) -> bool:
-        """Whether predictions depend on padding, as they do for some families in the published code."""
+        """Whether predictions depend on padding, as for some families of the published code."""
         return self.published and self.config.text_config.model_type in COUNTS_PADDING
 
     def check_features(
@@ -157,13 +159,15 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
             )
         if image_weights is not None and image_weights.shape != shape[:2]:
             raise VLMIGError(
-                f"image_weights of shape {tuple(image_weights.shape)}; expected one per image, {shape[:2]}"
+                f"image_weights of shape {tuple(image_weights.shape)}; expected one per image, "
+                f"{shape[:2]}"
             )
 
     def encode_with_blank(
         self, visual_features: Tensor, cache: Cache | None = None
     ) -> VisualStates:
-        """Encode the blank picture followed by each prompt's K pictures, (B, 1 + K, ...). Reused while decoding with a cache.
+        """Encode the blank picture followed by each prompt's K pictures, (B, 1 + K, ...). Reused
+        while decoding with a cache.
 
         Args:
             visual_features: F, (B, K, P, C).
@@ -211,7 +215,8 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     ) -> Tensor:
         """Mix text and images per token, by the configuration's rule: log-probabilities (B, T, V).
 
-        Without gradients, a few rows go through the head at a time, so that the result is nearly all the memory used.
+        Without gradients, a few rows go through the head at a time, so that the result is nearly
+        all the memory used.
 
         Args:
             visual: from ``encode_with_blank``.
@@ -242,7 +247,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         return by_states and is_linear(self.language_model, type(self).head)
 
     def _mix_predictions(self, states: Tensor, trust: Tensor) -> Tensor:
-        """Predict, then mix: states (R, [text, blank, images], D), trust (R, K) -> log-probabilities (R, V) of R positions."""
+        """Predict, then mix: states (R, [text, blank, images], D), trust (R, K) -> (R, V)."""
         predictions = (F.log_softmax(logits.float(), -1) for logits in self._predict_each(states))
         text = next(predictions)
         return mix(
@@ -257,7 +262,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         )
 
     def _mix_states(self, states: Tensor, trust: Tensor) -> Tensor:
-        """Mix, then predict: the same result with one row of the head per position, whatever K is; see ``state_shares``."""
+        """Mix states, then predict: the same from one row per position; see ``state_shares``."""
         config, text = self.config, None
         if config.mix == "evidence" and config.doubt:
             text = F.log_softmax(self.head(self.language_model, states[:, 0]).float(), -1)
@@ -266,7 +271,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         return F.log_softmax(self.head(self.language_model, state).float(), -1)
 
     def _predict_each(self, fused: Tensor) -> Iterator[Tensor]:
-        """Run the head over states (X, K, ..., D), some images at a time; yield (X, ..., V) for each."""
+        """Run the head over states (X, K, ..., D); yield logits (X, ..., V) of each image."""
         for group in fused.split(max(1, self._head_rows // fused[:, 0, ..., 0].numel()), 1):
             yield from self.head(self.language_model, group).unbind(1)
 

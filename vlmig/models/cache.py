@@ -1,8 +1,9 @@
 """Everything that touches transformers' cache: its name, and the layers we add to it.
 
-The argument and the output are called ``past_key_values`` until transformers 5.23 and ``cache`` after it. No other file uses
-either name. Our layers follow the LM's in an ordinary cache, so that beam search, cropping and reordering apply to them too.
-Axes: B prompts, K images per prompt, P patches, C vision width, T text tokens, S text positions so far.
+The argument and the output are called ``past_key_values`` until transformers 5.23 and ``cache``
+after it. No other file uses either name. Our layers follow the LM's in an ordinary cache, so that
+beam search, cropping and reordering apply to them too. Axes: B prompts, K images per prompt, P
+patches, C vision width, T text tokens, S text positions so far.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
     """
     if cache is not None and past_key_values is not None:
         raise VLMIGError(
-            "a cache as cache and another as past_key_values; expected one: past_key_values is the older name"
+            "a cache as cache and another as past_key_values; expected one: past_key_values is the "
+            "older name"
         )
     return past_key_values if cache is None else cache
 
@@ -53,7 +55,8 @@ def seen_length(cache: Cache | None, queries: int) -> int:
 
 
 def extend_cache(cache: Cache, text: States, config: Any) -> States:
-    """Append a fusion layer's keys and values to the cache, as one more layer; return those of the whole text so far.
+    """Append a fusion layer's keys and values to the cache, as one more layer; return those of the
+    whole text so far.
 
     Raises:
         VLMIGError: a cache whose first tokens were read without images.
@@ -69,8 +72,8 @@ def extend_cache(cache: Cache, text: States, config: Any) -> States:
     keys, values = cache.update(*text, layer)
     if keys.shape[-2] < seen_length(cache, 0):
         raise VLMIGError(
-            f"a cache of {seen_length(cache, 0)} tokens, {keys.shape[-2]} of them read with images; "
-            "expected one that began with visual_features: start with a new cache"
+            f"a cache of {seen_length(cache, 0)} tokens, {keys.shape[-2]} of them read with "
+            "images; expected one that began with visual_features: start with a new cache"
         )
     return keys, values
 
@@ -85,7 +88,7 @@ class _GrowingLayer(DynamicLayer):
 
 
 def kept_images(cache: Cache | None, features: Tensor) -> States | None:
-    """Return the states that the cache holds for this very tensor of features, (B, K, P, C); None if it holds none."""
+    """Return the cached states of this very tensor of features, (B, K, P, C); None without any."""
     for layer in cache.layers if cache is not None else []:
         if isinstance(layer, _Images) and layer.features is features:
             return layer.states
@@ -99,7 +102,7 @@ def keep_images(cache: Cache, features: Tensor, states: States) -> None:
 
 
 class _Images(DynamicLayer):
-    """Images beside a text: to transformers an empty layer, since they do not grow and a row's beams share them."""
+    """Images beside a text: an empty layer to transformers, shared by a row's beams."""
 
     is_compileable = True
 
@@ -117,7 +120,8 @@ class _Images(DynamicLayer):
 
 
 def image_cache(cache: Cache, layers: int, images: int) -> Cache:
-    """Return the cache of the text after each image: as many layers as the LM has, kept behind the LM's in its cache.
+    """Return the cache of the text after each image: as many layers as the LM has, kept behind the
+    LM's in its cache.
 
     Raises:
         VLMIGError: it was filled with another number of images.
@@ -128,13 +132,14 @@ def image_cache(cache: Cache, layers: int, images: int) -> Cache:
         cache.layers += added
     if added[0].images != images:
         raise VLMIGError(
-            f"a cache of a text with {added[0].images} images, {images} given; expected as many: start with a new cache"
+            f"a cache of a text with {added[0].images} images, {images} given; expected as many: "
+            "start with a new cache"
         )
     return Cache(layers=added)
 
 
 class _AfterImages(DynamicLayer):
-    """Keys and values of a text after each of K images, (B, K, heads, S, d): a row is a prompt with all its images."""
+    """Keys and values of a text after K images, (B, K, heads, S, d): a row has all its images."""
 
     def __init__(self, images: int) -> None:
         super().__init__()

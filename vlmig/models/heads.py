@@ -32,7 +32,7 @@ FEW, COLUMNS = 128, 8
 
 
 def causal_logits(language_model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Turn last hidden states (..., D) into logits (..., V), scaled and capped as the family does."""
+    """Turn hidden states (..., D) into logits (..., V), scaled and capped as the family does."""
     head = language_model.get_output_embeddings()
     logits = _few_rows(head, states) if _is_plain(head, states) else head(states)
     config = language_model.config.get_text_config(decoder=True)
@@ -55,14 +55,14 @@ def _is_plain(head: nn.Module, states: Tensor) -> TypeGuard[nn.Linear]:
 
 
 def _few_rows(head: nn.Linear, states: Tensor) -> Tensor:
-    """Compute (W x^T)^T in multiples of 8 rows: half the time of x W^T for a large W (docs/performance.md)."""
+    """Compute (W x^T)^T in multiples of 8 rows: half the time of x W^T (docs/performance.md)."""
     rows = states.flatten(0, -2)
     padded = F.pad(rows, (0, 0, 0, -len(rows) % COLUMNS))
     return (head.weight @ padded.T)[:, : len(rows)].T.contiguous().unflatten(0, states.shape[:-1])
 
 
 def is_linear(language_model: PreTrainedModel, head: object) -> bool:
-    """Tell whether a weighted mean of states gives the same mean of logits; ``head`` is a function of this file."""
+    """Tell whether a mean of states gives the mean of logits of ``head``, of this file."""
     config = language_model.config.get_text_config(decoder=True)
     return head is causal_logits and getattr(config, "final_logit_softcapping", None) is None
 
@@ -84,14 +84,15 @@ def masked_head(language_model: PreTrainedModel) -> tuple[str, ...]:
         if all(hasattr(language_model, name) for name in names):
             return names
     raise VLMIGError(
-        f"{type(language_model).__name__} has an unknown kind of head; expected BERT, RoBERTa, ALBERT, "
-        "DistilBERT, ELECTRA, MPNet, ModernBERT or a family built like one of them"
+        f"{type(language_model).__name__} has an unknown kind of head; expected BERT, RoBERTa, "
+        "ALBERT, DistilBERT, ELECTRA, MPNet, ModernBERT or a family built like one of them"
     )
 
 
 @torch.no_grad()
 def check_head(language_model: PreTrainedModel, trunk: PreTrainedModel, rebuilt_by: object) -> None:
-    """Refuse an LM whose logits are not what ``rebuilt_by`` (a function of this file) makes of its trunk's states.
+    """Refuse an LM whose logits are not what ``rebuilt_by`` (a function of this file) makes of its
+    trunk's states.
 
     Raises:
         VLMIGError: the two differ on two tokens.
@@ -101,7 +102,8 @@ def check_head(language_model: PreTrainedModel, trunk: PreTrainedModel, rebuilt_
     language_model.eval()
     try:
         logits = language_model(ids).logits.float()
-        rebuilt = rebuilt_by(language_model, trunk(ids).last_hidden_state).float()  # type: ignore[operator]
+        states = trunk(ids).last_hidden_state
+        rebuilt = rebuilt_by(language_model, states).float()  # type: ignore[operator]
         fits = logits.shape == rebuilt.shape and torch.allclose(
             logits, rebuilt, atol=1e-3, rtol=1e-3
         )
@@ -110,7 +112,7 @@ def check_head(language_model: PreTrainedModel, trunk: PreTrainedModel, rebuilt_
     language_model.train(training)
     if not fits:
         raise VLMIGError(
-            f"{type(language_model).__name__} post-processes its logits in a way vlmig does not reproduce. "
-            "Use a supported LM (GPT-2, OPT, Llama, Qwen, Mistral, Gemma, ...), or add the family to "
-            "vlmig/models/heads.py."
+            f"{type(language_model).__name__} post-processes its logits in a way vlmig does not "
+            "reproduce. Use a supported LM (GPT-2, OPT, Llama, Qwen, Mistral, Gemma, ...), or add "
+            "the family to vlmig/models/heads.py."
         )

@@ -1,6 +1,8 @@
-"""VLMIGForCausalLM and VLMIGForMaskedLM: any LM of transformers with a visual token projector and a kind of fusion.
+"""VLMIGForCausalLM and VLMIGForMaskedLM: any LM of transformers with a visual token projector and a
+kind of fusion.
 
-Axes: B prompts, K images per prompt, P patches per image, C vision width, T text tokens, V vocabulary.
+Axes: B prompts, K images per prompt, P patches per image, C vision width, T text tokens, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -66,7 +68,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         return self.language_model.get_output_embeddings().in_features
 
     def build_family_layer(self) -> Fusion:
-        """Build one decoder block of the LM's family, and check that it can run on cached keys and values."""
+        """Build one decoder block of the LM's family, and check that it takes cached keys."""
         layer = DecoderLayerFusion(self.config.text_config, self.config.visual_tokens)
         check_block(layer, self.state_width())
         return layer
@@ -91,16 +93,19 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         """Predict the next token of every kept position.
 
         Args:
-            past_key_values: the cache, by its name until transformers 5.23; since then it is called ``cache``.
-            visual_features: F of the images beside the text, (B, K, P, C); without any, the output is the base LM's, bit
-                for bit.
+            past_key_values: the cache, by its name until transformers 5.23; since then it is called
+                ``cache``.
+            visual_features: F of the images beside the text, (B, K, P, C); without any, the output
+                is the base LM's, bit for bit.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
-            fusion_mask: 2D padding mask (B, S) where ``attention_mask`` has another form; ``generate`` passes it by itself.
-            shown_features: of images that stand in the text (fusion ``prefix``), (B, M, P, C), padded at the end of rows with
-                fewer. ``input_ids`` hold ``config.placeholder_id`` for each of their N tokens; labels there are ignored.
+            fusion_mask: 2D padding mask (B, S) where ``attention_mask`` has another form;
+                ``generate`` passes it by itself.
+            shown_features: of images that stand in the text (fusion ``prefix``), (B, M, P, C),
+                padded at the end of rows with fewer. ``input_ids`` hold ``config.placeholder_id``
+                for each of their N tokens; labels there are ignored.
 
         Returns:
-            ``logits`` hold the mixture's normalised log-probabilities, (B, T, V).
+            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V).
         """
         base = {
             "input_ids": input_ids,
@@ -111,36 +116,29 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             **cache_argument(one_cache(cache, past_key_values)),
         }
         if labels is not None and self.published and attention_mask is not None:
-            labels = labels.masked_fill(
-                attention_mask == 0, -100
-            )  # the published loss drops padded targets
+            labels = labels.masked_fill(attention_mask == 0, -100)  # as the published loss
             if self.config.text_config.model_type == "gpt2":
-                fusion_mask = attention_mask
-                base["attention_mask"] = published_gpt2_mask(
-                    attention_mask, self.language_model.dtype
-                )
+                fusion_mask, dtype = attention_mask, self.language_model.dtype
+                base["attention_mask"] = published_gpt2_mask(attention_mask, dtype)
         if labels is not None and shown_features is not None and input_ids is not None:
             labels = labels.masked_fill(input_ids == self.config.placeholder_id, -100)
         if visual_features is None or visual_features.shape[1] == 0:
             base = self.fusion.embed_shown(self, base, shown_features)
             return self.language_model(
-                **base, labels=labels, logits_to_keep=logits_to_keep, **kwargs
+                **base, **kwargs, labels=labels, logits_to_keep=logits_to_keep
             )
         kwargs.pop("return_dict", None)
         items = kwargs.pop("num_items_in_batch", None)
         reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
         self.check_features(visual_features, image_weights, len(reading.hidden))
-        logits = self.mixed(
-            reading, self.encode_with_blank(visual_features, reading.cache), image_weights
-        )
-        loss = None
+        visual = self.encode_with_blank(visual_features, reading.cache)
+        logits, loss = self.mixed(reading, visual, image_weights), None
         if labels is not None and self.published:
             mixture = logits if image_weights is not None else None
             loss = published_causal_loss(self, reading, visual_features, labels, mixture)
         elif labels is not None:
-            loss = self.loss_function(
-                logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=items
-            )
+            size = logits.shape[-1]
+            loss = self.loss_function(logits, labels, vocab_size=size, num_items_in_batch=items)
         return CausalLMOutputWithPast(loss=loss, logits=logits, **cache_argument(reading.cache))
 
     def read(
@@ -151,7 +149,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         shown_features: Tensor | None = None,
         **kwargs: Any,
     ) -> Reading:
-        """Run the base LM once over the text (``base``: its inputs), and prepare the queried positions for fusion.
+        """Run the base LM over the text (``base``: its inputs), and prepare it for fusion.
 
         Raises:
             VLMIGError: an attention mask that is not 2D, without a ``fusion_mask``.
@@ -161,7 +159,8 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         padding = fusion_mask if fusion_mask is not None else base["attention_mask"]
         if isinstance(padding, Tensor) and padding.ndim != 2:
             raise VLMIGError(
-                f"attention_mask of shape {tuple(padding.shape)} with images; expected (B, S), or pass that as fusion_mask"
+                f"attention_mask of shape {tuple(padding.shape)} with images; expected (B, S), or "
+                "pass that as fusion_mask"
             )
         states, cache = output.last_hidden_state, text_cache(output)
         return self.fusion.prepare_text(
@@ -175,15 +174,13 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         logits_to_keep: int | Tensor = 0,
     ) -> LateReading:
-        """Prepare the base LM's last hidden states (B, T, D) for late fusion; ``padding`` is the 2D mask (B, S)."""
+        """Prepare hidden states (B, T, D) for late fusion; ``padding`` is the 2D mask (B, S)."""
         queries = states.shape[1]
         present = real_tokens(padding, states, seen_length(cache, queries))
         positions, image_end = number(present), None
         if self.published:
-            family = self.config.text_config.model_type
-            present, positions, image_end = published_layout(
-                present, family, self.config.visual_tokens
-            )
+            family, tokens = self.config.text_config.model_type, self.config.visual_tokens
+            present, positions, image_end = published_layout(present, family, tokens)
         positions = positions[:, -queries:]
         text = self.fusion.read_text(states, positions)
         if cache is not None:
@@ -207,7 +204,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Prepare as the base LM does, and keep the 2D padding mask for the fusion layer: the LM may replace it."""
+        """Prepare as the base LM does, and keep the 2D padding mask for the fusion layer."""
         inputs = self.language_model.prepare_inputs_for_generation(
             input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )
@@ -262,7 +259,8 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         """
         if self.config.images_in_text:
             raise VLMIGError(
-                "fusion='prefix' around a masked LM; expected a causal one, or cross_attention or decoder_layer"
+                "fusion='prefix' around a masked LM; expected a causal one, or cross_attention or "
+                "decoder_layer"
             )
         return super().build_fusion(width)
 
@@ -287,7 +285,7 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
 
         Returns:
-            ``logits`` hold the mixture's normalised log-probabilities, (B, T, V).
+            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V).
         """
         base = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         if visual_features is None or visual_features.shape[1] == 0:
@@ -301,19 +299,18 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         if labels is not None and self.published:
             loss = published_masked_loss(self, reading, visual_features, labels)
         elif labels is not None:
-            loss = self.loss_function(
-                logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=items
-            )
+            size = logits.shape[-1]
+            loss = self.loss_function(logits, labels, vocab_size=size, num_items_in_batch=items)
         return MaskedLMOutput(loss=loss, logits=logits)
 
     def read(self, base: dict[str, Any], queries: Tensor | None = None) -> Reading:
-        """Run the base LM once over the text (``base``: its inputs), and prepare the positions ``queries`` (B, T); all when None."""
+        """Run the base LM over the text, and prepare ``queries`` (B, T); all when None."""
         return self.prepare(self.trunk(**base).last_hidden_state, base["attention_mask"], queries)
 
     def prepare(
         self, states: Tensor, padding: Tensor | None, queries: Tensor | None = None
     ) -> LateReading:
-        """Prepare the base LM's last hidden states (B, S, D) for fusion; every position attends to every real one."""
+        """Prepare hidden states (B, S, D) for fusion; every position attends to every real one."""
         everywhere = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
         positions = everywhere if queries is None else queries
         present = real_tokens(padding, states, states.shape[1])
@@ -324,14 +321,16 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
 
 
 def class_for(config: PreTrainedConfig) -> type[VLMIGForCausalLM] | type[VLMIGForMaskedLM]:
-    """Return the class for the configuration of a base LM or a checkpoint: masked if it says so, else causal.
+    """Return the class for the configuration of a base LM or a checkpoint: masked if it says so,
+    else causal.
 
     Raises:
         VLMIGError: an encoder-decoder LM.
     """
     if config.is_encoder_decoder:
         raise VLMIGError(
-            f"{config.model_type} is an encoder-decoder LM; expected a causal or a masked one, such as gpt2 or bert-base-uncased"
+            f"{config.model_type} is an encoder-decoder LM; expected a causal or a masked one, "
+            "such as gpt2 or bert-base-uncased"
         )
     return (
         VLMIGForMaskedLM

@@ -28,8 +28,8 @@ def published_layout(
     """Lay out text (B, S) beside its image as published.
 
     Returns:
-        Which positions the fusion layer attends to, their numbers, and where the image ends if it is
-        inside the text.
+        Which positions the fusion layer attends to, their numbers, and where the image ends if it
+        is inside the text.
     """
     if family in COUNTS_PADDING:
         return (

@@ -23,7 +23,7 @@ class Reading:
     """Last hidden states of the queried positions, (B, T, D)."""
     cache: Cache | None = None
     image_end: Tensor | None = None
-    """Queries, bool (B, T), where the image ends: the published Gemma puts images in the position of BOS."""
+    """Queries, bool (B, T), where the image ends (published Gemma: images replace BOS)."""
 
 
 @dataclass(kw_only=True)
@@ -53,7 +53,7 @@ class PrefixReading(Reading):
 
 
 def queried(logits_to_keep: int | Tensor) -> Tensor | slice:
-    """Return the index of the positions that transformers' ``logits_to_keep`` asks for; 0 keeps all."""
+    """Return the index of the positions that ``logits_to_keep`` selects; 0 keeps all."""
     return slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
 
 
@@ -66,12 +66,12 @@ def real_tokens(padding: Tensor | None, states: Tensor, length: int) -> Tensor:
 
 
 def number(present: Tensor) -> Tensor:
-    """Number the real tokens of each row from 0, (B, S); padding has the number of the token before it."""
+    """Number the real tokens of each row from 0, (B, S); padding repeats the last number."""
     return (present.long().cumsum(-1) - 1).clamp_min(0)
 
 
 def visible(present: Tensor, queries: int, total: int) -> Tensor:
-    """Return which of ``total`` cached positions the last ``queries`` attend to, causally, bool (B, T, S)."""
+    """Return which of ``total`` positions the last ``queries`` attend to, bool (B, T, S)."""
     length = present.shape[1]
     last = torch.arange(length - queries, length, device=present.device)
     causal = torch.arange(total, device=present.device)[None] <= last[:, None]

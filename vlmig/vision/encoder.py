@@ -1,4 +1,4 @@
-"""The vision encoder: image features and an embedding from one pass, whichever library the model comes from."""
+"""The vision encoder: image features and embedding from one pass, by any library."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from vlmig.runtime import deterministic_map
 BLANK = (128, 128, 128)
 """Color of the blank picture."""
 BATCH = 4
-"""Images per pass on an accelerator, always: the last bit of a feature may depend on the size of its batch."""
+"""Images per pass on an accelerator: a fixed number, since rounding may depend on it."""
 
 
 class Tower(Protocol):
@@ -37,7 +37,7 @@ class Tower(Protocol):
         ...
 
     def encode_images(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Return the patch features of a block, (n, P, C), and the embeddings, (n, E), from one pass."""
+        """Return patch features of a block, (n, P, C), and embeddings, (n, E), from one pass."""
         ...
 
     def encode_texts(self, texts: list[str]) -> Tensor:
@@ -53,13 +53,16 @@ class VisionEncoder:
     """A frozen vision model of open_clip or transformers.
 
     Args:
-        name: for open_clip ``architecture/pretrained-tag`` (``ViT-B-32/openai``), ``hf-hub:owner/name`` or a folder in
-            local-dir format; for transformers a hub id (``google/siglip-base-patch16-224``) or a folder.
+        name: for open_clip ``architecture/pretrained-tag`` (``ViT-B-32/openai``),
+            ``hf-hub:owner/name`` or a folder in local-dir format; for transformers a hub id
+            (``google/siglip-base-patch16-224``) or a folder.
         layer: transformer block whose patch features are returned; -2 is the penultimate.
-        features: ``patches``, or ``pooled``: the embedding as the only patch, as image sources without pixels give it.
+        features: ``patches``, or ``pooled``: the embedding as the only patch, as image sources
+            without pixels give it.
 
     Raises:
-        VLMIGError: no such model, a model without pretrained weights, or another value of ``features``.
+        VLMIGError: no such model, a model without pretrained weights, or another value of
+            ``features``.
     """
 
     def __init__(
@@ -81,10 +84,12 @@ class VisionEncoder:
         self.tower.vision.to(self.device)
 
     def encode(self, images: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
-        """Encode n images, PIL or uint8 (3, H, W): features (n, P, C) in half precision and unit embeddings (n, E).
+        """Encode n images, PIL or uint8 (3, H, W): features (n, P, C) in half precision and unit
+        embeddings (n, E).
 
-        The bytes of a result do not depend on the other images: every pass has the same size, the last one padded. On a
-        CPU a pass has one image, since some libraries round by the position in a batch.
+        The bytes of a result do not depend on the other images: every pass has the same size, the
+        last one padded. On a CPU a pass has one image, since some libraries round by the position
+        in a batch.
         """
         size = self._pass_size()
         batches = [images[start : start + size] for start in range(0, len(images), size)]
@@ -108,7 +113,7 @@ class VisionEncoder:
         return 1 if self.device.type == "cpu" else BATCH
 
     def encode_text(self, texts: Sequence[str]) -> Tensor | None:
-        """Encode texts one by one: unit embeddings (n, E); None where the model has no text side."""
+        """Encode texts one by one: unit embeddings (n, E); None without a text side."""
         if not self.tower.has_text:
             return None
         # Tokenizers cannot be shared between threads.
@@ -172,11 +177,14 @@ def load_tower(name: str) -> Tower:
             )
     except (RuntimeError, OSError, ValueError, AttributeError) as error:
         raise VLMIGError(
-            f"cannot load the vision encoder {name}: {one_line(error)}; expected the folder or hub id of a CLIP, SigLIP, "
-            "FLAVA or DINOv2 model of transformers with its preprocessor_config.json, or for open_clip a folder in local-dir "
-            "format, hf-hub:owner/name, or architecture/tag such as ViT-B-32/openai"
+            f"cannot load the vision encoder {name}: {one_line(error)}; expected the folder or hub "
+            "id of a CLIP, SigLIP, FLAVA or DINOv2 model of transformers with its "
+            "preprocessor_config.json, or for open_clip a folder in local-dir format, "
+            "hf-hub:owner/name, or architecture/tag such "
+            "as ViT-B-32/openai"
         ) from error
     raise VLMIGError(
-        f"vision encoder {name!r} names no weights; expected a folder, hf-hub:owner/name, architecture/tag such as "
-        "ViT-B-32/openai, or a transformers hub id such as google/siglip-base-patch16-224"
+        f"vision encoder {name!r} names no weights; expected a folder, hf-hub:owner/name, "
+        "architecture/tag such as ViT-B-32/openai, or a transformers hub id such as "
+        "google/siglip-base-patch16-224"
     )

@@ -19,7 +19,8 @@ MOVING = {".gif", ".webp", ".png", ".apng", ".tif", ".tiff"}
 
 
 def opened(picture: str | Path | Image.Image) -> Image.Image:
-    """Return an image as RGB: turned upright by the file's EXIF data; the first frame of an animation.
+    """Return an image as RGB: turned upright by the file's EXIF data; the first frame of an
+    animation.
 
     Raises:
         VLMIGError: no such file, or it is not an image.
@@ -37,7 +38,8 @@ def opened(picture: str | Path | Image.Image) -> Image.Image:
         raise VLMIGError(f"no picture file {picture}; expected a path to one: correct it") from None
     except Exception as error:  # a damaged file may break Pillow's readers in any way
         raise VLMIGError(
-            f"{picture} is not a picture that can be read ({one_line(error, whole=True)}); expected a file such as PNG, JPEG or WebP"
+            f"{picture} is not a picture that can be read ({one_line(error, whole=True)}); "
+            "expected a file such as PNG, JPEG or WebP"
         ) from None
 
 
@@ -57,7 +59,8 @@ def rgb(picture: Image.Image) -> Image.Image:
 
 
 def frames(path: str | Path, count: int) -> list[Image.Image]:
-    """Return evenly spaced frames of a video, from the first to the last; all frames if there are fewer than ``count``.
+    """Return evenly spaced frames of a video, from the first to the last; all frames if there are
+    fewer than ``count``.
 
     Pillow reads animated GIF, WebP, PNG and TIFF; PyAV reads everything else.
 
@@ -118,4 +121,8 @@ def _count_frames(path: Path) -> int:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    return f"{path} is not a video that can be read ({one_line(error, whole=True)}); expected an animated GIF, or a video such as MP4"
+    return (
+        f"{path} is not a video that can be read ({one_line(error, whole=True)}); expected an "
+        "animated "
+        "GIF, or a video such as MP4"
+    )

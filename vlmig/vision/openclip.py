@@ -49,7 +49,7 @@ class OpenClipTower:
         return self.model.encode_text(ids)
 
     def fits(self, text: str) -> bool:
-        """Tell whether the text is read without cutting: a longer context begins with the same tokens."""
+        """Tell whether the text is read whole: a longer context begins with the same tokens."""
         length = self.tokenizer.context_length
         return torch.equal(
             self.tokenizer(text, context_length=2 * length)[0, :length], self.tokenizer(text)[0]
@@ -62,8 +62,9 @@ def architectures() -> list[str]:
 
 
 def load(source: str, tag: str | None = None) -> OpenClipTower:
-    """Load the weights ``tag`` of an architecture, or ``hf-hub:...`` or ``local-dir:...``; raises open_clip's errors."""
-    # Some weights were trained with another activation than their architecture's: open_clip only warns.
+    """Load the weights ``tag`` of an architecture, ``hf-hub:...`` or ``local-dir:...``."""
+    # Some weights were trained with another activation than their architecture's: open_clip only
+    # warns.
     settings = open_clip.get_pretrained_cfg(source, tag) if tag else {}
     model, _, preprocess = open_clip.create_model_and_transforms(
         source, pretrained=tag, force_quick_gelu=bool(settings.get("quick_gelu"))

@@ -1,4 +1,4 @@
-"""Vision models of transformers: CLIP, SigLIP, FLAVA, and those without a text side, such as DINOv2."""
+"""Vision models of transformers: CLIP, SigLIP, FLAVA, DINOv2, ..."""
 
 from __future__ import annotations
 

@@ -32,13 +32,14 @@ def build_source(
         cache: where an index may be cached.
 
     Raises:
-        VLMIGError: a kind without the place it needs, or a source of embeddings for an adapter that reads patches.
+        VLMIGError: a kind without the place it needs, or a source of embeddings for an adapter that
+            reads patches.
     """
     kind, place = kind_and_place(config.imaginer, folder)
     if kind in ("prior", "text") and config.vision_features != "pooled":
         raise VLMIGError(
-            f"imaginer={config.imaginer!r} gives embeddings without pixels, this adapter reads patches; expected an adapter "
-            "trained with vision_features=pooled, or another imaginer"
+            f"imaginer={config.imaginer!r} gives embeddings without pixels, this adapter reads "
+            "patches; expected an adapter trained with vision_features=pooled, or another imaginer"
         )
     if not place and kind in ("retrieval", "folder", "prior"):
         raise VLMIGError(f"imaginer={config.imaginer!r} names no place; expected {kind}:PLACE")
@@ -62,7 +63,7 @@ def build_source(
 
 
 def kind_and_place(name: str, folder: Path) -> tuple[str, str]:
-    """Split the name of an image source: ``retrieval:photos`` retrieves from photos; a plain name is a diffusion pipeline."""
+    """Split ``retrieval:photos`` into kind and place; without a kind it is ``diffusion``."""
     place = VLMIGConfig.locate(name, folder)
     kind, _, inner = place.partition(":")
     return ("diffusion", place) if kind not in KINDS else (kind, inner)
@@ -71,7 +72,8 @@ def kind_and_place(name: str, folder: Path) -> tuple[str, str]:
 def sampling_of(config: VLMIGConfig, folder: Path, device: torch.device) -> Sampling:
     """Return the sampling settings of a pipeline: the configuration's, else its family's.
 
-    On a CPU a pipeline draws one image per call unless configured otherwise, and as many calls run as there are threads.
+    On a CPU a pipeline draws one image per call unless configured otherwise, and as many calls run
+    as there are threads.
     """
     return sampling_for(
         kind_and_place(config.imaginer, folder)[1],

@@ -1,6 +1,7 @@
 """Images from any text-to-image pipeline of diffusers, and embeddings from its prior pipelines.
 
-diffusers takes seconds to import, so it is imported where a pipeline is loaded; images that are stored already need none.
+diffusers takes seconds to import, so it is imported where a pipeline is loaded; images that are
+stored already need none.
 """
 
 from __future__ import annotations
@@ -38,8 +39,7 @@ EMBEDDED = {
         "negative_pooled_prompt_embeds",
     ),
 }
-"""Pipelines that take prompts as embeddings, and the names of what their ``encode_prompt`` returns. They read as many tokens
-as their tokenizers allow."""
+"""Pipelines that take embedded prompts, and the names of their ``encode_prompt``'s results."""
 
 
 class _PipelineSource(ImageSource):
@@ -63,7 +63,7 @@ class _PipelineSource(ImageSource):
         return list(load_tokenizers(self.name, self.revision))
 
     def fits(self, prompt: str) -> bool:
-        """Tell whether one of the pipeline's text encoders, if there are any, reads the prompt without cutting it."""
+        """Tell whether one of the text encoders, if there are any, reads the whole prompt."""
         for tokenize, limit in self._tokenizers:
             if len(tokenize(prompt, verbose=False).input_ids) <= limit:
                 return True
@@ -73,9 +73,10 @@ class _PipelineSource(ImageSource):
 class DiffusionSource(_PipelineSource):
     """Draw with a diffusers pipeline, one seeded random generator per image.
 
-    Every call of the pipeline has the same batch size (the last batch is padded) and on a CPU one thread, so that an image's
-    bytes do not depend on the others. A batch that does not fit into memory is halved for the rest of the process. This is
-    logged, and may change the rounding of an image.
+    Every call of the pipeline has the same batch size (the last batch is padded) and on a CPU one
+    thread, so that an image's bytes do not depend on the others. A batch that does not fit into
+    memory is halved for the rest of the process. This is logged, and may change the rounding of an
+    image.
 
     Args:
         name: hub id or folder of the pipeline.
@@ -115,13 +116,15 @@ class DiffusionSource(_PipelineSource):
                 pipeline.vae = AutoencoderTiny.from_pretrained(self.sampling.vae).to(dtype)
             except (OSError, ValueError) as error:
                 raise VLMIGError(
-                    f"cannot load imaginer_vae={self.sampling.vae!r}: {one_line(error)}; expected an AutoencoderTiny such as madebyollin/taesd"
+                    f"cannot load imaginer_vae={self.sampling.vae!r}: {one_line(error)}; expected "
+                    "an AutoencoderTiny such as madebyollin/taesd"
                 ) from error
         if getattr(pipeline, "safety_checker", None) is not None:
             pipeline.safety_checker = None  # it returns black images, which would count as evidence
         pipeline.to(self.device)
         denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
-        # No Winograd in a decoder: its tiles take 2.25 times the memory of states that are already large there.
+        # No Winograd in a decoder: its tiles take 2.25 times the memory of states that are already
+        # large there.
         for part, kinds in (
             (denoiser, (Winograd, Upsampled)),
             (getattr(pipeline, "vae", None), (Upsampled,)),
@@ -138,13 +141,13 @@ class DiffusionSource(_PipelineSource):
         """Draw one image for each request.
 
         Raises:
-            VLMIGError: no such pipeline, settings that it does not take, or no memory for even one image.
+            VLMIGError: no such pipeline, wrong settings for it, or no memory for one image.
         """
         batches = [
             list(requests[start : start + self.batch])
             for start in range(0, len(requests), self.batch)
         ]
-        # Threads can share only pipelines whose parts are known, and compilation does not work from several threads.
+        # Threads can share only pipelines whose parts are known, and no compiled one.
         together = type(self.pipeline).__name__ in EMBEDDED and not self.sampling.compile
         try:
             drawn = deterministic_map(self._draw, batches, self.device, together)
@@ -153,7 +156,8 @@ class DiffusionSource(_PipelineSource):
             return self.imagine(requests)
         except ValueError as error:  # a size or number of steps that this pipeline does not take
             raise VLMIGError(
-                f"the generator {self.name} cannot draw with {self.sampling}: {one_line(error)}; change imaginer_size, imaginer_steps, ..."
+                f"the generator {self.name} cannot draw with {self.sampling}: {one_line(error)}; "
+                "change imaginer_size, imaginer_steps, ..."
             ) from error
         return list(chain.from_iterable(drawn))
 
@@ -179,7 +183,7 @@ class DiffusionSource(_PipelineSource):
         return list(pixels)
 
     def _prompts(self, prompts: list[str]) -> dict[str, Any]:
-        """Return the prompts as arguments of the pipeline; each is embedded once if it takes embeddings."""
+        """Return the prompts as the pipeline's arguments, embedded once if it takes embeddings."""
         if type(self.pipeline).__name__ not in EMBEDDED:
             return {"prompt": prompts}
         with self._lock:  # tokenizers cannot be shared between threads
@@ -207,8 +211,9 @@ class DiffusionSource(_PipelineSource):
             raise error
         if self.batch == 1:
             raise VLMIGError(
-                f"the generator {self.name} has no memory for even one image of {self.sampling.size} pixels; "
-                "choose a smaller imaginer_size, imaginer_dtype=float16, or another generator"
+                f"the generator {self.name} has no memory for even one image of "
+                f"{self.sampling.size} pixels; choose a smaller imaginer_size, "
+                "imaginer_dtype=float16, or another generator"
             ) from error
         logger.warning(
             "no memory for a batch of %d images; continuing with %d", self.batch, self.batch // 2
@@ -218,7 +223,7 @@ class DiffusionSource(_PipelineSource):
             torch.cuda.empty_cache()
 
     def identity(self) -> dict[str, str | int | float]:
-        """Return the pipeline's weights (by content if they are in a folder) and the sampling settings."""
+        """Return the pipeline's weights (a folder's by content) and the sampling settings."""
         sampling = self.sampling
         described: dict[str, str | int | float] = {
             "generator": source_of(self.name, self.revision),
@@ -241,10 +246,12 @@ class DiffusionSource(_PipelineSource):
 
 
 class PriorSource(_PipelineSource):
-    """Give embeddings without pixels: a prior pipeline (Kandinsky's) predicts an image's embedding from the text.
+    """Give embeddings without pixels: a prior pipeline (Kandinsky's) predicts an image's embedding
+    from the text.
 
     Args:
-        name: hub id or folder of the prior pipeline; its embeddings are in the space of one particular encoder.
+        name: hub id or folder of the prior pipeline; its embeddings are in the space of one
+            particular encoder.
     """
 
     embeds = True
@@ -302,12 +309,13 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
         ) as error:  # a ValueError where the auto class does not list the pipeline
             failed = error
     raise VLMIGError(
-        f"cannot load the generator {name}: {one_line(failed)}; expected the hub id or folder of a diffusers text-to-image pipeline"
+        f"cannot load the generator {name}: {one_line(failed)}; expected the hub id or folder of a "
+        "diffusers text-to-image pipeline"
     ) from failed
 
 
 def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]]:
-    """Yield a pipeline's tokenizers, without its models, and how many tokens of each the pipeline reads."""
+    """Yield a pipeline's tokenizers and how many tokens of each it reads; loads no models."""
     try:
         index = Path(name) / "model_index.json"
         path = (
@@ -327,7 +335,7 @@ def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]
 
 
 def _most_tokens(kind: str) -> int | None:
-    """Return how many tokens a class of pipelines reads, if its ``__call__`` has a default for it."""
+    """Return how many tokens a class of pipelines reads, if its ``__call__`` says so."""
     if kind in EMBEDDED:
         return None
     import diffusers

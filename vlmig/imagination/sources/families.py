@@ -26,7 +26,7 @@ class Sampling:
     batch: int = BATCH
     """Images per call; rounding may depend on it."""
     vae: str | None = None
-    """A smaller decoder in place of the pipeline's (``AutoencoderTiny``, such as madebyollin/taesd)."""
+    """A smaller decoder (``AutoencoderTiny``, such as madebyollin/taesd)."""
     compile: bool = False
     """Compile the denoiser: slower to start, faster from a few hundred images on."""
 
@@ -46,7 +46,7 @@ FAMILIES: tuple[tuple[str, Sampling, str], ...] = (
     (r"stable-?diffusion-?xl|sdxl", Sampling(25, 5.0, 1024), "OpenRAIL++"),
     (r"stable-?diffusion", Sampling(25, 7.5, 512), "OpenRAIL"),
 )
-"""Pattern in a pipeline's name or class, its settings, its usual license; the first match counts."""
+"""Pattern in a pipeline's name or class, settings, usual license; the first match counts."""
 UNKNOWN = Sampling(25, 5.0, 512)
 
 
@@ -66,4 +66,5 @@ def _described(name: str) -> str:
     if not index.is_file():
         return name.lower()
     described = json.loads(index.read_text())
-    return f"{described.get('_name_or_path', '')} {Path(name).name} {described.get('_class_name', '')}".lower()
+    names = (described.get("_name_or_path", ""), Path(name).name, described.get("_class_name", ""))
+    return " ".join(names).lower()

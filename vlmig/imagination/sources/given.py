@@ -1,5 +1,4 @@
-"""Image sources that draw nothing: images of a folder by name, the nearest images of a gallery, the prompt's embedding, and
-the blank image."""
+"""Image sources that draw nothing: folder, gallery, text embedding, blank image."""
 
 from __future__ import annotations
 
@@ -34,7 +33,8 @@ NEAREST = 128
 
 
 class FolderSource(ImageSource):
-    """Give the images of a folder that are named after the prompt: ``a_cat/*.png``, or ``a_cat_0.png``, ``a_cat_1.png``, ...
+    """Give the images of a folder that are named after the prompt: ``a_cat/*.png``, or
+    ``a_cat_0.png``, ``a_cat_1.png``, ...
 
     Raises:
         VLMIGError: no such folder.
@@ -69,8 +69,9 @@ class FolderSource(ImageSource):
             numbers = self._by_name.get(name, [])
             if request.index >= len(numbers):
                 raise VLMIGError(
-                    f"{len(numbers)} images of {request.prompt!r} in {self.gallery.source}, more are needed; expected "
-                    f"{name}/*.png or {name}_0.png and so on; add some, or lower --k"
+                    f"{len(numbers)} images of {request.prompt!r} in {self.gallery.source}, more "
+                    f"are needed; expected {name}/*.png or {name}_0.png and so on; add some, or "
+                    "lower --k"
                 )
             images.append(self.gallery.picture(numbers[request.index]))
         return images
@@ -81,7 +82,7 @@ class FolderSource(ImageSource):
 
 
 class _ByText(ImageSource):
-    """A source that compares prompts with images, or puts them in their place, by the encoder's text side."""
+    """A source that reads prompts by the encoder's text side."""
 
     encoder: VisionEncoder
 
@@ -95,7 +96,8 @@ class _ByText(ImageSource):
         rows = self.encoder.encode_text(prompts)
         if rows is None:
             raise VLMIGError(
-                f"{self.encoder.name} has no text side to embed prompts with; expected one, such as a CLIP"
+                f"{self.encoder.name} has no text side to embed prompts with; expected one, such "
+                "as a CLIP"
             )
         return dict(zip(prompts, rows, strict=True))
 
@@ -105,7 +107,8 @@ class _ByText(ImageSource):
 
 
 class RetrievalSource(_ByText):
-    """Give the images of a gallery whose embeddings are nearest to the prompt's (cosine); image i is the i-th nearest.
+    """Give the images of a gallery whose embeddings are nearest to the prompt's (cosine); image i
+    is the i-th nearest.
 
     Args:
         source: see ``Gallery``.
@@ -119,7 +122,8 @@ class RetrievalSource(_ByText):
     def __init__(self, source: str, encoder: VisionEncoder, cache: Path) -> None:
         if not encoder.tower.has_text:
             raise VLMIGError(
-                f"{encoder.name} has no text side to retrieve pictures with; expected one, such as a CLIP"
+                f"{encoder.name} has no text side to retrieve pictures with; expected one, such as "
+                "a CLIP"
             )
         self.gallery, self.encoder, self.cache = Gallery(source), encoder, cache
 
@@ -139,7 +143,7 @@ class RetrievalSource(_ByText):
         return NearestNeighbors(metric="cosine").fit(torch.cat(rows).numpy())
 
     def _embeddings(self, start: int, path: Path) -> Tensor:
-        """Embed the gallery's images from number ``start``, or load their embeddings if an earlier run saved them."""
+        """Embed the gallery's images from number ``start``, or load embeddings saved earlier."""
         try:
             return load_file(path)["pooled"]
         except (OSError, SafetensorError):  # not made yet, or cut off
@@ -177,7 +181,7 @@ class RetrievalSource(_ByText):
 
 
 class TextSource(_ByText):
-    """Give the prompt's text embedding in place of an image's (paper, table 5: cheaper, and a little weaker)."""
+    """Give the prompt's text embedding (paper, table 5: cheaper, and a little weaker)."""
 
     embeds = True
 
@@ -219,7 +223,8 @@ class Gallery:
     """Numbered images.
 
     Args:
-        source: a folder of image files (at any depth), a folder saved by ``datasets``, or a dataset's hub id.
+        source: a folder of image files (at any depth), a folder saved by ``datasets``, or a
+            dataset's hub id.
 
     Raises:
         VLMIGError: no such source, or no images in it.
@@ -241,7 +246,8 @@ class Gallery:
             self.paths = sorted(paths, key=lambda path: natural(str(path.relative_to(self.folder))))
         if not len(self):
             raise VLMIGError(
-                f"no images in {source}; expected a folder of {', '.join(SUFFIXES[:4])} files, or a dataset with a column image"
+                f"no images in {source}; expected a folder of {', '.join(SUFFIXES[:4])} files, or "
+                "a dataset with a column image"
             )
 
     def __len__(self) -> int:
@@ -265,7 +271,7 @@ class Gallery:
 
     @cached_property
     def digest(self) -> str:
-        """Hash of the gallery: names and contents of its files, or the fingerprint of its dataset."""
+        """Hash of names and contents of the files, or the fingerprint of the dataset."""
         digest = hashlib.sha256()
         for part in self._contents():
             digest.update(part)

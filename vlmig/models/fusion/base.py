@@ -1,6 +1,8 @@
-"""The interface of every kind of fusion, and the loop over images that the kinds with a layer share.
+"""The interface of every kind of fusion, and the loop over images that the kinds with a layer
+share.
 
-Axes: B prompts, K images, N visual tokens per image, T queried and S all text positions, P patches, C vision width, D width.
+Axes: B prompts, K images, N visual tokens per image, T queried and S all text positions, P patches,
+C vision width, D width.
 """
 
 from __future__ import annotations
@@ -19,20 +21,21 @@ FUSION_BUDGET = 2**14
 
 
 class Fusion(nn.Module):
-    """One way to condition a text on images. The model is an argument, since the LM's parameters belong to the model."""
+    """One way to condition a text on images. Methods take the model, which owns the LM."""
 
     def embed_shown(
         self, model: Any, inputs: dict[str, Any], shown: Tensor | None
     ) -> dict[str, Any]:
-        """Return the LM's inputs with the images (B, M, P, C) that stand in the text embedded in them.
+        """Return the LM's inputs with the images (B, M, P, C) that stand in the text embedded in
+        them.
 
         Raises:
             VLMIGError: images for a kind of fusion that has none in its text.
         """
         if shown is not None and shown.shape[1]:
             raise VLMIGError(
-                f"shown_features with fusion={model.config.fusion!r}; expected visual_features: only fusion='prefix' has images "
-                "in its text"
+                f"shown_features with fusion={model.config.fusion!r}; expected visual_features: "
+                "only fusion='prefix' has images in its text"
             )
         return inputs
 
@@ -71,7 +74,7 @@ class Fusion(nn.Module):
 
 
 class LateFusion(Fusion):
-    """A layer behind the LM, over [visual tokens ; text]: what is kept of a text is the same for all its images."""
+    """A layer after the LM, over [visual tokens ; text], whose keys of a text fit all images."""
 
     def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
         """Make the layer's keys and values of text states (B, S, D) at ``positions`` (B, S)."""

@@ -1,9 +1,10 @@
-"""Late fusion by gated cross-attention: text attends to visual tokens and earlier text (paper, section 3.1).
+"""Late fusion by gated cross-attention: text attends to visual tokens and earlier text (paper,
+section 3.1).
 
 Queries come from the LM's last hidden states, keys and values from [visual tokens ; hidden states].
 The keys and values of a text do not depend on the images: they are computed once per text, and
-those of an image once per image.
-Axes: B prompts, K images, N visual tokens per image, T queried and S all text positions, D width.
+those of an image once per image. Axes: B prompts, K images, N visual tokens per image, T queried
+and S all text positions, D width.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from vlmig.models.text_states import TextStates, VisualStates
 
 
 class CrossAttentionFusion(LateFusion):
-    """Gated cross-attention block (pre-norm) from text to [visual ; text], then a gated feed-forward layer.
+    """Gated cross-attention block (pre-norm) from text to [visual ; text], then a gated
+    feed-forward layer.
 
     Attention over text and over one image are computed separately and joined by their normalizers.
     Both gates start at zero, so that an untrained layer returns the LM's states, bit for bit.
@@ -36,7 +38,8 @@ class CrossAttentionFusion(LateFusion):
         super().__init__()
         if inner % heads:
             raise VLMIGError(
-                f"fusion_width={inner} is not a multiple of fusion_heads={heads}; choose one that is"
+                f"fusion_width={inner} is not a multiple of fusion_heads={heads}; choose one that "
+                "is"
             )
         self.heads = heads
         self.text_norm = nn.LayerNorm(width)
@@ -57,7 +60,7 @@ class CrossAttentionFusion(LateFusion):
         return self._split(keys), self._split(values)
 
     def read_images(self, visual: Tensor) -> VisualStates:
-        """Return keys and values of visual tokens (B, K, N, D), two of (B, K, heads, N, inner / heads)."""
+        """Return keys and values of visual tokens (B, K, N, D): (B, K, heads, N, inner / heads)."""
         keys, values = self.key_value(self.visual_norm(visual)).chunk(2, -1)
         return self._split(keys), self._split(values)
 

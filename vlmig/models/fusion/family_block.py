@@ -1,4 +1,4 @@
-"""Late fusion by one block of the LM's family, as published (``decoder_layer`` and its masked counterpart)."""
+"""Late fusion by one block of the LM's family (``decoder_layer``), as published."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class DecoderLayerFusion(LateFusion):
 
     The block is the family's model with one layer and without word embeddings. Whatever that model
     does to its input (learned positions, rotary embeddings, projections) is done to visual tokens
-    and hidden states alike. Visual tokens take the first N positions and attend to each other causally.
+    and hidden states alike. Visual tokens take the first N positions and attend to each other
+    causally.
 
     Args:
         text_config: the base LM's configuration.
@@ -32,17 +33,20 @@ class DecoderLayerFusion(LateFusion):
         super().__init__()
         self.visual_tokens = visual_tokens
         self.block = build_block(text_config)
-        # The published Gemma block scales its input as Gemma scales embeddings (forward.md: "Gemma").
+        # The published Gemma block scales its input as Gemma scales embeddings (forward.md:
+        # "Gemma").
         self.scale = text_config.hidden_size**0.5 if text_config.model_type == "gemma" else 1.0
 
     def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
-        """Return the block's keys and values of text states (B, S, D) at ``positions`` (B, S) of their text."""
+        """Return the block's keys and values of text states (B, S, D) at ``positions`` (B, S)."""
         return self._record(hidden, positions + self.visual_tokens)[0]
 
     def read_images(self, visual: Tensor) -> VisualStates:
-        """Return the block's keys and values of visual tokens (B, K, N, D), two of (B, K, heads, N, d).
+        """Return the block's keys and values of visual tokens (B, K, N, D), two of (B, K, heads, N,
+        d).
 
-        The third tensor is its output at the last token, which predicts the first text token, (B, K, 1, D).
+        The third tensor is its output at the last token, which predicts the first text token, (B,
+        K, 1, D).
         """
         states, shape = visual.flatten(0, 1), visual.shape[:2]
         positions = torch.arange(states.shape[1], device=states.device).expand(states.shape[0], -1)
@@ -61,7 +65,7 @@ class DecoderLayerFusion(LateFusion):
         mask: Tensor,
         positions: Tensor,
     ) -> Tensor:
-        """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
+        """Fuse text states with each image, (B, K, T, D); see ``CrossAttentionFusion.forward``."""
         rows, images = visual[0].shape[:2]
 
         def for_each_image(states: Tensor) -> Tensor:
@@ -111,7 +115,7 @@ class EncoderLayerFusion(LateFusion):
         self.block = build_block(text_config)
 
     def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
-        """Return the states as they are: an encoder has no cache, its keys and values depend on the image."""
+        """Return the states: an encoder's keys and values depend on the image."""
         return hidden[:, None], hidden[:, None]
 
     def read_images(self, visual: Tensor) -> VisualStates:
@@ -126,7 +130,7 @@ class EncoderLayerFusion(LateFusion):
         mask: Tensor,
         positions: Tensor,
     ) -> Tensor:
-        """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
+        """Fuse text states with each image, (B, K, T, D); see ``CrossAttentionFusion.forward``."""
         (tokens,) = visual
         rows, images, count = tokens.shape[:3]
         states = text[0].expand(-1, images, -1, -1)
@@ -165,7 +169,8 @@ def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
 
 @torch.no_grad()
 def check_block(layer: DecoderLayerFusion, width: int) -> None:
-    """Refuse a family whose block, run on cached keys and values, differs from one run over the whole sequence.
+    """Refuse a family whose block, run on cached keys and values, differs from one run over the
+    whole sequence.
 
     Raises:
         VLMIGError: alibi, recurrence or anything else that positions and masks cannot express.
@@ -193,6 +198,6 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
     layer.train(training)
     if not fits:
         raise VLMIGError(
-            f"fusion='decoder_layer' does not fit {type(layer.block).__name__}: its attention does not "
-            "follow the positions and masks that it is given; use fusion='cross_attention'"
+            f"fusion='decoder_layer' does not fit {type(layer.block).__name__}: its attention does "
+            "not follow the positions and masks that it is given; use fusion='cross_attention'"
         )

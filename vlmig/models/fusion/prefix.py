@@ -1,9 +1,10 @@
 """Early fusion: visual tokens stand among the words (LLaVA, VILA, LIVE).
 
-A *shown* image stands in the text, where N tokens of the id ``VLMIGConfig.placeholder_id`` are its placeholders. An *imagined*
-image stands before the text, after BOS if there is one; each of the K imagined images has its own copy of the text.
-Axes: B prompts, K imagined and M shown images per prompt, P patches, C vision width, N visual tokens per image, T text
-tokens, D LM width, E width of the LM's input.
+A *shown* image stands in the text, where N tokens of the id ``VLMIGConfig.placeholder_id`` are its
+placeholders. An *imagined* image stands before the text, after BOS if there is one; each of the K
+imagined images has its own copy of the text. Axes: B prompts, K imagined and M shown images per
+prompt, P patches, C vision width, N visual tokens per image, T text tokens, D LM width, E width of
+the LM's input.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class PrefixFusion(Fusion):
         cache: Cache | None,
         logits_to_keep: int | Tensor,
     ) -> PrefixReading:
-        """Keep what is needed to run the LM over a text again after each image; see ``Fusion.prepare_text``."""
+        """Keep what the LM needs to read the text again after each image."""
         queries, kept = states.shape[1], queried(logits_to_keep)
         present = real_tokens(padding, states, seen_length(cache, queries))
         embeddings = embedded.get("inputs_embeds")
@@ -89,7 +90,7 @@ class PrefixFusion(Fusion):
         )
 
     def encode_images(self, model: Any, features: Tensor) -> VisualStates:
-        """Keep the features: the LM's layers make their keys and values together with the text's."""
+        """Return the features: the LM makes their keys and values together with the text's."""
         return (features,)
 
     def fuse(self, model: Any, reading: PrefixReading, visual: Tensor | VisualStates) -> Tensor:
@@ -115,8 +116,8 @@ def _run_after(model: Any, reading: PrefixReading, features: Tensor) -> Tensor:
     before = cache.get_seq_length() if cache is not None else 0
     if before + queries + (0 if before else visual.shape[1]) != present.shape[1] + visual.shape[1]:
         raise VLMIGError(
-            f"a cache of {present.shape[1] - queries} tokens that were read without images; expected one that began with "
-            "visual_features: start with a new cache"
+            f"a cache of {present.shape[1] - queries} tokens that were read without images; "
+            "expected one that began with visual_features: start with a new cache"
         )
     if not before:
         embeddings = insert(embeddings, visual, begin)
@@ -128,7 +129,8 @@ def _run_after(model: Any, reading: PrefixReading, features: Tensor) -> Tensor:
         use_cache=cache is not None,
         **cache_argument(cache),
     )
-    # The last positions are the text's. An image after BOS predicts the next token, so its end counts as BOS's position.
+    # The last positions are the text's. An image after BOS predicts the next token, so its end
+    # counts as BOS's position.
     return output.last_hidden_state[:, -queries:].unflatten(0, (rows, images))[:, :, reading.kept]
 
 
@@ -145,34 +147,37 @@ def add_image_token(tokenizer: Any, config: VLMIGConfig) -> None:
     token = tokenizer.convert_tokens_to_ids(IMAGE)
     if config.image_token_id not in (None, token):
         raise VLMIGError(
-            f"image_token_id={config.image_token_id} in the configuration, {IMAGE} is token {token} of this tokenizer; "
-            "expected the tokenizer that the checkpoint was made with"
+            f"image_token_id={config.image_token_id} in the configuration, {IMAGE} is token "
+            f"{token} of this tokenizer; expected the tokenizer that the checkpoint was made with"
         )
     config.image_token_id = token
 
 
 def fill_placeholders(embeddings: Tensor, places: Tensor, visual: Tensor) -> Tensor:
-    """Replace the placeholders in a text's embeddings (B, T, E) by visual tokens (B, M, N, E), in reading order.
+    """Replace the placeholders in a text's embeddings (B, T, E) by visual tokens (B, M, N, E), in
+    reading order.
 
     Args:
-        places: which positions are placeholders, bool (B, T). A row with fewer than M images uses its first ones.
+        places: which positions are placeholders, bool (B, T). A row with fewer than M images uses
+            its first ones.
 
     Raises:
-        VLMIGError: placeholders for a fraction of an image, or for more or fewer images than there are.
+        VLMIGError: placeholders for a fraction of an image, or for more or fewer images than there
+            are.
     """
     images, tokens = visual.shape[1:3]
     counts = places.sum(1)
     if bool((counts % tokens != 0).any()) or int(counts.max()) != images * tokens:
         raise VLMIGError(
-            f"{counts.tolist()} placeholder tokens in the texts for at most {images} images of {tokens} tokens each; "
-            f"expected {tokens} for every image of a row"
+            f"{counts.tolist()} placeholder tokens in the texts for at most {images} images of "
+            f"{tokens} tokens each; expected {tokens} for every image of a row"
         )
     used = torch.arange(images * tokens, device=places.device) < counts[:, None]
     return embeddings.masked_scatter(places[..., None], visual.flatten(1, 2)[used].to(embeddings))
 
 
 def begin_of(present: Tensor, ids: Tensor | None, bos: int | None) -> Tensor:
-    """Return the position of imagined images: each row's first real token, or the one after it if that is BOS, (B,)."""
+    """Return where imagined images go, (B,): before each row's first real token, or after BOS."""
     first = present.long().argmax(1)
     if ids is None or bos is None:
         return first
@@ -180,7 +185,7 @@ def begin_of(present: Tensor, ids: Tensor | None, bos: int | None) -> Tensor:
 
 
 def insert(values: Tensor, added: Tensor, begin: Tensor) -> Tensor:
-    """Insert ``added`` (B, N, ...) before position ``begin`` (B,) of each row of ``values`` (B, T, ...)."""
+    """Insert ``added`` (B, N, ...) before position ``begin`` (B,) of ``values`` (B, T, ...)."""
     length, count = values.shape[1], added.shape[1]
     index = torch.arange(length + count, device=values.device).expand(len(values), -1)
     begin = begin[:, None]
