@@ -7,7 +7,7 @@ without any, they compute exactly what the base LM computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -49,6 +49,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     config_class = VLMIGConfig
     base_model_prefix = "language_model"
     fusion: Any  # a kind of `Fusion`
+    published_loss: Callable[..., Tensor]
     blank_features: Tensor
     supports_gradient_checkpointing = False
     _supports_sdpa = True
@@ -179,6 +180,30 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         if cache is not None and not self.config.images_in_text:
             keep_images(cache, visual_features, states)
         return states
+
+    def mix_images(
+        self,
+        reading: Reading,
+        visual_features: Tensor,
+        image_weights: Tensor | None,
+        labels: Tensor | None,
+        items: Any = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mix text and images: log-probabilities (B, T, V), and the loss if there are labels.
+
+        Args:
+            items: transformers' ``num_items_in_batch``, for the loss.
+        """
+        self.check_features(visual_features, image_weights, len(reading.hidden))
+        visual = self.encode_with_blank(visual_features, reading.cache)
+        logits = self.mixed(reading, visual, image_weights)
+        if labels is None:
+            return logits, None
+        if self.published:
+            mixture = logits if image_weights is not None else None
+            return logits, self.published_loss(self, reading, visual_features, labels, mixture)
+        size = logits.shape[-1]
+        return logits, self.loss_function(logits, labels, vocab_size=size, num_items_in_batch=items)
 
     def text_logits(self, reading: Reading) -> Tensor:
         """Return the base LM's logits, (B, T, V)."""

@@ -46,6 +46,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
     auto_class = AutoModelForCausalLM
     loss_type = "ForCausalLM"
     head = staticmethod(causal_logits)
+    published_loss = staticmethod(published_causal_loss)
 
     def __init__(self, config: VLMIGConfig, language_model: PreTrainedModel | None = None) -> None:
         super().__init__(config, language_model)
@@ -130,15 +131,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         kwargs.pop("return_dict", None)
         items = kwargs.pop("num_items_in_batch", None)
         reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
-        self.check_features(visual_features, image_weights, len(reading.hidden))
-        visual = self.encode_with_blank(visual_features, reading.cache)
-        logits, loss = self.mixed(reading, visual, image_weights), None
-        if labels is not None and self.published:
-            mixture = logits if image_weights is not None else None
-            loss = published_causal_loss(self, reading, visual_features, labels, mixture)
-        elif labels is not None:
-            size = logits.shape[-1]
-            loss = self.loss_function(logits, labels, vocab_size=size, num_items_in_batch=items)
+        logits, loss = self.mix_images(reading, visual_features, image_weights, labels, items)
         return CausalLMOutputWithPast(loss=loss, logits=logits, **cache_argument(reading.cache))
 
     def read(
@@ -240,6 +233,7 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
     auto_class = AutoModelForMaskedLM
     loss_type = "ForMaskedLM"
     head = staticmethod(masked_logits)
+    published_loss = staticmethod(published_masked_loss)
 
     @property
     def trunk(self) -> PreTrainedModel:
@@ -265,7 +259,7 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         return super().build_fusion(width)
 
     def build_family_layer(self) -> Fusion:
-        """Build one encoder block of the LM's own family."""
+        """Build one encoder block of the LM's family."""
         return EncoderLayerFusion(self.config.text_config)
 
     def forward(
@@ -293,14 +287,7 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         base.pop("return_dict", None)
         items = base.pop("num_items_in_batch", None)
         reading = self.read(base)
-        self.check_features(visual_features, image_weights, len(reading.hidden))
-        logits = self.mixed(reading, self.encode_with_blank(visual_features), image_weights)
-        loss = None
-        if labels is not None and self.published:
-            loss = published_masked_loss(self, reading, visual_features, labels)
-        elif labels is not None:
-            size = logits.shape[-1]
-            loss = self.loss_function(logits, labels, vocab_size=size, num_items_in_batch=items)
+        logits, loss = self.mix_images(reading, visual_features, image_weights, labels, items)
         return MaskedLMOutput(loss=loss, logits=logits)
 
     def read(self, base: dict[str, Any], queries: Tensor | None = None) -> Reading:
@@ -321,8 +308,7 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
 
 
 def class_for(config: PreTrainedConfig) -> type[VLMIGForCausalLM] | type[VLMIGForMaskedLM]:
-    """Return the class for the configuration of a base LM or a checkpoint: masked if it says so,
-    else causal.
+    """Return the class for a base LM's or a checkpoint's configuration, by its ``architectures``.
 
     Raises:
         VLMIGError: an encoder-decoder LM.

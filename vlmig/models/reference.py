@@ -90,8 +90,10 @@ def published_causal_loss(
     )
 
 
-def published_masked_loss(model: Any, reading: Reading, features: Tensor, labels: Tensor) -> Tensor:
-    """Return the published loss of a masked LM: each image's loss, averaged over images."""
+def published_masked_loss(
+    model: Any, reading: Reading, features: Tensor, labels: Tensor, mixed: Tensor | None = None
+) -> Tensor:
+    """Return the published loss of a masked LM, which ignores image weights."""
     return mean_loss(model.image_logits(reading, features), labels)
 
 

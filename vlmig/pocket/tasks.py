@@ -63,7 +63,8 @@ def _looks(name: str, label: str, split: str) -> Callable[[Path], list[Item]]:
 def _texts(_: Path) -> list[Item]:
     """Return new sentences in the style of the training corpus, none about a calibration
     concept."""
-    known, items = set(language_corpus(CORPUS_SEED, SENTENCES)), []
+    known = set(language_corpus(CORPUS_SEED, SENTENCES))
+    items: list[Item] = []
     for text in dict.fromkeys(language_corpus(HELD_OUT_SEED, 4 * TEXTS)):
         if text in known:
             continue

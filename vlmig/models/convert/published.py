@@ -145,20 +145,22 @@ def convert(
             f"no --language-model for {source}; expected the LM it was trained around, such as "
             "openai-community/gpt2 (only transformers' own format of LLaVA needs none)"
         )
-    vision = vision or PUBLISHED_VISION
     mapping = map_published(read_published(source))
-    if {name.split(".")[0] for name in mapping.adapter} != {"projector", "fusion"}:
-        modules = ", ".join(sorted({name.split(".")[0] for name in mapping.base})[:6])
+    if _modules(mapping.adapter) != ["fusion", "projector"]:
+        found = ", ".join(_modules(mapping.base)[:6])
         raise VLMIGError(
-            f"{source} holds no projector and fusion layer (found {modules}); expected a published "
+            f"{source} holds no projector and fusion layer (found {found}); expected a published "
             "vLMIG or LaMI checkpoint"
         )
-    language_model, vision, generator = map(absolute, (language_model, vision, generator))
+    language_model, vision = absolute(language_model), absolute(vision or PUBLISHED_VISION)
     model_class = class_for(describe_language_model(language_model))
     base = load_language_model(model_class.auto_class, language_model)
-    # The 2026 rewrite saves whole one-layer models; its Gemma has the image before BOS, as our
-    # default layout.
+    protocol = PUBLISHED["protocol"]
+    # The 2026 rewrite saves whole one-layer models; its Gemma has our default layout, the image
+    # before BOS.
     rewritten = any(name.endswith("embed_tokens.weight") for name in mapping.dropped)
+    if rewritten and base.config.model_type == "gemma":
+        protocol = "default"
     blank = VisionEncoder(vision, PUBLISHED["vision_layer"]).encode_blank()
     config = VLMIGConfig(
         text_config=base.config.to_dict(),
@@ -166,22 +168,32 @@ def convert(
         vision_encoder=vision,
         vision_patches=blank.shape[0],
         vision_width=blank.shape[1],
-        imaginer=generator,
+        imaginer=absolute(generator),
         projector_width=mapping.adapter["projector.layers.0.weight"].shape[0],
         trained=True,
-        **PUBLISHED
-        | ({"protocol": "default"} if rewritten and base.config.model_type == "gemma" else {}),
+        **PUBLISHED | {"protocol": protocol},
     )
     model = model_class(config, base)
     mapping.adapter["blank_features"] = blank
-    absent = [
-        n for n in model.adapter_state().keys() - mapping.adapter.keys() if _LLAMA_BIAS.search(n)
-    ]
-    for name in absent:  # the 2026 Llama block has none
-        mapping.adapter[name] = torch.zeros_like(model.adapter_state()[name])
+    absent = _add_biases(mapping, model.adapter_state())
     load_adapter(model, mapping.adapter, source)
     model.save_pretrained(out)
     return list(describe(mapping, absent, base))
+
+
+def _modules(names: Iterable[str]) -> list[str]:
+    """Return the first component of each name, sorted."""
+    return sorted({name.split(".")[0] for name in names})
+
+
+def _add_biases(mapping: Mapping, state: dict[str, Tensor]) -> list[str]:
+    """Add zeros for biases that the 2026 Llama block does not have; return their names."""
+    absent = []
+    for name in state.keys() - mapping.adapter.keys():
+        if _LLAMA_BIAS.search(name):
+            mapping.adapter[name] = torch.zeros_like(state[name])
+            absent.append(name)
+    return absent
 
 
 def describe(mapping: Mapping, absent: list[str], base: PreTrainedModel) -> Iterable[str]:
@@ -205,5 +217,5 @@ def describe(mapping: Mapping, absent: list[str], base: PreTrainedModel) -> Iter
     doubt = f" (first: {different[0]}); is it the right LM?" if different else ""
     yield f"base LM: {shared} weights are the named LM's own, {len(different)} differ{doubt}"
     if others:
-        modules = ", ".join(sorted({name.split(".")[0] for name in others}))
+        modules = ", ".join(_modules(others))
         yield f"left to its own checkpoint: {len(others)} weights of {modules}"
