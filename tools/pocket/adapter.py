@@ -26,10 +26,8 @@ VISION_LAYER = -3
 
 def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
     """Train the adapter by a recipe, as ``vlmig train`` does, and save it in the model's folder."""
-    from vlmig.training import (
-        load_recipe,
-        train,
-    )  # imports accelerate, which begin_checkpoint does not need
+    # Imports accelerate, which begin_checkpoint does not need.
+    from vlmig.training import load_recipe, train
 
     if not (model / "config.json").exists():
         begin_checkpoint(model)

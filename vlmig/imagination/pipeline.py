@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -160,41 +161,35 @@ class Imagination:
         embeddings = self._embed({request.prompt for request in addresses})
         visuals: dict[tuple[Request, ...], Visuals] = {}
         for wanted in dict.fromkeys(requests):
-            items, keys = (
-                [images[request] for request in wanted],
-                [addresses[request].key for request in wanted],
-            )
-            visuals[wanted] = self._assemble(
-                [request.prompt for request in wanted], items, keys, embeddings
-            )
+            names = [request.prompt for request in wanted]
+            items = [images[request] for request in wanted]
+            keys = [addresses[request].key for request in wanted]
+            visuals[wanted] = self._assemble(names, items, keys, embeddings)
         self.store.touch([key for one in visuals.values() for key in one.keys])
         return [visuals[wanted] for wanted in requests]
 
     def look(self, pictures: Sequence[Image.Image]) -> list[Imagined]:
         """Encode given images, each once. The last ones stay in memory; none is stored."""
-        keys = [
-            hashlib.sha256(f"{picture.size} ".encode() + picture.tobytes()).hexdigest()
-            for picture in pictures
-        ]
-        known = {key: self._encoded[key] for key in keys if key in self._encoded}
-        missing = {
-            key: picture for key, picture in zip(keys, pictures, strict=True) if key not in known
-        }
+        encoded, keys, missing = dict(self._encoded), [], {}
+        for picture in pictures:
+            content = f"{picture.size} ".encode() + picture.tobytes()
+            keys.append(hashlib.sha256(content).hexdigest())
+            if keys[-1] not in encoded:
+                missing[keys[-1]] = picture
         if missing:
             with self.stopwatch("encode"):
                 patches, pooled = self.encoder.encode(list(missing.values()))
-            for key, *tensors in zip(missing, missing.values(), patches, pooled, strict=True):
-                known[key] = Imagined(*tensors)
-        self._encoded = dict(list({**self._encoded, **known}.items())[-GIVEN:])
-        return [known[key] for key in keys]
+            for key, *parts in zip(missing, missing.values(), patches, pooled, strict=True):
+                encoded[key] = Imagined(*parts)
+        self._encoded = dict(list(encoded.items())[-GIVEN:])
+        return [encoded[key] for key in keys]
 
     def given(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Visuals:
         """Use given images in place of imagined ones, each compared with its prompt."""
         if not pictures:
             return self.visuals([prompts], 0)[0]
-        return self._assemble(
-            prompts, self.look(pictures), [""] * len(pictures), self._embed(set(prompts))
-        )
+        items, keys = self.look(pictures), [""] * len(pictures)
+        return self._assemble(prompts, items, keys, self._embed(set(prompts)))
 
     def fill(
         self,
@@ -219,16 +214,10 @@ class Imagination:
             for start in range(0, len(texts), CHUNK):
                 chunk = texts[start : start + CHUNK]
                 prompts = [self.prompts(text, k, policy) for text in chunk]
-                requests = chain.from_iterable(
-                    self._requests(text_prompts, seed) for text_prompts in prompts
-                )
+                requests = chain(*(self._requests(text_prompts, seed) for text_prompts in prompts))
                 addresses = {request: self.address(request) for request in requests}
                 present = self.store.present([address.key for address in addresses.values()])
-                missing = {
-                    request: address
-                    for request, address in addresses.items()
-                    if address.key not in present
-                }
+                missing = {r: a for r, a in addresses.items() if a.key not in present}
                 self.store.touch(list(present))  # or the store could evict what this run needs
                 self.tally.stored += len(addresses) - len(missing)
                 bar.update(len(chunk) * k - len(missing))
@@ -243,10 +232,11 @@ class Imagination:
     @staticmethod
     def _requests(prompts: Sequence[str], seed: int) -> tuple[Request, ...]:
         """Return a request for each prompt; a prompt that occurs again gets its next image."""
-        return tuple(
-            request(prompt, list(prompts[:i]).count(prompt), seed)
-            for i, prompt in enumerate(prompts)
-        )
+        requests, counts = [], Counter[str]()
+        for prompt in prompts:
+            requests.append(request(prompt, counts[prompt], seed))
+            counts[prompt] += 1
+        return tuple(requests)
 
     @cached_property
     def _described(self) -> str:
@@ -289,10 +279,9 @@ class Imagination:
                 missing[wanted] = address
         self.tally.stored += len(images)
         hidden = not (progress and missing)
-        images.update(
-            tqdm(self._make(missing), "imagining", len(missing), unit=" pictures", disable=hidden)
-        )
-        return images
+        made = self._make(missing)
+        bar = tqdm(made, "imagining", len(missing), unit=" pictures", disable=hidden)
+        return images | dict(bar)
 
     def _make(self, addresses: dict[Request, Address]) -> Iterator[tuple[Request, Imagined]]:
         """Draw, guard, encode and store requested images, a batch at a time."""

@@ -57,22 +57,18 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     _supports_flex_attn = True
 
     def __init__(self, config: VLMIGConfig, language_model: PreTrainedModel | None = None) -> None:
-        if (
-            language_model is not None
-        ):  # share its config: masks must fit the attention that the LM really runs
+        if language_model is not None:  # one config: masks must fit the attention that the LM runs
             config.text_config = language_model.config
         super().__init__(config)
         self.language_model = language_model or self.auto_class.from_config(config.text_config)
         width = self.state_width()
         words: Any = self.get_input_embeddings()
-        self.projector = build_projector(
-            config, words.embedding_dim if config.images_in_text else width
-        )
+        input_width = words.embedding_dim if config.images_in_text else width
+        self.projector = build_projector(config, input_width)
         self.fusion = self.build_fusion(width)
         # Patch features of a blank image: what "no evidence" looks like to this encoder.
-        self.register_buffer(
-            "blank_features", torch.zeros(config.vision_patches, config.vision_width)
-        )
+        blank = torch.zeros(config.vision_patches, config.vision_width)
+        self.register_buffer("blank_features", blank)
         for module in self.language_model.modules():  # keep post_init from drawing its weights anew
             module._is_hf_initialized = True
         self.post_init()
@@ -257,9 +253,8 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         mix_rows = self._mix_states if self._can_mix_states else self._mix_predictions
         if torch.is_grad_enabled():
             return mix_rows(rows, trust).unflatten(0, shape)
-        result = torch.empty(
-            len(rows), self.get_output_embeddings().weight.shape[0], device=rows.device
-        )
+        vocabulary = self.get_output_embeddings().weight.shape[0]
+        result = torch.empty(len(rows), vocabulary, device=rows.device)
         for start in range(0, len(rows), self._head_rows):
             chunk = slice(start, start + self._head_rows)
             result[chunk] = mix_rows(rows[chunk], trust[chunk])

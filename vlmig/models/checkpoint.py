@@ -72,11 +72,8 @@ class AdapterCheckpoint:
             VLMIGError: no such checkpoint or base LM; weights are missing, unknown or of another
                 shape.
         """
-        for internal in (
-            "_from_auto",
-            "_commit_hash",
-            "adapter_kwargs",
-        ):  # added by the auto classes
+        # Added by the auto classes.
+        for internal in ("_from_auto", "_commit_hash", "adapter_kwargs"):
             kwargs.pop(internal, None)
         folder = resolve_checkpoint(name, revision)
         if config is None:
@@ -122,13 +119,11 @@ class AdapterCheckpoint:
         os.replace(partial, folder / WEIGHTS)
         config.architectures = [type(self).__name__]
         card = folder / "README.md"
-        if not card.exists() or GENERATED in card.read_text(
-            encoding="utf-8"
-        ):  # a card that a person wrote is kept
+        # A card that a person wrote is kept.
+        if not card.exists() or GENERATED in card.read_text(encoding="utf-8"):
             write_text(card, model_card(config))
-        write_text(
-            folder / "config.json", config.to_json_string()
-        )  # last, so that a folder with it is a whole checkpoint
+        # Last, so that a folder with it is a whole checkpoint.
+        write_text(folder / "config.json", config.to_json_string())
 
     def push_to_hub(self, repo_id: str, *, save_base: bool = False, **kwargs: Any) -> str:
         """Upload checkpoint and card; ``kwargs`` (private, token, ...) create the repository."""

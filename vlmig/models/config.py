@@ -127,9 +127,8 @@ class VLMIGConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.text_config, dict):
             self.text_config = AutoConfig.for_model(**self.text_config)
-        elif (
-            self.text_config is not None
-        ):  # transformers writes into sub-configurations; the LM's must not change
+        # Transformers writes into sub-configurations; the LM's must not change.
+        elif self.text_config is not None:
             self.text_config = copy.deepcopy(self.text_config)
         for field, known in (
             ("mix", MIX_RULES),

@@ -51,11 +51,8 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
     def __init__(self, config: VLMIGConfig, language_model: PreTrainedModel | None = None) -> None:
         super().__init__(config, language_model)
         settings: Any = self.language_model.generation_config
-        for name in (
-            "bos_token_id",
-            "eos_token_id",
-            "pad_token_id",
-        ):  # the end of a turn is often defined there only
+        # The end of a turn is often defined there only.
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             if (token := getattr(settings, name, None)) is not None:
                 setattr(self.generation_config, name, token)
 

@@ -38,9 +38,8 @@ def published_layout(
             None,
         )
     positions = number(present)
-    if (
-        family == "opt"
-    ):  # padding has the position before the image's first, whatever the image's length
+    # Padding has the position before the image's first, whatever the image's length.
+    if family == "opt":
         return present, positions.masked_fill(~present, -1 - visual_tokens), None
     if family == "gemma":  # the image takes the position of BOS, whose state is never used
         begin = first_token(present)

@@ -171,25 +171,24 @@ _PARTS = tuple(
 _PEOPLE = tuple(
     (
         "I, we, they, my sister, the boy next door, our teacher, her uncle, the old woman, a "
-        "tourist, "
-        "his neighbor, the whole family, two students, the mayor, a visitor, my friend, the guide"
+        "tourist, his neighbor, the whole family, two students, the mayor, a visitor, my friend, "
+        "the guide"
     ).split(", ")
 )
 _ACTS = tuple(
     (
         "saw, found, talked about, drew, asked about, noticed, forgot about, dreamed about, "
-        "pointed at, "
-        "described, remembered, read about, wrote about, looked at, took a picture of, searched for"
+        "pointed at, described, remembered, read about, wrote about, looked at, took a picture of, "
+        "searched for"
     ).split(", ")
 )
 _PLACES = tuple(
     (
         "in the morning, near the river, at the market, last summer, in the city, on the way home, "
         "at the museum, in the garden, before dinner, during the trip, on a quiet street, "
-        "yesterday, "
-        "after school, in a story, by the window, on the radio, for the first time, in the "
-        "evening, "
-        "at work, in a dream"
+        "yesterday, after school, in a story, by the window, on the radio, for the first time, in "
+        "the "
+        "evening, at work, in a dream"
     ).split(", ")
 )
 _PLAIN = (

@@ -158,9 +158,8 @@ def load_tower(name: str) -> Tower:
     ).is_file()
     try:
         if folder.is_dir() and not in_open_clip_format:
-            from vlmig.vision import (
-                transformers_tower,
-            )  # without open_clip, whose import takes a second
+            # Without open_clip, whose import takes a second.
+            from vlmig.vision import transformers_tower
 
             return transformers_tower.load(name)
         from vlmig.vision import openclip, transformers_tower
@@ -180,8 +179,7 @@ def load_tower(name: str) -> Tower:
             f"cannot load the vision encoder {name}: {one_line(error)}; expected the folder or hub "
             "id of a CLIP, SigLIP, FLAVA or DINOv2 model of transformers with its "
             "preprocessor_config.json, or for open_clip a folder in local-dir format, "
-            "hf-hub:owner/name, or architecture/tag such "
-            "as ViT-B-32/openai"
+            "hf-hub:owner/name, or architecture/tag such as ViT-B-32/openai"
         ) from error
     raise VLMIGError(
         f"vision encoder {name!r} names no weights; expected a folder, hf-hub:owner/name, "

@@ -98,9 +98,8 @@ def _decode(path: Path, count: int) -> list[Image.Image]:
     from transformers.video_utils import load_video
 
     def sample(metadata: object, **_: object) -> list[int]:
-        total = getattr(metadata, "total_num_frames", 0) or _count_frames(
-            path
-        )  # Matroska and WebM do not say
+        # Matroska and WebM do not say.
+        total = getattr(metadata, "total_num_frames", 0) or _count_frames(path)
         if not total:
             raise ValueError("no frames")
         return _evenly(total, count)
@@ -123,6 +122,5 @@ def _count_frames(path: Path) -> int:
 def _unreadable(path: Path, error: Exception) -> str:
     return (
         f"{path} is not a video that can be read ({one_line(error, whole=True)}); expected an "
-        "animated "
-        "GIF, or a video such as MP4"
+        "animated GIF, or a video such as MP4"
     )

@@ -24,15 +24,13 @@ class OpenClipTower:
             tokenizer,
         )
         steps = [step for step in preprocess.transforms if isinstance(step, nn.Module)]
-        if any(
-            type(step).__name__ == "ResizeKeepRatio" for step in preprocess.transforms
-        ):  # takes PIL images only
+        # Takes PIL images only.
+        if any(type(step).__name__ == "ResizeKeepRatio" for step in preprocess.transforms):
             self.steps = v2.Compose([v2.ToPILImage(), *preprocess.transforms])
         else:  # the same steps for tensors, less the two that only convert from PIL images
             self.steps = v2.Compose([*steps[:-1], v2.ToDtype(torch.float32, scale=True), steps[-1]])
-        self.preprocessing = re.sub(
-            r" at 0x\w+", "", str(self.steps)
-        )  # without addresses of this process
+        # Without addresses of this process.
+        self.preprocessing = re.sub(r" at 0x\w+", "", str(self.steps))
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
         """Resize, crop and normalize images."""

@@ -164,9 +164,8 @@ class DiffusionSource(_PipelineSource):
     def _draw(self, requests: list[Request]) -> list[Tensor]:
         """Draw a batch, padded to its full size."""
         batch = requests + requests[:1] * (self.batch - len(requests))
-        pipeline = copy.copy(
-            self.pipeline
-        )  # the same models, with a scheduler of this thread: it counts steps
+        # The same models, with a scheduler of this thread: it counts steps.
+        pipeline = copy.copy(self.pipeline)
         pipeline.scheduler = copy.deepcopy(getattr(pipeline, "scheduler", None))
         images = pipeline(
             **self._prompts([request.prompt for request in batch]),
@@ -234,9 +233,8 @@ class DiffusionSource(_PipelineSource):
             "batch": sampling.batch,
             "compile": sampling.compile,
         }
-        if (
-            self.dtype == "float32"
-        ):  # on an accelerator too, so that a CPU finds the images that it stored
+        # On an accelerator too, so that a CPU finds the images that it stored.
+        if self.dtype == "float32":
             described["convolutions"] = (
                 "winograd"  # older images were rounded differently and must not be mixed with these
             )
@@ -303,10 +301,8 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
             pipeline = load(name, revision=revision, dtype=dtype)
             pipeline.set_progress_bar_config(disable=True)
             return pipeline
-        except (
-            OSError,
-            ValueError,
-        ) as error:  # a ValueError where the auto class does not list the pipeline
+        # A ValueError where the auto class does not list the pipeline.
+        except (OSError, ValueError) as error:
             failed = error
     raise VLMIGError(
         f"cannot load the generator {name}: {one_line(failed)}; expected the hub id or folder of a "
@@ -327,10 +323,8 @@ def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]
         for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
             tokenizer = AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
             yield tokenizer, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
-    except (
-        OSError,
-        ValueError,
-    ):  # no further tokenizer; without any pipeline, drawing raises the error
+    # No further tokenizer; without any pipeline, drawing raises the error.
+    except (OSError, ValueError):
         return
 
 

@@ -130,9 +130,8 @@ class RetrievalSource(_ByText):
     @cached_property
     def _index(self) -> NearestNeighbors:
         """The index over all embeddings of the gallery."""
-        from sklearn.neighbors import (
-            NearestNeighbors,
-        )  # its import takes a second, which other sources need not spend
+        # Its import takes a second, which other sources need not spend.
+        from sklearn.neighbors import NearestNeighbors
 
         name = f"retrieval_{self.gallery.digest}_{self.encoder.identity()['encoder']}"
         parts = range(0, len(self.gallery), PART)

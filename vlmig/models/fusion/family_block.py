@@ -151,9 +151,8 @@ def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
         if isinstance(value, list) and len(value) == depth:  # one entry per layer
             setattr(config, name, ["full_attention"] if "full_attention" in value else value[:1])
     config.num_hidden_layers = 1
-    if hasattr(
-        config, "embedding_size"
-    ):  # ALBERT, ELECTRA: the block reads states, not narrow embeddings
+    # ALBERT, ELECTRA: the block reads states, not narrow embeddings.
+    if hasattr(config, "embedding_size"):
         config.embedding_size = config.hidden_size
     if config.model_type == "llama":
         config.mlp_bias = True  # as published: only the fusion block has biases

@@ -43,9 +43,8 @@ class PrefixFusion(Fusion):
         images = 0 if shown is None else shown.shape[1]
         places = ids == model.config.placeholder_id
         count = int(places.sum())
-        begun = (
-            cache is not None and cache.get_seq_length()
-        )  # the placeholders may have been read already
+        # The placeholders may have been read already.
+        begun = cache is not None and cache.get_seq_length()
         if count == 0 and images and not begun:
             raise VLMIGError(
                 f"{images} images and no placeholder in the text; put {IMAGE} where they go"
