@@ -44,6 +44,7 @@ test: .venv/ready
 
 proof: .venv/ready
 	VLMIG_PROOF=1 $(PYTEST) -m "proof or scaled"
+	$(RUN)/python -m tools.counts
 
 test-newest: $(UV)
 	$(MAKE) others RUN=.venv-newest/bin RESOLUTION=highest
