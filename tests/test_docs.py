@@ -31,13 +31,14 @@ from vlmig.training.model import choose_trained, count_parameters, start
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines() if line]
+BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S)]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
 PROGRAMS = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if not block.startswith("# needs a hub")]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("vlmig ")])
 def test_every_command_parses(command: str) -> None:
-    build_parser().parse_args(shlex.split(command)[1:])
+    build_parser().parse_args(shlex.split(command, comments=True)[1:])
 
 
 def test_quick_commands_run(
@@ -49,7 +50,7 @@ def test_quick_commands_run(
     monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
     for command in dict.fromkeys(COMMANDS):
         if command.startswith(("vlmig ask", "vlmig doctor", "vlmig imagine")):
-            assert main(shlex.split(command)[1:]) == 0, f"{command}: {capsys.readouterr().err}"
+            assert main(shlex.split(command, comments=True)[1:]) == 0, f"{command}: {capsys.readouterr().err}"
 
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ([\w.]+)", TEXT))))
@@ -99,10 +100,20 @@ def test_the_example_task_runs(tmp_path: Path) -> None:
     assert taught is not None and taught.questions[1].contexts[0].startswith("An ape says moo. ")
 
 
-def test_docs_name_no_missing_file() -> None:
+def test_docs_name_no_missing_file_or_heading() -> None:
     for document in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", document.read_text()):
+            path = document.parent / target if target else document
+            assert path.exists(), f"{document.name} links to {target}"
+            headings = re.findall(r"^#+ (.*)", path.read_text(), re.M) if anchor else []
+            anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+            assert not anchor or anchor in anchors, f"{document.name} links to {target}#{anchor}"
+
+
+def test_docs_keep_to_100_columns() -> None:
+    for document in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        long = [line for line in document.read_text().splitlines() if len(line) > 100]
+        assert not [line for line in long if not re.search(r"\]\(|^http", line)], document.name
 
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
