@@ -33,7 +33,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S)]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
-PROGRAMS = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if not block.startswith("# needs a hub")]
+PROGRAMS = [
+    block
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    if not block.startswith("# needs a hub")
+]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("vlmig ")])
@@ -50,7 +54,9 @@ def test_quick_commands_run(
     monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
     for command in dict.fromkeys(COMMANDS):
         if command.startswith(("vlmig ask", "vlmig doctor", "vlmig imagine")):
-            assert main(shlex.split(command, comments=True)[1:]) == 0, f"{command}: {capsys.readouterr().err}"
+            assert main(shlex.split(command, comments=True)[1:]) == 0, (
+                f"{command}: {capsys.readouterr().err}"
+            )
 
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ([\w.]+)", TEXT))))
@@ -81,8 +87,12 @@ def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
-        assert any(cell.get("outputs") for cell in notebook.cells), f"{path.name} was committed unexecuted"
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute(env=dict(os.environ))
+        assert any(cell.get("outputs") for cell in notebook.cells), (
+            f"{path.name} was committed unexecuted"
+        )
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute(
+            env=dict(os.environ)
+        )
 
 
 def test_the_example_task_runs(tmp_path: Path) -> None:
@@ -106,7 +116,9 @@ def test_docs_name_no_missing_file_or_heading() -> None:
             path = document.parent / target if target else document
             assert path.exists(), f"{document.name} links to {target}"
             headings = re.findall(r"^#+ (.*)", path.read_text(), re.M) if anchor else []
-            anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+            anchors = {
+                re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
+            }
             assert not anchor or anchor in anchors, f"{document.name} links to {target}#{anchor}"
 
 
@@ -128,7 +140,9 @@ def test_every_config_opens_with_its_command_and_the_figure_to_expect(path: Path
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in CONFIGS if "stages" in p.read_text() or "extends" in p.read_text()], ids=lambda p: p.name
+    "path",
+    [p for p in CONFIGS if "stages" in p.read_text() or "extends" in p.read_text()],
+    ids=lambda p: p.name,
 )
 def test_every_recipe_builds(path: Path, parts: Path, bert: Path, tmp_path: Path) -> None:
     """Around the embedded parts, or around tiny ones of the same families in place of what a hub would give."""
@@ -136,18 +150,33 @@ def test_every_recipe_builds(path: Path, parts: Path, bert: Path, tmp_path: Path
     early = recipe.model.get("fusion") == "prefix" or "runs/" in recipe.model.get("from", "")
     if recipe.model.get("from") != "pocket":
         family = "llama" if early else re.split(r"[-_.]", path.stem)[1]
-        folder = bert if family == "bert" else save_family(family.removesuffix("3"), tmp_path / family)
-        places = {"language_model": folder, "vision": parts / "vision_encoder", "generator": parts / "generator"}
-        changes = [*(f"model.{name}={place}" for name, place in places.items()), "model.projector_width=8"]
+        folder = (
+            bert if family == "bert" else save_family(family.removesuffix("3"), tmp_path / family)
+        )
+        places = {
+            "language_model": folder,
+            "vision": parts / "vision_encoder",
+            "generator": parts / "generator",
+        }
+        changes = [
+            *(f"model.{name}={place}" for name, place in places.items()),
+            "model.projector_width=8",
+        ]
         if "from" in recipe.model:  # an earlier stage's run
-            changes = [f"model={{fusion: prefix, {', '.join(f'{k}: {v}' for k, v in places.items())}}}"]
+            changes = [
+                f"model={{fusion: prefix, {', '.join(f'{k}: {v}' for k, v in places.items())}}}"
+            ]
         recipe = load_recipe(path, changes)
     for stage in recipe.stages:
         for entry in stage.data:
             kind = entry["source"]
             assert kind in {**KINDS, **SOURCES}
             inspect.signature({**KINDS, **SOURCES}[kind]).bind_partial(
-                **{k: v for k, v in entry.items() if k not in ("source", "weight", "limit", "curate")}
+                **{
+                    k: v
+                    for k, v in entry.items()
+                    if k not in ("source", "weight", "limit", "curate")
+                }
             )
     model = start(recipe, FeatureStore(tmp_path / "store"))
     for stage in recipe.stages:
@@ -159,7 +188,9 @@ def test_every_recipe_builds(path: Path, parts: Path, bert: Path, tmp_path: Path
 def save_family(family: str, folder: Path) -> Path:
     """Save a tiny LM of a family with a tokenizer that fits it."""
     build(family).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[BOS]": 1, "[EOS]": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    words = Tokenizer(
+        models.WordLevel({"[PAD]": 0, "[BOS]": 1, "[EOS]": 2, "[UNK]": 3}, unk_token="[UNK]")
+    )
     names = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
     PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
     return folder
