@@ -13,11 +13,10 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image, ImageChops
 
-from vlmig import VLMIG
-from vlmig.report.answer import write_answer
+from vlmig.cli.main import main as vlmig
 
 QUESTION = "What is the color of a strawberry?"
-CHOICES = ["red", "green", "yellow", "white", "brown", "blue"]
+CHOICES = "red,green,yellow,white,brown,blue"
 WINDOW = (1020, 700)
 SCALE = 1.5
 MARGIN = 24  # of the page, in its pixels
@@ -33,10 +32,9 @@ def main(path: Path) -> None:
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser is None:
         raise SystemExit(f"no browser; expected one of {', '.join(BROWSERS)}: apt install chromium")
-    answer = VLMIG.from_pretrained("pocket").ask(QUESTION, choices=CHOICES, k=6)
     with TemporaryDirectory() as folder:
         page = Path(folder) / "answer.html"
-        write_answer(answer, page)
+        vlmig(["ask", QUESTION, "--choices", CHOICES, "--k", "6", "--html", str(page)])
         width, height = WINDOW
         options = [f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"]
         options += [f"--force-device-scale-factor={SCALE}", f"--screenshot={path.resolve()}"]

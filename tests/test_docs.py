@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks import imagination
+from tools import rooms
 from tools.pocket import adapter, encoder, generator, language
 from tools.pocket.__main__ import STAGES
 from vlmig.cli.main import build_parser, main
@@ -120,6 +121,14 @@ def test_docs_name_no_missing_file_or_heading() -> None:
                 re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
             }
             assert not anchor or anchor in anchors, f"{document.name} links to {target}#{anchor}"
+
+
+def test_the_architecture_describes_every_package() -> None:
+    """What the picture of the packages was drawn from, and the paragraphs beside it."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    assert rooms.read_graph().keys() == rooms.CAPTIONS.keys()
+    missing = [name for name in (*rooms.CAPTIONS, *rooms.BASE) if f"**{name}**" not in page]
+    assert not missing
 
 
 def test_docs_keep_to_100_columns() -> None:
