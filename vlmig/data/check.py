@@ -224,13 +224,5 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
     return rows + ([("curation", str(found.kept), "would be left")] if found.rules else [])
 
 
-def table(found: Findings) -> str:
-    """Format findings for the terminal."""
-    rows = summary(found)
-    wide, high = (max(len(row[i]) for row in rows) for i in (0, 1))
-    lines = [f"  {what:<{wide}}  {much:>{high}}  {remark}".rstrip() for what, much, remark in rows]
-    return "\n".join([found.index.source.name, *lines])
-
-
 def _spread(values: np.ndarray) -> str:
     return f"{values.min()} / {np.median(values):g} / {values.max()}" if len(values) else "-"
