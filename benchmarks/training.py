@@ -21,7 +21,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
@@ -141,7 +140,7 @@ class Side:
         self.filling = sum(self.clock.seconds.values())
         objective, self.steps = Objective(self.network), Steps(session, 0, stage, self.data)
         self._time(objective, pictures, accelerator)
-        self.run = Loop(objective, replace(stage, steps=self.data.steps), folder / stage.name, accelerator)
+        self.run = Loop(objective, stage.model_copy(update={"steps": self.data.steps}), folder / stage.name, accelerator)
         self.clock.around(self.run.optimizer, "step", "optimiser")
         self.batch, self.turns = stage.batch, []  # type: ignore[var-annotated]
         self.turn(1)

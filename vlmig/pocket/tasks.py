@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from vlmig.evaluation.tasks.items import Item, Question, Task
@@ -33,7 +32,9 @@ def draws_pocket_pictures(model: VLMIG) -> bool:
 def look_items(name: str, concepts: list[Concept], label: str) -> list[Item]:
     """Ask for the colour or the shape of concepts in the benchmarks' own wordings; labels are read from the glyphs' pixels."""
     asked, choices = ("memory_color", COLORS) if label == "color" else ("object_shape", SHAPES)
-    own = replace(declaration(asked), task=name, choices=list(choices), known=[], picture="{{ Descriptor }} {{ Item }}")
+    own = declaration(asked).model_copy(
+        update={"task": name, "choices": list(choices), "known": [], "picture": "{{ Descriptor }} {{ Item }}"}
+    )
     rows = [
         {"Descriptor": with_article(c.name).split()[0], "Item": c.name, "Shape": str(getattr(c, label))}
         for c in concepts

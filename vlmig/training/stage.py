@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
     log, prepared = fit(
         Objective(network, stage.alignment),
         steps.losses,
-        replace(stage, steps=data.steps),
+        stage.model_copy(update={"steps": data.steps}),
         session.folder / stage.name,
         accelerator=session.accelerator,
         measure=steps.measure,

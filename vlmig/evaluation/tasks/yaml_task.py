@@ -6,25 +6,26 @@ the published code does otherwise stands under ``reference``, with the same keys
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jinja2.meta
-import yaml
 from jinja2.sandbox import SandboxedEnvironment
+from pydantic import BeforeValidator, model_validator
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.io.config_file import Checked, parse, read_yaml
 from vlmig.io.records import read_records, read_text
 from vlmig.io.rows import Row
 
 FOLDER = Path(__file__).parent
+Names = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+"""One name or several."""
 
 
 def indefinite(noun: str) -> str:
@@ -74,12 +75,11 @@ def _names(template: str) -> set[str]:
     return jinja2.meta.find_undeclared_variables(JINJA.parse(template))
 
 
-@dataclass(frozen=True)
-class Declaration:
+class Declaration(Checked):
     """A task's file."""
 
     task: str
-    files: dict[str, list[str]]
+    files: dict[str, Names]
     """Files below the data folder, by split."""
     columns: list[str]
     """Fields that every row must have."""
@@ -95,15 +95,15 @@ class Declaration:
     """Expression, or list of templates; ``labels`` are all right answers of the split."""
     continuation: Any = "{{ choice }}"
     """What is scored of a candidate; several for the first token of several spellings."""
-    variables: dict[str, Any] = field(default_factory=dict)
+    variables: dict[str, Any] = {}
     """Constants for the templates; one that is a text is a template itself."""
-    known: list[str] = field(default_factory=list)
+    known: list[str] = []
     """Labels that may occur; any when empty."""
-    same: dict[str, str] = field(default_factory=dict)
+    same: dict[str, str] = {}
     """Labels that count as another."""
     where: str = "true"
     """Expression: which rows count."""
-    each: list[str] = field(default_factory=list)
+    each: list[str] = []
     """Nested JSON: the lists to walk down."""
     previous: str = ""
     """A field: ``previous`` is the row before with the same value there, and rows without one are left out."""
@@ -116,16 +116,25 @@ class Declaration:
     """The split whose items the few-shot control shows."""
     shots: int = 5
     """At most so many of them with an item's candidates."""
-    kind: str = "choice"
-    scoring: str = "whole"
-    counted: str = "each"
+    kind: Literal["choice", "generate"] = "choice"
+    scoring: Literal["whole", "first_token", "sequence"] = "whole"
+    counted: Literal["each", "any"] = "each"
     policy: str = "item"
     weights: str | None = None
     max_new_tokens: int = 0
     statement: str = "{picture} {choice}"
     version: int = 1
-    reference: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = {}
     """Keys that the published code sets otherwise."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Declaration:
+        if self.demonstrations and self.demonstrations not in self.files:
+            raise ValueError(
+                f"has demonstrations of the split {self.demonstrations!r}; expected one of "
+                f"{', '.join(self.files)}"
+            )
+        return self
 
     def read(self, data: Path, split: str) -> list[Item]:
         """Read a split's items.
@@ -271,25 +280,14 @@ def read_declaration(path: Path, protocol: str = "default") -> Declaration:
     """Read a task's file.
 
     Raises:
-        VLMIGError: not YAML, an unknown key, a key missing.
+        VLMIGError: not YAML, an unknown or missing key, a value of the wrong kind.
     """
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise VLMIGError(f"cannot read task {path}: {one_line(error, whole=True)}; expected a YAML file") from None
-    known = {f.name: f for f in dataclasses.fields(Declaration)}
-    if not isinstance(fields, dict) or fields.keys() - known.keys():
-        wrong = sorted(map(str, fields.keys() - known.keys())) if isinstance(fields, dict) else [type(fields).__name__]
-        raise VLMIGError(f"task {path}: unknown key {wrong[0]}; expected some of {', '.join(known)}")
-    required = [
-        n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING and n not in fields
-    ]
-    if required:
-        raise VLMIGError(f"task {path}: no key {required[0]}; docs/evaluation.md shows a whole task")
-    if protocol == "reference":
-        fields |= fields.get("reference", {})
-    fields["files"] = {s: [n] if isinstance(n, str) else n for s, n in fields["files"].items()}
-    return Declaration(**fields)
+    fields = read_yaml(path, "a task's YAML file, as in docs/evaluation.md")
+    others = fields.get("reference")
+    if protocol == "reference" and isinstance(others, dict):
+        fields |= others
+    advice = "; docs/evaluation.md shows a whole task"
+    return parse(Declaration, fields, f"task {path}", advice)
 
 
 @cache
