@@ -62,7 +62,9 @@ def prompts_for(policy: str, text: str, k: int, option: str = "") -> list[str]:
         return [f"{text} {option.strip()}".strip()] * k
     if policy == "sentences":
         own = sentences(text)[::-1]
-        return [" ".join(text.split()[-LAST_WORDS:]), *(own[i % len(own)] for i in range(k - 1))][:k]
+        return [" ".join(text.split()[-LAST_WORDS:]), *(own[i % len(own)] for i in range(k - 1))][
+            :k
+        ]
     raise VLMIGError(f"policy {policy!r}; expected one of {', '.join(POLICIES)}")
 
 
@@ -85,7 +87,10 @@ def fitted(prompts: Sequence[str], fits: Callable[[str], bool], long: str) -> li
     """
     if long not in LONG_PROMPTS:
         raise VLMIGError(f"long_prompts={long!r}; expected one of {', '.join(LONG_PROMPTS)}")
-    parts = {prompt: [prompt] if fits(prompt) else _parts(prompt, fits, long) for prompt in dict.fromkeys(prompts)}
+    parts = {
+        prompt: [prompt] if fits(prompt) else _parts(prompt, fits, long)
+        for prompt in dict.fromkeys(prompts)
+    }
     return [parts[prompt][i % len(parts[prompt])] for i, prompt in enumerate(prompts)]
 
 

@@ -50,7 +50,10 @@ class Order:
         for i, share in enumerate(shares):
             own = np.flatnonzero(self.source == i)
             epochs = range(-(-len(own) // len(share.rows)))
-            drawn = [np.random.default_rng((*seed, 1, i, epoch)).permutation(share.rows) for epoch in epochs]
+            drawn = [
+                np.random.default_rng((*seed, 1, i, epoch)).permutation(share.rows)
+                for epoch in epochs
+            ]
             self.row[own] = np.concatenate([*drawn, np.empty(0, np.int64)])[: len(own)]
 
     def __len__(self) -> int:
@@ -74,7 +77,9 @@ def _probabilities(shares: Sequence[Share]) -> np.ndarray:
     given = sum(share.weight for share in shares if share.weight is not None)
     rows = sum(len(share.rows) for share in shares if share.weight is None)
     rest = max(0.0, 1 - given)
-    parts = [own.weight if own.weight is not None else rest * len(own.rows) / rows for own in shares]
+    parts = [
+        own.weight if own.weight is not None else rest * len(own.rows) / rows for own in shares
+    ]
     return np.array(parts) / sum(parts)
 
 
@@ -113,8 +118,16 @@ class Batches(Dataset):
     ) -> None:
         number, count = part
         if size % count:
-            raise VLMIGError(f"batch: {size} over {count} processes; expected a multiple of {count}")
-        self.order, self.tokens, self.pictures, self.size, self.blank_share = order, tokens, pictures, size, blank_share
+            raise VLMIGError(
+                f"batch: {size} over {count} processes; expected a multiple of {count}"
+            )
+        self.order, self.tokens, self.pictures, self.size, self.blank_share = (
+            order,
+            tokens,
+            pictures,
+            size,
+            blank_share,
+        )
         own = size // count
         self.offset, self.own, self.micro = number * own, own, min(micro or own, own)
 
@@ -124,7 +137,9 @@ class Batches(Dataset):
     def __getitem__(self, step: int) -> list[Batch]:
         first = step * self.size + self.offset
         starts = range(first, first + self.own, self.micro)
-        return [self.batch(range(start, min(start + self.micro, first + self.own))) for start in starts]
+        return [
+            self.batch(range(start, min(start + self.micro, first + self.own))) for start in starts
+        ]
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """Put samples together."""
@@ -139,7 +154,9 @@ class Batches(Dataset):
         rows = [[own for i in row for own in looked[i][: texts.shown[i]]] for row in texts.rows]
         return Batch(texts, rows, list(pairs), [one for own in bad for one in own])
 
-    def _sample(self, drawn: tuple[int, np.random.Generator]) -> tuple[Pair, list[Looked], list[Bad]]:
+    def _sample(
+        self, drawn: tuple[int, np.random.Generator]
+    ) -> tuple[Pair, list[Looked], list[Bad]]:
         """Return the pair and the pictures of a position, or of others in its place where its pictures cannot be read."""
         position, rng = drawn
         share, row = self.order.shares[self.order.source[position]], int(self.order.row[position])
@@ -149,7 +166,11 @@ class Batches(Dataset):
             pair, source = share.index[row], share.index.source
             shown = self._shown(pair)
             try:
-                return pair, [None if blank else self.pictures.look(source, one) for one in shown], bad
+                return (
+                    pair,
+                    [None if blank else self.pictures.look(source, one) for one in shown],
+                    bad,
+                )
             except BadPicture as error:
                 bad.append(Bad(f"{source.name}, {pair.picture}", str(error)))
                 row = self.order.instead(position, rng)

@@ -66,7 +66,11 @@ def fit(
     run = Loop(module, settings, folder, accelerator)
     run.resume()
     bar = tqdm(
-        total=run.total, initial=run.step, desc=folder.name, unit=" steps", disable=not accelerator.is_main_process
+        total=run.total,
+        initial=run.step,
+        desc=folder.name,
+        unit=" steps",
+        disable=not accelerator.is_main_process,
     )
     with bar, _stopping() as asked:
         if run.step == 0 and measure is not None:
@@ -74,7 +78,9 @@ def fit(
         saved = time.monotonic()
         while run.step < run.total:
             rate = run.rate
-            loss, norm, stop, save = run.advance(losses, bool(asked), time.monotonic() - saved > save_seconds)
+            loss, norm, stop, save = run.advance(
+                losses, bool(asked), time.monotonic() - saved > save_seconds
+            )
             line = {"step": run.step, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
             measured = measure(run.module, run.step) if measure is not None else {}
             if measured or run.step % log_every == 0 or run.step == run.total:
@@ -93,15 +99,21 @@ def fit(
 class Loop:
     """A module with its optimiser, schedule, moving average and log."""
 
-    def __init__(self, module: nn.Module, settings: Optimisation, folder: Path, accelerator: Accelerator) -> None:
+    def __init__(
+        self, module: nn.Module, settings: Optimisation, folder: Path, accelerator: Accelerator
+    ) -> None:
         self.settings, self.folder, self.accelerator = settings, folder, accelerator
         self.step, self.total = 0, settings.steps or 0
         self.log: list[dict[str, Any]] = []
-        optimizer, schedule = optimizer_for([p for p in module.parameters() if p.requires_grad], settings)
+        optimizer, schedule = optimizer_for(
+            [p for p in module.parameters() if p.requires_grad], settings
+        )
         accelerator.free_memory()  # of an earlier stage
         accelerator._custom_objects.clear()
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
-        self.trained = [p for p in self.module.parameters() if p.requires_grad]  # sharding replaces them
+        self.trained = [
+            p for p in self.module.parameters() if p.requires_grad
+        ]  # sharding replaces them
         self.average = [p.detach().clone() for p in self.trained] if settings.average else []
         self.schedule = schedule  # not prepared: accelerate would advance it once per process
         self._hooks = (
@@ -126,9 +138,15 @@ class Loop:
                 self.accelerator.backward(loss)
             total += loss.detach()
         flags = torch.tensor([float(asked), float(due)], device=self.accelerator.device)
-        mean, stop, save = self.accelerator.reduce(torch.cat([total[None].float(), flags]), "mean").tolist()
-        norm = float(whole(self.accelerator.clip_grad_norm_(self.trained, self.settings.clip or math.inf)))
-        scaled = self.accelerator.scaler is not None  # fp16 finds infinite gradients by itself, and skips the step
+        mean, stop, save = self.accelerator.reduce(
+            torch.cat([total[None].float(), flags]), "mean"
+        ).tolist()
+        norm = float(
+            whole(self.accelerator.clip_grad_norm_(self.trained, self.settings.clip or math.inf))
+        )
+        scaled = (
+            self.accelerator.scaler is not None
+        )  # fp16 finds infinite gradients by itself, and skips the step
         if not math.isfinite(mean) or not (math.isfinite(norm) or scaled):
             raise VLMIGError(
                 f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower learning_rate or clip, or use precision: "
@@ -160,7 +178,9 @@ class Loop:
         if self.accelerator.is_main_process:
             for unfinished in self.folder.glob(f"{STATE}-*.part"):  # a kill left them
                 shutil.rmtree(unfinished)
-            with (self.folder / LOG).open("rb") as file:  # what the state knows, the log must not lose
+            with (self.folder / LOG).open(
+                "rb"
+            ) as file:  # what the state knows, the log must not lose
                 os.fsync(file.fileno())
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(part))
@@ -205,7 +225,9 @@ class Loop:
             own.copy_(value)
         self.schedule.load_state_dict(state["schedule"])
 
-    def _save_trained(self, models: list[nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:
+    def _save_trained(
+        self, models: list[nn.Module], weights: list[dict[str, Tensor]], _: str
+    ) -> None:
         """Keep only what is trained: the frozen LM is large and known."""
         for model, state in zip(models, weights, strict=False):
             for name in [name for name in state if name not in _trained_names(model)]:
@@ -223,7 +245,9 @@ class Loop:
             parameters[name].data.copy_(saved[name])
 
 
-def optimizer_for(parameters: list[nn.Parameter], settings: Optimisation) -> tuple[torch.optim.Optimizer, Any]:
+def optimizer_for(
+    parameters: list[nn.Parameter], settings: Optimisation
+) -> tuple[torch.optim.Optimizer, Any]:
     """Make AdamW and its schedule.
 
     Raises:
@@ -237,7 +261,9 @@ def optimizer_for(parameters: list[nn.Parameter], settings: Optimisation) -> tup
         first, second = settings.betas
         rate, decay = settings.learning_rate, settings.weight_decay
         optimizer = torch.optim.AdamW(parameters, rate, (first, second), weight_decay=decay)
-        schedule = get_scheduler(settings.schedule, optimizer, int(steps * settings.warmup), steps, options)
+        schedule = get_scheduler(
+            settings.schedule, optimizer, int(steps * settings.warmup), steps, options
+        )
         if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
             raise ValueError("it needs more than the step's number")
     except (TypeError, ValueError) as error:
@@ -254,7 +280,9 @@ def flat(line: dict[str, Any], prefix: str) -> dict[str, float]:
     """Name every figure of a line as trackers do, ``stage/validation/own``."""
     figures: dict[str, float] = {}
     for name, value in line.items():
-        figures |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+        figures |= (
+            flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+        )
     return figures
 
 

@@ -38,7 +38,10 @@ class Material:
         tokens = Tokens(tokenizer, network, stage.max_tokens, stage.mask_share)
         packed = Tokens(tokenizer, network, stage.max_tokens, stage.mask_share, stage.pack)
         shares = [self._share(dict(entry), tokens) for entry in stage.data]
-        trained, held_out = [own for own, _ in shares], [aside for _, aside in shares if len(aside.rows)]
+        trained, held_out = (
+            [own for own, _ in shares],
+            [aside for _, aside in shares if len(aside.rows)],
+        )
         pairs = sum(len(share.rows) for share in trained)
         self.steps = stage.steps or max(1, round((stage.epochs or 0) * pairs / stage.batch))
         order = Order(trained, self.steps * stage.batch, (recipe.seed, number))
@@ -55,7 +58,15 @@ class Material:
 
     def _batches(self, order: Order, tokens: Tokens, stage: Stage, blank_share: float) -> Batches:
         size, micro, part = stage.batch, stage.micro_batch, self.session.part
-        return Batches(order, tokens, self.session.pictures, size=size, micro=micro, blank_share=blank_share, part=part)
+        return Batches(
+            order,
+            tokens,
+            self.session.pictures,
+            size=size,
+            micro=micro,
+            blank_share=blank_share,
+            part=part,
+        )
 
     def _share(self, entry: dict[str, Any], tokens: Tokens) -> tuple[Share, Share]:
         """Read a source: what is trained on, and what is held out."""
@@ -96,12 +107,20 @@ class Material:
         for i, share in enumerate(order.shares):
             rows, read = order.used(i), share.index
             own = rows[number::count]
-            bad = session.pictures.fill(read.source, (read[row] for row in own), len(own), quiet=number > 0)
+            bad = session.pictures.fill(
+                read.source, (read[row] for row in own), len(own), quiet=number > 0
+            )
             self.note_bad(bad)
             found = torch.tensor(len(bad), device=session.accelerator.device)
             unreadable.append(int(session.accelerator.reduce(found).item()))
             faults = {"unreadable": unreadable[-1]}
-            check_share(faults, len(rows), session.recipe.max_bad, f"{read.source.name} (pictures)", self.bad_list)
+            check_share(
+                faults,
+                len(rows),
+                session.recipe.max_bad,
+                f"{read.source.name} (pictures)",
+                self.bad_list,
+            )
         return unreadable
 
     @property
@@ -113,7 +132,11 @@ class Material:
         """List pictures that cannot be read, each once."""
         if not bad:
             return
-        known = set(self.bad_list.read_text(encoding="utf-8").splitlines()) if self.bad_list.exists() else set()
+        known = (
+            set(self.bad_list.read_text(encoding="utf-8").splitlines())
+            if self.bad_list.exists()
+            else set()
+        )
         lines = dict.fromkeys(json.dumps(dataclasses.asdict(own)) for own in bad)
         with self.bad_list.open("a", encoding="utf-8") as file:
             file.writelines(line + "\n" for line in lines if line not in known)

@@ -13,7 +13,12 @@ from torch import nn
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.store import FeatureStore
-from vlmig.models.checkpoint import load_language_model, load_tokenizer, place_adapter, resolve_checkpoint
+from vlmig.models.checkpoint import (
+    load_language_model,
+    load_tokenizer,
+    place_adapter,
+    resolve_checkpoint,
+)
 from vlmig.models.config import VLMIGConfig, changed
 from vlmig.models.low_rank import add_low_rank, has_low_rank
 from vlmig.models.modeling import Model, class_for
@@ -72,7 +77,9 @@ def frozen_digest(module: nn.Module) -> str:
     for name, value in module.state_dict().items():
         if value.device.type != "meta" and value.data_ptr() not in trained:
             digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+            )
     return digest.hexdigest()[:16]
 
 
@@ -93,13 +100,17 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
         if near and near[0] != name:  # anything else goes to the base LM
             raise VLMIGError(f"model has {name!r}; did you mean {near[0]}?")
         if name in ("store", "revision"):
-            raise VLMIGError(f"model has {name}; expected --store, or a field such as language_model_revision")
+            raise VLMIGError(
+                f"model has {name}; expected --store, or a field such as language_model_revision"
+            )
     if adapter not in ("new", "kept"):
         raise VLMIGError(f"model, adapter is {adapter!r}; expected new or kept")
     if source is None:
         missing = [name for name in NEEDED if name not in settings]
         if missing:
-            raise VLMIGError(f"model has no {missing[0]}; expected from: CHECKPOINT, or {', '.join(NEEDED)}")
+            raise VLMIGError(
+                f"model has no {missing[0]}; expected from: CHECKPOINT, or {', '.join(NEEDED)}"
+            )
         model = VLMIG.from_base(settings.pop("language_model"), store=store, **settings)
     elif adapter == "kept":
         model = VLMIG.from_pretrained(source, store=store, **settings)
@@ -131,4 +142,6 @@ def _renewed(source: str, store: FeatureStore | None, settings: dict[str, Any]) 
     network = place_adapter(built(config, base))
     network.config.name_or_path = str(folder)
     network.blank_features.copy_(blank)
-    return VLMIG(network, load_tokenizer(place, config.language_model_revision), Path(folder), store)
+    return VLMIG(
+        network, load_tokenizer(place, config.language_model_revision), Path(folder), store
+    )

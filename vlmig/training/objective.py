@@ -34,7 +34,11 @@ class Objective(nn.Module):
         self.early = model.config.fusion == "prefix"
 
     def forward(
-        self, texts: Texts, features: Tensor, others: Tensor | None = None, alone: Texts | None = None
+        self,
+        texts: Texts,
+        features: Tensor,
+        others: Tensor | None = None,
+        alone: Texts | None = None,
     ) -> dict[str, Tensor]:
         """Predict ``labels`` with pictures.
 
@@ -60,7 +64,9 @@ class Objective(nn.Module):
     def _beside(self, texts: Texts, beside: dict[str, Tensor]) -> dict[str, Tensor]:
         """Late fusion: all pictures beside one reading of the texts."""
         reading = self._read(texts)
-        fused = self.model.fuse(reading, torch.cat([*beside.values()], 1).to(reading.hidden.device)).unbind(1)
+        fused = self.model.fuse(
+            reading, torch.cat([*beside.values()], 1).to(reading.hidden.device)
+        ).unbind(1)
         states = dict(zip(beside, fused, strict=True))
         if len(beside) > 1:
             states["text"] = reading.hidden
@@ -83,9 +89,16 @@ class Objective(nn.Module):
         assert isinstance(model, VLMIGForCausalLM)
         base: dict[str, Any] = {"input_ids": texts.input_ids, "inputs_embeds": None}
         base = model.placed(base, features.to(texts.input_ids.device))
-        if base["inputs_embeds"] is None:  # every process and every step uses every weight, pictures or not
-            base = {"input_ids": None, "inputs_embeds": model.get_input_embeddings()(texts.input_ids)}
-            base["inputs_embeds"] = base["inputs_embeds"] + 0 * model.projector(model.blank_features).sum()
+        if (
+            base["inputs_embeds"] is None
+        ):  # every process and every step uses every weight, pictures or not
+            base = {
+                "input_ids": None,
+                "inputs_embeds": model.get_input_embeddings()(texts.input_ids),
+            }
+            base["inputs_embeds"] = (
+                base["inputs_embeds"] + 0 * model.projector(model.blank_features).sum()
+            )
         states = model.trunk(
             **base,
             attention_mask=visible(texts, base["inputs_embeds"].dtype),
@@ -95,7 +108,9 @@ class Objective(nn.Module):
         loss = self.loss(states, texts.labels)
         if self.alignment and self.training:
             places = texts.input_ids == model.config.place_token
-            loss = loss + self.alignment * texts.count * chamfer(base["inputs_embeds"], places, texts.samples)
+            loss = loss + self.alignment * texts.count * chamfer(
+                base["inputs_embeds"], places, texts.samples
+            )
         return loss
 
     def loss(self, states: Tensor, labels: Tensor) -> Tensor:
@@ -105,7 +120,9 @@ class Objective(nn.Module):
         if len(rows) <= size:
             return self._of_rows(rows, wanted)
         parts = zip(rows.split(size), wanted.split(size), strict=True)
-        return torch.stack([checkpoint(self._of_rows, *part, use_reentrant=False) for part in parts]).sum()
+        return torch.stack(
+            [checkpoint(self._of_rows, *part, use_reentrant=False) for part in parts]
+        ).sum()
 
     def _of_rows(self, rows: Tensor, wanted: Tensor) -> Tensor:
         logits = self.model.head(self.model.language_model, rows)
@@ -119,7 +136,9 @@ def visible(texts: Texts, dtype: torch.dtype) -> Tensor:
     length = texts.samples.shape[1]
     same = texts.samples[:, :, None] == texts.samples[:, None, :]
     seen = same & torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(
+        ~seen, torch.finfo(dtype).min
+    )[:, None]
 
 
 def chamfer(embeddings: Tensor, places: Tensor, samples: Tensor) -> Tensor:

@@ -41,7 +41,12 @@ class Pictures:
     """
 
     def __init__(self, imagination: Imagination, blank: Tensor, stored: bool, seed: int) -> None:
-        self.imagination, self.blank, self.stored, self.seed = imagination, blank.cpu().half(), stored, seed
+        self.imagination, self.blank, self.stored, self.seed = (
+            imagination,
+            blank.cpu().half(),
+            stored,
+            seed,
+        )
         self.stopwatch = Stopwatch()
         self._given = describe({"imaginer": "given", **imagination.encoder.identity()})
 
@@ -77,7 +82,9 @@ class Pictures:
         told = [i for i, own in enumerate(looked) if isinstance(own, str)]
         if told:
             prompts = [self.imagination.prompts(str(looked[i]), 1, "question") for i in told]
-            for i, visuals in zip(told, self.imagination.visuals(prompts, 1, self.seed), strict=True):
+            for i, visuals in zip(
+                told, self.imagination.visuals(prompts, 1, self.seed), strict=True
+            ):
                 features[i] = visuals.features[0].half()
         return torch.stack([self.blank, *features])[1:].float().unflatten(0, (len(rows), most))
 
@@ -91,7 +98,9 @@ class Pictures:
         place = os.path.abspath(place) if os.path.exists(place) else place
         return Address(f"{kind} {place} {pair.picture} {box} {pair.version}", 0, self._given)
 
-    def fill(self, source: Source, pairs: Iterable[Pair], total: int, quiet: bool = False) -> list[Bad]:
+    def fill(
+        self, source: Source, pairs: Iterable[Pair], total: int, quiet: bool = False
+    ) -> list[Bad]:
         """See that the store has every pair's picture; a killed run goes on where it stopped.
 
         Returns:
@@ -100,22 +109,35 @@ class Pictures:
         bad: dict[str, str] = {}
         found: list[Bad] = []
         prompts: dict[str, None] = {}
-        with tqdm(total=total, desc=f"encoding {source.name}", unit=" pairs", smoothing=0.1, disable=quiet) as bar:
+        with tqdm(
+            total=total, desc=f"encoding {source.name}", unit=" pairs", smoothing=0.1, disable=quiet
+        ) as bar:
             for portion in _portions(pairs):
                 shown = [one for pair in portion for one in pair.pictures()]
                 self._fill(source, shown, bad)
                 reasons = ((pair, bad.get(self.address(source, pair).key)) for pair in shown)
-                found += [Bad(f"{source.name}, {pair.picture}", reason) for pair, reason in reasons if reason]
-                prompts |= dict.fromkeys(pair.prompt for pair in portion if pair.prompt and not pair.picture)
+                found += [
+                    Bad(f"{source.name}, {pair.picture}", reason)
+                    for pair, reason in reasons
+                    if reason
+                ]
+                prompts |= dict.fromkeys(
+                    pair.prompt for pair in portion if pair.prompt and not pair.picture
+                )
                 bar.update(len(portion))
         if prompts:
             self.imagination.fill(list(prompts), 1, self.seed)
         return found
 
     def _fill(self, source: Source, portion: list[Pair], bad: dict[str, str]) -> None:
-        store, wanted = self.imagination.store, {self.address(source, pair): pair for pair in portion}
+        store, wanted = (
+            self.imagination.store,
+            {self.address(source, pair): pair for pair in portion},
+        )
         present = store.present([address.key for address in wanted])
-        missing = {a: pair for a, pair in wanted.items() if a.key not in present and a.key not in bad}
+        missing = {
+            a: pair for a, pair in wanted.items() if a.key not in present and a.key not in bad
+        }
         opened = _read(source, list(missing.values()))
         for address, picture in zip(missing, opened, strict=True):
             if isinstance(picture, BadPicture):
@@ -143,7 +165,9 @@ class Pictures:
                 f"min_alignment needs an encoder that reads texts; {self.imagination.config.vision_encoder} does not: leave it out"
             )
         store = self.imagination.store
-        found = [store.get(self.address(source, one).key) if one is not None else None for one in first]
+        found = [
+            store.get(self.address(source, one).key) if one is not None else None for one in first
+        ]
         cosines = [
             torch.nan if item is None else (item.pooled * own).sum().item()
             for item, own in zip(found, texts, strict=True)

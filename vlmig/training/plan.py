@@ -28,7 +28,10 @@ TERAFLOPS = 100
 
 
 def plan(
-    recipe: Recipe, store: FeatureStore, data: Path | None = None, own: Mapping[str, Callable] | None = None
+    recipe: Recipe,
+    store: FeatureStore,
+    data: Path | None = None,
+    own: Mapping[str, Callable] | None = None,
 ) -> str:
     """Describe a run, without training; sources that are not at hand are named so.
 
@@ -42,18 +45,28 @@ def plan(
     for stage in recipe.stages:
         choose_trained(model.model, stage.trains, stage.lora)
         sources = [_read(entry, data, own or {}, model) for entry in stage.data]
-        lines += ["", f"stage {stage.name}", *_parts(model.model), *(f"  data        {own.told}" for own in sources)]
+        lines += [
+            "",
+            f"stage {stage.name}",
+            *_parts(model.model),
+            *(f"  data        {own.told}" for own in sources),
+        ]
         known = all(source.pairs is not None for source in sources)
         pairs = sum(source.pairs or 0 for source in sources) if known else None
         tokens = max(source.tokens for source in sources) or stage.max_tokens
-        lines += [f"  {line}" for line in _run(model, recipe, stage, pairs, min(tokens, stage.max_tokens))]
+        lines += [
+            f"  {line}" for line in _run(model, recipe, stage, pairs, min(tokens, stage.max_tokens))
+        ]
     return "\n".join(lines)
 
 
 def _parts(model: Model) -> list[str]:
     """Say what trains, and what model and optimiser take."""
     counts = count_parameters(model)
-    lines = [f"  {name:<15} {trained:>14,} trained {frozen:>15,} frozen" for name, (trained, frozen) in counts.items()]
+    lines = [
+        f"  {name:<15} {trained:>14,} trained {frozen:>15,} frozen"
+        for name, (trained, frozen) in counts.items()
+    ]
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     trained = sum(trained for trained, _ in counts.values()) * ADAM_BYTES
     return [
@@ -71,9 +84,13 @@ class _Data:
     tokens: float = 0.0
 
 
-def _read(entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable], model: VLMIG) -> _Data:
+def _read(
+    entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable], model: VLMIG
+) -> _Data:
     """Read a source's first records, where it is at hand; what is counted is what it tells, or all that it has."""
-    options = {name: value for name, value in entry.items() if name not in ("weight", "limit", "curate")}
+    options = {
+        name: value for name, value in entry.items() if name not in ("weight", "limit", "curate")
+    }
     try:
         source = build_source(options, data, model.tokenizer, own)
         some = min(SOME, entry.get("limit") or SOME)
@@ -87,7 +104,9 @@ def _read(entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable],
     told = f"{pairs:,} pairs" if pairs is not None else "not counted (vlmig data check does)"
     bad = len(records) - len(captions)
     faults = f", {bad:,} of the first {len(records):,} records are no pairs" if bad else ""
-    return _Data(f"{told_source(entry)}: {told}{faults}, {tokens:.1f} tokens a caption", pairs, tokens)
+    return _Data(
+        f"{told_source(entry)}: {told}{faults}, {tokens:.1f} tokens a caption", pairs, tokens
+    )
 
 
 def _counted(source: Source, limit: int | None, read: int | None) -> int | None:
@@ -101,9 +120,13 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     """Say how long the stage is and what it needs."""
     steps = stage.steps
     if steps is None and pairs is not None:
-        steps = max(1, round((stage.epochs or 0) * pairs * (1 - recipe.validation.share) / stage.batch))
+        steps = max(
+            1, round((stage.epochs or 0) * pairs * (1 - recipe.validation.share) / stage.batch)
+        )
     if steps is None:
-        return [f"steps       {stage.epochs} epochs of data that is not counted, {stage.batch} samples each"]
+        return [
+            f"steps       {stage.epochs} epochs of data that is not counted, {stage.batch} samples each"
+        ]
     samples = steps * stage.batch
     epochs = f", {samples / pairs:.2f} epochs" if pairs else ""
     told = [
@@ -112,14 +135,21 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     ]
     each = model.config.vision_patches * model.config.vision_width * 2
     if recipe.features == "stored" and pairs:
-        told.append(f"storage     at most {size(min(pairs, samples) * each)} of features ({size(each)} a picture)")
+        told.append(
+            f"storage     at most {size(min(pairs, samples) * each)} of features ({size(each)} a picture)"
+        )
     rows = min(stage.micro_batch or stage.batch, stage.batch)
-    logits = min(rows * stage.max_tokens * model.model.get_output_embeddings().weight.shape[0], LOGITS_BUDGET)
+    logits = min(
+        rows * stage.max_tokens * model.model.get_output_embeddings().weight.shape[0], LOGITS_BUDGET
+    )
     told.append(
         f"logits      at most {size(8 * logits)} with gradients, for {rows} samples of {stage.max_tokens} tokens"
     )
     hours = compute_hours(model.model, samples, tokens)
-    return [*told, f"compute     {hours:.2g} GPU hours at {TERAFLOPS} TFLOP/s and {tokens:.0f} tokens a caption"]
+    return [
+        *told,
+        f"compute     {hours:.2g} GPU hours at {TERAFLOPS} TFLOP/s and {tokens:.0f} tokens a caption",
+    ]
 
 
 def compute_hours(model: Model, samples: int, tokens: float) -> float:
@@ -131,8 +161,14 @@ def compute_hours(model: Model, samples: int, tokens: float) -> float:
     reads = sum(p.numel() for p in lm.parameters())
     learns = any(p.requires_grad for p in lm.parameters())
     head = model.get_output_embeddings().weight.numel()
-    projected, fused = (sum(p.numel() for p in part.parameters()) for part in (model.projector, model.fusion))
-    per_token = reads * (6 if learns else 4 if early else 2) + 4 * head + 6 * (0 if early else projected + fused)
+    projected, fused = (
+        sum(p.numel() for p in part.parameters()) for part in (model.projector, model.fusion)
+    )
+    per_token = (
+        reads * (6 if learns else 4 if early else 2)
+        + 4 * head
+        + 6 * (0 if early else projected + fused)
+    )
     per_picture = 6 * (projected + fused) * model.config.vision_patches
     seen = tokens + (model.config.visual_tokens if early else 0)
     return samples * (seen * per_token + per_picture) / (TERAFLOPS * 1e12) / 3600

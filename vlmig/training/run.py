@@ -62,19 +62,27 @@ def train(
             "--store-limit beside features: stored; expected room for every picture: leave it out, or use live"
         )
     for stage in recipe.stages:
-        optimizer_for([nn.Parameter(torch.zeros(1))], stage)  # what it refuses, it refuses before hours of encoding
+        optimizer_for(
+            [nn.Parameter(torch.zeros(1))], stage
+        )  # what it refuses, it refuses before hours of encoding
     accelerator = _accelerator(recipe, out)
     if _claim(recipe, out, accelerator):
         logger.warning("%s is trained already; choose another --out to train anew", out)
         return VLMIG.from_pretrained(out, store=store)
     model = start(recipe, store)
-    pictures = Pictures(model.imagination, model.model.blank_features, recipe.features == "stored", recipe.seed)
-    session = Session(recipe, out / "training", model, accelerator, pictures, data, own or {}, probe)
+    pictures = Pictures(
+        model.imagination, model.model.blank_features, recipe.features == "stored", recipe.seed
+    )
+    session = Session(
+        recipe, out / "training", model, accelerator, pictures, data, own or {}, probe
+    )
     materials = [Material(session, number, stage) for number, stage in enumerate(recipe.stages)]
     told = [_stage(session, number, material) for number, material in enumerate(materials)]
     _describe(session.model, recipe, told)
     if accelerator.is_main_process:
-        moved = any(part in ("language_model", "lora") for stage in recipe.stages for part in stage.trains)
+        moved = any(
+            part in ("language_model", "lora") for stage in recipe.stages for part in stage.trains
+        )
         session.model.model.save_pretrained(out, save_base=moved)
         _clean(out)
     accelerator.wait_for_everyone()
@@ -103,7 +111,9 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
         ) from error
     if recipe.tracker:
         if not accelerator.log_with:
-            raise VLMIGError(f"tracker {recipe.tracker} is not installed; install it with pip, or leave it out")
+            raise VLMIGError(
+                f"tracker {recipe.tracker} is not installed; install it with pip, or leave it out"
+            )
         accelerator.init_trackers("vlmig", config={"recipe": json.dumps(recipe.resolved())})
     return accelerator
 
@@ -122,7 +132,9 @@ def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
                 "choose another --out, or remove it"
             )
     elif (out / CONFIG).exists():
-        raise VLMIGError(f"{out} holds a checkpoint that this command did not begin; choose another --out")
+        raise VLMIGError(
+            f"{out} holds a checkpoint that this command did not begin; choose another --out"
+        )
     accelerator.wait_for_everyone()
     finished = (out / CONFIG).exists()
     if accelerator.is_main_process:
@@ -138,7 +150,10 @@ def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
 
 def _clean(out: Path) -> None:
     """Remove what only an unfinished run needs."""
-    for state in [*(out / "training").glob(f"*/{STATE}-*"), *(out / "training").glob(f"*/{TRAINED}")]:
+    for state in [
+        *(out / "training").glob(f"*/{STATE}-*"),
+        *(out / "training").glob(f"*/{TRAINED}"),
+    ]:
         shutil.rmtree(state) if state.is_dir() else state.unlink()
 
 
@@ -167,5 +182,7 @@ def read_log(out: Path, stage: str) -> list[dict[str, Any]]:
     """
     path = out / "training" / stage / LOG
     if not path.exists():
-        raise VLMIGError(f"no log at {path}; expected the --out of vlmig train, and the name of one of its stages")
+        raise VLMIGError(
+            f"no log at {path}; expected the --out of vlmig train, and the name of one of its stages"
+        )
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

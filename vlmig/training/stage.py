@@ -40,7 +40,9 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
     before = frozen_digest(network)
     counts = count_parameters(network)
     parameters = sum(trained for trained, _ in counts.values())
-    told = ", ".join(f"{name} {trained:,} of {trained + frozen:,}" for name, (trained, frozen) in counts.items())
+    told = ", ".join(
+        f"{name} {trained:,} of {trained + frozen:,}" for name, (trained, frozen) in counts.items()
+    )
     logger.info("stage %s trains %s parameters (%s)", stage.name, f"{parameters:,}", told)
     steps = Steps(session, number, stage, data)
     log, prepared = fit(
@@ -56,7 +58,9 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
     if session.sharded:
         session.model = _gathered(session, number, prepared)
     elif frozen_digest(network) != before:
-        raise RuntimeError(f"stage {stage.name} changed what it was to keep: expected only {stage.trains} to train")
+        raise RuntimeError(
+            f"stage {stage.name} changed what it was to keep: expected only {stage.trains} to train"
+        )
     measured = [line for line in log if "validation" in line or "probe" in line]
     return {
         "name": stage.name,
@@ -82,7 +86,9 @@ def _gathered(session: Session, number: int, prepared: nn.Module) -> VLMIG:
     model = start(session.recipe, session.model.imagination.store)
     for stage in stages:
         choose_trained(model.model, stage.trains, stage.lora)
-        Objective(model.model).load_state_dict(load_file(session.folder / stage.name / TRAINED), strict=False)
+        Objective(model.model).load_state_dict(
+            load_file(session.folder / stage.name / TRAINED), strict=False
+        )
     accelerator.wait_for_everyone()  # the files go when the run is over
     return model
 
@@ -122,7 +128,12 @@ class Steps:
 
     def losses(self, module: nn.Module, step: int) -> list[Callable[[], Tensor]]:
         """Return each micro-batch's part of the mean loss per token of the whole batch, over all processes."""
-        drawn_by = (self.session.recipe.seed, self.number, step, self.session.accelerator.process_index)
+        drawn_by = (
+            self.session.recipe.seed,
+            self.number,
+            step,
+            self.session.accelerator.process_index,
+        )
         torch.manual_seed(int(np.random.SeedSequence(drawn_by).generate_state(1)[0]))
         with self.session.stopwatch("data"):
             batches = self._drawn(step)
@@ -146,7 +157,9 @@ class Steps:
         if bad and not self.session.pictures.stored:
             self.data.note_bad(bad)
             if self.seen >= SEEN:
-                check_share(self.bad, self.seen, self.session.recipe.max_bad, "pictures", self.data.bad_list)
+                check_share(
+                    self.bad, self.seen, self.session.recipe.max_bad, "pictures", self.data.bad_list
+                )
 
     def measure(self, module: nn.Module, step: int) -> dict[str, Any]:
         """Measure held-out losses and probe tasks where it is time to; nothing otherwise."""
@@ -166,7 +179,9 @@ class Steps:
     def _validation(self, module: nn.Module, held_out: Batches) -> dict[str, float]:
         """Return the held-out loss per token: text alone, beside the own, the next pair's and the empty picture."""
         accelerator, total = self.session.accelerator, len(held_out.order)
-        each = -(-total // accelerator.num_processes)  # as many on every process: what comes twice does not count
+        each = -(
+            -total // accelerator.num_processes
+        )  # as many on every process: what comes twice does not count
         own = range(accelerator.process_index * each, (accelerator.process_index + 1) * each)
         sums, count = torch.zeros(4, device=self.device), torch.zeros((), device=self.device)
         names: tuple[str, ...] = ()
@@ -174,7 +189,11 @@ class Steps:
             places = own[first : first + held_out.micro]
             batch = held_out.batch([place % total for place in places])
             others = held_out.batch([(place + 1) % total for place in places]).looked
-            alone = held_out.tokens.batch(batch.pairs, alone=True) if held_out.tokens.early else batch.texts
+            alone = (
+                held_out.tokens.batch(batch.pairs, alone=True)
+                if held_out.tokens.early
+                else batch.texts
+            )
             for texts in (batch.texts, alone):
                 texts.labels[[place >= total for place in places]] = IGNORED
             see = self.session.pictures.see
@@ -188,7 +207,9 @@ class Steps:
         return {name: round(float(loss / count), 6) for name, loss in zip(names, sums, strict=True)}
 
 
-def exchanged(rows: Sequence[Sequence[Looked]], others: Sequence[Sequence[Looked]]) -> list[list[Looked]]:
+def exchanged(
+    rows: Sequence[Sequence[Looked]], others: Sequence[Sequence[Looked]]
+) -> list[list[Looked]]:
     """Show each row as many of another row's pictures as it has itself; where that has none, empty ones."""
     return [
         [other[i % len(other)] if other else None for i in range(len(row))]

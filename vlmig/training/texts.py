@@ -46,7 +46,9 @@ class Texts:
     @property
     def positions(self) -> Tensor:
         """Number the tokens of each text from 0, (B, T)."""
-        place = torch.arange(self.samples.shape[1], device=self.samples.device).expand_as(self.samples)
+        place = torch.arange(self.samples.shape[1], device=self.samples.device).expand_as(
+            self.samples
+        )
         begins = torch.ones_like(self.samples, dtype=torch.bool)
         begins[:, 1:] = self.samples[:, 1:] != self.samples[:, :-1]
         return place - (place * begins).cummax(1).values
@@ -58,7 +60,9 @@ class Texts:
 
     def to(self, device: torch.device) -> Texts:
         """Move to a device."""
-        ids, samples, labels = (part.to(device) for part in (self.input_ids, self.samples, self.labels))
+        ids, samples, labels = (
+            part.to(device) for part in (self.input_ids, self.samples, self.labels)
+        )
         return Texts(ids, samples, labels, self.rows, self.shown)
 
 
@@ -76,7 +80,9 @@ class Tokens:
         VLMIGError: ``pack`` for a model that looks at pictures beside the text.
     """
 
-    def __init__(self, tokenizer: Any, model: Model, limit: int, mask_share: float, pack: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, model: Model, limit: int, mask_share: float, pack: int | None = None
+    ) -> None:
         config = model.config
         self.tokenizer, self.mask_share, self.pack = tokenizer, mask_share, pack
         self.masked, self.early = isinstance(model, VLMIGForMaskedLM), config.fusion == "prefix"
@@ -91,14 +97,20 @@ class Tokens:
                 f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every text has a picture beside it"
             )
 
-    def batch(self, pairs: Sequence[Pair], rngs: Sequence[np.random.Generator] = (), alone: bool = False) -> Texts:
+    def batch(
+        self, pairs: Sequence[Pair], rngs: Sequence[np.random.Generator] = (), alone: bool = False
+    ) -> Texts:
         """Tokenize, cut, hide (each text by its own generator), pack and pad.
 
         Args:
             alone: without the places of pictures.
         """
         rows, shown = self._rows(pairs, alone)
-        groups = [[i] for i in range(len(rows))] if self.pack is None else self._packed([len(ids) for ids, _ in rows])
+        groups = (
+            [[i] for i in range(len(rows))]
+            if self.pack is None
+            else self._packed([len(ids) for ids, _ in rows])
+        )
         length = max(sum(len(rows[i][0]) for i in group) for group in groups)
         ids = torch.full((len(groups), length), self.pad)
         samples = torch.zeros(len(groups), length, dtype=torch.long)
@@ -118,13 +130,17 @@ class Tokens:
                 start = part.stop
         return Texts(ids, samples, labels, groups, shown)
 
-    def _rows(self, pairs: Sequence[Pair], alone: bool) -> tuple[list[tuple[list[int], list[bool]]], list[int]]:
+    def _rows(
+        self, pairs: Sequence[Pair], alone: bool
+    ) -> tuple[list[tuple[list[int], list[bool]]], list[int]]:
         """Return each text's token ids and which of them are learnt, and how many pictures each shows."""
         early = self.early and not alone
         texts = [with_places(pair) if early else without_places(pair) for pair in pairs]
         spans = any(learnt for _, learnt in texts)
         cut: dict[str, Any] = {} if early else {"truncation": True, "max_length": self.limit}
-        encoded = self.tokenizer([text for text, _ in texts], return_offsets_mapping=spans, verbose=False, **cut)
+        encoded = self.tokenizer(
+            [text for text, _ in texts], return_offsets_mapping=spans, verbose=False, **cut
+        )
         rows, shown = [], []
         for i, (_, learnt) in enumerate(texts):
             ids = encoded.input_ids[i]
@@ -164,16 +180,26 @@ class Tokens:
                 room[found] -= length
         return groups
 
-    def _ended(self, ids: list[int], learnt: list[bool], closes: bool) -> tuple[list[int], list[bool]]:
+    def _ended(
+        self, ids: list[int], learnt: list[bool], closes: bool
+    ) -> tuple[list[int], list[bool]]:
         """Put the end behind a text that was not cut; a conversation brings its own stop mark."""
         end = self.tokenizer.eos_token_id
-        if closes and not self.masked and end is not None and ids[-1:] != [end] and len(ids) < self.limit:
+        if (
+            closes
+            and not self.masked
+            and end is not None
+            and ids[-1:] != [end]
+            and len(ids) < self.limit
+        ):
             return [*ids, end], [*learnt, True]
         return (ids, learnt) if ids else ([self.pad], [False])
 
     def _hide(self, ids: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Hide tokens of one caption, at least one of them behind the mask."""
-        special = self.tokenizer.get_special_tokens_mask(ids.tolist(), already_has_special_tokens=True)
+        special = self.tokenizer.get_special_tokens_mask(
+            ids.tolist(), already_has_special_tokens=True
+        )
         words = np.flatnonzero(np.array(special) == 0)
         if not len(words):
             return ids, torch.full_like(ids, IGNORED)

@@ -61,7 +61,9 @@ def fetch(files: Sequence[str], folder: Path) -> Path:
         elif name in SOURCES:
             wanted.setdefault(SOURCES[name].url, []).append(name)
         else:
-            raise VLMIGError(f"{name} has no source known here; get it and pass --data (or VLMIG_DATA) its folder")
+            raise VLMIGError(
+                f"{name} has no source known here; get it and pass --data (or VLMIG_DATA) its folder"
+            )
     for url, names in wanted.items():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
@@ -91,8 +93,12 @@ def _download(url: str, goal: Path, name: str) -> Path:
         raise VLMIGError(
             f"cannot download {url}: {reason}; pass --data (or VLMIG_DATA) a folder that has {name}"
         ) from error
-    if length is not None and goal.stat().st_size != int(length):  # urllib takes a broken connection for the end
-        raise VLMIGError(f"cannot download {url}: {goal.stat().st_size} of {length} bytes came; try again")
+    if length is not None and goal.stat().st_size != int(
+        length
+    ):  # urllib takes a broken connection for the end
+        raise VLMIGError(
+            f"cannot download {url}: {goal.stat().st_size} of {length} bytes came; try again"
+        )
     return goal
 
 
@@ -119,7 +125,9 @@ def _file(downloaded: Path, source: Source, goal: Path) -> Path:
             with archive.open(source.member) as member, goal.open("wb") as file:
                 shutil.copyfileobj(member, file, BLOCK)
     except zipfile.BadZipFile as error:
-        raise VLMIGError(f"{source.url} is no zip archive ({error}); pass --data a folder with the file") from None
+        raise VLMIGError(
+            f"{source.url} is no zip archive ({error}); pass --data a folder with the file"
+        ) from None
     return goal
 
 
@@ -130,7 +138,9 @@ def _keep(file: Path, name: str, folder: Path) -> None:
     _check_recorded(name, folder, file)
     if SOURCES[name].sha256 is None and not record.is_file():
         found = sha256(file)
-        logger.info("%s: its SHA-256 was not known beforehand; %s is recorded in %s", name, found, record)
+        logger.info(
+            "%s: its SHA-256 was not known beforehand; %s is recorded in %s", name, found, record
+        )
         part = file.with_name("record")
         part.write_text(f"{found}\n", encoding="utf-8")
         os.replace(part, record)

@@ -19,7 +19,9 @@ def parts_of(question: Question, apart: bool = False) -> list[tuple[str, list[st
     """
     whole = range(len(question.continuations))
     split = [(c,) for c in whole] if apart or len(question.contexts) > 1 else [tuple(whole)]
-    return [(question.context(part[0]), [question.continuations[c] for c in part]) for part in split]
+    return [
+        (question.context(part[0]), [question.continuations[c] for c in part]) for part in split
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +61,31 @@ class Item:
     def described(self) -> dict[str, Any]:
         """Return all fields by name, as JSON takes them; ``dataclasses.asdict`` takes ten times as long."""
         own = {name: getattr(self, name) for name in Item.__slots__}
-        return own | {"questions": [{name: getattr(q, name) for name in Question.__slots__} for q in self.questions]}
+        return own | {
+            "questions": [
+                {name: getattr(q, name) for name in Question.__slots__} for q in self.questions
+            ]
+        }
 
     def taught(self, demonstrations: Sequence[Item]) -> Item | None:
         """Put solved items with these candidates in front of every question; None where there are none.
 
         Each stands in the question's own wording, with a full stop behind its answer (Xia et al. 2023).
         """
-        shown = [d for d in demonstrations if set(self.choices) <= set(d.choices) and d.cluster != self.cluster]
+        shown = [
+            d
+            for d in demonstrations
+            if set(self.choices) <= set(d.choices) and d.cluster != self.cluster
+        ]
         if not shown:
             return None
         questions = []
         for i, question in enumerate(self.questions):
             solved = [(d.questions[i], d.questions[i].answer) for d in shown]
             lines = [f"{q.context(a).strip()} {q.continuations[a].strip()}. " for q, a in solved]
-            questions.append(replace(question, contexts=tuple("".join(lines) + c for c in question.contexts)))
+            questions.append(
+                replace(question, contexts=tuple("".join(lines) + c for c in question.contexts))
+            )
         return replace(self, questions=tuple(questions))
 
 

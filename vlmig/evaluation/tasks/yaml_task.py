@@ -54,7 +54,9 @@ def _said(place: str, made: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return made(*arguments)
     except (jinja2.TemplateError, AttributeError, LookupError, TypeError) as error:
-        raise VLMIGError(f"{place} does not fit the task: {one_line(error)}; correct the row, or fetch the file again") from None
+        raise VLMIGError(
+            f"{place} does not fit the task: {one_line(error)}; correct the row, or fetch the file again"
+        ) from None
 
 
 _template = cache(JINJA.from_string)
@@ -157,7 +159,9 @@ class Declaration(Checked):
     def _add_labels(self, rows: list[Row], path: Path) -> None:
         lines = read_text(path).split() if path.is_file() else []
         if len(lines) != len(rows):
-            raise VLMIGError(f"{path} has {len(lines)} labels for {len(rows)} rows; fetch both files again")
+            raise VLMIGError(
+                f"{path} has {len(lines)} labels for {len(rows)} rows; fetch both files again"
+            )
         for row, label in zip(rows, lines, strict=True):
             row["label"] = label
 
@@ -168,12 +172,17 @@ class Declaration(Checked):
             places: where each row stands, for what is wrong with one.
         """
         wheres = places or [f"{self.task}, row {i}" for i in range(1, len(rows) + 1)]
-        kept = [(_said(place, self._filled, row), place) for row, place in zip(rows, wheres, strict=True)]
+        kept = [
+            (_said(place, self._filled, row), place)
+            for row, place in zip(rows, wheres, strict=True)
+        ]
         kept = [(row, place) for row, place in kept if _said(place, _evaluate, self.where, row)]
         if self.previous:
             kept = list(self._with_previous(kept))
         if not kept:
-            raise VLMIGError(f"{self.task}: no rows where {self.where}; fetch the files again from their source")
+            raise VLMIGError(
+                f"{self.task}: no rows where {self.where}; fetch the files again from their source"
+            )
         named = [_said(place, _evaluate, self.answer, row) for row, place in kept]
         labels = sorted({self._one(label) for label in named if isinstance(label, str)})
         return [
@@ -213,16 +222,22 @@ class Declaration(Checked):
         questions = tuple(self._question(p, row, choices, index, place) for p in self.prompts)
         return self._made(number, row, choices, questions)
 
-    def _made(self, number: int, row: Row, choices: tuple[str, ...], questions: tuple[Question, ...]) -> Item:
+    def _made(
+        self, number: int, row: Row, choices: tuple[str, ...], questions: tuple[Question, ...]
+    ) -> Item:
         cluster, picture = _render(self.subject, row).lower(), _render(self.picture, row).strip()
         return Item(f"{self.task}/{number}", cluster, picture, choices, questions)
 
-    def _question(self, prompt: Any, row: Row, choices: tuple[str, ...], index: int, place: str) -> Question:
+    def _question(
+        self, prompt: Any, row: Row, choices: tuple[str, ...], index: int, place: str
+    ) -> Question:
         text = prompt["prompt"] if isinstance(prompt, dict) else prompt
         if isinstance(prompt, dict):
             index = self._index(_evaluate(prompt["answer"], row), choices, place)
         apart = "choice" in _names(text)
-        contexts = [_render(text, {**row, "choice": c}) for c in (choices if apart else choices[:1])]
+        contexts = [
+            _render(text, {**row, "choice": c}) for c in (choices if apart else choices[:1])
+        ]
         spellings = [self.continuation] if isinstance(self.continuation, str) else self.continuation
         continuations = tuple(_render(s, {**row, "choice": c}) for s in spellings for c in choices)
         return Question(tuple(contexts), continuations, index)
@@ -233,7 +248,9 @@ class Declaration(Checked):
         label = self._one(str(answer))
         allowed = [c for c in choices if not self.known or c in self.known]
         if label not in allowed:
-            raise VLMIGError(f"{place}: label {label!r}; expected one of {', '.join(allowed)}; correct the row")
+            raise VLMIGError(
+                f"{place}: label {label!r}; expected one of {', '.join(allowed)}; correct the row"
+            )
         return choices.index(label)
 
     def made(self, split: str = "") -> Task:
@@ -244,7 +261,9 @@ class Declaration(Checked):
         """
         chosen = split or self.split
         if chosen not in self.files:
-            raise VLMIGError(f"task {self.task} has no split {chosen!r}; expected one of {', '.join(self.files)}")
+            raise VLMIGError(
+                f"task {self.task} has no split {chosen!r}; expected one of {', '.join(self.files)}"
+            )
         shown = self.demonstrations if self.demonstrations != chosen else ""
         return Task(
             name=self.task if chosen == self.split else f"{self.task}@{chosen}",
@@ -301,7 +320,9 @@ def known_tasks() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def choose_tasks(names: Sequence[str], others: dict[str, Task], protocol: str = "default") -> list[Task]:
+def choose_tasks(
+    names: Sequence[str], others: dict[str, Task], protocol: str = "default"
+) -> list[Task]:
     """Look tasks up: by name, with ``@split`` for another split than the task's own; or by a file that ends in .yaml.
 
     Args:
