@@ -164,7 +164,7 @@ class Side:
         clock.around(accelerator, "clip_grad_norm_", "optimiser")
         clock.around(self.data.batches.tokens, "batch", "tokens")
         if pictures.stored:  # otherwise several are opened side by side
-            clock.around(pictures, "look", "features")
+            clock.around(pictures, "load", "features")
 
     def turn(self, steps: int) -> None:
         """Run some steps as ``fit`` does, and keep seconds per step by part."""

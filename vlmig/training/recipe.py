@@ -1,4 +1,4 @@
-"""A recipe: what is trained, on what, in which stages. One YAML file, checked before anything heavy is loaded."""
+"""Training recipes: one YAML file, checked before anything heavy is loaded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Amount = Annotated[Number, Field(ge=0)]
 
 
 class Optimisation(Checked):
-    """How a loss is minimised; the schedule's names are those of ``transformers.get_scheduler``."""
+    """Optimizer and schedule; schedules have the names of ``transformers.get_scheduler``."""
 
     learning_rate: Amount
     steps: Count | None = None
     schedule: str = "cosine_with_min_lr"
     schedule_options: dict[str, Any] = {}
-    """Further arguments of the schedule; ``cosine_with_min_lr`` ends at 2 % where none is given."""
+    """Further arguments of the schedule; without any, ``cosine_with_min_lr`` ends at 2 %."""
     warmup: Amount = 0.03
     """Share of the steps in which the learning rate rises from zero."""
     weight_decay: Amount = 0.01
@@ -31,7 +31,7 @@ class Optimisation(Checked):
     clip: Number | None = 1.0
     """Largest norm of the gradients; None leaves them as they are."""
     average: Number | None = None
-    """Decay of an exponential moving average of the weights; the average is what is kept at the end."""
+    """Decay of an exponential moving average of the weights, which replaces them at the end."""
 
 
 class Stage(Optimisation):
@@ -39,14 +39,15 @@ class Stage(Optimisation):
 
     name: str
     data: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    """Sources with their options (docs/training.md). ``weight``: a source's share of the samples; those without one divide the
-    rest by their sizes. ``limit``: read only so many records. ``curate``: see ``vlmig.data.curation.Curation``."""
+    """Sources with their options (docs/training.md). ``weight``: a source's share of the samples; those
+    without one divide the rest by their sizes. ``limit``: read only so many records. ``curate``: see
+    ``vlmig.data.curation.Curation``."""
     batch: Count
     """Samples per step, over all processes."""
     epochs: Amount | None = None
     """Passes over all pairs of the stage together."""
     micro_batch: Count | None = None
-    """Most samples that go through the model at a time in one process; more are accumulated."""
+    """Most samples that go through the model together in one process; gradients accumulate."""
     trains: Annotated[
         list[Literal["projector", "fusion", "language_model", "lora"]], Field(min_length=1)
     ] = ["projector", "fusion"]
@@ -54,15 +55,17 @@ class Stage(Optimisation):
     lora: dict[str, Any] = {}
     """Arguments of ``peft.LoraConfig``."""
     max_tokens: Count = 100
-    """Tokens of a text; longer ones are cut. Early fusion counts visual tokens too, and cuts no image."""
+    """Tokens of a text; longer ones are cut. Early fusion counts visual tokens, and cuts no image."""
     pack: Count | None = None
-    """Fill rows with several texts up to so many tokens, which saves padding; the loss is the same. Early fusion only."""
+    """Fill rows with several texts up to so many tokens. It saves padding; the loss is the same. Early
+    fusion only."""
     alignment: Amount = 0.0
-    """Weight of a Chamfer distance between visual tokens and words (``vlmig.training.objective.chamfer``). Early fusion only."""
+    """Weight of the distance of visual tokens and words, ``vlmig.training.objective.chamfer``. Early
+    fusion only."""
     blank_share: Amount = 0.15
-    """Share of samples read beside the blank image: what the model says without evidence (``mix: evidence`` needs it)."""
+    """Share of samples with the blank image: predictions without evidence (``mix: evidence``)."""
     mask_share: Amount = 0.2
-    """Share of tokens that a masked LM has to guess."""
+    """Share of tokens that a masked LM has to predict."""
 
     @model_validator(mode="after")
     def _check(self) -> Stage:
@@ -87,7 +90,7 @@ class Stage(Optimisation):
 
 
 class Validation(Checked):
-    """What is measured during training on pairs held out by image: the losses with matching, mismatched and blank images."""
+    """Losses on held-out images during training: with matching, mismatched and blank images."""
 
     share: Amount = 0.01
     """Share of the images held out."""
@@ -98,7 +101,7 @@ class Validation(Checked):
 
 
 class Probe(Checked):
-    """Tasks of ``vlmig eval`` measured beside the validation loss, with few items and images."""
+    """Tasks of ``vlmig eval`` measured with the validation loss, with few items and images."""
 
     tasks: list[str] = []
     k: Count = 2
@@ -106,11 +109,12 @@ class Probe(Checked):
 
 
 class Recipe(Checked):
-    """All that decides a training run."""
+    """Everything that decides a training run."""
 
     model: dict[str, Any]
-    """Either ``from`` (checkpoint to start from, with ``adapter: new`` to begin its adapter anew), or ``language_model``,
-    ``vision`` and ``generator``; everything else is a field of ``VLMIGConfig`` or goes to the base LM."""
+    """Either ``from`` (checkpoint to start from, with ``adapter: new`` to replace its adapter), or
+    ``language_model``, ``vision`` and ``generator``; everything else is a field of ``VLMIGConfig`` or
+    goes to the base LM."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -122,9 +126,9 @@ class Recipe(Checked):
     max_bad: Amount = 0.1
     """Share of bad records above which training stops."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that read data beside the training one."""
+    """Processes that load data for the training one."""
     save_seconds: Amount = 120.0
-    """Time between resumable states: what a kill can cost."""
+    """Time between resumable states; a kill can cost so much."""
     log_every: Count = 1
     """Steps between lines of the log."""
     tracker: str | None = None
