@@ -46,7 +46,7 @@ def jobs_of(rng: torch.Generator) -> list[Job]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_read_once_equals_read_whole(family: str, fusion: str) -> None:
     model, jobs = model_of(family, fusion), jobs_of(torch.Generator().manual_seed(0))
-    visual = model.beside(torch.randn(1, 2, 5, 12).expand(len(jobs), -1, -1, -1))
+    visual = model.encode_with_blank(torch.randn(1, 2, 5, 12).expand(len(jobs), -1, -1, -1))
     _, families = part(model, jobs)
     assert sum(map(len, families)) == len(jobs) and [shared_length(own) for own in families] == [29, 40, 24]
     rows: list[int] = []

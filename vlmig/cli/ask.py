@@ -81,7 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     given = _open_given(arguments)
     fields = {"prompt_policy": arguments.policy} if arguments.policy else {}
     model = options.load_model(arguments, **fields)
-    early = model.config.fusion == "prefix"
+    early = model.config.images_in_text
     if early and not arguments.choices and (given["images"] or given["shots"] or given["steps"]):
         _write(model, arguments, given)
     else:

@@ -22,7 +22,7 @@ from vlmig.predict.adaptive_k import Asked, Stopping, ask_all
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
 from vlmig.processing.tokens import first_token, spaced
-from vlmig.runtime import spread
+from vlmig.runtime import deterministic_map
 
 
 def measured(
@@ -131,7 +131,7 @@ class Plan:
         def choices(part: range) -> list[Record]:
             return self._choices(*([own[i] for i in part] if own else None for own in (items, seen, unseen)))  # type: ignore[arg-type]
 
-        for records in spread(choices, parts, device):
+        for records in deterministic_map(choices, parts, device):
             yield from records
 
     def _imagine(self, items: Sequence[Item], seed: int) -> list[list[Visuals]]:
@@ -270,7 +270,7 @@ class Plan:
             }
 
         sets = [_stretched(own, len(part)) for own, part in zip(seen, texts, strict=True)]
-        yield from spread(measured, list(zip(texts, sets, strict=True)), self.model.model.device)
+        yield from deterministic_map(measured, list(zip(texts, sets, strict=True)), self.model.model.device)
 
     def _generated(self, items: list[Item], seed: int) -> Iterator[Record]:
         """Generate an answer with each number of pictures, up to the first line break."""
@@ -294,7 +294,7 @@ class Plan:
                 "outputs": outputs,
             }
 
-        yield from spread(measured, list(zip(items, seen, strict=True)), self.model.model.device)
+        yield from deterministic_map(measured, list(zip(items, seen, strict=True)), self.model.model.device)
 
 
 def _paired(seen: list[Visuals], unseen: list[Visuals] | None) -> list[tuple[Visuals, Visuals | None]]:

@@ -29,7 +29,7 @@ from vlmig.models.modeling import VLMIGForMaskedLM
 from vlmig.models.text_states import Reading
 from vlmig.predict.batching import Scores, read_padded, score_reading
 from vlmig.predict.predictor import DEFAULT_K, VLMIG
-from vlmig.runtime import spread
+from vlmig.runtime import deterministic_map
 
 BATCH = 32
 ANSWER = 256
@@ -149,7 +149,7 @@ class VlmigLM(LM):
         seen = iter(self._seen([part.shown for question in questions for part in question.parts], k))
         pairs = [[(part, next(seen)) for part in question.parts] for question in questions]
         batches = [list(chain(*pairs[start : start + self.batch])) for start in range(0, len(pairs), self.batch)]
-        flat = chain(*spread(lambda batch: self._scored(batch, lone), batches, self.vlmig.model.device))
+        flat = chain(*deterministic_map(lambda batch: self._scored(batch, lone), batches, self.vlmig.model.device))
         for question in questions:
             scores, greedy = zip(*(next(flat) for _ in question.parts), strict=True)
             joined = Scores.joined(scores)
@@ -205,7 +205,7 @@ class VlmigLM(LM):
                 own = wanted[start : start + self._together]
                 seen = [self._seen([one], self.k if one else 0)[0] for one in own]
                 pairs = list(zip(texts[start : start + len(own)], seen, strict=True))
-                found += spread(lambda pair: self._rolled(*pair), pairs, self.vlmig.model.device)
+                found += deterministic_map(lambda pair: self._rolled(*pair), pairs, self.vlmig.model.device)
                 bar.update(len(own))
         return found
 
@@ -264,7 +264,7 @@ class VlmigLM(LM):
             )
 
         starts, alone = range(0, len(requests), self.batch), settings["do_sample"]  # random numbers come in one order
-        texts = spread(batch, starts, self.vlmig.model.device, together=not alone)
+        texts = deterministic_map(batch, starts, self.vlmig.model.device, together=not alone)
         return [before_stop(text, until) for batch in texts for text in batch]
 
     def _imagine(self, wanted: Sequence[Shown | None]) -> None:

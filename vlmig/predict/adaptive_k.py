@@ -25,7 +25,7 @@ from vlmig.imagination.visuals import Visuals
 from vlmig.predict.batching import score_reading
 from vlmig.predict.scorer import Reader
 from vlmig.predict.scores import Scores, Setting
-from vlmig.runtime import spread
+from vlmig.runtime import deterministic_map
 
 LEVEL = 0.1
 """Error level: how likely, at each look, the leader may be another one in the end."""
@@ -258,7 +258,7 @@ def ask_all(
         draw: gives the first k pictures of some of them, by their numbers.
         device: where texts are read, each by itself, so that no number depends on the others; together with all threads when None.
     """
-    work = partial(spread, device=device) if device is not None else _one_by_one
+    work = partial(deterministic_map, device=device) if device is not None else _one_by_one
     work(Asked.read, asked)
     while wanted := {i: k for i, own in enumerate(asked) if (k := own.wanted) is not None}:
         k = min(wanted.values())

@@ -113,7 +113,7 @@ def score_reading(
     """Add the log-probabilities of jobs' candidates to the results, from what the LM read of them.
 
     Args:
-        visual: the pictures of each job, see ``LateFusionModel.beside``; None without any.
+        visual: the pictures of each job, see ``VLMIGPreTrainedModel.encode_with_blank``; None without any.
         results: one entry per context, filled in place.
     """
     if visual is None:
@@ -161,7 +161,7 @@ def part(model: Model, jobs: Sequence[Job]) -> tuple[list[Job], list[list[Job]]]
 
     Early fusion, masked LMs, layouts that number padding and windows, which would slide over it, read every job whole.
     """
-    late = isinstance(model, VLMIGForCausalLM) and model.config.fusion != "prefix" and not model.published
+    late = isinstance(model, VLMIGForCausalLM) and not model.config.images_in_text and not model.published
     late = late and not any(DynamicCache(config=model.config.text_config).is_sliding)
     families: dict[int, list[Job]] = {}
     for job in jobs:

@@ -15,7 +15,7 @@ from vlmig.imagination.pipeline import Imagination
 from vlmig.imagination.store import FeatureStore, default_store
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.config import VLMIGConfig
-from vlmig.models.fusion.prefix import mark_places
+from vlmig.models.fusion.prefix import add_image_token
 from vlmig.models.modeling import Model
 from vlmig.predict.visual_cache import Sights
 from vlmig.processing.image_tokens import marked, refuse_marks, unmarked
@@ -41,8 +41,8 @@ class Looker:
     ) -> None:
         self.model, self.tokenizer, self.folder = model, tokenizer, folder
         self.config: VLMIGConfig = model.config
-        if self.config.fusion == "prefix":
-            mark_places(tokenizer, self.config)
+        if self.config.images_in_text:
+            add_image_token(tokenizer, self.config)
         self.stopwatch = Stopwatch()
         kept = store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
         self.sights = Sights(model)
@@ -100,7 +100,7 @@ class Looker:
             raise VLMIGError(f"pictures for {len(images)} texts, {len(texts)} texts; expected as many")
         own = [all_opened(pictures) for pictures in images]
         options = options or [""] * len(texts)
-        if self.config.fusion == "prefix":
+        if self.config.images_in_text:
             for text, pictures in zip(texts, own, strict=True):
                 marked(text, len(pictures))
             seen = iter(self.imagination.look(list(chain(*own))))

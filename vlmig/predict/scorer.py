@@ -71,7 +71,7 @@ class Reader(Looker):
         first: bool = False,
     ) -> Iterator[tuple[list[Job], list[Visuals], Reading]]:
         """Read jobs of similar length, and with as many pictures beside them, together: (jobs, their pictures, what was read)."""
-        early = self.config.fusion == "prefix"
+        early = self.config.images_in_text
         refuse_marks([option for own in choices for option in own] if early else [], "pictures stand in the context")
         texts = [self._written(context, seen) for context, seen in zip(contexts, visuals, strict=True)]
         limits = [self._limit(seen) for seen in visuals]

@@ -9,7 +9,7 @@ from threading import Lock
 import torch
 
 from vlmig.imagination.visuals import Visuals
-from vlmig.models.base import LateFusionModel
+from vlmig.models.base import VLMIGPreTrainedModel
 from vlmig.models.text_states import VisualStates
 
 BYTES = 2**27
@@ -22,17 +22,17 @@ class Sights:
     Whatever changes the adapter (training, loading, another precision) makes them be read again.
 
     Args:
-        model: reads pictures, see ``LateFusionModel.beside``.
+        model: reads pictures, see ``VLMIGPreTrainedModel.encode_with_blank``.
     """
 
-    def __init__(self, model: LateFusionModel) -> None:
+    def __init__(self, model: VLMIGPreTrainedModel) -> None:
         self.model = model
         self._kept: OrderedDict[tuple[str, ...], VisualStates] = OrderedDict()
         self._bytes, self._adapter = 0, self._versions()
         self._lock = Lock()
 
     def __call__(self, seen: Sequence[Visuals]) -> VisualStates | None:
-        """Return what ``LateFusionModel.beside`` makes of the pictures of B texts, K of each; None where K is 0."""
+        """Return what ``VLMIGPreTrainedModel.encode_with_blank`` makes of the pictures of B texts, K of each; None where K is 0."""
         if not len(seen[0].features):
             return None
         if (versions := self._versions()) != self._adapter:
@@ -52,9 +52,9 @@ class Sights:
                 return self._kept[key]
         features = own.features[None].to(self.model.device)
         self.model.check_features(features, None, 1)
-        states = self.model.beside(features)
+        states = self.model.encode_with_blank(features)
         # Given pictures have no place in the store; and in early fusion the LM's own layers read pictures, with the text.
-        if all(key) and self.model.config.fusion != "prefix":
+        if all(key) and not self.model.config.images_in_text:
             with self._lock:
                 self._keep(key, states)
         return states

@@ -75,7 +75,7 @@ class Conversation:
             VLMIGError: what is no picture, more or fewer marks than pictures, or marks for a model that has no pictures in texts.
         """
         own = [Turn("user", asked)] if isinstance(asked, str) else list(asked)
-        shown, early, before = all_opened(images), config.fusion == "prefix", []
+        shown, early, before = all_opened(images), config.images_in_text, []
         pictures: list[Image.Image] = []
         for demonstrated, question, answer in shots:
             seen = all_opened(demonstrated)

@@ -32,7 +32,7 @@ class Places(NamedTuple):
 
 def places_of(config: VLMIGConfig) -> Places | None:
     """Say how a model's texts hold pictures; None where it looks at them beside the text."""
-    return Places(config.place_token, config.visual_tokens) if config.fusion == "prefix" else None
+    return Places(config.placeholder_id, config.visual_tokens) if config.images_in_text else None
 
 
 def marked(text: str, pictures: int, line: bool = False) -> str:
@@ -77,7 +77,7 @@ def written(text: str, pictures: int, config: VLMIGConfig) -> str:
     Raises:
         VLMIGError: more or fewer marks than pictures.
     """
-    if config.fusion != "prefix":
+    if not config.images_in_text:
         return text
     return marked(text, pictures).replace(IMAGE, IMAGE * config.visual_tokens)
 
