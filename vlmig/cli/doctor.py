@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import platform
-from importlib import metadata
 from pathlib import Path
 
 PACKAGES = (
@@ -40,6 +39,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _version(package: str) -> str:
+    from importlib import metadata  # half of what vlmig --help would import
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
