@@ -2,9 +2,9 @@
 
 A *shown* image stands in the text, where N tokens of the id ``VLMIGConfig.placeholder_id`` are its
 placeholders. An *imagined* image stands before the text, after BOS if there is one; each of the K
-imagined images has its own copy of the text. Axes: B prompts, K imagined and M shown images per
-prompt, P patches, C vision width, N visual tokens per image, T text tokens, D LM width, E width of
-the LM's input.
+imagined images has its own copy of the text.
+Axes: B prompts, K imagined and M shown images per prompt, P patches, C vision width, N visual
+tokens per image, T text tokens, D LM width, E width of the LM's input.
 """
 
 from __future__ import annotations
