@@ -29,7 +29,10 @@ class _Counted:
 
 def find_json(folder: Path, name: str) -> Path | None:
     """Find ``name.json`` or ``name.json.zip`` in a folder; the plain file first."""
-    return next((path for path in (folder / f"{name}.json", folder / f"{name}.json.zip") if path.is_file()), None)
+    return next(
+        (path for path in (folder / f"{name}.json", folder / f"{name}.json.zip") if path.is_file()),
+        None,
+    )
 
 
 def json_items(path: Path) -> Iterator[Any]:
@@ -48,7 +51,14 @@ def json_items(path: Path) -> Iterator[Any]:
                 yield item
                 if isinstance(item, dict):
                     last = f", behind image {item.get('image_id', item.get('id'))}"
-        except (ijson.JSONError, OSError, EOFError, zipfile.BadZipFile, zlib.error, UnicodeError) as error:
+        except (
+            ijson.JSONError,
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            UnicodeError,
+        ) as error:
             byte = file.position if file else 0
             told = "broken off" if "EOF" in str(error) else "damaged"
             raise VLMIGError(

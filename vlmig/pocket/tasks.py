@@ -4,7 +4,6 @@ text describes."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 from vlmig.evaluation.tasks.items import Item, Question, Task
@@ -42,9 +41,8 @@ def look_items(name: str, concepts: list[Concept], label: str) -> list[Item]:
     """Return questions about the color or shape of concepts, worded as in the benchmarks."""
     benchmark, choices = ("memory_color", COLORS) if label == "color" else ("object_shape", SHAPES)
     picture = "{{ Descriptor }} {{ Item }}"
-    task = replace(
-        declaration(benchmark), task=name, choices=list(choices), known=[], picture=picture
-    )
+    changes = {"task": name, "choices": list(choices), "known": [], "picture": picture}
+    task = declaration(benchmark).model_copy(update=changes)
     rows = []
     for concept in concepts:
         article, answer = with_article(concept.name).split()[0], str(getattr(concept, label))

@@ -72,7 +72,9 @@ class Wikitext:
         for title, text in self._documents():
             if self.share == 1 or share_of(f"{title}\n{text[:200]}", self.seed) < self.share:
                 for block in self._blocks(inert(text)):
-                    yield Pair(block, prompt=self._prompt(block) if self.imagine else "", group=title)
+                    yield Pair(
+                        block, prompt=self._prompt(block) if self.imagine else "", group=title
+                    )
 
     def open(self, pair: Pair) -> Image.Image:
         """Refuse: a text has no picture.
@@ -145,8 +147,12 @@ class Wikitext:
             behind = last
             while first < behind < len(starts) and not _between_words(text, starts[behind]):
                 behind -= 1
-            behind = last if behind == first else behind  # one word longer than a block is cut inside
-            block = text[starts[first] : starts[behind] if behind < len(starts) else len(text)].strip()
+            behind = (
+                last if behind == first else behind
+            )  # one word longer than a block is cut inside
+            block = text[
+                starts[first] : starts[behind] if behind < len(starts) else len(text)
+            ].strip()
             # Read alone, a block may have other tokens at its ends than within its text.
             extra = len(self._encode(block)["input_ids"]) - self.tokens
             if extra <= 0 or behind == first + 1:
@@ -154,7 +160,9 @@ class Wikitext:
             last = max(first + 1, behind - extra)
 
     def _encode(self, text: str) -> Any:
-        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
 
     def _prompt(self, block: str) -> str:
         every = sentences(block)
