@@ -1,8 +1,7 @@
-"""vlmig: language models that imagine pictures before they answer (late multi-image fusion, arXiv
-2406.13621).
+"""vlmig: language models that imagine pictures before answering (arXiv 2406.13621).
 
-from vlmig import VLMIG VLMIG.from_pretrained("pocket").ask("What is the color of a banana?",
-choices=["yellow", "red"], k=6)
+from vlmig import VLMIG
+VLMIG.from_pretrained("pocket").ask("What is the color of a banana?", choices=["yellow", "red"])
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,8 +54,13 @@ class ReadText:
         """Return the loss of each token in nats, (T,)."""
         rule, weights, strength, doubt, floor = setting
         trust = image_trust(weights, self.alignment[:k], floor).expand(len(self.text), -1)
-        settings = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
-        mixed = mix(self.text, self.images[:k], trust, rule, blank=self.blank, **settings)  # type: ignore[arg-type]
+        settings: dict[str, Any] = {
+            "blank": self.blank,
+            "strength": strength,
+            "doubt": doubt,
+            "by_entropy": weights == "entropy",
+        }
+        mixed = mix(self.text, self.images[:k], trust, rule, **settings)
         return -mixed.gather(1, self.targets)[:, 0]
 
 
@@ -157,15 +163,15 @@ def _texts(model: VLMIG) -> list[ReadText]:
     corpus = language_corpus(CALIBRATION_SEED, 2 * TEXTS, _as_in_the_corpus(_concepts()))
     texts = list(dict.fromkeys(corpus))[:TEXTS]
     visuals = model.imagine([topic(text) for text in texts], DEFAULT_K, progress=True)
+    network: Any = model.model
     read = []
-    for text, seen in zip(texts, visuals, strict=True):
+    for text, imagined in zip(texts, visuals, strict=True):
         ids = model.tokenizer(text).input_ids
-        reading = read_padded(model.model, [ids[:-1]], len(ids) - 1, ids[0])  # type: ignore[arg-type]
-        visual = model.model.encode_with_blank(seen.features[None])
-        alone, blank, *images = [
-            log_probs[0] for log_probs in model.model.predictions(reading, visual)
-        ]
-        read.append(ReadText(alone, images, blank, seen.alignment, torch.tensor(ids[1:])[:, None]))
+        reading = read_padded(network, [ids[:-1]], len(ids) - 1, ids[0])
+        visual = network.encode_with_blank(imagined.features[None])
+        alone, blank, *images = [row[0] for row in network.predictions(reading, visual)]
+        targets = torch.tensor(ids[1:])[:, None]
+        read.append(ReadText(alone, images, blank, imagined.alignment, targets))
     return read
 
 

@@ -246,8 +246,8 @@ class FeatureStore:
                 damaged += 1
         for store in (new, self):
             store.base.close()
-        for beside in ("-wal", "-shm"):  # the old log must not be replayed over the new file
-            Path(f"{self.path}{beside}").unlink(missing_ok=True)
+        for suffix in ("-wal", "-shm"):  # the old log must not be replayed over the new file
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
         new.path.replace(self.path)
         shutil.rmtree(folder)
         self.open()

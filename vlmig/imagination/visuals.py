@@ -18,7 +18,7 @@ from vlmig.vision import BLANK
 
 @dataclass
 class Visuals:
-    """The images of one text: those beside it (imagined or given), and those that stand in it."""
+    """The images of one text: those beside it (imagined or given), and those inside it."""
 
     prompts: list[str]
     """The prompt of each image; they differ only for the policy ``sentences`` and split prompts."""
@@ -30,7 +30,7 @@ class Visuals:
     keys: list[str]
     """The key of each image in the store; empty for an image that is not stored."""
     shown: Tensor = field(default_factory=lambda: torch.zeros(0))
-    """Features of the images that stand in the text, in their order, (M, P, C)."""
+    """Features of the images inside the text, in their order, (M, P, C)."""
 
     @classmethod
     def none(cls, config: VLMIGConfig, prompts: Sequence[str] = ()) -> Visuals:

@@ -2,8 +2,9 @@
 
 The argument and the output are called ``past_key_values`` until transformers 5.23 and ``cache``
 after it. No other file uses either name. Our layers follow the LM's in an ordinary cache, so that
-beam search, cropping and reordering apply to them too. Axes: B prompts, K images per prompt, P
-patches, C vision width, T text tokens, S text positions so far.
+beam search, cropping and reordering apply to them too.
+Axes: B prompts, K images per prompt, P patches, C vision width, T text tokens, S text positions so
+far.
 """
 
 from __future__ import annotations

@@ -173,7 +173,7 @@ class VLMIGConfig(PreTrainedConfig):
 
     @property
     def images_in_text(self) -> bool:
-        """Whether images stand in the text (early fusion), and not beside it."""
+        """Whether images are tokens of the text (early fusion)."""
         return self.fusion == "prefix"
 
     @property

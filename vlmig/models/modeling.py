@@ -98,7 +98,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
             fusion_mask: 2D padding mask (B, S) where ``attention_mask`` has another form;
                 ``generate`` passes it by itself.
-            shown_features: of images that stand in the text (fusion ``prefix``), (B, M, P, C),
+            shown_features: of images inside the text (fusion ``prefix``), (B, M, P, C),
                 padded at the end of rows with fewer. ``input_ids`` hold ``config.placeholder_id``
                 for each of their N tokens; labels there are ignored.
 

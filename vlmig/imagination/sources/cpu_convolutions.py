@@ -40,7 +40,7 @@ class Winograd(nn.Module):
     and Gray, 2015).
 
     Args:
-        plain: the convolution in whose place it stands; see ``suits``.
+        plain: the convolution that it replaces; see ``suits``.
     """
 
     weights: Tensor
@@ -94,7 +94,7 @@ class Upsampled(nn.Module):
     beforehand.
 
     Args:
-        plain: the layer in whose place it stands; see ``suits``.
+        plain: the layer that it replaces; see ``suits``.
     """
 
     def __init__(self, plain: Upsample2D) -> None:
@@ -124,9 +124,9 @@ class Upsampled(nn.Module):
         n, _, height, width = x.shape
         if output_size is not None and tuple(output_size) != (2 * height, 2 * width):
             return self.plain(x, output_size)
-        seen = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).permute(0, 3, 1, 2)
+        padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).permute(0, 3, 1, 2)
         drawn = [
-            part(seen[:, :, i // 2 : i // 2 + height + 1, i % 2 : i % 2 + width + 1])
+            part(padded[:, :, i // 2 : i // 2 + height + 1, i % 2 : i % 2 + width + 1])
             for i, part in enumerate(self.parts)
         ]
         parts = torch.stack([part.permute(0, 2, 3, 1) for part in drawn]).unflatten(0, (2, 2))

@@ -26,8 +26,7 @@ class Fusion(nn.Module):
     def embed_shown(
         self, model: Any, inputs: dict[str, Any], shown: Tensor | None
     ) -> dict[str, Any]:
-        """Return the LM's inputs with the images (B, M, P, C) that stand in the text embedded in
-        them.
+        """Embed the images inside the text, (B, M, P, C), in the LM's inputs.
 
         Raises:
             VLMIGError: images for a kind of fusion that has none in its text.

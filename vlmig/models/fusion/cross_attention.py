@@ -3,8 +3,8 @@ section 3.1).
 
 Queries come from the LM's last hidden states, keys and values from [visual tokens ; hidden states].
 The keys and values of a text do not depend on the images: they are computed once per text, and
-those of an image once per image. Axes: B prompts, K images, N visual tokens per image, T queried
-and S all text positions, D width.
+those of an image once per image.
+Axes: B prompts, K images, N visual tokens per image, T queried and S all text positions, D width.
 """
 
 from __future__ import annotations

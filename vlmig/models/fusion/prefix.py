@@ -1,10 +1,10 @@
-"""Early fusion: visual tokens stand among the words (LLaVA, VILA, LIVE).
+"""Early fusion: visual tokens are part of the LM's input (LLaVA, VILA, LIVE).
 
-A *shown* image stands in the text, where N tokens of the id ``VLMIGConfig.placeholder_id`` are its
-placeholders. An *imagined* image stands before the text, after BOS if there is one; each of the K
-imagined images has its own copy of the text. Axes: B prompts, K imagined and M shown images per
-prompt, P patches, C vision width, N visual tokens per image, T text tokens, D LM width, E width of
-the LM's input.
+A *shown* image is inside the text, where N tokens ``VLMIGConfig.placeholder_id`` are its
+placeholders. An *imagined* image is before the text, after BOS if there is one, with a copy of the
+text for each.
+Axes: B prompts, K imagined and M shown images per prompt, P patches, C vision width, N visual
+tokens per image, T text tokens, D LM width, E width of the LM's input.
 """
 
 from __future__ import annotations
