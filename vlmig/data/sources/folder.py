@@ -1,4 +1,4 @@
-"""A folder of pictures, with captions beside them."""
+"""A folder of images, with captions beside them."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ METADATA = ("metadata.jsonl", "metadata.csv")
 
 
 class Folder:
-    """Picture files at any depth.
+    """Image files at any depth.
 
-    A picture's captions are the lines of ``<its name>.txt``; without that file, the ``text`` of its ``file_name`` in a
-    ``metadata.jsonl`` or ``metadata.csv`` at any depth; without that too, its own name, where ``names`` asks for it.
+    An image's captions are the lines of ``<its name>.txt``; without that file, the ``text`` of its
+    ``file_name`` in a ``metadata.jsonl`` or ``metadata.csv`` at any depth; without that, its name, if
+    ``names`` is set.
 
     Args:
         path: the folder.
-        names: take ``a_red_apple_03.jpg`` for "a red apple".
+        names: make captions of file names: "a red apple" of ``a_red_apple_03.jpg``.
 
     Raises:
         VLMIGError: there is no such folder.
@@ -38,12 +39,12 @@ class Folder:
             raise VLMIGError(f"no folder {path}; expected one with pictures; correct the path")
 
     def pairs(self) -> Iterator[Pair | Bad]:
-        """Yield the pictures that a metadata file names, then all others in natural order.
+        """Yield the images that a metadata file names, then all others in natural order.
 
         Raises:
             VLMIGError: a metadata file cannot be read at all.
         """
-        listed: set[int] = set()  # numbers rather than names, which would fill memory
+        listed: set[int] = set()  # hashes: names would fill memory
         for folder, files in walk(self.folder):
             for name in METADATA:
                 if name in files:
@@ -56,10 +57,10 @@ class Folder:
                     yield from self._picture(picture, os.path.splitext(file)[0], own)
 
     def open(self, pair: Pair) -> Image.Image:
-        """Read a picture.
+        """Read an image.
 
         Raises:
-            BadPicture: it is missing, truncated, or no picture.
+            BadPicture: it is missing, truncated, or not an image.
         """
         return cut(open_picture(self.folder / pair.picture), pair.box)
 

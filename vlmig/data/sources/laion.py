@@ -1,4 +1,4 @@
-"""The GPT-4V captions of LVIS pictures (LAION-220K): a parquet file of urls and captions, pictures from a COCO folder."""
+"""The GPT-4V captions of LVIS images (LAION-220K): a parquet file of urls and captions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CAPTIONS = ("caption", "short_caption")
 
 
 class Laion220k:
-    """Pictures of COCO with long or short captions.
+    """Images of COCO with long or short captions.
 
     Args:
-        path: ``lvis_caption_url.parquet``, or the folder it lies in.
-        images: folder of COCO pictures; a picture lies where its url says behind the host: ``train2017/000000.jpg``.
+        path: ``lvis_caption_url.parquet``, or its folder.
+        images: folder of COCO images, with paths as in their urls: ``train2017/000000.jpg``.
         caption: ``caption`` (long) or ``short_caption``.
 
     Raises:
@@ -46,7 +46,7 @@ class Laion220k:
         """Yield every row.
 
         Raises:
-            VLMIGError: the file is no parquet file, damaged, or without these columns.
+            VLMIGError: the file is not a parquet file, damaged, or without these columns.
         """
         for place, row in parquet_rows(self.file, ("url", self.caption)):
             name = _behind_host(row["url"] or "")
@@ -63,10 +63,10 @@ class Laion220k:
                 )
 
     def open(self, pair: Pair) -> Image.Image:
-        """Read a picture.
+        """Read an image.
 
         Raises:
-            BadPicture: it is missing, truncated, or no picture.
+            BadPicture: it is missing, truncated, or not an image.
         """
         return cut(open_picture(self.images / pair.picture), pair.box)
 
