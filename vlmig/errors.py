@@ -1,4 +1,5 @@
-"""The one error a user can cause: a single line that says what came, what was expected and the cure."""
+"""The one error a user can cause: a single line that says what came, what was expected and the
+cure."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ from vlmig.io.hashing import numbers_of
 from vlmig.io.rows import Bad
 
 Aligning = Callable[[Source, Sequence[Pair]], "np.ndarray | Tensor"]
-"""From pairs of a source to the CLIP similarity of image and caption, (n,); NaN without an image."""
+"""From pairs of a source to the CLIP similarity of image and caption, (n,); NaN without an
+image."""
 EXAMPLES = 3
 """Records named for each reason."""
 LISTED = 500
@@ -121,7 +122,8 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
     """Decode every distinct image once.
 
     Returns:
-        Width and height of the good ones, (n, 2), and by row the first fault of an image, or of a box.
+        Width and height of the good ones, (n, 2), and by row the first fault of an image, or of a
+        box.
     """
     numbers, rows, turns = _pictures(pairs)
     _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
@@ -178,7 +180,8 @@ def _pictures(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _open(pairs: Index, row: int, turn: int) -> tuple[int, int] | str:
-    """Return the size of one of a row's images, (0, 0) where it has none, or what is wrong with it."""
+    """Return the size of one of a row's images, (0, 0) where it has none, or what is wrong with
+    it."""
     pictures = pairs[row].pictures()
     try:
         return pairs.source.open(replace(pictures[turn], box=None)).size if pictures else (0, 0)

@@ -1,4 +1,5 @@
-"""Choose pairs to learn from: rules on captions, repeats and CLIP similarity, and a held-out share."""
+"""Choose pairs to learn from: rules on captions, repeats and CLIP similarity, and a held-out
+share."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Curation(Checked):
     max_words: Annotated[int, Field(ge=0)] | None = None
     """Most words of a caption."""
     duplicates: bool = False
-    """Whether to drop repeats: same images, box and caption, ignoring case, spaces and final marks."""
+    """Whether to drop repeats: same images, box and caption, ignoring case, spaces and final
+    marks."""
     min_alignment: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Lowest CLIP similarity of image and caption, by the vision encoder; from -1 to 1."""
 
@@ -67,7 +69,8 @@ def curate(
     """
     if rules.min_alignment is not None and alignment is None:
         raise VLMIGError(
-            "min_alignment got no vision encoder; expected one that compares pictures with captions; "
+            "min_alignment got no vision encoder; expected one that compares pictures with "
+            "captions; "
             "name a model"
         )
     kept, dropped = np.arange(len(index)), {}
@@ -134,7 +137,8 @@ def _contents(index: Index) -> np.ndarray:
 
 
 def _content(batch: pa.RecordBatch) -> pa.Array:
-    """Join what each pair holds: images, box, prompt, and the caption in lower case without marks."""
+    """Join what each pair holds: images, box, prompt, and the caption in lower case without
+    marks."""
     more = pc.binary_join(batch["more"], "\n")
     several = pc.binary_join_element_wise(batch["picture"], more, "\n")
     pictures = pc.if_else(pc.equal(more, ""), batch["picture"], several)

@@ -114,13 +114,15 @@ class Index:
 def index(source: Source, folder: Path, limit: int | None = None) -> Index:
     """Write a source's pairs to a folder, or open the folder if it exists.
 
-    It appears only when it is complete. Its name should depend on everything that the pairs depend on.
+    It appears only when it is complete. Its name should depend on everything that the pairs depend
+    on.
 
     Args:
         limit: read only so many records.
 
     Raises:
-        VLMIGError: the source cannot be read; the folder is damaged, another source's, or of another limit.
+        VLMIGError: the source cannot be read; the folder is damaged, another source's, or of
+            another limit.
     """
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise VLMIGError(
@@ -206,6 +208,7 @@ def check_share(
         reasons = ", ".join(f"{number} {reason}" for reason, number in most_first)
         mend = f"mend them (listed in {listed})" if listed else "mend them"
         raise VLMIGError(
-            f"{count} of {total} records of {where} are bad ({100 * count / total:.2g} %): {reasons}; "
+            f"{count} of {total} records of {where} are bad ({100 * count / total:.2g} %): "
+            f"{reasons}; "
             f"at most {100 * limit:.2g} % are skipped; {mend} or raise max_bad"
         )

@@ -19,14 +19,15 @@ Box = tuple[int, int, int, int]
 class Pair:
     """A caption with its image; or a document or conversation with several.
 
-    A pair without an image but with a ``prompt`` goes with an imagined image; with neither it is text
-    only, and goes with the blank image. With early fusion each image is at its placeholder
+    A pair without an image but with a ``prompt`` goes with an imagined image; with neither it is
+    text only, and goes with the blank image. With early fusion each image is at its placeholder
     (``vlmig.models.config.IMAGE``) in the text, or before a text without placeholders.
     """
 
     caption: str
     picture: str = ""
-    """How its source finds the image: a file's name, an offset in an archive, a row. The first of several."""
+    """How its source finds the image: a file's name, an offset in an archive, a row. The first of
+    several."""
     box: Box | None = None
     """The region of the image, within it; None for all of it."""
     prompt: str = ""
@@ -117,5 +118,6 @@ def is_unicode(text: str) -> bool:
 
 
 def inert(text: str) -> str:
-    """Change image placeholders that happen to be in other people's texts, so that they are plain text."""
+    """Change image placeholders that happen to be in other people's texts, so that they are plain
+    text."""
     return text.replace(IMAGE, IMAGE.upper())

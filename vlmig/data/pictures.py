@@ -16,7 +16,8 @@ from vlmig.imagination.sources.given import SUFFIXES, natural
 
 
 def open_picture(file: Path | IO[bytes]) -> Image.Image:
-    """Decode an image to its end, as RGB. Its EXIF rotation is ignored: boxes refer to the stored image.
+    """Decode an image to its end, as RGB. Its EXIF rotation is ignored: boxes refer to the stored
+    image.
 
     Raises:
         BadPicture: it is missing, truncated, far too large, or not an image.

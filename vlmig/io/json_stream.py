@@ -40,7 +40,8 @@ def json_items(path: Path) -> Iterator[Any]:
     """Yield the elements of a JSON list; only one of them is in memory.
 
     Raises:
-        VLMIGError: not a JSON list, or truncated or damaged, with the byte and the last image before it.
+        VLMIGError: not a JSON list, or truncated or damaged, with the byte and the last image
+            before it.
     """
     import ijson
 

@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 STATE = "state"
 LOG = "log.jsonl"
 Losses = Callable[[nn.Module, int], Sequence[Callable[[], Tensor]]]
-"""(prepared module, step) -> a function for each micro-batch; their losses add up to the batch's."""
+"""(prepared module, step) -> a function for each micro-batch; their losses add up to the
+batch's."""
 
 
 def fit(
@@ -158,7 +159,8 @@ class Loop:
         )  # fp16 detects infinite gradients and skips the step
         if not math.isfinite(mean) or not (math.isfinite(norm) or scaled):
             raise VLMIGError(
-                f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower learning_rate "
+                f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower "
+                "learning_rate "
                 "or clip, or use precision: bf16 or fp32, with another --out"
             )
         self.optimizer.step()
@@ -278,8 +280,10 @@ def optimizer_for(
         reason = one_line(error, whole=True)
         raise VLMIGError(
             f"schedule {settings.schedule} with learning_rate={settings.learning_rate}, "
-            f"betas={settings.betas}, options {settings.schedule_options or 'none'}: {reason}; expected "
-            "a schedule of transformers.get_scheduler, such as linear, cosine or constant_with_warmup"
+            f"betas={settings.betas}, options {settings.schedule_options or 'none'}: {reason}; "
+            "expected "
+            "a schedule of transformers.get_scheduler, such as linear, cosine or "
+            "constant_with_warmup"
         ) from error
     return optimizer, schedule
 
@@ -325,7 +329,8 @@ def _logged(path: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect signals to stop, so that the step can be finished and saved; a second one stops at once."""
+    """Collect signals to stop, so that the step can be finished and saved; a second one stops at
+    once."""
     received: list[int] = []
 
     def note(number: int, _: Any) -> None:

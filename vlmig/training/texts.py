@@ -97,7 +97,8 @@ class Tokens:
         self.pad = pad if pad is not None else (tokenizer.eos_token_id or 0)
         if pack is not None and not self.early:
             raise VLMIGError(
-                f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every text "
+                f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every "
+                "text "
                 "has a picture beside it"
             )
 
@@ -156,7 +157,8 @@ class Tokens:
         return rows, shown or [1] * len(rows)
 
     def _expanded(self, ids: list[int], learnt: list[bool]) -> tuple[list[int], list[bool], int]:
-        """Repeat each image token for its visual tokens, and cut the text, but never inside an image."""
+        """Repeat each image token for its visual tokens, and cut the text, but never inside an
+        image."""
         out: list[int] = []
         wanted: list[bool] = []
         count = 0
@@ -187,7 +189,8 @@ class Tokens:
     def _ended(
         self, ids: list[int], learnt: list[bool], closes: bool
     ) -> tuple[list[int], list[bool]]:
-        """Append the end token to a text that was not cut; a conversation's template has its own."""
+        """Append the end token to a text that was not cut; a conversation's template has its
+        own."""
         end = self.tokenizer.eos_token_id
         if (
             closes
@@ -232,7 +235,8 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     pictures, marks = len(pair.pictures()) or bool(pair.prompt), pair.caption.count(IMAGE)
     if marks not in (0, pictures):
         raise VLMIGError(
-            f"{marks} {IMAGE} for {pictures} pictures in {pair.caption[:60]!r}; expected one for each, "
+            f"{marks} {IMAGE} for {pictures} pictures in {pair.caption[:60]!r}; expected one for "
+            "each, "
             "or none at all"
         )
     if marks or not pictures:

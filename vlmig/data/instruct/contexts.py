@@ -18,7 +18,8 @@ from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
 
 ALIKE, NEARLY, SAME_PLACE = 0.7, 0.4, 0.5
-"""Two phrases say the same if they share this much of their words; or somewhat less, in boxes that overlap this much."""
+"""Two phrases say the same if they share this much of their words; or somewhat less, in boxes that
+overlap this much."""
 Named = tuple[str, tuple[float, float, float, float]]
 """A phrase or an object's name, and left, top, right and bottom from 0 to 1."""
 
@@ -54,12 +55,14 @@ class Context:
 
 
 def contexts(folder: Path, regions: int, seed: int, left_out: Counter[str]) -> Iterator[Context]:
-    """Yield the images of a Visual Genome folder that have a picture and a phrase, in the order of their file.
+    """Yield the images of a Visual Genome folder that have a picture and a phrase, in the order of
+    their file.
 
     Args:
-        folder: with ``region_descriptions.json``, the images and, optionally, ``objects.json``, whose
-            boxes then replace those of the phrases.
-        regions: most phrases of an image, and most boxes; the choice depends on seed and image alone.
+        folder: with ``region_descriptions.json``, the images and, optionally, ``objects.json``,
+            whose boxes then replace those of the phrases.
+        regions: most phrases of an image, and most boxes; the choice depends on seed and image
+            alone.
         seed: of that choice.
         left_out: counts, by reason, the records that cannot be used.
 

@@ -1,4 +1,5 @@
-"""From pictures in words to rows: each image and kind asked once, again where the reply is of no use, and never after that."""
+"""From pictures in words to rows: each image and kind asked once, again where the reply is of no
+use, and never after that."""
 
 from __future__ import annotations
 
@@ -48,11 +49,13 @@ class Settings:
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise VLMIGError(
-                f"kinds are {', '.join(self.kinds) or 'none'}; expected some of {', '.join(KINDS)}; correct them"
+                f"kinds are {', '.join(self.kinds) or 'none'}; expected some of "
+                f"{', '.join(KINDS)}; correct them"
             )
         if self.retries < 0 or self.regions < 1:
             raise VLMIGError(
-                f"retries {self.retries}, regions {self.regions}; expected 0 or more retries and at least 1 region; correct them"
+                f"retries {self.retries}, regions {self.regions}; expected 0 or more retries and "
+                "at least 1 region; correct them"
             )
 
 
@@ -90,7 +93,8 @@ def generate(
         bounds: how far to go.
 
     Raises:
-        VLMIGError: the folders do not fit, the teacher does not answer, or a bound is reached; what was written stays.
+        VLMIGError: the folders do not fit, the teacher does not answer, or a bound is reached; what
+            was written stays.
     """
     VisualGenome(folder)  # says what is missing before anything is written
     prompts = Prompts()
@@ -106,7 +110,8 @@ def generate(
             raise
         if not images:
             raise VLMIGError(
-                f"no image of {folder} has a picture and a phrase ({dict(ledger.left_out)}); expected VG_100K and its regions; fetch the pictures"
+                f"no image of {folder} has a picture and a phrase ({dict(ledger.left_out)}); "
+                "expected VG_100K and its regions; fetch the pictures"
             )
         return ledger.report(finished=True)
 
@@ -123,7 +128,8 @@ def _identity(folder: Path, settings: Settings, prompts: Prompts) -> dict[str, A
 
 
 def _work(tasks: Iterator[Task], ledger: Ledger, run: Any) -> int:
-    """Keep the teacher busy; what is under way when something stops is waited for and kept. Returns the number of tasks."""
+    """Keep the teacher busy; what is under way when something stops is waited for and kept. Returns
+    the number of tasks."""
     waiting: set[Future[Outcome]] = set()
     count, start = 0, time.monotonic()
 
@@ -205,7 +211,8 @@ def _turns(kind: str, reply: Reply, request: str) -> Turns:
 
 
 def _conversation(turns: Turns, task: Task, seed: int) -> list[dict[str, str]]:
-    """Write turns as LLaVA's rows have them; the picture stands before or behind the first question, by chance."""
+    """Write turns as LLaVA's rows have them; the picture stands before or behind the first
+    question, by chance."""
     first, _ = turns[0]
     before = number_of(f"{task.id} place", seed) % 2 == 0
     marked = f"{IMAGE}\n{first}" if before else f"{first}\n{IMAGE}"

@@ -1,4 +1,5 @@
-"""What a run has written so far: rows, rejects and their counts; on disk line by line, so that a stopped run goes on."""
+"""What a run has written so far: rows, rejects and their counts; on disk line by line, so that a
+stopped run goes on."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ ROWS, REJECTS, SETTINGS, REPORT = (
     "report.json",
 )
 EVERY = 1.0
-"""Seconds between two writings of the report: what a kill may take away of the time that it counts."""
+"""Seconds between two writings of the report: what a kill may take away of the time that it
+counts."""
 FEWEST = 20
 """Replies before the share of rejected ones means something."""
 Line = dict[str, Any]
@@ -53,7 +55,8 @@ class Bounds:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise VLMIGError(
-                    f"{'limit' if name == 'images' else name} is {value}; expected at least 1; correct it"
+                    f"{'limit' if name == 'images' else name} is {value}; expected at least 1; "
+                    "correct it"
                 )
         amounts = (self.price_in, self.price_out, self.max_cost)
         if any(amount is not None and not 0 <= amount < float("inf") for amount in amounts):
@@ -68,7 +71,8 @@ class Bounds:
             self.max_cost is not None and self.price_in is None
         ):
             raise VLMIGError(
-                "a price is missing; expected --price-in and --price-out together, and both with --max-cost; give them"
+                "a price is missing; expected --price-in and --price-out together, and both with "
+                "--max-cost; give them"
             )
 
 
@@ -84,7 +88,8 @@ class Ledger:
         done: ids of rows and rejects, which need not be asked again.
 
     Raises:
-        VLMIGError: the folder holds rows of other settings, is in use, is damaged, or cannot be written.
+        VLMIGError: the folder holds rows of other settings, is in use, is damaged, or cannot be
+            written.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], bounds: Bounds) -> None:
@@ -122,7 +127,8 @@ class Ledger:
         if not path.is_file():
             if (self.folder / ROWS).exists():
                 raise VLMIGError(
-                    f"{self.folder} has {ROWS} but no {SETTINGS}; expected a folder of ours; name another --out"
+                    f"{self.folder} has {ROWS} but no {SETTINGS}; expected a folder of ours; name "
+                    "another --out"
                 )
             write_json(path, settings)
             return
@@ -134,11 +140,14 @@ class Ledger:
             )
         except (ValueError, TypeError, AttributeError):
             raise VLMIGError(
-                f"{path} is damaged; expected settings as written; remove the folder, or name another --out"
+                f"{path} is damaged; expected settings as written; remove the folder, or name "
+                "another --out"
             ) from None
         if name is not None:
             raise VLMIGError(
-                f"{self.folder} holds rows with {name} {known.get(name)!r}, not {settings.get(name)!r}; expected the same options; give those, or name another --out"
+                f"{self.folder} holds rows with {name} {known.get(name)!r}, not "
+                f"{settings.get(name)!r}; expected the same options; give those, or name another "
+                "--out"
             )
 
     def _open(self, name: str) -> None:
@@ -149,7 +158,8 @@ class Ledger:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise VLMIGError(
-                f"{path} is being written by another command; expected only one; wait for its end, or name another --out"
+                f"{path} is being written by another command; expected only one; wait for its end, "
+                "or name another --out"
             ) from None
         end = 0
         with path.open("rb") as lines:
@@ -160,7 +170,8 @@ class Ledger:
                     self._count(json.loads(line))
                 except (ValueError, KeyError, TypeError):
                     raise VLMIGError(
-                        f"{path}, line {number} is damaged; expected a line as written; remove that line"
+                        f"{path}, line {number} is damaged; expected a line as written; remove "
+                        "that line"
                     ) from None
                 end += len(line)
         file.truncate(end)
@@ -182,7 +193,8 @@ class Ledger:
         except OSError as error:
             self.close()  # nothing may follow half a line
             raise VLMIGError(
-                f"cannot write to {self.folder / name}: {error}; make room, and the same command goes on"
+                f"cannot write to {self.folder / name}: {error}; make room, and the same command "
+                "goes on"
             ) from error
         self._count(line)
         self.repeats += repeats
@@ -225,16 +237,21 @@ class Ledger:
         if cost is not None and most is not None:
             if self.tokens["uncounted"]:
                 raise VLMIGError(
-                    "the endpoint does not say how many tokens it took; expected its usage; leave --max-cost out"
+                    "the endpoint does not say how many tokens it took; expected its usage; leave "
+                    "--max-cost out"
                 )
             if cost >= most:
                 raise VLMIGError(
-                    f"{rows} rows cost {cost:.4f} of --max-cost {most:g}; they are in {self.folder}; a larger one goes on"
+                    f"{rows} rows cost {cost:.4f} of --max-cost {most:g}; they are in "
+                    f"{self.folder}; a larger one goes on"
                 )
         if rows + rejected >= FEWEST and rejected > self.bounds.max_rejected * (rows + rejected):
             reason, count = self.reasons.most_common(1)[0]
             raise VLMIGError(
-                f"{rejected} of {rows + rejected} rejected, mostly {reason} ({count} replies); expected a share of at most {self.bounds.max_rejected:g}; read {self.folder / REJECTS}, then choose another --teacher and --out, or a larger --max-rejected"
+                f"{rejected} of {rows + rejected} rejected, mostly {reason} ({count} replies); "
+                f"expected a share of at most {self.bounds.max_rejected:g}; read "
+                f"{self.folder / REJECTS}, then choose another --teacher and --out, or a larger "
+                "--max-rejected"
             )
 
     def report(self, finished: bool) -> dict[str, Any]:

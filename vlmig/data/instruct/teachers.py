@@ -1,4 +1,5 @@
-"""Who writes: a chat model of transformers on this machine, or one behind an endpoint that speaks OpenAI's protocol."""
+"""Who writes: a chat model of transformers on this machine, or one behind an endpoint that speaks
+OpenAI's protocol."""
 
 from __future__ import annotations
 
@@ -16,13 +17,17 @@ from vlmig.data.instruct.prompts import Message
 from vlmig.errors import VLMIGError, one_line
 
 TRANSPORT = cast(type[Exception], HfHubHTTPError.__mro__[1])
-"""What the client's HTTP library raises for broken connections; the library is another one in other versions of the hub's."""
+"""What the client's HTTP library raises for broken connections; the library is another one in other
+versions of the hub's."""
 TRIES, PAUSE, LONGEST = 6, 1.0, 60.0
-"""How often a request is sent, seconds before the second time, doubled each time after, and the longest of these pauses."""
+"""How often a request is sent, seconds before the second time, doubled each time after, and the
+longest of these pauses."""
 REFUSED = 400, 413, 422
-"""Statuses that are about one request, such as a context that is too long or that a filter does not let pass."""
+"""Statuses that are about one request, such as a context that is too long or that a filter does not
+let pass."""
 NO_KEY = "none"
-"""Sent where there is no key: without one the client would send the user's key of the hub to whatever the endpoint is."""
+"""Sent where there is no key: without one the client would send the user's key of the hub to
+whatever the endpoint is."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,8 @@ class Teacher(Protocol):
     """Anything that answers messages."""
 
     def ask(self, messages: Sequence[Message], seed: int) -> Reply:
-        """Answer the last of the messages; where a seed can be set, the reply depends on messages and seed alone.
+        """Answer the last of the messages; where a seed can be set, the reply depends on messages
+        and seed alone.
 
         Raises:
             Refused: this request is not taken, though others are.
@@ -74,12 +80,14 @@ class Sampling:
             raise VLMIGError(f"max-tokens is {self.max_tokens}; expected at least 1; correct it")
         if not 0 <= self.temperature <= 5:
             raise VLMIGError(
-                f"temperature is {self.temperature}; expected 0 (the likeliest tokens) to 5, mostly below 1; correct it"
+                f"temperature is {self.temperature}; expected 0 (the likeliest tokens) to 5, "
+                "mostly below 1; correct it"
             )
 
 
 class EndpointTeacher:
-    """A model behind an endpoint, such as a vLLM server or a paid service; may be asked by several threads.
+    """A model behind an endpoint, such as a vLLM server or a paid service; may be asked by several
+    threads.
 
     Args:
         url: where it is, such as ``http://localhost:8000/v1``.
@@ -106,7 +114,8 @@ class EndpointTeacher:
     ) -> None:
         if urlparse(url).scheme not in ("http", "https") or not urlparse(url).hostname:
             raise VLMIGError(
-                f"endpoint {url!r} is no address; expected one such as http://localhost:8000/v1; correct it"
+                f"endpoint {url!r} is no address; expected one such as http://localhost:8000/v1; "
+                "correct it"
             )
         self.url, self.model, self.sampling = url, model, sampling or Sampling()
         self.pause, self.sleep, self.answered = pause, sleep, False
@@ -119,7 +128,8 @@ class EndpointTeacher:
 
         Raises:
             Refused: the endpoint does not take this request; it took one before.
-            VLMIGError: it is out of reach, wants another key, does not know the model, or takes no request.
+            VLMIGError: it is out of reach, wants another key, does not know the model, or takes no
+                request.
         """
         said = ""
         for repeats in range(TRIES):
@@ -128,7 +138,8 @@ class EndpointTeacher:
                 reply = self._reply(messages, seed, repeats)
             except OfflineModeIsEnabled:
                 raise VLMIGError(
-                    "HF_HUB_OFFLINE is set, which keeps the client from any endpoint; expected it unset; unset it for this command"
+                    "HF_HUB_OFFLINE is set, which keeps the client from any endpoint; expected it "
+                    "unset; unset it for this command"
                 ) from None
             except HfHubHTTPError as error:
                 said = self._judge(error)
@@ -148,7 +159,8 @@ class EndpointTeacher:
             if repeats + 1 < TRIES:
                 self.sleep(pause)
         raise VLMIGError(
-            f"no reply from {self.url} in {TRIES} tries ({said}); expected one to a chat completion; start it or correct --endpoint, and the same command goes on"
+            f"no reply from {self.url} in {TRIES} tries ({said}); expected one to a chat "
+            "completion; start it or correct --endpoint, and the same command goes on"
         )
 
     def _reply(self, messages: Sequence[Message], seed: int, repeats: int) -> Reply:
@@ -181,17 +193,20 @@ class EndpointTeacher:
         said = f"status {status}: {' '.join(error.response.text.split())[:200]}"
         if status in (401, 403):
             raise VLMIGError(
-                f"{self.url} does not take the key ({said}); expected a valid one in the environment variable that --key-variable names; set it"
+                f"{self.url} does not take the key ({said}); expected a valid one in the "
+                "environment variable that --key-variable names; set it"
             ) from None
         if status == 404:
             raise VLMIGError(
-                f"{self.url} has no chat completions of {self.model!r} ({said}); expected a model it serves; correct --teacher or --endpoint"
+                f"{self.url} has no chat completions of {self.model!r} ({said}); expected a model "
+                "it serves; correct --teacher or --endpoint"
             ) from None
         if status in REFUSED and self.answered:
             raise Refused(said) from None
         if status not in (408, 409, 425, 429) and status < 500:
             raise VLMIGError(
-                f"{self.url} refuses the request ({said}); expected it to take a chat completion with seed, temperature and max_tokens; change what it names"
+                f"{self.url} refuses the request ({said}); expected it to take a chat completion "
+                "with seed, temperature and max_tokens; change what it names"
             ) from None
         return said
 
@@ -226,11 +241,13 @@ class LocalTeacher:
         except (OSError, ValueError, ImportError) as error:
             said = one_line(error, whole=True)[:200]
             raise VLMIGError(
-                f"no chat model at {model} ({said}); expected a causal LM of transformers, as a folder or hub id; correct --teacher, or name its --endpoint"
+                f"no chat model at {model} ({said}); expected a causal LM of transformers, as a "
+                "folder or hub id; correct --teacher, or name its --endpoint"
             ) from None
         if not self.tokenizer.chat_template:
             raise VLMIGError(
-                f"{model} has no chat template; expected a model that was trained to follow instructions; choose another --teacher"
+                f"{model} has no chat template; expected a model that was trained to follow "
+                "instructions; choose another --teacher"
             )
         self.name = model
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -248,7 +265,9 @@ class LocalTeacher:
         room = getattr(self.model.config, "max_position_embeddings", None)
         if room is not None and length + self.sampling.max_tokens > room:
             raise VLMIGError(
-                f"{length} tokens of prompt and {self.sampling.max_tokens} of reply; expected at most {room} together for {self.name}; lower --regions or --max-tokens, or choose another --teacher"
+                f"{length} tokens of prompt and {self.sampling.max_tokens} of reply; expected at "
+                f"most {room} together for {self.name}; lower --regions or --max-tokens, or choose "
+                "another --teacher"
             )
         drawn: dict[str, Any] = {"do_sample": False}
         if self.sampling.temperature > 0:
@@ -269,7 +288,8 @@ class LocalTeacher:
         )
 
     def _inputs(self, messages: Sequence[Message]) -> Any:
-        """Write the messages as the model's template does; where it knows no system, the rules open the first question."""
+        """Write the messages as the model's template does; where it knows no system, the rules open
+        the first question."""
         import jinja2
 
         asked = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
@@ -292,6 +312,7 @@ def key_of(variable: str | None) -> str | None:
     """
     if variable and not os.environ.get(variable):
         raise VLMIGError(
-            f"the environment variable {variable} is not set; expected the endpoint's key in it; set it, or leave --key-variable out"
+            f"the environment variable {variable} is not set; expected the endpoint's key in it; "
+            "set it, or leave --key-variable out"
         )
     return os.environ.get(variable or "OPENAI_API_KEY")

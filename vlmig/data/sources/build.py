@@ -53,11 +53,12 @@ def build_source(
     tokenizer: Any = None,
     own: Mapping[str, Build] | None = None,
 ) -> Source:
-    """Make the source that an entry describes, such as ``{source: visual_genome, path: vg, min_side: 8}``.
+    """Make the source that an entry describes, such as ``{source: visual_genome, path: vg,
+    min_side: 8}``.
 
-    Without ``source`` the kind is guessed from ``path``. Paths start from ``data`` if they exist there,
-    else from the working folder. ``weight``, ``limit`` and ``curate`` are not options of a source:
-    remove them first.
+    Without ``source`` the kind is guessed from ``path``. Paths start from ``data`` if they exist
+    there, else from the working folder. ``weight``, ``limit`` and ``curate`` are not options of a
+    source: remove them first.
 
     Args:
         data: folder of data.
@@ -144,7 +145,8 @@ def _check(kind: str, build: Build, options: Mapping[str, Any]) -> None:
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise VLMIGError(
-                f"source {kind} is missing {name!r} (it takes {', '.join(known)}); add it to the entry"
+                f"source {kind} is missing {name!r} (it takes {', '.join(known)}); add it to the "
+                "entry"
             )
     hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
     for name, value in options.items():

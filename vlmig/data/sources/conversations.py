@@ -42,17 +42,19 @@ SPEAKERS = {
 class Conversations:
     """Turns of a user and an assistant as one text, of which the answers are learnt.
 
-    A record is ``{id, image, conversations: [{from: human | gpt | system, value}]}``, where ``image``
-    is a file's name, a list of them in the order of their placeholders ``<image>``, or left out; or
-    text only, as ``{instruction, input, output}`` or ``{system_prompt, question, response}``.
+    A record is ``{id, image, conversations: [{from: human | gpt | system, value}]}``, where
+    ``image`` is a file's name, a list of them in the order of their placeholders ``<image>``, or
+    left out; or text only, as ``{instruction, input, output}`` or ``{system_prompt, question,
+    response}``.
 
     Args:
-        path: a ``.json`` file with one list (or its ``.json.zip``), a ``.jsonl`` or a ``.parquet`` file.
+        path: a ``.json`` file with one list (or its ``.json.zip``), a ``.jsonl`` or a ``.parquet``
+            file.
         images: folder that the image files' names start from (default: the file's folder).
-        template: how turns become a text, see ``vlmig.processing.chat_templates``; ``tokenizer`` for
-            the chat template of the language model.
-        image_position: ``keep`` leaves placeholders where they are; ``front`` puts those of a turn on
-            separate lines before its text, as LLaVA does.
+        template: how turns become a text, see ``vlmig.processing.chat_templates``; ``tokenizer``
+            for the chat template of the language model.
+        image_position: ``keep`` leaves placeholders where they are; ``front`` puts those of a turn
+            on separate lines before its text, as LLaVA does.
         tokenizer: the language model's, for its chat template.
 
     Raises:
@@ -76,12 +78,14 @@ class Conversations:
             )
         if self.path.suffix not in ENDINGS or not self.path.is_file():
             raise VLMIGError(
-                f"no conversations at {path}; expected a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} "
+                f"no conversations at {path}; expected a {', '.join(ENDINGS[:-1])} or "
+                f"{ENDINGS[-1]} "
                 "file; correct the path"
             )
         if not self.images.is_dir():
             raise VLMIGError(
-                f"no folder {images}; expected the one that names of pictures start from; correct images"
+                f"no folder {images}; expected the one that names of pictures start from; correct "
+                "images"
             )
         prompt([Turn("user", "?")], template, tokenizer)  # refuses a wrong template early
 

@@ -22,8 +22,8 @@ class Folder:
     """Image files at any depth.
 
     An image's captions are the lines of ``<its name>.txt``; without that file, the ``text`` of its
-    ``file_name`` in a ``metadata.jsonl`` or ``metadata.csv`` at any depth; without that, its name, if
-    ``names`` is set.
+    ``file_name`` in a ``metadata.jsonl`` or ``metadata.csv`` at any depth; without that, its name,
+    if ``names`` is set.
 
     Args:
         path: the folder.

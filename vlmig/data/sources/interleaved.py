@@ -22,8 +22,9 @@ LOSSES = ("all", "after_picture")
 class Interleaved:
     """Web pages as sentences; an image that was matched to a sentence is directly before it.
 
-    A record is ``{text_list: [sentence], image_info: [{image_name, matched_text_index, matched_sim}]}``.
-    Images that were not downloaded are left out, and so are documents without any.
+    A record is ``{text_list: [sentence], image_info: [{image_name, matched_text_index,
+    matched_sim}]}``. Images that were not downloaded are left out, and so are documents without
+    any.
 
     Args:
         path: a ``.jsonl`` file, a folder of them, or a pattern such as ``shards/docs_*.jsonl``.
@@ -108,7 +109,8 @@ class Interleaved:
             yield from captioned(sentences[image.sentence], f"{place}, picture {number}", pair)
 
     def _kept(self, listed: list[_Picture]) -> tuple[list[_Picture], str]:
-        """Choose a document's images, in the order of their sentences; if there are none, say why."""
+        """Choose a document's images, in the order of their sentences; if there are none, say
+        why."""
         least, reason = self.min_similarity, "no picture fetched" if listed else "no picture listed"
         kept = []
         for image in listed:
@@ -191,7 +193,8 @@ def _shards(path: str) -> list[Path]:
     found = [Path(path)] if Path(path).is_file() else list(map(Path, glob.glob(pattern)))
     if not found or any(shard.suffix != ".jsonl" for shard in found):
         raise VLMIGError(
-            f"no documents at {path}; expected a .jsonl file, a folder of them, or a pattern such as "
+            f"no documents at {path}; expected a .jsonl file, a folder of them, or a pattern such "
+            "as "
             "docs_*.jsonl; correct the path, or unpack the files"
         )
     return sorted(found, key=lambda shard: natural(str(shard)))

@@ -35,11 +35,13 @@ class Laion220k:
             raise VLMIGError(f"caption {caption!r} of laion220k; expected {' or '.join(CAPTIONS)}")
         if not self.file.is_file():
             raise VLMIGError(
-                f"no file {self.file}; expected {FILE}; fetch it from its hub page, or correct the path"
+                f"no file {self.file}; expected {FILE}; fetch it from its hub page, or correct the "
+                "path"
             )
         if not self.images.is_dir():
             raise VLMIGError(
-                f"no folder {images}; expected the COCO pictures (with train2017 in it); correct images"
+                f"no folder {images}; expected the COCO pictures (with train2017 in it); correct "
+                "images"
             )
 
     def pairs(self) -> Iterator[Pair | Bad]:

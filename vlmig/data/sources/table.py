@@ -25,8 +25,10 @@ class Table:
     """Rows with an image and a caption, or a list of captions.
 
     Args:
-        path: a ``.jsonl``, ``.csv`` or ``.parquet`` file, a folder saved by ``datasets``, or a dataset's hub id.
-        image: column of file names or embedded images; a row without one is text only. None: all are.
+        path: a ``.jsonl``, ``.csv`` or ``.parquet`` file, a folder saved by ``datasets``, or a
+            dataset's hub id.
+        image: column of file names or embedded images; a row without one is text only. None: all
+            are.
         caption: column of captions.
         prompt: column of what to imagine if there is no image.
         box: column of boxes: left, top, width and height in pixels.
@@ -191,7 +193,8 @@ def _names(column: Any, first: int) -> list[str]:
         embedded = pc.is_valid(column).to_pylist()
     else:
         raise VLMIGError(
-            f"the column of pictures holds {kind}; expected file names or pictures; name another one"
+            f"the column of pictures holds {kind}; expected file names or pictures; name another "
+            "one"
         )
     names = []
     for row, (has_bytes, path) in enumerate(zip(embedded, paths, strict=True), first):

@@ -1,4 +1,5 @@
-"""Visual Genome as it is published: region descriptions in one large JSON list, pictures in folders."""
+"""Visual Genome as it is published: region descriptions in one large JSON list, pictures in
+folders."""
 
 from __future__ import annotations
 
@@ -31,9 +32,9 @@ class VisualGenome:
     """Regions of images with their phrases; the regions of one image are one group.
 
     Args:
-        path: folder with ``region_descriptions.json`` (or ``.json.zip``), the pictures ``<image id>.jpg`` at any depth
-            (``VG_100K``, ``VG_100K_2``), and, if there, ``image_data.json`` with their sizes, which otherwise are read
-            from the pictures' heads.
+        path: folder with ``region_descriptions.json`` (or ``.json.zip``), the pictures ``<image
+            id>.jpg`` at any depth (``VG_100K``, ``VG_100K_2``), and, if there, ``image_data.json``
+            with their sizes, which otherwise are read from the pictures' heads.
         min_side: regions of fewer pixels than this in width or height are left out.
 
     Raises:
@@ -46,7 +47,8 @@ class VisualGenome:
         found = find_json(self.folder, "region_descriptions")
         if found is None:
             raise VLMIGError(
-                f"no region_descriptions.json or region_descriptions.json.zip in {path}; expected Visual Genome's own files; fetch them from its site, or correct the path"
+                f"no region_descriptions.json or region_descriptions.json.zip in {path}; expected "
+                "Visual Genome's own files; fetch them from its site, or correct the path"
             )
         self.regions = found
 

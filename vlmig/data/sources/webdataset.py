@@ -30,12 +30,13 @@ Parts = dict[str, tarfile.TarInfo]
 
 
 class WebDataset:
-    """Tar archives whose files ``name.jpg`` and ``name.txt`` (or ``name.json`` with ``caption``) follow each other.
+    """Tar archives whose files ``name.jpg`` and ``name.txt`` (or ``name.json`` with ``caption``)
+    follow each other.
 
     Args:
         path: one archive, a folder of them, or a pattern such as ``shards/{00000..00009}.tar``.
-        at_least: lowest values by field of ``name.json``, such as ``{clip_similarity_vitb32: 0.3}``;
-            samples below, or without a number, are left out.
+        at_least: lowest values by field of ``name.json``, such as ``{clip_similarity_vitb32:
+            0.3}``; samples below, or without a number, are left out.
 
     Raises:
         VLMIGError: there are no such archives.
@@ -48,7 +49,9 @@ class WebDataset:
         missing = [shard for shard in self.shards if not shard.is_file()]
         if missing or not self.shards:
             raise VLMIGError(
-                f"no archive {missing[0] if missing else f'in {path}'}; expected .tar files, a folder of them, or a pattern such as shards/{{00000..00009}}.tar; correct the path"
+                f"no archive {missing[0] if missing else f'in {path}'}; expected .tar files, a "
+                f"folder of them, or a pattern such as shards/{{00000..00009}}.tar; correct the "
+                "path"
             )
         self.folder = Path(os.path.commonpath([shard.parent for shard in self.shards]))
 
@@ -153,7 +156,8 @@ def _members(file: IO[bytes], shard: str) -> Iterator[tarfile.TarInfo | Bad]:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # the file is the caller's
     except (tarfile.TarError, OSError) as error:
         raise VLMIGError(
-            f"{shard} is no plain tar archive ({error}); expected one that is not compressed; unpack it with gunzip or fetch it again"
+            f"{shard} is no plain tar archive ({error}); expected one that is not compressed; "
+            "unpack it with gunzip or fetch it again"
         ) from None
     try:
         while (member := archive.next()) is not None:

@@ -27,8 +27,8 @@ class Wikitext:
     """Articles of WikiText, or any text in its form, in blocks within one article.
 
     Args:
-        path: a text file, a folder with ``wiki.train.raw``, ``wiki.train.tokens`` or parquet files, or
-            a hub id.
+        path: a text file, a folder with ``wiki.train.raw``, ``wiki.train.tokens`` or parquet files,
+            or a hub id.
         tokenizer: the language model's, a fast one of transformers.
         tokens: longest block (published: 447).
         share: share of the articles to take, chosen by a hash of each (published: 0.02).
@@ -54,11 +54,13 @@ class Wikitext:
     ) -> None:
         if tokens < 1 or not 0 < share <= 1:
             raise VLMIGError(
-                f"tokens {tokens} and share {share} of wikitext; expected tokens from 1 and share within 0 and 1"
+                f"tokens {tokens} and share {share} of wikitext; expected tokens from 1 and share "
+                "within 0 and 1"
             )
         if not getattr(tokenizer, "is_fast", False):
             raise VLMIGError(
-                f"wikitext got the tokenizer {type(tokenizer).__name__}; expected a fast one, which says where its tokens begin; save the LM's tokenizer with a tokenizer.json"
+                f"wikitext got the tokenizer {type(tokenizer).__name__}; expected a fast one, "
+                "which says where its tokens begin; save the LM's tokenizer with a tokenizer.json"
             )
         self.path, self.tokenizer, self.tokens, self.share = Path(path), tokenizer, tokens, share
         self.imagine, self.seed, self.subset, self.split = imagine, seed, subset, split
@@ -120,7 +122,8 @@ class Wikitext:
         found = [path for path in every if self.split in path.name] or every
         if not found:
             raise VLMIGError(
-                f"no text in {self.path}; expected wiki.{self.split}.raw, wiki.{self.split}.tokens or .parquet files; correct the path"
+                f"no text in {self.path}; expected wiki.{self.split}.raw, wiki.{self.split}.tokens "
+                "or .parquet files; correct the path"
             )
         return found
 
