@@ -11,7 +11,7 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vlmig.data.pairs import BadPicture, Box
+from vlmig.data.pairs import BadPicture, Box, Pair
 from vlmig.imagination.sources.given import SUFFIXES, natural
 
 
@@ -71,6 +71,20 @@ def cut(picture: Image.Image, box: Box | None) -> Image.Image:
     if inner[0] >= inner[2] or inner[1] >= inner[3]:
         raise BadPicture("box outside the picture")
     return picture.crop(inner)
+
+
+class ImageFiles:
+    """A source whose pairs name image files below one folder."""
+
+    images: Path
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Read a pair's image, cut to its box: RGB.
+
+        Raises:
+            BadPicture: it is missing, truncated, or not an image.
+        """
+        return cut(open_picture(self.images / pair.picture), pair.box)
 
 
 def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:

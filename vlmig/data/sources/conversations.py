@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vlmig.data.pairs import Pair, is_unicode
-from vlmig.data.pictures import cut, open_picture, version_of
+from vlmig.data.pictures import ImageFiles, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.json_stream import json_items
 from vlmig.io.rows import Bad, Row, parquet_columns, parquet_rows, text_rows
@@ -39,7 +37,7 @@ SPEAKERS = {
 }
 
 
-class Conversations:
+class Conversations(ImageFiles):
     """Turns of a user and an assistant as one text, of which the answers are learnt.
 
     A record is ``{id, image, conversations: [{from: human | gpt | system, value}]}``, where
@@ -97,14 +95,6 @@ class Conversations:
         """
         for record in self._records():
             yield record if isinstance(record, Bad) else self._pair(*record)
-
-    def open(self, pair: Pair) -> Image.Image:
-        """Read an image.
-
-        Raises:
-            BadPicture: it is missing, truncated, or not an image.
-        """
-        return cut(open_picture(self.images / pair.picture), pair.box)
 
     def _records(self) -> Iterator[tuple[str, Row] | Bad]:
         """Yield the location and the fields of every record."""

@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import cut, is_picture, open_picture, version_of, walk
+from vlmig.data.pictures import ImageFiles, is_picture, version_of, walk
 from vlmig.errors import VLMIGError
 from vlmig.io.hashing import number_of
 from vlmig.io.rows import Bad, text_rows
@@ -18,7 +16,7 @@ from vlmig.io.rows import Bad, text_rows
 METADATA = ("metadata.jsonl", "metadata.csv")
 
 
-class Folder:
+class Folder(ImageFiles):
     """Image files at any depth.
 
     An image's captions are the lines of ``<its name>.txt``; without that file, the ``text`` of its
@@ -34,7 +32,8 @@ class Folder:
     """
 
     def __init__(self, path: str | Path, names: bool = False) -> None:
-        self.folder, self.names, self.name = Path(path), names, f"folder {path}"
+        self.folder = self.images = Path(path)
+        self.names, self.name = names, f"folder {path}"
         if not self.folder.is_dir():
             raise VLMIGError(f"no folder {path}; expected one with pictures; correct the path")
 
@@ -55,14 +54,6 @@ class Folder:
                 picture = os.path.join(folder, file)
                 if is_picture(file) and number_of(picture) not in listed:
                     yield from self._picture(picture, os.path.splitext(file)[0], own)
-
-    def open(self, pair: Pair) -> Image.Image:
-        """Read an image.
-
-        Raises:
-            BadPicture: it is missing, truncated, or not an image.
-        """
-        return cut(open_picture(self.folder / pair.picture), pair.box)
 
     def _metadata(self, folder: str, name: str, listed: set[int]) -> Iterator[Pair | Bad]:
         for row in text_rows(self.folder / folder / name):

@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from vlmig.data.pairs import Pair, captioned, inert, is_unicode
-from vlmig.data.pictures import cut, is_number, open_picture, version_of
+from vlmig.data.pictures import ImageFiles, is_number, version_of
 from vlmig.errors import VLMIGError
 from vlmig.imagination.sources.given import natural
 from vlmig.io.rows import Bad, Row, text_rows
@@ -19,7 +17,7 @@ from vlmig.models.config import IMAGE
 LOSSES = ("all", "after_picture")
 
 
-class Interleaved:
+class Interleaved(ImageFiles):
     """Web pages as sentences; an image that was matched to a sentence is directly before it.
 
     A record is ``{text_list: [sentence], image_info: [{image_name, matched_text_index,
@@ -81,14 +79,6 @@ class Interleaved:
                     yield row
                 else:
                     yield from self._document(*row)
-
-    def open(self, pair: Pair) -> Image.Image:
-        """Read an image.
-
-        Raises:
-            BadPicture: it is missing, truncated, or not an image.
-        """
-        return cut(open_picture(self.images / pair.picture), pair.box)
 
     def _document(self, place: str, row: Row) -> Iterator[Pair | Bad]:
         content = _content(row)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import cut, open_picture, version_of
+from vlmig.data.pictures import ImageFiles, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad, parquet_rows
 
@@ -16,7 +14,7 @@ FILE = "lvis_caption_url.parquet"
 CAPTIONS = ("caption", "short_caption")
 
 
-class Laion220k:
+class Laion220k(ImageFiles):
     """Images of COCO with long or short captions.
 
     Args:
@@ -63,14 +61,6 @@ class Laion220k:
                 yield from captioned(
                     row[self.caption], place, Pair("", name, group=name, version=version)
                 )
-
-    def open(self, pair: Pair) -> Image.Image:
-        """Read an image.
-
-        Raises:
-            BadPicture: it is missing, truncated, or not an image.
-        """
-        return cut(open_picture(self.images / pair.picture), pair.box)
 
 
 def _behind_host(url: str) -> str:
