@@ -209,6 +209,5 @@ def check_share(
         mend = f"mend them (listed in {listed})" if listed else "mend them"
         raise VLMIGError(
             f"{count} of {total} records of {where} are bad ({100 * count / total:.2g} %): "
-            f"{reasons}; "
-            f"at most {100 * limit:.2g} % are skipped; {mend} or raise max_bad"
+            f"{reasons}; at most {100 * limit:.2g} % are skipped; {mend} or raise max_bad"
         )

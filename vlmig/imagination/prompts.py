@@ -105,8 +105,7 @@ def _pieces(prompt: str, fits: Callable[[str], bool], long: str) -> list[str]:
     if long == "refuse":
         raise VLMIGError(
             f"the prompt {prompt[:40]!r}... is longer than the text encoders read; shorten it, or "
-            "let "
-            "long prompts be cut or split"
+            "let long prompts be cut or split"
         )
     words = [syllable for word in prompt.split() for syllable in _broken(word, fits)]
     pieces: list[str] = []

@@ -177,8 +177,7 @@ class Batches(Dataset):
                 row = self.order.instead(position, rng)
         raise VLMIGError(
             f"{TRIES} pictures of {share.index.source.name} in a row could not be read, the last "
-            "one "
-            f"because of: {bad[-1].reason}; see what vlmig data check says of it"
+            f"one because of: {bad[-1].reason}; see what vlmig data check says of it"
         )
 
     def _with_images(self, pair: Pair) -> list[Pair]:

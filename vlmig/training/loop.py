@@ -160,8 +160,7 @@ class Loop:
         if not math.isfinite(mean) or not (math.isfinite(norm) or scaled):
             raise VLMIGError(
                 f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower "
-                "learning_rate "
-                "or clip, or use precision: bf16 or fp32, with another --out"
+                "learning_rate or clip, or use precision: bf16 or fp32, with another --out"
             )
         self.optimizer.step()
         self.schedule.step()
@@ -281,8 +280,7 @@ def optimizer_for(
         raise VLMIGError(
             f"schedule {settings.schedule} with learning_rate={settings.learning_rate}, "
             f"betas={settings.betas}, options {settings.schedule_options or 'none'}: {reason}; "
-            "expected "
-            "a schedule of transformers.get_scheduler, such as linear, cosine or "
+            "expected a schedule of transformers.get_scheduler, such as linear, cosine or "
             "constant_with_warmup"
         ) from error
     return optimizer, schedule

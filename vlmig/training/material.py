@@ -85,8 +85,7 @@ class Material:
         if not len(trained):
             raise VLMIGError(
                 f"{source.name} has no pairs to train on: {read.records} records, {len(rows)} "
-                "kept, "
-                f"{len(aside)} held out; see vlmig data check"
+                f"kept, {len(aside)} held out; see vlmig data check"
             )
         self.told.append(
             {

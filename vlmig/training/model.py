@@ -42,8 +42,7 @@ def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> 
     if "fusion" in parts and model.config.fusion == "prefix":
         raise VLMIGError(
             f"trains: {list(parts)} with fusion prefix, which has no fusion layer; expected "
-            "projector, "
-            "language_model or lora"
+            "projector, language_model or lora"
         )
     if "lora" in parts and not has_low_rank(model.language_model):
         add_low_rank(model.language_model, lora)
@@ -123,8 +122,7 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
     if model.model.language_model.dtype != torch.float32 and recipe.precision == "fp32":
         raise VLMIGError(
             f"model, dtype is {settings.get('dtype')}, precision fp32; expected precision: bf16 "
-            "(or "
-            "fp16) beside it, so that the adapter trains in full precision"
+            "(or fp16) beside it, so that the adapter trains in full precision"
         )
     model.model.projector.float()
     model.model.fusion.float()

@@ -109,8 +109,7 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     except (ImportError, ValueError) as error:
         raise VLMIGError(
             f"precision {recipe.precision}, tracker {recipe.tracker}: "
-            f"{one_line(error, whole=True)}; "
-            "expected what this machine and accelerate have"
+            f"{one_line(error, whole=True)}; expected what this machine and accelerate have"
         ) from error
     if recipe.tracker:
         if not accelerator.log_with:
@@ -131,8 +130,7 @@ def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
             if begun.get(name) != value:
                 raise VLMIGError(
                     f"{out} was begun with another recipe: {name} is {_short(begun.get(name))} "
-                    "there, "
-                    f"{_short(value)} here; choose another --out, or remove it"
+                    f"there, {_short(value)} here; choose another --out, or remove it"
                 )
     elif (out / CONFIG).exists():
         raise VLMIGError(

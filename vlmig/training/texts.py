@@ -109,8 +109,7 @@ class Tokens:
         if pack is not None and not self.early:
             raise VLMIGError(
                 f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every "
-                "text "
-                "has a picture beside it"
+                "text has a picture beside it"
             )
 
     def batch(
@@ -229,8 +228,7 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     if marks not in (0, pictures):
         raise VLMIGError(
             f"{marks} {IMAGE} for {pictures} pictures in {pair.caption[:60]!r}; expected one for "
-            "each, "
-            "or none at all"
+            "each, or none at all"
         )
     if marks or not pictures:
         return pair.caption, pair.learnt

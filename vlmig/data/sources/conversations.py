@@ -77,8 +77,7 @@ class Conversations(ImageFiles):
         if self.path.suffix not in ENDINGS or not self.path.is_file():
             raise VLMIGError(
                 f"no conversations at {path}; expected a {', '.join(ENDINGS[:-1])} or "
-                f"{ENDINGS[-1]} "
-                "file; correct the path"
+                f"{ENDINGS[-1]} file; correct the path"
             )
         if not self.images.is_dir():
             raise VLMIGError(

@@ -184,7 +184,6 @@ def _shards(path: str) -> list[Path]:
     if not found or any(shard.suffix != ".jsonl" for shard in found):
         raise VLMIGError(
             f"no documents at {path}; expected a .jsonl file, a folder of them, or a pattern such "
-            "as "
-            "docs_*.jsonl; correct the path, or unpack the files"
+            "as docs_*.jsonl; correct the path, or unpack the files"
         )
     return sorted(found, key=lambda shard: natural(str(shard)))

@@ -110,8 +110,7 @@ def _verify(downloaded: Path, source: Source) -> None:
     if actual != source.sha256:
         raise VLMIGError(
             f"{source.url}: SHA-256 mismatch: got {actual[:12]}..., expected "
-            f"{source.sha256[:12]}...: "
-            "the source changed; pass --data a folder with the known file"
+            f"{source.sha256[:12]}...: the source changed; pass --data a folder with the known file"
         )
 
 
@@ -162,6 +161,6 @@ def _check_recorded(name: str, folder: Path, file: Path) -> None:
     if actual != expected:
         raise VLMIGError(
             f"{name}: SHA-256 mismatch: got {actual[:12]}..., recorded {expected[:12]}.... The "
-            "file changed "
-            f"after the first download; restore it, or delete {record} to accept the new one"
+            f"file changed after the first download; restore it, or delete {record} to accept the "
+            "new one"
         )
