@@ -1,4 +1,4 @@
-"""What the teacher is told of a picture: some of its region phrases, and boxes of what is in it."""
+"""The description of an image for the teacher: some of its region phrases, and boxes of objects."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
 
 ALIKE, NEARLY, SAME_PLACE = 0.7, 0.4, 0.5
-"""Two phrases say the same if they share this much of their words; or somewhat less, in boxes that
-overlap this much."""
+"""Two phrases are the same if they share this much of their words (``ALIKE``), or less (``NEARLY``)
+in boxes that overlap this much."""
 Named = tuple[str, tuple[float, float, float, float]]
 """A phrase or an object's name, and left, top, right and bottom from 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """One picture in words."""
+    """One image in words."""
 
     image: str
     """The image's number in Visual Genome."""
@@ -36,27 +36,23 @@ class Context:
     boxes: tuple[Named, ...]
 
     def text(self, boxes: bool) -> str:
-        """Write a phrase on each line and then, if asked for, a box on each line."""
+        """Write a phrase on each line and then, with ``boxes``, a box on each line."""
         lines = list(self.phrases)
         if boxes:
-            lines += [
-                "",
-                *(
-                    f"{name}: [{', '.join(f'{side:.3f}' for side in box)}]"
-                    for name, box in self.boxes
-                ),
-            ]
+            lines.append("")
+            for name, (left, top, right, bottom) in self.boxes:
+                lines.append(f"{name}: [{left:.3f}, {top:.3f}, {right:.3f}, {bottom:.3f}]")
         return "\n".join(lines)
 
     @property
     def digest(self) -> str:
-        """Sixteen letters that stand for all the teacher can be told of the picture."""
+        """A hash of the whole description, 16 letters."""
         return hashlib.sha256(self.text(True).encode()).hexdigest()[:16]
 
 
 def contexts(folder: Path, regions: int, seed: int, left_out: Counter[str]) -> Iterator[Context]:
-    """Yield the images of a Visual Genome folder that have a picture and a phrase, in the order of
-    their file.
+    """Yield the images of a Visual Genome folder with a file and a phrase, in the order of its
+    JSON.
 
     Args:
         folder: with ``region_descriptions.json``, the images and, optionally, ``objects.json``,
@@ -72,12 +68,12 @@ def contexts(folder: Path, regions: int, seed: int, left_out: Counter[str]) -> I
     source = VisualGenome(folder)
     path = find_json(folder, "objects")
     objects = _Objects(path) if path else None
-    seen = set()
+    done = set()
     for image, records in groupby(_counted(source, left_out), key=lambda pair: pair.group):
-        if image in seen:
+        if image in done:
             left_out["image a second time"] += 1
             continue
-        seen.add(image)
+        done.add(image)
         pairs = list(records)
         try:
             size = size_of(folder / pairs[0].picture)

@@ -1,5 +1,4 @@
-"""What the teacher replied: read strictly, and turned down, with a reason that can be counted,
-where it is of no use."""
+"""The teacher's replies: parsed strictly, or rejected with a reason that can be counted."""
 
 from __future__ import annotations
 
@@ -28,7 +27,7 @@ LEAKS = re.compile(
     r"|\baccording to the (text|descriptions?|lines|list|notes)\b",
     re.IGNORECASE,
 )
-"""Words of somebody who was told about the picture and does not look at it."""
+"""Words that show that the writer was told about the image and does not see it."""
 REFUSALS = re.compile(
     r"\bas an? (ai|language model|text-based)\b"
     r"|\b(i|we) (can ?not|can't|am unable to|'m unable to|am not able to)"
@@ -42,8 +41,8 @@ THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 class BadReply(Exception):
-    """A reply that cannot be used; the message is the reason, the same for all of its kind, so that
-    it can be counted."""
+    """A bad reply; the message is the reason, the same for all of its kind, so that it can be
+    counted."""
 
 
 def read_reply(kind: str, text: str, request: str = "") -> Turns:
@@ -96,10 +95,10 @@ def _field(value: Any, name: str, kind: type) -> Any:
 
 
 def _check(kind: str, turns: Turns) -> None:
-    """Turn down what would teach something wrong.
+    """Reject what would teach something wrong.
 
     Raises:
-        BadReply: with the first thing that is wrong.
+        BadReply: with the first fault.
     """
     asked = set()
     for question, answer in turns:

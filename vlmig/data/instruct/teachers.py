@@ -1,5 +1,5 @@
-"""Who writes: a chat model of transformers on this machine, or one behind an endpoint that speaks
-OpenAI's protocol."""
+"""Teachers: a chat model of transformers on this machine, or one behind an OpenAI-style
+endpoint."""
 
 from __future__ import annotations
 
@@ -17,54 +17,50 @@ from vlmig.data.instruct.prompts import Message
 from vlmig.errors import VLMIGError, one_line
 
 TRANSPORT = cast(type[Exception], HfHubHTTPError.__mro__[1])
-"""What the client's HTTP library raises for broken connections; the library is another one in other
-versions of the hub's."""
+"""The error class of the hub client's HTTP library, which differs between versions."""
 TRIES, PAUSE, LONGEST = 6, 1.0, 60.0
-"""How often a request is sent, seconds before the second time, doubled each time after, and the
-longest of these pauses."""
+"""Most attempts of a request, and the first and the longest pause between them in seconds; pauses
+double."""
 REFUSED = 400, 413, 422
-"""Statuses that are about one request, such as a context that is too long or that a filter does not
-let pass."""
+"""Statuses that concern one request, such as a context that is too long or that a filter blocks."""
 NO_KEY = "none"
-"""Sent where there is no key: without one the client would send the user's key of the hub to
-whatever the endpoint is."""
+"""Sent if there is no key: otherwise the client would send the user's hub key to the endpoint."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a teacher wrote, and what it took."""
+    """A teacher's reply, and its tokens."""
 
     text: str
     prompt_tokens: int | None
-    """None where the endpoint does not say."""
+    """None if the endpoint does not report it."""
     answer_tokens: int | None
     whole: bool = True
-    """Whether the teacher came to an end by itself, not at the largest number of tokens."""
+    """Whether the reply ended before the limit of tokens."""
     repeats: int = 0
     """How often the request had to be sent again."""
 
 
 class Refused(Exception):
-    """The endpoint does not take this one request; the message is what it said."""
+    """The endpoint refuses this request; the message is its reason."""
 
 
 class Teacher(Protocol):
     """Anything that answers messages."""
 
     def ask(self, messages: Sequence[Message], seed: int) -> Reply:
-        """Answer the last of the messages; where a seed can be set, the reply depends on messages
-        and seed alone.
+        """Answer the last of the messages; if a seed can be set, from messages and seed alone.
 
         Raises:
-            Refused: this request is not taken, though others are.
-            VLMIGError: there will be no replies.
+            Refused: this request is refused; others may not be.
+            VLMIGError: no request can be answered.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are drawn."""
+    """How replies are sampled."""
 
     max_tokens: int = 800
     temperature: float = 0.7
