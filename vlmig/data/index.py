@@ -82,17 +82,15 @@ class Index:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         columns = self._batches[row // BATCH]  # all batches but the last are full
-        values = [column[row % BATCH].as_py() for column in columns]
-        caption, picture, box, *others, more, learnt = values
-        values = [
-            caption,
-            picture,
-            tuple(box) if box else None,
-            *others,
-            tuple(more),
-            tuple(map(tuple, learnt)),
-        ]
-        return Pair(*values)
+        fields = {}
+        for name, column in zip(SCHEMA.names, columns, strict=True):
+            fields[name] = column[row % BATCH].as_py()
+        fields["box"] = tuple(fields["box"]) if fields["box"] else None
+        fields["more"], fields["learnt"] = (
+            tuple(fields["more"]),
+            tuple(map(tuple, fields["learnt"])),
+        )
+        return Pair(**fields)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a field of all pairs, for work on whole columns."""

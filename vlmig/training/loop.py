@@ -47,7 +47,7 @@ def fit(
     save_seconds: float = 120.0,
     log_every: int = 1,
 ) -> tuple[list[dict[str, Any]], nn.Module]:
-    """Minimise a loss over the parameters of ``module`` that require gradients.
+    """Minimize a loss over the parameters of ``module`` that require gradients.
 
     Args:
         losses: makes the losses of one step; its randomness, dropout included, must depend on the
@@ -67,22 +67,16 @@ def fit(
     accelerator = accelerator or Accelerator(cpu=True)
     run = Loop(module, settings, folder, accelerator)
     run.resume()
-    bar = tqdm(
-        total=run.total,
-        initial=run.step,
-        desc=folder.name,
-        unit=" steps",
-        disable=not accelerator.is_main_process,
-    )
+    quiet = not accelerator.is_main_process
+    bar = tqdm(initial=run.step, total=run.total, desc=folder.name, unit=" steps", disable=quiet)
     with bar, _signals() as signals:
         if run.step == 0 and measure is not None:
             run.note({"step": 0, **measure(run.module, 0)})
         saved = time.monotonic()
         while run.step < run.total:
             rate = run.rate
-            loss, norm, stop, save = run.advance(
-                losses, bool(signals), time.monotonic() - saved > save_seconds
-            )
+            due = time.monotonic() - saved > save_seconds
+            loss, norm, stop, save = run.advance(losses, bool(signals), due)
             line = {"step": run.step, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
             measured = measure(run.module, run.step) if measure is not None else {}
             if measured or run.step % log_every == 0 or run.step == run.total:

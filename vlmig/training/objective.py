@@ -76,7 +76,7 @@ class Objective(nn.Module):
         states = dict(zip(beside, fused, strict=True))
         if len(beside) > 1:
             states["text"] = reading.hidden
-        return {name: self.loss(own, texts.labels) for name, own in states.items()}
+        return {name: self.loss(state, texts.labels) for name, state in states.items()}
 
     def _read(self, texts: Texts) -> LateReading:
         """Run the base LM over the texts; without gradients where it is frozen."""

@@ -84,9 +84,9 @@ def _read(
 ) -> _Data:
     """Read a source's first records. Pairs are counted if the source knows their number or has
     few."""
-    options = {
-        name: value for name, value in entry.items() if name not in ("weight", "limit", "curate")
-    }
+    options = dict(entry)
+    for name in ("weight", "limit", "curate"):
+        options.pop(name, None)
     try:
         source = build_source(options, data, model.tokenizer, own)
         some = min(SOME, entry.get("limit") or SOME)

@@ -32,7 +32,7 @@ from vlmig.training.stage import TRAINED, _stage
 
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
-"""What of a checkpoint is written behind its weights."""
+"""The last file of a checkpoint to be written: with it, the checkpoint is complete."""
 PATIENCE = timedelta(days=2)
 """How long processes wait while one of them reads or encodes data."""
 

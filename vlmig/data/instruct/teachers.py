@@ -82,14 +82,14 @@ class Sampling:
 
 
 class EndpointTeacher:
-    """A model behind an endpoint, such as a vLLM server or a paid service; may be asked by several
+    """A model behind an endpoint, such as a vLLM server or a paid service; may be used by several
     threads.
 
     Args:
         url: where it is, such as ``http://localhost:8000/v1``.
         model: its name there.
         key: the key, if it wants one.
-        sampling: how replies are drawn.
+        sampling: sampling parameters of the replies.
         timeout: seconds without a byte after which a request is sent again.
         pause: seconds before a request is sent the second time; doubled each time after.
         sleep: waits.
@@ -120,7 +120,7 @@ class EndpointTeacher:
         )
 
     def ask(self, messages: Sequence[Message], seed: int) -> Reply:
-        """Answer, waiting and sending again where the endpoint is busy or out of order.
+        """Answer; wait and send again if the endpoint is busy or out of order.
 
         Raises:
             Refused: the endpoint does not take this request; it took one before.
@@ -179,7 +179,7 @@ class EndpointTeacher:
         )
 
     def _judge(self, error: HfHubHTTPError) -> str:
-        """Return what was wrong where sending again may help.
+        """Return the fault, if sending again may help.
 
         Raises:
             Refused: this request is not taken, though another was.
@@ -216,11 +216,11 @@ def _asked_pause(error: HfHubHTTPError) -> float:
 
 
 class LocalTeacher:
-    """A chat model of transformers; asked by one thread.
+    """A chat model of transformers; used by one thread.
 
     Args:
         model: its folder or hub id.
-        sampling: how replies are drawn.
+        sampling: sampling parameters of the replies.
 
     Raises:
         VLMIGError: there is no such model, or it has no chat template.

@@ -49,11 +49,11 @@ class Folder(ImageFiles):
                 if name in files:
                     yield from self._metadata(folder, name, listed)
         for folder, files in walk(self.folder):
-            own = set(files)
+            names = set(files)
             for file in files:
                 picture = os.path.join(folder, file)
                 if is_picture(file) and number_of(picture) not in listed:
-                    yield from self._picture(picture, os.path.splitext(file)[0], own)
+                    yield from self._picture(picture, os.path.splitext(file)[0], names)
 
     def _metadata(self, folder: str, name: str, listed: set[int]) -> Iterator[Pair | Bad]:
         for row in text_rows(self.folder / folder / name):
