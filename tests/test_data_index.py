@@ -84,7 +84,7 @@ def test_an_index_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         with pytest.raises(VLMIGError):
             index(source, tmp_path / "x", limit)
     (tmp_path / "x/pairs.arrow").write_bytes(b"cut")
-    with pytest.raises(VLMIGError, match="no whole index"):
+    with pytest.raises(VLMIGError, match="no complete index"):
         Index(tmp_path / "x", Given([]))
 
 

@@ -287,7 +287,7 @@ def test_build_source(tmp_path: Path) -> None:
         "expected one of visual_genome, laion220k": {"source": "imagenet", "path": "vg"},
         "has no option 'side'; expected path, min_side": {"path": "vg", "side": 3},
         "min_side of source visual_genome is 'x'; expected int": {"path": "vg", "min_side": "x"},
-        "source laion220k has no images": {"source": "laion220k", "path": "vg"},
+        "source laion220k is missing 'images'": {"source": "laion220k", "path": "vg"},
         "cannot tell what nowhere is": {"path": "nowhere"},
         "expected source, path or both": {},
         "expected a language model's tokenizer": {"source": "wikitext", "path": "vg"},

@@ -302,7 +302,7 @@ def test_what_does_not_go_together_is_said(recipe: Path, llava: Path, colored: P
         assert "\n" not in str(caught.value)
 
     refused(recipe, "stages.0.pack=90", r"pack: 90 with fusion cross_attention; expected prefix")
-    refused(llava, "stages.0.trains=[projector,fusion]", r"trains: .*with fusion prefix, which has no layer")
+    refused(llava, "stages.0.trains=[projector,fusion]", r"trains: .*with fusion prefix, which has no fusion layer")
     several = tmp_path / "several.json"
     turns = [{"from": "human", "value": f"{IMAGE}{IMAGE}a?"}, {"from": "gpt", "value": "b"}]
     several.write_text(json.dumps([{"id": 1, "image": ["0.png", "1.png"], "conversations": turns}] * 9))

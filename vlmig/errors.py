@@ -1,4 +1,5 @@
-"""The error that a user can cause: what came, what was expected, and the cure, in one line."""
+"""The one error a user can cause: a single line that says what came, what was expected and the
+cure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checking training data before hours of training: every record is read and every picture decoded."""
+"""Check training data before hours of training: read every record and decode every image."""
 
 from __future__ import annotations
 
@@ -21,46 +21,47 @@ from vlmig.io.hashing import numbers_of
 from vlmig.io.rows import Bad
 
 Aligning = Callable[[Source, Sequence[Pair]], "np.ndarray | Tensor"]
-"""From pairs of a source to the cosines of picture and caption, (n,); NaN where there is nothing to compare."""
+"""From pairs of a source to the CLIP similarity of image and caption, (n,); NaN without an
+image."""
 EXAMPLES = 3
-"""Places named for each reason."""
+"""Records named for each reason."""
 LISTED = 500
 """Bad records that a page lists."""
 PORTION = 256
-"""Pictures that wait for the threads at a time, so that memory stays flat."""
+"""Images queued for the threads at a time, so that memory stays flat."""
 
 
 @dataclass
 class Findings:
-    """What a check found in one source."""
+    """The result of checking one source."""
 
     index: Index
     pictures: int
-    """Distinct pictures that could be opened."""
+    """Distinct images that could be opened."""
     groups: int
     sizes: np.ndarray
     """Width and height of each of them, (pictures, 2)."""
     words: np.ndarray
     """Words of each pair's caption, (pairs,)."""
     good: np.ndarray
-    """Rows whose pictures can all be read, or that have none, ascending."""
+    """Rows whose images can all be read, or that have none, ascending."""
     bad: dict[str, int]
-    """Bad records by reason: those of the index and those whose picture or box is bad."""
+    """Bad records by reason: those of the index and those whose image or box is bad."""
     examples: dict[str, list[str]]
-    """Places of the first bad or left out records by reason."""
+    """Where the first bad or left out records are, by reason."""
     listed: list[Bad]
-    """The first of them all."""
+    """The first bad or left out records."""
     duplicates: int
     rules: dict[str, int]
     """What each rule of curation would drop."""
     kept: int
-    """Pairs left by all of them."""
+    """Pairs that all rules together keep."""
     alignment: np.ndarray
-    """Cosines of pictures and captions where a rule asks for them, (n,)."""
+    """CLIP similarities if a rule needs them, (n,)."""
 
     @property
     def share(self) -> float:
-        """Part of the records that are bad."""
+        """Share of the records that are bad."""
         return sum(self.bad.values()) / max(1, self.index.records)
 
 
@@ -75,9 +76,9 @@ def check(
 
     Args:
         folder: where its index is written.
-        rules: curation whose effect is told.
+        rules: curation whose effect is reported.
         limit: read only so many records.
-        alignment: compares pictures with captions, for ``min_alignment``.
+        alignment: compares images with captions, for ``min_alignment``.
 
     Raises:
         VLMIGError: the source as a whole cannot be read.
@@ -118,48 +119,48 @@ def check(
 
 
 def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
-    """Decode every distinct picture once.
+    """Decode every distinct image once.
 
     Returns:
-        Width and height of the good ones, (n, 2), and by row what is wrong with the first of the others, or with a box.
+        Width and height of the good ones, (n, 2), and by row the first fault of an image, or of a
+        box.
     """
     numbers, rows, turns = _pictures(pairs)
     _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
     sizes = np.zeros((len(first), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
-    order = np.lexsort((turns[first], rows[first]))  # as they lie on disk
+    order = np.lexsort((turns[first], rows[first]))  # the order on disk
+
+    def size_or_fault(number: int) -> tuple[int, int] | str:
+        return _open(pairs, int(rows[first[number]]), int(turns[first[number]]))
+
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
         tqdm(total=len(order), desc="opening", unit=" pictures", smoothing=0.1) as bar,
     ):
         for start in range(0, len(order), PORTION):
-            part = order[start : start + PORTION]
-            found = pool.map(
-                lambda one: _open(pairs, int(rows[first[one]]), int(turns[first[one]])), part
-            )
-            for one, result in zip(part, found, strict=True):
+            portion = order[start : start + PORTION]
+            for number, result in zip(portion, pool.map(size_or_fault, portion), strict=True):
                 if isinstance(result, str):
-                    reasons[int(one)] = result
+                    reasons[int(number)] = result
                 else:
-                    sizes[one] = result
-            bar.update(len(part))
+                    sizes[number] = result
+            bar.update(len(portion))
     broken = np.isin(which, np.fromiter(reasons, np.int64))
     faults: dict[int, Bad] = {}
-    for one in np.flatnonzero(broken):  # a row's first picture comes before its others
-        row, turn = int(rows[one]), int(turns[one])
-        if row not in faults:
-            faults[row] = Bad(_place(pairs[row], turn), reasons[int(which[one])])
+    for i in np.flatnonzero(broken):  # a row's first image comes before its others
+        row, turn = int(rows[i]), int(turns[i])
+        faults.setdefault(row, Bad(_place(pairs[row], turn), reasons[int(which[i])]))
     for row in map(int, _outside(pairs, sizes[which[: len(pairs)]])):
-        if row not in faults:
-            faults[row] = Bad(_place(pairs[row]), "box outside the picture")
+        faults.setdefault(row, Bad(_place(pairs[row]), "box outside the picture"))
     return sizes[sizes[:, 0] > 0], dict(sorted(faults.items()))
 
 
 def _pictures(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List the first picture of every row, then all others.
+    """List the first image of every row, then all others.
 
     Returns:
-        Their names as numbers, uint64, their rows, and which of a row's pictures each is, from 0: all (n,).
+        Hashes of their names, uint64, their rows, and their positions in the row, from 0: all (n,).
     """
     numbers, rows, turns = (
         [_numbers(pairs, "picture")],
@@ -179,7 +180,8 @@ def _pictures(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _open(pairs: Index, row: int, turn: int) -> tuple[int, int] | str:
-    """Return the size of one of a row's whole pictures, nothing where it has none, or what is wrong with it."""
+    """Return the size of one of a row's images, (0, 0) where it has none, or what is wrong with
+    it."""
     pictures = pairs[row].pictures()
     try:
         return pairs.source.open(replace(pictures[turn], box=None)).size if pictures else (0, 0)
@@ -188,7 +190,7 @@ def _open(pairs: Index, row: int, turn: int) -> tuple[int, int] | str:
 
 
 def _outside(pairs: Index, sizes: np.ndarray) -> Iterator[int]:
-    """Yield the rows whose box lies outside the picture as it is; sizes are (rows, 2), 0 where they are not known."""
+    """Yield the rows whose box lies outside the image; sizes are (rows, 2), 0 where unknown."""
     start = 0
     for batch in pairs.table.to_batches():
         rows = np.flatnonzero(batch["box"].is_valid().to_numpy(zero_copy_only=False)) + start
@@ -198,7 +200,7 @@ def _outside(pairs: Index, sizes: np.ndarray) -> Iterator[int]:
 
 
 def _numbers(pairs: Index, name: str) -> np.ndarray:
-    """Number a column's texts, uint64 (rows,)."""
+    """Hash a column's texts, uint64 (rows,)."""
     parts = [numbers_of(batch[name].to_pylist()) for batch in pairs.table.to_batches()]
     return np.concatenate([np.empty(0, np.uint64), *parts])
 
@@ -216,31 +218,39 @@ def _place(pair: Pair, turn: int = 0) -> str:
 
 
 def summary(found: Findings) -> list[tuple[str, str, str]]:
-    """Write findings down as rows of a table: what, how much, and a remark."""
+    """Return findings as rows of a table: what, how much, and a remark."""
     pairs = found.index
-    rows = [("records", str(pairs.records), ""), ("pairs", str(len(pairs)), "")]
-    rows += [("pictures", str(found.pictures), ""), ("groups", str(found.groups), "")]
-    rows += [("bad", str(sum(found.bad.values())), f"{100 * found.share:.2g} % of the records")]
-    rows += [
-        (f"  {reason}", str(n), "; ".join(found.examples[reason]))
-        for reason, n in found.bad.items()
+    bad = sum(found.bad.values())
+    rows = [
+        ("records", str(pairs.records), ""),
+        ("pairs", str(len(pairs)), ""),
+        ("pictures", str(found.pictures), ""),
+        ("groups", str(found.groups), ""),
+        ("bad", str(bad), f"{100 * found.share:.2g} % of the records"),
+        *_by_reason(found.bad, found.examples),
+        ("left out", str(sum(pairs.dropped.values())), ""),
+        *_by_reason(pairs.dropped, found.examples),
+        ("clamped boxes", str(pairs.clamped), ""),
+        ("duplicates", str(found.duplicates), ""),
+        ("caption words", _spread(found.words), "fewest / median / most"),
+        ("picture width", _spread(found.sizes[:, 0]), "pixels"),
+        ("picture height", _spread(found.sizes[:, 1]), "pixels"),
     ]
-    rows += [("left out", str(sum(pairs.dropped.values())), "")]
-    rows += [
-        (f"  {reason}", str(n), "; ".join(found.examples[reason]))
-        for reason, n in pairs.dropped.items()
-    ]
-    rows += [("clamped boxes", str(pairs.clamped), ""), ("duplicates", str(found.duplicates), "")]
-    rows += [("caption words", _spread(found.words), "fewest / median / most")]
-    rows += [
-        (f"picture {name}", _spread(found.sizes[:, i]), "pixels")
-        for i, name in enumerate(("width", "height"))
-    ]
-    rows += [("alignment", _spread(found.alignment.round(3)), "lowest / median / highest cosine")][
-        : len(found.alignment)
-    ]
-    rows += [(f"curation: {rule}", str(n), "would be dropped") for rule, n in found.rules.items()]
-    return rows + ([("curation", str(found.kept), "would be left")] if found.rules else [])
+    if len(found.alignment):
+        similarities = _spread(found.alignment.round(3))
+        rows.append(("alignment", similarities, "lowest / median / highest cosine"))
+    for rule, number in found.rules.items():
+        rows.append((f"curation: {rule}", str(number), "would be dropped"))
+    if found.rules:
+        rows.append(("curation", str(found.kept), "would be left"))
+    return rows
+
+
+def _by_reason(
+    counts: dict[str, int], examples: dict[str, list[str]]
+) -> Iterator[tuple[str, str, str]]:
+    for reason, number in counts.items():
+        yield f"  {reason}", str(number), "; ".join(examples[reason])
 
 
 def _spread(values: np.ndarray) -> str:

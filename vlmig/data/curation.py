@@ -1,4 +1,5 @@
-"""Which pairs to learn from: rules on captions, repeats and alignment, and the part that is held out."""
+"""Choose pairs to learn from: rules on captions, repeats and CLIP similarity, and a held-out
+share."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from vlmig.io.config_file import Checked, parse
 from vlmig.io.hashing import numbers_of
 
 PORTION = 1024
-"""Pairs that are compared with their pictures together."""
+"""Pairs that are compared with their images together."""
 Alignment = Callable[[Sequence[Pair]], Sequence[float] | np.ndarray]
-"""From pairs to the cosines of picture and caption; NaN where there is nothing to compare."""
+"""From pairs to the CLIP similarities of image and caption; NaN without an image."""
 
 
 class Curation(Checked):
@@ -30,7 +31,8 @@ class Curation(Checked):
     max_words: Annotated[int, Field(ge=0)] | None = None
     """Most words of a caption."""
     duplicates: bool = False
-    """Whether to drop repeats: same images, box and caption, ignoring case, spaces and closing punctuation."""
+    """Whether to drop repeats: same images, box and caption, ignoring case, spaces and final
+    marks."""
     min_alignment: Annotated[float, Field(ge=-1, le=1)] | None = None
     """Lowest CLIP similarity of image and caption, by the vision encoder; from -1 to 1."""
 
@@ -54,20 +56,21 @@ class Curation(Checked):
 def curate(
     index: Index, rules: Curation, alignment: Alignment | None = None
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Apply rules one after the other; of repeats the first that is left stays.
+    """Apply rules one after the other; of repeats the first stays.
 
     Args:
-        alignment: called, in portions, on what the other rules left; NaN is kept, because nothing speaks against it.
+        alignment: called, in portions, on what the other rules left; pairs with NaN are kept.
 
     Returns:
-        The rows kept, int64 and ascending, and how many each rule dropped.
+        The rows kept, int64 and ascending, and the number of rows that each rule dropped.
 
     Raises:
-        VLMIGError: ``min_alignment`` without anything that aligns.
+        VLMIGError: ``min_alignment`` without ``alignment``.
     """
     if rules.min_alignment is not None and alignment is None:
         raise VLMIGError(
-            "min_alignment got no vision encoder; expected one that compares pictures with captions; name a model"
+            "min_alignment got no vision encoder; expected one that compares pictures with "
+            "captions; name a model"
         )
     kept, dropped = np.arange(len(index)), {}
 
@@ -104,9 +107,9 @@ def caption_words(index: Index) -> np.ndarray:
 def split(
     index: Index, rows: np.ndarray, share: float, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hold a share of the groups out, by a hash of each, so that neither order nor other groups matter.
+    """Hold out a share of the groups, by a hash of each, whatever the order and the other groups.
 
-    A pair without a group is one by itself; repeats of it go with it.
+    A pair without a group is a group alone, with its repeats.
 
     Returns:
         The rows to learn from and the rows held out, in their order.
@@ -127,13 +130,14 @@ def split(
 
 
 def _contents(index: Index) -> np.ndarray:
-    """Number every pair by what it holds, uint64 (rows,)."""
+    """Hash the content of every pair, uint64 (rows,)."""
     numbers = [numbers_of(_content(batch).to_pylist()) for batch in index.table.to_batches()]
     return np.concatenate([np.empty(0, np.uint64), *numbers])
 
 
 def _content(batch: pa.RecordBatch) -> pa.Array:
-    """Write what each pair holds as one text: pictures, box, what to imagine, and the caption without its dressing."""
+    """Join what each pair holds: images, box, prompt, and the caption in lower case without
+    marks."""
     more = pc.binary_join(batch["more"], "\n")
     several = pc.binary_join_element_wise(batch["picture"], more, "\n")
     pictures = pc.if_else(pc.equal(more, ""), batch["picture"], several)

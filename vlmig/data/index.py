@@ -1,4 +1,4 @@
-"""The pairs of a source on disk: any of millions is read at once, and memory stays as it is."""
+"""The pairs of a source on disk: any of millions is read directly, and memory stays flat."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -40,11 +39,11 @@ PAIRS, BAD, COUNTS = "pairs.arrow", "bad.jsonl", "counts.json"
 
 
 class Index:
-    """What ``index`` wrote: pairs by row, and what was wrong with the other records.
+    """The index that ``index`` wrote: pairs by row, and the faults of the other records.
 
     Args:
-        folder: where it lies.
-        source: what it was made from, which opens the pictures.
+        folder: the index's folder.
+        source: the source it was made from, which opens the images.
 
     Raises:
         VLMIGError: it was made from another source, or is damaged.
@@ -53,17 +52,17 @@ class Index:
     def __init__(self, folder: Path, source: Source) -> None:
         self.folder, self.source = folder, source
         try:
-            found = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
+            counts = json.loads((folder / COUNTS).read_text(encoding="utf-8"))
             with pa.memory_map(str(folder / PAIRS)) as file:
                 self.table: pa.Table = pa.ipc.open_file(file).read_all()
-            self.records: int = found["records"]
-            self.bad: dict[str, int] = found["bad"]
-            self.dropped: dict[str, int] = found["dropped"]
-            self.clamped: int = found["clamped"]
-            made_from, self.limit = found["source"], found["limit"]
+            self.records: int = counts["records"]
+            self.bad: dict[str, int] = counts["bad"]
+            self.dropped: dict[str, int] = counts["dropped"]
+            self.clamped: int = counts["clamped"]
+            made_from, self.limit = counts["source"], counts["limit"]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise VLMIGError(
-                f"no whole index in {folder} ({error}); remove the folder, and it is made again"
+                f"no complete index in {folder} ({error}); remove the folder, and it is made again"
             ) from None
         if made_from != source.name:
             raise VLMIGError(
@@ -82,20 +81,16 @@ class Index:
         """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        columns, place = (
-            self._batches[row // BATCH],
-            row % BATCH,
-        )  # all batches but the last are full
-        caption, picture, box, *others, more, learnt = (column[place].as_py() for column in columns)
-        values = [
-            caption,
-            picture,
-            tuple(box) if box else None,
-            *others,
-            tuple(more),
-            tuple(map(tuple, learnt)),
-        ]
-        return Pair(*values)
+        columns = self._batches[row // BATCH]  # all batches but the last are full
+        fields = {}
+        for name, column in zip(SCHEMA.names, columns, strict=True):
+            fields[name] = column[row % BATCH].as_py()
+        fields["box"] = tuple(fields["box"]) if fields["box"] else None
+        fields["more"], fields["learnt"] = (
+            tuple(fields["more"]),
+            tuple(map(tuple, fields["learnt"])),
+        )
+        return Pair(**fields)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a field of all pairs, for work on whole columns."""
@@ -103,27 +98,29 @@ class Index:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many records and pairs there are, clamped boxes among them, and records for each reason against them."""
+        """Numbers of records, pairs and clamped boxes, and of bad or dropped records by reason."""
         counts = {"records": self.records, "pairs": len(self), "clamped": self.clamped}
         return {**counts, **self.dropped, **self.bad}
 
     def faults(self) -> Iterator[Bad]:
-        """Yield the records that are no pairs, in their order."""
+        """Yield the bad and dropped records, in their order."""
         with (self.folder / BAD).open(encoding="utf-8") as lines:
             for line in lines:
                 yield Bad(**json.loads(line))
 
 
 def index(source: Source, folder: Path, limit: int | None = None) -> Index:
-    """Write a source's pairs to a folder, or open them where that was done before.
+    """Write a source's pairs to a folder, or open the folder if it exists.
 
-    The folder appears whole or not at all. Whoever names it, names it after everything the pairs depend on.
+    It appears only when it is complete. Its name should depend on everything that the pairs depend
+    on.
 
     Args:
         limit: read only so many records.
 
     Raises:
-        VLMIGError: the source cannot be read; the folder is damaged, another source's, or of another limit.
+        VLMIGError: the source cannot be read; the folder is damaged, another source's, or of
+            another limit.
     """
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise VLMIGError(
@@ -137,7 +134,7 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
             _write(source, part, limit)
             try:
                 os.rename(part, folder)
-            except OSError:  # another process was faster; its folder says the same
+            except OSError:  # another process was faster; its folder has the same content
                 if not folder.is_dir():
                     raise
         finally:
@@ -182,15 +179,10 @@ def _write(source: Source, folder: Path, limit: int | None) -> None:
     )
 
 
-def _batch(pairs: Iterable[Pair]) -> pa.RecordBatch:
-    columns: list[tuple[Any, ...]] = list(
-        zip(*(vars(pair).values() for pair in pairs), strict=True)
-    )
-    columns = columns or [()] * len(SCHEMA)
-    return pa.record_batch(
-        [pa.array(own, field.type) for own, field in zip(columns, SCHEMA, strict=True)],
-        schema=SCHEMA,
-    )
+def _batch(pairs: Sequence[Pair]) -> pa.RecordBatch:
+    rows = [vars(pair) for pair in pairs]
+    columns = [pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA]
+    return pa.record_batch(columns, schema=SCHEMA)
 
 
 def check_share(
@@ -199,10 +191,10 @@ def check_share(
     """Insist that few records are bad.
 
     Args:
-        bad: how many records there are for each reason.
-        total: how many records there are.
+        bad: number of bad records by reason.
+        total: number of records.
         limit: largest share of bad ones.
-        where: whose records.
+        where: the source, for the error.
         listed: file that lists the bad ones.
 
     Raises:
@@ -210,10 +202,10 @@ def check_share(
     """
     count = sum(bad.values())
     if count > limit * total:
-        reasons = ", ".join(
-            f"{n} {reason}" for reason, n in sorted(bad.items(), key=lambda item: -item[1])
-        )
+        most_first = sorted(bad.items(), key=lambda item: -item[1])
+        reasons = ", ".join(f"{number} {reason}" for reason, number in most_first)
         mend = f"mend them (listed in {listed})" if listed else "mend them"
         raise VLMIGError(
-            f"{count} of {total} records of {where} are bad ({100 * count / total:.2g} %): {reasons}; at most {100 * limit:.2g} % are skipped; {mend} or raise max_bad"
+            f"{count} of {total} records of {where} are bad ({100 * count / total:.2g} %): "
+            f"{reasons}; at most {100 * limit:.2g} % are skipped; {mend} or raise max_bad"
         )

@@ -1,4 +1,4 @@
-"""Image-text pairs: what a model learns from, and what can be wrong with a record."""
+"""Image-text pairs that a model learns from, and the faults of their records."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Pair:
-    """A caption and the picture it points at; or a document or conversation with several.
+    """A caption with its image; or a document or conversation with several.
 
-    A pair without a picture but with a ``prompt`` is read beside an imagined one; with neither it is text only, and read
-    beside the empty picture. In a text with marks (``vlmig.models.config.IMAGE``) each picture stands at its mark, if the model reads
-    pictures in the text; without marks before it.
+    A pair without an image but with a ``prompt`` goes with an imagined image; with neither it is
+    text only, and goes with the blank image. With early fusion each image is at its placeholder
+    (``vlmig.models.config.IMAGE``) in the text, or before a text without placeholders.
     """
 
     caption: str
     picture: str = ""
-    """Where its source finds the picture: a file's name, a place in an archive, a row. Of several: the first."""
+    """How its source finds the image: a file's name, an offset in an archive, a row. The first of
+    several."""
     box: Box | None = None
-    """The part of the picture that is meant, within the picture; all of it when None."""
+    """The region of the image, within it; None for all of it."""
     prompt: str = ""
-    """What to imagine where there is no picture."""
+    """What to imagine if there is no image."""
     group: str = ""
     """Pairs of one group, such as the regions of one image, stay on one side of a split."""
     version: str = ""
-    """Changes when the picture does: size and time of its file; of several pictures a line for each."""
+    """Changes with the image: size and time of its file; a line for each image."""
     clamped: bool = False
-    """Whether the record's box reached beyond the picture and was cut to it."""
+    """Whether the record's box reached beyond the image and was cut to it."""
     more: tuple[str, ...] = ()
-    """The pictures after the first, in the order of their marks."""
+    """The images after the first, in the order of their placeholders."""
     learnt: tuple[tuple[int, int], ...] = ()
-    """The parts of the caption to be predicted, such as answers: begin and end in characters. All of it when empty."""
+    """The spans of the caption to predict, such as answers, in characters; empty for all of it."""
 
     def pictures(self) -> list[Pair]:
-        """Return a pair of one picture for each picture."""
+        """Return a pair of one image for each image."""
         if not self.more:
             return [self] if self.picture else []
         names = (self.picture, *self.more)
@@ -55,17 +56,17 @@ class Pair:
 
 
 class BadPicture(Exception):
-    """A picture that cannot be read; the message is the reason, as in ``Bad``."""
+    """An image that cannot be read; the message is the reason, as in ``Bad``."""
 
 
 class Source(Protocol):
-    """Where pairs come from."""
+    """A source of pairs."""
 
     name: str
-    """Kind and place, for reports and cards."""
+    """Kind and path, for reports and model cards."""
 
     def pairs(self) -> Iterator[Pair | Bad]:
-        """Yield every record in the order of the files, without opening pictures.
+        """Yield every record in the order of the files, without opening images.
 
         Raises:
             VLMIGError: the source as a whole cannot be read.
@@ -73,10 +74,10 @@ class Source(Protocol):
         ...
 
     def open(self, pair: Pair) -> Image.Image:
-        """Read a pair's picture, cut to its box: RGB.
+        """Read a pair's image, cut to its box: RGB.
 
         Raises:
-            BadPicture: it is missing, truncated, or no picture.
+            BadPicture: it is missing, truncated, or not an image.
         """
         ...
 
@@ -85,31 +86,30 @@ def captioned(captions: Any, place: str, pair: Pair) -> Iterator[Pair | Bad]:
     """Yield a pair for each caption of a record.
 
     Args:
-        captions: a text, a list of texts, or whatever else stands there.
-        place: where the record is.
-        pair: the rest of it.
+        captions: a text, a list of texts, or anything else that the record has.
+        place: the record's location, for bad records.
+        pair: the pair without its caption.
     """
     many = captions if isinstance(captions, list) and captions else [captions]
     for number, caption in enumerate(many, 1):
-        own = place if len(many) == 1 else f"{place}, caption {number}"
+        where = place if len(many) == 1 else f"{place}, caption {number}"
         if caption is None or caption == []:
-            yield Bad(own, "no caption")
+            yield Bad(where, "no caption")
         elif not isinstance(caption, str):
-            yield Bad(own, "caption is no text")
+            yield Bad(where, "caption is no text")
         elif not caption.strip():
-            yield Bad(own, "empty caption")
+            yield Bad(where, "empty caption")
         elif not all(map(is_unicode, (caption, pair.picture, pair.prompt))):
-            yield Bad(own, "not Unicode")
+            yield Bad(where, "not Unicode")
         elif caption.count(IMAGE) > bool(pair.picture or pair.prompt):
-            yield Bad(
-                own, f"more {IMAGE} than pictures" if pair.picture else f"{IMAGE} without picture"
-            )
+            without = f"{IMAGE} without picture"
+            yield Bad(where, f"more {IMAGE} than pictures" if pair.picture else without)
         else:
             yield replace(pair, caption=caption.strip())
 
 
 def is_unicode(text: str) -> bool:
-    """Tell whether a text can be written down: JSON and file systems allow halves of characters."""
+    """Return whether a text can be encoded: JSON and file systems allow lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -118,5 +118,6 @@ def is_unicode(text: str) -> bool:
 
 
 def inert(text: str) -> str:
-    """Change marks of pictures that happen to stand in other people's words, so that they stand for no picture."""
+    """Change image placeholders that happen to be in other people's texts, so that they are plain
+    text."""
     return text.replace(IMAGE, IMAGE.upper())

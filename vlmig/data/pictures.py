@@ -1,4 +1,4 @@
-"""Picture files: finding them, opening them whole as RGB, and cutting boxes out of them."""
+"""Image files: find them, decode them as RGB, and crop boxes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import IO, Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vlmig.data.pairs import BadPicture, Box
+from vlmig.data.pairs import BadPicture, Box, Pair
 from vlmig.imagination.sources.given import SUFFIXES, natural
 
 
 def open_picture(file: Path | IO[bytes]) -> Image.Image:
-    """Decode a picture to its end, as stored (its EXIF turn is left alone, because boxes refer to the stored one): RGB.
+    """Decode an image to its end, as RGB. Its EXIF rotation is ignored: boxes refer to the stored
+    image.
 
     Raises:
-        BadPicture: it is missing, truncated, too large to be meant, or no picture.
+        BadPicture: it is missing, truncated, far too large, or not an image.
     """
     try:
         with Image.open(file) as picture:
@@ -30,25 +31,23 @@ def open_picture(file: Path | IO[bytes]) -> Image.Image:
         raise BadPicture("picture too large") from None
     except UnidentifiedImageError:
         raise BadPicture("no picture") from None
-    except Exception as error:  # a damaged file may break Pillow's readers in any way
+    except Exception as error:  # Pillow's readers raise anything on damaged files
         cut = "truncated" in str(error) or isinstance(error, EOFError)
         raise BadPicture("truncated picture" if cut else "no picture") from None
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith(
-        "I"
-    ):  # 16 bits: Pillow's own conversion would cut everything above 255 off
+    if picture.mode.startswith("I"):  # 16 bits: Pillow's conversion would clip values above 255
         values = np.asarray(picture).astype(np.int64)
         picture = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
     return picture.convert("RGB")
 
 
 def size_of(file: Path | IO[bytes]) -> tuple[int, int]:
-    """Read a picture's width and height from its head.
+    """Read an image's width and height from its header.
 
     Raises:
-        BadPicture: it is missing or no picture.
+        BadPicture: it is missing or not an image.
     """
     try:
         with Image.open(file) as picture:
@@ -60,10 +59,10 @@ def size_of(file: Path | IO[bytes]) -> tuple[int, int]:
 
 
 def cut(picture: Image.Image, box: Box | None) -> Image.Image:
-    """Return the part of a picture that a box names; all of it without one.
+    """Crop an image to a box; None for all of it.
 
     Raises:
-        BadPicture: nothing of the box lies within the picture.
+        BadPicture: nothing of the box lies within the image.
     """
     if box is None:
         return picture
@@ -74,18 +73,32 @@ def cut(picture: Image.Image, box: Box | None) -> Image.Image:
     return picture.crop(inner)
 
 
+class ImageFiles:
+    """A source whose pairs name image files below one folder."""
+
+    images: Path
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Read a pair's image, cut to its box: RGB.
+
+        Raises:
+            BadPicture: it is missing, truncated, or not an image.
+        """
+        return cut(open_picture(self.images / pair.picture), pair.box)
+
+
 def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:
-    """Cut a box to a picture.
+    """Clip a box to an image.
 
     Args:
         numbers: left, top, width and height in pixels.
-        size: width and height of the picture.
+        size: width and height of the image.
 
     Returns:
-        The box, and whether it reached beyond the picture.
+        The box, and whether it reached beyond the image.
 
     Raises:
-        BadPicture: these are no four numbers, the box has no area, or nothing of it lies within the picture.
+        BadPicture: not four numbers, a box without area, or nothing of it lies within the image.
     """
     if len(numbers) != 4 or not all(is_number(value) for value in numbers):
         raise BadPicture("box without four numbers")
@@ -100,7 +113,7 @@ def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number of a size that pixels can have."""
+    """Return whether a value is a finite number in the range of pixels."""
     return (
         isinstance(value, int | float)
         and not isinstance(value, bool)
@@ -110,37 +123,36 @@ def is_number(value: Any) -> bool:
 
 
 def version_of(path: Path | str) -> str | None:
-    """Return size and time of a file, which change when it does; None where there is no file."""
+    """Return size and time of a file, which change when it does; None if there is no file."""
     try:
-        found = os.stat(path)
-    except (OSError, ValueError):  # a name may hold what no file system takes
+        status = os.stat(path)
+    except (OSError, ValueError):  # a name that no file system takes
         return None
-    return f"{found.st_size} {found.st_mtime_ns}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def is_picture(name: str) -> bool:
-    """Tell by its suffix whether a file is a picture."""
+    """Return whether a file has the suffix of an image."""
     return name.lower().endswith(SUFFIXES)
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield every folder below one, with the names of its files, in natural order; a linked folder is followed once.
+    """Yield a folder and all below it, in natural order; a linked folder is followed once.
 
     Yields:
-        The folder relative to the first, ``""`` for that one itself, and names.
+        The folder relative to the first, ``""`` for the first, and the names of its files.
     """
-    seen: set[tuple[int, int]] = set()
+    visited: set[tuple[int, int]] = set()
     waiting = [""]
     while waiting:
         inner = waiting.pop()
-        place = folder / inner
-        here = os.stat(place)
-        if (here.st_dev, here.st_ino) in seen:
+        status = os.stat(folder / inner)
+        if (status.st_dev, status.st_ino) in visited:
             continue
-        seen.add((here.st_dev, here.st_ino))
+        visited.add((status.st_dev, status.st_ino))
         files: list[str] = []
         folders: list[str] = []
-        with os.scandir(place) as entries:
+        with os.scandir(folder / inner) as entries:
             for entry in entries:
                 (folders if entry.is_dir() else files).append(entry.name)
         yield inner, sorted(files, key=natural)

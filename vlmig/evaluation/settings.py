@@ -11,7 +11,8 @@ from vlmig.models.config import POLICIES as PROMPT_POLICIES
 
 CONTROLS = ("none", "blank", "shuffled", "caption", "few-shot")
 POLICIES = ("item", *PROMPT_POLICIES)
-"""What to imagine: what the item is about, once for all its wordings (``item``), or each wording."""
+"""What to imagine: what the item is about, once for all its wordings (``item``), or each
+wording."""
 SUBSETS = ("all", "covered")
 
 

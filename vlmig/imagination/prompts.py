@@ -12,7 +12,8 @@ _ASIDE = r"(?:main|usual|typical|common|most common|normal|natural)"
 _ATTRIBUTE = r"(?:colou?r|shape|size|material|texture)s?"
 _PATTERNS = (
     rf"^(?:what|which)(?:'s| is| are)? (?:the )?{_ASIDE}? ?{_ATTRIBUTE} of (?P<x>.+)$",
-    rf"^(?:what|which) {_ATTRIBUTE} (?:is|are|does|do|has|have) (?P<x>.+?)(?: have| usually| mostly)?$",
+    rf"^(?:what|which) {_ATTRIBUTE} (?:is|are|does|do|has|have) (?P<x>.+?)"
+    r"(?: have| usually| mostly)?$",
     rf"^the {_ASIDE}? ?{_ATTRIBUTE} of (?P<x>.+?)(?: is| are| can be)?$",
     rf"^(?P<x>.+?) usually (?:has|have) the {_ATTRIBUTE} of$",
     rf"^(?P<x>.+?) (?:has|have|is of|can be of) {_ATTRIBUTE}$",
@@ -82,8 +83,8 @@ def fitted(prompts: Sequence[str], fits: Callable[[str], bool], long: str) -> li
 
     Args:
         fits: whether a prompt is short enough.
-        long: what happens to one that is not: ``cut`` keeps its end (where a question is), ``split``
-            gives its pieces to the images in turn, ``refuse`` raises.
+        long: what happens to one that is not: ``cut`` keeps its end (where a question is),
+            ``split`` gives its pieces to the images in turn, ``refuse`` raises.
 
     Raises:
         VLMIGError: a long prompt under ``refuse``; another ``long``.
@@ -103,8 +104,8 @@ def _pieces(prompt: str, fits: Callable[[str], bool], long: str) -> list[str]:
     """Cut a long prompt into pieces that fit, the last words first."""
     if long == "refuse":
         raise VLMIGError(
-            f"the prompt {prompt[:40]!r}... is longer than the text encoders read; shorten it, or let "
-            "long prompts be cut or split"
+            f"the prompt {prompt[:40]!r}... is longer than the text encoders read; shorten it, or "
+            "let long prompts be cut or split"
         )
     words = [syllable for word in prompt.split() for syllable in _broken(word, fits)]
     pieces: list[str] = []
@@ -124,7 +125,8 @@ def _broken(word: str, fits: Callable[[str], bool]) -> list[str]:
 
 
 def _first_that_fits(words: list[str], fits: Callable[[str], bool]) -> int:
-    """Return where the longest end of the words that fits begins, by bisection; at most the last."""
+    """Return where the longest end of the words that fits begins, by bisection; at most the
+    last."""
     low, high = 0, len(words) - 1
     while low < high:
         middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writes: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
-    """Write a text file atomically: at once, or from parts, none of which is kept."""
+    """Write a text file atomically: one text, or many one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
@@ -25,7 +25,7 @@ def write_json(path: Path, value: object) -> None:
 
 @contextmanager
 def written_lines(path: Path | None) -> Iterator[Callable[[str], None]]:
-    """Write a file line by line; it appears when it is whole."""
+    """Write a file line by line; it appears when it is complete. Without a path, write nothing."""
     if path is None:
         yield lambda line: None
         return

@@ -35,7 +35,8 @@ def entries_of(
 
 
 def recipe_entries(recipe: Path) -> list[dict[str, Any]]:
-    """Read a training recipe's distinct sources, ``stages: [{data: [...]}]``, without their weights.
+    """Read a training recipe's distinct sources, ``stages: [{data: [...]}]``, without their
+    weights.
 
     Raises:
         VLMIGError: no such file, not YAML, or no sources in it.
@@ -154,7 +155,8 @@ def set_value(values: Any, key: str, value: Any) -> None:
 
 
 class Checked(BaseModel):
-    """Values that a user wrote. Every field is known, of its kind, and given unless it has a default."""
+    """Values that a user wrote. Every field is known, of its kind, and given unless it has a
+    default."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 

@@ -1,4 +1,4 @@
-"""Numbers that stand for texts: the same on every machine, whatever the order of what is numbered."""
+"""Hashes of texts and folders, the same on every machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def number_of(text: str, seed: int = 0) -> int:
-    """Return 64 bits that depend on a text and a seed; texts that differ have different ones, but for rare chance."""
+    """Hash a text and a seed to 64 bits."""
     digest = hashlib.blake2b(
         text.encode("utf-8", "surrogatepass"),
         digest_size=8,
@@ -20,17 +20,17 @@ def number_of(text: str, seed: int = 0) -> int:
 
 
 def share_of(text: str, seed: int = 0) -> float:
-    """Return a number from 0 to 1 that is evenly spread over texts."""
+    """Hash a text to a number from 0 to 1, uniformly."""
     return number_of(text, seed) / 2**64
 
 
 def numbers_of(texts: Iterable[str], seed: int = 0) -> np.ndarray:
-    """Return the numbers of many texts, uint64 (n,)."""
+    """Hash many texts, uint64 (n,)."""
     return np.fromiter((number_of(text, seed) for text in texts), np.uint64)
 
 
 def source_of(name: str, revision: str | None = None) -> str:
-    """Name weights by their content where they lie in a folder, else by id and revision."""
+    """Name weights by the content of their folder, or by id and revision."""
     return digest_folder(Path(name)) if Path(name).is_dir() else f"{name}@{revision or 'main'}"
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from vlmig.errors import VLMIGError, one_line
 
 PORTION = 16 * 1024
-"""Bytes read at a time: a fault is told as exactly as this."""
+"""Bytes read at a time: errors name the position of a fault this precisely."""
 
 
 class _Counted:
-    """A file that knows how much of it was read."""
+    """A file that counts the bytes read."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.position = file, 0
@@ -29,17 +30,18 @@ class _Counted:
 
 def find_json(folder: Path, name: str) -> Path | None:
     """Find ``name.json`` or ``name.json.zip`` in a folder; the plain file first."""
-    return next(
-        (path for path in (folder / f"{name}.json", folder / f"{name}.json.zip") if path.is_file()),
-        None,
-    )
+    for path in (folder / f"{name}.json", folder / f"{name}.json.zip"):
+        if path.is_file():
+            return path
+    return None
 
 
 def json_items(path: Path) -> Iterator[Any]:
     """Yield the elements of a JSON list; only one of them is in memory.
 
     Raises:
-        VLMIGError: no such list, or broken off or damaged: says at which byte, and the last image read before.
+        VLMIGError: not a JSON list, or truncated or damaged, with the byte and the last image
+            before it.
     """
     import ijson
 
@@ -62,7 +64,8 @@ def json_items(path: Path) -> Iterator[Any]:
             byte = file.position if file else 0
             told = "broken off" if "EOF" in str(error) else "damaged"
             raise VLMIGError(
-                f"{path} is {told} at or shortly before byte {byte}{last} ({one_line(error)}); expected a whole JSON list; fetch the file again"
+                f"{path} is {told} at or shortly before byte {byte}{last} ({one_line(error)}); "
+                "expected a whole JSON list; fetch the file again"
             ) from None
 
 
@@ -70,15 +73,15 @@ def _opened(path: Path, stack: ExitStack) -> IO[bytes]:
     """Open a JSON list, in a zip archive its first JSON file."""
     if path.suffix == ".zip":
         archive = stack.enter_context(zipfile.ZipFile(path))
-        name = next((name for name in archive.namelist() if name.endswith(".json")), None)
-        if name is None:
+        names = [name for name in archive.namelist() if name.endswith(".json")]
+        if not names:
             raise VLMIGError(f"{path} holds no .json file; fetch it again")
-        opened, again = (archive.open(name) for _ in range(2))
+        open_again: Callable[[], Any] = partial(archive.open, names[0])
     else:
-        opened, again = (path.open("rb") for _ in range(2))
-    stack.enter_context(opened)
-    with again:
-        head = again.read(64).lstrip()[:1]
-    if head not in (b"[", b""):  # of an object the elements would silently be none
+        open_again = partial(path.open, "rb")
+    opened = stack.enter_context(open_again())
+    with open_again() as start:
+        head = start.read(64).lstrip()[:1]
+    if head not in (b"[", b""):  # ijson would find no elements in an object
         raise VLMIGError(f"{path} begins with {head!r}; expected a JSON list; fetch the file again")
     return opened

@@ -31,7 +31,8 @@ def read_records(
     """
     if not path.is_file():
         raise VLMIGError(
-            f"no file {path}; pass --data (or VLMIG_DATA) a folder that has it (README, Benchmark data)"
+            f"no file {path}; pass --data (or VLMIG_DATA) a folder that has it (README, Benchmark "
+            "data)"
         )
     rows = strict_rows(path) if path.suffix in (".csv", ".jsonl") else _nested(path, each)
     records = []
@@ -78,7 +79,8 @@ def _nested(path: Path, each: Sequence[str]) -> Iterator[Record]:
             inner = row.get(name)
             if not isinstance(inner, list) or not all(isinstance(one, dict) for one in inner):
                 raise VLMIGError(
-                    f"{path} has no list {name!r} of objects in {', '.join(row) or 'an empty object'}; fetch it again"
+                    f"{path} has no list {name!r} of objects in "
+                    f"{', '.join(row) or 'an empty object'}; fetch it again"
                 )
             outer = {key: value for key, value in row.items() if key != name}
             deeper.extend({**outer, **one} for one in inner)

@@ -1,7 +1,7 @@
 """The one reader of rows: text, JSON lines, CSV and parquet files, one row at a time.
 
-A line that cannot be read either becomes a ``Bad`` record and does not stop the file (``text_rows``:
-training data), or raises an error (``strict_rows``: benchmark files and prompts).
+A line that cannot be read either becomes a ``Bad`` record and does not stop the file
+(``text_rows``: training data), or raises an error (``strict_rows``: benchmark files and prompts).
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Bad:
     place: str
     """Its location: file and line, image and region."""
     reason: str
-    """Short, and the same for all records of its kind, so that it can be counted: ``empty caption``."""
+    """Short, and the same for all records of its kind, so that it can be counted: ``empty
+    caption``."""
     dropped: bool = False
     """Left out by a rule of its source, such as a smallest side: nothing is wrong with it."""
 
@@ -256,7 +257,8 @@ PROMPTS = "a text file with a prompt on each line, .jsonl, .csv, or a dataset's 
 
 
 def read_prompts(source: str | Path, column: str = "prompt", split: str = "train") -> list[str]:
-    """Read distinct prompts in order: a text file with one on each line, .jsonl, .csv, or a dataset.
+    """Read distinct prompts in order: a text file with one on each line, .jsonl, .csv, or a
+    dataset.
 
     Raises:
         VLMIGError: no such source, an unreadable line, no such column, or no prompts at all.
@@ -292,7 +294,8 @@ def _prompt_values(source: str | Path, column: str, split: str) -> Iterator[tupl
 
 
 def shard_of(prompts: Sequence[str], index: int, count: int) -> list[str]:
-    """Return shard ``index`` (from 0) of ``count``: by content, whatever the order of the prompts."""
+    """Return shard ``index`` (from 0) of ``count``: by content, whatever the order of the
+    prompts."""
     shard = []
     for prompt in prompts:
         number = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big")

@@ -23,7 +23,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: a recipe is read, and planned, without accelerate."""
+    """Import a public name when it is first used: a recipe is read, and planned, without
+    accelerate."""
     if name not in _HOMES:
         raise AttributeError(f"module 'vlmig.training' has no attribute {name!r}")
     return getattr(import_module(f"vlmig.training.{_HOMES[name]}"), name)

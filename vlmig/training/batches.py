@@ -1,4 +1,5 @@
-"""The samples of each step, which depend on seed, stage and step alone, as batches of each process."""
+"""The samples of each step, which depend on seed, stage and step alone, as batches of each
+process."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class Share:
 class Order:
     """The order of all samples of a stage: every source reshuffled in each epoch, mixed by weight.
 
-    Position p is sample p of the stage, whatever the number of processes and wherever a run stopped.
+    Position p is sample p of the stage, whatever the number of processes and wherever a run
+    stopped.
 
     Args:
         shares: sources to draw from.
@@ -158,7 +160,8 @@ class Batches(Dataset):
     def _sample(
         self, drawn: tuple[int, np.random.Generator]
     ) -> tuple[Pair, list[Loaded], list[Bad]]:
-        """Return the pair and the images of a position; another pair if its images cannot be read."""
+        """Return the pair and the images of a position; another pair if its images cannot be
+        read."""
         position, rng = drawn
         share, row = self.order.shares[self.order.source[position]], int(self.order.row[position])
         bad: list[Bad] = []
@@ -173,8 +176,8 @@ class Batches(Dataset):
                 bad.append(Bad(f"{source.name}, {pair.picture}", str(error)))
                 row = self.order.instead(position, rng)
         raise VLMIGError(
-            f"{TRIES} pictures of {share.index.source.name} in a row could not be read, the last one "
-            f"because of: {bad[-1].reason}; see what vlmig data check says of it"
+            f"{TRIES} pictures of {share.index.source.name} in a row could not be read, the last "
+            f"one because of: {bad[-1].reason}; see what vlmig data check says of it"
         )
 
     def _with_images(self, pair: Pair) -> list[Pair]:

@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 STATE = "state"
 LOG = "log.jsonl"
 Losses = Callable[[nn.Module, int], Sequence[Callable[[], Tensor]]]
-"""(prepared module, step) -> a function for each micro-batch; their losses add up to the batch's."""
+"""(prepared module, step) -> a function for each micro-batch; their losses add up to the
+batch's."""
 
 
 def fit(
@@ -46,7 +47,7 @@ def fit(
     save_seconds: float = 120.0,
     log_every: int = 1,
 ) -> tuple[list[dict[str, Any]], nn.Module]:
-    """Minimise a loss over the parameters of ``module`` that require gradients.
+    """Minimize a loss over the parameters of ``module`` that require gradients.
 
     Args:
         losses: makes the losses of one step; its randomness, dropout included, must depend on the
@@ -66,22 +67,16 @@ def fit(
     accelerator = accelerator or Accelerator(cpu=True)
     run = Loop(module, settings, folder, accelerator)
     run.resume()
-    bar = tqdm(
-        total=run.total,
-        initial=run.step,
-        desc=folder.name,
-        unit=" steps",
-        disable=not accelerator.is_main_process,
-    )
+    quiet = not accelerator.is_main_process
+    bar = tqdm(initial=run.step, total=run.total, desc=folder.name, unit=" steps", disable=quiet)
     with bar, _signals() as signals:
         if run.step == 0 and measure is not None:
             run.note({"step": 0, **measure(run.module, 0)})
         saved = time.monotonic()
         while run.step < run.total:
             rate = run.rate
-            loss, norm, stop, save = run.advance(
-                losses, bool(signals), time.monotonic() - saved > save_seconds
-            )
+            due = time.monotonic() - saved > save_seconds
+            loss, norm, stop, save = run.advance(losses, bool(signals), due)
             line = {"step": run.step, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
             measured = measure(run.module, run.step) if measure is not None else {}
             if measured or run.step % log_every == 0 or run.step == run.total:
@@ -158,8 +153,8 @@ class Loop:
         )  # fp16 detects infinite gradients and skips the step
         if not math.isfinite(mean) or not (math.isfinite(norm) or scaled):
             raise VLMIGError(
-                f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower learning_rate "
-                "or clip, or use precision: bf16 or fp32, with another --out"
+                f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower "
+                "learning_rate or clip, or use precision: bf16 or fp32, with another --out"
             )
         self.optimizer.step()
         self.schedule.step()
@@ -278,8 +273,9 @@ def optimizer_for(
         reason = one_line(error, whole=True)
         raise VLMIGError(
             f"schedule {settings.schedule} with learning_rate={settings.learning_rate}, "
-            f"betas={settings.betas}, options {settings.schedule_options or 'none'}: {reason}; expected "
-            "a schedule of transformers.get_scheduler, such as linear, cosine or constant_with_warmup"
+            f"betas={settings.betas}, options {settings.schedule_options or 'none'}: {reason}; "
+            "expected a schedule of transformers.get_scheduler, such as linear, cosine or "
+            "constant_with_warmup"
         ) from error
     return optimizer, schedule
 
@@ -325,7 +321,8 @@ def _logged(path: Path) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collect signals to stop, so that the step can be finished and saved; a second one stops at once."""
+    """Collect signals to stop, so that the step can be finished and saved; a second one stops at
+    once."""
     received: list[int] = []
 
     def note(number: int, _: Any) -> None:

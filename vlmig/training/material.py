@@ -1,4 +1,5 @@
-"""The pairs of one stage: read, curated, split by image, ordered, and encoded if features are stored."""
+"""The pairs of one stage: read, curated, split by image, ordered, and encoded if features are
+stored."""
 
 from __future__ import annotations
 
@@ -83,8 +84,8 @@ class Material:
         trained, aside = split(read, rows, recipe.validation.share, recipe.seed)
         if not len(trained):
             raise VLMIGError(
-                f"{source.name} has no pairs to train on: {read.records} records, {len(rows)} kept, "
-                f"{len(aside)} held out; see vlmig data check"
+                f"{source.name} has no pairs to train on: {read.records} records, {len(rows)} "
+                f"kept, {len(aside)} held out; see vlmig data check"
             )
         self.told.append(
             {

@@ -32,17 +32,17 @@ def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> 
 
     Args:
         parts: of ``projector``, ``fusion``, ``language_model``, ``lora``.
-        lora: arguments of ``peft.LoraConfig``; low-rank layers of an earlier stage stay, and continue
-            to train if ``parts`` names them again.
+        lora: arguments of ``peft.LoraConfig``; low-rank layers of an earlier stage stay, and
+            continue to train if ``parts`` names them again.
 
     Raises:
-        VLMIGError: ``fusion`` where there is no such layer; ``lora`` without peft, or arguments that
-            it does not take.
+        VLMIGError: ``fusion`` where there is no such layer; ``lora`` without peft, or arguments
+            that it does not take.
     """
     if "fusion" in parts and model.config.images_in_text:
         raise VLMIGError(
-            f"trains: {list(parts)} with fusion prefix, which has no fusion layer; expected projector, "
-            "language_model or lora"
+            f"trains: {list(parts)} with fusion prefix, which has no fusion layer; expected "
+            "projector, language_model or lora"
         )
     if "lora" in parts and not has_low_rank(model.language_model):
         add_low_rank(model.language_model, lora)
@@ -121,8 +121,8 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
         model = _renewed(source, store, settings)
     if model.model.language_model.dtype != torch.float32 and recipe.precision == "fp32":
         raise VLMIGError(
-            f"model, dtype is {settings.get('dtype')}, precision fp32; expected precision: bf16 (or "
-            "fp16) beside it, so that the adapter trains in full precision"
+            f"model, dtype is {settings.get('dtype')}, precision fp32; expected precision: bf16 "
+            "(or fp16) beside it, so that the adapter trains in full precision"
         )
     model.model.projector.float()
     model.model.fusion.float()

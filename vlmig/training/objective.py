@@ -1,4 +1,5 @@
-"""The training loss: of a text's tokens given its image (paper, equation 1), or images in it (early fusion).
+"""The training loss: of a text's tokens given its image (paper, equation 1), or images in it (early
+fusion).
 
 Axes: B rows, T text tokens, M images per row, P patches per image, C vision width, D LM width,
 E width of the LM's input.
@@ -18,7 +19,8 @@ from vlmig.models.text_states import LateReading
 from vlmig.training.texts import IGNORED, Texts
 
 LOGITS_BUDGET = 2**26
-"""Logits that are kept for the backward pass; beyond it they are recomputed, some rows at a time."""
+"""Logits that are kept for the backward pass; beyond it they are recomputed, some rows at a
+time."""
 
 
 class Objective(nn.Module):
@@ -45,13 +47,13 @@ class Objective(nn.Module):
 
         Args:
             features: of each row's images, (B, M, P, C); M = 1 unless images are in the text.
-            others: of other texts' images, for validation; None in training, where only the first loss
-                is needed.
+            others: of other texts' images, for validation; None in training, where only the first
+                loss is needed.
             alone: the texts without image tokens.
 
         Returns:
-            Summed losses in nats: with each text's images (``own``), with ``shuffled`` and ``blank``
-            ones, and of the ``text`` alone.
+            Summed losses in nats: with each text's images (``own``), with ``shuffled`` and
+            ``blank`` ones, and of the ``text`` alone.
         """
         beside = {"own": features}
         if others is not None:
@@ -65,7 +67,8 @@ class Objective(nn.Module):
         return losses
 
     def _beside(self, texts: Texts, beside: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Late fusion: run the LM over the texts once, and fuse each set of images with its states."""
+        """Late fusion: run the LM over the texts once, and fuse each set of images with its
+        states."""
         reading = self._read(texts)
         fused = self.model.fuse(
             reading, torch.cat([*beside.values()], 1).to(reading.hidden.device)
@@ -73,7 +76,7 @@ class Objective(nn.Module):
         states = dict(zip(beside, fused, strict=True))
         if len(beside) > 1:
             states["text"] = reading.hidden
-        return {name: self.loss(own, texts.labels) for name, own in states.items()}
+        return {name: self.loss(state, texts.labels) for name, state in states.items()}
 
     def _read(self, texts: Texts) -> LateReading:
         """Run the base LM over the texts; without gradients where it is frozen."""
@@ -87,7 +90,8 @@ class Objective(nn.Module):
         return model.prepare(states, texts.attention_mask)
 
     def _within(self, texts: Texts, features: Tensor) -> Tensor:
-        """Early fusion: return the summed loss with images (B, M, P, C) at the texts' image tokens."""
+        """Early fusion: return the summed loss with images (B, M, P, C) at the texts' image
+        tokens."""
         model = self.model
         assert isinstance(model, VLMIGForCausalLM)
         base: dict[str, Any] = {"input_ids": texts.input_ids, "inputs_embeds": None}
@@ -115,7 +119,8 @@ class Objective(nn.Module):
         return loss
 
     def loss(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Return the summed loss of states (B, T, D); only labeled positions go through the head."""
+        """Return the summed loss of states (B, T, D); only labeled positions go through the
+        head."""
         rows, wanted = states[labels != IGNORED], labels[labels != IGNORED]
         size = max(1, LOGITS_BUDGET // self.model.get_output_embeddings().weight.shape[0])
         if len(rows) <= size:

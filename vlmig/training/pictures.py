@@ -1,7 +1,8 @@
-"""The images of training pairs as patch features: encoded once and kept in the store, or in every step.
+"""The images of training pairs as patch features: encoded once and kept in the store, or in every
+step.
 
-Both give the same bytes: an image's features do not depend on the rest of its batch (``vlmig.vision``),
-and the store keeps them in the precision in which the encoder gives them.
+Both give the same bytes: an image's features do not depend on the rest of its batch
+(``vlmig.vision``), and the store keeps them in the precision in which the encoder gives them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ PORTION = 512
 """Pairs whose images are looked up, read and encoded together."""
 
 Loaded = np.ndarray | Image.Image | str | None
-"""An image as it is before the step: features (P, C), the image, a prompt to imagine, or nothing."""
+"""An image as it is before the step: features (P, C), the image, a prompt to imagine, or
+nothing."""
 
 
 class Pictures:
@@ -39,7 +41,8 @@ class Pictures:
     Args:
         imagination: encoder, image source and store.
         blank: features of the blank image, (P, C), for pairs without an image.
-        stored: take features from the store, where ``fill`` has put them; otherwise encode in each step.
+        stored: take features from the store, where ``fill`` has put them; otherwise encode in each
+            step.
         seed: of the imagined images.
     """
 
@@ -67,7 +70,8 @@ class Pictures:
     def features(self, rows: Sequence[Sequence[Loaded]]) -> Tensor:
         """Return the features of loaded images, (B, M, P, C).
 
-        M is the number of images of the longest row; shorter rows are filled up with the blank image.
+        M is the number of images of the longest row; shorter rows are filled up with the blank
+        image.
         """
         most = max(map(len, rows))
         loaded = [image for row in rows for image in (*row, *[None] * (most - len(row)))]
@@ -138,7 +142,8 @@ class Pictures:
         return bad
 
     def _fill(self, source: Source, pairs: list[Pair], reasons: dict[str, str]) -> None:
-        """Store images of one portion; ``reasons`` gets the reason of each that cannot be read, by key."""
+        """Store images of one portion; ``reasons`` gets the reason of each that cannot be read, by
+        key."""
         store = self.imagination.store
         wanted = {self.address(source, pair): pair for pair in pairs}
         present = store.present([address.key for address in wanted])

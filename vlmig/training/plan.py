@@ -82,10 +82,11 @@ class _Data:
 def _read(
     entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable], model: VLMIG
 ) -> _Data:
-    """Read a source's first records. Pairs are counted if the source knows their number or has few."""
-    options = {
-        name: value for name, value in entry.items() if name not in ("weight", "limit", "curate")
-    }
+    """Read a source's first records. Pairs are counted if the source knows their number or has
+    few."""
+    options = dict(entry)
+    for name in ("weight", "limit", "curate"):
+        options.pop(name, None)
     try:
         source = build_source(options, data, model.tokenizer, own)
         some = min(SOME, entry.get("limit") or SOME)
@@ -138,7 +139,8 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     told += [
         f"logits      at most {size(8 * logits)} with gradients, for {rows} samples of "
         f"{stage.max_tokens} tokens",
-        f"compute     {hours:.2g} GPU hours at {TERAFLOPS} TFLOP/s and {tokens:.0f} tokens a caption",
+        f"compute     {hours:.2g} GPU hours at {TERAFLOPS} TFLOP/s and {tokens:.0f} tokens a "
+        "caption",
     ]
     return told
 
@@ -146,8 +148,8 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
 def compute_hours(model: Model, samples: int, tokens: float) -> float:
     """Estimate GPU hours: per weight and token two operations forward, and two for each gradient.
 
-    There is a gradient of the states, and one of the weights where they train. With early fusion the
-    LM also reads the image's tokens, and passes gradients on to the projector.
+    There is a gradient of the states, and one of the weights where they train. With early fusion
+    the LM also reads the image's tokens, and passes gradients on to the projector.
     """
     early, lm = model.config.images_in_text, model.language_model
     base = sum(p.numel() for p in lm.parameters())

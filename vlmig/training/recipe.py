@@ -39,9 +39,9 @@ class Stage(Optimisation):
 
     name: str
     data: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    """Sources with their options (docs/training.md). ``weight``: a source's share of the samples; those
-    without one divide the rest by their sizes. ``limit``: read only so many records. ``curate``: see
-    ``vlmig.data.curation.Curation``."""
+    """Sources with their options (docs/training.md). ``weight``: a source's share of the samples;
+    those without one divide the rest by their sizes. ``limit``: read only so many records.
+    ``curate``: see ``vlmig.data.curation.Curation``."""
     batch: Count
     """Samples per step, over all processes."""
     epochs: Amount | None = None
@@ -55,13 +55,14 @@ class Stage(Optimisation):
     lora: dict[str, Any] = {}
     """Arguments of ``peft.LoraConfig``."""
     max_tokens: Count = 100
-    """Tokens of a text; longer ones are cut. Early fusion counts visual tokens, and cuts no image."""
+    """Tokens of a text; longer ones are cut. Early fusion counts visual tokens, and cuts no
+    image."""
     pack: Count | None = None
-    """Fill rows with several texts up to so many tokens. It saves padding; the loss is the same. Early
-    fusion only."""
+    """Fill rows with several texts up to so many tokens. It saves padding; the loss is the same.
+    Early fusion only."""
     alignment: Amount = 0.0
-    """Weight of the distance of visual tokens and words, ``vlmig.training.objective.chamfer``. Early
-    fusion only."""
+    """Weight of the distance of visual tokens and words, ``vlmig.training.objective.chamfer``.
+    Early fusion only."""
     blank_share: Amount = 0.15
     """Share of samples with the blank image: predictions without evidence (``mix: evidence``)."""
     mask_share: Amount = 0.2
@@ -84,7 +85,8 @@ class Stage(Optimisation):
                 raise ValueError(f"has the weight {weight!r}; expected a number above 0")
         if len(weights) < len(self.data) and sum(weights) >= 1:
             raise ValueError(
-                f"has weights of {sum(weights):g} and a source without; expected less than 1 together"
+                f"has weights of {sum(weights):g} and a source without; expected less than 1 "
+                "together"
             )
         return self
 
@@ -113,8 +115,8 @@ class Recipe(Checked):
 
     model: dict[str, Any]
     """Either ``from`` (checkpoint to start from, with ``adapter: new`` to replace its adapter), or
-    ``language_model``, ``vision`` and ``generator``; everything else is a field of ``VLMIGConfig`` or
-    goes to the base LM."""
+    ``language_model``, ``vision`` and ``generator``; everything else is a field of ``VLMIGConfig``
+    or goes to the base LM."""
     stages: Annotated[list[Stage], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
@@ -152,7 +154,8 @@ class Recipe(Checked):
         return self.model_dump()
 
     def deciding(self) -> dict[str, Any]:
-        """Return the fields that decide the result; a run may be continued with others of the rest."""
+        """Return the fields that decide the result; a run may be continued with others of the
+        rest."""
         return self.model_dump(exclude={"workers", "save_seconds", "log_every", "tracker"})
 
 

@@ -1,4 +1,5 @@
-"""From a recipe to a checkpoint: data, stages, card. A stopped run goes on with the same command."""
+"""From a recipe to a checkpoint: data, stages, card. A stopped run goes on with the same
+command."""
 
 from __future__ import annotations
 
@@ -31,7 +32,7 @@ from vlmig.training.stage import TRAINED, _stage
 
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
-"""What of a checkpoint is written behind its weights."""
+"""The last file of a checkpoint to be written: with it, the checkpoint is complete."""
 PATIENCE = timedelta(days=2)
 """How long processes wait while one of them reads or encodes data."""
 
@@ -56,12 +57,13 @@ def train(
         probe: measured together with the validation loss.
 
     Raises:
-        VLMIGError: ``out`` holds a run of another recipe; anything wrong with model or data; too many
-            bad records.
+        VLMIGError: ``out`` holds a run of another recipe; anything wrong with model or data; too
+            many bad records.
     """
     if recipe.features == "stored" and store is not None and store.limit is not None:
         raise VLMIGError(
-            "--store-limit beside features: stored; expected room for every picture: leave it out, or use live"
+            "--store-limit beside features: stored; expected room for every picture: leave it out, "
+            "or use live"
         )
     for stage in recipe.stages:  # a wrong schedule is refused before hours of encoding
         optimizer_for([nn.Parameter(torch.zeros(1))], stage)
@@ -94,10 +96,11 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
     """Start accelerate with the recipe's precision and tracker."""
     if recipe.precision == "fp16" and not torch.accelerator.is_available():
         raise VLMIGError("precision fp16 on a CPU; expected a GPU, or precision: bf16 or fp32")
-    AcceleratorState._reset_state()  # of an earlier run in this process, perhaps of another precision
+    AcceleratorState._reset_state()  # of an earlier run in this process
     try:
         accelerator = Accelerator(
-            cpu=not torch.accelerator.is_available(),  # or torchrun's processes would not find each other
+            # Without it torchrun's processes would not find each other.
+            cpu=not torch.accelerator.is_available(),
             mixed_precision="no" if recipe.precision == "fp32" else recipe.precision,
             log_with=recipe.tracker,
             project_dir=out / "training",
@@ -105,8 +108,8 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
         )
     except (ImportError, ValueError) as error:
         raise VLMIGError(
-            f"precision {recipe.precision}, tracker {recipe.tracker}: {one_line(error, whole=True)}; "
-            "expected what this machine and accelerate have"
+            f"precision {recipe.precision}, tracker {recipe.tracker}: "
+            f"{one_line(error, whole=True)}; expected what this machine and accelerate have"
         ) from error
     if recipe.tracker:
         if not accelerator.log_with:
@@ -126,8 +129,8 @@ def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
         for name, value in wanted.items():
             if begun.get(name) != value:
                 raise VLMIGError(
-                    f"{out} was begun with another recipe: {name} is {_short(begun.get(name))} there, "
-                    f"{_short(value)} here; choose another --out, or remove it"
+                    f"{out} was begun with another recipe: {name} is {_short(begun.get(name))} "
+                    f"there, {_short(value)} here; choose another --out, or remove it"
                 )
     elif (out / CONFIG).exists():
         raise VLMIGError(
@@ -179,6 +182,7 @@ def read_log(out: Path, stage: str) -> list[dict[str, Any]]:
     path = out / "training" / stage / LOG
     if not path.exists():
         raise VLMIGError(
-            f"no log at {path}; expected the --out of vlmig train, and the name of one of its stages"
+            f"no log at {path}; expected the --out of vlmig train, and the name of one of its "
+            "stages"
         )
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -77,7 +77,8 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
 
 
 def _gathered(session: Session, number: int, prepared: nn.Module) -> VLMIG:
-    """Rebuild a model that FSDP has sharded: gather what was trained, load the frozen rest again."""
+    """Rebuild a model that FSDP has sharded: gather what was trained, load the frozen rest
+    again."""
     accelerator, stages = session.accelerator, session.recipe.stages[: number + 1]
     state = accelerator.get_state_dict(prepared)  # whole on the main process
     trained = {name for name, parameter in prepared.named_parameters() if parameter.requires_grad}
@@ -129,7 +130,8 @@ class Steps:
         return next(self._ahead)
 
     def losses(self, module: nn.Module, step: int) -> list[Callable[[], Tensor]]:
-        """Return a function for each micro-batch; their losses add up to the batch's mean per token.
+        """Return a function for each micro-batch; their losses add up to the batch's mean per
+        token.
 
         The batch is that of all processes.
         """
@@ -184,7 +186,8 @@ class Steps:
     def _validation(self, module: nn.Module, held_out: Batches) -> dict[str, float]:
         """Return the held-out losses per token.
 
-        They are: with the pair's images, with the next pair's, with blank ones, and of the text alone.
+        They are: with the pair's images, with the next pair's, with blank ones, and of the text
+        alone.
         """
         accelerator, total = self.session.accelerator, len(held_out.order)
         # As many on every process; the excess repeats the first samples and does not count.

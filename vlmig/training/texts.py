@@ -67,6 +67,17 @@ class Texts:
         )
 
 
+@dataclass
+class _Text:
+    """One text as token ids."""
+
+    ids: list[int]
+    learnt: list[bool]
+    """Which of them are to be predicted."""
+    images: int = 1
+    """How many images are in it, or beside it."""
+
+
 class Tokens:
     """Turn pairs into batches.
 
@@ -97,8 +108,8 @@ class Tokens:
         self.pad = pad if pad is not None else (tokenizer.eos_token_id or 0)
         if pack is not None and not self.early:
             raise VLMIGError(
-                f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every text "
-                "has a picture beside it"
+                f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every "
+                "text has a picture beside it"
             )
 
     def batch(
@@ -109,65 +120,56 @@ class Tokens:
         Args:
             alone: without image tokens.
         """
-        rows, shown = self._rows(pairs, alone)
-        groups = (
-            [[i] for i in range(len(rows))]
-            if self.pack is None
-            else self._packed([len(ids) for ids, _ in rows])
-        )
-        length = max(sum(len(rows[i][0]) for i in group) for group in groups)
+        texts = self._tokenized(pairs, alone)
+        groups = [[i] for i in range(len(texts))]
+        if self.pack is not None:
+            groups = self._packed([len(text.ids) for text in texts])
+        length = max(sum(len(texts[i].ids) for i in group) for group in groups)
         ids = torch.full((len(groups), length), self.pad)
         samples = torch.zeros(len(groups), length, dtype=torch.long)
         labels = torch.full((len(groups), length), IGNORED)
         for row, group in enumerate(groups):
             start = 0
             for number, i in enumerate(group, 1):
-                text, learnt = torch.tensor(rows[i][0]), rows[i][1]
-                end = start + len(text)
-                ids[row, start:end], samples[row, start:end] = text, number
+                tokens = torch.tensor(texts[i].ids)
+                end = start + len(tokens)
+                ids[row, start:end], samples[row, start:end] = tokens, number
                 if self.masked:
-                    ids[row, start:end], labels[row, start:end] = self._hide(text, rngs[i])
+                    ids[row, start:end], labels[row, start:end] = self._hide(tokens, rngs[i])
                 else:
-                    ignored = ~torch.tensor(learnt[1:], dtype=torch.bool)
-                    labels[row, start : end - 1] = text[1:].masked_fill(ignored, IGNORED)
+                    ignored = ~torch.tensor(texts[i].learnt[1:], dtype=torch.bool)
+                    labels[row, start : end - 1] = tokens[1:].masked_fill(ignored, IGNORED)
                 start = end
-        return Texts(ids, samples, labels, groups, shown)
+        return Texts(ids, samples, labels, groups, [text.images for text in texts])
 
-    def _rows(
-        self, pairs: Sequence[Pair], alone: bool
-    ) -> tuple[list[tuple[list[int], list[bool]]], list[int]]:
-        """Return each text's token ids and which of them are learnt, and its number of images."""
+    def _tokenized(self, pairs: Sequence[Pair], alone: bool) -> list[_Text]:
         early = self.early and not alone
-        texts = [with_places(pair) if early else without_places(pair) for pair in pairs]
-        spans = any(learnt for _, learnt in texts)
+        marked = [with_places(pair) if early else without_places(pair) for pair in pairs]
+        has_spans = any(spans for _, spans in marked)
         cut: dict[str, Any] = {} if early else {"truncation": True, "max_length": self.limit}
         encoded = self.tokenizer(
-            [text for text, _ in texts], return_offsets_mapping=spans, verbose=False, **cut
+            [text for text, _ in marked], return_offsets_mapping=has_spans, verbose=False, **cut
         )
-        rows, shown = [], []
-        for i, (_, learnt) in enumerate(texts):
+        texts = []
+        for i, (_, spans) in enumerate(marked):
             ids = encoded.input_ids[i]
-            wanted = _within(encoded.offset_mapping[i], learnt) if learnt else [True] * len(ids)
-            ids, wanted = self._ended(ids, wanted, not learnt)
-            if early:
-                ids, wanted, count = self._expanded(ids, wanted)
-                shown.append(count)
-            rows.append((ids, wanted))
-        return rows, shown or [1] * len(rows)
+            learnt = _within(encoded.offset_mapping[i], spans) if spans else [True] * len(ids)
+            text = self._ended(_Text(ids, learnt), not spans)
+            texts.append(self._expanded(text) if early else text)
+        return texts
 
-    def _expanded(self, ids: list[int], learnt: list[bool]) -> tuple[list[int], list[bool], int]:
-        """Repeat each image token for its visual tokens, and cut the text, but never inside an image."""
-        out: list[int] = []
-        wanted: list[bool] = []
-        count = 0
-        for token, counts in zip(ids, learnt, strict=True):
-            size = self.visual_tokens if token == self.place else 1
-            if len(out) + size > self.limit:
+    def _expanded(self, text: _Text) -> _Text:
+        """Repeat each image token for its visual tokens, and cut, but never inside an image."""
+        expanded = _Text([], [], 0)
+        for token, learnt in zip(text.ids, text.learnt, strict=True):
+            is_image = token == self.place
+            size = self.visual_tokens if is_image else 1
+            if len(expanded.ids) + size > self.limit:
                 break
-            count += token == self.place
-            out += [token] * size
-            wanted += [counts and token != self.place] * size
-        return out, wanted, count
+            expanded.images += is_image
+            expanded.ids += [token] * size
+            expanded.learnt += [learnt and not is_image] * size
+        return expanded
 
     def _packed(self, lengths: Sequence[int]) -> list[list[int]]:
         """Put each text into the first row with room for it."""
@@ -184,20 +186,13 @@ class Tokens:
                 room.append((self.pack or 0) - length)
         return groups
 
-    def _ended(
-        self, ids: list[int], learnt: list[bool], closes: bool
-    ) -> tuple[list[int], list[bool]]:
-        """Append the end token to a text that was not cut; a conversation's template has its own."""
+    def _ended(self, text: _Text, closes: bool) -> _Text:
+        """Append the end token to a text that was not cut; a chat template has its end marks."""
         end = self.tokenizer.eos_token_id
-        if (
-            closes
-            and not self.masked
-            and end is not None
-            and ids[-1:] != [end]
-            and len(ids) < self.limit
-        ):
-            return [*ids, end], [*learnt, True]
-        return (ids, learnt) if ids else ([self.pad], [False])
+        room = end is not None and text.ids[-1:] != [end] and len(text.ids) < self.limit
+        if closes and room and not self.masked:
+            return _Text([*text.ids, end], [*text.learnt, True])
+        return text if text.ids else _Text([self.pad], [False])
 
     def _hide(self, ids: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Hide tokens of one text, at least one of them with the mask token."""
@@ -232,8 +227,8 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     pictures, marks = len(pair.pictures()) or bool(pair.prompt), pair.caption.count(IMAGE)
     if marks not in (0, pictures):
         raise VLMIGError(
-            f"{marks} {IMAGE} for {pictures} pictures in {pair.caption[:60]!r}; expected one for each, "
-            "or none at all"
+            f"{marks} {IMAGE} for {pictures} pictures in {pair.caption[:60]!r}; expected one for "
+            "each, or none at all"
         )
     if marks or not pictures:
         return pair.caption, pair.learnt

@@ -1,1 +1,2 @@
-"""Instruction data as LLaVA's was made: a language model that sees no pixels writes dialogues from captions and boxes."""
+"""Instruction data in LLaVA's way: a language model writes dialogues from captions and boxes
+alone."""

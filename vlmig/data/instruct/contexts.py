@@ -1,4 +1,4 @@
-"""What the teacher is told of a picture: some of its region phrases, and boxes of what is in it."""
+"""The description of an image for the teacher: some of its region phrases, and boxes of objects."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
 
 ALIKE, NEARLY, SAME_PLACE = 0.7, 0.4, 0.5
-"""Two phrases say the same if they share this much of their words; or somewhat less, in boxes that overlap this much."""
+"""Two phrases are the same if they share this much of their words (``ALIKE``), or less (``NEARLY``)
+in boxes that overlap this much."""
 Named = tuple[str, tuple[float, float, float, float]]
 """A phrase or an object's name, and left, top, right and bottom from 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """One picture in words."""
+    """One image in words."""
 
     image: str
     """The image's number in Visual Genome."""
@@ -35,46 +36,44 @@ class Context:
     boxes: tuple[Named, ...]
 
     def text(self, boxes: bool) -> str:
-        """Write a phrase on each line and then, if asked for, a box on each line."""
+        """Write a phrase on each line and then, with ``boxes``, a box on each line."""
         lines = list(self.phrases)
         if boxes:
-            lines += [
-                "",
-                *(
-                    f"{name}: [{', '.join(f'{side:.3f}' for side in box)}]"
-                    for name, box in self.boxes
-                ),
-            ]
+            lines.append("")
+            for name, (left, top, right, bottom) in self.boxes:
+                lines.append(f"{name}: [{left:.3f}, {top:.3f}, {right:.3f}, {bottom:.3f}]")
         return "\n".join(lines)
 
     @property
     def digest(self) -> str:
-        """Sixteen letters that stand for all the teacher can be told of the picture."""
+        """A hash of the whole description, 16 letters."""
         return hashlib.sha256(self.text(True).encode()).hexdigest()[:16]
 
 
 def contexts(folder: Path, regions: int, seed: int, left_out: Counter[str]) -> Iterator[Context]:
-    """Yield the images of a Visual Genome folder that have a picture and a phrase, in the order of their file.
+    """Yield the images of a Visual Genome folder with a file and a phrase, in the order of its
+    JSON.
 
     Args:
-        folder: with ``region_descriptions.json``, the pictures and, if there, ``objects.json``, whose boxes are then told in
-            place of the phrases' own.
-        regions: most phrases of an image, and most boxes; which of more depends on seed and image alone.
+        folder: with ``region_descriptions.json``, the images and, optionally, ``objects.json``,
+            whose boxes then replace those of the phrases.
+        regions: most phrases of an image, and most boxes; the choice depends on seed and image
+            alone.
         seed: of that choice.
         left_out: counts, by reason, the records that cannot be used.
 
     Raises:
-        VLMIGError: there are no such files, or one is damaged.
+        VLMIGError: a file is missing or damaged.
     """
     source = VisualGenome(folder)
     path = find_json(folder, "objects")
     objects = _Objects(path) if path else None
-    seen = set()
+    done = set()
     for image, records in groupby(_counted(source, left_out), key=lambda pair: pair.group):
-        if image in seen:
+        if image in done:
             left_out["image a second time"] += 1
             continue
-        seen.add(image)
+        done.add(image)
         pairs = list(records)
         try:
             size = size_of(folder / pairs[0].picture)
@@ -97,28 +96,31 @@ def _counted(source: VisualGenome, left_out: Counter[str]) -> Iterator[Pair]:
 
 
 def _phrases(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[str, Box]]:
-    """Choose phrases that say different things, and put them in the order of the file."""
-    found = [(" ".join(pair.caption.split()), pair.box) for pair in pairs]
-    named = [(phrase, box) for phrase, box in found if box is not None]
+    """Choose phrases that say different things, in the order of the file."""
+    named = []
+    for pair in pairs:
+        if pair.box is not None:
+            named.append((" ".join(pair.caption.split()), pair.box))
     return _sample(pairs[0].group, named, count, seed, _same_phrase)
 
 
 def _boxes(
     image: str, named: list[tuple[str, Box]], count: int, seed: int
 ) -> list[tuple[str, Box]]:
-    return _sample(
-        image, named, count, seed, lambda a, b: a[0] == b[0] and _overlap(a[1], b[1]) >= SAME_PLACE
-    )
+    def same(a: tuple[str, Box], b: tuple[str, Box]) -> bool:
+        return a[0] == b[0] and _overlap(a[1], b[1]) >= SAME_PLACE
+
+    return _sample(image, named, count, seed, same)
 
 
 def _sample(
     image: str, named: list[tuple[str, Box]], count: int, seed: int, same: Any
 ) -> list[tuple[str, Box]]:
-    order = sorted(
-        range(len(named)), key=lambda i: (number_of(f"{image} {i} {named[i][0]}", seed), i)
-    )
+    def priority(i: int) -> tuple[int, int]:
+        return number_of(f"{image} {i} {named[i][0]}", seed), i
+
     chosen: list[int] = []
-    for i in order:
+    for i in sorted(range(len(named)), key=priority):
         if len(chosen) == count:
             break
         if not any(same(named[i], named[j]) for j in chosen):
@@ -127,16 +129,17 @@ def _sample(
 
 
 def _same_phrase(first: tuple[str, Box], second: tuple[str, Box]) -> bool:
-    one, other = (
-        set(phrase.lower().rstrip(".").split()) - {"a", "an", "the"}
-        for phrase, _ in (first, second)
-    )
+    one, other = _words(first[0]), _words(second[0])
     shared = len(one & other) / max(1, len(one | other))
     return shared >= ALIKE or (shared >= NEARLY and _overlap(first[1], second[1]) >= SAME_PLACE)
 
 
+def _words(phrase: str) -> set[str]:
+    return set(phrase.lower().rstrip(".").split()) - {"a", "an", "the"}
+
+
 def _overlap(first: Box, second: Box) -> float:
-    """Return the boxes' common area over the area that either covers."""
+    """Return the boxes' intersection over union."""
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     common = max(0, width) * max(0, height)
@@ -150,7 +153,7 @@ def _normalised(box: Box, size: tuple[int, int]) -> tuple[float, float, float, f
 
 
 class _Objects:
-    """The records of ``objects.json`` by image, read no further than asked; those of images passed by are kept till then."""
+    """The records of ``objects.json`` by image, read as far as needed; skipped ones are kept."""
 
     def __init__(self, path: Path) -> None:
         self.records, self.passed = json_items(path), dict[str, Any]()

@@ -1,4 +1,5 @@
-"""From pictures in words to rows: each image and kind asked once, again where the reply is of no use, and never after that."""
+"""From image descriptions to rows: each image and kind is requested once, and again after a bad
+reply."""
 
 from __future__ import annotations
 
@@ -27,14 +28,14 @@ from vlmig.models.config import IMAGE
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the rows."""
+    """Everything that decides the rows."""
 
     teacher: str
-    """Its name, for the rows."""
+    """The teacher's name, for the rows."""
     kinds: tuple[str, ...] = KINDS
     seed: int = 0
     retries: int = 2
-    """How often a reply of no use is asked for again."""
+    """How often to ask again after a bad reply."""
     regions: int = 16
     """Most phrases and most boxes of an image."""
     sampling: Sampling = Sampling()
@@ -43,16 +44,18 @@ class Settings:
         """Check the values.
 
         Raises:
-            VLMIGError: one is out of range, or no kind.
+            VLMIGError: one is out of range, or an unknown kind.
         """
         unknown = [kind for kind in self.kinds if kind not in KINDS]
         if unknown or not self.kinds:
             raise VLMIGError(
-                f"kinds are {', '.join(self.kinds) or 'none'}; expected some of {', '.join(KINDS)}; correct them"
+                f"kinds are {', '.join(self.kinds) or 'none'}; expected some of "
+                f"{', '.join(KINDS)}; correct them"
             )
         if self.retries < 0 or self.regions < 1:
             raise VLMIGError(
-                f"retries {self.retries}, regions {self.regions}; expected 0 or more retries and at least 1 region; correct them"
+                f"retries {self.retries}, regions {self.regions}; expected 0 or more retries and "
+                "at least 1 region; correct them"
             )
 
 
@@ -65,13 +68,13 @@ class Task:
 
     @property
     def id(self) -> str:
-        """What its row is called."""
+        """The id of its row."""
         return f"{self.context.image}_{self.kind}"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row or a reject, and what does not depend on the replies alone."""
+    """A row or a reject, and how often requests were sent again."""
 
     line: Line
     repeats: int
@@ -80,50 +83,55 @@ class Outcome:
 def generate(
     folder: Path, out: Path, teacher: Teacher, settings: Settings, bounds: Bounds
 ) -> dict[str, Any]:
-    """Ask for every image and kind that is not there yet, and return the report.
+    """Request every image and kind that is missing, and return the report.
 
     Args:
-        folder: Visual Genome's files and pictures.
-        out: where rows, rejects, settings and report lie; a stopped run goes on there.
-        teacher: who is asked; by ``bounds.parallel`` threads.
-        settings: what decides the rows.
-        bounds: how far to go.
+        folder: Visual Genome's files and images.
+        out: folder of rows, rejects, settings and report; a stopped run resumes there.
+        teacher: answers requests, from ``bounds.parallel`` threads.
+        settings: everything that decides the rows.
+        bounds: limits of the run.
 
     Raises:
-        VLMIGError: the folders do not fit, the teacher does not answer, or a bound is reached; what was written stays.
+        VLMIGError: the folders do not fit, the teacher does not answer, or a limit is reached; rows
+            that were written stay.
     """
-    VisualGenome(folder)  # says what is missing before anything is written
+    VisualGenome(folder)  # refuses a wrong folder before anything is written
     prompts = Prompts()
     with Ledger(out, _identity(folder, settings, prompts), bounds) as ledger:
         try:
-            found = islice(
-                contexts(folder, settings.regions, settings.seed, ledger.left_out), bounds.images
-            )
-            tasks = (Task(context, kind) for context in found for kind in settings.kinds)
+            every = contexts(folder, settings.regions, settings.seed, ledger.left_out)
+            chosen = islice(every, bounds.images)
+            tasks = (Task(context, kind) for context in chosen for kind in settings.kinds)
             images = _work(tasks, ledger, lambda task: answer(task, teacher, settings, prompts))
         except BaseException:
             ledger.report(finished=False)
             raise
         if not images:
             raise VLMIGError(
-                f"no image of {folder} has a picture and a phrase ({dict(ledger.left_out)}); expected VG_100K and its regions; fetch the pictures"
+                f"no image of {folder} has a picture and a phrase ({dict(ledger.left_out)}); "
+                "expected VG_100K and its regions; fetch the pictures"
             )
         return ledger.report(finished=True)
 
 
 def _identity(folder: Path, settings: Settings, prompts: Prompts) -> dict[str, Any]:
-    """Return what decides the rows, as it is kept beside them; the folder may move."""
-    paths = {name: find_json(folder, name) for name in ("region_descriptions", "objects")}
-    sizes = {
-        f"bytes of {name}": path.stat().st_size if path else None for name, path in paths.items()
-    }
-    own = asdict(settings)
-    sampling = own.pop("sampling")
-    return {**own, "kinds": list(settings.kinds), **sampling, "prompts": prompts.version, **sizes}
+    """Return everything that decides the rows, to be stored beside them; the folder may move."""
+    identity = asdict(settings)
+    sampling = identity.pop("sampling")
+    identity |= {"kinds": list(settings.kinds), **sampling, "prompts": prompts.version}
+    for name in ("region_descriptions", "objects"):
+        path = find_json(folder, name)
+        identity[f"bytes of {name}"] = path.stat().st_size if path else None
+    return identity
 
 
 def _work(tasks: Iterator[Task], ledger: Ledger, run: Any) -> int:
-    """Keep the teacher busy; what is under way when something stops is waited for and kept. Returns the number of tasks."""
+    """Keep the teacher busy; after an error, still wait for pending replies and keep them.
+
+    Returns:
+        The number of tasks.
+    """
     waiting: set[Future[Outcome]] = set()
     count, start = 0, time.monotonic()
 
@@ -156,7 +164,7 @@ def _work(tasks: Iterator[Task], ledger: Ledger, run: Any) -> int:
 
 
 def answer(task: Task, teacher: Teacher, settings: Settings, prompts: Prompts) -> Outcome:
-    """Ask for one row until a reply can be used or the retries are used up.
+    """Request one row until a reply is good or the retries are used up.
 
     Raises:
         VLMIGError: the teacher does not answer.
@@ -205,12 +213,12 @@ def _turns(kind: str, reply: Reply, request: str) -> Turns:
 
 
 def _conversation(turns: Turns, task: Task, seed: int) -> list[dict[str, str]]:
-    """Write turns as LLaVA's rows have them; the picture stands before or behind the first question, by chance."""
+    """Write turns in LLaVA's form, with the image before or after the first question at random."""
     first, _ = turns[0]
     before = number_of(f"{task.id} place", seed) % 2 == 0
     marked = f"{IMAGE}\n{first}" if before else f"{first}\n{IMAGE}"
-    found = []
-    for number, (question, answered) in enumerate(turns):
-        found.append({"from": "human", "value": question if number else marked})
-        found.append({"from": "gpt", "value": answered})
-    return found
+    conversation = []
+    for number, (question, reply) in enumerate(turns):
+        conversation.append({"from": "human", "value": question if number else marked})
+        conversation.append({"from": "gpt", "value": reply})
+    return conversation

@@ -1,4 +1,5 @@
-"""What a run has written so far: rows, rejects and their counts; on disk line by line, so that a stopped run goes on."""
+"""The output of a run: rows, rejects and their counts, written line by line so that it can
+resume."""
 
 from __future__ import annotations
 
@@ -16,28 +17,24 @@ from typing import Any, Self
 from vlmig.errors import VLMIGError
 from vlmig.io.atomic import write_json
 
-ROWS, REJECTS, SETTINGS, REPORT = (
-    "instructions.jsonl",
-    "rejects.jsonl",
-    "settings.json",
-    "report.json",
-)
+ROWS, REJECTS = "instructions.jsonl", "rejects.jsonl"
+SETTINGS, REPORT = "settings.json", "report.json"
 EVERY = 1.0
-"""Seconds between two writings of the report: what a kill may take away of the time that it counts."""
+"""Seconds between two writings of the report; a kill loses so much of the measured time."""
 FEWEST = 20
-"""Replies before the share of rejected ones means something."""
+"""Replies after which the share of rejected ones is judged."""
 Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a run may take and what it costs; none of it decides what a row says."""
+    """Limits and prices of a run; they do not change any row."""
 
     images: int | None = None
     """The first so many images; None: all."""
     parallel: int = 1
     price_in: float | None = None
-    """Price of a million tokens of prompt; nothing is counted without both prices."""
+    """Price of a million prompt tokens; there is no cost without both prices."""
     price_out: float | None = None
     max_cost: float | None = None
     max_rejected: float = 0.5
@@ -53,7 +50,8 @@ class Bounds:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise VLMIGError(
-                    f"{'limit' if name == 'images' else name} is {value}; expected at least 1; correct it"
+                    f"{'limit' if name == 'images' else name} is {value}; expected at least 1; "
+                    "correct it"
                 )
         amounts = (self.price_in, self.price_out, self.max_cost)
         if any(amount is not None and not 0 <= amount < float("inf") for amount in amounts):
@@ -68,7 +66,8 @@ class Bounds:
             self.max_cost is not None and self.price_in is None
         ):
             raise VLMIGError(
-                "a price is missing; expected --price-in and --price-out together, and both with --max-cost; give them"
+                "a price is missing; expected --price-in and --price-out together, and both with "
+                "--max-cost; give them"
             )
 
 
@@ -76,15 +75,16 @@ class Ledger:
     """The folder of a run.
 
     Args:
-        folder: where; made if it is not there.
-        settings: what decides the rows.
+        folder: created if it does not exist.
+        settings: everything that decides the rows.
         bounds: prices and limits.
 
     Attributes:
-        done: ids of rows and rejects, which need not be asked again.
+        done: ids of rows and rejects, which are not requested again.
 
     Raises:
-        VLMIGError: the folder holds rows of other settings, is in use, is damaged, or cannot be written.
+        VLMIGError: the folder holds rows of other settings, is in use, is damaged, or cannot be
+            written.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], bounds: Bounds) -> None:
@@ -109,47 +109,46 @@ class Ledger:
         try:
             before = json.loads((folder / REPORT).read_text(encoding="utf-8"))
             self.seconds, self.repeats = float(before["seconds"]), int(before["sent_again"])
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-        ):  # none yet: only time and repeats are not in the rows
-            pass
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # no report yet; it only adds time and repeats, which the rows do not have
 
     def _settle(self, settings: dict[str, Any]) -> None:
         path = self.folder / SETTINGS
         if not path.is_file():
             if (self.folder / ROWS).exists():
                 raise VLMIGError(
-                    f"{self.folder} has {ROWS} but no {SETTINGS}; expected a folder of ours; name another --out"
+                    f"{self.folder} has {ROWS} but no {SETTINGS}; expected a folder of this "
+                    "command; name another --out"
                 )
             write_json(path, settings)
             return
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-            name = next(
-                (name for name in {**known, **settings} if known.get(name) != settings.get(name)),
-                None,
-            )
+            names = {**known, **settings}
+            differing = [name for name in names if known.get(name) != settings.get(name)]
         except (ValueError, TypeError, AttributeError):
             raise VLMIGError(
-                f"{path} is damaged; expected settings as written; remove the folder, or name another --out"
+                f"{path} is damaged; expected settings as written; remove the folder, or name "
+                "another --out"
             ) from None
-        if name is not None:
+        if differing:
+            name = differing[0]
             raise VLMIGError(
-                f"{self.folder} holds rows with {name} {known.get(name)!r}, not {settings.get(name)!r}; expected the same options; give those, or name another --out"
+                f"{self.folder} holds rows with {name} {known.get(name)!r}, not "
+                f"{settings.get(name)!r}; expected the same options; give those, or name another "
+                "--out"
             )
 
     def _open(self, name: str) -> None:
-        """Open a file to add lines, cut off what is no whole line, and count the others."""
+        """Open a file for appending, cut off an incomplete line, and count the others."""
         path = self.folder / name
         file = self.files[name] = path.open("ab", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise VLMIGError(
-                f"{path} is being written by another command; expected only one; wait for its end, or name another --out"
+                f"{path} is being written by another command; expected only one; wait for its end, "
+                "or name another --out"
             ) from None
         end = 0
         with path.open("rb") as lines:
@@ -160,29 +159,30 @@ class Ledger:
                     self._count(json.loads(line))
                 except (ValueError, KeyError, TypeError):
                     raise VLMIGError(
-                        f"{path}, line {number} is damaged; expected a line as written; remove that line"
+                        f"{path}, line {number} is damaged; expected a line as written; remove "
+                        "that line"
                     ) from None
                 end += len(line)
         file.truncate(end)
 
     def keep(self, line: Line, seconds: float, repeats: int) -> None:
-        """Put a row or a reject on disk.
+        """Write a row or a reject to disk.
 
         Raises:
             VLMIGError: it cannot be written.
         """
         name = REJECTS if "reason" in line else ROWS
-        content = (
-            json.dumps(line, ensure_ascii="reason" in line).encode() + b"\n"
-        )  # replies may hold half characters
+        # Rejected replies may hold lone surrogates, which only ASCII escapes can write.
+        content = json.dumps(line, ensure_ascii="reason" in line).encode() + b"\n"
         try:
             if self.files[name].write(content) != len(content):
                 raise OSError("the disk is full")
             os.fsync(self.files[name].fileno())
         except OSError as error:
-            self.close()  # nothing may follow half a line
+            self.close()  # nothing may follow an incomplete line
             raise VLMIGError(
-                f"cannot write to {self.folder / name}: {error}; make room, and the same command goes on"
+                f"cannot write to {self.folder / name}: {error}; make room, and the same command "
+                "goes on"
             ) from error
         self._count(line)
         self.repeats += repeats
@@ -202,7 +202,7 @@ class Ledger:
 
     @property
     def cost(self) -> float | None:
-        """Price of all tokens that were counted; None without prices."""
+        """Price of all counted tokens; None without prices."""
         if self.bounds.price_in is None or self.bounds.price_out is None:
             return None
         prices = (
@@ -212,45 +212,47 @@ class Ledger:
         return sum(price * count for price, count in prices) / 1e6
 
     def check(self) -> None:
-        """Stop where enough was paid or too much is rejected.
+        """Stop if the cost or the share of rejects is too high.
 
         Raises:
-            VLMIGError: says which.
+            VLMIGError: one of them is.
         """
-        rows, rejected = (
-            self.rows.total(),
-            sum(reasons.total() for reasons in self.rejected.values()),
-        )
+        rows, rejected = self.rows.total(), self._rejected_total()
         cost, most = self.cost, self.bounds.max_cost
         if cost is not None and most is not None:
             if self.tokens["uncounted"]:
                 raise VLMIGError(
-                    "the endpoint does not say how many tokens it took; expected its usage; leave --max-cost out"
+                    "the endpoint does not say how many tokens it took; expected its usage; leave "
+                    "--max-cost out"
                 )
             if cost >= most:
                 raise VLMIGError(
-                    f"{rows} rows cost {cost:.4f} of --max-cost {most:g}; they are in {self.folder}; a larger one goes on"
+                    f"{rows} rows cost {cost:.4f} of --max-cost {most:g}; they are in "
+                    f"{self.folder}; a larger one goes on"
                 )
         if rows + rejected >= FEWEST and rejected > self.bounds.max_rejected * (rows + rejected):
             reason, count = self.reasons.most_common(1)[0]
             raise VLMIGError(
-                f"{rejected} of {rows + rejected} rejected, mostly {reason} ({count} replies); expected a share of at most {self.bounds.max_rejected:g}; read {self.folder / REJECTS}, then choose another --teacher and --out, or a larger --max-rejected"
+                f"{rejected} of {rows + rejected} rejected, mostly {reason} ({count} replies); "
+                f"expected a share of at most {self.bounds.max_rejected:g}; read "
+                f"{self.folder / REJECTS}, then choose another --teacher and --out, or a larger "
+                "--max-rejected"
             )
 
     def report(self, finished: bool) -> dict[str, Any]:
         """Write and return all counts."""
         self.written = time.monotonic()
-        rejected = {
-            kind: dict(sorted(reasons.items())) for kind, reasons in sorted(self.rejected.items())
-        }
-        total = sum(reasons.total() for reasons in self.rejected.values())
-        found = {
+        rejected = {}
+        for kind, reasons in sorted(self.rejected.items()):
+            rejected[kind] = dict(sorted(reasons.items()))
+        answered = self.rows.total() + self._rejected_total()
+        report = {
             "finished": finished,
             "rows": dict(sorted(self.rows.items())),
             "rejected": rejected,
             "rejected_replies": dict(sorted(self.reasons.items())),
             "requests": self.tokens["requests"],
-            "retries": self.tokens["requests"] - self.rows.total() - total,
+            "retries": self.tokens["requests"] - answered,
             "sent_again": self.repeats,
             "prompt_tokens": self.tokens["prompt_tokens"],
             "answer_tokens": self.tokens["answer_tokens"],
@@ -259,8 +261,11 @@ class Ledger:
             "seconds": round(self.seconds, 3),
             "left_out": dict(sorted(self.left_out.items())),
         }
-        write_json(self.folder / REPORT, found)
-        return found
+        write_json(self.folder / REPORT, report)
+        return report
+
+    def _rejected_total(self) -> int:
+        return sum(reasons.total() for reasons in self.rejected.values())
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""What the teacher is asked: the texts of ``prompts.yaml`` put together."""
+"""The requests to the teacher, put together from the texts of ``prompts.yaml``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Message = dict[str, str]
 
 
 class Prompts:
-    """The texts, and how a request is made of them.
+    """The texts, and the requests made of them.
 
     Attributes:
         version: changes with any letter of the texts; kept in every row.
@@ -38,13 +38,13 @@ class Prompts:
         self.examples: list[dict[str, Any]] = texts["examples"]
 
     def request(self, image: str, seed: int) -> str:
-        """Draw the question of a detailed description: a function of image and seed."""
+        """Choose the question of a detailed description, from image and seed."""
         return self.requests[number_of(f"{image} request", seed) % len(self.requests)]
 
     def messages(
         self, kind: str, context: Context, request: str = "", complaint: str = ""
     ) -> list[Message]:
-        """Make the messages of one request: rules, worked examples, the picture in words.
+        """Make the messages of one request: rules, worked examples, the image in words.
 
         Args:
             kind: one of ``KINDS``.

@@ -1,4 +1,4 @@
-"""What the teacher replied: read strictly, and turned down, with a reason that can be counted, where it is of no use."""
+"""The teacher's replies: parsed strictly, or rejected with a reason that can be counted."""
 
 from __future__ import annotations
 
@@ -19,15 +19,21 @@ SIZES: dict[str, dict[str, tuple[int, int]]] = {
 TURNS = 2, 10
 """Fewest and most turns of a conversation."""
 LEAKS = re.compile(
-    r"\bcaptions?\b|\b(bounding )?box(es)? (coordinates?|says?|shows?)\b|\bbounding[ -]box|\bbbox|\bcoordinates?\b|\[[^\]]*\d[^\]]*\]"
-    r"|\b(the|these|those|your) (lines|notes|phrases|descriptions?) (says?|tells?|mentions?|states?|gives?|lists?|provided|above)\b"
-    r"|\b(provided|given) (lines|notes|text|descriptions?|phrases|list)\b|\baccording to the (text|descriptions?|lines|list|notes)\b",
+    r"\bcaptions?\b|\b(bounding )?box(es)? (coordinates?|says?|shows?)\b"
+    r"|\bbounding[ -]box|\bbbox|\bcoordinates?\b|\[[^\]]*\d[^\]]*\]"
+    r"|\b(the|these|those|your) (lines|notes|phrases|descriptions?)"
+    r" (says?|tells?|mentions?|states?|gives?|lists?|provided|above)\b"
+    r"|\b(provided|given) (lines|notes|text|descriptions?|phrases|list)\b"
+    r"|\baccording to the (text|descriptions?|lines|list|notes)\b",
     re.IGNORECASE,
 )
-"""Words of somebody who was told about the picture and does not look at it."""
+"""Words that show that the writer was told about the image and does not see it."""
 REFUSALS = re.compile(
-    r"\bas an? (ai|language model|text-based)\b|\b(i|we) (can ?not|can't|am unable to|'m unable to|am not able to) (see|view|look|access|assist|help)\b"
-    r"|\bi('m| am) sorry\b|\bi do(n't| not) have (access|the ability)\b|\bwithout (seeing|access to) the (image|picture|photo)",
+    r"\bas an? (ai|language model|text-based)\b"
+    r"|\b(i|we) (can ?not|can't|am unable to|'m unable to|am not able to)"
+    r" (see|view|look|access|assist|help)\b"
+    r"|\bi('m| am) sorry\b|\bi do(n't| not) have (access|the ability)\b"
+    r"|\bwithout (seeing|access to) the (image|picture|photo)",
     re.IGNORECASE,
 )
 FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n?[ \t]*```", re.DOTALL | re.IGNORECASE)
@@ -35,7 +41,8 @@ THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
 
 
 class BadReply(Exception):
-    """A reply that cannot be used; the message is the reason, the same for all of its kind, so that it can be counted."""
+    """A bad reply; the message is the reason, the same for all of its kind, so that it can be
+    counted."""
 
 
 def read_reply(kind: str, text: str, request: str = "") -> Turns:
@@ -43,7 +50,8 @@ def read_reply(kind: str, text: str, request: str = "") -> Turns:
 
     Args:
         kind: which form is expected.
-        text: the reply: a JSON object, bare or in one fenced block; what a model thinks aloud before it is left out.
+        text: the reply: a JSON object, bare or in one fenced block; what a model thinks aloud
+            before it is left out.
         request: the question of a detailed description, whose replies are answers alone.
 
     Raises:
@@ -87,10 +95,10 @@ def _field(value: Any, name: str, kind: type) -> Any:
 
 
 def _check(kind: str, turns: Turns) -> None:
-    """Turn down what would teach something wrong.
+    """Reject what would teach something wrong.
 
     Raises:
-        BadReply: with the first thing that is wrong.
+        BadReply: with the first fault.
     """
     asked = set()
     for question, answer in turns:

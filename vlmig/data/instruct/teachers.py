@@ -1,4 +1,5 @@
-"""Who writes: a chat model of transformers on this machine, or one behind an endpoint that speaks OpenAI's protocol."""
+"""Teachers: a chat model of transformers on this machine, or one behind an OpenAI-style
+endpoint."""
 
 from __future__ import annotations
 
@@ -16,49 +17,50 @@ from vlmig.data.instruct.prompts import Message
 from vlmig.errors import VLMIGError, one_line
 
 TRANSPORT = cast(type[Exception], HfHubHTTPError.__mro__[1])
-"""What the client's HTTP library raises for broken connections; the library is another one in other versions of the hub's."""
+"""The error class of the hub client's HTTP library, which differs between versions."""
 TRIES, PAUSE, LONGEST = 6, 1.0, 60.0
-"""How often a request is sent, seconds before the second time, doubled each time after, and the longest of these pauses."""
+"""Most attempts of a request, and the first and the longest pause between them in seconds; pauses
+double."""
 REFUSED = 400, 413, 422
-"""Statuses that are about one request, such as a context that is too long or that a filter does not let pass."""
+"""Statuses that concern one request, such as a context that is too long or that a filter blocks."""
 NO_KEY = "none"
-"""Sent where there is no key: without one the client would send the user's key of the hub to whatever the endpoint is."""
+"""Sent if there is no key: otherwise the client would send the user's hub key to the endpoint."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a teacher wrote, and what it took."""
+    """A teacher's reply, and its tokens."""
 
     text: str
     prompt_tokens: int | None
-    """None where the endpoint does not say."""
+    """None if the endpoint does not report it."""
     answer_tokens: int | None
     whole: bool = True
-    """Whether the teacher came to an end by itself, not at the largest number of tokens."""
+    """Whether the reply ended before the limit of tokens."""
     repeats: int = 0
     """How often the request had to be sent again."""
 
 
 class Refused(Exception):
-    """The endpoint does not take this one request; the message is what it said."""
+    """The endpoint refuses this request; the message is its reason."""
 
 
 class Teacher(Protocol):
     """Anything that answers messages."""
 
     def ask(self, messages: Sequence[Message], seed: int) -> Reply:
-        """Answer the last of the messages; where a seed can be set, the reply depends on messages and seed alone.
+        """Answer the last of the messages; if a seed can be set, from messages and seed alone.
 
         Raises:
-            Refused: this request is not taken, though others are.
-            VLMIGError: there will be no replies.
+            Refused: this request is refused; others may not be.
+            VLMIGError: no request can be answered.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How replies are drawn."""
+    """How replies are sampled."""
 
     max_tokens: int = 800
     temperature: float = 0.7
@@ -74,18 +76,20 @@ class Sampling:
             raise VLMIGError(f"max-tokens is {self.max_tokens}; expected at least 1; correct it")
         if not 0 <= self.temperature <= 5:
             raise VLMIGError(
-                f"temperature is {self.temperature}; expected 0 (the likeliest tokens) to 5, mostly below 1; correct it"
+                f"temperature is {self.temperature}; expected 0 (the likeliest tokens) to 5, "
+                "mostly below 1; correct it"
             )
 
 
 class EndpointTeacher:
-    """A model behind an endpoint, such as a vLLM server or a paid service; may be asked by several threads.
+    """A model behind an endpoint, such as a vLLM server or a paid service; may be used by several
+    threads.
 
     Args:
         url: where it is, such as ``http://localhost:8000/v1``.
         model: its name there.
         key: the key, if it wants one.
-        sampling: how replies are drawn.
+        sampling: sampling parameters of the replies.
         timeout: seconds without a byte after which a request is sent again.
         pause: seconds before a request is sent the second time; doubled each time after.
         sleep: waits.
@@ -106,7 +110,8 @@ class EndpointTeacher:
     ) -> None:
         if urlparse(url).scheme not in ("http", "https") or not urlparse(url).hostname:
             raise VLMIGError(
-                f"endpoint {url!r} is no address; expected one such as http://localhost:8000/v1; correct it"
+                f"endpoint {url!r} is no address; expected one such as http://localhost:8000/v1; "
+                "correct it"
             )
         self.url, self.model, self.sampling = url, model, sampling or Sampling()
         self.pause, self.sleep, self.answered = pause, sleep, False
@@ -115,11 +120,12 @@ class EndpointTeacher:
         )
 
     def ask(self, messages: Sequence[Message], seed: int) -> Reply:
-        """Answer, waiting and sending again where the endpoint is busy or out of order.
+        """Answer; wait and send again if the endpoint is busy or out of order.
 
         Raises:
             Refused: the endpoint does not take this request; it took one before.
-            VLMIGError: it is out of reach, wants another key, does not know the model, or takes no request.
+            VLMIGError: it is out of reach, wants another key, does not know the model, or takes no
+                request.
         """
         said = ""
         for repeats in range(TRIES):
@@ -128,7 +134,8 @@ class EndpointTeacher:
                 reply = self._reply(messages, seed, repeats)
             except OfflineModeIsEnabled:
                 raise VLMIGError(
-                    "HF_HUB_OFFLINE is set, which keeps the client from any endpoint; expected it unset; unset it for this command"
+                    "HF_HUB_OFFLINE is set, which keeps the client from any endpoint; expected it "
+                    "unset; unset it for this command"
                 ) from None
             except HfHubHTTPError as error:
                 said = self._judge(error)
@@ -148,7 +155,8 @@ class EndpointTeacher:
             if repeats + 1 < TRIES:
                 self.sleep(pause)
         raise VLMIGError(
-            f"no reply from {self.url} in {TRIES} tries ({said}); expected one to a chat completion; start it or correct --endpoint, and the same command goes on"
+            f"no reply from {self.url} in {TRIES} tries ({said}); expected one to a chat "
+            "completion; start it or correct --endpoint, and the same command goes on"
         )
 
     def _reply(self, messages: Sequence[Message], seed: int, repeats: int) -> Reply:
@@ -171,7 +179,7 @@ class EndpointTeacher:
         )
 
     def _judge(self, error: HfHubHTTPError) -> str:
-        """Return what was wrong where sending again may help.
+        """Return the fault, if sending again may help.
 
         Raises:
             Refused: this request is not taken, though another was.
@@ -181,17 +189,20 @@ class EndpointTeacher:
         said = f"status {status}: {' '.join(error.response.text.split())[:200]}"
         if status in (401, 403):
             raise VLMIGError(
-                f"{self.url} does not take the key ({said}); expected a valid one in the environment variable that --key-variable names; set it"
+                f"{self.url} does not take the key ({said}); expected a valid one in the "
+                "environment variable that --key-variable names; set it"
             ) from None
         if status == 404:
             raise VLMIGError(
-                f"{self.url} has no chat completions of {self.model!r} ({said}); expected a model it serves; correct --teacher or --endpoint"
+                f"{self.url} has no chat completions of {self.model!r} ({said}); expected a model "
+                "it serves; correct --teacher or --endpoint"
             ) from None
         if status in REFUSED and self.answered:
             raise Refused(said) from None
         if status not in (408, 409, 425, 429) and status < 500:
             raise VLMIGError(
-                f"{self.url} refuses the request ({said}); expected it to take a chat completion with seed, temperature and max_tokens; change what it names"
+                f"{self.url} refuses the request ({said}); expected it to take a chat completion "
+                "with seed, temperature and max_tokens; change what it names"
             ) from None
         return said
 
@@ -205,11 +216,11 @@ def _asked_pause(error: HfHubHTTPError) -> float:
 
 
 class LocalTeacher:
-    """A chat model of transformers; asked by one thread.
+    """A chat model of transformers; used by one thread.
 
     Args:
         model: its folder or hub id.
-        sampling: how replies are drawn.
+        sampling: sampling parameters of the replies.
 
     Raises:
         VLMIGError: there is no such model, or it has no chat template.
@@ -226,11 +237,13 @@ class LocalTeacher:
         except (OSError, ValueError, ImportError) as error:
             said = one_line(error, whole=True)[:200]
             raise VLMIGError(
-                f"no chat model at {model} ({said}); expected a causal LM of transformers, as a folder or hub id; correct --teacher, or name its --endpoint"
+                f"no chat model at {model} ({said}); expected a causal LM of transformers, as a "
+                "folder or hub id; correct --teacher, or name its --endpoint"
             ) from None
         if not self.tokenizer.chat_template:
             raise VLMIGError(
-                f"{model} has no chat template; expected a model that was trained to follow instructions; choose another --teacher"
+                f"{model} has no chat template; expected a model that was trained to follow "
+                "instructions; choose another --teacher"
             )
         self.name = model
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -248,7 +261,9 @@ class LocalTeacher:
         room = getattr(self.model.config, "max_position_embeddings", None)
         if room is not None and length + self.sampling.max_tokens > room:
             raise VLMIGError(
-                f"{length} tokens of prompt and {self.sampling.max_tokens} of reply; expected at most {room} together for {self.name}; lower --regions or --max-tokens, or choose another --teacher"
+                f"{length} tokens of prompt and {self.sampling.max_tokens} of reply; expected at "
+                f"most {room} together for {self.name}; lower --regions or --max-tokens, or choose "
+                "another --teacher"
             )
         drawn: dict[str, Any] = {"do_sample": False}
         if self.sampling.temperature > 0:
@@ -269,7 +284,8 @@ class LocalTeacher:
         )
 
     def _inputs(self, messages: Sequence[Message]) -> Any:
-        """Write the messages as the model's template does; where it knows no system, the rules open the first question."""
+        """Write the messages as the model's template does; where it knows no system, the rules open
+        the first question."""
         import jinja2
 
         asked = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
@@ -292,6 +308,7 @@ def key_of(variable: str | None) -> str | None:
     """
     if variable and not os.environ.get(variable):
         raise VLMIGError(
-            f"the environment variable {variable} is not set; expected the endpoint's key in it; set it, or leave --key-variable out"
+            f"the environment variable {variable} is not set; expected the endpoint's key in it; "
+            "set it, or leave --key-variable out"
         )
     return os.environ.get(variable or "OPENAI_API_KEY")

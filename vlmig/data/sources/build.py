@@ -32,10 +32,18 @@ KINDS: dict[str, Build] = {
     "interleaved": Interleaved,
 }
 FIELDS = {"conversations": b'"conversations"', "interleaved": b'"text_list"'}
-"""What a JSON file of a kind has in its first record."""
+"""Fields by which a JSON file's first record shows its kind."""
 HEAD = 2**16
-"""Bytes in which that is looked for."""
-PLACES = ("path", "images")
+"""Bytes of a file in which to look for them."""
+FOLDERS = (
+    ("region_descriptions.json*", "visual_genome"),
+    ("state.json", "table"),
+    ("dataset_dict.json", "table"),
+    ("wiki.train.*", "wikitext"),
+    ("*.tar", "webdataset"),
+)
+"""Files by which a folder shows its kind."""
+PATHS = ("path", "images")
 """Options that name files."""
 
 
@@ -45,21 +53,24 @@ def build_source(
     tokenizer: Any = None,
     own: Mapping[str, Build] | None = None,
 ) -> Source:
-    """Make the source that an entry describes, such as ``{source: visual_genome, path: vg, min_side: 8}``.
+    """Make the source that an entry describes, such as ``{source: visual_genome, path: vg,
+    min_side: 8}``.
 
-    Without ``source`` the kind is guessed from ``path``. Paths start from ``data`` where they exist there, and otherwise
-    from the working folder. ``weight``, ``limit`` and ``curate`` are no options of a source: take them out before.
+    Without ``source`` the kind is guessed from ``path``. Paths start from ``data`` if they exist
+    there, else from the working folder. ``weight``, ``limit`` and ``curate`` are not options of a
+    source: remove them first.
 
     Args:
         data: folder of data.
-        tokenizer: the language model's, or a function that loads it, for sources that cut text into tokens or use its template.
+        tokenizer: the language model's, or a function that loads it, for sources that cut text by
+            tokens or use the chat template.
         own: further kinds by name.
 
     Raises:
-        VLMIGError: an unknown kind or option, a wrong value, or files that are not there.
+        VLMIGError: an unknown kind or option, a wrong value, or missing files.
     """
     kinds, options = {**KINDS, **(own or {})}, dict(spec)
-    for name in PLACES:
+    for name in PATHS:
         if isinstance(options.get(name), str):
             options[name] = _resolved(options[name], data)
     kind = options.pop("source", None) or guess_kind(options.get("path"))
@@ -67,55 +78,50 @@ def build_source(
         raise VLMIGError(f"source {kind!r}; expected one of {', '.join(kinds)}; correct the entry")
     build = kinds[kind]
     _check(kind, build, options)
-    own_tokenizer = inspect.signature(build).parameters.get("tokenizer")
-    needed = own_tokenizer is not None and own_tokenizer.default is own_tokenizer.empty
-    if needed or (own_tokenizer and options.get("template") == TOKENIZER):
+    parameter = inspect.signature(build).parameters.get("tokenizer")
+    needed = parameter is not None and parameter.default is parameter.empty
+    if needed or (parameter and options.get("template") == TOKENIZER):
         if tokenizer is None:
+            use = "cuts texts" if needed else "writes conversations"
             raise VLMIGError(
-                f"source {kind} got no tokenizer, which it {'cuts texts' if needed else 'writes conversations'} with; expected a language model's tokenizer; name a model"
+                f"source {kind} got no tokenizer, which it {use} with; expected a language model's "
+                "tokenizer; name a model"
             )
         options["tokenizer"] = tokenizer() if inspect.isfunction(tokenizer) else tokenizer
     return build(**options)
 
 
 def guess_kind(path: object) -> str:
-    """Tell from a path what lies there.
+    """Guess a source's kind from its path.
 
     Raises:
-        VLMIGError: nothing does, or nothing known.
+        VLMIGError: there is nothing, or nothing known.
     """
     if not isinstance(path, str):
         raise VLMIGError(
             f"an entry has the path {path!r} and no source; expected source, path or both; add one"
         )
-    place = Path(path)
+    file = Path(path)
     for kind, field in FIELDS.items():
-        if place.suffix in (".json", ".jsonl") and place.is_file() and field in _head(place):
+        if file.suffix in (".json", ".jsonl") and file.is_file() and field in _head(file):
             return kind
-    if place.suffix in (".jsonl", ".csv", ".parquet"):
+    if file.suffix in (".jsonl", ".csv", ".parquet"):
         return "table"
-    if place.suffix == ".tar":
+    if file.suffix == ".tar":
         return "webdataset"
-    marks = {
-        "visual_genome": "region_descriptions.json*",
-        "table": "state.json",
-        "wikitext": "wiki.train.*",
-        "webdataset": "*.tar",
-    }
-    for kind, mark in marks.items():
-        if place.is_dir() and (
-            any(place.glob(mark)) or (kind == "table" and (place / "dataset_dict.json").is_file())
-        ):
-            return kind
-    if place.is_dir():
+    if file.is_dir():
+        for pattern, kind in FOLDERS:
+            if any(file.glob(pattern)):
+                return kind
         return "folder"
     raise VLMIGError(
-        f"cannot tell what {path} is; expected a folder, a .jsonl, .csv, .parquet or .tar file, or LLaVA's .json; correct the path, or name its source: {', '.join(KINDS)}"
+        f"cannot tell what {path} is; expected a folder, a .jsonl, .csv, .parquet or .tar file, or "
+        f"LLaVA's .json; correct the path, or name its source: {', '.join(KINDS)}"
     )
 
 
 def _resolved(path: str, data: Path | None) -> str:
-    """Return a path below ``data`` if something is there (of a pattern: if its folder is), as it is otherwise."""
+    """Return the path below ``data`` if it (or the folder of a pattern) exists, else unchanged."""
     inner = (data or Path()) / path
     pattern = "{" in path or "*" in path
     return str(inner) if inner.exists() or (pattern and inner.parent.is_dir()) else path
@@ -127,37 +133,35 @@ def _head(path: Path) -> bytes:
 
 
 def _check(kind: str, build: Build, options: Mapping[str, Any]) -> None:
-    """Compare an entry's options with what its source takes."""
-    known = {
-        name: own
-        for name, own in inspect.signature(build).parameters.items()
-        if name != "tokenizer"
-    }
+    """Compare an entry's options with the parameters of its source."""
+    known = dict(inspect.signature(build).parameters)
+    known.pop("tokenizer", None)
     for name in options:
         if name not in known:
             raise VLMIGError(
-                f"source {kind} has no option {name!r}; expected {', '.join(known)}; correct the entry"
+                f"source {kind} has no option {name!r}; expected {', '.join(known)}; correct the "
+                "entry"
             )
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
             raise VLMIGError(
-                f"source {kind} has no {name}; expected it beside {', '.join(known)}; add it to the entry"
+                f"source {kind} is missing {name!r} (it takes {', '.join(known)}); add it to the "
+                "entry"
             )
     hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
     for name, value in options.items():
         hint = hints.get(name, Any)
         types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if not any(_fits(value, own) for own in types):
-            names = " or ".join(
-                getattr(own, "__name__", str(own)) for own in types if own is not Path
-            )
+        if not any(_fits(value, one) for one in types):
+            names = [getattr(one, "__name__", str(one)) for one in types if one is not Path]
+            expected = " or ".join(names)
             raise VLMIGError(
-                f"{name} of source {kind} is {value!r}; expected {names}; correct the entry"
+                f"{name} of source {kind} is {value!r}; expected {expected}; correct the entry"
             )
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    if not isinstance(hint, type):  # Any, or something with parts
+    if not isinstance(hint, type):  # Any, or a generic
         return True
     if isinstance(value, bool):
         return hint is bool

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vlmig.data.pairs import Pair, is_unicode
-from vlmig.data.pictures import cut, open_picture, version_of
+from vlmig.data.pictures import ImageFiles, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.json_stream import json_items
 from vlmig.io.rows import Bad, Row, parquet_columns, parquet_rows, text_rows
@@ -39,20 +37,23 @@ SPEAKERS = {
 }
 
 
-class Conversations:
-    """Turns of a person and an assistant as one text, of which the answers are learnt.
+class Conversations(ImageFiles):
+    """Turns of a user and an assistant as one text, of which the answers are learnt.
 
-    A record is ``{id, image, conversations: [{from: human | gpt | system, value}]}``, where ``image`` is a file's name, a list of
-    them in the order of their marks ``<image>``, or left out; or text only, as ``{instruction, input, output}`` or
-    ``{system_prompt, question, response}``.
+    A record is ``{id, image, conversations: [{from: human | gpt | system, value}]}``, where
+    ``image`` is a file's name, a list of them in the order of their placeholders ``<image>``, or
+    left out; or text only, as ``{instruction, input, output}`` or ``{system_prompt, question,
+    response}``.
 
     Args:
-        path: a ``.json`` file with one list (or its ``.json.zip``), a ``.jsonl`` or a ``.parquet`` file.
-        images: folder that names of pictures start from (default: the file's own).
-        template: how turns become a text, see ``vlmig.processing.chat_templates``; with ``tokenizer`` the language model's own.
-        image_position: ``keep`` leaves marks where they are; ``front`` puts those of a turn before its text, each on a line of
-            its own, as LLaVA does.
-        tokenizer: the language model's, for the template of that name.
+        path: a ``.json`` file with one list (or its ``.json.zip``), a ``.jsonl`` or a ``.parquet``
+            file.
+        images: folder that the image files' names start from (default: the file's folder).
+        template: how turns become a text, see ``vlmig.processing.chat_templates``; ``tokenizer``
+            for the chat template of the language model.
+        image_position: ``keep`` leaves placeholders where they are; ``front`` puts those of a turn
+            on separate lines before its text, as LLaVA does.
+        tokenizer: the language model's, for its chat template.
 
     Raises:
         VLMIGError: no such file or folder, an unknown option, or a tokenizer without a template.
@@ -75,15 +76,15 @@ class Conversations:
             )
         if self.path.suffix not in ENDINGS or not self.path.is_file():
             raise VLMIGError(
-                f"no conversations at {path}; expected a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file; correct the path"
+                f"no conversations at {path}; expected a {', '.join(ENDINGS[:-1])} or "
+                f"{ENDINGS[-1]} file; correct the path"
             )
         if not self.images.is_dir():
             raise VLMIGError(
-                f"no folder {images}; expected the one that names of pictures start from; correct images"
+                f"no folder {images}; expected the one that names of pictures start from; correct "
+                "images"
             )
-        prompt(
-            [Turn("user", "?")], template, tokenizer
-        )  # refuses a wrong template before anything is read
+        prompt([Turn("user", "?")], template, tokenizer)  # refuses a wrong template early
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every conversation.
@@ -94,16 +95,8 @@ class Conversations:
         for record in self._records():
             yield record if isinstance(record, Bad) else self._pair(*record)
 
-    def open(self, pair: Pair) -> Image.Image:
-        """Read a picture.
-
-        Raises:
-            BadPicture: it is missing, truncated, or no picture.
-        """
-        return cut(open_picture(self.images / pair.picture), pair.box)
-
     def _records(self) -> Iterator[tuple[str, Row] | Bad]:
-        """Yield the place and the fields of every record."""
+        """Yield the location and the fields of every record."""
         if self.path.suffix == ".jsonl":
             yield from text_rows(self.path)
         elif self.path.suffix == ".parquet":
@@ -111,9 +104,8 @@ class Conversations:
         else:
             for number, record in enumerate(json_items(self.path), 1):
                 place = f"{self.path.name}, record {number}"
-                yield (
-                    (place, record) if isinstance(record, dict) else Bad(place, "not a JSON object")
-                )
+                is_row = isinstance(record, dict)
+                yield (place, record) if is_row else Bad(place, "not a JSON object")
 
     def _pair(self, place: str, row: Row) -> Pair | Bad:
         number = row.get("id")
@@ -122,9 +114,8 @@ class Conversations:
         try:
             system, turns = _turns(row)
             pictures = _pictures(row)
-            turns = (
-                [Turn(turn.role, _in_front(turn.text)) for turn in turns] if self.front else turns
-            )
+            if self.front:
+                turns = [Turn(turn.role, _in_front(turn.text)) for turn in turns]
             _check_marks(system, turns, len(pictures))
             text, learnt = self._text(turns, system)
             group = pictures[0] if pictures else name
@@ -146,9 +137,8 @@ class Conversations:
         except VLMIGError:
             if self.template != TOKENIZER:
                 raise
-            raise _Fault(
-                "refused by the chat template"
-            ) from None  # which may have no system, or change earlier turns
+            # It may know no system turn, or change earlier turns.
+            raise _Fault("refused by the chat template") from None
 
 
 class _Fault(Exception):
@@ -156,52 +146,53 @@ class _Fault(Exception):
 
 
 def _columns(path: Path) -> list[str]:
-    """List the columns of a parquet file that matter."""
+    """List the columns of a parquet file that are read."""
     names = parquet_columns(path)
-    found = [name for name in COLUMNS if name in names]
-    if not {"conversations", "output", "response"} & set(found):
+    if not {"conversations", "output", "response"} & set(names):
         raise VLMIGError(
-            f"{path} has the columns {', '.join(names)}; expected conversations, instruction and output, or question and response; rename them"
+            f"{path} has the columns {', '.join(names)}; expected conversations, instruction and "
+            "output, or question and response; rename them"
         )
-    return found
+    return [name for name in COLUMNS if name in names]
 
 
 def _turns(row: Row) -> tuple[str | None, list[Turn]]:
-    """Read what is said first, None where nothing is, and the turns behind it."""
-    turns = [_turn(one) for one in _said(row)]
-    first = turns[0].text if turns and turns[0].role == "system" else None
-    turns = turns if first is None else turns[1:]
-    if any(turn.role != ("user", "assistant")[i % 2] for i, turn in enumerate(turns)):
-        raise _Fault("turns do not alternate")
+    """Read the system text, None if there is none, and the turns after it."""
+    turns = [_turn(one) for one in _messages(row)]
+    system = turns.pop(0).text if turns and turns[0].role == "system" else None
+    for i, turn in enumerate(turns):
+        if turn.role != ("user", "assistant")[i % 2]:
+            raise _Fault("turns do not alternate")
     if len(turns) % 2 or not turns:
         raise _Fault("no answer")
     if not all(turn.text for turn in turns):
         raise _Fault("empty turn")
-    return first or None, turns
+    return system or None, turns
 
 
-def _said(row: Row) -> list[Any]:
-    """Return a record's turns as LLaVA has them."""
+def _messages(row: Row) -> list[Any]:
+    """Return a record's turns in LLaVA's form."""
     if isinstance(row.get("conversations"), list):
         return row["conversations"]
     if row.get("output") is not None:
-        asked = [row[name] for name in ("instruction", "input") if row.get(name) not in (None, "")]
         answer = row["output"]
+        question: list[Any] = [row.get(name) for name in ("instruction", "input")]
+        question = [text for text in question if text not in (None, "")]
     elif row.get("response") is not None:
-        asked, answer = [row.get("question")], row["response"]
+        question, answer = [row.get("question")], row["response"]
     else:
         raise _Fault("no conversations")
-    if not all(isinstance(part, str) for part in asked):
+    if not all(isinstance(text, str) for text in question):
         raise _Fault("turn is no text")
-    turns = [{"from": "human", "value": "\n".join(asked)}, {"from": "gpt", "value": answer}]
+    turns = [{"from": "human", "value": "\n".join(question)}, {"from": "gpt", "value": answer}]
     system = row.get("system_prompt")
     return turns if system in (None, "") else [{"from": "system", "value": system}, *turns]
 
 
-def _turn(said: Any) -> Turn:
-    if not isinstance(said, dict):
+def _turn(message: Any) -> Turn:
+    if not isinstance(message, dict):
         raise _Fault("turn is no object")
-    speaker, text = said.get("from"), said.get("value")
+    speaker, text = message.get("from"), message.get("value")
     if not isinstance(speaker, str) or speaker not in SPEAKERS:
         raise _Fault("unknown speaker")
     if not isinstance(text, str):
@@ -218,10 +209,14 @@ def _pictures(row: Row) -> list[str]:
 
 
 def _check_marks(system: str | None, turns: list[Turn], pictures: int) -> None:
-    """Insist on a mark for every picture, in what the user says."""
-    marks = sum(turn.text.count(IMAGE) for turn in turns if turn.role == "user")
-    elsewhere = [system or "", *(turn.text for turn in turns if turn.role == "assistant")]
-    if any(IMAGE in text for text in elsewhere) or (marks and not pictures):
+    """Insist on a placeholder for every image, in the user's turns."""
+    marks, elsewhere = 0, (system or "").count(IMAGE)
+    for turn in turns:
+        if turn.role == "user":
+            marks += turn.text.count(IMAGE)
+        else:
+            elsewhere += turn.text.count(IMAGE)
+    if elsewhere or (marks and not pictures):
         raise _Fault(f"{IMAGE} without picture")
     if pictures and not marks:
         raise _Fault(f"picture without {IMAGE}")
@@ -230,5 +225,5 @@ def _check_marks(system: str | None, turns: list[Turn], pictures: int) -> None:
 
 
 def _in_front(text: str) -> str:
-    """Put a turn's marks before its text, each on a line of its own."""
+    """Put a turn's placeholders on separate lines before its text."""
     return (f"{IMAGE}\n" * text.count(IMAGE) + text.replace(IMAGE, "").strip()).strip()

@@ -1,4 +1,4 @@
-"""A folder of pictures, with captions beside them."""
+"""A folder of images, with captions beside them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import cut, is_picture, open_picture, version_of, walk
+from vlmig.data.pictures import ImageFiles, is_picture, version_of, walk
 from vlmig.errors import VLMIGError
 from vlmig.io.hashing import number_of
 from vlmig.io.rows import Bad, text_rows
@@ -18,50 +16,44 @@ from vlmig.io.rows import Bad, text_rows
 METADATA = ("metadata.jsonl", "metadata.csv")
 
 
-class Folder:
-    """Picture files at any depth.
+class Folder(ImageFiles):
+    """Image files at any depth.
 
-    A picture's captions are the lines of ``<its name>.txt``; without that file, the ``text`` of its ``file_name`` in a
-    ``metadata.jsonl`` or ``metadata.csv`` at any depth; without that too, its own name, where ``names`` asks for it.
+    An image's captions are the lines of ``<its name>.txt``; without that file, the ``text`` of its
+    ``file_name`` in a ``metadata.jsonl`` or ``metadata.csv`` at any depth; without that, its name,
+    if ``names`` is set.
 
     Args:
         path: the folder.
-        names: take ``a_red_apple_03.jpg`` for "a red apple".
+        names: make captions of file names: "a red apple" of ``a_red_apple_03.jpg``.
 
     Raises:
         VLMIGError: there is no such folder.
     """
 
     def __init__(self, path: str | Path, names: bool = False) -> None:
-        self.folder, self.names, self.name = Path(path), names, f"folder {path}"
+        self.folder = self.images = Path(path)
+        self.names, self.name = names, f"folder {path}"
         if not self.folder.is_dir():
             raise VLMIGError(f"no folder {path}; expected one with pictures; correct the path")
 
     def pairs(self) -> Iterator[Pair | Bad]:
-        """Yield the pictures that a metadata file names, then all others in natural order.
+        """Yield the images that a metadata file names, then all others in natural order.
 
         Raises:
             VLMIGError: a metadata file cannot be read at all.
         """
-        listed: set[int] = set()  # numbers rather than names, which would fill memory
+        listed: set[int] = set()  # hashes: names would fill memory
         for folder, files in walk(self.folder):
             for name in METADATA:
                 if name in files:
                     yield from self._metadata(folder, name, listed)
         for folder, files in walk(self.folder):
-            own = set(files)
+            names = set(files)
             for file in files:
                 picture = os.path.join(folder, file)
                 if is_picture(file) and number_of(picture) not in listed:
-                    yield from self._picture(picture, os.path.splitext(file)[0], own)
-
-    def open(self, pair: Pair) -> Image.Image:
-        """Read a picture.
-
-        Raises:
-            BadPicture: it is missing, truncated, or no picture.
-        """
-        return cut(open_picture(self.folder / pair.picture), pair.box)
+                    yield from self._picture(picture, os.path.splitext(file)[0], names)
 
     def _metadata(self, folder: str, name: str, listed: set[int]) -> Iterator[Pair | Bad]:
         for row in text_rows(self.folder / folder / name):

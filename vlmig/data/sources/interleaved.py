@@ -1,4 +1,4 @@
-"""Documents with pictures between their sentences, as MMC4 has them: JSON lines."""
+"""Documents with images between their sentences, in MMC4's form: JSON lines."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
-
 from vlmig.data.pairs import Pair, captioned, inert, is_unicode
-from vlmig.data.pictures import cut, is_number, open_picture, version_of
+from vlmig.data.pictures import ImageFiles, is_number, version_of
 from vlmig.errors import VLMIGError
 from vlmig.imagination.sources.given import natural
 from vlmig.io.rows import Bad, Row, text_rows
@@ -19,19 +17,21 @@ from vlmig.models.config import IMAGE
 LOSSES = ("all", "after_picture")
 
 
-class Interleaved:
-    """Pages as sentences, each with the pictures that were matched to it directly before it.
+class Interleaved(ImageFiles):
+    """Web pages as sentences; an image that was matched to a sentence is directly before it.
 
-    A record is ``{text_list: [sentence], image_info: [{image_name, matched_text_index, matched_sim}]}``. Pictures that were not
-    fetched are left out, and so are documents without any.
+    A record is ``{text_list: [sentence], image_info: [{image_name, matched_text_index,
+    matched_sim}]}``. Images that were not downloaded are left out, and so are documents without
+    any.
 
     Args:
         path: a ``.jsonl`` file, a folder of them, or a pattern such as ``shards/docs_*.jsonl``.
         images: folder that ``image_name`` starts from (default: that of the first file).
-        max_pictures: how many pictures of a document stay, the first of its list.
-        min_similarity: pictures whose ``matched_sim`` is lower, or no number, are left out.
-        loss: ``all`` learns every sentence, ``after_picture`` only those that a picture stands before.
-        break_up: make a pair of every picture and its sentence, instead of a document; the control of the VILA paper.
+        max_pictures: number of images of a document to keep, the first of its list.
+        min_similarity: images whose ``matched_sim`` is lower, or not a number, are left out.
+        loss: ``all`` learns every sentence, ``after_picture`` only those with an image before them.
+        break_up: make a pair of every image and its sentence instead of a document, as a control in
+            the VILA paper.
 
     Raises:
         VLMIGError: no such files, or a wrong option.
@@ -80,20 +80,12 @@ class Interleaved:
                 else:
                     yield from self._document(*row)
 
-    def open(self, pair: Pair) -> Image.Image:
-        """Read a picture.
-
-        Raises:
-            BadPicture: it is missing, truncated, or no picture.
-        """
-        return cut(open_picture(self.images / pair.picture), pair.box)
-
     def _document(self, place: str, row: Row) -> Iterator[Pair | Bad]:
-        found = _parts(row)
-        if isinstance(found, str):
-            yield Bad(place, found)
+        content = _content(row)
+        if isinstance(content, str):
+            yield Bad(place, content)
             return
-        sentences, listed = found
+        sentences, listed = content
         pictures, reason = self._kept(listed)
         if reason:
             yield Bad(place, reason, dropped=True)
@@ -102,27 +94,26 @@ class Interleaved:
         if not self.break_up:
             yield self._whole(place, sentences, pictures, group)
             return
-        for number, own in enumerate(pictures, 1):
-            inner = f"{place}, picture {number}"
-            yield from captioned(
-                sentences[own.sentence], inner, Pair("", own.name, group=group, version=own.version)
-            )
+        for number, image in enumerate(pictures, 1):
+            pair = Pair("", image.name, group=group, version=image.version)
+            yield from captioned(sentences[image.sentence], f"{place}, picture {number}", pair)
 
     def _kept(self, listed: list[_Picture]) -> tuple[list[_Picture], str]:
-        """Choose a document's pictures, in the order of their sentences; without any, say why."""
-        versions = ((own, version_of(self.images / own.name)) for own in listed)
-        there = [own._replace(version=version) for own, version in versions if version]
-        least = self.min_similarity
-        alike = (
-            there
-            if least is None
-            else [own for own in there if is_number(own.alike) and own.alike >= least]
-        )
-        if not alike:
-            return [], (
-                f"similarity under {least:g}" if there else "no picture fetched"
-            ) if listed else "no picture listed"
-        return sorted(alike[: self.max_pictures], key=lambda own: own.sentence), ""
+        """Choose a document's images, in the order of their sentences; if there are none, say
+        why."""
+        least, reason = self.min_similarity, "no picture fetched" if listed else "no picture listed"
+        kept = []
+        for image in listed:
+            version = version_of(self.images / image.name)
+            if not version:
+                continue
+            if least is not None and not (is_number(image.alike) and image.alike >= least):
+                reason = f"similarity under {least:g}"
+                continue
+            kept.append(image._replace(version=version))
+        if not kept:
+            return [], reason
+        return sorted(kept[: self.max_pictures], key=lambda image: image.sentence), ""
 
     def _whole(
         self, place: str, sentences: list[str], pictures: list[_Picture], group: str
@@ -130,7 +121,7 @@ class Interleaved:
         """Write a document as one text."""
         text, learnt = "", []
         for number, sentence in enumerate(sentences):
-            marks = IMAGE * sum(own.sentence == number for own in pictures)
+            marks = IMAGE * sum(image.sentence == number for image in pictures)
             if not marks and not sentence:
                 continue
             text += (" " if text else "") + marks + sentence
@@ -138,31 +129,32 @@ class Interleaved:
                 learnt.append((len(text) - len(sentence), len(text)))
         if not is_unicode(text):
             return Bad(place, "not Unicode")
-        if not (
-            learnt if self.after_picture else any(sentences)
-        ):  # or the marks alone would be learnt
-            return Bad(
-                place, "no sentence behind a picture" if self.after_picture else "no sentence"
-            )
-        names, version = [own.name for own in pictures], "\n".join(own.version for own in pictures)
-        spans = tuple(learnt) if self.after_picture else ()
+        if self.after_picture and not learnt:
+            return Bad(place, "no sentence behind a picture")
+        if not any(sentences):  # only placeholders would be learnt
+            return Bad(place, "no sentence")
         return Pair(
-            text, names[0], group=group, version=version, more=tuple(names[1:]), learnt=spans
+            text,
+            pictures[0].name,
+            group=group,
+            version="\n".join(image.version for image in pictures),
+            more=tuple(image.name for image in pictures[1:]),
+            learnt=tuple(learnt) if self.after_picture else (),
         )
 
 
 class _Picture(NamedTuple):
-    """A picture of a document."""
+    """An image of a document."""
 
     name: str
     sentence: int
     alike: Any
-    """Similarity of picture and sentence, whatever stands there."""
+    """Similarity of image and sentence; unchecked."""
     version: str = ""
 
 
-def _parts(row: Row) -> tuple[list[str], list[_Picture]] | str:
-    """Read a document's sentences and pictures, or say what is wrong with it."""
+def _content(row: Row) -> tuple[list[str], list[_Picture]] | str:
+    """Return a document's sentences and images, or the reason why it is bad."""
     sentences, infos = row.get("text_list"), row.get("image_info")
     if not isinstance(sentences, list):
         return "no text_list"
@@ -187,14 +179,11 @@ def _parts(row: Row) -> tuple[list[str], list[_Picture]] | str:
 
 def _shards(path: str) -> list[Path]:
     """List files: one, those of a folder, or those of a pattern, in natural order."""
-    found = [Path(path)] if Path(path).is_file() else []
-    if not found:
-        found = [
-            Path(name)
-            for name in glob.glob(f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path)
-        ]
+    pattern = f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path
+    found = [Path(path)] if Path(path).is_file() else list(map(Path, glob.glob(pattern)))
     if not found or any(shard.suffix != ".jsonl" for shard in found):
         raise VLMIGError(
-            f"no documents at {path}; expected a .jsonl file, a folder of them, or a pattern such as docs_*.jsonl; correct the path, or unpack the files"
+            f"no documents at {path}; expected a .jsonl file, a folder of them, or a pattern such "
+            "as docs_*.jsonl; correct the path, or unpack the files"
         )
     return sorted(found, key=lambda shard: natural(str(shard)))

@@ -1,14 +1,12 @@
-"""The GPT-4V captions of LVIS pictures (LAION-220K): a parquet file of urls and captions, pictures from a COCO folder."""
+"""The GPT-4V captions of LVIS images (LAION-220K): a parquet file of urls and captions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from PIL import Image
-
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import cut, open_picture, version_of
+from vlmig.data.pictures import ImageFiles, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad, parquet_rows
 
@@ -16,12 +14,12 @@ FILE = "lvis_caption_url.parquet"
 CAPTIONS = ("caption", "short_caption")
 
 
-class Laion220k:
-    """Pictures of COCO with long or short captions.
+class Laion220k(ImageFiles):
+    """Images of COCO with long or short captions.
 
     Args:
-        path: ``lvis_caption_url.parquet``, or the folder it lies in.
-        images: folder of COCO pictures; a picture lies where its url says behind the host: ``train2017/000000.jpg``.
+        path: ``lvis_caption_url.parquet``, or its folder.
+        images: folder of COCO images, with paths as in their urls: ``train2017/000000.jpg``.
         caption: ``caption`` (long) or ``short_caption``.
 
     Raises:
@@ -35,18 +33,20 @@ class Laion220k:
             raise VLMIGError(f"caption {caption!r} of laion220k; expected {' or '.join(CAPTIONS)}")
         if not self.file.is_file():
             raise VLMIGError(
-                f"no file {self.file}; expected {FILE}; fetch it from its hub page, or correct the path"
+                f"no file {self.file}; expected {FILE}; fetch it from its hub page, or correct the "
+                "path"
             )
         if not self.images.is_dir():
             raise VLMIGError(
-                f"no folder {images}; expected the COCO pictures (with train2017 in it); correct images"
+                f"no folder {images}; expected the COCO pictures (with train2017 in it); correct "
+                "images"
             )
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every row.
 
         Raises:
-            VLMIGError: the file is no parquet file, damaged, or without these columns.
+            VLMIGError: the file is not a parquet file, damaged, or without these columns.
         """
         for place, row in parquet_rows(self.file, ("url", self.caption)):
             name = _behind_host(row["url"] or "")
@@ -61,14 +61,6 @@ class Laion220k:
                 yield from captioned(
                     row[self.caption], place, Pair("", name, group=name, version=version)
                 )
-
-    def open(self, pair: Pair) -> Image.Image:
-        """Read a picture.
-
-        Raises:
-            BadPicture: it is missing, truncated, or no picture.
-        """
-        return cut(open_picture(self.images / pair.picture), pair.box)
 
 
 def _behind_host(url: str) -> str:

@@ -1,4 +1,4 @@
-"""Tables of pictures and captions: JSON lines, CSV, parquet, or whatever ``datasets`` loads."""
+"""Tables of images and captions: JSON lines, CSV, parquet, or whatever ``datasets`` loads."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ TABLES = "a .jsonl, .csv or .parquet file, a folder saved by datasets, or a hub 
 
 
 class Table:
-    """Rows with a picture and a caption, or several captions as a list.
+    """Rows with an image and a caption, or a list of captions.
 
     Args:
-        path: a ``.jsonl``, ``.csv`` or ``.parquet`` file, a folder saved by ``datasets``, or a dataset's hub id.
-        image: column of file names or of embedded pictures; a row with none is text only. None: so are all.
+        path: a ``.jsonl``, ``.csv`` or ``.parquet`` file, a folder saved by ``datasets``, or a
+            dataset's hub id.
+        image: column of file names or embedded images; a row without one is text only. None: all
+            are.
         caption: column of captions.
-        prompt: column of what to imagine where there is no picture.
+        prompt: column of what to imagine if there is no image.
         box: column of boxes: left, top, width and height in pixels.
-        images: folder that file names start from (default: the table's own).
+        images: folder that file names start from (default: the table's).
         split: split of a dataset.
-        at_least: lowest values by column, such as ``{clip_similarity_vitb32: 0.3}``; rows below, or without a number, are
-            left out.
+        at_least: lowest values by column, such as ``{clip_similarity_vitb32: 0.3}``; rows below, or
+            without a number, are left out.
 
     Raises:
         VLMIGError: no such table, or a column is missing.
@@ -82,15 +84,15 @@ class Table:
                 yield from self._record(*row)
 
     def open(self, pair: Pair) -> Image.Image:
-        """Read a row's picture.
+        """Read a row's image.
 
         Raises:
-            BadPicture: it is missing, truncated, or no picture.
+            BadPicture: it is missing, truncated, or not an image.
         """
         return cut(open_picture(self._file(pair.picture)), pair.box)
 
     def _record(self, place: str, row: Row) -> Iterator[Pair | Bad]:
-        """Turn a row into pairs; a number in place of a picture is the row that it is embedded in."""
+        """Turn a row into pairs; the name ``row N`` is an image embedded in that row."""
         if low := below(row, self.at_least):
             yield Bad(place, low, dropped=True)
             return
@@ -117,19 +119,19 @@ class Table:
         yield from captioned(row.get(self.caption), place, pair)
 
     def _text(self) -> Iterator[tuple[str, Row] | Bad]:
-        """Read a text file; a column that no row has is a wrong name rather than an empty column."""
-        seen: set[str] = set()
+        """Read a text file; a column that no row has is a wrong name, not an empty column."""
+        names: set[str] = set()
         for row in text_rows(self.path):
             if not isinstance(row, Bad):
-                if self.path.suffix == ".csv" and not seen:
+                if self.path.suffix == ".csv" and not names:
                     require(self.columns, list(row[1]), self.path)
-                seen.update(row[1])
+                names.update(row[1])
             yield row
-        if seen:
-            require(self.columns, sorted(seen), self.path)
+        if names:
+            require(self.columns, sorted(names), self.path)
 
     def _dataset(self) -> Iterator[tuple[str, Row]]:
-        """Read a dataset in portions; embedded pictures are left where they are."""
+        """Read a dataset in batches, without its embedded images."""
         others = [column for column in self.columns if column != self.image]
         rows: Any = self.rows
         number = 0
@@ -148,7 +150,7 @@ class Table:
         )
 
     def _file(self, picture: str) -> Path | IO[bytes]:
-        """Return the file of a picture, or its bytes where it is embedded."""
+        """Return the file of an image, or its bytes if it is embedded."""
         number = _row(picture)
         if self.rows is None or number is None or self.pictures is None:
             return self.images / picture
@@ -167,37 +169,34 @@ class Table:
 
 
 def _row(picture: str) -> int | None:
-    """Return the row that a picture is embedded in; None for a file name."""
-    found = re.fullmatch(r"row (\d+)", picture)
-    return int(found[1]) if found else None
+    """Return the row that an image is embedded in; None for a file name."""
+    match = re.fullmatch(r"row (\d+)", picture)
+    return int(match[1]) if match else None
 
 
 def _names(column: Any, first: int) -> list[str]:
-    """Name a column's pictures without reading them: by file name, or by row where embedded; empty where there is none."""
+    """Name a column's images without decoding them: by file, or by row if embedded; "" for none."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return [name or "" for name in column.to_pylist()]
-    if pa.types.is_struct(column.type):
-        fields = [field.name for field in column.type]
-        there = (
-            pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
-            if "bytes" in fields
-            else [False] * len(column)
-        )
-        paths = (
-            pc.struct_field(column, "path").to_pylist()
-            if "path" in fields
-            else [None] * len(column)
-        )
-    elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        there, paths = pc.is_valid(column).to_pylist(), [None] * len(column)
+    embedded, paths = [False] * len(column), [None] * len(column)
+    if pa.types.is_struct(kind):
+        fields = [field.name for field in kind]
+        if "bytes" in fields:
+            embedded = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
+        if "path" in fields:
+            paths = pc.struct_field(column, "path").to_pylist()
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        embedded = pc.is_valid(column).to_pylist()
     else:
         raise VLMIGError(
-            f"the column of pictures holds {column.type}; expected file names or pictures; name another one"
+            f"the column of pictures holds {kind}; expected file names or pictures; name another "
+            "one"
         )
-    return [
-        f"row {first + i}" if own else path or ""
-        for i, (own, path) in enumerate(zip(there, paths, strict=True))
-    ]
+    names = []
+    for row, (has_bytes, path) in enumerate(zip(embedded, paths, strict=True), first):
+        names.append(f"row {row}" if has_bytes else path or "")
+    return names

@@ -1,4 +1,4 @@
-"""Visual Genome as it is published: region descriptions in one large JSON list, pictures in folders."""
+"""Visual Genome as published: region descriptions in one large JSON list, images in folders."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vlmig.data.pairs import BadPicture, Pair, captioned
 from vlmig.data.pictures import (
-    cut,
+    ImageFiles,
     is_number,
     is_picture,
-    open_picture,
     place_box,
     size_of,
     version_of,
@@ -27,13 +24,13 @@ from vlmig.io.rows import Bad
 SIDES = ("x", "y", "width", "height")
 
 
-class VisualGenome:
+class VisualGenome(ImageFiles):
     """Regions of images with their phrases; the regions of one image are one group.
 
     Args:
-        path: folder with ``region_descriptions.json`` (or ``.json.zip``), the pictures ``<image id>.jpg`` at any depth
-            (``VG_100K``, ``VG_100K_2``), and, if there, ``image_data.json`` with their sizes, which otherwise are read
-            from the pictures' heads.
+        path: folder with ``region_descriptions.json`` (or ``.json.zip``), the pictures ``<image
+            id>.jpg`` at any depth (``VG_100K``, ``VG_100K_2``), and, if there, ``image_data.json``
+            with their sizes, which otherwise are read from the pictures' heads.
         min_side: regions of fewer pixels than this in width or height are left out.
 
     Raises:
@@ -41,14 +38,16 @@ class VisualGenome:
     """
 
     def __init__(self, path: str | Path, min_side: int = 8) -> None:
-        self.folder, self.min_side = Path(path), min_side
+        self.folder = self.images = Path(path)
+        self.min_side = min_side
         self.name = f"visual_genome {path}"
-        found = find_json(self.folder, "region_descriptions")
-        if found is None:
+        regions = find_json(self.folder, "region_descriptions")
+        if regions is None:
             raise VLMIGError(
-                f"no region_descriptions.json or region_descriptions.json.zip in {path}; expected Visual Genome's own files; fetch them from its site, or correct the path"
+                f"no region_descriptions.json or region_descriptions.json.zip in {path}; expected "
+                "Visual Genome's own files; fetch them from its site, or correct the path"
             )
-        self.regions = found
+        self.regions = regions
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every region, image by image.
@@ -92,16 +91,8 @@ class VisualGenome:
         pair = Pair("", picture, box, group=str(number), version=version, clamped=clamped)
         yield from captioned(region["phrase"], place, pair)
 
-    def open(self, pair: Pair) -> Image.Image:
-        """Read a region.
-
-        Raises:
-            BadPicture: its picture is missing, truncated, or no picture.
-        """
-        return cut(open_picture(self.folder / pair.picture), pair.box)
-
     def _pictures(self) -> dict[int, str]:
-        """List the pictures by image id; a name that occurs twice is taken where it comes first."""
+        """List the images by id; of files with the same name the first counts."""
         found: dict[int, str] = {}
         for folder, names in walk(self.folder):
             for name in names:

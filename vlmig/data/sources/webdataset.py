@@ -1,4 +1,4 @@
-"""Pictures and captions in tar archives, read where they lie: nothing is ever unpacked."""
+"""Images and captions in tar archives, which are never unpacked."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ from vlmig.io.rows import Bad, below, lowest_values
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTIONS = (".txt", ".json")
 LONGEST = 2**20
-"""Bytes of a caption's file; whatever is longer is no caption."""
+"""Most bytes of a caption's file."""
 BLOCK = 512
-"""Bytes of a tar archive's unit."""
+"""Bytes of a tar archive's block."""
 Parts = dict[str, tarfile.TarInfo]
 """A sample's files by ending."""
 
 
 class WebDataset:
-    """Tar archives whose files ``name.jpg`` and ``name.txt`` (or ``name.json`` with ``caption``) follow each other.
+    """Tar archives whose files ``name.jpg`` and ``name.txt`` (or ``name.json`` with ``caption``)
+    follow each other.
 
     Args:
         path: one archive, a folder of them, or a pattern such as ``shards/{00000..00009}.tar``.
-        at_least: lowest values by field of ``name.json``, such as ``{clip_similarity_vitb32: 0.3}``; samples below, or
-            without a number, are left out.
+        at_least: lowest values by field of ``name.json``, such as ``{clip_similarity_vitb32:
+            0.3}``; samples below, or without a number, are left out.
 
     Raises:
-        VLMIGError: there are none.
+        VLMIGError: there are no such archives.
     """
 
     def __init__(self, path: str | Path, at_least: Mapping[str, float] | None = None) -> None:
@@ -48,7 +49,9 @@ class WebDataset:
         missing = [shard for shard in self.shards if not shard.is_file()]
         if missing or not self.shards:
             raise VLMIGError(
-                f"no archive {missing[0] if missing else f'in {path}'}; expected .tar files, a folder of them, or a pattern such as shards/{{00000..00009}}.tar; correct the path"
+                f"no archive {missing[0] if missing else f'in {path}'}; expected .tar files, a "
+                f"folder of them, or a pattern such as shards/{{00000..00009}}.tar; correct the "
+                "path"
             )
         self.folder = Path(os.path.commonpath([shard.parent for shard in self.shards]))
 
@@ -62,10 +65,10 @@ class WebDataset:
             yield from self._shard(shard)
 
     def open(self, pair: Pair) -> Image.Image:
-        """Read a picture from within its archive.
+        """Read an image from its archive.
 
         Raises:
-            BadPicture: the archive is missing; the picture is truncated, or none.
+            BadPicture: the archive is missing; the image is truncated, or not an image.
         """
         name, offset, size = pair.picture.rsplit("|", 2)
         try:
@@ -86,10 +89,10 @@ class WebDataset:
                     continue
                 folder, _, base = member.name.rpartition("/")
                 stem, _, ending = base.partition(".")
-                own = f"{folder}/{stem}" if folder else stem
-                if own != key:
+                sample = f"{folder}/{stem}" if folder else stem
+                if sample != key:
                     yield from self._sample(file, name, key, parts, version)
-                    key, parts = own, Parts()
+                    key, parts = sample, Parts()
                 parts[f".{ending.lower()}"] = member
             yield from self._sample(file, name, key, parts, version)
 
@@ -99,7 +102,7 @@ class WebDataset:
         place = f"{shard}, {key}"
         picture = next((parts[ending] for ending in PICTURES if ending in parts), None)
         text = next((ending for ending in CAPTIONS if ending in parts), None)
-        if picture is None and text is None:  # neither: some other file, or the empty beginning
+        if picture is None and text is None:  # some other file, or the empty start
             return
         if picture is None or text is None:
             yield Bad(place, "no such picture" if picture is None else "no caption")
@@ -143,17 +146,18 @@ def _read(file: IO[bytes], parts: Parts, ending: str) -> Any:
 
 
 def _members(file: IO[bytes], shard: str) -> Iterator[tarfile.TarInfo | Bad]:
-    """Yield an archive's files that are whole and lie where they say; the rest as bad records.
+    """Yield an archive's complete and safe files; the rest as bad records.
 
     Raises:
-        VLMIGError: it is compressed, or no tar archive at all.
+        VLMIGError: it is compressed, or not a tar archive.
     """
     length = os.fstat(file.fileno()).st_size
     try:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # the file is the caller's
     except (tarfile.TarError, OSError) as error:
         raise VLMIGError(
-            f"{shard} is no plain tar archive ({error}); expected one that is not compressed; unpack it with gunzip or fetch it again"
+            f"{shard} is no plain tar archive ({error}); expected one that is not compressed; "
+            "unpack it with gunzip or fetch it again"
         ) from None
     try:
         while (member := archive.next()) is not None:
@@ -178,7 +182,7 @@ def _members(file: IO[bytes], shard: str) -> Iterator[tarfile.TarInfo | Bad]:
 
 
 def _safe(member: tarfile.TarInfo) -> bool:
-    """Tell whether a member is a plain file or folder with a name that stays below the archive's own place."""
+    """Return whether a member is a plain file or folder whose path stays inside the archive."""
     path = PurePosixPath(member.name)
     plain = (member.isfile() and not member.issparse()) or member.isdir()
     return plain and not path.is_absolute() and ".." not in path.parts

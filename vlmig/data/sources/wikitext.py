@@ -1,4 +1,4 @@
-"""Text without pictures: articles cut into blocks, each with a sentence of its own to imagine."""
+"""Text without images: articles cut into blocks, each with one of its sentences to imagine."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from vlmig.io.rows import Bad, parquet_rows, require, text_lines
 
 HEADING = re.compile(r"\s*((?:= )+)(.+?)((?: =)+)\s*")
 LONGEST = 200_000
-"""Characters after which a text without headings begins a new document, so that memory stays flat."""
+"""Characters after which a text without headings starts a new document, to keep memory flat."""
 FRAGMENT = 3
-"""Sentences of fewer words are imagined only where a block has no others."""
+"""Sentences of fewer words are imagined only if a block has no others."""
 
 
 class Wikitext:
-    """Articles of WikiText, or any text in its form, in blocks that never cross from one article to the next.
+    """Articles of WikiText, or any text in its form, in blocks within one article.
 
     Args:
-        path: a text file, a folder with ``wiki.train.raw`` or ``wiki.train.tokens`` or with parquet files, or a hub id.
+        path: a text file, a folder with ``wiki.train.raw``, ``wiki.train.tokens`` or parquet files,
+            or a hub id.
         tokenizer: the language model's, a fast one of transformers.
         tokens: longest block (published: 447).
-        share: part of the articles that is taken, chosen by a hash of each (published: 0.02).
-        imagine: give each block one of its sentences as prompt; without, its pictures are empty.
+        share: share of the articles to take, chosen by a hash of each (published: 0.02).
+        imagine: give each block one of its sentences as prompt; otherwise its image is blank.
         seed: chooses articles and sentences.
         subset: configuration of a hub dataset.
         split: split of a folder or hub dataset.
 
     Raises:
-        VLMIGError: wrong numbers, or a tokenizer that cannot say where its tokens begin.
+        VLMIGError: wrong numbers, or a tokenizer without character offsets.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Wikitext:
     ) -> None:
         if tokens < 1 or not 0 < share <= 1:
             raise VLMIGError(
-                f"tokens {tokens} and share {share} of wikitext; expected tokens from 1 and share within 0 and 1"
+                f"tokens {tokens} and share {share} of wikitext; expected tokens from 1 and share "
+                "within 0 and 1"
             )
         if not getattr(tokenizer, "is_fast", False):
             raise VLMIGError(
-                f"wikitext got the tokenizer {type(tokenizer).__name__}; expected a fast one, which says where its tokens begin; save the LM's tokenizer with a tokenizer.json"
+                f"wikitext got the tokenizer {type(tokenizer).__name__}; expected a fast one, "
+                "which says where its tokens begin; save the LM's tokenizer with a tokenizer.json"
             )
         self.path, self.tokenizer, self.tokens, self.share = Path(path), tokenizer, tokens, share
         self.imagine, self.seed, self.subset, self.split = imagine, seed, subset, split
@@ -77,7 +80,7 @@ class Wikitext:
                     )
 
     def open(self, pair: Pair) -> Image.Image:
-        """Refuse: a text has no picture.
+        """Refuse: a text has no image.
 
         Raises:
             BadPicture: always.
@@ -85,7 +88,7 @@ class Wikitext:
         raise BadPicture("no such picture")
 
     def _documents(self) -> Iterator[tuple[str, str]]:
-        """Join each article's paragraphs; headings and blank lines only part them."""
+        """Join each article's paragraphs; headings and blank lines are dropped."""
         title, size = "", 0
         lines: list[str] = []
         for line in self._lines():
@@ -119,7 +122,8 @@ class Wikitext:
         found = [path for path in every if self.split in path.name] or every
         if not found:
             raise VLMIGError(
-                f"no text in {self.path}; expected wiki.{self.split}.raw, wiki.{self.split}.tokens or .parquet files; correct the path"
+                f"no text in {self.path}; expected wiki.{self.split}.raw, wiki.{self.split}.tokens "
+                "or .parquet files; correct the path"
             )
         return found
 
@@ -141,23 +145,19 @@ class Wikitext:
                 yield block
 
     def _block(self, text: str, starts: list[int], first: int) -> tuple[str, int]:
-        """Return the longest block from a token on, and the token behind it."""
+        """Return the longest block from a token on, and the token after it."""
         last = min(first + self.tokens, len(starts))
         while True:
-            behind = last
-            while first < behind < len(starts) and not _between_words(text, starts[behind]):
-                behind -= 1
-            behind = (
-                last if behind == first else behind
-            )  # one word longer than a block is cut inside
-            block = text[
-                starts[first] : starts[behind] if behind < len(starts) else len(text)
-            ].strip()
-            # Read alone, a block may have other tokens at its ends than within its text.
+            end = last
+            while first < end < len(starts) and not _between_words(text, starts[end]):
+                end -= 1
+            end = last if end == first else end  # a word longer than a block is cut inside
+            block = text[starts[first] : starts[end] if end < len(starts) else len(text)].strip()
+            # Tokenized alone, a block may have other tokens at its ends than within its text.
             extra = len(self._encode(block)["input_ids"]) - self.tokens
-            if extra <= 0 or behind == first + 1:
-                return block, behind
-            last = max(first + 1, behind - extra)
+            if extra <= 0 or end == first + 1:
+                return block, end
+            last = max(first + 1, end - extra)
 
     def _encode(self, text: str) -> Any:
         return self.tokenizer(
@@ -170,5 +170,5 @@ class Wikitext:
         return whole[number_of(block, self.seed) % len(whole)]
 
 
-def _between_words(text: str, place: int) -> bool:
-    return place == 0 or text[place].isspace() or text[place - 1].isspace()
+def _between_words(text: str, position: int) -> bool:
+    return position == 0 or text[position].isspace() or text[position - 1].isspace()

@@ -1,4 +1,5 @@
-"""Download benchmark files from their public source (``sources.yaml``), verified by content hash."""
+"""Download benchmark files from their public source (``sources.yaml``), verified by content
+hash."""
 
 from __future__ import annotations
 
@@ -46,10 +47,11 @@ SOURCES = read_sources(Path(__file__).parents[1] / "sources.yaml")
 
 
 def fetch(files: Sequence[str], folder: Path) -> Path:
-    """Download the files that are not yet in ``folder``, and keep only those with the expected content.
+    """Download the files that are not yet in ``folder``, and keep only those with the expected
+    content.
 
-    If a file's hash is not known in advance, the SHA-256 of the first download is recorded beside it
-    as NAME.sha256 and checked from then on. Files of one archive cost one download.
+    If a file's hash is not known in advance, the SHA-256 of the first download is recorded beside
+    it as NAME.sha256 and checked from then on. Files of one archive cost one download.
 
     Raises:
         VLMIGError: no known source, no network, other content, or an archive without the file.
@@ -107,8 +109,8 @@ def _verify(downloaded: Path, source: Source) -> None:
     actual = sha256(downloaded)
     if actual != source.sha256:
         raise VLMIGError(
-            f"{source.url}: SHA-256 mismatch: got {actual[:12]}..., expected {source.sha256[:12]}...: "
-            "the source changed; pass --data a folder with the known file"
+            f"{source.url}: SHA-256 mismatch: got {actual[:12]}..., expected "
+            f"{source.sha256[:12]}...: the source changed; pass --data a folder with the known file"
         )
 
 
@@ -158,6 +160,7 @@ def _check_recorded(name: str, folder: Path, file: Path) -> None:
     expected, actual = record.read_text(encoding="utf-8").strip(), sha256(file)
     if actual != expected:
         raise VLMIGError(
-            f"{name}: SHA-256 mismatch: got {actual[:12]}..., recorded {expected[:12]}.... The file changed "
-            f"after the first download; restore it, or delete {record} to accept the new one"
+            f"{name}: SHA-256 mismatch: got {actual[:12]}..., recorded {expected[:12]}.... The "
+            f"file changed after the first download; restore it, or delete {record} to accept the "
+            "new one"
         )

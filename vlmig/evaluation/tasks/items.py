@@ -67,7 +67,8 @@ class Item:
     def taught(self, demonstrations: Sequence[Item]) -> Item | None:
         """Prepend few-shot examples with the same candidates; None if there are none.
 
-        Each example has the question's wording, with a full stop after its answer (Xia et al. 2023).
+        Each example has the question's wording, with a full stop after its answer (Xia et al.
+        2023).
         """
         examples = []
         for other in demonstrations:
@@ -98,8 +99,8 @@ class Task:
     """Files it needs below that folder."""
     version: int = 1
     kind: str = "choice"
-    """``choice``: accuracy among candidates. ``generate``: generated text against the right answers.
-    ``text``: perplexity."""
+    """``choice``: accuracy among candidates. ``generate``: generated text against the right
+    answers. ``text``: perplexity."""
     scoring: str = "whole"
     """How a candidate is scored: its ``whole`` text after the context; as published, its
     ``first_token``, or the ``sequence`` of context and candidate by mean loss per token."""
