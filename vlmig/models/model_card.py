@@ -37,11 +37,9 @@ tokens of the {family} LM {language_model}."""
 
 def model_card(config: VLMIGConfig) -> str:
     """Write the card of a checkpoint from its configuration."""
-    state = (
-        "The adapter is trained."
-        if config.trained
-        else "**The adapter is untrained**: pictures have no effect until it is trained."
-    )
+    state = "**The adapter is untrained**: pictures have no effect until it is trained."
+    if config.trained:
+        state = "The adapter is trained."
     masked = (config.architectures or [""])[0].endswith("MaskedLM")
     named = {name: getattr(config, name).removeprefix("./") for name in COMPONENTS}
     family, early = config.text_config.model_type, config.images_in_text
@@ -75,7 +73,7 @@ def _counted(data: dict[str, Any]) -> str:
 
 def _told(training: dict[str, Any]) -> str:
     """Describe how an adapter was trained."""
-    versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
+    versions = ", ".join(map(" ".join, training["versions"].items()))
     lines = [
         "",
         "## Training",

@@ -146,12 +146,7 @@ def convert(
             "openai-community/gpt2 (only transformers' own format of LLaVA needs none)"
         )
     mapping = map_published(read_published(source))
-    if _modules(mapping.adapter) != ["fusion", "projector"]:
-        found = ", ".join(_modules(mapping.base)[:6])
-        raise VLMIGError(
-            f"{source} holds no projector and fusion layer (found {found}); expected a published "
-            "vLMIG or LaMI checkpoint"
-        )
+    _check_adapter(mapping, source)
     language_model, vision = absolute(language_model), absolute(vision or PUBLISHED_VISION)
     model_class = class_for(describe_language_model(language_model))
     base = load_language_model(model_class.auto_class, language_model)
@@ -179,6 +174,15 @@ def convert(
     load_adapter(model, mapping.adapter, source)
     model.save_pretrained(out)
     return list(describe(mapping, absent, base))
+
+
+def _check_adapter(mapping: Mapping, source: Path) -> None:
+    if _modules(mapping.adapter) != ["fusion", "projector"]:
+        modules = ", ".join(_modules(mapping.base)[:6])
+        raise VLMIGError(
+            f"{source} holds no projector and fusion layer (found {modules}); expected a published "
+            "vLMIG or LaMI checkpoint"
+        )
 
 
 def _modules(names: Iterable[str]) -> list[str]:
