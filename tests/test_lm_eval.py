@@ -29,6 +29,7 @@ from vlmig.evaluation.tasks.yaml_task import declaration
 from vlmig.integrations.launch import TASKS, complete
 from vlmig.integrations.lm_eval import VlmigLM, before_stop
 from vlmig.integrations.requests import gathered, last_paragraph
+from vlmig.models.mixture import Mixture
 from vlmig.predict.batching import Scores
 
 NAMES = sorted(path.stem.removeprefix("vlmig_") for path in TASKS.glob("vlmig_*_*.yaml"))
@@ -194,7 +195,7 @@ def test_contexts_of_their_own_have_pictures_of_their_own(tiny: VLMIG) -> None:
     contexts = [context for context, _ in pairs]
     visuals = tiny.imagine(contexts, 2, policy=None)
     parts = tiny.score(contexts, [[own] for _, own in pairs], visuals, verbatim=True)
-    expected = Scores.joined(parts).loglikelihoods(2, *tiny.config.setting())
+    expected = Scores.joined(parts).loglikelihoods(2, Mixture.of(tiny.config))
     assert [value for value, _ in found] == pytest.approx(expected, abs=1e-5)
 
 
@@ -206,7 +207,7 @@ def test_a_documents_picture_is_shared_by_its_contexts(tiny: VLMIG) -> None:
     parts = tiny.score([context for context, _ in pairs], [[own] for _, own in pairs], [seen] * 2, verbatim=True)
     joined = Scores.joined(parts)
     joined.alignment = seen.alignment.numpy()
-    assert [v for v, _ in found] == pytest.approx(joined.loglikelihoods(2, *tiny.config.setting()), abs=1e-5)
+    assert [v for v, _ in found] == pytest.approx(joined.loglikelihoods(2, Mixture.of(tiny.config)), abs=1e-5)
 
 
 def test_a_lone_text_is_mixed_as_a_whole(tiny: VLMIG) -> None:
@@ -324,7 +325,7 @@ def test_the_command_runs_lm_eval(tiny: VLMIG, data: Path, tmp_path: Path, capsy
     (samples,) = (tmp_path / "out").rglob("samples_vlmig_relative_size_*.jsonl")
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     found = tiny.score([rows[0]["doc"]["question"]], [["Yes", "No"]], tiny.imagine([rows[0]["doc"]["picture"]], 1))[0]
-    expected = found.loglikelihoods(1, *tiny.config.setting())
+    expected = found.loglikelihoods(1, Mixture.of(tiny.config))
     assert [float(response[0]) for response in rows[0]["filtered_resps"]] == pytest.approx(expected, abs=1e-4)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.models.config import REFERENCE
+from vlmig.models.mixture import Mixture
 from vlmig.predict.batching import Scores, collect_jobs
 from vlmig.processing.tokens import encode_pair
 
@@ -165,11 +166,11 @@ def test_every_rule_mixes_sequences(rule: str, weights: str) -> None:
     scores = Scores(
         np.array([-40.0, -3.0]), np.array([[-30.0, -4.0], [-32.0, -5.0]]), np.array([-39.0, -3.5]), np.ones(2)
     )
-    mixed = scores.sequences(2, rule, weights, 1.0, 0.0, 0.0)
+    mixed = scores.sequences(2, Mixture(rule, weights))
     assert -40.0 <= mixed[0] <= -30.0 and -5.0 <= mixed[1] < 0.0
-    assert scores.sequences(0, rule, weights, 1.0, 0.0, 0.0) == pytest.approx(scores.text, abs=1e-6)
+    assert scores.sequences(0, Mixture(rule, weights)) == pytest.approx(scores.text, abs=1e-6)
     far = Scores(np.array([-800.0]), np.array([[-790.0]]), np.array([-799.0]), np.ones(1))
-    assert np.isfinite(far.sequences(1, rule, weights, 1.0, 0.0, 0.0)).all()
+    assert np.isfinite(far.sequences(1, Mixture(rule, weights))).all()
 
 
 @pytest.mark.parametrize(

@@ -20,13 +20,14 @@ from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.models.config import VLMIGConfig
+from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import NEVER, Stopping, fit, shrinkage
 from vlmig.predict.scores import Scores
 
 RULES = [
-    ("evidence", "uniform", 1.5, 0.0, 0.0),
-    ("logit", "uniform", 1.0, 0.0, 0.0),
-    ("prob", "uniform", 1.0, 0.0, 0.0),
+    Mixture("evidence", strength=1.5),
+    Mixture("logit", strength=1.0),
+    Mixture("prob", strength=1.0),
 ]
 ALWAYS = Stopping(sure=NEVER, spread=1.0, freedom=4.0, group=2, level=0.05)
 
@@ -55,16 +56,16 @@ def test_variances_of_few_pictures_are_shrunk_as_far_as_they_deserve() -> None:
 
 
 @pytest.mark.scaled
-@pytest.mark.parametrize("setting", RULES, ids=lambda setting: setting[0])
-def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(setting: Any) -> None:
+@pytest.mark.parametrize("mixture", RULES, ids=lambda mixture: mixture.mix)
+def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(mixture: Mixture) -> None:
     rng, count = np.random.default_rng(1), 2000 if PROOF else 300
-    rule = fit(questions(rng, 200, 0.7), setting)
+    rule = fit(questions(rng, 200, 0.7), mixture)
     asked = questions(rng, count, 0.7)
     for level in (0.05, 0.2):
         own = Stopping(NEVER, rule.spread, rule.freedom, group=2, level=level)
-        used = np.array([own.used([one], setting) for one in asked])
-        early = [one.mixed(n, *setting).argmax() for one, n in zip(asked, used, strict=True)]
-        changed = sum(a != one.mixed(10, *setting).argmax() for a, one in zip(early, asked, strict=True))
+        used = np.array([own.used([one], mixture) for one in asked])
+        early = [one.mixed(n, mixture).argmax() for one, n in zip(asked, used, strict=True)]
+        changed = sum(a != one.mixed(10, mixture).argmax() for a, one in zip(early, asked, strict=True))
         # Each of four looks may err; they look at the same pictures, so that together they err hardly more often than one.
         assert binomtest(changed, count, 2 * level, alternative="greater").pvalue > 0.001, (changed, level)
         assert used.mean() < 8 and used.min() == 2, "many stop early"
@@ -74,12 +75,12 @@ def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(setting
 def test_pictures_that_agree_end_it_and_pictures_that_do_not_go_on() -> None:
     text = log_softmax(np.array([0.0, 0.1]))
     alike, torn = np.tile([[3.0, 0.0]], (10, 1)), np.resize([[3.0, 0.0], [0.0, 3.0]], (10, 2))
-    setting = RULES[0]
+    mixture = RULES[0]
     for images, count in ((alike, 2), (torn, 10)):
         one = Scores(text, log_softmax(images, -1), text, np.ones(10))
-        assert ALWAYS.used([one], setting) == count
+        assert ALWAYS.used([one], mixture) == count
     both = [Scores(text, log_softmax(images, -1), text, np.ones(10)) for images in (alike, torn)]
-    assert ALWAYS.used(both, setting) == 10, "questions that share pictures wait for each other"
+    assert ALWAYS.used(both, mixture) == 10, "questions that share pictures wait for each other"
 
 
 def test_the_gate_is_where_one_answer_in_ten_changes() -> None:
@@ -89,7 +90,7 @@ def test_the_gate_is_where_one_answer_in_ten_changes() -> None:
     assert 0.6 < gate < 1
     rule = Stopping(gate, 0.3, 8.0)
     gated = [one for one in told + untold if rule.enough(one, 0, RULES[0])]
-    changed = np.mean([one.text.argmax() != one.mixed(10, *RULES[0]).argmax() for one in gated])
+    changed = np.mean([one.text.argmax() != one.mixed(10, RULES[0]).argmax() for one in gated])
     assert len(gated) > 200 and changed < 0.1, "of those above it fewer change"
     doubtful = [Scores(one.text, one.per_image, one.text, one.alignment) for one in untold]
     for one in doubtful:  # the pictures always say something else
@@ -221,7 +222,7 @@ def test_a_checkpoint_is_calibrated_by_a_run(auto: VLMIG, tmp_path: Path, capsys
     scores = auto.score(
         [q.contexts[0] for q, _ in pairs], [q.continuations for q, _ in pairs], [own for _, own in pairs]
     )
-    assert config.auto == pytest.approx(fit(scores, auto.config.setting()).described(), rel=1e-2)
+    assert config.auto == pytest.approx(fit(scores, Mixture.of(auto.config)).described(), rel=1e-2)
     Stopping.asked("auto", config.auto)
     measured(auto, tmp_path / "few", ks=(0, 2))
     for arguments, said in (

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vlmig.models.mixture import image_trust, mix
+from vlmig.models.mixture import Mixture
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.tasks import look_items, topic
 from vlmig.pocket.text import language_corpus
@@ -27,14 +27,12 @@ PERPLEXITY = 1.005
 """Greatest factor on the perplexity of plain texts."""
 TEXTS = 200
 CALIBRATION_SEED = 13
-Setting = tuple[str, str, float, float, float]
-"""mix, weights, strength, doubt, alignment floor"""
 WEIGHTS = ("uniform", "entropy", "clip")
 STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DOUBTS = (0.0, 0.25)
 FLOORS = (0.1, 0.2, 0.3, 0.4)
 """Shares of the calibration pictures that lie under the floors to try."""
-TEXT_ALONE: Setting = ("prob", "clip", 1.0, 0.0, 0.0)
+TEXT_ALONE = Mixture("prob", "clip")
 
 
 @dataclass
@@ -49,12 +47,10 @@ class ReadText:
     targets: Tensor
     """The token that was there, (T, 1)."""
 
-    def loss(self, k: int, setting: Setting) -> Tensor:
+    def loss(self, k: int, mixture: Mixture) -> Tensor:
         """Return the loss of each token in nats, (T,)."""
-        rule, weights, strength, doubt, floor = setting
-        trust = image_trust(weights, self.alignment[:k], floor).expand(len(self.text), -1)
-        settings = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
-        mixed = mix(self.text, self.images[:k], trust, rule, blank=self.blank, **settings)  # type: ignore[arg-type]
+        trust = mixture.trust(self.alignment[:k]).expand(len(self.text), -1)
+        mixed = mixture.combine(self.text, self.images[:k], trust, self.blank)
         return -mixed.gather(1, self.targets)[:, 0]
 
 
@@ -68,39 +64,40 @@ def calibrate(out: Path, work: Path) -> None:
     untold, untold_answers = _scores(model, "held_out")
     known = _correct(told, told_answers, 0, TEXT_ALONE)
     alignments = np.concatenate([score.alignment for score in told + untold])
-    fitting: list[tuple[float, float, Setting]] = []
-    for setting in settings([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
-        kept = float(_correct(told, told_answers, DEFAULT_K, setting)[known].mean())
-        accuracy = float(_correct(untold, untold_answers, DEFAULT_K, setting).mean())
-        logger.info("%-8s %-7s strength %.2f doubt %.2f floor %.3f: kept %.3f, untold %.3f", *setting, kept, accuracy)
+    fitting: list[tuple[float, float, Mixture]] = []
+    for mixture in mixtures([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
+        kept = float(_correct(told, told_answers, DEFAULT_K, mixture)[known].mean())
+        accuracy = float(_correct(untold, untold_answers, DEFAULT_K, mixture).mean())
+        logger.info("%-8s %-7s strength %.2f doubt %.2f floor %.3f: kept %.3f, untold %.3f", *astuple(mixture), kept, accuracy)
         if kept >= KEPT:
-            fitting.append((accuracy, kept, setting))
+            fitting.append((accuracy, kept, mixture))
     texts = _texts(model)
     alone = _loss(texts, 0, TEXT_ALONE)
-    for accuracy, kept, setting in sorted(fitting, key=lambda row: (-row[0], -row[1])):
-        ratio = float(np.exp(_loss(texts, DEFAULT_K, setting) - alone))
-        logger.info("%s: kept %.3f, untold %.3f, perplexity x %.4f", setting, kept, accuracy, ratio)
+    for accuracy, kept, mixture in sorted(fitting, key=lambda row: (-row[0], -row[1])):
+        ratio = float(np.exp(_loss(texts, DEFAULT_K, mixture) - alone))
+        logger.info("%s: kept %.3f, untold %.3f, perplexity x %.4f", mixture, kept, accuracy, ratio)
         if ratio <= PERPLEXITY:
             break
     else:
         raise RuntimeError("no mixture keeps what the text model knows; train the language model longer")
     config = model.config
-    config.mix, config.weights, config.strength, config.doubt, config.alignment_floor = setting
-    rule = fit([score for split in ("supervised", "held_out") for score in _scores(model, split, MOST)[0]], setting)
+    for name, value in asdict(mixture).items():
+        setattr(config, name, value)
+    rule = fit([score for split in ("supervised", "held_out") for score in _scores(model, split, MOST)[0]], mixture)
     config.auto = rule.described()
     config.save_pretrained(out)
     logger.info("k=auto: %s", rule)
-    logger.info("chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", setting, accuracy, kept, ratio)
+    logger.info("chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", mixture, accuracy, kept, ratio)
 
 
-def settings(floors: list[float]) -> Iterator[Setting]:
-    """List every setting; only the evidence has strength and doubt, only entropy weights have a floor."""
+def mixtures(floors: list[float]) -> Iterator[Mixture]:
+    """List every mixture to try; only the evidence has strength and doubt, only entropy weights have a floor."""
     for weights in WEIGHTS:
         for floor in floors if weights == "entropy" else floors[:1]:
             for rule in ("prob", "logit"):
-                yield rule, weights, 1.0, 0.0, floor
+                yield Mixture(rule, weights, alignment_floor=floor)
             for strength, doubt in itertools.product(STRENGTHS, DOUBTS):
-                yield "evidence", weights, strength, doubt, floor
+                yield Mixture("evidence", weights, strength, doubt, floor)
 
 
 def _concepts() -> list[Concept]:
@@ -128,8 +125,8 @@ def _scores(model: VLMIG, split: str, k: int = DEFAULT_K) -> tuple[list[Scores],
     return model.score(contexts, choices, seen), np.array([q.answer for item in items for q in item.questions])
 
 
-def _correct(scores: list[Scores], answers: np.ndarray, k: int, setting: Setting) -> np.ndarray:
-    return np.array([s.mixed(k, *setting).argmax() for s in scores]) == answers
+def _correct(scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture) -> np.ndarray:
+    return np.array([s.mixed(k, mixture).argmax() for s in scores]) == answers
 
 
 @torch.inference_mode()
@@ -147,6 +144,6 @@ def _texts(model: VLMIG) -> list[ReadText]:
     return read
 
 
-def _loss(texts: list[ReadText], k: int, setting: Setting) -> float:
+def _loss(texts: list[ReadText], k: int, mixture: Mixture) -> float:
     """Return the mean loss per token in nats with k pictures mixed in."""
-    return float(torch.cat([text.loss(k, setting) for text in texts]).mean())
+    return float(torch.cat([text.loss(k, mixture) for text in texts]).mean())

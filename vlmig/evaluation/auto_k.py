@@ -7,7 +7,6 @@ from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Task
 from vlmig.predict.adaptive_k import Stopping
 from vlmig.predict.predictor import VLMIG
-from vlmig.predict.scores import Setting
 
 
 def rule_of(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
@@ -44,8 +43,3 @@ def rule_for(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
             f"the control shuffled with k={settings.auto!r}, which does not imagine all pictures; expected --k {settings.auto},{rule.most}, or no such control"
         )
     return rule
-
-
-def setting_of(model: VLMIG, task: Task) -> Setting:
-    """Return how a task's candidates are mixed where nothing else is asked for."""
-    return model.config.setting(None, task.weights)

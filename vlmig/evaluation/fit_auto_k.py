@@ -11,6 +11,7 @@ from vlmig.errors import VLMIGError
 from vlmig.evaluation.run_folder import Run, read_run
 from vlmig.io.atomic import write_text
 from vlmig.models.config import VLMIGConfig
+from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import MOST, Stopping, fit
 from vlmig.predict.scores import Scores
 
@@ -27,7 +28,7 @@ def calibrate(folder: Path, checkpoint: Path) -> Stopping:
     scores = [own for task in run.tasks for own in scores_of(run, task)]
     if not scores:
         raise VLMIGError(f"no questions with candidates in {folder}; expected a run of vlmig eval --k 0,{MOST}")
-    rule = fit(scores, config.setting())
+    rule = fit(scores, Mixture.of(config))
     config.auto = rule.described()
     write_text(checkpoint / "config.json", config.to_json_string())
     return rule

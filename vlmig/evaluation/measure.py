@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from vlmig.evaluation.auto_k import rule_for, setting_of
+from vlmig.evaluation.auto_k import rule_for
 from vlmig.evaluation.controls import _captioned, _content_free, others
 from vlmig.evaluation.journal import key_of
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task, parts_of
 from vlmig.imagination.visuals import Visuals
+from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import Asked, Stopping, ask_all
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
@@ -35,9 +36,10 @@ def measured(
         item.picture if by_item else own[0].context(0) for item, many in zip(items, sets, strict=True) for own in many
     ]
     policy = "question" if by_item else plan.policy
-    setting, first = setting_of(plan.model, plan.task), plan.task.scoring == "first_token"
+    mixture = Mixture.of(plan.model.config, None, plan.task.weights)
+    first = plan.task.scoring == "first_token"
     asked = [
-        Asked(plan.model, [_spaced(question) for question in own], rule, setting, least=plan.k, first=first)
+        Asked(plan.model, [_spaced(question) for question in own], rule, mixture, least=plan.k, first=first)
         for many in sets
         for own in many
     ]

@@ -14,6 +14,7 @@ from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.evaluation.tasks.yaml_task import choose_tasks
 from vlmig.imagination.store import default_store
 from vlmig.imagination.visuals import Visuals
+from vlmig.models.mixture import Mixture
 from vlmig.predict.predictor import VLMIG
 
 
@@ -59,9 +60,9 @@ class TaskProbe:
             lm = model.model.language_model  # beside one in half precision the adapter trains in full
             with torch.autocast(lm.device.type, lm.dtype, enabled=lm.dtype != torch.float32):
                 scores = model.score(contexts, choices, self._visuals[name])
-            setting = model.config.setting()
+            mixture = Mixture.of(model.config)
             for label, k in ((name, self.k), (f"{name} text only", 0)):
-                right = [s.mixed(k, *setting).argmax() == q.answer for s, q in zip(scores, questions, strict=True)]
+                right = [s.mixed(k, mixture).argmax() == q.answer for s, q in zip(scores, questions, strict=True)]
                 accuracies[label] = round(float(np.mean(right)), 4)
         return accuracies
 

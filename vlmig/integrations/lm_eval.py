@@ -24,7 +24,7 @@ from vlmig.integrations.requests import Asked, Part, Shown, alike, gathered, sho
 from vlmig.integrations.stopping import Until, before_stop
 from vlmig.models.checkpoint import absolute
 from vlmig.models.config import POLICIES, REFERENCE
-from vlmig.models.mixture import image_trust
+from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import VLMIGForMaskedLM
 from vlmig.models.text_states import Reading
 from vlmig.predict.batching import Scores, read_padded, score_reading
@@ -75,7 +75,7 @@ class VlmigLM(LM):
             raise VLMIGError(
                 "the model's adapter is untrained and would be measured as noise; train it, or measure the LM alone with k=0"
             )
-        self.policy, self.setting = policy or config.prompt_policy, config.setting()
+        self.policy, self.mixture = policy or config.prompt_policy, Mixture.of(config)
         self.tokenizer, self._device = self.vlmig.tokenizer, self.vlmig.model.device
         self.max_length = max_length or config.text_limit or 2048
         self.eot_token_id = self.tokenizer.eos_token_id
@@ -155,7 +155,7 @@ class VlmigLM(LM):
             joined = Scores.joined(scores)
             if question.shared and len(question.parts) > 1:  # read apart, but their pictures are the same
                 joined = replace(joined, alignment=joined.alignment[:, 0])
-            values = (joined.sequences if lone and k else joined.loglikelihoods)(k, *self.setting)
+            values = (joined.sequences if lone and k else joined.loglikelihoods)(k, self.mixture)
             yield list(zip(values.tolist(), np.concatenate(greedy).tolist(), strict=True))
 
     def _scored(self, pairs: list[tuple[Part, Visuals]], lone: bool) -> list[tuple[Scores, np.ndarray]]:
@@ -179,7 +179,7 @@ class VlmigLM(LM):
         if visual is None:
             return model.text_log_probs(reading)
         alignment = torch.stack([own.alignment for own in seen])
-        trust = image_trust(config.weights, alignment, config.alignment_floor).to(model.device)
+        trust = Mixture.of(config).trust(alignment).to(model.device)
         return model.mixed(reading, visual, trust)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:

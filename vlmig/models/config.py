@@ -173,19 +173,6 @@ class VLMIGConfig(PreTrainedConfig):
         unused = self.text_config.pad_token_id + 1 if self.text_config.model_type in COUNTS_FROM_PADDING else 0
         return positions - unused - (0 if self.fusion == "cross_attention" else self.visual_tokens)
 
-    def setting(self, mix: str | None = None, weights: str | None = None) -> tuple[str, str, float, float, float]:
-        """Return mixing rule and kind of weights (the checkpoint's own where None), strength, doubt and alignment floor.
-
-        Raises:
-            VLMIGError: an unknown rule or kind of weights.
-        """
-        rule, kind = mix or self.mix, weights or self.weights
-        if rule not in MIX_RULES:
-            raise VLMIGError(f"mix={rule!r}; expected one of {', '.join(MIX_RULES)}")
-        if kind not in WEIGHT_KINDS:
-            raise VLMIGError(f"weights={kind!r}; expected one of {', '.join(WEIGHT_KINDS)}")
-        return rule, kind, self.strength, self.doubt, self.alignment_floor
-
     def to_dict(self) -> dict[str, Any]:
         """Describe the checkpoint without the place where its base LM happened to lie on this machine."""
         described = super().to_dict()

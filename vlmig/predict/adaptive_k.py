@@ -22,9 +22,10 @@ import torch
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
+from vlmig.models.mixture import Mixture
 from vlmig.predict.batching import score_reading
 from vlmig.predict.scorer import Reader
-from vlmig.predict.scores import Scores, Setting
+from vlmig.predict.scores import Scores
 from vlmig.runtime import spread
 
 LEVEL = 0.1
@@ -96,29 +97,29 @@ class Stopping:
         """Return how many pictures there are at the look behind that with n."""
         return next(look for look in self.looks if look > n)
 
-    def enough(self, scores: Scores, n: int, setting: Setting) -> bool:
+    def enough(self, scores: Scores, n: int, mixture: Mixture) -> bool:
         """Tell whether the first n pictures are enough.
 
         Args:
             scores: of the candidates, beside n pictures or more.
-            setting: how they are mixed, see ``VLMIGConfig.setting``.
+            mixture: how they are mixed.
         """
         if n >= self.most:
             return True
         if n == 0:
-            return bool(np.exp(scores.mixed(0, *setting)).max() >= self.sure)
+            return bool(np.exp(scores.mixed(0, mixture)).max() >= self.sure)
         from scipy import stats  # half a second, which only k="auto" has to spend
 
-        leads, spread, freedom = _leads(scores, n, setting), self.spread, self.freedom
+        leads, spread, freedom = _leads(scores, n, mixture), self.spread, self.freedom
         known = freedom + n - 1
         variance = (freedom * spread**2 + (n - 1) * (leads.var(0, ddof=1) if n > 1 else 0)) / known
         error = np.sqrt(variance * (1 / n - 1 / self.most))
         return bool((leads.mean(0) >= stats.t.isf(self.level, known) * error).all())
 
-    def used(self, many: Sequence[Scores], setting: Setting) -> int:
+    def used(self, many: Sequence[Scores], mixture: Mixture) -> int:
         """Return how many pictures are looked at before the answers of questions that share them are safe."""
         n = 0
-        while not all(self.enough(own, n, setting) for own in many):
+        while not all(self.enough(own, n, mixture) for own in many):
             n = self.after(n)
         return n
 
@@ -127,14 +128,14 @@ class Stopping:
         return {name: round(value, 4) for name, value in asdict(self).items()}
 
 
-def _leads(scores: Scores, n: int, setting: Setting) -> np.ndarray:
+def _leads(scores: Scores, n: int, mixture: Mixture) -> np.ndarray:
     """Return the log-odds of the leader against every rival beside each of the first n pictures alone, (n, C - 1)."""
-    leader = int(scores.mixed(n, *setting).argmax())
-    alone = scores.alone(n).mixed(1, *setting)
+    leader = int(scores.mixed(n, mixture).argmax())
+    alone = scores.alone(n).mixed(1, mixture)
     return np.delete(alone[:, [leader]] - alone, leader, 1)
 
 
-def fit(scores: Sequence[Scores], setting: Setting, most: int = MOST, group: int = GROUP) -> Stopping:
+def fit(scores: Sequence[Scores], mixture: Mixture, most: int = MOST, group: int = GROUP) -> Stopping:
     """Calibrate the rule on questions that were scored beside ``most`` pictures.
 
     ``sure`` is the confidence of text alone at which, by a logistic regression on its log-odds, all pictures would change one
@@ -148,9 +149,9 @@ def fit(scores: Sequence[Scores], setting: Setting, most: int = MOST, group: int
         raise VLMIGError(
             f"{len(scores)} questions beside {seen} pictures; expected two or more questions beside {most} pictures or more"
         )
-    variances = np.concatenate([_leads(own, most, setting).var(0, ddof=1) for own in scores])
+    variances = np.concatenate([_leads(own, most, mixture).var(0, ddof=1) for own in scores])
     spread, freedom = shrinkage(variances[variances > 0], most - 1)
-    alone, together = (np.stack([own.mixed(k, *setting) for own in scores]) for k in (0, most))
+    alone, together = (np.stack([own.mixed(k, mixture) for own in scores]) for k in (0, most))
     return Stopping(_gate(alone.max(-1), alone.argmax(-1) != together.argmax(-1)), spread, freedom, most, group)
 
 
@@ -191,7 +192,7 @@ class Asked:
         reader: scores them.
         questions: of each its texts, with the candidates behind them, letter by letter: one text for all, or one for each.
         rule: when to stop.
-        setting: how candidates are mixed, see ``VLMIGConfig.setting``.
+        mixture: how candidates are mixed.
         least: pictures that are there in any case.
         first: score each candidate's first sub-token only, as published.
     """
@@ -201,14 +202,14 @@ class Asked:
         reader: Reader,
         questions: Sequence[Sequence[tuple[str, Sequence[str]]]],
         rule: Stopping,
-        setting: Setting,
+        mixture: Mixture,
         *,
         least: int = 0,
         first: bool = False,
     ) -> None:
         self.reader, self.parts = reader, [len(parts) for parts in questions]
         self.contexts, self.choices = zip(*(part for parts in questions for part in parts), strict=True)
-        self.rule, self.setting, self.least, self.first = rule, setting, least, first
+        self.rule, self.mixture, self.least, self.first = rule, mixture, least, first
         self.visuals = Visuals.none(reader.config)
 
     @property
@@ -217,7 +218,7 @@ class Asked:
         seen = len(self.visuals.features)
         if seen < self.least:
             return self.least
-        if all(self.rule.enough(own, seen, self.setting) for own in self.scores):
+        if all(self.rule.enough(own, seen, self.mixture) for own in self.scores):
             return None
         return self.rule.after(seen)
 
@@ -243,7 +244,7 @@ class Asked:
         added = [Scores.zero(len(own), fresh.alignment.numpy()) for own in self.choices]
         for jobs, reading in self._readings:
             score_reading(self.reader.model, reading, jobs, self.reader.sights([fresh] * len(jobs)), added)
-        self._scores = [before.beside(more) for before, more in zip(self._scores, added, strict=True)]
+        self._scores = [before.extended(more) for before, more in zip(self._scores, added, strict=True)]
         self.visuals = visuals
 
 

@@ -23,6 +23,7 @@ from vlmig.models.checkpoint import (
     resolve_checkpoint,
 )
 from vlmig.models.config import IMAGE, VLMIGConfig, changed
+from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import VLMIGForMaskedLM, class_for
 from vlmig.predict.adaptive_k import Asked, Stopping, ask_all
 from vlmig.predict.answer import Answer, Reply, named
@@ -127,7 +128,7 @@ class VLMIG(Reader):
         """
         own = Asking(**settings)
         refuse_senseless(question, choices)
-        setting = self.config.setting(own.mix, own.weights)
+        mixture = Mixture.of(self.config, own.mix, own.weights)
         gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
         asked = Conversation.of(question.strip(), images, shots, self.config, self.tokenizer)
         context, rationale = asked.context(gap), ""
@@ -147,7 +148,7 @@ class VLMIG(Reader):
                 scores, visuals = self._until_safe(asked, own, rival, rule)
                 alone = scores.text
         count = len(visuals.features)
-        mixed = np.exp(scores.mixed(count, *setting))
+        mixed = np.exp(scores.mixed(count, mixture))
         return Answer(
             question=question,
             answer=options[int(mixed.argmax())],
@@ -168,7 +169,7 @@ class VLMIG(Reader):
     ) -> tuple[Scores, Visuals]:
         """Score candidates behind a text beside as many pictures as the answer needs."""
         rule = replace(rule, group=self.config.imaginer_batch or rule.group)  # as many cost no more than one
-        one = Asked(self, [[rivals]], rule, self.config.setting(own.mix, own.weights))
+        one = Asked(self, [[rivals]], rule, Mixture.of(self.config, own.mix, own.weights))
         ask_all([one], lambda _, n: [self._around(asked, own.prompt, n, own.seed)])
         return one.scores[0], one.visuals
 
@@ -201,8 +202,8 @@ class VLMIG(Reader):
             rivals.setdefault(context, []).append(continuation)
         rule = self._rule(k, settings.get("images") is None and min(map(len, rivals.values()), default=2) > 1)
         assert rule is not None
-        texts, setting = list(rivals), self.config.setting()
-        asked = [Asked(self, [[rival]], rule, setting) for rival in rivals.items()]
+        texts, mixture = list(rivals), Mixture.of(self.config)
+        asked = [Asked(self, [[rival]], rule, mixture) for rival in rivals.items()]
 
         def draw(members: Sequence[int], count: int) -> list[Visuals]:
             return self.imagine([texts[i] for i in members], count, settings.get("seed", 0), policy=None)

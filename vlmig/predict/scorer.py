@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
-from vlmig.models.mixture import image_trust
+from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import VLMIGForCausalLM
 from vlmig.models.text_states import Reading
 from vlmig.predict.batching import (
@@ -153,8 +153,7 @@ class Reader(Looker):
 
     def _trust(self, visuals: Visuals) -> Tensor:
         """Return the trust in one prompt's pictures, (1, K)."""
-        trust = image_trust(self.config.weights, visuals.alignment, self.config.alignment_floor)
-        return trust[None].to(self.model.device)
+        return Mixture.of(self.config).trust(visuals.alignment)[None].to(self.model.device)
 
     def loglikelihood(
         self,
@@ -188,7 +187,7 @@ class Reader(Looker):
             visuals = self._seen(contexts, k, seed, images, [own for _, own in pairs])
         if per == "sequence":
             scored = self.score(contexts, choices, visuals, batch, verbatim=True)
-            return [float(own.sequences(len(own.per_image), *self.config.setting())[0]) for own in scored]
+            return [float(own.sequences(len(own.per_image), Mixture.of(self.config))[0]) for own in scored]
         values = np.zeros(len(pairs))
         with torch.inference_mode():
             for rows, seen, reading in self.readings(contexts, choices, visuals, batch):

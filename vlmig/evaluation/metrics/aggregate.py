@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vlmig.evaluation.auto_k import rule_of, setting_of
+from vlmig.evaluation.auto_k import rule_of
 from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.bootstrap import Clusters, balanced_accuracy, majority, reliability
 from vlmig.evaluation.metrics.columns import coded
@@ -18,6 +18,7 @@ from vlmig.evaluation.metrics.rescoring import BASELINES, Readout, Record, confi
 from vlmig.evaluation.metrics.squad import exact_match, f1
 from vlmig.evaluation.run_folder import EVERY_SEED, Row
 from vlmig.evaluation.tasks.items import Item, Task
+from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import Stopping
 
 
@@ -114,8 +115,8 @@ def _until_safe(
     said: dict[int, Iterator[Row]],
 ) -> dict[int, Iterator[Row]]:
     """Add the condition of as many pictures as each answer needs, and to what is said of each item how many these were."""
-    setting = setting_of(evaluator.model, measured.task)
-    counts = [readout.used(rule, setting) for readout in readouts]
+    mixture = Mixture.of(evaluator.model.config, None, measured.task.weights)
+    counts = [readout.used(rule, mixture) for readout in readouts]
     condition = Condition(str(evaluator.settings.auto), table.main.mix, table.main.weights)
     found = [r.read_until(own, condition.mix, condition.weights) for r, own in zip(readouts, counts, strict=True)]
     table.add_choices(condition, readouts, found)

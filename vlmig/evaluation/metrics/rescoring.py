@@ -16,8 +16,9 @@ from sklearn.preprocessing import StandardScaler
 from vlmig.evaluation.metrics.columns import Column, coded
 from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.models.config import VLMIGConfig
+from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import Stopping
-from vlmig.predict.scores import Scores, Setting
+from vlmig.predict.scores import Scores
 
 BASELINES = ("vote", "clip", "zlavi")
 """Other ways to use the same pictures: the majority of their answers; CLIP's choice between statements, pictures averaged; and the
@@ -114,13 +115,13 @@ class Readout:
             places[group] = np.stack([np.full(len(group), i), np.arange(len(group))], 1)
         return (stacked[i].one(own) for i, own in places)
 
-    def used(self, rule: Stopping, setting: Setting) -> np.ndarray:
+    def used(self, rule: Stopping, mixture: Mixture) -> np.ndarray:
         """Return how many pictures each question's answer needs, (Q,); questions that share pictures need as many."""
         scores, counts = list(self.scores("none")), np.zeros(len(self.owner), dtype=int)
         first = np.flatnonzero(np.diff(self.owner, prepend=-1))
         for shared, own in zip(self.shared, np.split(np.arange(len(counts)), first[1:]), strict=True):
             for members in [own] if shared else own[:, None]:
-                counts[members] = rule.used([scores[m] for m in members], setting)
+                counts[members] = rule.used([scores[m] for m in members], mixture)
         return counts
 
     def read_until(self, counts: np.ndarray, mix: str, weights: str) -> list[np.ndarray]:
@@ -135,14 +136,14 @@ class Readout:
         """
         trust = self.learned(control, k) if weights == "learned" and k else None
         kind = "uniform" if weights == "learned" else weights
-        setting = self.config.setting(None if mix in BASELINES else mix, kind)
+        mixture = Mixture.of(self.config, None if mix in BASELINES else mix, kind)
         found: list[Any] = [None] * len(self.owner)
         for group in self.groups(control):
             scores = self._stacked(control, group)
             if mix in BASELINES and k:
                 rows = self._baseline(scores, group, k, mix)
             else:
-                rows = scores.loglikelihoods(k, *setting, trust=None if trust is None else trust[group].T)
+                rows = scores.loglikelihoods(k, mixture, trust=None if trust is None else trust[group].T)
             for place, row in zip(group, rows, strict=True):
                 found[place] = row
         return found
