@@ -20,7 +20,7 @@ from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.run_folder import main_condition
 from vlmig.evaluation.settings import CONTROLS, Settings
 from vlmig.evaluation.tasks.yaml_task import choose_tasks, known_tasks
-from vlmig.predict.batching import Scores
+from vlmig.predict.scores import Scores
 from vlmig.report import table
 
 

@@ -30,7 +30,7 @@ from vlmig.integrations.launch import TASKS, complete
 from vlmig.integrations.lm_eval import VlmigLM, before_stop
 from vlmig.integrations.requests import gathered, last_paragraph
 from vlmig.models.mixture import Mixture
-from vlmig.predict.batching import Scores
+from vlmig.predict.scores import Scores
 
 NAMES = sorted(path.stem.removeprefix("vlmig_") for path in TASKS.glob("vlmig_*_*.yaml"))
 

@@ -21,7 +21,7 @@ from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture
-from vlmig.predict.adaptive_k import NEVER, Stopping, fit, shrinkage
+from vlmig.predict.adaptive_k import NEVER, Stopping, fit, parse_k, shrinkage
 from vlmig.predict.scores import Scores
 
 RULES = [
@@ -65,9 +65,14 @@ def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(mixture
         own = Stopping(NEVER, rule.spread, rule.freedom, group=2, level=level)
         used = np.array([own.used([one], mixture) for one in asked])
         early = [one.mixed(n, mixture).argmax() for one, n in zip(asked, used, strict=True)]
-        changed = sum(a != one.mixed(10, mixture).argmax() for a, one in zip(early, asked, strict=True))
+        changed = sum(
+            a != one.mixed(10, mixture).argmax() for a, one in zip(early, asked, strict=True)
+        )
         # Each of four looks may err; they look at the same pictures, so that together they err hardly more often than one.
-        assert binomtest(changed, count, 2 * level, alternative="greater").pvalue > 0.001, (changed, level)
+        assert binomtest(changed, count, 2 * level, alternative="greater").pvalue > 0.001, (
+            changed,
+            level,
+        )
         assert used.mean() < 8 and used.min() == 2, "many stop early"
     assert {2, 10} <= set(used.tolist()) <= {2, 4, 6, 8, 10}
 
@@ -109,9 +114,11 @@ def test_what_cannot_be_calibrated_or_asked_is_said() -> None:
         ("auto:0.7", "expected an error level in"),
     ):
         with pytest.raises(VLMIGError, match=said):
-            Stopping.asked(k, ALWAYS.described())
-    with pytest.raises(VLMIGError, match="was calibrated for it, and this one was not; expected vlmig calibrate"):
-        Stopping.asked("auto", VLMIGConfig().auto)
+            parse_k(k, ALWAYS.described())
+    with pytest.raises(
+        VLMIGError, match="was calibrated for it, and this one was not; expected vlmig calibrate"
+    ):
+        parse_k("auto", VLMIGConfig().auto)
 
 
 @pytest.fixture()
@@ -119,9 +126,13 @@ def auto(tiny: VLMIG) -> VLMIG:
     """The tiny model with a rule under which some answers need few pictures and some all."""
     norm = tiny.model.language_model.transformer.ln_f
     for parameter in (norm.weight, norm.bias):
-        parameter.data.mul_(0.02)  # a text model that is sure of nothing, so that random pictures have a say
+        parameter.data.mul_(
+            0.02
+        )  # a text model that is sure of nothing, so that random pictures have a say
     tiny.config.strength = 3.0
-    tiny.config.auto = Stopping(sure=0.3495, spread=0.2, freedom=4.0, most=6, group=2, level=0.2).described()
+    tiny.config.auto = Stopping(
+        sure=0.3495, spread=0.2, freedom=4.0, most=6, group=2, level=0.2
+    ).described()
     return tiny
 
 
@@ -144,11 +155,17 @@ def measured(
 ) -> tuple[Any, list[Any]]:
     items = colours(9)
     chosen = Settings(policy=policy, **{"controls": ("none",), **settings})
-    results = measure_tasks(Evaluator(model, chosen, out, out), [Task("things", lambda _: items, scoring=scoring)])
-    return results, [json.loads(line) for line in (out / "samples_things.jsonl").read_text().splitlines()]
+    results = measure_tasks(
+        Evaluator(model, chosen, out, out), [Task("things", lambda _: items, scoring=scoring)]
+    )
+    return results, [
+        json.loads(line) for line in (out / "samples_things.jsonl").read_text().splitlines()
+    ]
 
 
-@pytest.mark.parametrize(("policy", "scoring"), [("item", "whole"), ("question", "whole"), ("item", "first_token")])
+@pytest.mark.parametrize(
+    ("policy", "scoring"), [("item", "whole"), ("question", "whole"), ("item", "first_token")]
+)
 def test_an_evaluation_imagines_what_it_needs_and_finds_what_all_pictures_would_have_told(
     auto: VLMIG, tmp_path: Path, policy: str, scoring: str
 ) -> None:
@@ -157,17 +174,28 @@ def test_an_evaluation_imagines_what_it_needs_and_finds_what_all_pictures_would_
     counts = [len(keys) for line in lines for keys in line["pictures"]]
     assert drawn == sum(counts)
     # The first sub-tokens of these candidates are one and the same, so that nothing is ever safe.
-    assert len(set(counts)) > 2 if scoring == "whole" else set(counts) == {6}, "some need none or few pictures"
+    assert len(set(counts)) > 2 if scoring == "whole" else set(counts) == {6}, (
+        "some need none or few pictures"
+    )
     whole, all_lines = measured(auto, tmp_path / "all", policy, scoring, ks=(0, 6, "auto"))
     assert auto.imagination.tally.drawn == 6 * len(counts)
     for few, every in zip(lines, all_lines, strict=True):
-        assert few["used"] == every["used"] == [len(k) for k in few["pictures"]] * (3 if policy == "item" else 1)
+        assert (
+            few["used"]
+            == every["used"]
+            == [len(k) for k in few["pictures"]] * (3 if policy == "item" else 1)
+        )
         for own, other, n in zip(few["per_image"], every["per_image"], few["used"], strict=True):
             # The head sees fewer rows at a time, which rounds otherwise in the last digits.
             assert np.array(own) == pytest.approx(np.array(other[:n]), abs=1e-5)
     rows = [[c for c in r["vlmig"]["conditions"] if c["k"] == "auto"] for r in (results, whole)]
-    assert rows[0][0]["acc"] == rows[1][0]["acc"] and rows[0][0]["pictures"] == pytest.approx(np.mean(counts))
-    assert rows[0][0]["share"] == pytest.approx(np.mean(counts) / 6) and results["config"]["model_args"]["k"] == "auto"
+    assert rows[0][0]["acc"] == rows[1][0]["acc"] and rows[0][0]["pictures"] == pytest.approx(
+        np.mean(counts)
+    )
+    assert (
+        rows[0][0]["share"] == pytest.approx(np.mean(counts) / 6)
+        and results["config"]["model_args"]["k"] == "auto"
+    )
     assert any(c["b"] == "k=auto" for c in whole["vlmig"]["comparisons"])
 
 
@@ -192,9 +220,13 @@ def test_ask_and_loglikelihood_stop_at_the_same_picture(auto: VLMIG) -> None:
         )
         pairs = [(f"Question: what is the color of a {thing}? Answer:", f" {c}") for c in choices]
         found = auto.loglikelihood(pairs, k="auto")
-        assert any(found == pytest.approx(auto.loglikelihood(pairs, k=k), abs=1e-5) for k in (0, 2, 4, 6))
+        assert any(
+            found == pytest.approx(auto.loglikelihood(pairs, k=k), abs=1e-5) for k in (0, 2, 4, 6)
+        )
     assert len(counts) > 1
-    with pytest.raises(VLMIGError, match="expected choices, and neither images nor steps, or a number"):
+    with pytest.raises(
+        VLMIGError, match="expected choices, and neither images nor steps, or a number"
+    ):
         auto.ask("what is the color of a cat?", k="auto")
     with pytest.raises(VLMIGError, match="expected choices"):
         auto.loglikelihood([("the cat is", " red")], k="auto")
@@ -203,7 +235,9 @@ def test_ask_and_loglikelihood_stop_at_the_same_picture(auto: VLMIG) -> None:
 
 
 def test_an_evaluation_says_where_auto_cannot_be(auto: VLMIG, tmp_path: Path) -> None:
-    with pytest.raises(VLMIGError, match=r"the control shuffled with k='auto'.*expected --k auto,6"):
+    with pytest.raises(
+        VLMIGError, match=r"the control shuffled with k='auto'.*expected --k auto,6"
+    ):
         measured(auto, tmp_path, ks=("auto",), controls=("none", "shuffled"))
     with pytest.raises(VLMIGError, match="one auto among them"):
         Settings(ks=("auto", "auto:0.1"))
@@ -211,7 +245,9 @@ def test_an_evaluation_says_where_auto_cannot_be(auto: VLMIG, tmp_path: Path) ->
         measured(auto, tmp_path, "option", ks=("auto",))
 
 
-def test_a_checkpoint_is_calibrated_by_a_run(auto: VLMIG, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_is_calibrated_by_a_run(
+    auto: VLMIG, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     auto.model.save_pretrained(tmp_path / "model")
     measured(auto, tmp_path / "run", ks=(0, 10))
     assert main(["calibrate", str(tmp_path / "run"), "--model", str(tmp_path / "model")]) == 0
@@ -220,10 +256,12 @@ def test_a_checkpoint_is_calibrated_by_a_run(auto: VLMIG, tmp_path: Path, capsys
     seen = auto.imagine([item.picture for item in colours(9)], 10)
     pairs = [(q, own) for item, own in zip(colours(9), seen, strict=True) for q in item.questions]
     scores = auto.score(
-        [q.contexts[0] for q, _ in pairs], [q.continuations for q, _ in pairs], [own for _, own in pairs]
+        [q.contexts[0] for q, _ in pairs],
+        [q.continuations for q, _ in pairs],
+        [own for _, own in pairs],
     )
     assert config.auto == pytest.approx(fit(scores, Mixture.of(auto.config)).described(), rel=1e-2)
-    Stopping.asked("auto", config.auto)
+    parse_k("auto", config.auto)
     measured(auto, tmp_path / "few", ks=(0, 2))
     for arguments, said in (
         (["calibrate", str(tmp_path / "run"), "--model", str(tmp_path)], "no checkpoint in"),

@@ -17,8 +17,10 @@ from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.tasks import look_items, topic
 from vlmig.pocket.text import language_corpus
 from vlmig.predict.adaptive_k import MOST, fit
-from vlmig.predict.batching import Scores, read_padded
-from vlmig.predict.predictor import DEFAULT_K, VLMIG
+from vlmig.predict.batching import read_padded
+from vlmig.predict.images import DEFAULT_K
+from vlmig.predict.predictor import VLMIG
+from vlmig.predict.scores import Scores
 
 logger = logging.getLogger(__name__)
 KEPT = 0.98

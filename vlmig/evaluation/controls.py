@@ -26,19 +26,24 @@ def others(items: Sequence[Item]) -> dict[str, Item]:
     return {objects[order[i]]: first[objects[order[i - 1]]] for i in range(len(objects))}
 
 
-def _captioned(item: Item) -> Item:
+def captioned(item: Item) -> Item:
     """Say in words what the pictures show, for the control without pictures."""
     caption = f"A picture of {item.picture}. "
     return replace(
-        item, questions=tuple(replace(q, contexts=tuple(caption + c for c in q.contexts)) for q in item.questions)
+        item,
+        questions=tuple(
+            replace(q, contexts=tuple(caption + c for c in q.contexts)) for q in item.questions
+        ),
     )
 
 
-def _content_free(item: Item) -> Item:
+def content_free(item: Item) -> Item:
     """Ask about nothing in particular, in the same wordings."""
 
     def emptied(context: str) -> str:
-        for name in sorted({item.picture, item.cluster, *item.cluster.split(" / ")}, key=len, reverse=True):
+        for name in sorted(
+            {item.picture, item.cluster, *item.cluster.split(" / ")}, key=len, reverse=True
+        ):
             start = context.lower().find(name.lower())
             if start >= 0:
                 return context[:start] + CONTENT_FREE + context[start + len(name) :]

@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.journal import Journal, fingerprint
-from vlmig.evaluation.measure import Plan, Record
+from vlmig.evaluation.measure import Plan
+from vlmig.evaluation.records import Record
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.predict.predictor import VLMIG
@@ -65,19 +66,35 @@ class Evaluator:
     """
 
     def __init__(
-        self, model: VLMIG, settings: Settings, data: Path, out: Path, covered: Callable[[str], bool] | None = None
+        self,
+        model: VLMIG,
+        settings: Settings,
+        data: Path,
+        out: Path,
+        covered: Callable[[str], bool] | None = None,
     ) -> None:
         if not model.config.trained:
             raise VLMIGError(
                 "the model's adapter is untrained and would be measured as noise; train it, or load a trained checkpoint"
             )
         if settings.subset == "covered" and covered is None:
-            raise VLMIGError("subset covered: only the pocket model's world has one; leave --subset out")
-        self.model, self.settings, self.data, self.out, self.covered = model, settings, data, out, covered
+            raise VLMIGError(
+                "subset covered: only the pocket model's world has one; leave --subset out"
+            )
+        self.model, self.settings, self.data, self.out, self.covered = (
+            model,
+            settings,
+            data,
+            out,
+            covered,
+        )
         self.available: dict[str, int] = {}
         """Items of each task before ``limit``."""
         self.journal = Journal(out / "journal")
-        self.rank, self.processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.processes = (
+            int(os.environ.get("RANK", 0)),
+            int(os.environ.get("WORLD_SIZE", 1)),
+        )
         self._model = fingerprint(model)
 
     def items(self, task: Task) -> Sequence[Item]:
@@ -94,15 +111,23 @@ class Evaluator:
         """Measure every item under every seed, but for those that the journal has."""
         items, seeds = self.items(task), list(self.settings.seeds)
         plan = Plan(self.model, self.settings, task, items, self.data, self._model)
-        keys = np.fromiter((plan.key(seed, item) for seed in seeds for item in items), KEY).reshape(len(seeds), -1)
+        keys = np.fromiter((plan.key(seed, item) for seed in seeds for item in items), KEY).reshape(
+            len(seeds), -1
+        )
         places = range(self.rank, keys.size, self.processes)
-        mine = np.fromiter((place for place in places if keys.flat[place].decode() not in self.journal), int)
-        with tqdm(total=len(places), initial=len(places) - len(mine), desc=task.name, unit=" items") as bar:
+        mine = np.fromiter(
+            (place for place in places if keys.flat[place].decode() not in self.journal), int
+        )
+        with tqdm(
+            total=len(places), initial=len(places) - len(mine), desc=task.name, unit=" items"
+        ) as bar:
             for start in range(0, len(mine), CHUNK):
                 under, which = np.divmod(mine[start : start + CHUNK], len(items))
                 for s in np.unique(under):
                     chosen = which[under == s].tolist()
-                    for i, record in zip(chosen, plan.records([items[i] for i in chosen], seeds[s]), strict=True):
+                    for i, record in zip(
+                        chosen, plan.records([items[i] for i in chosen], seeds[s]), strict=True
+                    ):
                         self.journal.put(keys[s, i].decode(), record)
                         bar.update()
         if self.rank > 0:

@@ -23,11 +23,15 @@ def calibrate(folder: Path, checkpoint: Path) -> Stopping:
         VLMIGError: no checkpoint, or a run without enough questions and pictures (``vlmig eval --k 0,10``).
     """
     if not (checkpoint / "config.json").is_file():
-        raise VLMIGError(f"no checkpoint in {checkpoint}; expected a folder with config.json, which is written to")
+        raise VLMIGError(
+            f"no checkpoint in {checkpoint}; expected a folder with config.json, which is written to"
+        )
     config, run = VLMIGConfig.from_pretrained(checkpoint), read_run(folder)
     scores = [own for task in run.tasks for own in scores_of(run, task)]
     if not scores:
-        raise VLMIGError(f"no questions with candidates in {folder}; expected a run of vlmig eval --k 0,{MOST}")
+        raise VLMIGError(
+            f"no questions with candidates in {folder}; expected a run of vlmig eval --k 0,{MOST}"
+        )
     rule = fit(scores, Mixture.of(config))
     config.auto = rule.described()
     write_text(checkpoint / "config.json", config.to_json_string())
@@ -45,4 +49,6 @@ def scores_of(run: Run, task: str) -> Iterator[Scores]:
             alignment = np.array(cosines, dtype=float)  # what is not known is NaN
             if alignment.ndim == 1:
                 own = np.array(images, dtype=float).reshape(-1, len(text))
-                yield Scores(np.array(text, dtype=float), own, np.array(blank, dtype=float), alignment)
+                yield Scores(
+                    np.array(text, dtype=float), own, np.array(blank, dtype=float), alignment
+                )

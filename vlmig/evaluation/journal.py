@@ -15,11 +15,12 @@ from collections.abc import Iterable, Iterator
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from vlmig.errors import VLMIGError
+from vlmig.evaluation.records import Record
 from vlmig.predict.predictor import VLMIG
 
 POLL = 0.2
@@ -77,13 +78,17 @@ class Journal:
             entry = json.loads(line)
             if isinstance(entry["record"], dict):
                 self._place(str(entry["key"]), path, start)
-        except (ValueError, KeyError, TypeError):  # two halves of lines, where a disk was full or a process killed
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # two halves of lines, where a disk was full or a process killed
             return
 
     def _place(self, key: str, path: Path, start: int) -> None:
         self._places[key] = self._files.setdefault(path, len(self._files)) * SPAN + start
 
-    def put(self, key: str, record: dict[str, Any]) -> None:
+    def put(self, key: str, record: Record) -> None:
         """Keep a measurement: no kill takes it from now on; a power cut may take those of the last ``SYNC`` seconds."""
         line = json.dumps({"key": key, "record": record}) + "\n"
         with self.own.open("ab") as file:
@@ -119,14 +124,18 @@ class Journal:
 
 def fingerprint(model: VLMIG) -> str:
     """Digest what decides a model's numbers: its settings, every weight, and where its pictures come from."""
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(
+        json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode()
+    )
     digest.update(json.dumps(model.imagination.identity, sort_keys=True).encode())
     for name, tensor in model.model.state_dict().items():
         if tensor.device.type == "meta":  # offloaded
             continue
         content = tensor.reshape(-1).view(torch.uint8)
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        if name.startswith("language_model."):  # large: integer sums are exact in any order, and quick on any device
+        if name.startswith(
+            "language_model."
+        ):  # large: integer sums are exact in any order, and quick on any device
             digest.update(str(content.sum(dtype=torch.int64).item()).encode())
         else:
             digest.update(content.cpu().numpy().tobytes())

@@ -18,7 +18,9 @@ from vlmig.models.mixture import Mixture
 from vlmig.predict.predictor import VLMIG
 
 
-def probe_of(names: Sequence[str], k: int, limit: int, data: Path | None, others: dict[str, Task]) -> TaskProbe | None:
+def probe_of(
+    names: Sequence[str], k: int, limit: int, data: Path | None, others: dict[str, Task]
+) -> TaskProbe | None:
     """Make the probe of tasks by name; None where there are none.
 
     Args:
@@ -29,7 +31,9 @@ def probe_of(names: Sequence[str], k: int, limit: int, data: Path | None, others
         return None
     tasks = choose_tasks(names, others)
     files = [file for task in tasks for file in task.files]
-    folder = data if data is not None else fetch(files, default_store() / "data") if files else Path()
+    folder = (
+        data if data is not None else fetch(files, default_store() / "data") if files else Path()
+    )
     return TaskProbe(tasks, folder, k, limit)
 
 
@@ -56,13 +60,21 @@ class TaskProbe:
             if name not in self._visuals:
                 self._visuals[name] = model.imagine([item.picture for item in items], self.k)
             questions = [item.questions[0] for item in items]
-            contexts, choices = [q.contexts[0] for q in questions], [q.continuations for q in questions]
-            lm = model.model.language_model  # beside one in half precision the adapter trains in full
+            contexts, choices = (
+                [q.contexts[0] for q in questions],
+                [q.continuations for q in questions],
+            )
+            lm = (
+                model.model.language_model
+            )  # beside one in half precision the adapter trains in full
             with torch.autocast(lm.device.type, lm.dtype, enabled=lm.dtype != torch.float32):
                 scores = model.score(contexts, choices, self._visuals[name])
             mixture = Mixture.of(model.config)
             for label, k in ((name, self.k), (f"{name} text only", 0)):
-                right = [s.mixed(k, mixture).argmax() == q.answer for s, q in zip(scores, questions, strict=True)]
+                right = [
+                    s.mixed(k, mixture).argmax() == q.answer
+                    for s, q in zip(scores, questions, strict=True)
+                ]
                 accuracies[label] = round(float(np.mean(right)), 4)
         return accuracies
 

@@ -30,7 +30,16 @@ from vlmig.io.atomic import write_json, write_text
 from vlmig.models.checkpoint import POCKET
 from vlmig.models.quantization import weight_bytes
 
-PACKAGES = ("torch", "transformers", "diffusers", "open_clip_torch", "numpy", "scipy", "scikit-learn", "vlmig")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "diffusers",
+    "open_clip_torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "vlmig",
+)
 
 
 def measure_tasks(evaluator: Evaluator, tasks: Sequence[Task]) -> dict[str, Any]:
@@ -41,7 +50,9 @@ def measure_tasks(evaluator: Evaluator, tasks: Sequence[Task]) -> dict[str, Any]
         measured = evaluator.measure(task)
         if measured:
             outcome, said = assemble(evaluator, measured)
-            write_text(evaluator.out / f"samples_{task.name}.jsonl", _lines(evaluator, measured, said))
+            write_text(
+                evaluator.out / f"samples_{task.name}.jsonl", _lines(evaluator, measured, said)
+            )
             outcomes.append(outcome)
             results = write_results(evaluator, outcomes)
     return results
@@ -55,7 +66,8 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
         "group_subtasks": {},
         "versions": {o.task.name: o.task.version for o in outcomes},
         "n-samples": {
-            o.task.name: {"original": evaluator.available[o.task.name], "effective": o.size} for o in outcomes
+            o.task.name: {"original": evaluator.available[o.task.name], "effective": o.size}
+            for o in outcomes
         },
         "n-shot": {o.task.name: 0 for o in outcomes},
         "higher_is_better": {o.task.name: _directions(o) for o in outcomes},
@@ -93,22 +105,41 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
         },
     }
     write_json(out / "results.json", results)
-    if settings.limit is None and settings.subset == "all":  # a part of a benchmark is not its result
+    if (
+        settings.limit is None and settings.subset == "all"
+    ):  # a part of a benchmark is not its result
         _write_for_hub(results, outcomes, out / ".eval_results")
     return results
 
 
 def _config(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
     task = outcome.task
-    kinds = {"choice": "multiple_choice", "generate": "generate_until", "text": "loglikelihood_rolling"}
+    kinds = {
+        "choice": "multiple_choice",
+        "generate": "generate_until",
+        "text": "loglikelihood_rolling",
+    }
     mix, weights = outcome.main
-    fields = {"task": task.name, "output_type": kinds[task.kind], "test_split": task.split, "num_fewshot": 0}
-    fields |= {"scoring": task.scoring, "counted": task.counted, "policy": evaluator.settings.policy or task.policy}
+    fields = {
+        "task": task.name,
+        "output_type": kinds[task.kind],
+        "test_split": task.split,
+        "num_fewshot": 0,
+    }
+    fields |= {
+        "scoring": task.scoring,
+        "counted": task.counted,
+        "policy": evaluator.settings.policy or task.policy,
+    }
     return {**fields, "mix": mix, "weights": weights, "metadata": {"version": task.version}}
 
 
 def _directions(outcome: Outcome) -> dict[str, bool]:
-    names = {"choice": ("acc", "acc_norm", "balanced_acc"), "generate": ("exact_match", "f1"), "text": ("perplexity",)}
+    names = {
+        "choice": ("acc", "acc_norm", "balanced_acc"),
+        "generate": ("exact_match", "f1"),
+        "text": ("perplexity",),
+    }
     return {name: name != "perplexity" for name in names[outcome.task.kind]}
 
 
@@ -120,9 +151,17 @@ def _main_metrics(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
     if row is None:
         return {"alias": outcome.task.name}
     if row["acc"] is None:
-        return {"alias": outcome.task.name, "perplexity,none": row["perplexity"], "perplexity_stderr,none": "N/A"}
+        return {
+            "alias": outcome.task.name,
+            "perplexity,none": row["perplexity"],
+            "perplexity_stderr,none": "N/A",
+        }
     name = "exact_match" if outcome.task.kind == "generate" else "acc"
-    metrics = {"alias": outcome.task.name, f"{name},none": row["acc"], f"{name}_stderr,none": row["stderr"]}
+    metrics = {
+        "alias": outcome.task.name,
+        f"{name},none": row["acc"],
+        f"{name}_stderr,none": row["stderr"],
+    }
     for other in ("acc_norm", "f1"):
         if other in row:
             metrics |= {f"{other},none": row[other], f"{other}_stderr,none": row[f"{other}_stderr"]}
@@ -144,7 +183,9 @@ def _judged(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
 
 def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     """Compare once more over all colour tasks together, where several were run."""
-    together = [o for o in outcomes if "color" in o.task.name and o.correct and o.main == outcomes[0].main]
+    together = [
+        o for o in outcomes if "color" in o.task.name and o.correct and o.main == outcomes[0].main
+    ]
     if len(together) < 2:
         return []
     shared = [c for c in together[0].correct if all(c in o.correct for o in together)]
@@ -157,14 +198,20 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
         del masks["all"]
     names = " + ".join(o.task.name for o in together)
     main = Condition(evaluator.settings.main_k, *together[0].main)
-    return compare(names, correct, main, clusters, {name: mask for name, mask in masks.items() if mask.any()})
+    return compare(
+        names, correct, main, clusters, {name: mask for name, mask in masks.items() if mask.any()}
+    )
 
 
-def _lines(evaluator: Evaluator, measured: Measured, said: Mapping[int, Iterator[Row]]) -> Iterator[str]:
+def _lines(
+    evaluator: Evaluator, measured: Measured, said: Mapping[int, Iterator[Row]]
+) -> Iterator[str]:
     """Yield a line per item and seed: lm-eval's fields, then every distribution the results are computed from."""
     for seed in measured.seeds:
         answers = said.get(seed) or repeat({}, len(measured.items))
-        for i, (item, record, own) in enumerate(zip(measured.items, measured.records(seed), answers, strict=True)):
+        for i, (item, record, own) in enumerate(
+            zip(measured.items, measured.records(seed), answers, strict=True)
+        ):
             covered = None if evaluator.covered is None else evaluator.covered(item.cluster)
             row: Row = {"seed": seed, "covered": covered, **record, **own}
             row |= {"correct": own.get("acc"), **_as_lm_eval(i, item, own)}
@@ -174,13 +221,20 @@ def _lines(evaluator: Evaluator, measured: Measured, said: Mapping[int, Iterator
 def _as_lm_eval(number: int, item: Item, said: Row) -> Row:
     """Return the fields that lm-eval's tools read: the first wording's requests, and what came of them."""
     first = item.questions[0]
-    pairs = [(first.context(c), own) for c, own in enumerate(first.continuations)] or [(first.contexts[0], "")]
-    arguments = {f"gen_args_{c}": {"arg_0": context, "arg_1": own} for c, (context, own) in enumerate(pairs)}
+    pairs = [(first.context(c), own) for c, own in enumerate(first.continuations)] or [
+        (first.contexts[0], "")
+    ]
+    arguments = {
+        f"gen_args_{c}": {"arg_0": context, "arg_1": own} for c, (context, own) in enumerate(pairs)
+    }
     found = [round(float(np.log(max(p, 1e-9))), 6) for p in said.get("mixture", [[]])[0]]
     doc = item.described()
     right: Row = {name: said[name][0] for name in ("acc", "acc_norm") if name in said}
     row: Row = {"doc_id": number, "doc": doc, "target": item.label, "arguments": arguments}
-    row |= {"resps": [[[value, False]] for value in found], "filtered_resps": [[value, False] for value in found]}
+    row |= {
+        "resps": [[[value, False]] for value in found],
+        "filtered_resps": [[value, False] for value in found],
+    }
     row |= {"filter": "none", "metrics": list(right)} | right
     hashes = {"doc_hash": doc, "prompt_hash": first.contexts[0], "target_hash": item.label}
     return row | {name: _digest(content) for name, content in hashes.items()}
@@ -199,15 +253,26 @@ def _write_for_hub(results: dict[str, Any], outcomes: list[Outcome], folder: Pat
         if hub is None or name is None:
             continue
         mix, weights = outcome.main
-        notes = f"{name}, k={results['config']['model_args']['k']}, {mix}/{weights}, split {task.split}"
-        entry = EvalResultEntry(dataset_id=hub, task_id=task.name, value=metrics[f"{name},none"], notes=notes)
-        write_text(folder / f"{task.name}.yaml", yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False))
+        notes = (
+            f"{name}, k={results['config']['model_args']['k']}, {mix}/{weights}, split {task.split}"
+        )
+        entry = EvalResultEntry(
+            dataset_id=hub, task_id=task.name, value=metrics[f"{name},none"], notes=notes
+        )
+        write_text(
+            folder / f"{task.name}.yaml",
+            yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False),
+        )
 
 
 def _git_revision() -> str | None:
     folder = Path(__file__).parent
     done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True, check=False
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return done.stdout.strip() or None
 

@@ -18,7 +18,11 @@ EVERY_SEED = "all"
 
 
 def main_condition(
-    results: dict[str, Any], task: str, subset: str = "all", k: int | str | None = None, control: str = "none"
+    results: dict[str, Any],
+    task: str,
+    subset: str = "all",
+    k: int | str | None = None,
+    control: str = "none",
 ) -> Row | None:
     """Find a task's condition of the main setting, or of another k or control beside it; of all seeds where there are several."""
     config = results["configs"][task]
@@ -74,7 +78,9 @@ class Run:
 
     def pictures(self, task: str) -> int:
         """Count the pictures of a task's first item."""
-        return sum(len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"])
+        return sum(
+            len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"]
+        )
 
     def lines(self, task: str) -> Iterator[Row]:
         """Yield a task's samples: a line for each item and seed.
@@ -99,11 +105,15 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / "results.json"
     if not path.is_file():
-        raise VLMIGError(f"{folder} has no results.json; expected a folder that vlmig eval --out wrote")
+        raise VLMIGError(
+            f"{folder} has no results.json; expected a folder that vlmig eval --out wrote"
+        )
     results = _object(path.read_text(encoding="utf-8", errors="replace"), str(path))
     for name in ("results", "configs", "config", "n-samples", "vlmig"):
         if not isinstance(results.get(name), dict):
-            raise VLMIGError(f"{path} has no block {name!r}; expected what vlmig eval wrote, run it again")
+            raise VLMIGError(
+                f"{path} has no block {name!r}; expected what vlmig eval wrote, run it again"
+            )
     return Run(folder, results)
 
 
@@ -116,5 +126,7 @@ def _object(text: str, where: str) -> Row:
             "wrote, run it again: it goes on from its journal"
         ) from None
     if not isinstance(value, dict):
-        raise VLMIGError(f"{where} is a JSON {type(value).__name__}, expected an object; run vlmig eval again")
+        raise VLMIGError(
+            f"{where} is a JSON {type(value).__name__}, expected an object; run vlmig eval again"
+        )
     return value

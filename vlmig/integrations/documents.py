@@ -37,7 +37,9 @@ def _rows(task: Task, folder: Path) -> Iterator[dict[str, Any]]:
     for item in task.load(folder):
         for wording, question in enumerate(item.questions):
             if len(question.contexts) > 1:
-                raise VLMIGError(f"task {task.name}: a context for each choice; expected one for all of them")
+                raise VLMIGError(
+                    f"task {task.name}: a context for each choice; expected one for all of them"
+                )
             yield {
                 "id": item.id,
                 "wording": wording,

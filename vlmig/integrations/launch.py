@@ -42,7 +42,9 @@ def run(arguments: Sequence[str]) -> None:
         if not _said_by_lm_eval(error):
             raise
         reason = str(error).strip().splitlines()[0]
-        raise VLMIGError(f"lm-eval: {reason}; see vlmig lm-eval run --help, and vlmig lm-eval ls tasks") from error
+        raise VLMIGError(
+            f"lm-eval: {reason}; see vlmig lm-eval run --help, and vlmig lm-eval ls tasks"
+        ) from error
 
 
 def _said_by_lm_eval(error: Exception) -> bool:
@@ -53,7 +55,9 @@ def _said_by_lm_eval(error: Exception) -> bool:
 
 def complete(chosen: argparse.Namespace) -> None:
     """Add this package's tasks to the user's own, and take its model where neither option nor file names one."""
-    file = EvaluatorConfig.load_yaml_config(chosen.config) if getattr(chosen, "config", None) else {}
+    file = (
+        EvaluatorConfig.load_yaml_config(chosen.config) if getattr(chosen, "config", None) else {}
+    )
     others = chosen.include_path or file.get("include_path") or []
     chosen.include_path = [str(TASKS), *([others] if isinstance(others, str) else others)]
     if not hasattr(chosen, "model"):  # lm-eval ls, lm-eval validate

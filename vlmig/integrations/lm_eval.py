@@ -15,7 +15,6 @@ from lm_eval.api.model import LM, CacheHook
 from lm_eval.api.registry import model_registry
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
-from torch import Tensor
 from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
@@ -26,9 +25,10 @@ from vlmig.models.checkpoint import absolute
 from vlmig.models.config import POLICIES, REFERENCE
 from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import VLMIGForMaskedLM
-from vlmig.models.text_states import Reading
-from vlmig.predict.batching import Scores, read_padded, score_reading
-from vlmig.predict.predictor import DEFAULT_K, VLMIG
+from vlmig.predict.batching import add_scores, read_padded
+from vlmig.predict.images import DEFAULT_K
+from vlmig.predict.predictor import VLMIG
+from vlmig.predict.scores import Scores
 from vlmig.runtime import spread
 
 BATCH = 32
@@ -81,13 +81,19 @@ class VlmigLM(LM):
         self.eot_token_id = self.tokenizer.eos_token_id
 
     @classmethod
-    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> VlmigLM:
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> VlmigLM:
         """Make a model of ``--model_args``, which go before lm-eval's own options of these names."""
-        given = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        given = {
+            name: value for name, value in (additional_config or {}).items() if value is not None
+        }
         return cls(**{**given, **arg_dict})
 
     @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> VlmigLM:
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> VlmigLM:
         """As ``create_from_arg_obj``, from ``k=6,seed=1``."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
@@ -106,7 +112,15 @@ class VlmigLM(LM):
     def get_model_info(self) -> dict[str, Any]:
         """Return what decides the answers, for ``results["config"]``."""
         config, imagination = self.vlmig.config, self.vlmig.imagination
-        names = ("mix", "weights", "strength", "doubt", "alignment_floor", "protocol", "language_model")
+        names = (
+            "mix",
+            "weights",
+            "strength",
+            "doubt",
+            "alignment_floor",
+            "protocol",
+            "language_model",
+        )
         return {
             "k": self.k,
             "seed": self.seed,
@@ -146,41 +160,48 @@ class VlmigLM(LM):
     def _answers(self, questions: list[Asked]) -> Iterator[list[Answer]]:
         """Answer questions that are alike: all with pictures or none, all with candidates or none."""
         k, lone = self.k if questions[0].pictured else 0, questions[0].lone
-        seen = iter(self._seen([part.shown for question in questions for part in question.parts], k))
+        seen = iter(
+            self._seen([part.shown for question in questions for part in question.parts], k)
+        )
         pairs = [[(part, next(seen)) for part in question.parts] for question in questions]
-        batches = [list(chain(*pairs[start : start + self.batch])) for start in range(0, len(pairs), self.batch)]
-        flat = chain(*spread(lambda batch: self._scored(batch, lone), batches, self.vlmig.model.device))
+        batches = [
+            list(chain(*pairs[start : start + self.batch]))
+            for start in range(0, len(pairs), self.batch)
+        ]
+        flat = chain(
+            *spread(lambda batch: self._scored(batch, lone), batches, self.vlmig.model.device)
+        )
         for question in questions:
             scores, greedy = zip(*(next(flat) for _ in question.parts), strict=True)
             joined = Scores.joined(scores)
-            if question.shared and len(question.parts) > 1:  # read apart, but their pictures are the same
+            if (
+                question.shared and len(question.parts) > 1
+            ):  # read apart, but their pictures are the same
                 joined = replace(joined, alignment=joined.alignment[:, 0])
             values = (joined.sequences if lone and k else joined.loglikelihoods)(k, self.mixture)
             yield list(zip(values.tolist(), np.concatenate(greedy).tolist(), strict=True))
 
-    def _scored(self, pairs: list[tuple[Part, Visuals]], lone: bool) -> list[tuple[Scores, np.ndarray]]:
+    def _scored(
+        self, pairs: list[tuple[Part, Visuals]], lone: bool
+    ) -> list[tuple[Scores, np.ndarray]]:
         """Score parts beside their pictures, and say which of their candidates are greedy, see ``loglikelihood``."""
         model, visuals = self.vlmig.model, [seen for _, seen in pairs]
-        contexts, choices = [part.context for part, _ in pairs], [part.continuations for part, _ in pairs]
-        scores = [Scores.zero(len(own), seen.alignment.numpy()) for own, seen in zip(choices, visuals, strict=True)]
+        contexts, choices = (
+            [part.context for part, _ in pairs],
+            [part.continuations for part, _ in pairs],
+        )
+        scores = [
+            Scores.zero(len(own), seen.alignment.numpy())
+            for own, seen in zip(choices, visuals, strict=True)
+        ]
         greedy = [np.ones(len(own), dtype=bool) for own in choices]
-        for rows, seen, reading in self.vlmig.readings(contexts, choices, visuals, self.batch):
-            score_reading(model, reading, rows, self.vlmig.sights(seen), scores)
-            best = self._predicted(reading, seen if lone else []).argmax(-1).tolist()
-            for row, job in zip(best, rows, strict=True):
-                for candidate, ids in job.targets:
-                    greedy[job.context][candidate] &= row[-len(ids) :] == ids
+        for batch in self.vlmig.scorer.batches(contexts, choices, visuals, self.batch):
+            add_scores(model, batch, self.vlmig.visual_cache(batch.visuals), scores)
+            log_probs = self.vlmig.scorer.predict(batch.reading, batch.visuals if lone else [])
+            for row, request in zip(log_probs.argmax(-1).tolist(), batch.requests, strict=True):
+                for candidate, ids in request.targets:
+                    greedy[request.context][candidate] &= row[-len(ids) :] == ids
         return list(zip(scores, greedy, strict=True))
-
-    def _predicted(self, reading: Reading, seen: list[Visuals]) -> Tensor:
-        """Predict the next token of every position, (B, T, V): by the mixture where there are pictures."""
-        model, config = self.vlmig.model, self.vlmig.config
-        visual = self.vlmig.sights(seen) if seen else None
-        if visual is None:
-            return model.text_log_probs(reading)
-        alignment = torch.stack([own.alignment for own in seen])
-        trust = Mixture.of(config).trust(alignment).to(model.device)
-        return model.mixed(reading, visual, trust)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
         """Give every text its log-probability, in windows as lm-eval's own models read it, mixed at every token.
@@ -192,12 +213,16 @@ class VlmigLM(LM):
             VLMIGError: a masked LM.
         """
         if isinstance(self.vlmig.model, VLMIGForMaskedLM):
-            raise VLMIGError("loglikelihood_rolling needs a causal LM, this is a masked one; expected another task")
+            raise VLMIGError(
+                "loglikelihood_rolling needs a causal LM, this is a masked one; expected another task"
+            )
         texts = [request.args[0] for request in requests]
         wanted: list[Shown | None] = [None] * len(texts)
         if self.k:
             whole = [(text, self.policy) if text.strip() else None for text in texts]
-            wanted = [shown(r.doc, "", self.policy) or own for r, own in zip(requests, whole, strict=True)]
+            wanted = [
+                shown(r.doc, "", self.policy) or own for r, own in zip(requests, whole, strict=True)
+            ]
         self._imagine(wanted)
         found = []
         with tqdm(total=len(texts), desc="reading", unit=" texts") as bar:
@@ -211,14 +236,23 @@ class VlmigLM(LM):
 
     def _rolled(self, text: str, seen: Visuals) -> float:
         """Sum a text's log-probabilities, the first token's behind the LM's BOS, or its EOS where it has none."""
-        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eot_token_id
+        start = (
+            self.tokenizer.bos_token_id
+            if self.tokenizer.bos_token_id is not None
+            else self.eot_token_id
+        )
         ids = self.tokenizer(text, add_special_tokens=False).input_ids
         total = 0.0
         for window in get_rolling_token_windows(ids, start, self.max_length, 1):
             before, asked = make_disjoint_window(window)
             row = [*before, *asked][:-1]
-            reading = read_padded(self.vlmig.model, [row], len(asked), self.vlmig.pad)
-            said = self._predicted(reading, [seen])[0]
+            reading = read_padded(
+                self.vlmig.scorer.causal("loglikelihood_rolling"),
+                [row],
+                len(asked),
+                self.vlmig.scorer.pad,
+            )
+            said = self.vlmig.scorer.predict(reading, [seen])[0]
             total += said.gather(1, torch.tensor(asked, device=said.device)[:, None]).sum().item()
         return total
 
@@ -228,7 +262,10 @@ class VlmigLM(LM):
         Raises:
             VLMIGError: a masked LM; no room for the answer.
         """
-        wanted = [shown(request.doc, request.args[0], self.policy) if self.k else None for request in requests]
+        wanted = [
+            shown(request.doc, request.args[0], self.policy) if self.k else None
+            for request in requests
+        ]
         self._imagine(wanted)
         groups: dict[tuple[str, bool], list[int]] = {}
         for i, request in enumerate(requests):
@@ -240,7 +277,9 @@ class VlmigLM(LM):
                 for start in range(0, len(members), self._together):
                     part = members[start : start + self._together]
                     seen = self._seen([wanted[i] for i in part], self.k if pictured else 0)
-                    found |= zip(part, self._continued([requests[i] for i in part], seen), strict=True)
+                    found |= zip(
+                        part, self._continued([requests[i] for i in part], seen), strict=True
+                    )
                     bar.update(len(part))
         return [found[i] for i in range(len(requests))]
 
@@ -263,7 +302,10 @@ class VlmigLM(LM):
                 **settings,
             )
 
-        starts, alone = range(0, len(requests), self.batch), settings["do_sample"]  # random numbers come in one order
+        starts, alone = (
+            range(0, len(requests), self.batch),
+            settings["do_sample"],
+        )  # random numbers come in one order
         texts = spread(batch, starts, self.vlmig.model.device, together=not alone)
         return [before_stop(text, until) for batch in texts for text in batch]
 
@@ -317,7 +359,9 @@ def _loaded(pretrained: str | VLMIG, fields: dict[str, Any]) -> VLMIG:
     device, _ = fields.pop("device", None), fields.pop("max_batch_size", None)
     if isinstance(pretrained, VLMIG):
         if fields:
-            raise VLMIGError(f"{', '.join(fields)} beside a loaded model; expected them where it is loaded")
+            raise VLMIGError(
+                f"{', '.join(fields)} beside a loaded model; expected them where it is loaded"
+            )
         return pretrained
     protocol = fields.pop("protocol", None)
     if protocol:

@@ -51,7 +51,9 @@ class Asked:
         return len({part.shown for part in self.parts}) == 1
 
 
-def gathered(requests: Sequence[Any], policy: str | None) -> tuple[list[Asked], list[tuple[int, int]]]:
+def gathered(
+    requests: Sequence[Any], policy: str | None
+) -> tuple[list[Asked], list[tuple[int, int]]]:
     """Put the requests about one document together, wherever they stand.
 
     Requests with an empty context beside others (lm-eval's ``acc_mutual_info``) ask for the candidates by themselves: they
@@ -77,7 +79,10 @@ def gathered(requests: Sequence[Any], policy: str | None) -> tuple[list[Asked], 
         question.parts = list(_parts(question, None if unconditional else policy))
     order = {name: i for i, name in enumerate(questions)}
     asked = list(questions.values())
-    places = [(order[name], questions[name].pairs.index(r.args)) for name, r in zip(names, requests, strict=True)]
+    places = [
+        (order[name], questions[name].pairs.index(r.args))
+        for name, r in zip(names, requests, strict=True)
+    ]
     return asked, places
 
 
@@ -97,10 +102,18 @@ def _parts(question: Asked, policy: str | None) -> Sequence[Part]:
     for pair in question.pairs:
         context, continuation = moved(*pair)
         option = "" if question.lone else continuation
-        own.append(Part(context, (continuation,), shown(question.doc, context, policy, option) if policy else None))
+        own.append(
+            Part(
+                context,
+                (continuation,),
+                shown(question.doc, context, policy, option) if policy else None,
+            )
+        )
     first = own[0]
     if all((part.context, part.shown) == (first.context, first.shown) for part in own):
-        return [Part(first.context, tuple(c for part in own for c in part.continuations), first.shown)]
+        return [
+            Part(first.context, tuple(c for part in own for c in part.continuations), first.shown)
+        ]
     return own
 
 

@@ -25,4 +25,6 @@ class Until(StoppingCriteria):
 
 def before_stop(text: str, until: Sequence[str]) -> str:
     """Return what stands before the first of the stop texts."""
-    return text[: min([place for stop in until if (place := text.find(stop)) >= 0], default=len(text))]
+    return text[
+        : min([place for stop in until if (place := text.find(stop)) >= 0], default=len(text))
+    ]

@@ -91,7 +91,9 @@ TEMPLATES = {
 ``vicuna_v0``: LLaVA 1.0. ``llama2``, ``chatml``: LMs trained on these."""
 
 
-def render(turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None) -> tuple[str, Spans]:
+def render(
+    turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None
+) -> tuple[str, Spans]:
     """Write a conversation that ends with an answer.
 
     The text begins with what ``prompt`` writes of all turns but the last.
@@ -115,7 +117,9 @@ def render(turns: Sequence[Turn], template: str, tokenizer: Any = None, system: 
     return _write(turns, TEMPLATES[template], system)
 
 
-def prompt(turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None) -> str:
+def prompt(
+    turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None
+) -> str:
     """Write a conversation that ends with a question, so that an answer can follow.
 
     Args:
@@ -151,7 +155,9 @@ def _check(turns: Sequence[Turn], template: str, last: str) -> None:
     """Insist on a known template and on turns that alternate and say something."""
     if template != TOKENIZER and template not in TEMPLATES:
         known = ", ".join((*TEMPLATES, TOKENIZER))
-        raise VLMIGError(f"template {template!r} of a conversation; expected one of {known}; correct it")
+        raise VLMIGError(
+            f"template {template!r} of a conversation; expected one of {known}; correct it"
+        )
     roles = [turn.role for turn in turns]
     if roles != [("user", "assistant")[i % 2] for i in range(len(roles))] or roles[-1:] != [last]:
         raise VLMIGError(
@@ -187,7 +193,9 @@ def _asked(text: str, template: Template, inner: str) -> str:
     if found is None:
         return template.user.format(inner + text)
     marks, rest = IMAGE * found[0].count(IMAGE), text[found.end() :]
-    return marks + (template.user.format(inner + rest) if rest else "")  # a picture alone asks nothing
+    return marks + (
+        template.user.format(inner + rest) if rest else ""
+    )  # a picture alone asks nothing
 
 
 def _render_by(tokenizer: Any, turns: Sequence[Turn], system: str | None) -> tuple[str, Spans]:

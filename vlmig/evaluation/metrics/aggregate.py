@@ -65,13 +65,21 @@ def assemble(evaluator: Evaluator, measured: Measured) -> tuple[Outcome, dict[in
 def _rules(evaluator: Evaluator, outcome: Outcome) -> list[tuple[str, str]]:
     """List mixing rules and weights: the task's main one, the checkpoint's own, and what was asked for."""
     config, settings = evaluator.model.config, evaluator.settings
-    asked = [(m, w) for m in settings.mixes or [config.mix] for w in settings.weights or [config.weights]]
+    asked = [
+        (m, w) for m in settings.mixes or [config.mix] for w in settings.weights or [config.weights]
+    ]
     return list(dict.fromkeys([outcome.main, (config.mix, config.weights), *asked]))
 
 
-def _planned(evaluator: Evaluator, outcome: Outcome, readouts: Sequence[Readout]) -> Iterator[Condition]:
+def _planned(
+    evaluator: Evaluator, outcome: Outcome, readouts: Sequence[Readout]
+) -> Iterator[Condition]:
     """List the conditions of a task of choices."""
-    every, ks, main_k = _rules(evaluator, outcome), evaluator.settings.every_k, evaluator.settings.main_k
+    every, ks, main_k = (
+        _rules(evaluator, outcome),
+        evaluator.settings.every_k,
+        evaluator.settings.main_k,
+    )
     for k in ks:
         for rule in every:
             yield Condition(k, *rule)
@@ -89,10 +97,14 @@ def _planned(evaluator: Evaluator, outcome: Outcome, readouts: Sequence[Readout]
             yield Condition(main_k, mix, "uniform")
 
 
-def _choices(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> dict[int, Iterator[Row]]:
+def _choices(
+    evaluator: Evaluator, outcome: Outcome, measured: Measured
+) -> dict[int, Iterator[Row]]:
     task, items, config = measured.task, measured.items, evaluator.model.config
     readouts = [Readout(task, items, measured.records(seed), config) for seed in measured.seeds]
-    outcome.baselines = _baselines(readouts[0].labels, [len(item.choices) for item in items for _ in item.questions])
+    outcome.baselines = _baselines(
+        readouts[0].labels, [len(item.choices) for item in items for _ in item.questions]
+    )
     table = _Table(evaluator, outcome, measured, *readouts[0].entries())
     said: dict[int, Iterator[Row]] = {}
     for condition in _planned(evaluator, outcome, readouts):
@@ -118,21 +130,37 @@ def _until_safe(
     mixture = Mixture.of(evaluator.model.config, None, measured.task.weights)
     counts = [readout.used(rule, mixture) for readout in readouts]
     condition = Condition(str(evaluator.settings.auto), table.main.mix, table.main.weights)
-    found = [r.read_until(own, condition.mix, condition.weights) for r, own in zip(readouts, counts, strict=True)]
+    found = [
+        r.read_until(own, condition.mix, condition.weights)
+        for r, own in zip(readouts, counts, strict=True)
+    ]
     table.add_choices(condition, readouts, found)
-    table.count(condition, [r.counted(own.astype(float)) for r, own in zip(readouts, counts, strict=True)], rule.most)
+    table.count(
+        condition,
+        [r.counted(own.astype(float)) for r, own in zip(readouts, counts, strict=True)],
+        rule.most,
+    )
     said = said or _said(measured, readouts, found)
-    return {seed: _counted(said[seed], r, own) for seed, r, own in zip(said, readouts, counts, strict=True)}
+    return {
+        seed: _counted(said[seed], r, own)
+        for seed, r, own in zip(said, readouts, counts, strict=True)
+    }
 
 
 def _counted(rows: Iterator[Row], readout: Readout, counts: np.ndarray) -> Iterator[Row]:
     questions = zip(readout.owner.tolist(), counts.tolist(), strict=True)
-    for row, (_, own) in zip(rows, groupby(questions, key=lambda question: question[0]), strict=True):
+    for row, (_, own) in zip(
+        rows, groupby(questions, key=lambda question: question[0]), strict=True
+    ):
         yield {**row, "used": [count for _, count in own]}
 
 
-def _said(measured: Measured, readouts: Sequence[Readout], found: list[list[np.ndarray]]) -> dict[int, Iterator[Row]]:
-    return {seed: _answers(r, own) for seed, r, own in zip(measured.seeds, readouts, found, strict=True)}
+def _said(
+    measured: Measured, readouts: Sequence[Readout], found: list[list[np.ndarray]]
+) -> dict[int, Iterator[Row]]:
+    return {
+        seed: _answers(r, own) for seed, r, own in zip(measured.seeds, readouts, found, strict=True)
+    }
 
 
 def _answers(readout: Readout, found: list[np.ndarray]) -> Iterator[Row]:
@@ -155,13 +183,17 @@ def _sequences(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> No
     items = measured.items
     owner = np.repeat(np.arange(len(items)), [len(item.questions) for item in items])
     labels, _ = coded(item.choices[q.answer] for item in items for q in item.questions)
-    outcome.baselines = _baselines(labels, [len(item.choices) for item in items for _ in item.questions])
+    outcome.baselines = _baselines(
+        labels, [len(item.choices) for item in items for _ in item.questions]
+    )
     table = _Table(evaluator, outcome, measured, owner, labels)
     for k in evaluator.settings.every_k:
         right = []
         for seed in measured.seeds:
             best = zip(items, measured.records(seed), strict=True)
-            right.append(np.array([hit for item, record in best for hit in _least(item, record, k)]))
+            right.append(
+                np.array([hit for item, record in best for hit in _least(item, record, k)])
+            )
         table.add(Condition(k, *outcome.main), right, {}, None)
     table.compare()
 
@@ -170,7 +202,9 @@ def _least(item: Item, record: Record, k: int) -> Iterator[float]:
     """Say of each question whether its right candidate has the smallest mean loss."""
     means = iter(np.array(record["loss"][str(k)]) / np.array(record["tokens"]))
     for question in item.questions:
-        yield float(int(np.argmin([next(means) for _ in question.continuations])) == question.answer)
+        yield float(
+            int(np.argmin([next(means) for _ in question.continuations])) == question.answer
+        )
 
 
 def _baselines(labels: np.ndarray, sizes: Sequence[int]) -> dict[str, float]:
@@ -186,7 +220,12 @@ class _Table:
     """
 
     def __init__(
-        self, evaluator: Evaluator, outcome: Outcome, measured: Measured, owner: np.ndarray, labels: np.ndarray
+        self,
+        evaluator: Evaluator,
+        outcome: Outcome,
+        measured: Measured,
+        owner: np.ndarray,
+        labels: np.ndarray,
     ) -> None:
         self.outcome, self.seeds, self.owner, self.labels = outcome, measured.seeds, owner, labels
         self.main = Condition(evaluator.settings.main_k, *outcome.main)
@@ -206,18 +245,24 @@ class _Table:
             for many in (False, True)
         }
 
-    def add_choices(self, condition: Condition, readouts: Sequence[Readout], found: list[list[np.ndarray]]) -> None:
+    def add_choices(
+        self, condition: Condition, readouts: Sequence[Readout], found: list[list[np.ndarray]]
+    ) -> None:
         """Add a condition of questions with candidates, by the log-likelihoods of each seed."""
         pairs = list(zip(readouts, found, strict=True))
         right = [readout.correct(own) for readout, own in pairs]
         normal = [readout.correct(own, normalised=True) for readout, own in pairs]
-        self.add(condition, right, {"acc_norm": normal}, [r.counted(confidence(own)) for r, own in pairs])
+        self.add(
+            condition, right, {"acc_norm": normal}, [r.counted(confidence(own)) for r, own in pairs]
+        )
 
     def count(self, condition: Condition, counts: list[np.ndarray], most: int) -> None:
         """Note in a condition's rows how many pictures its answers needed, on average, and the share that is of all."""
         for row in self.outcome.conditions:
             if all(row[name] == value for name, value in vars(condition).items()):
-                seeds = [s for s, seed in enumerate(self.seeds) if row["seed"] in (seed, EVERY_SEED)]
+                seeds = [
+                    s for s, seed in enumerate(self.seeds) if row["seed"] in (seed, EVERY_SEED)
+                ]
                 mean = float(np.mean([counts[s][self.masks[row["subset"]]] for s in seeds]))
                 row |= {"pictures": mean, "most": most, "share": mean / most}
 
@@ -253,8 +298,15 @@ class _Table:
         both = [np.concatenate([part[mask] for part in own]) for own in others.values()]
         estimate, *more = clusters.estimates([values, *both])
         row = {"task": self.outcome.task.name, "subset": subset, **vars(condition), "seed": seed}
-        row |= {"acc": estimate.mean, "stderr": estimate.stderr, "ci95": [estimate.low, estimate.high]}
-        row |= {"n": len(np.unique(self.owner[mask])), "balanced_acc": balanced_accuracy(values, labels)}
+        row |= {
+            "acc": estimate.mean,
+            "stderr": estimate.stderr,
+            "ci95": [estimate.low, estimate.high],
+        }
+        row |= {
+            "n": len(np.unique(self.owner[mask])),
+            "balanced_acc": balanced_accuracy(values, labels),
+        }
         row |= {"majority": majority(labels)}
         for name, other in zip(others, more, strict=True):
             row |= {name: other.mean, f"{name}_stderr": other.stderr}
@@ -289,9 +341,16 @@ def _perplexities(evaluator: Evaluator, outcome: Outcome, measured: Measured) ->
             for k in ks:
                 losses[k] += record["loss"][str(k)][0]
         for k in ks:
-            row: Row = {"task": outcome.task.name, "subset": "all", **vars(Condition(k, *outcome.main)), "seed": seed}
+            row: Row = {
+                "task": outcome.task.name,
+                "subset": "all",
+                **vars(Condition(k, *outcome.main)),
+                "seed": seed,
+            }
             row |= dict.fromkeys(("acc", "stderr", "ci95"))
-            outcome.conditions.append({**row, "n": outcome.size, "perplexity": float(np.exp(losses[k] / tokens))})
+            outcome.conditions.append(
+                {**row, "n": outcome.size, "perplexity": float(np.exp(losses[k] / tokens))}
+            )
 
 
 def _matches(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:

@@ -22,7 +22,11 @@ class Condition:
 
 
 def compare(
-    name: str, correct: dict[Condition, np.ndarray], main: Condition, clusters: np.ndarray, masks: dict[str, np.ndarray]
+    name: str,
+    correct: dict[Condition, np.ndarray],
+    main: Condition,
+    clusters: np.ndarray,
+    masks: dict[str, np.ndarray],
 ) -> list[Row]:
     """Compare the main setting with text alone, one picture, controls and baselines, paired by entry; verdicts come later.
 
@@ -44,11 +48,28 @@ def compare(
         if subset != "all" and whole is not None and mask.sum() == whole.sum():
             continue  # the same comparisons again, which would only weaken the others
         own = Clusters(clusters[mask])
-        there = {label: other for label, other in against.items() if {other, main} <= correct.keys() and other != main}
-        pairs = {label: [correct[one][mask].astype(float) for one in (main, other)] for label, other in there.items()}
+        there = {
+            label: other
+            for label, other in against.items()
+            if {other, main} <= correct.keys() and other != main
+        }
+        pairs = {
+            label: [correct[one][mask].astype(float) for one in (main, other)]
+            for label, other in there.items()
+        }
         gains = own.estimates([a - b for a, b in pairs.values()], least=-1.0)
         for (label, (a, b)), gain in zip(pairs.items(), gains, strict=True):
-            row: Row = {"task": name, "subset": subset, "a": f"k={k}", "b": label, "delta": gain.mean}
-            row |= {"ci95": [gain.low, gain.high], "p": gain.p, "mcnemar_p": mcnemar(a, b, clusters[mask])}
+            row: Row = {
+                "task": name,
+                "subset": subset,
+                "a": f"k={k}",
+                "b": label,
+                "delta": gain.mean,
+            }
+            row |= {
+                "ci95": [gain.low, gain.high],
+                "p": gain.p,
+                "mcnemar_p": mcnemar(a, b, clusters[mask]),
+            }
             rows.append(row)
     return rows

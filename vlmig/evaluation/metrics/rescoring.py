@@ -26,7 +26,16 @@ even ensemble of the LM's and CLIP's distributions, after Z-LaVI (Yang et al. 20
 CLIP_SCALE = 100.0
 """Inverse temperature of CLIP's distributions, at which its models are trained to end."""
 FOLDS = 5
-NUMBERS = ("text_only", "blank", "per_image", "alignment", "clip", "caption", "few_shot", "content_free")
+NUMBERS = (
+    "text_only",
+    "blank",
+    "per_image",
+    "alignment",
+    "clip",
+    "caption",
+    "few_shot",
+    "content_free",
+)
 SHUFFLED = ("per_image", "alignment")
 """What is kept of a record, and of its part ``shuffled``; ``clip`` is of the item, the others are of each question."""
 Record = dict[str, Any]
@@ -40,16 +49,22 @@ class Readout:
         config: the mixture's parameters.
     """
 
-    def __init__(self, task: Task, items: Sequence[Item], records: Iterable[Record], config: VLMIGConfig) -> None:
+    def __init__(
+        self, task: Task, items: Sequence[Item], records: Iterable[Record], config: VLMIGConfig
+    ) -> None:
         self.task, self.items, self.config = task, items, config
         self.owner = np.repeat(np.arange(len(items)), [len(item.questions) for item in items])
         self.clusters = coded(item.cluster for item in items)[0][self.owner]
         self.answers = [q.answer for item in items for q in item.questions]
-        self.labels, self.names = coded(item.choices[q.answer] for item in items for q in item.questions)
+        self.labels, self.names = coded(
+            item.choices[q.answer] for item in items for q in item.questions
+        )
         self.lengths = Column()
         for item in items:
             self.lengths.add([max(1, len(c)) for c in q.continuations] for q in item.questions)
-        self.columns = {name: Column() for name in (*NUMBERS, *(f"shuffled {name}" for name in SHUFFLED))}
+        self.columns = {
+            name: Column() for name in (*NUMBERS, *(f"shuffled {name}" for name in SHUFFLED))
+        }
         self.tokens: list[Sequence[str]] = []
         """As published, each candidate's first sub-token; empty where whole candidates are scored."""
         known: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -58,13 +73,17 @@ class Readout:
         for record in records:
             self._take(record)
             self.shared.append(len(record["pictures"]) == 1)
-            self.tokens += (known.setdefault(tuple(own), tuple(own)) for own in record.get("tokens") or ())
+            self.tokens += (
+                known.setdefault(tuple(own), tuple(own)) for own in record.get("tokens") or ()
+            )
         self.groups = cache(self._grouped)
         self.learned = cache(self._learned)
 
     def _take(self, record: Record) -> None:
         other = record.get("shuffled") or {}
-        numbers = {name: record.get(name) for name in NUMBERS} | {f"shuffled {n}": other.get(n) for n in SHUFFLED}
+        numbers = {name: record.get(name) for name in NUMBERS} | {
+            f"shuffled {n}": other.get(n) for n in SHUFFLED
+        }
         numbers["clip"] = numbers["clip"] and [numbers["clip"]]
         for name, rows in numbers.items():
             self.columns[name].add(rows)
@@ -81,7 +100,10 @@ class Readout:
     def _columns(self, control: str) -> tuple[Column, Column, Column]:
         """Return text's, pictures' and alignment's numbers under a control."""
         part = "shuffled " if control == "shuffled" else ""
-        names = ({"caption": "caption", "few-shot": "few_shot"}.get(control, "text_only"), f"{part}per_image")
+        names = (
+            {"caption": "caption", "few-shot": "few_shot"}.get(control, "text_only"),
+            f"{part}per_image",
+        )
         text, images, alignment = (self.columns[name] for name in (*names, f"{part}alignment"))
         return text, images, alignment
 
@@ -97,9 +119,15 @@ class Readout:
         """Put the scores of questions of one size beside each other: (Q, C), (K, Q, C), (Q, C), (K, Q) or (K, Q, C)."""
         text, images, alignment = (column.of(group) for column in self._columns(control))
         blank = self.columns["blank"].of(group)
-        free = self.columns["content_free"].of(group) if self.complete("content_free") else np.zeros_like(text)
+        free = (
+            self.columns["content_free"].of(group)
+            if self.complete("content_free")
+            else np.zeros_like(text)
+        )
         own, empty = text - free, blank - free
-        seen = np.ascontiguousarray(images.reshape(len(text), -1, text.shape[1]).swapaxes(0, 1)) - free
+        seen = (
+            np.ascontiguousarray(images.reshape(len(text), -1, text.shape[1]).swapaxes(0, 1)) - free
+        )
         if control == "blank":
             seen = np.tile(empty, (len(seen), 1, 1))
         each = alignment.shape[1] > len(seen)  # every candidate has pictures of its own
@@ -119,7 +147,9 @@ class Readout:
         """Return how many pictures each question's answer needs, (Q,); questions that share pictures need as many."""
         scores, counts = list(self.scores("none")), np.zeros(len(self.owner), dtype=int)
         first = np.flatnonzero(np.diff(self.owner, prepend=-1))
-        for shared, own in zip(self.shared, np.split(np.arange(len(counts)), first[1:]), strict=True):
+        for shared, own in zip(
+            self.shared, np.split(np.arange(len(counts)), first[1:]), strict=True
+        ):
             for members in [own] if shared else own[:, None]:
                 counts[members] = rule.used([scores[m] for m in members], mixture)
         return counts
@@ -143,7 +173,9 @@ class Readout:
             if mix in BASELINES and k:
                 rows = self._baseline(scores, group, k, mix)
             else:
-                rows = scores.loglikelihoods(k, mixture, trust=None if trust is None else trust[group].T)
+                rows = scores.loglikelihoods(
+                    k, mixture, trust=None if trust is None else trust[group].T
+                )
             for place, row in zip(group, rows, strict=True):
                 found[place] = row
         return found
@@ -156,7 +188,11 @@ class Readout:
             votes = (images.argmax(-1)[..., None] == candidates).sum(0) / k
             # Pictures' mean probability decides between candidates with equally many votes.
             return np.log(np.maximum(0.999 * votes + 0.001 * np.exp(images).mean(0), 1e-30))
-        cosines = self.columns["clip"].of(self.owner[group]).reshape(len(group), len(scores.per_image), -1)
+        cosines = (
+            self.columns["clip"]
+            .of(self.owner[group])
+            .reshape(len(group), len(scores.per_image), -1)
+        )
         cosine = cosines[:, :k].mean(1)[:, candidates % cosines.shape[-1]]
         clip = log_softmax(CLIP_SCALE * cosine, -1)
         return clip if mix == "clip" else np.logaddexp(clip, text) - np.log(2)
@@ -166,7 +202,10 @@ class Readout:
 
         A logistic regression on what is known without the answer, fitted on other objects than it is applied to.
         """
-        inputs, helped = np.empty((len(self.owner), k, 6)), np.empty((len(self.owner), k), dtype=bool)
+        inputs, helped = (
+            np.empty((len(self.owner), k, 6)),
+            np.empty((len(self.owner), k), dtype=bool),
+        )
         right = np.array([self._right(i) for i in range(len(self.owner))])
         for group in self.groups(control):
             scores = self._stacked(control, group)
@@ -185,7 +224,9 @@ class Readout:
                 continue
             model = make_pipeline(StandardScaler(), LogisticRegression())
             model.fit(inputs[fit].reshape(-1, inputs.shape[-1]), known)
-            trust[apply] = model.predict_proba(inputs[apply].reshape(-1, inputs.shape[-1]))[:, 1].reshape(-1, k)
+            trust[apply] = model.predict_proba(inputs[apply].reshape(-1, inputs.shape[-1]))[
+                :, 1
+            ].reshape(-1, k)
         return trust
 
     def _right(self, question: int) -> int:
@@ -208,7 +249,9 @@ class Readout:
             return np.array([b == a for b, a in zip(best, self.answers, strict=True)], dtype=float)
         # As published: the first sub-token, as it is written, against the whole answer.
         read = zip(self.tokens, best, self.labels, strict=True)
-        return np.array([tokens[b] == self.names[label].lower() for tokens, b, label in read], dtype=float)
+        return np.array(
+            [tokens[b] == self.names[label].lower() for tokens, b, label in read], dtype=float
+        )
 
     def named(self, question: int, found: np.ndarray) -> str:
         """Name a question's best candidate; as published by its first sub-token."""
