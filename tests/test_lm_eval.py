@@ -22,7 +22,7 @@ from lm_eval.utils import make_table
 from vlmig import VLMIG, VLMIGError
 from vlmig.cli.main import main
 from vlmig.evaluation.evaluator import Evaluator
-from vlmig.evaluation.metrics.rescoring import Readout
+from vlmig.evaluation.metrics.rescoring import Rescorer
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.yaml_task import declaration
@@ -94,16 +94,16 @@ def test_lm_eval_and_our_own_harness_agree_item_by_item(tiny: VLMIG, data: Path,
     for name in tasks:
         task = declaration(name).made()
         _, items, records = zip(*evaluator.measure(task), strict=True)
-        readout = Readout(task, items, records, tiny.config)
-        found = readout.read(k, tiny.config.mix, tiny.config.weights)
+        rescorer = Rescorer(task, items, records, tiny.config)
+        found = rescorer.rescore(k, tiny.config.mix, tiny.config.weights)
         rows = sorted(results["samples"][f"vlmig_{name}"], key=lambda row: row["doc_id"])
         for row, own in zip(rows, found, strict=True):
             theirs = [response[0][0] for response in row["resps"]]
             assert theirs == pytest.approx(own, abs=1e-4)  # batches of other sizes: sums in another order
         for metric, normalised in (("acc", False), ("acc_norm", True)):
-            differing = readout.correct(found, normalised) != [row[metric] for row in rows]
+            differing = rescorer.correct(found, normalised) != [row[metric] for row in rows]
             assert differing.sum() == 0
-            assert results["results"][f"vlmig_{name}"][f"{metric},none"] == readout.correct(found, normalised).mean()
+            assert results["results"][f"vlmig_{name}"][f"{metric},none"] == rescorer.correct(found, normalised).mean()
 
 
 def test_pictures_change_what_lm_eval_sees(tiny: VLMIG, data: Path) -> None:

@@ -19,10 +19,11 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from vlmig.evaluation.evaluator import Evaluator, Measured
-from vlmig.evaluation.metrics.aggregate import Outcome, assemble
+from vlmig.evaluation.metrics.aggregate import assemble
 from vlmig.evaluation.metrics.bootstrap import holm, verdict
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition, compare
+from vlmig.evaluation.metrics.outcome import Outcome
 from vlmig.evaluation.run_folder import Row, found_row
 from vlmig.evaluation.tasks.download import SOURCES
 from vlmig.evaluation.tasks.items import Item, Task
