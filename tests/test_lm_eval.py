@@ -236,12 +236,12 @@ def test_what_is_imagined(tiny: VLMIG) -> None:
     tiny.imagine(["a brick"], 1)
     assert tiny.imagination.tally.drawn == 1, "that picture is there: the last question's subject"
     questions, _ = gathered(asked(("A brick is", " red"), ("A brick is", " blue")), "option")
-    assert [part.shown for part in questions[0].parts] == [
+    assert [group.prompt for group in questions[0].groups] == [
         ("A brick is red", "question"),
         ("A brick is blue", "question"),
     ]
     questions, _ = gathered(asked(("x", "y"), doc={"picture": b"pixels"}), "question")
-    assert questions[0].parts[0].shown == ("x", "question"), "a field of that name may hold anything"
+    assert questions[0].groups[0].prompt == ("x", "question"), "a field of that name may hold anything"
 
 
 def test_pictures_come_first_and_each_context_is_read_once(tiny: VLMIG, data: Path) -> None:

@@ -12,8 +12,9 @@ from lm_eval._cli import HarnessCLI
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.utils import setup_logging
 
+import vlmig.integrations.lm_eval  # noqa: F401 - registers the model
 from vlmig.errors import VLMIGError
-from vlmig.integrations.lm_eval import BATCH
+from vlmig.integrations.arguments import BATCH
 
 TASKS = Path(__file__).parent / "lm_eval_tasks"
 
