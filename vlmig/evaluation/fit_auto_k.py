@@ -1,4 +1,4 @@
-"""Calibrating ``k="auto"`` on a measured run, whose items are not asked about later."""
+"""Calibrate ``k="auto"`` on a measured run, whose items are not used afterwards."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from vlmig.predict.scores import Scores
 
 
 def calibrate(folder: Path, checkpoint: Path) -> Stopping:
-    """Fit the rule to what a run measured, and write it into a checkpoint's configuration.
+    """Fit the rule to a run's measurements, and write it to a checkpoint's configuration.
 
     Raises:
-        VLMIGError: no checkpoint, or a run without enough questions and pictures (``vlmig eval --k 0,10``).
+        VLMIGError: no checkpoint, or a run without enough questions and images (``vlmig eval --k 0,10``).
     """
     if not (checkpoint / "config.json").is_file():
         raise VLMIGError(
             f"no checkpoint in {checkpoint}; expected a folder with config.json, which is written to"
         )
     config, run = VLMIGConfig.from_pretrained(checkpoint), read_run(folder)
-    scores = [own for task in run.tasks for own in scores_of(run, task)]
+    scores: list[Scores] = []
+    for task in run.tasks:
+        scores += scores_of(run, task)
     if not scores:
         raise VLMIGError(
             f"no questions with candidates in {folder}; expected a run of vlmig eval --k 0,{MOST}"
@@ -39,16 +41,12 @@ def calibrate(folder: Path, checkpoint: Path) -> Stopping:
 
 
 def scores_of(run: Run, task: str) -> Iterator[Scores]:
-    """Yield the scores of a task's questions whose candidates share their pictures."""
+    """Yield the scores of a task's questions whose candidates share their images."""
+    columns = ("text_only", "blank", "per_image", "alignment")
     for line in run.lines(task):
         if "per_image" not in line or "pictures" not in line:
             return
-        for text, blank, images, cosines in zip(
-            line["text_only"], line["blank"], line["per_image"], line["alignment"], strict=True
-        ):
-            alignment = np.array(cosines, dtype=float)  # what is not known is NaN
-            if alignment.ndim == 1:
-                own = np.array(images, dtype=float).reshape(-1, len(text))
-                yield Scores(
-                    np.array(text, dtype=float), own, np.array(blank, dtype=float), alignment
-                )
+        for question in zip(*(line[name] for name in columns), strict=True):
+            text, blank, per_image, alignment = (np.array(x, dtype=float) for x in question)
+            if alignment.ndim == 1:  # None, an unknown similarity, has become NaN
+                yield Scores(text, per_image.reshape(-1, len(text)), blank, alignment)

@@ -231,7 +231,7 @@ def _as_lm_eval(number: int, item: Item, answer: Row) -> Row:
     responses = []
     for probability in answer.get("mixture", [[]])[0]:
         responses.append([round(float(np.log(max(probability, 1e-9))), 6), False])
-    metrics = {name: answer[name][0] for name in ("acc", "acc_norm") if name in answer}
+    metrics: Row = {name: answer[name][0] for name in ("acc", "acc_norm") if name in answer}
     doc = item.described()
     return {
         "doc_id": number,

@@ -1,4 +1,4 @@
-"""Reading a run folder: ``results.json``, its samples, and the conditions in them."""
+"""Read a run folder: ``results.json``, its samples, and the conditions in them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 """An object of a JSON file."""
 
 EVERY_SEED = "all"
-"""In place of a seed: all of them together, an item's seeds in one cluster."""
+"""Instead of a seed: all seeds together, those of an item in one cluster."""
 
 
 def main_condition(
@@ -24,7 +24,7 @@ def main_condition(
     k: int | str | None = None,
     control: str = "none",
 ) -> Row | None:
-    """Find a task's condition of the main setting, or of another k or control beside it; of all seeds where there are several."""
+    """Find a task's main condition, or the one with another k or control; of all seeds where there are several."""
     config = results["configs"][task]
     wanted = {
         "task": task,
@@ -39,37 +39,43 @@ def main_condition(
 
 def found_row(conditions: Sequence[Row], **wanted: Any) -> Row | None:
     """Find a condition by some of its fields: of all seeds together where there are several."""
-    found = [c for c in conditions if all(c[name] == value for name, value in wanted.items())]
-    return next((c for c in found if c["seed"] == EVERY_SEED), found[0] if found else None)
+    first = None
+    for condition in conditions:
+        if any(condition[name] != value for name, value in wanted.items()):
+            continue
+        if condition["seed"] == EVERY_SEED:
+            return condition
+        first = first or condition
+    return first
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one ``vlmig eval`` left."""
+    """The results of one ``vlmig eval``."""
 
     folder: Path
     results: Row
 
     @property
     def k(self) -> int | str:
-        """The number of pictures of the headline."""
+        """The number of images of the main condition."""
         return self.results["config"]["model_args"]["k"]
 
     @property
     def most(self) -> int:
-        """The most pictures that an item of the headline has."""
+        """The most images that an item has in the main condition."""
         if isinstance(self.k, int):
             return self.k
         return max((row.get("most", 0) for row in self.results["vlmig"]["conditions"]), default=0)
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks whose samples are there."""
+        """The tasks with a file of samples."""
         return [task for task in self.results["results"] if self._samples(task).is_file()]
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds the pictures were imagined with."""
+        """The seeds of the imagination."""
         return list(self.results["vlmig"]["seeds"])
 
     def items(self, task: str) -> int:
@@ -77,7 +83,7 @@ class Run:
         return int(self.results["n-samples"][task]["effective"])
 
     def pictures(self, task: str) -> int:
-        """Count the pictures of a task's first item."""
+        """Count the images of a task's first item."""
         return sum(
             len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"]
         )

@@ -1,4 +1,4 @@
-"""This package's tasks as lm-eval reads them: a document for each wording of each item (``lm_eval_tasks/*.yaml``)."""
+"""This package's tasks as lm-eval reads them: a document for each question of each item (``lm_eval_tasks/*.yaml``)."""
 
 from __future__ import annotations
 

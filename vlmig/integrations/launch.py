@@ -20,17 +20,17 @@ TASKS = Path(__file__).parent / "lm_eval_tasks"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Hand arguments over to lm-eval's command line.
+    """Run lm-eval's command line.
 
     Args:
-        arguments: as behind ``lm-eval``; the model is ``vlmig`` unless they name another.
+        arguments: as after ``lm-eval``; the model is ``vlmig`` unless they name another.
 
     Raises:
-        VLMIGError: what lm-eval itself says of its arguments.
+        VLMIGError: lm-eval's own complaint about its arguments.
     """
     setup_logging()
     parser, before = HarnessCLI(), sys.argv
-    sys.argv = ["lm-eval", *arguments]  # the only place where it looks
+    sys.argv = ["lm-eval", *arguments]  # lm-eval parses nothing else
     try:
         chosen = parser.parse_args()
     finally:
@@ -49,13 +49,13 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def _said_by_lm_eval(error: Exception) -> bool:
-    """Tell whether lm-eval raised this itself, and not something that it called."""
+    """Tell whether lm-eval itself raised this, not something that it called."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("lm_eval.")
 
 
 def complete(chosen: argparse.Namespace) -> None:
-    """Add this package's tasks to the user's own, and take its model where neither option nor file names one."""
+    """Add this package's tasks to the user's, and choose its model where neither option nor file names one."""
     file = (
         EvaluatorConfig.load_yaml_config(chosen.config) if getattr(chosen, "config", None) else {}
     )
