@@ -16,12 +16,13 @@ from vlmig import VLMIG
 from vlmig.cli.main import main
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.fit_auto_k import NEVER, fit, shrinkage
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture
-from vlmig.predict.adaptive_k import NEVER, Stopping, fit, parse_k, shrinkage
+from vlmig.predict.adaptive_k import Stopping, parse_k
 from vlmig.predict.scores import Scores
 
 RULES = [

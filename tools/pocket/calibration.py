@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlmig.evaluation.fit_auto_k import fit
 from vlmig.models.mixture import Mixture
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.tasks import look_items, topic
 from vlmig.pocket.text import language_corpus
-from vlmig.predict.adaptive_k import MOST, fit
+from vlmig.predict.adaptive_k import MOST
 from vlmig.predict.batching import read_padded
 from vlmig.predict.images import DEFAULT_K
 from vlmig.predict.predictor import VLMIG

@@ -16,7 +16,8 @@ from vlmig.processing.tokens import spaced
 
 
 def rule_of(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
-    """Return the rule of a task under ``auto``; None for a task whose questions have no answers that share images.
+    """Return the rule of a task under ``auto``; None for a task whose questions have no answers
+    that share images.
 
     Raises:
         VLMIGError: such a task, and no other number of images was asked for.
@@ -39,7 +40,8 @@ def rule_for(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
     """Return when to stop imagining; None where another k needs all images anyway.
 
     Raises:
-        VLMIGError: as ``rule_of``; the control ``shuffled``, which uses as many images of another object.
+        VLMIGError: as ``rule_of``; the control ``shuffled``, which uses as many images of another
+            object.
     """
     rule = rule_of(model, settings, task)
     if rule is None or settings.every_k[-1] >= rule.most:
@@ -61,7 +63,8 @@ def score_items(
     items: Sequence[Item],
     seed: int,
 ) -> Iterator[tuple[list[Visuals], list[Scores]]]:
-    """Draw images for many items together, in groups, and yield each item's sets of images and its questions' scores.
+    """Draw images for many items together, in groups, and yield each item's sets of images and its
+    questions' scores.
 
     Args:
         policy: what to imagine; with ``item`` one set of images serves all questions of an item.

@@ -14,7 +14,8 @@ CONTENT_FREE = "N/A"
 
 
 def others(items: Sequence[Item]) -> dict[str, Item]:
-    """Choose for every object another one, whose images the control ``shuffled`` shows in all its items.
+    """Choose for every object another one, whose images the control ``shuffled`` shows in all its
+    items.
 
     Returns:
         By object, the other one's first item; empty where all items are about one object.

@@ -26,7 +26,8 @@ KEY = "S32"
 
 @dataclass(frozen=True)
 class Measured:
-    """A task's measurements, read from the journal on demand; empty in all but torchrun's first process."""
+    """A task's measurements, read from the journal on demand; empty in all but torchrun's first
+    process."""
 
     task: Task
     items: Sequence[Item]
@@ -52,14 +53,16 @@ class Measured:
 class Evaluator:
     """Measure tasks on one model.
 
-    Under torchrun each process measures a share of the items; the first one waits for the others and has all.
+    Under torchrun each process measures a share of the items; the first one waits for the others
+    and has all.
 
     Args:
         model: the predictor.
         settings: what to measure.
         data: folder of benchmark files.
         out: folder of the journal.
-        covered: tells whether an item's object belongs to the ``covered`` subset; None has no such subset.
+        covered: tells whether an item's object belongs to the ``covered`` subset; None has no such
+            subset.
 
     Raises:
         VLMIGError: the model's adapter is untrained.

@@ -1,8 +1,10 @@
-"""The journal of measurements, item by item: a stopped run resumes, and several processes share one run.
+"""The journal of measurements, item by item: a stopped run resumes, and several processes share one
+run.
 
-Every process appends to one file, ``OUT/journal/*.jsonl``, a line per item, and reads the files of all. A line cut off by a
-kill is ignored. The key covers everything that decides a measurement, so that another model or setting never finds old
-lines. Memory holds only the keys and the positions of their lines, about 180 bytes for each.
+Every process appends to one file, ``OUT/journal/*.jsonl``, a line per item, and reads the files of
+all. A line cut off by a kill is ignored. The key covers everything that decides a measurement, so
+that another model or setting never finds old lines. Memory holds only the keys and the positions of
+their lines, about 180 bytes for each.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ POLL = 0.2
 SYNC = 1.0
 """Seconds between calls of fsync, which may take longer than measuring an item."""
 SPAN = 2**48
-"""More bytes than a file has: an address is the file's number times this, plus the position of the line."""
+"""More bytes than a file has: an address is the file's number times this, plus the position of the
+line."""
 
 
 class Journal:
@@ -85,7 +88,8 @@ class Journal:
         self._addresses[key] = self._files.setdefault(path, len(self._files)) * SPAN + start
 
     def put(self, key: str, record: Record) -> None:
-        """Write a measurement. A kill cannot lose it; a power cut may lose those of the last ``SYNC`` seconds."""
+        """Write a measurement. A kill cannot lose it; a power cut may lose those of the last
+        ``SYNC`` seconds."""
         line = json.dumps({"key": key, "record": record}) + "\n"
         with self.path.open("ab") as file:
             start = file.tell()
@@ -119,7 +123,8 @@ class Journal:
 
 
 def fingerprint(model: VLMIG) -> str:
-    """Hash what decides a model's numbers: its configuration, every weight, and its image source."""
+    """Hash what decides a model's numbers: its configuration, every weight, and its image
+    source."""
     digest = hashlib.sha256(
         json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode()
     )

@@ -1,4 +1,5 @@
-"""Measure items: imagine once, read once, and keep what any k, mixture, weighting or control is computed from."""
+"""Measure items: imagine once, read once, and keep what any k, mixture, weighting or control is
+computed from."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ class Plan:
                 )
 
     def key(self, seed: int, item: Item) -> str:
-        """Name the measurement of an item by its content, so that it is found in any list of items."""
+        """Name the measurement of an item by its content, so that it is found in any list of
+        items."""
         settings = self.settings
         controls = sorted({"shuffled", "caption", "few-shot"} & set(settings.controls))
         return key_of(
@@ -81,13 +83,15 @@ class Plan:
         )
 
     def _decisive_ks(self) -> Any:
-        """Return what the numbers of images decide: any k up to the largest is computed from one measurement."""
+        """Return what the numbers of images decide: any k up to the largest is computed from one
+        measurement."""
         if self.rule is not None:
             return {"least": self.k, **self.rule.described()}
         return self.ks if self.task.scoring == "sequence" or self.task.kind != "choice" else self.k
 
     def records(self, items: list[Item], seed: int) -> Iterator[Record]:
-        """Measure items: imagine for all together, then score item by item, so that no number depends on others."""
+        """Measure items: imagine for all together, then score item by item, so that no number
+        depends on others."""
         if self.task.kind == "generate":
             yield from self._generated(items, seed)
         elif self.task.kind == "text" or self.task.scoring == "sequence":
@@ -100,7 +104,8 @@ class Plan:
             yield from self._choices(items, seed)
 
     def _imagine(self, items: Sequence[Item], seed: int) -> list[list[Visuals]]:
-        """Return each item's sets of images: one for all its questions, one for each, or one for each candidate."""
+        """Return each item's sets of images: one for all its questions, one for each, or one for
+        each candidate."""
         if self.policy == "item":
             imagined = self.model.imagine([item.picture for item in items], self.k, seed)
             return [[visuals] for visuals in imagined]
@@ -124,11 +129,13 @@ class Plan:
         return [(question.context(c), option) for c, option in enumerate(shown)]
 
     def _separate(self, question: Question) -> bool:
-        """Whether each candidate has its own images: images of one candidate's context cannot serve all."""
+        """Whether each candidate has its own images: images of one candidate's context cannot serve
+        all."""
         return self.policy == "option" or (self.policy != "item" and len(question.contexts) > 1)
 
     def _choices(self, items: list[Item], seed: int) -> Iterator[Record]:
-        """Score the candidates of every question, with text alone, with its images, and with another object's."""
+        """Score the candidates of every question, with text alone, with its images, and with
+        another object's."""
         visuals = self._imagine(items, seed)
         unseen = None
         if self.others:
@@ -171,7 +178,8 @@ class Plan:
         return records
 
     def _record(self, item: Item, visuals: list[Visuals], scores: list[Scores]) -> Record:
-        """Write down what was measured; the scores of the item's images come first, then those of another object's."""
+        """Write down what was measured; the scores of the item's images come first, then those of
+        another object's."""
         # A question has one set of images, or as many as candidates, all of one size.
         sets_each = 0 if len(visuals) == 1 else len(visuals) // len(scores)
         record: Record = {
@@ -202,12 +210,14 @@ class Plan:
         return record
 
     def _first_token(self, candidate: str) -> str:
-        """Return a candidate's first sub-token as the published scripts compare it: stripped, in lower case."""
+        """Return a candidate's first sub-token as the published scripts compare it: stripped, in
+        lower case."""
         tokenizer = self.model.tokenizer
         return tokenizer.decode([first_token(tokenizer, f" {candidate}")]).strip().lower()
 
     def _scores(self, items: list[Item], visuals: list[list[Visuals]]) -> list[list[Scores]]:
-        """Score items' questions: candidates together, or one by one where each has its own context or images."""
+        """Score items' questions: candidates together, or one by one where each has its own context
+        or images."""
         contexts, choices, images = [], [], []
         sizes: list[int] = []
         for item, sets in zip(items, visuals, strict=True):
@@ -227,14 +237,16 @@ class Plan:
         return _regrouped(questions, [len(item.questions) for item in items])
 
     def _joined(self, parts: list[Scores]) -> Scores:
-        """Join a question's candidates; with the policy ``item`` they share their images even if scored one by one."""
+        """Join a question's candidates; with the policy ``item`` they share their images even if
+        scored one by one."""
         whole = Scores.joined(parts)
         if self.policy != "item" or len(parts) == 1:
             return whole
         return replace(whole, alignment=parts[0].alignment)
 
     def _cosines(self, item: Item, visuals: list[Visuals]) -> list[list[float]] | None:
-        """Compare the first set's images with a statement of each candidate: (K, C); None without a text side."""
+        """Compare the first set's images with a statement of each candidate: (K, C); None without a
+        text side."""
         if not visuals[0].items:
             return None
         statements = []
@@ -247,7 +259,8 @@ class Plan:
         return listed(pooled.float() @ texts.T.float())
 
     def _losses(self, items: list[Item], seed: int) -> Iterator[Record]:
-        """Sum the loss of whole texts, or of each candidate with its context, by the mixture of each k images."""
+        """Sum the loss of whole texts, or of each candidate with its context, by the mixture of
+        each k images."""
         if self.task.kind == "text":
             imagined = self.model.imagine([item.picture for item in items], self.k, seed)
             sets = [[visuals] for visuals in imagined]

@@ -1,4 +1,5 @@
-"""Quick accuracy on tasks during training: few items, one question each, few images, imagined once."""
+"""Quick accuracy on tasks during training: few items, one question each, few images, imagined
+once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What is measured of one item: a line of the journal, and the first fields of a line of samples_*.jsonl."""
+"""What is measured of one item: a line of the journal, and the first fields of a line of
+samples_*.jsonl."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class Shuffled(TypedDict):
 
 
 class Record(TypedDict, total=False):
-    """One item's measurements; lists are per question, in the item's order. None stands for an unknown number."""
+    """One item's measurements; lists are per question, in the item's order. None stands for an
+    unknown number."""
 
     pictures: list[list[str]]
     """Of each set of images, their keys in the store."""
@@ -33,7 +35,8 @@ class Record(TypedDict, total=False):
     """Of the item: similarity of each image and a statement of each candidate, (K, C)."""
     shuffled: Shuffled
     tokens: list[Any]
-    """Candidates' first sub-tokens where only those are scored; with ``loss``, the number of tokens of each text."""
+    """Candidates' first sub-tokens where only those are scored; with ``loss``, the number of tokens
+    of each text."""
     caption: list[list[float]]
     few_shot: list[list[float]]
     content_free: list[list[float]]

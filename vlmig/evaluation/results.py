@@ -1,4 +1,5 @@
-"""Write results.json and samples_*.jsonl in lm-eval's format, and .eval_results/*.yaml for the Hub."""
+"""Write results.json and samples_*.jsonl in lm-eval's format, and .eval_results/*.yaml for the
+Hub."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def measure_tasks(evaluator: Evaluator, tasks: Sequence[Task]) -> dict[str, Any]
 
 
 def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, Any]:
-    """Write everything but samples, for the tasks done so far: an interrupted run keeps what it finished."""
+    """Write everything but samples, for the tasks done so far: an interrupted run keeps what it
+    finished."""
     model, settings, out = evaluator.model, evaluator.settings, evaluator.out
     results = {
         "results": {o.task.name: _main_metrics(evaluator, o) for o in outcomes},
@@ -210,7 +212,8 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
 def _lines(
     evaluator: Evaluator, measured: Measured, answers: Mapping[int, Iterator[Row]]
 ) -> Iterator[str]:
-    """Yield a line per item and seed: lm-eval's fields, and every distribution the results are computed from."""
+    """Yield a line per item and seed: lm-eval's fields, and every distribution the results are
+    computed from."""
     for seed in measured.seeds:
         records = measured.records(seed)
         rows = answers.get(seed) or repeat({}, len(measured.items))
@@ -254,7 +257,8 @@ def _digest(content: Any) -> str:
 
 
 def _write_for_hub(results: dict[str, Any], outcomes: list[Outcome], folder: Path) -> None:
-    """Write the main number of each whole benchmark that is on the Hub, as the Hub reads it (.eval_results/*.yaml)."""
+    """Write the main number of each whole benchmark that is on the Hub, as the Hub reads it
+    (.eval_results/*.yaml)."""
     for outcome in outcomes:
         task, metrics = outcome.task, results["results"][outcome.task.name]
         hub = next((SOURCES[file].hub for file in task.files if file in SOURCES), None)

@@ -24,7 +24,8 @@ def main_condition(
     k: int | str | None = None,
     control: str = "none",
 ) -> Row | None:
-    """Find a task's main condition, or the one with another k or control; of all seeds where there are several."""
+    """Find a task's main condition, or the one with another k or control; of all seeds where there
+    are several."""
     config = results["configs"][task]
     wanted = {
         "task": task,

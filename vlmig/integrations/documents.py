@@ -1,4 +1,5 @@
-"""This package's tasks as lm-eval reads them: a document for each question of each item (``lm_eval_tasks/*.yaml``)."""
+"""This package's tasks as lm-eval reads them: a document for each question of each item
+(``lm_eval_tasks/*.yaml``)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def documents(task: str, data: str | None = None, **_: Any) -> dict[str, dataset
 
     Args:
         task: a task of ``vlmig.evaluation.tasks`` whose wordings have one context each.
-        data: folder of benchmark files (``--metadata data=FOLDER``); VLMIG_DATA when None, and a download without it.
+        data: folder of benchmark files (``--metadata data=FOLDER``); VLMIG_DATA when None, and a
+            download without it.
         _: lm-eval's further metadata.
 
     Raises:

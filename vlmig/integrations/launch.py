@@ -55,7 +55,8 @@ def _said_by_lm_eval(error: Exception) -> bool:
 
 
 def complete(chosen: argparse.Namespace) -> None:
-    """Add this package's tasks to the user's, and choose its model where neither option nor file names one."""
+    """Add this package's tasks to the user's, and choose its model where neither option nor file
+    names one."""
     file = (
         EvaluatorConfig.load_yaml_config(chosen.config) if getattr(chosen, "config", None) else {}
     )

@@ -1,4 +1,5 @@
-"""Any task of lm-eval (EleutherAI's harness) with pictures: the model ``vlmig``, and ``vlmig lm-eval``."""
+"""Any task of lm-eval (EleutherAI's harness) with pictures: the model ``vlmig``, and ``vlmig
+lm-eval``."""
 
 from __future__ import annotations
 
@@ -44,17 +45,21 @@ Answer = tuple[float, bool]
 class VlmigLM(LM):
     """A model with pictures, for lm-eval.
 
-    Images show a document's field ``picture`` where it has one; otherwise what a policy makes of the context's last
-    paragraph. All images of a run are imagined first, each once; then every context is read once.
+    Images show a document's field ``picture`` where it has one; otherwise what a policy makes of
+    the context's last paragraph. All images of a run are imagined first, each once; then every
+    context is read once.
 
     Args:
         pretrained: ``pocket``, a checkpoint folder, a hub id, or a model already loaded.
         k: images of each text; 0 is the base LM alone.
         seed: of the imagination.
-        policy: what to imagine of a context, see ``vlmig.imagination.prompts``; the checkpoint's own when None.
+        policy: what to imagine of a context, see ``vlmig.imagination.prompts``; the checkpoint's
+            own when None.
         batch_size: texts read at a time.
-        max_length: the longest text read at once by ``loglikelihood_rolling``; as much as the LM takes when None.
-        fields: ``mix``, ``weights``, ``protocol``, ``imaginer``, ``store`` and whatever else ``VLMIG.from_pretrained`` takes.
+        max_length: the longest text read at once by ``loglikelihood_rolling``; as much as the LM
+            takes when None.
+        fields: ``mix``, ``weights``, ``protocol``, ``imaginer``, ``store`` and whatever else
+            ``VLMIG.from_pretrained`` takes.
 
     Raises:
         VLMIGError: a setting of another kind, an untrained adapter, several processes.
@@ -88,7 +93,8 @@ class VlmigLM(LM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> VlmigLM:
-        """Make a model of ``--model_args``, which take precedence over lm-eval's options of the same names."""
+        """Make a model of ``--model_args``, which take precedence over lm-eval's options of the
+        same names."""
         given = {
             name: value for name, value in (additional_config or {}).items() if value is not None
         }
@@ -105,7 +111,8 @@ class VlmigLM(LM):
         """Use lm-eval's cache, which finds an answer by its text alone.
 
         Raises:
-            VLMIGError: k is not 0: other images or other candidates give the same text another answer.
+            VLMIGError: k is not 0: other images or other candidates give the same text another
+                answer.
         """
         if self.k:
             raise VLMIGError(
@@ -138,14 +145,16 @@ class VlmigLM(LM):
     def loglikelihood(self, requests: list[Instance]) -> list[Answer]:
         """Give every continuation its log-probability behind its context.
 
-        The requests about one document are its candidates: the pictures share the text's whole probability of them out anew,
-        as in ``vlmig eval``. A lone request gets the mixture of its whole probabilities, as
-        ``VLMIG.loglikelihood(per="sequence")``. Nothing is imagined for an empty context.
+        The requests about one document are its candidates: the pictures share the text's whole
+        probability of them out anew, as in ``vlmig eval``. A lone request gets the mixture of its
+        whole probabilities, as ``VLMIG.loglikelihood(per="sequence")``. Nothing is imagined for an
+        empty context.
 
         Returns:
-            (log-probability, whether greedy decoding would write it). A lone continuation is greedy if the model with its
-            pictures, as ``generate`` mixes them at every token, likes each of its tokens best. Candidates are greedy if text
-            alone does: their pictures only weigh them against each other, not against everything else that could be said.
+            (log-probability, whether greedy decoding would write it). A lone continuation is greedy
+            if the model with its pictures, as ``generate`` mixes them at every token, likes each of
+            its tokens best. Candidates are greedy if text alone does: their pictures only weigh
+            them against each other, not against everything else that could be said.
         """
         questions, positions = gathered(requests, self.policy if self.k else None)
         self._imagine([group.prompt for question in questions for group in question.groups])
@@ -163,7 +172,8 @@ class VlmigLM(LM):
         return self.batch * max(2, torch.get_num_threads())
 
     def _answers(self, questions: list[Candidates]) -> Iterator[list[Answer]]:
-        """Answer questions of one kind: all with images or none, all with several candidates or none."""
+        """Answer questions of one kind: all with images or none, all with several candidates or
+        none."""
         k, single = self.k if questions[0].with_images else 0, questions[0].single
         visuals = iter(self._visuals([group.prompt for q in questions for group in q.groups], k))
         batches = []
@@ -204,10 +214,12 @@ class VlmigLM(LM):
         return list(zip(scores, greedy, strict=True))
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Give every text its log-probability, in windows as lm-eval's own models read it, mixed at every token.
+        """Give every text its log-probability, in windows as lm-eval's own models read it, mixed at
+        every token.
 
-        Where a document has no field ``picture``, the pictures are imagined from the very text that is predicted. Then what
-        comes out is no perplexity of a language model: the pictures know the text.
+        Where a document has no field ``picture``, the pictures are imagined from the very text that
+        is predicted. Then what comes out is no perplexity of a language model: the pictures know
+        the text.
 
         Raises:
             VLMIGError: a masked LM.
@@ -235,7 +247,8 @@ class VlmigLM(LM):
         return sums
 
     def _rolled(self, text: str, visuals: Visuals) -> float:
-        """Sum a text's log-probabilities, the first token's after the LM's BOS, or its EOS where it has none."""
+        """Sum a text's log-probabilities, the first token's after the LM's BOS, or its EOS where it
+        has none."""
         tokenizer, scorer = self.tokenizer, self.vlmig.scorer
         start = self.eot_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         ids = tokenizer(text, add_special_tokens=False).input_ids

@@ -1,4 +1,5 @@
-"""lm-eval's requests, grouped: those about one document are its candidates; and what to imagine for them."""
+"""lm-eval's requests, grouped: those about one document are its candidates; and what to imagine for
+them."""
 
 from __future__ import annotations
 
@@ -33,7 +34,8 @@ class Candidates:
     pairs: list[tuple[str, str]] = field(default_factory=list)
     """Distinct (context, continuation), verbatim."""
     groups: list[ContextGroup] = field(default_factory=list)
-    """All candidates together, or one by one where contexts or images differ; in the order of ``pairs``."""
+    """All candidates together, or one by one where contexts or images differ; in the order of
+    ``pairs``."""
 
     @property
     def single(self) -> bool:
@@ -56,8 +58,8 @@ def gathered(
 ) -> tuple[list[Candidates], list[tuple[int, int]]]:
     """Put the requests about one document together, in whatever order they come.
 
-    Requests with an empty context next to others (lm-eval's ``acc_mutual_info``) score the candidates by themselves:
-    they are a question of their own, without images.
+    Requests with an empty context next to others (lm-eval's ``acc_mutual_info``) score the
+    candidates by themselves: they are a question of their own, without images.
 
     Args:
         requests: lm-eval's instances of (context, continuation).
@@ -95,7 +97,8 @@ def alike(questions: list[Candidates], count: int) -> Iterator[list[int]]:
 
 
 def _groups(question: Candidates, policy: str | None) -> list[ContextGroup]:
-    """Group a question's candidates where context and images are the same; without a policy nothing is imagined."""
+    """Group a question's candidates where context and images are the same; without a policy nothing
+    is imagined."""
     separate = []
     for pair in question.pairs:
         context, continuation = moved(*pair)
@@ -110,13 +113,15 @@ def _groups(question: Candidates, policy: str | None) -> list[ContextGroup]:
 
 
 def moved(context: str, continuation: str) -> tuple[str, str]:
-    """Move the spaces at a context's end to the continuation, as lm-eval's models do: tokens begin with a space."""
+    """Move the spaces at a context's end to the continuation, as lm-eval's models do: tokens begin
+    with a space."""
     kept = context.rstrip()
     return kept, context[len(kept) :] + continuation
 
 
 def image_prompt(doc: Any, context: str, policy: str, option: str = "") -> ImagePrompt | None:
-    """Return what to imagine: the document's field ``picture``, or what a policy makes of the context's last paragraph.
+    """Return what to imagine: the document's field ``picture``, or what a policy makes of the
+    context's last paragraph.
 
     Descriptions and few-shot examples are paragraphs before the question, which is not about them.
 

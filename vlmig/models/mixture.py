@@ -3,18 +3,22 @@
 Axes: B prompts, K images, T positions, V outcomes (vocabulary entries, or answer candidates).
 Every rule takes the images one after another, so that (B, K, T, V) is never built.
 
-Rules, with p_0 the text-only distribution, p_i that of image i and f_i in [0, 1] the trust in image i:
+Rules, with p_0 the text-only distribution, p_i that of image i and f_i in [0, 1] the trust in image
+i:
 
-- ``prob`` (paper, equation 2, with the 1/K it needs to be a distribution): mean_i [f_i p_i + (1 - f_i) p_0].
+- ``prob`` (paper, equation 2, with the 1/K it needs to be a distribution): mean_i [f_i p_i + (1 -
+  f_i) p_0].
 - ``logit`` (the published code): softmax of mean_i [f_i log p_i + (1 - f_i) log p_0].
 - ``geometric``: the images' average, sum_i f_i p_i / sum_i f_i, and the text multiplied:
   softmax of F log p_img + (1 - F) log p_0, F = mean_i f_i.
-- ``evidence``: softmax of log p_0 + s * mean_i f_i [log p_i - log p_blank], p_blank being the prediction with a blank
-  image. An image that says no more than a blank one leaves the text prediction exactly as it is.
+- ``evidence``: softmax of log p_0 + s * mean_i f_i [log p_i - log p_blank], p_blank being the
+  prediction with a blank image. An image that says no more than a blank one leaves the text
+  prediction exactly as it is.
 
-Weights give the trust: ``uniform`` is 1; ``clip`` is the CLIP similarity of image and prompt, clamped to [0, 1];
-``doubled`` is twice that (the published ImageNetVC script; a trust above 1 subtracts the text prediction); ``entropy`` is
-the share of the text model's uncertainty that an image removes, max(0, 1 - H(p_i) / H(p_0)), for images that fit their
+Weights give the trust: ``uniform`` is 1; ``clip`` is the CLIP similarity of image and prompt,
+clamped to [0, 1]; ``doubled`` is twice that (the published ImageNetVC script; a trust above 1
+subtracts the text prediction); ``entropy`` is the share of the text model's uncertainty that an
+image removes, max(0, 1 - H(p_i) / H(p_0)), for images that fit their
 prompt: where text alone is as certain as text with the image, the text prediction stays.
 """
 
@@ -32,7 +36,8 @@ from vlmig.models.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 
 @dataclass(frozen=True)
 class Mixture:
-    """How the predictions with and without images become one; the fields are those of ``VLMIGConfig``.
+    """How the predictions with and without images become one; the fields are those of
+    ``VLMIGConfig``.
 
     Raises:
         VLMIGError: an unknown rule or kind of weights.
@@ -45,7 +50,8 @@ class Mixture:
     strength: float = 1.0
     """Factor s of the evidence."""
     doubt: float = 0.0
-    """Exponent of (1 - max p_0), by which the evidence is multiplied: a text model that is certain is left alone."""
+    """Exponent of (1 - max p_0), by which the evidence is multiplied: a text model that is certain
+    is left alone."""
     alignment_floor: float = 0.0
     """CLIP similarity below which ``entropy`` weights ignore an image."""
 
@@ -57,15 +63,18 @@ class Mixture:
 
     @classmethod
     def of(cls, config: VLMIGConfig, mix: str | None = None, weights: str | None = None) -> Mixture:
-        """Return a checkpoint's mixture, with another rule or other weights where they are given."""
+        """Return a checkpoint's mixture, with another rule or other weights where they are
+        given."""
         rule, kind = mix or config.mix, weights or config.weights
         return cls(rule, kind, config.strength, config.doubt, config.alignment_floor)
 
     def trust(self, alignment: Tensor) -> Tensor:
-        """Turn CLIP similarities of images and their prompt, (..., K), into the trust known before any text is read.
+        """Turn CLIP similarities of images and their prompt, (..., K), into the trust known before
+        any text is read.
 
-        ``entropy`` gives 1 to images of similarity ``alignment_floor`` or more, and to those whose similarity is
-        unknown (NaN: the encoder has no text side); ``combine`` multiplies that by the uncertainty removed.
+        ``entropy`` gives 1 to images of similarity ``alignment_floor`` or more, and to those whose
+        similarity is unknown (NaN: the encoder has no text side); ``combine`` multiplies that by
+        the uncertainty removed.
 
         Raises:
             VLMIGError: ``clip`` or ``doubled`` where a similarity is unknown.
@@ -90,8 +99,9 @@ class Mixture:
         Args:
             text: log p_0, (..., V).
             images: log p_i for each of the K images, each (..., V).
-            trust: f_i in its last axis, (..., K) up to broadcasting with ``text`` less its last axis; or (..., V, K), one
-                axis more than ``text`` has, where each outcome has its own images.
+            trust: f_i in its last axis, (..., K) up to broadcasting with ``text`` less its last
+                axis; or (..., V, K), one axis more than ``text`` has, where each outcome has its
+                own images.
             blank: log p_blank, (..., V); needed by ``evidence``.
 
         Returns:
@@ -137,22 +147,25 @@ class Mixture:
 
     @property
     def linear(self) -> bool:
-        """Whether the rule is linear in log-probabilities: before a linear head it can mix states instead."""
+        """Whether the rule is linear in log-probabilities: before a linear head it can mix states
+        instead."""
         return self.mix in ("logit", "evidence") and self.weights != "entropy"
 
     def state_weights(self, trust: Tensor, text: Tensor | None = None) -> Tensor:
-        """Weights that average hidden states so that one call of a linear head gives the mixed prediction.
+        """Weights that average hidden states so that one call of a linear head gives the mixed
+        prediction.
 
-        log p is the logits less a number that no softmax sees. So the softmax of a sum of log-probabilities is the
-        softmax of the sum of logits, which is the head's value of the sum of states. The weights add up to 1, which
-        keeps a head's bias.
+        log p is the logits less a number that no softmax sees. So the softmax of a sum of
+        log-probabilities is the softmax of the sum of logits, which is the head's value of the sum
+        of states. The weights add up to 1, which keeps a head's bias.
 
         Args:
             trust: f_i, (R, K).
             text: log p_0, (R, V), where ``doubt`` is not 0.
 
         Returns:
-            Weights of the states of text, blank image (``evidence`` only) and each image: (R, 1 + K) or (R, 2 + K).
+            Weights of the states of text, blank image (``evidence`` only) and each image: (R, 1 +
+            K) or (R, 2 + K).
         """
         each = trust / trust.shape[-1]
         on_images = each.sum(-1, keepdim=True)

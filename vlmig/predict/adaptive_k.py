@@ -1,14 +1,16 @@
 """When to imagine and when to stop: ``k="auto"``.
 
-A gate looks at the text-only prediction: above a certain probability no image is imagined. Otherwise images come in small
-groups until the leading answer is safe, that is, unlikely to change with all ``most`` images.
+A gate looks at the text-only prediction: above a certain probability no image is imagined.
+Otherwise images come in small groups until the leading answer is safe, that is, unlikely to change
+with all ``most`` images.
 
-Each image, mixed with the text by itself, gives log-odds of the leader against every rival. They are independent draws
-(image i depends on the prompt and its seed only), and for the rules ``evidence`` and ``logit`` their mean is that of the
-mixture. After n of ``most`` images, the mean of all differs from the mean so far by a standard error of
-s * sqrt(1/n - 1/most). A few draws hardly tell the standard deviation s, so it is shrunk towards that of other questions
-(empirical Bayes, Smyth 2004: s_0 with d_0 degrees of freedom). The leader is safe when for every rival mean / error exceeds
-Student's quantile of the error level.
+Each image, mixed with the text by itself, gives log-odds of the leader against every rival. They
+are independent draws (image i depends on the prompt and its seed only), and for the rules
+``evidence`` and ``logit`` their mean is that of the mixture. After n of ``most`` images, the mean
+of all differs from the mean so far by a standard error of s * sqrt(1/n - 1/most). A few draws
+hardly tell the standard deviation s, so it is shrunk towards that of other questions (empirical
+Bayes, Smyth 2004: s_0 with d_0 degrees of freedom). The leader is safe when for every rival mean /
+error exceeds Student's quantile of the error level.
 """
 
 from __future__ import annotations
@@ -30,12 +32,9 @@ from vlmig.predict.scores import Scores
 from vlmig.runtime import spread
 
 LEVEL = 0.1
-"""Error level: the probability, each time it is checked, that the leader is another one in the end."""
+"""Error level: the probability, each time it is checked, that the leader is another one in the
+end."""
 MOST, GROUP = 10, 1
-CHANGED = 0.1
-"""Share of answers that images change at the gate's probability."""
-NEVER = 1.1
-"""A gate that no probability passes."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class Stopping:
 
     Args:
         sure: text-only probability of the leader from which no image is imagined.
-        spread: s_0, typical standard deviation of a rival's log-odds between images of one prompt, in nats.
+        spread: s_0, typical standard deviation of a rival's log-odds between images of one prompt,
+            in nats.
         freedom: d_0, how alike that is from question to question, as degrees of freedom.
         most: the most images.
         group: images imagined at a time.
@@ -66,7 +66,8 @@ class Stopping:
             )
 
     def after(self, n: int) -> int:
-        """Return how many images there are after the group that follows n images; at the end there are ``most``."""
+        """Return how many images there are after the group that follows n images; at the end there
+        are ``most``."""
         following = self.group * (n // self.group + 1)
         return min(following, self.most)
 
@@ -82,15 +83,16 @@ class Stopping:
             return bool(np.exp(scores.mixed(0, mixture)).max() >= self.sure)
         from scipy import stats  # half a second, which only k="auto" has to spend
 
-        leads = _leads(scores, n, mixture)
+        odds = leads(scores, n, mixture)
         known = self.freedom + n - 1
-        between = leads.var(0, ddof=1) if n > 1 else 0
+        between = odds.var(0, ddof=1) if n > 1 else 0
         variance = (self.freedom * self.spread**2 + (n - 1) * between) / known
         error = np.sqrt(variance * (1 / n - 1 / self.most))
-        return bool((leads.mean(0) >= stats.t.isf(self.level, known) * error).all())
+        return bool((odds.mean(0) >= stats.t.isf(self.level, known) * error).all())
 
     def used(self, questions: Sequence[Scores], mixture: Mixture) -> int:
-        """Return how many images are used before the answers of questions that share them are safe."""
+        """Return how many images are used before the answers of questions that share them are
+        safe."""
         n = 0
         while not all(self.enough(scores, n, mixture) for scores in questions):
             n = self.after(n)
@@ -104,14 +106,16 @@ class Stopping:
 def parse_k(
     k: int | str | None, calibrated: dict[str, Any] | None, decides: bool = True
 ) -> int | Stopping | None:
-    """Parse a number of images: ``auto``, or ``auto:LEVEL`` with another error level, becomes a rule; a number stays.
+    """Parse a number of images: ``auto``, or ``auto:LEVEL`` with another error level, becomes a
+    rule; a number stays.
 
     Args:
         calibrated: the checkpoint's rule, see ``VLMIGConfig.auto``.
         decides: whether there are answers between which imagined images can decide.
 
     Raises:
-        VLMIGError: another word; ``auto`` with nothing to decide, or with a checkpoint that was not calibrated for it.
+        VLMIGError: another word; ``auto`` with nothing to decide, or with a checkpoint that was not
+            calibrated for it.
     """
     if not isinstance(k, str):
         return k
@@ -137,84 +141,20 @@ def parse_k(
     return Stopping(**{**calibrated, **chosen})
 
 
-def _leads(scores: Scores, n: int, mixture: Mixture) -> np.ndarray:
-    """Return the log-odds of the leader against every rival with each of the first n images alone, (n, C - 1)."""
+def leads(scores: Scores, n: int, mixture: Mixture) -> np.ndarray:
+    """Return the log-odds of the leader against every rival with each of the first n images alone,
+    (n, C - 1)."""
     leader = int(scores.mixed(n, mixture).argmax())
     alone = scores.alone(n).mixed(1, mixture)
     return np.delete(alone[:, [leader]] - alone, leader, 1)
-
-
-def fit(
-    questions: Sequence[Scores], mixture: Mixture, most: int = MOST, group: int = GROUP
-) -> Stopping:
-    """Calibrate the rule on questions that were scored with ``most`` images.
-
-    ``sure`` is the text-only confidence at which, by a logistic regression on its log-odds, all images would change one
-    answer in ten. Questions above it are more certain, so that of all that pass the gate far fewer change.
-
-    Raises:
-        VLMIGError: fewer images than ``most``, or fewer than two questions.
-    """
-    fewest = min((len(scores.per_image) for scores in questions), default=0)
-    if fewest < most or len(questions) < 2 or most < 2:
-        raise VLMIGError(
-            f"{len(questions)} questions beside {fewest} pictures; expected two or more questions beside {most} pictures "
-            "or more"
-        )
-    variances, confidence, changed = [], [], []
-    for scores in questions:
-        variances.append(_leads(scores, most, mixture).var(0, ddof=1))
-        alone, together = scores.mixed(0, mixture), scores.mixed(most, mixture)
-        confidence.append(alone.max())
-        changed.append(alone.argmax() != together.argmax())
-    flat = np.concatenate(variances)
-    spread, freedom = shrinkage(flat[flat > 0], most - 1)
-    return Stopping(_gate(np.array(confidence), np.array(changed)), spread, freedom, most, group)
-
-
-def _gate(confidence: np.ndarray, changed: np.ndarray) -> float:
-    """Return the probability at which ``CHANGED`` of the answers change.
-
-    Args:
-        confidence: log-probability of each question's leader, by text alone.
-        changed: whether images changed its answer.
-    """
-    from scipy.special import expit, logit  # with scikit-learn a second, for calibration alone
-    from sklearn.linear_model import LogisticRegression
-
-    if changed.all() or not changed.any():
-        return NEVER if changed.any() else float(np.exp(confidence.min()))
-    odds = confidence - np.log(-np.expm1(np.minimum(confidence, -1e-6)))
-    line = LogisticRegression(C=1e3).fit(odds[:, None], changed)
-    slope = line.coef_[0, 0]
-    if slope >= 0:  # certain answers change no less often than others
-        return NEVER
-    return float(expit((logit(CHANGED) - line.intercept_[0]) / slope))
-
-
-def shrinkage(variances: np.ndarray, freedom: int) -> tuple[float, float]:
-    """Fit a scaled inverse chi-squared distribution to variances of ``freedom`` degrees each (Smyth 2004, section 6.2).
-
-    Returns:
-        s_0 and d_0.
-    """
-    if len(variances) < 2:
-        return 1.0, 1.0
-    from scipy.optimize import brentq  # for calibration alone, as in ``_gate``
-    from scipy.special import digamma, polygamma
-
-    logs = np.log(variances) - digamma(freedom / 2) + np.log(freedom / 2)
-    # Chance alone explains polygamma(1, freedom / 2) of the variance of the logarithms.
-    excess = max(1e-3, float(logs.var(ddof=1)) - float(polygamma(1, freedom / 2)))
-    half = float(brentq(lambda x: polygamma(1, x) - excess, 1e-3, 1e4))
-    return float(np.exp((logs.mean() + digamma(half) - np.log(half)) / 2)), 2 * half
 
 
 class AdaptiveScores:
     """Scores of questions that share their images, which come in groups.
 
     Args:
-        questions: of each its contexts with their candidates, verbatim: one context for all, or one for each.
+        questions: of each its contexts with their candidates, verbatim: one context for all, or one
+            for each.
         rule: when to stop.
         mixture: how candidates are mixed.
         least: images to use in any case.
@@ -302,7 +242,8 @@ def score_until_safe(
     mixture: Mixture,
     draw: Draw,
 ) -> list[AdaptiveScores]:
-    """Score questions, each a context with its candidates and its own images, until every answer is safe."""
+    """Score questions, each a context with its candidates and its own images, until every answer is
+    safe."""
     adaptive = [AdaptiveScores(scorer, [[question]], rule, mixture) for question in questions]
     score_adaptively(adaptive, draw)
     return adaptive
@@ -314,8 +255,8 @@ def score_adaptively(
     """Draw images and score with them, those of many questions together, until all have enough.
 
     Args:
-        device: where texts are read, each by itself, so that no number depends on the others; with all threads, one
-            after another, when None.
+        device: where texts are read, each by itself, so that no number depends on the others; with
+            all threads, one after another, when None.
     """
     work = partial(spread, device=device) if device is not None else _one_by_one
     work(AdaptiveScores.read, adaptive)

@@ -19,10 +19,14 @@ class AskOptions:
     """Settings of ``VLMIG.ask`` that are seldom needed."""
 
     prompt: str | None = None
+    """What to imagine; when None what the checkpoint's ``prompt_policy`` makes of the question."""
     seed: int = 0
     mix: str | None = None
+    """``prob``, ``logit``, ``geometric`` or ``evidence``; the checkpoint's when None."""
     weights: str | None = None
+    """``uniform``, ``clip``, ``doubled`` or ``entropy``; the checkpoint's when None."""
     max_new_tokens: int | None = None
+    """Of the chain of thought."""
 
 
 @dataclass

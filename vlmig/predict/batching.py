@@ -1,7 +1,9 @@
-"""One pass of the LM over a batch of score requests, and the candidates' log-probabilities from what it read.
+"""One pass of the LM over a batch of score requests, and the candidates' log-probabilities from
+what it read.
 
-Causal LMs predict a continuation's tokens from those before them. Masked LMs predict each of them from all the others
-(pseudo-log-likelihood, Salazar et al. 2020), and a candidate may fill a gap in the middle of its context.
+Causal LMs predict a continuation's tokens from those before them. Masked LMs predict each of them
+from all the others (pseudo-log-likelihood, Salazar et al. 2020), and a candidate may fill a gap in
+the middle of its context.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from vlmig.predict.scores import Scores
 from vlmig.processing.tokens import ScoreRequest, pad_rows
 
 LEAST = 16
-"""Tokens to save, over all candidates of a context: below that, two shorter calls of the LM cost more than a longer one."""
+"""Tokens to save, over all candidates of a context: below that, two shorter calls of the LM cost
+more than a longer one."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,8 @@ def read_padded(
     pad: int,
     shown: Tensor | None = None,
 ) -> Reading:
-    """Run the LM once over left-padded token lists and keep the last ``positions`` positions of each."""
+    """Run the LM once over left-padded token lists and keep the last ``positions`` positions of
+    each."""
     base = pad_rows(ids, pad, model.device)
     base["position_ids"] = _positions(base["attention_mask"])
     shown = shown if shown is None else shown.to(model.device)
@@ -76,10 +80,11 @@ def read_padded(
 def split_shared(
     model: Model, requests: Sequence[ScoreRequest]
 ) -> tuple[list[ScoreRequest], list[list[ScoreRequest]]]:
-    """Separate requests to read one by one from those, grouped by context, whose shared beginning is read once.
+    """Separate requests to read one by one from those, grouped by context, whose shared beginning
+    is read once.
 
-    Early fusion, masked LMs, layouts that count padding, and sliding windows (which would move over the beginning) read
-    every request whole.
+    Early fusion, masked LMs, layouts that count padding, and sliding windows (which would move over
+    the beginning) read every request whole.
     """
     late = isinstance(model, VLMIGForCausalLM) and model.config.fusion != "prefix"
     if not late or model.published or any(DynamicCache(config=model.config.text_config).is_sliding):
@@ -110,11 +115,12 @@ def shared_length(requests: Sequence[ScoreRequest]) -> int:
 def read_shared(
     model: VLMIGForCausalLM, groups: Sequence[Sequence[ScoreRequest]], pad: int
 ) -> Reading | None:
-    """Read each group's shared tokens once, then the rest of its requests, in the order of groups and requests.
+    """Read each group's shared tokens once, then the rest of its requests, in the order of groups
+    and requests.
 
     Returns:
-        As many last positions of each request as the longest needs; None where the LM has another cache than keys and
-        values.
+        As many last positions of each request as the longest needs; None where the LM has another
+        cache than keys and values.
     """
     beginnings, rests, group_of, positions = [], [], [], 1
     for i, group in enumerate(groups):
@@ -171,7 +177,8 @@ def add_scores(
 def add_mixed(
     model: Model, batch: Batch, visual: VisualStates | None, trust: Tensor, values: np.ndarray
 ) -> None:
-    """Add the log-probabilities of the per-token mixture to ``values``, one per context; see ``add_scores``.
+    """Add the log-probabilities of the per-token mixture to ``values``, one per context; see
+    ``add_scores``.
 
     Args:
         trust: in each image, (B, K).
@@ -190,7 +197,8 @@ def _add(
     """Add up the log-probabilities of each candidate's tokens, for each prediction (B, T, V).
 
     Args:
-        results: of each request, one array per prediction, in which its candidates have their entries.
+        results: of each request, one array per prediction, in which its candidates have their
+            entries.
     """
     rows: list[int] = []
     steps: list[int] = []

@@ -75,7 +75,8 @@ class Images:
         """Imagine k images for each text, or take them from the store; see ``Imagination.visuals``.
 
         Args:
-            policy: how a text becomes a prompt, see ``prompts_for``; the checkpoint's ``prompt_policy`` when None.
+            policy: how a text becomes a prompt, see ``prompts_for``; the checkpoint's
+                ``prompt_policy`` when None.
             options: an answer for each text, which only the policy ``option`` shows.
         """
         if not isinstance(k, int):
@@ -104,17 +105,18 @@ class Images:
     ) -> list[Visuals]:
         """Encode the images given for each text, each distinct image once.
 
-        With early fusion they go to the placeholders (``vlmig.models.config.IMAGE``) of the text, in order, or before a
-        text without any; k imagined ones (none when None) are used besides. With late fusion they replace the imagined
-        images, and their CLIP similarity is that to the prompt that would be imagined.
+        With early fusion they go to the placeholders (``vlmig.models.config.IMAGE``) of the text,
+        in order, or before a text without any; k imagined ones (none when None) are used besides.
+        With late fusion they replace the imagined images, and their CLIP similarity is that to the
+        prompt that would be imagined.
 
         Args:
             images: the images, or one image, of each text.
             policy: how a text becomes a prompt, see ``imagine``.
 
         Raises:
-            VLMIGError: something that is not an image; with early fusion more or fewer placeholders than images, with
-                late fusion placeholders, or a k.
+            VLMIGError: something that is not an image; with early fusion more or fewer placeholders
+                than images, with late fusion placeholders, or a k.
         """
         if len(images) != len(texts):
             raise VLMIGError(
@@ -171,7 +173,8 @@ class Images:
     def for_conversation(
         self, conversation: Conversation, prompt: str | None, k: int | None, seed: int
     ) -> Visuals:
-        """Imagine images of a prompt, or of the last question without one; look at those of the conversation."""
+        """Imagine images of a prompt, or of the last question without one; look at those of the
+        conversation."""
         texts = [prompt or conversation.last_question]
         policy = "question" if prompt else None
         if conversation.images:
@@ -180,10 +183,11 @@ class Images:
 
 
 class VisualCache:
-    """LRU cache of the fusion layer's image keys and values: each image is projected once, however many questions use it.
+    """LRU cache of the fusion layer's image keys and values: each image is projected once, however
+    many questions use it.
 
-    The key is the images' keys in the store. Any change of the adapter (training, loading, another precision) empties
-    the cache.
+    The key is the images' keys in the store. Any change of the adapter (training, loading, another
+    precision) empties the cache.
 
     Args:
         model: encodes images, see ``LateFusionModel.beside``.
@@ -196,7 +200,8 @@ class VisualCache:
         self._lock = Lock()
 
     def __call__(self, visuals: Sequence[Visuals]) -> VisualStates | None:
-        """Return ``LateFusionModel.beside`` of the images of B texts, K of each; None where K is 0."""
+        """Return ``LateFusionModel.beside`` of the images of B texts, K of each; None where K is
+        0."""
         if not visuals or not len(visuals[0].features):
             return None
         versions = self._versions()
@@ -236,7 +241,8 @@ class VisualCache:
             self._bytes -= _size(self._states.popitem(last=False)[1])
 
     def _versions(self) -> list[tuple[int, int]]:
-        """Identify the adapter's state: a change in place raises a tensor's version, any other change makes new tensors."""
+        """Identify the adapter's state: a change in place raises a tensor's version, any other
+        change makes new tensors."""
         adapter = (
             *self.model.projector.parameters(),
             *self.model.fusion.parameters(),

@@ -11,32 +11,28 @@ from typing import Any
 from vlmig.errors import VLMIGError
 from vlmig.imagination.store import FeatureStore
 from vlmig.imagination.visuals import Visuals
-from vlmig.models.checkpoint import (
-    absolute,
-    describe_language_model,
-    load_language_model,
-    load_tokenizer,
-    place_adapter,
-    resolve_checkpoint,
-)
-from vlmig.models.config import VLMIGConfig, changed
+from vlmig.models.checkpoint import absolute
+from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture
-from vlmig.models.modeling import Model, VLMIGForMaskedLM, class_for
-from vlmig.predict.adaptive_k import Stopping, parse_k, score_until_safe
+from vlmig.models.modeling import Model, VLMIGForMaskedLM
+from vlmig.predict.adaptive_k import Draw, Stopping, parse_k, score_until_safe
 from vlmig.predict.answer import Answer, AskOptions, Reply
 from vlmig.predict.images import DEFAULT_K, Images, VisualCache
+from vlmig.predict.loading import build_untrained, load_checkpoint
 from vlmig.predict.scorer import Scorer
+from vlmig.predict.scores import Scores
 from vlmig.processing.chat_templates import Turn
 from vlmig.processing.conversation import Conversation, Shot
 from vlmig.processing.tokens import spaced
 from vlmig.runtime import Stopwatch
-from vlmig.vision import Pictures, VisionEncoder
+from vlmig.vision import Pictures
 
 logger = logging.getLogger(__name__)
 
 
 class VLMIG:
-    """A language model that imagines pictures before answering. Scoring and generation live in ``Scorer``.
+    """A language model that imagines pictures before answering. Scoring and generation live in
+    ``Scorer``.
 
     Args:
         model: base LM with adapter.
@@ -72,17 +68,12 @@ class VLMIG:
         """Load a checkpoint: ``pocket`` (included), a folder or a hub id.
 
         Args:
-            kwargs: fields of the configuration to change (``protocol="reference"``, ``mix="logit"``, ...); everything else
-                goes to the base LM (dtype, device_map, ...).
+            kwargs: fields of the configuration to change (``protocol="reference"``,
+                ``mix="logit"``, ...); everything else goes to the base LM (dtype, device_map, ...).
         """
-        folder = resolve_checkpoint(name, kwargs.pop("revision", None))
         stopwatch = Stopwatch()
         with stopwatch("load language model"):
-            model = class_for(VLMIGConfig.from_pretrained(folder)).from_pretrained(
-                folder, **changed(kwargs)
-            )
-            source = model.config.locate(model.config.language_model, folder)
-            tokenizer = load_tokenizer(source, model.config.language_model_revision)
+            model, tokenizer, folder = load_checkpoint(name, **kwargs)
         loaded = cls(model, tokenizer, folder, store)
         loaded.stopwatch.seconds |= stopwatch.seconds
         return loaded
@@ -97,36 +88,22 @@ class VLMIG:
         store: str | Path | FeatureStore | None = None,
         **settings: Any,
     ) -> VLMIG:
-        """Build a model with an untrained adapter, which can be trained but refuses to be evaluated.
+        """Build a model with an untrained adapter, which can be trained but refuses to be
+        evaluated.
 
         Args:
             language_model: hub id or folder of a causal or masked LM.
             vision: see ``VisionEncoder``.
             generator: see ``VLMIGConfig.imaginer``.
-            settings: further fields of ``VLMIGConfig``; everything else goes to the base LM (dtype, device_map, ...).
+            settings: further fields of ``VLMIGConfig``; everything else goes to the base LM (dtype,
+                device_map, ...).
         """
-        fields = {
-            name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings
-        }
-        language_model, vision, generator = map(absolute, (language_model, vision, generator))
-        built = class_for(describe_language_model(language_model))
-        base = load_language_model(built.auto_class, language_model, **settings)
-        encoder = VisionEncoder(
-            vision, fields.get("vision_layer", -2), fields.get("vision_features", "patches")
-        )
-        blank = encoder.encode_blank()
-        shape = {"vision_patches": blank.shape[0], "vision_width": blank.shape[1]}
-        names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}
-        model = built(
-            VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **fields), base
-        )
-        model.blank_features.copy_(blank)
-        place_adapter(model)
+        model, tokenizer = build_untrained(language_model, vision, generator, **settings)
         logger.warning(
             "the adapter of %s is untrained; pictures have no effect until it is trained",
-            language_model,
+            absolute(language_model),
         )
-        return cls(model.eval(), load_tokenizer(language_model), Path("."), store)
+        return cls(model, tokenizer, Path("."), store)
 
     def ask(
         self,
@@ -139,23 +116,23 @@ class VLMIG:
         steps: bool = False,
         **settings: Any,
     ) -> Answer:
-        """Answer a question by choosing among ``choices``, or among the likeliest next words without them.
+        """Answer a question by choosing among ``choices``, or among the likeliest next words
+        without them.
 
         Args:
-            k: imagined images; 6 when None, or none where images are given. ``auto`` imagines only where it can matter
-                and stops when the answer is safe (``vlmig.predict.adaptive_k``), ``auto:0.01`` at another error level.
-            images: given images, or one. With early fusion they go to the question's placeholders (``<image>``) or,
-                without any, before it; with late fusion they replace the imagined ones.
+            k: imagined images; 6 when None, or none where images are given. ``auto`` imagines only
+                where it can matter and stops when the answer is safe
+                (``vlmig.predict.adaptive_k``), ``auto:0.01`` at another error level.
+            images: given images, or one. With early fusion they go to the question's placeholders
+                (``<image>``) or, without any, before it; with late fusion they replace the imagined
+                ones.
             shots: few-shot examples: (images, question, answer) each.
             steps: whether to think step by step first; ``Answer.rationale`` keeps it.
-            settings: ``prompt``, what to imagine, when None what the checkpoint's ``prompt_policy`` makes of the
-                question; ``seed``; ``mix`` (``prob``, ``logit``, ``geometric``, ``evidence``) and ``weights``
-                (``uniform``, ``clip``, ``doubled``, ``entropy``), the checkpoint's when None; ``max_new_tokens`` of the
-                steps.
+            settings: see ``AskOptions``.
 
         Raises:
-            VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule, images that do not fit;
-                ``auto`` without choices, or with images or steps.
+            VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule,
+                images that do not fit; ``auto`` without choices, or with images or steps.
         """
         asked = AskOptions(**settings)
         _check(question, choices)
@@ -179,16 +156,9 @@ class VLMIG:
                 candidates = spaced([options])[0]
             else:
                 candidates = conversation.continuations(options)
-            if isinstance(count, Stopping):
-                # A generator that draws several images at a time takes no longer for them than for one.
-                rule = replace(count, group=self.config.imaginer_batch or count.group)
-                (safe,) = score_until_safe(
-                    self.scorer, [(context, candidates)], rule, mixture, draw
-                )
-                scores, visuals = safe.scores[0], safe.visuals
-            else:
-                scores = self.scorer.score([context], [candidates], [visuals], verbatim=True)[0]
-            text_only = self.scorer.text_only(context, candidates, visuals, scores)
+            scored = self._scored((context, candidates), visuals, count, mixture, draw)
+            text_only = self.scorer.text_only(context, candidates, visuals, scored[0])
+        scores, visuals = scored
         in_text = bool(len(visuals.shown))
         return Answer.of(
             options,
@@ -202,6 +172,23 @@ class VLMIG:
             shown=conversation.images if in_text else [],
             rationale=rationale,
         )
+
+    def _scored(
+        self,
+        question: tuple[str, list[str]],
+        visuals: Visuals,
+        count: int | Stopping | None,
+        mixture: Mixture,
+        draw: Draw,
+    ) -> tuple[Scores, Visuals]:
+        """Score candidates after a context, with these images or with as many as the answer needs."""
+        if not isinstance(count, Stopping):
+            context, candidates = question
+            return self.scorer.score([context], [candidates], [visuals], verbatim=True)[0], visuals
+        # A generator that draws several images at a time takes no longer for them than for one.
+        rule = replace(count, group=self.config.imaginer_batch or count.group)
+        (safe,) = score_until_safe(self.scorer, [question], rule, mixture, draw)
+        return safe.scores[0], safe.visuals
 
     def chat(
         self,
@@ -218,15 +205,15 @@ class VLMIG:
         """Answer in words, by the checkpoint's ``chat_template``.
 
         Args:
-            asked: a question, or turns (``vlmig.processing.chat_templates.Turn``) of user and assistant that end with
-                one.
-            images: given images, or one: for the turns' placeholders (``<image>``) in order or, without any, before the
-                first turn. With late fusion they replace the imagined ones.
+            asked: a question, or turns (``vlmig.processing.chat_templates.Turn``) of user and
+                assistant that end with one.
+            images: given images, or one: for the turns' placeholders (``<image>``) in order or,
+                without any, before the first turn. With late fusion they replace the imagined ones.
             shots: few-shot examples: (images, question, answer) each.
             steps: whether to think step by step first; ``Reply.rationale`` keeps it.
             k: imagined images of the last question; 6 when None, or none where images are given.
-            max_new_tokens: of the answer, and of the steps; when None 128, or a quarter of the model's context if that
-                is less.
+            max_new_tokens: of the answer, and of the steps; when None 128, or a quarter of the
+                model's context if that is less.
             settings: go to ``generate``; the likeliest tokens without any.
 
         Raises:
@@ -245,7 +232,8 @@ class VLMIG:
     def fill(
         self, text: str, k: int = DEFAULT_K, *, prompt: str | None = None, top: int = 5
     ) -> dict[str, float]:
-        """Fill the gap of a text, the masked LM's mask token: the likeliest words and their probabilities.
+        """Fill the gap of a text, the masked LM's mask token: the likeliest words and their
+        probabilities.
 
         Raises:
             VLMIGError: a causal LM; not exactly one gap.
@@ -269,20 +257,23 @@ class VLMIG:
         batch: int = 32,
         visuals: Sequence[Visuals] | None = None,
     ) -> list[float]:
-        """Return log p(continuation | context) of each pair; images are imagined by the checkpoint's ``prompt_policy``.
+        """Return log p(continuation | context) of each pair; images are imagined by the
+        checkpoint's ``prompt_policy``.
 
-        Continuations are scored verbatim, adding no leading space. A masked LM gives the pseudo-log-likelihood.
+        Continuations are scored verbatim, adding no leading space. A masked LM gives the
+        pseudo-log-likelihood.
 
         Args:
-            k: imagined images; 6 when None, or none with ``images``. ``auto``: as many as are needed to choose between
-                the continuations of one context.
+            k: imagined images; 6 when None, or none with ``images``. ``auto``: as many as are
+                needed to choose between the continuations of one context.
             images: the images given for each context, see ``look``.
-            per: ``token`` mixes at every token (as ``generate`` does); ``sequence`` mixes the continuation's whole
-                probabilities, one per image. They differ from two tokens on.
+            per: ``token`` mixes at every token (as ``generate`` does); ``sequence`` mixes the
+                continuation's whole probabilities, one per image. They differ from two tokens on.
             visuals: from ``imagine`` or ``look``, instead of k and images.
 
         Raises:
-            VLMIGError: another ``per``; ``auto`` and a context with only one continuation, or with images.
+            VLMIGError: another ``per``; ``auto`` and a context with only one continuation, or with
+                images.
         """
         if per not in ("token", "sequence"):
             raise VLMIGError(f"per={per!r}; expected token or sequence")
@@ -320,14 +311,16 @@ class VLMIG:
         visuals: Sequence[Visuals] | None = None,
         **settings: Any,
     ) -> list[str]:
-        """Continue each prompt, its images mixed in at every token; ``settings`` go to transformers' ``generate``.
+        """Continue each prompt, its images mixed in at every token; ``settings`` go to
+        transformers' ``generate``.
 
         With ``num_return_sequences`` each prompt gives as many texts, one after another.
 
         Args:
             k: imagined images; 6 when None, or none with ``images``.
             images: the images given for each prompt, see ``look``.
-            visuals: from ``imagine`` or ``look``, instead of k and images; the first k of each are used.
+            visuals: from ``imagine`` or ``look``, instead of k and images; the first k of each are
+                used.
 
         Raises:
             VLMIGError: a masked LM; no room for the answer.

@@ -94,7 +94,8 @@ class Scorer:
         verbatim: bool = False,
         first: bool = False,
     ) -> list[Scores]:
-        """Score each context's candidates with text alone and with each of its images; images in the text are always read.
+        """Score each context's candidates with text alone and with each of its images; images in
+        the text are always read.
 
         Args:
             visuals: from ``VLMIG.imagine`` or ``VLMIG.look``.
@@ -116,7 +117,8 @@ class Scorer:
     def text_only(
         self, context: str, candidates: Sequence[str], visuals: Visuals, scores: Scores
     ) -> np.ndarray:
-        """Return the candidates' log-probabilities without any image, those in the text removed too, (C,).
+        """Return the candidates' log-probabilities without any image, those in the text removed
+        too, (C,).
 
         Args:
             scores: of these candidates, with the images.
@@ -194,7 +196,8 @@ class Scorer:
         return self.image_tokens.stack(rows, [images.shown for images in visuals])
 
     def limit(self, visuals: Visuals) -> int | None:
-        """Return how many tokens of a text fit; images in the text leave no room free before it for imagined ones."""
+        """Return how many tokens of a text fit; images in the text leave no room free before it for
+        imagined ones."""
         limit = self.config.text_limit
         if limit and len(visuals.shown) and not len(visuals.features):
             return limit + self.config.visual_tokens
@@ -208,7 +211,8 @@ class Scorer:
 
     @torch.inference_mode()
     def token_log_probs(self, text: str, visuals: Visuals, ks: Sequence[int]) -> list[Tensor]:
-        """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,), for each k of ``ks``.
+        """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,),
+        for each k of ``ks``.
 
         Placeholder tokens are no words and are left out.
         """
@@ -225,7 +229,8 @@ class Scorer:
         return values
 
     def predict(self, reading: Reading, visuals: Sequence[Visuals]) -> Tensor:
-        """Predict the next token of every position, (B, T, V), by the checkpoint's mixture; by the LM alone without images."""
+        """Predict the next token of every position, (B, T, V), by the checkpoint's mixture; by the
+        LM alone without images."""
         visual = self.visual_cache(visuals)
         if visual is None:
             return self.model.text_log_probs(reading)
@@ -238,7 +243,8 @@ class Scorer:
 
     @torch.inference_mode()
     def likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:
-        """Return the likeliest next words, or words for a masked LM's gap, with their probabilities."""
+        """Return the likeliest next words, or words for a masked LM's gap, with their
+        probabilities."""
         ids = self.ids(context, visuals)
         gap = (
             ids.index(self.tokenizer.mask_token_id)

@@ -1,4 +1,5 @@
-"""Scores of candidates: with text alone, with each image and with a blank image; and their mixture."""
+"""Scores of candidates: with text alone, with each image and with a blank image; and their
+mixture."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from vlmig.models.mixture import Mixture
 
 @dataclass
 class Scores:
-    """Log-probabilities of C candidates. Any number of images and any mixture is computed from them afterwards."""
+    """Log-probabilities of C candidates. Any number of images and any mixture is computed from them
+    afterwards."""
 
     text: np.ndarray
     """log p_0, (C,)."""
@@ -22,11 +24,13 @@ class Scores:
     blank: np.ndarray
     """log p_blank, (C,)."""
     alignment: np.ndarray
-    """CLIP similarity of each image and its prompt, (K,); (K, C) where each candidate has its own images."""
+    """CLIP similarity of each image and its prompt, (K,); (K, C) where each candidate has its own
+    images."""
 
     @classmethod
     def zero(cls, candidates: int, alignment: np.ndarray) -> Scores:
-        """Return zeros, to which the log-probabilities of tokens are added, for images of these CLIP similarities."""
+        """Return zeros, to which the log-probabilities of tokens are added, for images of these
+        CLIP similarities."""
         return cls(
             np.zeros(candidates),
             np.zeros((len(alignment), candidates)),
@@ -36,7 +40,8 @@ class Scores:
 
     @classmethod
     def joined(cls, groups: Sequence[Scores]) -> Scores:
-        """Join candidates that were scored separately, each with its own images; a single group stays as it is."""
+        """Join candidates that were scored separately, each with its own images; a single group
+        stays as it is."""
         if len(groups) == 1:
             return groups[0]
         text = np.concatenate([group.text for group in groups], -1)
@@ -55,7 +60,8 @@ class Scores:
         return Scores(text, self.per_image[None, :k], blank, self.alignment[None, :k])
 
     def extended(self, more: Scores) -> Scores:
-        """Append the images of ``more``, scores of the same candidates; the blank image's scores come from ``more``."""
+        """Append the images of ``more``, scores of the same candidates; the blank image's scores
+        come from ``more``."""
         images = np.concatenate([self.per_image, more.per_image])
         return Scores(
             self.text, images, more.blank, np.concatenate([self.alignment, more.alignment])
@@ -71,16 +77,19 @@ class Scores:
     def loglikelihoods(
         self, k: int, mixture: Mixture, trust: np.ndarray | None = None
     ) -> np.ndarray:
-        """Divide the candidates' total text-only probability among them by the mixture, (C,); k = 0 gives log p_0."""
+        """Divide the candidates' total text-only probability among them by the mixture, (C,); k = 0
+        gives log p_0."""
         if not k:
             return self.text
         return self.mixed(k, mixture, trust) + np.logaddexp.reduce(self.text, -1, keepdims=True)
 
     def mixed(self, k: int, mixture: Mixture, trust: np.ndarray | None = None) -> np.ndarray:
-        """Mix the first k images' distributions over the candidates: log-probabilities, (C,); k = 0 is text-only.
+        """Mix the first k images' distributions over the candidates: log-probabilities, (C,); k = 0
+        is text-only.
 
-        A candidate of several tokens counts with its whole probability (the mixture is per sequence). Every distribution
-        is first normalized over the candidates, since the answer is one of them.
+        A candidate of several tokens counts with its whole probability (the mixture is per
+        sequence). Every distribution is first normalized over the candidates, since the answer is
+        one of them.
 
         Args:
             trust: in each image, (K,), instead of what ``Mixture.trust`` makes of the alignment.
@@ -95,9 +104,11 @@ class Scores:
         return mixture.combine(text, images, shares, blank).numpy()
 
     def sequences(self, k: int, mixture: Mixture) -> np.ndarray:
-        """Mix each candidate's whole log-probability by itself: (C,) log-probabilities, not normalized over candidates.
+        """Mix each candidate's whole log-probability by itself: (C,) log-probabilities, not
+        normalized over candidates.
 
-        A rule that needs a distribution gets the two outcomes "exactly this text" and "anything else".
+        A rule that needs a distribution gets the two outcomes "exactly this text" and "anything
+        else".
         """
         values = []
         for c in range(len(self.text)):

@@ -1,4 +1,5 @@
-"""How a question becomes the text that its answer follows: turns, few-shot examples with images, a chain of thought.
+"""How a question becomes the text that its answer follows: turns, few-shot examples with images, a
+chain of thought.
 
 ``<image>`` in a text is a placeholder: the image goes there.
 """
@@ -27,8 +28,8 @@ def with_placeholders(text: str, images: int, line: bool = False) -> str:
     """Return a text with a placeholder for each of its images; in one without any, they go first.
 
     Args:
-        line: give each its line, as LLaVA and VILA put images before a question. Captions and other texts to continue
-            have them directly in front, as in training.
+        line: give each its line, as LLaVA and VILA put images before a question. Captions and other
+            texts to continue have them directly in front, as in training.
 
     Raises:
         VLMIGError: more or fewer placeholders than images.
@@ -67,14 +68,15 @@ def _short(text: str) -> str:
 class Conversation:
     """Turns up to a question, with their images.
 
-    Images go to the placeholders of their turns, in order. Without any placeholder they go before the first question,
-    each on its line.
+    Images go to the placeholders of their turns, in order. Without any placeholder they go before
+    the first question, each on its line.
     """
 
     turns: list[Turn]
     """Few-shot examples first, with a placeholder for each image."""
     images: list[Image.Image]
-    """In the order of their placeholders; with late fusion the model looks at them beside the text."""
+    """In the order of their placeholders; with late fusion the model looks at them beside the
+    text."""
     template: str
     tokenizer: Any
 
@@ -90,8 +92,8 @@ class Conversation:
         """Combine few-shot examples, images and a question, or turns that end with a question.
 
         Raises:
-            VLMIGError: something that is not an image; more or fewer placeholders than images; images of an example,
-                or placeholders, with late fusion.
+            VLMIGError: something that is not an image; more or fewer placeholders than images;
+                images of an example, or placeholders, with late fusion.
         """
         in_text, last_images = config.fusion == "prefix", all_opened(images)
         turns: list[Turn] = []
@@ -149,8 +151,8 @@ class Conversation:
     def context(self, gap: str = "") -> str:
         """Write the text after which choices are scored.
 
-        In the short form (template ``question``, and any text with a gap) a text that is not a question is continued as
-        it is.
+        In the short form (template ``question``, and any text with a gap) a text that is not a
+        question is continued as it is.
 
         Args:
             gap: a masked LM's mask token, which stands for the answer.
@@ -176,7 +178,8 @@ class Conversation:
 
 
 def _with_placeholders(turns: list[Turn], images: int) -> list[Turn]:
-    """Check that the user's turns have a placeholder for each image; in turns without any, put them first."""
+    """Check that the user's turns have a placeholder for each image; in turns without any, put them
+    first."""
     text = "\n".join(turn.text for turn in turns if turn.role == "user")
     if IMAGE in text or not images:
         with_placeholders(text, images)

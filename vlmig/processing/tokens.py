@@ -41,10 +41,12 @@ class ImageTokens(NamedTuple):
         return text.replace(IMAGE, IMAGE * self.each)
 
     def stack(self, rows: Sequence[list[int]], images: Sequence[Tensor]) -> Tensor | None:
-        """Stack the features of the images whose placeholders are in token ids, (B, M, P, C); None without any.
+        """Stack the features of the images whose placeholders are in token ids, (B, M, P, C); None
+        without any.
 
         Args:
-            images: features of each whole text's images, (M, P, C) each. Where a text was cut, its last ones are used.
+            images: features of each whole text's images, (M, P, C) each. Where a text was cut, its
+                last ones are used.
 
         Returns:
             Rows with fewer images are padded at their end.
@@ -151,10 +153,11 @@ def encode_pair(
     limit: int | None,
     image_tokens: ImageTokens | None = None,
 ) -> tuple[list[int], int]:
-    """Tokenize the whole text; the continuation begins at the first token that the context alone does not have.
+    """Tokenize the whole text; the continuation begins at the first token that the context alone
+    does not have.
 
-    So a token across the join belongs to the continuation, and the model reads the text as it would be written. A text
-    longer than ``limit`` is cut on the left but keeps its BOS, see ``cut_left``.
+    So a token across the join belongs to the continuation, and the model reads the text as it would
+    be written. A text longer than ``limit`` is cut on the left but keeps its BOS, see ``cut_left``.
 
     Returns:
         Token ids and the index of the continuation's first token (at least 1).
@@ -209,17 +212,20 @@ def cut_left(
 
 
 def first_token(tokenizer: PreTrainedTokenizerBase, option: str) -> int:
-    """Return the first sub-token of a candidate tokenized by itself: all that the published code scores."""
+    """Return the first sub-token of a candidate tokenized by itself: all that the published code
+    scores."""
     return tokenizer(option, add_special_tokens=False).input_ids[0]
 
 
 def encode_gaps(
     tokenizer: PreTrainedTokenizerBase, context: str, option: str, limit: int | None
 ) -> Iterator[tuple[list[int], int, int]]:
-    """Mask each token of a candidate in turn: (token ids with one mask, its position, the token under it).
+    """Mask each token of a candidate in turn: (token ids with one mask, its position, the token
+    under it).
 
-    The candidate goes to the context's mask token, or to the context's end. A text longer than ``limit`` loses tokens
-    far from the candidate, first on the left, then on the right, but never the special tokens at both ends.
+    The candidate goes to the context's mask token, or to the context's end. A text longer than
+    ``limit`` loses tokens far from the candidate, first on the left, then on the right, but never
+    the special tokens at both ends.
 
     Raises:
         VLMIGError: more than one mask token in the context; a candidate that does not fit.
@@ -269,7 +275,8 @@ def pad_rows(
 def likely_words(
     tokenizer: PreTrainedTokenizerBase, probabilities: Tensor, count: int
 ) -> dict[str, float]:
-    """Return the likeliest words among the tokens, (V,): one with and one without a leading space are one word."""
+    """Return the likeliest words among the tokens, (V,): one with and one without a leading space
+    are one word."""
     likely = probabilities.topk(min(8 * count, len(probabilities)))
     words: dict[str, float] = {}
     for i, p in zip(likely.indices.tolist(), likely.values.tolist(), strict=True):

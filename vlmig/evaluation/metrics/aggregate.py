@@ -26,7 +26,8 @@ def assemble(evaluator: Evaluator, measured: Measured) -> tuple[Outcome, dict[in
     """Compute everything about a task from its records.
 
     Returns:
-        The numbers; and by seed each item's answers in the main condition, where there are candidates.
+        The numbers; and by seed each item's answers in the main condition, where there are
+        candidates.
     """
     config, task = evaluator.model.config, measured.task
     outcome = Outcome(task, len(measured.items), (config.mix, task.weights or config.weights))
@@ -136,7 +137,8 @@ def _answers_by_seed(
 
 
 def _answers(rescorer: Rescorer, values: list[np.ndarray]) -> Iterator[Row]:
-    """Yield for each item what mixture and text alone answer to its questions, and whether it is right."""
+    """Yield for each item what mixture and text alone answer to its questions, and whether it is
+    right."""
     right, per_character = rescorer.right(values), rescorer.right(values, per_character=True)
     scores, i = rescorer.scores("none"), 0
     for item in rescorer.items:

@@ -28,7 +28,8 @@ def compare(
     clusters: np.ndarray,
     masks: dict[str, np.ndarray],
 ) -> list[Row]:
-    """Compare the main condition with text alone, one image, controls and baselines, paired by entry.
+    """Compare the main condition with text alone, one image, controls and baselines, paired by
+    entry.
 
     Args:
         clusters: of each entry; questions and seeds about one object belong together.

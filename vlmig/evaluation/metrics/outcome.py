@@ -41,7 +41,8 @@ class Table:
     """Turn right and wrong entries into rows with intervals.
 
     Args:
-        owner: the item of each entry. An entry is a question, or an item where the best wording counts.
+        owner: the item of each entry. An entry is a question, or an item where the best wording
+            counts.
         labels: the number of each entry's right answer.
     """
 
@@ -83,7 +84,8 @@ class Table:
         self.add(condition, right, {"acc_norm": per_character}, certain)
 
     def count(self, condition: Condition, counts: list[np.ndarray], most: int) -> None:
-        """Add to a condition's rows the mean number of images that its answers needed, and its share of ``most``."""
+        """Add to a condition's rows the mean number of images that its answers needed, and its
+        share of ``most``."""
         for row in self.outcome.conditions:
             if any(row[name] != value for name, value in vars(condition).items()):
                 continue
@@ -103,7 +105,8 @@ class Table:
         others: dict[str, list[np.ndarray]],
         certain: list[np.ndarray] | None,
     ) -> None:
-        """Add a condition's rows: one for each subset and seed, and one for all seeds where there are several.
+        """Add a condition's rows: one for each subset and seed, and one for all seeds where there
+        are several.
 
         Args:
             right: of each seed, which entries are right.

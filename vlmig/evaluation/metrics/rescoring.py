@@ -1,4 +1,5 @@
-"""From records to right and wrong: every k, rule, weighting and control, computed from one measurement."""
+"""From records to right and wrong: every k, rule, weighting and control, computed from one
+measurement."""
 
 from __future__ import annotations
 
@@ -22,8 +23,9 @@ from vlmig.predict.adaptive_k import Stopping
 from vlmig.predict.scores import Scores
 
 BASELINES = ("vote", "clip", "zlavi")
-"""Other uses of the same images: the majority of their answers; CLIP's choice between statements, averaged over images; the
-even ensemble of the LM's and CLIP's distributions, after Z-LaVI (Yang et al. 2022)."""
+"""Other uses of the same images: the majority of their answers; CLIP's choice between statements,
+averaged over images; the even ensemble of the LM's and CLIP's distributions, after Z-LaVI (Yang et
+al. 2022)."""
 CLIP_SCALE = 100.0
 """Inverse temperature of CLIP's distributions, where its training ends."""
 FOLDS = 5
@@ -38,11 +40,13 @@ NUMBERS = (
     "content_free",
 )
 SHUFFLED = ("per_image", "alignment")
-"""Columns made of a record, and of its control ``shuffled``. ``clip`` is per item, the others are per question."""
+"""Columns made of a record, and of its control ``shuffled``. ``clip`` is per item, the others are
+per question."""
 
 
 class Rescorer:
-    """One task's records under one seed, as columns of numbers: any mixture of them is computed from these.
+    """One task's records under one seed, as columns of numbers: any mixture of them is computed
+    from these.
 
     Args:
         items: in the order of ``records``.
@@ -69,7 +73,8 @@ class Rescorer:
             name: Column() for name in (*NUMBERS, *(f"shuffled {name}" for name in SHUFFLED))
         }
         self.tokens: list[Sequence[str]] = []
-        """As published, each candidate's first sub-token; empty where whole candidates are scored."""
+        """As published, each candidate's first sub-token; empty where whole candidates are
+        scored."""
         self.shared: list[bool] = []
         """Of each item, whether its questions share their images."""
         known: dict[tuple[str, ...], tuple[str, ...]] = {}
@@ -114,7 +119,8 @@ class Rescorer:
         return [np.flatnonzero(group.ravel() == i) for i in range(len(distinct))]
 
     def _stacked(self, control: str, group: np.ndarray) -> Scores:
-        """Stack the scores of a group of questions: (Q, C), (K, Q, C), (Q, C), (K, Q) or (K, Q, C)."""
+        """Stack the scores of a group of questions: (Q, C), (K, Q, C), (Q, C), (K, Q) or (K, Q,
+        C)."""
         text, images, alignment = (column.of(group) for column in self._columns(control))
         blank = self.columns["blank"].of(group)
         free = np.zeros_like(text)
@@ -141,7 +147,8 @@ class Rescorer:
             yield stacked[number].one(row)
 
     def used(self, rule: Stopping, mixture: Mixture) -> np.ndarray:
-        """Return how many images each question's answer needs, (Q,); questions that share images need equally many."""
+        """Return how many images each question's answer needs, (Q,); questions that share images
+        need equally many."""
         scores, counts = list(self.scores("none")), np.zeros(len(self.owner), dtype=int)
         by_item = np.split(np.arange(len(counts)), self._first[1:])
         for shared, questions in zip(self.shared, by_item, strict=True):
@@ -188,9 +195,11 @@ class Rescorer:
         return clip if mix == "clip" else np.logaddexp(clip, text) - np.log(2)
 
     def _learned(self, control: str, k: int) -> np.ndarray:
-        """Learn the trust in each image, (Q, K): the probability that it raises the right answer's above the text's.
+        """Learn the trust in each image, (Q, K): the probability that it raises the right answer's
+        above the text's.
 
-        A logistic regression on what is known without the answer, fitted on other objects than it is applied to.
+        A logistic regression on what is known without the answer, fitted on other objects than it
+        is applied to.
         """
         inputs = np.empty((len(self.owner), k, 6))
         helped = np.empty((len(self.owner), k), dtype=bool)
@@ -284,7 +293,8 @@ def confidence(values: list[np.ndarray]) -> np.ndarray:
 
 
 def _image_features(scores: Scores, k: int) -> np.ndarray:
-    """Describe each image without the answer, (K, Q, 6): alignment, entropies, confidences, share of images that agree."""
+    """Describe each image without the answer, (K, Q, 6): alignment, entropies, confidences, share
+    of images that agree."""
     images, text = log_softmax(scores.per_image[:k], -1), log_softmax(scores.text, -1)
     alignment = np.nan_to_num(scores.alignment[:k])
     alignment = alignment.mean(-1) if alignment.ndim > 2 else alignment
