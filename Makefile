@@ -44,6 +44,7 @@ test: .venv/ready
 
 proof: .venv/ready
 	VLMIG_PROOF=1 $(PYTEST) -m "proof or scaled"
+	$(RUN)/python -m tools.counts
 
 test-newest: $(UV)
 	$(MAKE) others RUN=.venv-newest/bin RESOLUTION=highest
@@ -52,7 +53,7 @@ test-oldest: $(UV)
 	$(MAKE) others RUN=.venv-oldest/bin RESOLUTION=lowest-direct
 
 others:
-	$(UV) venv --quiet --clear --python $(PYTHON) $(RUN)/..
+	$(UV) venv --quiet --clear --python $(PYTHON) $(dir $(RUN))
 	$(UV) pip install --quiet --python $(RUN)/python --resolution $(RESOLUTION) -e ".[dev]"
 	$(RUN)/python -m tools.moved
 	$(PYTEST)

@@ -36,7 +36,7 @@ def sides(bench: Bench, k: int) -> dict[str, Callable[[], Any]]:
     """Return what is measured at one point, each of B texts with k pictures of its own."""
     features = bench.pictures(k)[1].expand(len(bench.ids), -1, -1, -1).clone()
     with torch.no_grad():
-        states = bench.model.beside(features)
+        states = bench.model.encode_with_blank(features)
     return {
         "text": bench.text,
         "default rule": lambda: bench.mixed(states, "evidence"),

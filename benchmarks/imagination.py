@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"load of the machine before: {load:.2f} (other work beside this makes the rounds differ)")
     measure(config, plain, prompts, arguments.k, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
-        limit(plain, Imagination(config, POCKET, FeatureStore(folder), Stopwatch()).imaginer)
+        limit(plain, Imagination(config, POCKET, FeatureStore(folder), Stopwatch()).source)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class Bench:
     @torch.no_grad()
     def all(self, visual: Tensor | tuple[Tensor, ...]) -> list[Tensor]:
         """Predict alone, beside nothing and beside each picture; features are seen first."""
-        states = self.model.beside(visual) if isinstance(visual, Tensor) else visual
+        states = self.model.encode_with_blank(visual) if isinstance(visual, Tensor) else visual
         return list(self.model.predictions(self.reading(), states))
 
     @torch.no_grad()
@@ -182,7 +182,7 @@ def next_token(bench: Bench, ks: Sequence[int], rounds: int, plain_k: int) -> di
     for k in ks:
         pixels, features = bench.pictures(k)
         with torch.no_grad():
-            states = bench.model.beside(features)
+            states = bench.model.encode_with_blank(features)
         sides |= {
             f"k={k} kept": lambda states=states: bench.mixed(states, "evidence"),
             f"k={k} kept, prob": lambda states=states: bench.mixed(states, "prob"),

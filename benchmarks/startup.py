@@ -1,8 +1,9 @@
-"""Starting: what libraries, the package, the pocket model and commands cost in a fresh process, in seconds.
+"""Startup time in seconds of libraries, the package, the pocket model and commands.
 
 python -m benchmarks.startup --rounds 3
 
-Every side runs in a process of its own, in turns, once unmeasured; the answer's picture is stored before the clock starts.
+Each one runs in a new process, in turns. The first round is not measured: it fills the caches and
+stores the pictures of the answer.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ MAIN = "from vlmig.cli.main import main; import sys; sys.exit(main(sys.argv[1:])
 
 
 def sides(folder: Path) -> dict[str, list[str]]:
-    """Return what is started, by name: arguments of Python.
+    """Return the arguments of Python for each name.
 
     Args:
-        folder: empty; becomes the store.
+        folder: an empty folder, for the feature store.
     """
     store = ["--store", str(folder / "store")]
     ask = ["ask", "What is the color of a banana?", "--choices", "yellow,red", "--k", "2", *store]
@@ -45,23 +46,36 @@ def sides(folder: Path) -> dict[str, list[str]]:
 
 
 def start(arguments: Sequence[str], spent: list[float]) -> None:
-    """Run Python to its end and note the seconds of CPU, user's and system's."""
+    """Run Python and add its CPU seconds, user and system, to ``spent``."""
     before = os.times()
-    subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+    subprocess.run(
+        [sys.executable, *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )
     after = os.times()
-    spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
+    spent.append(
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each, in turns (default: 3)")
+    """Measure and print the medians."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measured processes of each (default: 3)"
+    )
     arguments = parser.parse_args(argv)
     print(introduction(machine()))
     with tempfile.TemporaryDirectory() as folder:
         started = sides(Path(folder))
         spent: dict[str, list[float]] = {name: [] for name in started}
-        works = {name: partial(start, arguments, spent[name]) for name, arguments in started.items()}
+        works = {
+            name: partial(start, arguments, spent[name]) for name, arguments in started.items()
+        }
         walls = in_turns(works, arguments.rounds)
     print(f"{'median of rounds, seconds':<28}{'CPU':>8}{'wall':>8}")
     for name, wall in walls.items():

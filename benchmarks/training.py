@@ -21,7 +21,6 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import fmean, median
@@ -141,7 +140,7 @@ class Side:
         self.filling = sum(self.clock.seconds.values())
         objective, self.steps = Objective(self.network), Steps(session, 0, stage, self.data)
         self._time(objective, pictures, accelerator)
-        self.run = Loop(objective, replace(stage, steps=self.data.steps), folder / stage.name, accelerator)
+        self.run = Loop(objective, stage.model_copy(update={"steps": self.data.steps}), folder / stage.name, accelerator)
         self.clock.around(self.run.optimizer, "step", "optimiser")
         self.batch, self.turns = stage.batch, []  # type: ignore[var-annotated]
         self.turn(1)
@@ -165,7 +164,7 @@ class Side:
         clock.around(accelerator, "clip_grad_norm_", "optimiser")
         clock.around(self.data.batches.tokens, "batch", "tokens")
         if pictures.stored:  # otherwise several are opened side by side
-            clock.around(pictures, "look", "features")
+            clock.around(pictures, "load", "features")
 
     def turn(self, steps: int) -> None:
         """Run some steps as ``fit`` does, and keep seconds per step by part."""

@@ -1,53 +1,56 @@
-"""Draw the README's picture: one question, its imagined pictures, and what each of them and the text alone say.
+"""Draw the README's picture: the HTML page of one answer, photographed by a headless Chromium.
 
 python -m eval.figure docs/answer.png
 """
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import matplotlib
+from PIL import Image, ImageChops
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-from vlmig import VLMIG
+from vlmig.cli.main import main as vlmig
 
 QUESTION = "What is the color of a strawberry?"
-CHOICES = ["red", "green", "yellow", "white", "brown", "blue"]
-SHADES = ["#d32f2f", "#388e3c", "#fbc02d", "#e0e0e0", "#795548", "#1976d2"]
+CHOICES = "red,green,yellow,white,brown,blue"
+WINDOW = (1020, 700)
+SCALE = 1.5
+MARGIN = 24  # of the page, in its pixels
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+QUIET = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --hide-scrollbars".split()
+)
+QUIET += "--disable-background-networking --disable-component-update --disable-sync".split()
 
 
 def main(path: Path) -> None:
-    """Ask, draw, save."""
-    answer = VLMIG.from_pretrained("pocket").ask(QUESTION, choices=CHOICES, k=6)
-    figure = plt.figure(figsize=(10, 4.2))
-    grid = figure.add_gridspec(2, 8, height_ratios=[1.3, 1])
-    for i, (picture, distribution) in enumerate(zip(answer.images, answer.per_image, strict=True)):
-        axis = figure.add_subplot(grid[0, i])
-        axis.imshow(picture.resize((256, 256)))
-        axis.axis("off")
-        axis.set_title(f"picture {i + 1}\nalignment {answer.weights[i]:.2f}", fontsize=8)
-        bars(figure.add_subplot(grid[1, i]), distribution)
-    for i, (title, distribution) in enumerate((("text only", answer.text_only), ("mixed", answer.probabilities))):
-        axis = figure.add_subplot(grid[:, 6 + i])
-        bars(axis, distribution)
-        axis.set_title(title, fontsize=9)
-    figure.suptitle(f"{QUESTION}  →  {answer.answer} (p = {answer.probabilities[answer.answer]:.2f})", fontsize=12)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    """Ask, write the page, photograph it and cut off the empty rest of the window."""
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        raise SystemExit(f"no browser; expected one of {', '.join(BROWSERS)}: apt install chromium")
+    with TemporaryDirectory() as folder:
+        page = Path(folder) / "answer.html"
+        vlmig(["ask", QUESTION, "--choices", CHOICES, "--k", "6", "--html", str(page)])
+        width, height = WINDOW
+        options = [f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"]
+        options += [f"--force-device-scale-factor={SCALE}", f"--screenshot={path.resolve()}"]
+        subprocess.run([browser, *QUIET, *options, page.as_uri()], check=True, capture_output=True)
+    crop(path)
 
 
-def bars(axis: plt.Axes, distribution: dict[str, float]) -> None:
-    """Draw one distribution over the choices."""
-    axis.barh(range(len(CHOICES)), [distribution[c] for c in CHOICES], color=SHADES, edgecolor="#666", linewidth=0.4)
-    axis.set_yticks(range(len(CHOICES)), CHOICES, fontsize=7)
-    axis.set_xlim(0, 1)
-    axis.set_xticks([0, 1])
-    axis.tick_params(labelsize=7)
-    axis.invert_yaxis()
+def crop(path: Path) -> None:
+    """Cut the picture off below the last row that is not of one colour, and save it."""
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    background = Image.new("RGB", picture.size, picture.getpixel((0, 0)))
+    box = ImageChops.difference(picture, background).getbbox()
+    if box is not None:
+        picture = picture.crop((0, 0, picture.width, box[3] + round(SCALE * MARGIN)))
+    picture.save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from scipy import stats
 from torch import Tensor
 
 from vlmig.imagination import Request
-from vlmig.imagination.sources.diffusion import DiffusionImaginer
+from vlmig.imagination.sources.diffusion import DiffusionSource
 from vlmig.imagination.sources.families import Sampling
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, load_concepts
@@ -103,9 +103,9 @@ def draw(imaginer: Any, names: Sequence[str], first: int = 0) -> list[Image.Imag
     return [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawn]
 
 
-def load_imaginer(source: str, sampling: Sampling) -> DiffusionImaginer:
+def load_imaginer(source: str, sampling: Sampling) -> DiffusionSource:
     """Load a generator. Lumina's pipeline guides three channels of any latent; here all of them are guided."""
-    imaginer = DiffusionImaginer(source, sampling)
+    imaginer = DiffusionSource(source, sampling)
     pipeline = imaginer.pipeline
     if type(pipeline).__name__ != "LuminaPipeline" or sampling.guidance <= 1:
         return imaginer

@@ -25,7 +25,7 @@ def test_sides_take_turns_and_are_compared_round_by_round() -> None:
 def test_the_sides_of_scoring_predict_the_same() -> None:
     bench = scoring.Bench("pocket", 9, torch.device("cpu"))
     pixels, features = bench.pictures(3)
-    states = bench.model.beside(features)
+    states = bench.model.encode_with_blank(features)
     assert torch.allclose(bench.text(), bench.all(states)[0][:, -1], atol=1e-5)
     for kept, new in zip(bench.all(states), bench.all(features), strict=True):
         assert torch.allclose(kept, new, atol=1e-5)

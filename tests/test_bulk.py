@@ -133,8 +133,8 @@ def test_a_second_evaluation_draws_nothing(tiny: VLMIG, tmp_path: Path) -> None:
     table += "".join(f"{i},a,thing{i},{c}\n" for i, c in enumerate(["red", "blue"] * 3))
     (tmp_path / "valm" / "memory_color_data.csv").write_text(table)
     calls: list[int] = []
-    plain = tiny.imagination.imaginer.imagine
-    tiny.imagination.imaginer.imagine = lambda requests: calls.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
+    plain = tiny.imagination.source.imagine
+    tiny.imagination.source.imagine = lambda requests: calls.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
     task = declaration("memory_color").made()
     first = measure_tasks(Evaluator(tiny, Settings(ks=(0, 2)), tmp_path, tmp_path / "a"), [task])
     assert sum(calls) == 6 * 2, "one set of pictures for all nine wordings of an item"

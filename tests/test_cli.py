@@ -1,4 +1,4 @@
-"""The command line: errors are one line with exit status 2, help is instant, answers come from the pocket model."""
+"""The command line: errors are one line with exit status 2, and help needs no torch."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import vlmig.cli.options as cli
+from vlmig.cli import doctor
 from vlmig.cli.main import main
+from vlmig.cli.options import POLICIES
 from vlmig.models import config
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,11 @@ ROOT = Path(__file__).parents[1]
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "vlmig.cli", *arguments], capture_output=True, text=True, cwd=ROOT, check=False
+        [sys.executable, "-m", "vlmig.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
     )
 
 
@@ -34,22 +39,43 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
             ["eval", "--tasks", "memory_colour", "--out", "{tmp}"],
             "unknown task 'memory_colour'; expected one of memory_color, arc",
         ),
-        (["eval", "--tasks", "memory_color", "--data", "{tmp}/none", "--out", "{tmp}"], "no file .*pass --data"),
-        (["eval", "--tasks", "memory_color", "--data", "{tmp}/bad", "--out", "{tmp}"], "has no column Shape"),
-        (["eval", "--tasks", "pocket_color", "--k", "-1", "--out", "{tmp}"], "k=-1; expected numbers of pictures"),
-        (["eval", "--tasks", "pocket_color", "--k", "a,b", "--out", "{tmp}"], "expected a whole number or auto"),
+        (
+            ["eval", "--tasks", "memory_color", "--data", "{tmp}/none", "--out", "{tmp}"],
+            "no file .*pass --data",
+        ),
+        (
+            ["eval", "--tasks", "memory_color", "--data", "{tmp}/bad", "--out", "{tmp}"],
+            "has no column Shape",
+        ),
+        (
+            ["eval", "--tasks", "pocket_color", "--k", "-1", "--out", "{tmp}"],
+            "k=-1; expected numbers of pictures",
+        ),
+        (
+            ["eval", "--tasks", "pocket_color", "--k", "a,b", "--out", "{tmp}"],
+            "expected a whole number or auto",
+        ),
         (
             ["eval", "--tasks", "pocket_color", "--seed", "a,b", "--out", "{tmp}"],
             "expected comma-separated whole numbers",
         ),
-        (["eval", "--tasks", "pocket_color", "--k", "auto,auto:0.1", "--out", "{tmp}"], "one auto among them"),
+        (
+            ["eval", "--tasks", "pocket_color", "--k", "auto,auto:0.1", "--out", "{tmp}"],
+            "one auto among them",
+        ),
         (
             ["eval", "--tasks", "pocket_color", "--control", "loud", "--out", "{tmp}"],
             "control 'loud'; expected one of",
         ),
-        (["ask", "What?", "--model", "{tmp}/bad"], "has no config.json; expected a vlmig checkpoint"),
+        (
+            ["ask", "What?", "--model", "{tmp}/bad"],
+            "has no config.json; expected a vlmig checkpoint",
+        ),
         (["report", "{tmp}/none"], "has no results.json"),
         (["fly"], "invalid choice"),
+        (["ask", "What?", "--fly"], "unrecognized arguments: --fly; see vlmig ask --help"),
+        (["ask", "What?", "--seed", "x"], "got 'x', expected a whole number"),
+        (["data", "check", "x.csv", "--max-bad", "few"], "got 'few', expected a number"),
     ],
 )
 def test_errors_are_one_line_and_status_two(
@@ -71,20 +97,38 @@ def test_errors_are_one_line_and_status_two(
 def test_help_imports_nothing_heavy() -> None:
     done = run("--help")
     assert done.returncode == 0 and "ask" in done.stdout
-    script = "import sys; from vlmig.cli.main import build_parser; build_parser(); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    script = (
+        "import sys; from vlmig.cli.main import build_parser; build_parser(); "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert done.stdout.strip() == "False"
 
 
 def test_no_traceback_reaches_the_terminal() -> None:
     done = run("ask", "")
     assert done.returncode == 2
-    assert (
-        done.stderr == 'vlmig: the question is empty; ask something, e.g. vlmig ask "What is the color of a banana?"\n'
-    )
+    cure = 'ask something, e.g. vlmig ask "What is the color of a banana?"'
+    assert done.stderr == f"vlmig: the question is empty; {cure}\n"
 
 
-def test_ask_shows_pictures_probabilities_and_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_command_says_how_to_resume(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", interrupted)
+    assert main(["doctor"]) == 130
+    told = "vlmig: interrupted; run the same command again to resume\n"
+    assert capsys.readouterr().err == told
+
+
+def test_ask_shows_pictures_probabilities_and_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "answer.html"
     arguments = [
         "--choices",
@@ -100,22 +144,42 @@ def test_ask_shows_pictures_probabilities_and_time(tmp_path: Path, capsys: pytes
     assert main(["ask", "What is the color of a banana?", *arguments]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("yellow")
-    assert "text only" in shown and "picture 2" in shown and "alignment" in shown and "imagine " in shown
+    assert (
+        "text only" in shown
+        and "picture 2" in shown
+        and "CLIP similarity" in shown
+        and "imagine " in shown
+    )
     data = json.loads(re.findall(r'id="data">(.*?)</script>', page.read_text(), re.S)[0])
     assert len(data["pictures"]) == 2
 
 
-def test_something_outside_the_pocket_world_still_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_something_outside_the_pocket_world_still_answers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     choices = "yellow,red,green,black,gray"
     assert (
-        main(["ask", "What is the color of a stapler?", "--choices", choices, "--k", "2", "--store", str(tmp_path)])
+        main(
+            [
+                "ask",
+                "What is the color of a stapler?",
+                "--choices",
+                choices,
+                "--k",
+                "2",
+                "--store",
+                str(tmp_path),
+            ]
+        )
         == 0
     )
     shown = capsys.readouterr().out
-    assert "p = " in shown and "mean alignment" in shown
+    assert "p = " in shown and "mean CLIP similarity" in shown
 
 
-def test_eval_writes_results_samples_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_writes_results_samples_and_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = [
         "eval",
         "--tasks",
@@ -140,16 +204,40 @@ def test_eval_writes_results_samples_and_report(tmp_path: Path, capsys: pytest.C
 
 
 def test_imagine_and_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["imagine", "a banana", "--k", "2", "--store", str(tmp_path), "--out", str(tmp_path / "png")]) == 0
+    assert (
+        main(
+            [
+                "imagine",
+                "a banana",
+                "--k",
+                "2",
+                "--store",
+                str(tmp_path),
+                "--out",
+                str(tmp_path / "png"),
+            ]
+        )
+        == 0
+    )
     assert len(list((tmp_path / "png").glob("*.png"))) == 2
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert "language model" in shown and "local folder" in shown and "transformers" in shown
 
 
-def test_bulk_imagination(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bulk_imagination(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "prompts.txt").write_text("a banana\na strawberry\na frog\n")
-    command = ["imagine", "--prompts", str(tmp_path / "prompts.txt"), "--k", "1", "--store", str(tmp_path)]
+    command = [
+        "imagine",
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--k",
+        "1",
+        "--store",
+        str(tmp_path),
+    ]
     assert main([*command, "--shard", "1/2"]) == 0
     monkeypatch.setenv("RANK", "1")  # as torchrun sets them
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -169,13 +257,21 @@ def test_bulk_imagination(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
         (["--shard", "3/2", "a cat"], "expected I/N with I from 1 to N"),
         ([], "nothing to imagine"),
         (["--prompts", "nowhere.txt"], "no prompts at nowhere.txt"),
-        (["--prompts", "nowhere.txt", "a cat"], "--prompts fills the store; it goes neither with a prompt"),
+        (
+            ["--prompts", "nowhere.txt", "a cat"],
+            "--prompts fills the store; it goes neither with a prompt",
+        ),
         (["a cat", "--report", "r.jsonl"], "--report and --shard are for many prompts"),
-        (["a cat", "--store-limit", "much"], "got 'much', expected a number of bytes such as 500MB"),
+        (
+            ["a cat", "--store-limit", "much"],
+            "got 'much', expected a number of bytes such as 500MB",
+        ),
         (["--merge", "nowhere"], "no store to merge at nowhere"),
     ],
 )
-def test_wrong_bulk_arguments(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_bulk_arguments(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     try:
         status = main(["imagine", *arguments])
     except SystemExit as exit_:
@@ -185,10 +281,12 @@ def test_wrong_bulk_arguments(arguments: list[str], message: str, capsys: pytest
 
 
 def test_the_command_line_knows_the_policies() -> None:
-    assert tuple(cli.POLICIES) == config.POLICIES
+    assert tuple(POLICIES) == config.POLICIES
 
 
-def test_pictures_that_are_not_kept_are_not_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_that_are_not_kept_are_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     command = ["imagine", "a banana", "--k", "1", "--store", str(tmp_path), "--no-pictures"]
     assert main(command) == 0
     assert main([*command, "--out", str(tmp_path / "out")]) == 2

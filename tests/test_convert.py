@@ -94,7 +94,7 @@ def test_files_that_are_no_checkpoint(parts: Path, tmp_path: Path, capsys: pytes
     torch.save({"lm_head.weight": torch.zeros(2)}, tmp_path / "plain.bin")
     for file, message in (
         ("nothing.bin", "no weights at"),
-        ("code.bin", "is no plain file of tensors"),
+        ("code.bin", "is not a file of tensors only"),
         ("plain.bin", r"holds no projector and fusion layer (found lm_head)"),
     ):
         assert converted(tmp_path / file, parts, tmp_path / "out") == 2

@@ -162,7 +162,7 @@ def test_logits_are_the_originals(both: tuple[Any, VLMIG]) -> None:
     encoder = VisionEncoder(ours.folder / "vision_encoder", ours.config.vision_layer)
     pixels = encoder.tower.prepare([as_tensor(picture) for picture in pictures(sum(COUNTS))])
     expected = theirs(**batch(ROWS), pixel_values=pixels).logits
-    precise = shown(encoder.tower.see(pixels, encoder.layer)[0])
+    precise = shown(encoder.tower.encode_images(pixels, encoder.layer)[0])
     stored = shown(encoder.encode(pictures(sum(COUNTS)))[0].float())
     real = batch(ROWS)["attention_mask"].bool()
     for features, tolerance in ((precise, SAME), (stored, HALF)):
@@ -190,7 +190,7 @@ def test_generation_and_pixels_are_the_originals(both: tuple[Any, VLMIG]) -> Non
     encoder = VisionEncoder(ours.folder / "vision_encoder", ours.config.vision_layer)
     pixels = torch.cat([encoder.tower.prepare([as_tensor(picture)]) for picture in seen])
     assert torch.allclose(pixels, inputs["pixel_values"], atol=1e-6)
-    features = encoder.tower.see(pixels, encoder.layer)[0]
+    features = encoder.tower.encode_images(pixels, encoder.layer)[0]
     filled = torch.stack([torch.stack([features[0], torch.zeros_like(features[0])]), features[1:]])
     text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     assert torch.equal(ours.model.generate(**text, shown_features=filled, **settings), expected)
@@ -237,7 +237,7 @@ def test_half_precision_stays(parts: Path, tmp_path: Path, capsys: pytest.Captur
     )
     assert converted(tmp_path / "theirs", parts, tmp_path / "ours") == 0
     said = capsys.readouterr().out
-    assert "language model: llama" in said and "float16" in said and "4 visual tokens per picture" in said
+    assert "language model: llama" in said and "float16" in said and "4 visual tokens per image" in said
     base = load_file(tmp_path / "ours/language_model/model.safetensors")
     assert {value.dtype for value in base.values()} == {torch.float16}
     assert (
@@ -295,7 +295,7 @@ def test_folders_that_are_no_llava(parts: Path, tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
     config = json.loads((tmp_path / "theirs/config.json").read_text())
     for change, more, message in (
-        ({}, ["--vision", "ViT-B-32/openai"], "a LLaVA brings its own"),
+        ({}, ["--vision", "ViT-B-32/openai"], "a LLaVA has its own"),
         ({"model_type": "llava_next"}, [], "has model_type 'llava_next'; expected 'llava'"),
         ({"model_type": "gpt2"}, [], "no --language-model for"),
     ):

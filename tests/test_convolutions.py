@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vlmig.imagination import Request, request
 from vlmig.imagination.sources.cpu_convolutions import Upsampled, Winograd, quicken
-from vlmig.imagination.sources.diffusion import DiffusionImaginer
+from vlmig.imagination.sources.diffusion import DiffusionSource
 from vlmig.imagination.sources.families import Sampling
 from vlmig.models.checkpoint import POCKET
 
@@ -81,7 +81,7 @@ def test_four_small_convolutions_are_doubling_and_a_big_one(size: tuple[int, int
 
 
 def test_pictures_are_the_plain_pipelines() -> None:
-    imaginer = DiffusionImaginer(GENERATOR, SAMPLING)
+    imaginer = DiffusionSource(GENERATOR, SAMPLING)
     assert min(kinds(imaginer.pipeline.unet).values()) > 0
     assert kinds(imaginer.pipeline.vae) == {Winograd: 0, Upsampled: 2}
     asked = [request(prompt, i) for prompt in ("a banana", "the sea") for i in range(3)]
@@ -91,7 +91,7 @@ def test_pictures_are_the_plain_pipelines() -> None:
 
 
 def test_pictures_depend_on_no_neighbour_and_no_thread() -> None:
-    imaginer = DiffusionImaginer(GENERATOR, Sampling(steps=2, guidance=3.0, size=64, batch=3))
+    imaginer = DiffusionSource(GENERATOR, Sampling(steps=2, guidance=3.0, size=64, batch=3))
     asked = [request(prompt, i) for prompt in ("a banana", "the sea") for i in range(3)]
     together, threads = imaginer.imagine(asked), torch.get_num_threads()
     for count in {1, threads}:
@@ -104,8 +104,8 @@ def test_pictures_depend_on_no_neighbour_and_no_thread() -> None:
 
 
 def test_only_what_draws_in_float32_on_a_cpu_is_changed() -> None:
-    half = DiffusionImaginer(GENERATOR, SAMPLING, dtype="bfloat16")
-    full = DiffusionImaginer(GENERATOR, SAMPLING)
+    half = DiffusionSource(GENERATOR, SAMPLING, dtype="bfloat16")
+    full = DiffusionSource(GENERATOR, SAMPLING)
     assert set(kinds(half.pipeline.unet).values()) == {0}
     assert "convolutions" in full.identity() and "convolutions" not in half.identity()
 

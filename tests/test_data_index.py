@@ -128,7 +128,7 @@ def test_curation_by_hand(tmp_path: Path) -> None:
         asked.extend(own)
         return [np.nan if not pair.picture else 0.1 if "blue" in pair.caption else 0.3 for pair in own]
 
-    rows, dropped = curate(made, Curation(2, 4, True, 0.2), alignment)
+    rows, dropped = curate(made, Curation(min_words=2, max_words=4, duplicates=True, min_alignment=0.2), alignment)
     assert rows.dtype == np.int64 and rows.tolist() == [0, 2, 3, 8, 9]
     assert dropped == {"min_words": 1, "max_words": 1, "duplicates": 2, "min_alignment": 1}
     assert asked == [pairs[i] for i in (0, 2, 3, 6, 8, 9)]
@@ -139,7 +139,7 @@ def test_curation_by_hand(tmp_path: Path) -> None:
         with pytest.raises(VLMIGError):
             Curation.from_mapping(wrong)  # type: ignore[arg-type]
     empty = index(Given([]), tmp_path / "empty")
-    assert curate(empty, Curation(1, 9, True, 0.0), alignment)[0].tolist() == []
+    assert curate(empty, Curation(min_words=1, max_words=9, duplicates=True, min_alignment=0.0), alignment)[0].tolist() == []
     assert [len(part) for part in split(empty, np.arange(0), 0.5)] == [0, 0]
 
 

@@ -107,7 +107,7 @@ def test_laion_reads_local_coco(tmp_path: Path) -> None:
     stored = Image.open(tmp_path / "coco/train2017/000000.jpg").convert("RGB")
     assert source.open(pairs[0]).tobytes() == stored.tobytes()
     (tmp_path / "lvis_caption_url.parquet").write_bytes(b"PAR1 no")
-    with pytest.raises(VLMIGError, match="no parquet file"):
+    with pytest.raises(VLMIGError, match="not a parquet file"):
         list(source.pairs())
 
 

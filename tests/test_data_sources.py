@@ -155,7 +155,7 @@ def test_table_lines_that_cannot_be_read_are_bad_records(tmp_path: Path) -> None
         ("t.csv, line 8", "not CSV"),
     ]
     for name in ("t.csv", "t.jsonl"):
-        with pytest.raises(VLMIGError, match="no column picture; found"):
+        with pytest.raises(VLMIGError, match="no column picture; it has"):
             list(Table(tmp_path / name, image="picture").pairs())
 
 

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from benchmarks import imagination
+from tools import rooms
 from tools.pocket import adapter, encoder, generator, language
 from tools.pocket.__main__ import STAGES
 from vlmig.cli.main import build_parser, main
@@ -31,13 +32,18 @@ from vlmig.training.model import choose_trained, count_parameters, start
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
-COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines() if line]
-PROGRAMS = [block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if not block.startswith("# needs a hub")]
+BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S)]
+COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
+PROGRAMS = [
+    block
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S)
+    if not block.startswith("# needs a hub")
+]
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if c.startswith("vlmig ")])
 def test_every_command_parses(command: str) -> None:
-    build_parser().parse_args(shlex.split(command)[1:])
+    build_parser().parse_args(shlex.split(command, comments=True)[1:])
 
 
 def test_quick_commands_run(
@@ -49,7 +55,9 @@ def test_quick_commands_run(
     monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
     for command in dict.fromkeys(COMMANDS):
         if command.startswith(("vlmig ask", "vlmig doctor", "vlmig imagine")):
-            assert main(shlex.split(command)[1:]) == 0, f"{command}: {capsys.readouterr().err}"
+            assert main(shlex.split(command, comments=True)[1:]) == 0, (
+                f"{command}: {capsys.readouterr().err}"
+            )
 
 
 @pytest.mark.parametrize("module", sorted(set(re.findall(r"python -m ([\w.]+)", TEXT))))
@@ -80,8 +88,12 @@ def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert paths
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
-        assert any(cell.get("outputs") for cell in notebook.cells), f"{path.name} was committed unexecuted"
-        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute(env=dict(os.environ))
+        assert any(cell.get("outputs") for cell in notebook.cells), (
+            f"{path.name} was committed unexecuted"
+        )
+        NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute(
+            env=dict(os.environ)
+        )
 
 
 def test_the_example_task_runs(tmp_path: Path) -> None:
@@ -99,10 +111,30 @@ def test_the_example_task_runs(tmp_path: Path) -> None:
     assert taught is not None and taught.questions[1].contexts[0].startswith("An ape says moo. ")
 
 
-def test_docs_name_no_missing_file() -> None:
+def test_docs_name_no_missing_file_or_heading() -> None:
     for document in [*PAGES, ROOT / "CONTRIBUTING.md"]:
-        for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", document.read_text()):
+            path = document.parent / target if target else document
+            assert path.exists(), f"{document.name} links to {target}"
+            headings = re.findall(r"^#+ (.*)", path.read_text(), re.M) if anchor else []
+            anchors = {
+                re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings
+            }
+            assert not anchor or anchor in anchors, f"{document.name} links to {target}#{anchor}"
+
+
+def test_the_architecture_describes_every_package() -> None:
+    """What the picture of the packages was drawn from, and the paragraphs beside it."""
+    page = (ROOT / "docs/architecture.md").read_text()
+    assert rooms.read_graph().keys() == rooms.CAPTIONS.keys()
+    missing = [name for name in (*rooms.CAPTIONS, *rooms.BASE) if f"**{name}**" not in page]
+    assert not missing
+
+
+def test_docs_keep_to_100_columns() -> None:
+    for document in [*PAGES, ROOT / "CONTRIBUTING.md"]:
+        long = [line for line in document.read_text().splitlines() if len(line) > 100]
+        assert not [line for line in long if not re.search(r"\]\(|^http", line)], document.name
 
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -117,7 +149,9 @@ def test_every_config_opens_with_its_command_and_the_figure_to_expect(path: Path
 
 
 @pytest.mark.parametrize(
-    "path", [p for p in CONFIGS if "stages" in p.read_text() or "extends" in p.read_text()], ids=lambda p: p.name
+    "path",
+    [p for p in CONFIGS if "stages" in p.read_text() or "extends" in p.read_text()],
+    ids=lambda p: p.name,
 )
 def test_every_recipe_builds(path: Path, parts: Path, bert: Path, tmp_path: Path) -> None:
     """Around the embedded parts, or around tiny ones of the same families in place of what a hub would give."""
@@ -125,18 +159,33 @@ def test_every_recipe_builds(path: Path, parts: Path, bert: Path, tmp_path: Path
     early = recipe.model.get("fusion") == "prefix" or "runs/" in recipe.model.get("from", "")
     if recipe.model.get("from") != "pocket":
         family = "llama" if early else re.split(r"[-_.]", path.stem)[1]
-        folder = bert if family == "bert" else save_family(family.removesuffix("3"), tmp_path / family)
-        places = {"language_model": folder, "vision": parts / "vision_encoder", "generator": parts / "generator"}
-        changes = [*(f"model.{name}={place}" for name, place in places.items()), "model.projector_width=8"]
+        folder = (
+            bert if family == "bert" else save_family(family.removesuffix("3"), tmp_path / family)
+        )
+        places = {
+            "language_model": folder,
+            "vision": parts / "vision_encoder",
+            "generator": parts / "generator",
+        }
+        changes = [
+            *(f"model.{name}={place}" for name, place in places.items()),
+            "model.projector_width=8",
+        ]
         if "from" in recipe.model:  # an earlier stage's run
-            changes = [f"model={{fusion: prefix, {', '.join(f'{k}: {v}' for k, v in places.items())}}}"]
+            changes = [
+                f"model={{fusion: prefix, {', '.join(f'{k}: {v}' for k, v in places.items())}}}"
+            ]
         recipe = load_recipe(path, changes)
     for stage in recipe.stages:
         for entry in stage.data:
             kind = entry["source"]
             assert kind in {**KINDS, **SOURCES}
             inspect.signature({**KINDS, **SOURCES}[kind]).bind_partial(
-                **{k: v for k, v in entry.items() if k not in ("source", "weight", "limit", "curate")}
+                **{
+                    k: v
+                    for k, v in entry.items()
+                    if k not in ("source", "weight", "limit", "curate")
+                }
             )
     model = start(recipe, FeatureStore(tmp_path / "store"))
     for stage in recipe.stages:
@@ -148,7 +197,9 @@ def test_every_recipe_builds(path: Path, parts: Path, bert: Path, tmp_path: Path
 def save_family(family: str, folder: Path) -> Path:
     """Save a tiny LM of a family with a tokenizer that fits it."""
     build(family).save_pretrained(folder)
-    words = Tokenizer(models.WordLevel({"[PAD]": 0, "[BOS]": 1, "[EOS]": 2, "[UNK]": 3}, unk_token="[UNK]"))
+    words = Tokenizer(
+        models.WordLevel({"[PAD]": 0, "[BOS]": 1, "[EOS]": 2, "[UNK]": 3}, unk_token="[UNK]")
+    )
     names = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
     PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
     return folder

@@ -249,10 +249,10 @@ def test_wrong_use_is_one_clear_line(model: Any, saved: Path, parts: Path, tmp_p
     for weights in (torch.ones(2, 5), torch.ones(3), torch.ones(1, 3)):
         with pytest.raises(VLMIGError, match=r"image_weights of shape .*; expected one per image, \(2, 3\)"):
             model(**left_padded(), visual_features=pictures(), image_weights=weights)
-    with pytest.raises(VLMIGError, match=r"attention_mask of shape \(2, 1, 7, 7\) beside pictures; expected \(B, S\)"):
+    with pytest.raises(VLMIGError, match=r"attention_mask of shape \(2, 1, 7, 7\) with images; expected \(B, S\)"):
         four = torch.ones(2, 1, 7, 7, dtype=torch.bool).tril()
         model(left_padded()["input_ids"], attention_mask=four, visual_features=pictures())
-    with torch.no_grad(), pytest.raises(VLMIGError, match="a cache of 8 tokens, 1 of them read beside pictures"):
+    with torch.no_grad(), pytest.raises(VLMIGError, match="a cache of 8 tokens, 1 of them read with images"):
         cache = text_cache(model(left_padded()["input_ids"], use_cache=True))
         model(left_padded()["input_ids"][:, :1], visual_features=pictures(), **cache_argument(cache))
     for features in (pictures()[0], pictures()[:1], pictures()[:, :, 1:], pictures()[..., 1:]):

@@ -50,7 +50,7 @@ def model(request: pytest.FixtureRequest) -> VLMIGForCausalLM:
 
 def rows_of(model: VLMIGForCausalLM) -> tuple[list[list[int]], list[int]]:
     """Texts with pictures in the middle, two, none, at the start and at the end, and how many each has."""
-    picture = [model.config.place_token] * model.config.visual_tokens
+    picture = [model.config.placeholder_id] * model.config.visual_tokens
     rows = [[1, 5, *picture, 7, 8], [1, *picture, 9, 10, *picture, 11], [1, 6, 7], [*picture, 12], [1, 5, 6, *picture]]
     return rows, [1, 2, 0, 1, 1]
 
@@ -73,7 +73,7 @@ def both(rows: int = 5) -> dict[str, Tensor]:
 def spelled_out(model: VLMIGForCausalLM, row: list[int], shown: Tensor) -> Tensor:
     """Put visual tokens (M, N, E) among the words' embeddings one position after another: (1, T, E)."""
     words, tokens = model.language_model.get_input_embeddings(), iter(shown.flatten(0, 1))
-    place = model.config.place_token
+    place = model.config.placeholder_id
     return torch.stack([next(tokens) if token == place else words(torch.tensor(token)) for token in row])[None]
 
 
@@ -106,7 +106,7 @@ def test_imagined_pictures_are_mixed_over_separate_runs_of_the_base_lm(
     model: VLMIGForCausalLM, begin: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One run for each picture: BOS if there is one, the picture, the text with a shown picture in it."""
-    row = [*begin, 5, *[model.config.place_token] * model.config.visual_tokens, 7, 8]
+    row = [*begin, 5, *[model.config.placeholder_id] * model.config.visual_tokens, 7, 8]
     shown, imagined = pictures(1, 1), pictures(1, IMAGINED, 1)
     text = spelled_out(model, row, model.projector(shown[0]))
     runs = []
@@ -168,7 +168,7 @@ def test_generation_writes_no_places(place: int | None) -> None:
     settings |= {"no_repeat_ngram_size": 2, "return_dict_in_generate": True, "output_scores": True}
     generated = model.generate(**inputs, shown_features=pictures(5, SHOWN), **settings)
     new = generated.sequences[:, inputs["input_ids"].shape[1] :]
-    assert (new != model.config.place_token).all()
+    assert (new != model.config.placeholder_id).all()
     if place is not None:
         assert all((scores[:, place] == -torch.inf).all() for scores in generated.scores)
 
@@ -194,7 +194,7 @@ def test_labels_at_places_never_count(model: VLMIGForCausalLM, imagined: bool) -
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     output = model(**inputs, **features, labels=labels)
     logits, targets = output.logits[:, :-1], labels[:, 1:]
-    counted = (targets != -100) & (targets != model.config.place_token)
+    counted = (targets != -100) & (targets != model.config.placeholder_id)
     assert output.loss.item() == pytest.approx(F.cross_entropy(logits[counted], targets[counted]).item(), abs=SAME)
 
 
@@ -211,26 +211,26 @@ def test_only_the_projector_learns() -> None:
 @torch.no_grad()
 def test_pictures_that_do_not_fit_the_text_are_refused() -> None:
     model, late = make("gpt2"), make("gpt2", fusion="cross_attention", fusion_heads=4)
-    place, picture = model.config.place_token, [model.config.place_token] * model.config.visual_tokens
+    place, picture = model.config.placeholder_id, [model.config.placeholder_id] * model.config.visual_tokens
     for built, row, count, message in (
-        (model, [1, *picture], None, "9 places of visual tokens in the text and no picture"),
-        (model, [1, *picture], 0, "9 places of visual tokens in the text and no picture"),
-        (model, [1, 5], 1, "1 pictures and no place for them in the text; put <image>"),
-        (model, [1, *picture, *picture], 1, r"\[18\] places .* at most 1 pictures"),
-        (model, [1, *picture], 2, r"\[9\] places .* at most 2 pictures of 9"),
-        (model, [1, place, place], 1, r"\[2\] places of visual tokens"),
+        (model, [1, *picture], None, "9 placeholder tokens in the text and no image"),
+        (model, [1, *picture], 0, "9 placeholder tokens in the text and no image"),
+        (model, [1, 5], 1, "1 images and no placeholder in the text; put <image>"),
+        (model, [1, *picture, *picture], 1, r"\[18\] placeholder tokens .* at most 1 images"),
+        (model, [1, *picture], 2, r"\[9\] placeholder tokens .* at most 2 images of 9"),
+        (model, [1, place, place], 1, r"\[2\] placeholder tokens"),
         (late, [1, 5], 1, "shown_features with fusion='cross_attention'"),
     ):
         with pytest.raises(VLMIGError, match=message):
             built(input_ids=torch.tensor([row]), shown_features=None if count is None else pictures(1, count))
-    with pytest.raises(VLMIGError, match=r"\[18, 0\] places"):  # as many places as pictures, but all in one row
+    with pytest.raises(VLMIGError, match=r"\[18, 0\] placeholder tokens"):  # as many places as pictures, but all in one row
         model(**padded([[1, *picture, *picture], [1, 5]]), shown_features=pictures(2, 1))
 
 
 @torch.no_grad()
 def test_a_cache_of_another_start_is_refused() -> None:
     model, inputs, more = make("gpt2"), padded([[1, 5, 6]]), torch.tensor([[7]])
-    for features, message in ((None, "read without pictures"), (pictures(1, 2), "beside 3 pictures, 2 given")):
+    for features, message in ((None, "read without images"), (pictures(1, 2), "with 3 images, 2 given")):
         cache = text_cache(model(**inputs, use_cache=True, visual_features=features))  # a blank one is one more
         with pytest.raises(VLMIGError, match=message):
             model(input_ids=more, visual_features=pictures(1, 1), **cache_argument(cache))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vlmig import VLMIGConfig, VLMIGForCausalLM, VLMIGForMaskedLM
-from vlmig.models.base import LateFusionModel
+from vlmig.models.base import VLMIGPreTrainedModel
 
 # Two orders of the same fp32 sums; logits are log-probabilities of order 5, pictures move them by more than 0.01.
 SAME = 1e-5
@@ -25,7 +25,7 @@ CAUSAL = [
 MASKED = [(family, fusion) for family in families.MASKED for fusion in ("cross_attention", "decoder_layer")]
 
 
-def visual(family: str, fusion: str, masked: bool = False) -> LateFusionModel:
+def visual(family: str, fusion: str, masked: bool = False) -> VLMIGPreTrainedModel:
     """Make a family's tiny LM visual, with an adapter that matters."""
     base = families.build(family, masked)
     config = VLMIGConfig(
@@ -108,7 +108,7 @@ def test_masked_family(family: str, fusion: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def check_round_trip(model: LateFusionModel, batch: dict[str, torch.Tensor], folder: Path) -> None:
+def check_round_trip(model: VLMIGPreTrainedModel, batch: dict[str, torch.Tensor], folder: Path) -> None:
     """Saved with its base LM and loaded again, a model gives the same bits."""
     model.save_pretrained(folder, save_base=True)
     loaded = type(model).from_pretrained(folder)

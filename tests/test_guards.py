@@ -12,7 +12,7 @@ from torch import Tensor
 from vlmig import VLMIG, VLMIGError
 from vlmig.imagination import Request, next_seed, request
 from vlmig.imagination.guards import REDRAWS, diversity, faulty, guarded
-from vlmig.imagination.sources.diffusion import DiffusionImaginer, load_pipeline
+from vlmig.imagination.sources.diffusion import DiffusionSource, load_pipeline
 from vlmig.imagination.sources.families import Sampling
 from vlmig.vision import BLANK
 
@@ -23,7 +23,7 @@ class Censored:
     embeds = False
     seeded = True
 
-    def __init__(self, inner: DiffusionImaginer, black: set[int]) -> None:
+    def __init__(self, inner: DiffusionSource, black: set[int]) -> None:
         self.inner, self.black = inner, black
 
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
@@ -38,8 +38,8 @@ class Censored:
 
 
 @pytest.fixture()
-def imaginer(parts: Path) -> DiffusionImaginer:
-    return DiffusionImaginer(parts / "generator", Sampling(steps=1, guidance=0.0, size=32, batch=3))
+def imaginer(parts: Path) -> DiffusionSource:
+    return DiffusionSource(parts / "generator", Sampling(steps=1, guidance=0.0, size=32, batch=3))
 
 
 def test_what_counts_as_faulty() -> None:
@@ -52,7 +52,7 @@ def test_what_counts_as_faulty() -> None:
     assert not faulty(spot)
 
 
-def test_a_faulty_picture_is_drawn_again_from_the_next_seed(imaginer: DiffusionImaginer) -> None:
+def test_a_faulty_picture_is_drawn_again_from_the_next_seed(imaginer: DiffusionSource) -> None:
     asked = [request("a cat", i) for i in range(4)]
     twice = {asked[1].seed, next_seed(asked[1].seed)}
     never = [asked[2].seed]
@@ -67,9 +67,9 @@ def test_a_faulty_picture_is_drawn_again_from_the_next_seed(imaginer: DiffusionI
 
 
 def test_redraws_are_stored_and_reported(tiny: VLMIG, tmp_path: Path) -> None:
-    inner = tiny.imagination.imaginer
-    assert isinstance(inner, DiffusionImaginer)
-    tiny.imagination.imaginer = Censored(inner, {request("a cat", 1).seed})
+    inner = tiny.imagination.source
+    assert isinstance(inner, DiffusionSource)
+    tiny.imagination.source = Censored(inner, {request("a cat", 1).seed})
     assert tiny.imagine(["a cat"], k=3)[0].described()["redraws"] == [0, 1, 0]
     assert tiny.imagination.tally.redrawn == 1
     assert tiny.imagine(["a cat"], k=3)[0].described()["redraws"] == [0, 1, 0]
@@ -81,10 +81,10 @@ def test_redraws_are_stored_and_reported(tiny: VLMIG, tmp_path: Path) -> None:
 
 def test_a_generator_that_draws_nothing_at_all_is_an_error(tiny: VLMIG) -> None:
     """NaN from a decoder in half precision comes out black."""
-    imaginer = tiny.imagination.imaginer
-    assert isinstance(imaginer, DiffusionImaginer)
+    imaginer = tiny.imagination.source
+    assert isinstance(imaginer, DiffusionSource)
     imaginer.pipeline.vae.decoder.conv_out.bias.data.fill_(torch.nan)
-    with pytest.raises(VLMIGError, match="all 4 pictures of a batch are black.*imaginer_dtype=float32") as caught:
+    with pytest.raises(VLMIGError, match="all 4 images of a batch are black.*imaginer_dtype=float32") as caught:
         tiny.imagine(["a cat", "a dog"], k=2)
     assert "\n" not in str(caught.value)
     assert len(tiny.imagination.store) == 0
@@ -92,12 +92,12 @@ def test_a_generator_that_draws_nothing_at_all_is_an_error(tiny: VLMIG) -> None:
 
 def test_a_prompt_for_nothing_stops_no_run(tiny: VLMIG) -> None:
     """ "A plain black square" may well be black: it counts as empty, alone or after others."""
-    inner = tiny.imagination.imaginer
-    assert isinstance(inner, DiffusionImaginer)
+    inner = tiny.imagination.source
+    assert isinstance(inner, DiffusionSource)
     seeds = [request("a black square", i).seed for i in range(2)]
     for _ in range(REDRAWS):
         seeds += [next_seed(seed) for seed in seeds]
-    tiny.imagination.imaginer = Censored(inner, set(seeds))
+    tiny.imagination.source = Censored(inner, set(seeds))
     alone = tiny.imagine(["a black square"], k=2)[0]
     assert alone.described()["redraws"] == [-1, -1]
     assert torch.equal(alone.features[0], tiny.model.blank_features.float())
@@ -105,12 +105,12 @@ def test_a_prompt_for_nothing_stops_no_run(tiny: VLMIG) -> None:
 
 
 def test_a_batch_without_memory_is_halved(
-    parts: Path, imaginer: DiffusionImaginer, caplog: pytest.LogCaptureFixture
+    parts: Path, imaginer: DiffusionSource, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING", logger="vlmig")
     asked = [request("a cat", i) for i in range(5)]
     whole = imaginer.imagine(asked)
-    poor = DiffusionImaginer(parts / "generator", Sampling(steps=1, guidance=0.0, size=32, batch=3))
+    poor = DiffusionSource(parts / "generator", Sampling(steps=1, guidance=0.0, size=32, batch=3))
     draw = poor._draw
 
     def scarce(batch: list[Request]) -> list[Tensor]:
@@ -122,10 +122,10 @@ def test_a_batch_without_memory_is_halved(
     for one, other in zip(whole, poor.imagine(asked), strict=True):
         # Another batch size may round another way: at most one of 255 levels.
         assert (one.int() - other.int()).abs().max() <= 1
-    assert "no memory for a batch of 3 pictures; going on with 1" in caplog.text
+    assert "no memory for a batch of 3 images; continuing with 1" in caplog.text
     assert poor.identity() == imaginer.identity(), "what is stored stays found"
     poor._draw = lambda batch: (_ for _ in ()).throw(RuntimeError("can't allocate memory"))  # type: ignore[method-assign]
-    with pytest.raises(VLMIGError, match="no memory for even one picture of 32 pixels; choose a smaller imaginer_size"):
+    with pytest.raises(VLMIGError, match="no memory for even one image of 32 pixels; choose a smaller imaginer_size"):
         poor.imagine(asked)
     poor._draw = lambda batch: (_ for _ in ()).throw(RuntimeError("shape mismatch"))  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="shape mismatch"):
@@ -136,7 +136,7 @@ def test_a_safety_checker_does_not_paint_pictures_black(parts: Path, monkeypatch
     checked = load_pipeline(str(parts / "generator"), None, torch.float32)
     checked.safety_checker = torch.nn.Identity()
     monkeypatch.setattr("vlmig.imagination.sources.diffusion.load_pipeline", lambda *_: checked)
-    assert DiffusionImaginer(parts / "generator").pipeline.safety_checker is None
+    assert DiffusionSource(parts / "generator").pipeline.safety_checker is None
 
 
 def test_diversity() -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from vlmig import VLMIG, VLMIGError
 from vlmig.imagination import image_seed, request
 from vlmig.imagination.prompts import subject_of
-from vlmig.imagination.sources.diffusion import DiffusionImaginer
+from vlmig.imagination.sources.diffusion import DiffusionSource
 from vlmig.imagination.sources.families import Sampling
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.rows import read_prompts, shard_of
@@ -26,8 +26,8 @@ def pixels(picture: Image.Image | torch.Tensor) -> bytes:
     return np.asarray(picture).tobytes()
 
 
-def imaginer(parts: Path, **settings: Any) -> DiffusionImaginer:
-    return DiffusionImaginer(parts / "generator", Sampling(**{**SETTINGS, **settings}))
+def imaginer(parts: Path, **settings: Any) -> DiffusionSource:
+    return DiffusionSource(parts / "generator", Sampling(**{**SETTINGS, **settings}))
 
 
 def test_a_picture_is_the_same_whatever_the_batch_the_order_and_the_number(parts: Path) -> None:
@@ -59,14 +59,14 @@ def test_settings_and_weights_are_part_of_the_identity(parts: Path) -> None:
 
 def test_a_missing_generator_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(VLMIGError, match="cannot load the generator .*expected the hub id or folder") as caught:
-        DiffusionImaginer(tmp_path / "nothing").imagine([request("a cat", 0)])
+        DiffusionSource(tmp_path / "nothing").imagine([request("a cat", 0)])
     assert "\n" not in str(caught.value)
 
 
 def test_predictor_imagines_nothing_twice(tiny: VLMIG) -> None:
     drawn: list[int] = []
-    plain = tiny.imagination.imaginer.imagine
-    tiny.imagination.imaginer.imagine = lambda requests: drawn.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
+    plain = tiny.imagination.source.imagine
+    tiny.imagination.source.imagine = lambda requests: drawn.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
     few = tiny.imagine(["a cat", "a dog", "a cat"], k=2)
     assert sum(drawn) == 4
     more = tiny.imagine(["a cat"], k=3)[0]
@@ -130,15 +130,17 @@ def test_a_full_store_needs_no_generator(tiny: VLMIG) -> None:
     tiny.imagine(["a cat"], k=2)
     again = VLMIG(tiny.model, tiny.tokenizer, tiny.folder, tiny.imagination.store.path.parent)
     again.imagine(["a cat"], k=2)
-    assert "pipeline" not in vars(again.imagination.imaginer)
+    assert "pipeline" not in vars(again.imagination.source)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("p.jsonl", '{"text": "a cat"}\n', "has a row without prompt"),
-        ("p.csv", "text\na cat\n", "has a row without prompt"),
-        ("p.jsonl", "{\n", "has a row without prompt"),
+        ("p.jsonl", '{"text": "a cat"}\n', "line 1 has no column prompt; it has text"),
+        ("p.csv", "text\na cat\n", "line 2 has no column prompt; it has text"),
+        ("p.jsonl", "{\n", "line 1: not JSON"),
+        ("p.jsonl", '{"prompt": 1}\n', "line 1: prompt is 1; expected text"),
+        ("p.csv", "prompt\na red, big apple\n", "line 2: wrong number of fields .got 2, expected 1"),
         ("p.txt", "\n\n", "holds no prompts"),
     ],
 )
@@ -146,7 +148,7 @@ def test_prompt_files(tmp_path: Path, name: str, text: str, message: str) -> Non
     (tmp_path / name).write_text(text)
     with pytest.raises(VLMIGError, match=message):
         read_prompts(tmp_path / name)
-    with pytest.raises(VLMIGError, match="cannot read prompts from .*expected a text file"):
+    with pytest.raises(VLMIGError, match="cannot load .*expected a text file"):
         read_prompts(tmp_path / "nowhere")
     with pytest.raises(VLMIGError, match="no prompts at"):
         read_prompts(tmp_path / "nowhere.txt")

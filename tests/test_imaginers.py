@@ -33,7 +33,7 @@ from vlmig import VLMIG, VLMIGError
 from vlmig.cli.main import main
 from vlmig.imagination import request
 from vlmig.imagination.sources.build import sampling_of
-from vlmig.imagination.sources.diffusion import DiffusionImaginer
+from vlmig.imagination.sources.diffusion import DiffusionSource
 from vlmig.imagination.sources.families import FAMILIES, Sampling, sampling_for
 from vlmig.models.checkpoint import POCKET
 from vlmig.models.config import VLMIGConfig, changed
@@ -66,7 +66,7 @@ def test_pictures_of_a_folder(parts: Path, tmp_path: Path, photos: Path) -> None
     assert np.array_equal(np.asarray(seen.images[10]), np.asarray(Image.open(photos / "a_cat_10.png"))), "10 is after 9"
     alone = model.imagination.encoder.encode([Image.open(photos / "a_cat_3.png")])[0][0]
     assert torch.equal(seen.features[3], alone.float())
-    with pytest.raises(VLMIGError, match="1 pictures of 'the sea' in .*expected the_sea/"):
+    with pytest.raises(VLMIGError, match="1 images of 'the sea' in .*expected the_sea/"):
         model.imagine(["the sea"], k=2)
     (photos / "a dog").mkdir()
     (photos / "a_cat_0.png").rename(photos / "a dog" / "any.png")
@@ -99,10 +99,10 @@ def test_the_nearest_pictures_of_a_gallery(parts: Path, tmp_path: Path, photos: 
     again = build(parts, tmp_path / "store", f"retrieval:{photos}")
     again.imagination.store = type(model.imagination.store)(tmp_path / "empty")
     assert torch.equal(again.imagine(["a cat"], k=2)[0].features, found[0].features[:2])
-    with pytest.raises(VLMIGError, match="gives at most 12 pictures of a prompt; lower --k"):
+    with pytest.raises(VLMIGError, match="gives at most 12 images of a prompt; lower --k"):
         model.imagine(["a cat"], k=13)
     (photos / "broken.png").write_text("no picture")
-    with pytest.raises(VLMIGError, match="broken.png is no readable picture"):
+    with pytest.raises(VLMIGError, match="broken.png is not a readable image"):
         build(parts, tmp_path / "store", f"retrieval:{photos}").imagine(["a cat"], k=1)
 
 
@@ -181,7 +181,7 @@ def test_embeddings_from_a_prior_pipeline(parts: Path, tmp_path: Path) -> None:
     assert torch.equal(three.features[:2], two.features) and not torch.equal(three.features[0], three.features[1])
     fresh = build(parts, tmp_path / "other", f"prior:{tmp_path / 'prior'}", **settings)
     assert torch.equal(fresh.imagine(["a cat"], k=1)[0].features[0], three.features[0])
-    assert not model.imagination.imaginer.fits("x " * 100)
+    assert not model.imagination.source.fits("x " * 100)
     fresh.config.vision_width = 20
     with pytest.raises(VLMIGError, match="gives embeddings of width 16, the adapter reads 20"):
         fresh.imagine(["the sea"], k=1)
@@ -190,7 +190,7 @@ def test_embeddings_from_a_prior_pipeline(parts: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("imaginer", "message"),
     [
-        ("folder:nowhere", "no folder nowhere; expected one with pictures named after prompts"),
+        ("folder:nowhere", "no folder nowhere; expected one with images named after prompts"),
         ("retrieval:", "imaginer='retrieval:' names no place; expected retrieval:PLACE"),
         ("prior:nowhere", "gives embeddings without pixels"),
     ],
@@ -203,7 +203,7 @@ def test_wrong_imaginers_are_said_in_one_line(parts: Path, tmp_path: Path, imagi
 
 def test_an_empty_folder_holds_no_pictures(parts: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(VLMIGError, match="no pictures in .*expected a folder of .png"):
+    with pytest.raises(VLMIGError, match="no images in .*expected a folder of .png"):
         build(parts, tmp_path, f"folder:{tmp_path / 'empty'}").imagine(["a cat"], k=1)
 
 
@@ -240,7 +240,7 @@ def test_embedded_prompts_draw_what_texts_draw(parts: Path, tmp_path: Path, kind
     if kind == "sdxl":
         folder = tmp_path / "xl"
         save_xl(parts, folder)
-    imaginer = DiffusionImaginer(folder, Sampling(steps=2, guidance=guidance, size=32, batch=2))
+    imaginer = DiffusionSource(folder, Sampling(steps=2, guidance=guidance, size=32, batch=2))
     asked = [request("a cat", 0), request("the sea", 4)]
     plain = imaginer.pipeline(
         [r.prompt for r in asked],
@@ -256,7 +256,7 @@ def test_embedded_prompts_draw_what_texts_draw(parts: Path, tmp_path: Path, kind
 
 
 def test_a_prompt_is_embedded_once(parts: Path) -> None:
-    imaginer = DiffusionImaginer(parts / "generator", Sampling(steps=1, guidance=3.0, size=32, batch=2))
+    imaginer = DiffusionSource(parts / "generator", Sampling(steps=1, guidance=3.0, size=32, batch=2))
     embedded: list[str] = []
     plain = imaginer.pipeline.encode_prompt
 
@@ -274,14 +274,14 @@ def test_a_pipeline_that_the_auto_class_does_not_know(parts: Path, monkeypatch: 
         raise ValueError("AutoPipeline can't find a pipeline linked to it")
 
     monkeypatch.setattr("diffusers.AutoPipelineForText2Image.from_pretrained", unknown)
-    assert type(DiffusionImaginer(parts / "generator").pipeline).__name__ == "StableDiffusionPipeline"
+    assert type(DiffusionSource(parts / "generator").pipeline).__name__ == "StableDiffusionPipeline"
 
 
 @pytest.mark.proof
 def test_a_compiled_denoiser_draws_the_same(parts: Path) -> None:
     asked = [request("a cat", i) for i in range(3)]
     settings = {"steps": 2, "guidance": 3.0, "size": 32, "batch": 2}
-    plain, compiled = (DiffusionImaginer(parts / "generator", Sampling(**settings, compile=c)) for c in (False, True))
+    plain, compiled = (DiffusionSource(parts / "generator", Sampling(**settings, compile=c)) for c in (False, True))
     for one, other in zip(plain.imagine(asked), compiled.imagine(asked), strict=True):
         assert (one.int() - other.int()).abs().max() <= 1, "fused operations may round another way"
 
@@ -316,7 +316,7 @@ def test_a_smaller_decoder(parts: Path, tmp_path: Path) -> None:
         num_decoder_blocks=(1, 1),
     ).save_pretrained(tmp_path / "taesd")
     plain, smaller = (
-        DiffusionImaginer(parts / "generator", Sampling(1, 0.0, 32, vae=vae)) for vae in (None, str(tmp_path / "taesd"))
+        DiffusionSource(parts / "generator", Sampling(1, 0.0, 32, vae=vae)) for vae in (None, str(tmp_path / "taesd"))
     )
     assert type(smaller.pipeline.vae).__name__ == "AutoencoderTiny"
     assert smaller.imagine([request("a cat", 0)])[0].shape == (3, 32, 32)

@@ -113,7 +113,7 @@ def test_only_kept_positions_are_predicted(model: VLMIGForCausalLM) -> None:
 def test_budgets_do_not_change_predictions(model: VLMIGForCausalLM, monkeypatch: pytest.MonkeyPatch) -> None:
     together = model(**inputs(), visual_features=pictures()).logits
     monkeypatch.setattr("vlmig.models.base.HEAD_SHARE", 1000)  # one row of one image at a time
-    monkeypatch.setattr("vlmig.models.base.FUSION_BUDGET", 1)
+    monkeypatch.setattr("vlmig.models.fusion.base.FUSION_BUDGET", 1)
     with torch.enable_grad():
         assert torch.allclose(model(**inputs(), visual_features=pictures()).logits, together, atol=SAME)
     assert torch.allclose(model(**inputs(), visual_features=pictures()).logits, together, atol=SAME)
@@ -133,7 +133,7 @@ def test_an_lm_that_changes_its_logits_is_refused() -> None:
     base = gpt2().eval()
     check_head(base, base.transformer, causal_logits)
     base.forward = lambda ids, plain=base.forward: type("Output", (), {"logits": plain(ids).logits.tanh() * 0.1})()  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="changes its logits after the head"):
+    with pytest.raises(ValueError, match="post-processes its logits"):
         check_head(base, base.transformer, causal_logits)
 
 

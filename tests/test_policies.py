@@ -58,7 +58,7 @@ def test_long_prompts_are_counted_and_never_reach_a_text_encoder(tiny: VLMIG) ->
     seen = tiny.imagine([long, "a cat"], k=2)
     assert tiny.imagination.tally.cut == 1
     assert long.strip().endswith(seen[0].prompts[0])
-    fits = tiny.imagination.imaginer.fits
+    fits = tiny.imagination.source.fits
     assert fits(seen[0].prompts[0]) and not fits("nothing " + seen[0].prompts[0]), "as much as fits stays"
     tiny.config.long_prompts = "split"
     first, second = tiny.imagine([long], k=2)[0].prompts

@@ -1,4 +1,4 @@
-"""The report: every number as in results.json, every kind of task, one page that needs and reaches no network."""
+"""The report: numbers as in results.json, every kind of task, pages that load nothing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vlmig import VLMIG
+from vlmig import VLMIG, VLMIGError
 from vlmig.cli.main import main
 from vlmig.evaluation.evaluator import Evaluator
 from vlmig.evaluation.results import measure_tasks
@@ -24,23 +24,28 @@ from vlmig.evaluation.settings import CONTROLS, Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.evaluation.tasks.yaml_task import choose_tasks
 from vlmig.imagination.store import Address, FeatureStore, Imagined
-from vlmig.predict.answer import Answer
-from vlmig.report import compare_runs, write_answer, write_report
-from vlmig.report.items import spread
+from vlmig.predict.answer import Answer, Reply
+from vlmig.report import compare_runs, write_answer, write_reply, write_report
+from vlmig.report.items import split_evenly
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><!-- & '\u2028"
 TEXTS = Task(
     "texts",
     lambda _: [
-        Item(f"texts/{i}", str(i), "a brick", (), (Question((f"A red brick {i}.",), (), -1),)) for i in range(3)
+        Item(f"texts/{i}", str(i), "a brick", (), (Question((f"A red brick {i}.",), (), -1),))
+        for i in range(3)
     ],
     kind="text",
 )
 
 
-def measured(model: VLMIG, data: Path, out: Path, tasks: Sequence[Task], **settings: Any) -> dict[str, Any]:
+def measured(
+    model: VLMIG, data: Path, out: Path, tasks: Sequence[Task], **settings: Any
+) -> dict[str, Any]:
     """Measure as ``vlmig eval`` does."""
-    return measure_tasks(Evaluator(model, Settings(**settings), data, out, lambda name: name != "tar"), tasks)
+    return measure_tasks(
+        Evaluator(model, Settings(**settings), data, out, lambda name: name != "tar"), tasks
+    )
 
 
 def named(*names: str, protocol: str = "default") -> list[Task]:
@@ -62,21 +67,36 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.links += [value or "" for name, value in attrs if name in ("src", "href", "action", "srcset")]
+        self.links += [
+            value or "" for name, value in attrs if name in ("src", "href", "action", "srcset")
+        ]
         self.inside = dict(attrs).get("id") or ""
 
     def handle_data(self, data: str) -> None:
         self.json += data if self.inside == "data" else ""
 
 
-def test_the_page_is_self_contained_and_its_numbers_are_the_results(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_the_page_is_self_contained_and_its_numbers_are_the_results(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
     asked = {"ks": (0, 1, 2), "controls": CONTROLS, "seeds": (0, 1)}
     results = measured(tiny, data, tmp_path, named("memory_color", "imagenetvc_color"), **asked)
     page = Page(write_report(tmp_path, tiny.imagination.store))
-    assert page.links == ["data:,"] and page.tags.count("script") == 2 and "default-src 'none'" in page.text
+    assert (
+        page.links == ["data:,"]
+        and page.tags.count("script") == 2
+        and "default-src 'none'" in page.text
+    )
     shown = {(row["task"], row["subset"]): row for row in page.data["main"]}
-    assert set(shown) == {(task, subset) for task in results["results"] for subset in ("all", "covered")}
-    places = {"text": (0, "none"), "main": (2, "none"), "shuffled": (2, "shuffled"), "caption": (0, "caption")}
+    assert set(shown) == {
+        (task, subset) for task in results["results"] for subset in ("all", "covered")
+    }
+    places = {
+        "text": (0, "none"),
+        "main": (2, "none"),
+        "shuffled": (2, "shuffled"),
+        "caption": (0, "caption"),
+    }
     for (task, subset), row in shown.items():
         for name, place in places.items():
             expected = main_condition(results, task, subset, *place)
@@ -88,14 +108,20 @@ def test_the_page_is_self_contained_and_its_numbers_are_the_results(tiny: VLMIG,
     assert len(page.data["conditions"]) == len(results["vlmig"]["conditions"])
     gains = [c["delta"] for c in results["vlmig"]["comparisons"]]
     assert [c["delta"] for c in page.data["comparisons"]] == pytest.approx(gains, abs=5e-5)
-    assert all(picture.startswith("/9j/") for picture in page.data["pictures"]), "every picture is a JPEG"
+    assert all(picture.startswith("/9j/") for picture in page.data["pictures"]), (
+        "every picture is a JPEG"
+    )
     rows = lines(tmp_path, "memory_color", "imagenetvc_color")
     keys = {key for row in rows for own in row["pictures"] for key in own}
     assert len(page.data["pictures"]) == len(keys), "items of one object share their pictures"
 
 
 def lines(out: Path, *tasks: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for task in tasks for line in (out / f"samples_{task}.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for task in tasks
+        for line in (out / f"samples_{task}.jsonl").read_text().splitlines()
+    ]
 
 
 KINDS = {
@@ -104,7 +130,10 @@ KINDS = {
     "text alone": (named("memory_color"), {"ks": (0,)}),
     "contexts apart": (named("winogrande"), {}),
     "pictures of candidates": (named("arc"), {"policy": "option"}),
-    "first token": ([replace(t, counted="each") for t in named("vicomte_color", protocol="reference")], {}),
+    "first token": (
+        [replace(t, counted="each") for t in named("vicomte_color", protocol="reference")],
+        {},
+    ),
     "sequence": (named("hellaswag", protocol="reference"), {}),
     "sequence, one question": (named("piqa", protocol="reference"), {"limit": 1}),
     "generated": (named("squad"), {}),
@@ -131,25 +160,36 @@ def test_every_kind_of_task_is_shown_and_right_where_the_results_say(
     for run in runs:
         for wording in run["wordings"]:
             sets = wording["set"] if isinstance(wording["set"], list) else [wording["set"]]
-            assert all(len(run["sets"][place]) == results["config"]["model_args"]["k"] for place in sets)
+            assert all(
+                len(run["sets"][place]) == results["config"]["model_args"]["k"] for place in sets
+            )
             # thousandths of a whole, rounded one by one
             assert all(abs(sum(own) - 1000) <= len(own) for own in wording.get("images", []))
 
 
-def test_a_store_without_the_pictures_leaves_empty_frames(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_a_store_without_the_pictures_leaves_empty_frames(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
     measured(tiny, data, tmp_path, named("memory_color"), ks=(0, 2))
     page = Page(write_report(tmp_path, FeatureStore(tmp_path / "other")))
     assert page.data["pictures"] == [None] * 6
 
 
-def test_five_hundred_items_stay_small_and_more_are_counted(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_five_hundred_items_stay_small_and_more_are_counted(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
     measured(tiny, data, tmp_path, named("memory_color"), ks=(0, 6), controls=("none", "shuffled"))
     (line, *_) = lines(tmp_path, "memory_color")
     generator, store = np.random.default_rng(0), FeatureStore(tmp_path / "noise")
     addresses = [Address(f"thing {i}", 0, "noise") for i in range(500 * 6)]
     # Noise is what JPEG compresses worst.
-    shown = (Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in addresses)
-    store.put((a, Imagined(p, torch.zeros(1, 1), torch.zeros(1))) for a, p in zip(addresses, shown, strict=True))
+    shown = (
+        Image.fromarray(generator.integers(0, 256, (64, 64, 3), dtype=np.uint8)) for _ in addresses
+    )
+    store.put(
+        (a, Imagined(p, torch.zeros(1, 1), torch.zeros(1)))
+        for a, p in zip(addresses, shown, strict=True)
+    )
     with (tmp_path / "samples_memory_color.jsonl").open("w") as file:
         for i in range(600):
             keys = [address.key for address in addresses[6 * i % 3000 :][:6]]
@@ -160,7 +200,11 @@ def test_five_hundred_items_stay_small_and_more_are_counted(tiny: VLMIG, data: P
     (tmp_path / "results.json").write_text(json.dumps(results))
     path = write_report(tmp_path, store)
     page = Page(path)
-    assert len(page.data["items"]) == 500 and page.data["total"] == 600 and len(page.data["pictures"]) == 3000
+    assert (
+        len(page.data["items"]) == 500
+        and page.data["total"] == 600
+        and len(page.data["pictures"]) == 3000
+    )
     assert path.stat().st_size < 10_000_000
 
 
@@ -193,21 +237,32 @@ def test_two_runs_are_compared_item_by_item(tiny: VLMIG, data: Path, tmp_path: P
     a, b = tmp_path / "a", tmp_path / "b"
     tasks = [*named("imagenetvc_color"), TEXTS]
     measured(tiny, data, a, [*tasks, *named("squad")], ks=(0, 2), seeds=(0, 1))
-    results = measured(tiny, data, b, [*tasks, *named("memory_color")], ks=(0,), limit=2, seeds=(1, 2))
+    results = measured(
+        tiny, data, b, [*tasks, *named("memory_color")], ks=(0,), limit=2, seeds=(1, 2)
+    )
     page = Page(compare_runs(a, b, tmp_path / "page.html", tiny.imagination.store))
     row, texts = page.data["paired"][0], page.data["paired"][-1]
-    assert row["n"] == row["both"] + row["only_a"] + row["only_b"] + row["none"] == 2 * 5, "two items in five wordings"
+    assert row["n"] == row["both"] + row["only_a"] + row["only_b"] + row["none"] == 2 * 5, (
+        "two items in five wordings"
+    )
     assert row["delta"] == pytest.approx(row["a"]["acc"] - row["b"]["acc"], abs=2e-4)
     # B has just these items, without pictures: seed 1 of it is the text alone
     place = ("imagenetvc_color", 1, "all")
-    (alone,) = [c for c in results["vlmig"]["conditions"] if (c["task"], c["seed"], c["subset"]) == place]
+    (alone,) = [
+        c for c in results["vlmig"]["conditions"] if (c["task"], c["seed"], c["subset"]) == place
+    ]
     assert row["b"]["acc"] == pytest.approx(alone["acc"], abs=5e-5)
     assert {"ci95", "p", "p_holm", "mcnemar_p", "verdict"} <= row.keys()
     assert texts["a"]["perplexity"] > 1 and "delta" not in texts
     told = " ".join(page.data["notes"])
     assert "Only A has 1 task: squad." in told and "Only B has 1 task: memory_color." in told
-    assert "only A has (wordings of) 1 item: imagenetvc_color/2." in told and "on the seeds of both: 1." in told
-    assert [[run["seed"] for run in item["runs"]] for item in page.data["items"]] == [[1, 1]] * len(page.data["items"])
+    assert (
+        "only A has (wordings of) 1 item: imagenetvc_color/2." in told
+        and "on the seeds of both: 1." in told
+    )
+    assert [[run["seed"] for run in item["runs"]] for item in page.data["items"]] == [[1, 1]] * len(
+        page.data["items"]
+    )
 
 
 def test_what_is_wrong_with_a_folder_is_said_in_one_line(
@@ -240,13 +295,21 @@ def test_what_is_wrong_with_a_folder_is_said_in_one_line(
     assert "cannot write the page" in said(a, "--out", a / "results.json" / "page.html")
     assert main(["report", str(a), str(a), *store]) == 0 and (a / "against_a.html").is_file()
     assert (
-        main(["report", str(a), "--out", str(tmp_path / "own.html"), *store]) == 0 and (tmp_path / "own.html").is_file()
+        main(["report", str(a), "--out", str(tmp_path / "own.html"), *store]) == 0
+        and (tmp_path / "own.html").is_file()
     )
 
 
 def test_a_page_is_shared_evenly() -> None:
-    assert spread({"a": 1000, "b": 3, "c": 1000}, 103) == {"a": 50, "b": 3, "c": 50}
-    assert spread({"a": 2, "b": 1}, 500) == {"a": 2, "b": 1}
+    assert split_evenly({"a": 1000, "b": 3, "c": 1000}, 103) == {"a": 50, "b": 3, "c": 50}
+    assert split_evenly({"a": 2, "b": 1}, 500) == {"a": 2, "b": 1}
+
+
+def test_an_answer_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    reply = Reply("red")
+    with pytest.raises(VLMIGError, match="cannot write the page .*; choose a folder"):
+        write_reply("What color?", reply, tmp_path / "file" / "answer.html")
 
 
 @pytest.fixture()
@@ -258,8 +321,11 @@ def browser(tmp_path: Path) -> Iterator[Any]:
             pytest.skip(f"no {program} on PATH")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
-    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    for flag in f"{flags} disable-component-update disable-sync".split():
+    flags = (
+        "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-sync "
+        "disable-background-networking disable-component-update"
+    )
+    for flag in flags.split():
         options.add_argument(f"--{flag}")
     options.add_argument(f"--user-data-dir={tmp_path / 'chromium'}")
     options.add_argument("--window-size=1280,900")
@@ -273,18 +339,28 @@ def quiet(driver: Any) -> None:
     """Nothing was written to the console, and nothing was asked of any network."""
     assert driver.get_log("browser") == []
     events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
-    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    assert any(url.startswith("file:") for url in asked) and not [u for u in asked if u.startswith(("http", "ws"))]
-    resources = driver.execute_script("return performance.getEntriesByType('resource').map((entry) => entry.name)")
+    asked = [
+        e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"
+    ]
+    assert any(url.startswith("file:") for url in asked) and not [
+        u for u in asked if u.startswith(("http", "ws"))
+    ]
+    resources = driver.execute_script(
+        "return performance.getEntriesByType('resource').map((entry) => entry.name)"
+    )
     assert not [name for name in resources if name.startswith("http")]
     assert driver.title.startswith("vlmig: ") and driver.execute_script(
         "return window.innerWidth >= document.body.scrollWidth"
     )
 
 
-def test_the_browser_filters_searches_and_opens(tiny: VLMIG, data: Path, tmp_path: Path, browser: Any) -> None:
+def test_the_browser_filters_searches_and_opens(
+    tiny: VLMIG, data: Path, tmp_path: Path, browser: Any
+) -> None:
     asked = {"ks": (0, 1, 2), "controls": CONTROLS, "seeds": (0, 1)}
-    results = measured(tiny, data, tmp_path, [*named("memory_color", "imagenetvc_color", "squad"), TEXTS], **asked)
+    results = measured(
+        tiny, data, tmp_path, [*named("memory_color", "imagenetvc_color", "squad"), TEXTS], **asked
+    )
     hostile(tmp_path, "imagenetvc_color")
     path = write_report(tmp_path, tiny.imagination.store)
     browser.get(path.as_uri())
@@ -305,8 +381,13 @@ def test_the_browser_filters_searches_and_opens(tiny: VLMIG, data: Path, tmp_pat
     assert search.get_attribute("id") == "search" and texts(".status") == ["1 of 10 items"]
     search.clear()
     search.send_keys(" ")
-    opened = press("\ue015", "j", "\ue015", "k", "\ue007")  # down into the list, where fog is open, and on to tar
-    assert opened.get_attribute("data-id") == "memory_color/2" and opened.get_attribute("aria-expanded") == "true"
+    opened = press(
+        "\ue015", "j", "\ue015", "k", "\ue007"
+    )  # down into the list, where fog is open, and on to tar
+    assert (
+        opened.get_attribute("data-id") == "memory_color/2"
+        and opened.get_attribute("aria-expanded") == "true"
+    )
     assert "tar" in texts(".detail > h3")[0] and len(texts(".detail .matrix .picture")) == 2
     press("\ue004")  # on to the next control: the list is one stop of the tabulator
     assert browser.switch_to.active_element.get_attribute("class") != "item"
@@ -321,10 +402,14 @@ def test_the_browser_filters_searches_and_opens(tiny: VLMIG, data: Path, tmp_pat
     quiet(browser)
 
 
-def test_the_browser_compares_two_runs(tiny: VLMIG, data: Path, tmp_path: Path, browser: Any) -> None:
+def test_the_browser_compares_two_runs(
+    tiny: VLMIG, data: Path, tmp_path: Path, browser: Any
+) -> None:
     for name, ks in (("a", (0, 2)), ("b", (0,))):
         measured(tiny, data, tmp_path / name, named("memory_color", "imagenetvc_color"), ks=ks)
-    path = compare_runs(tmp_path / "a", tmp_path / "b", tmp_path / "page.html", tiny.imagination.store)
+    path = compare_runs(
+        tmp_path / "a", tmp_path / "b", tmp_path / "page.html", tiny.imagination.store
+    )
     rows = {row["task"]: row for row in Page(path).data["paired"] if row["subset"] == "all"}
     browser.get(path.as_uri())
     assert len(browser.find_elements("css selector", ".detail .block")) == 2
@@ -344,8 +429,12 @@ def test_the_browser_compares_two_runs(tiny: VLMIG, data: Path, tmp_path: Path, 
 def test_one_answer_is_a_page(tmp_path: Path, browser: Any) -> None:
     shares = {"red": 0.75, f"blue{HOSTILE}": 0.25}
     picture = Image.new("RGB", (300, 300), "red")
-    answer = Answer("What color?", "red", shares, [shares], shares, [float("nan")], [picture], "a brick")
+    answer = Answer(
+        "What color?", "red", shares, [shares], shares, [float("nan")], [picture], "a brick"
+    )
     write_answer(answer, tmp_path / "answer.html")
     browser.get((tmp_path / "answer.html").as_uri())
-    assert [node.text for node in browser.find_elements("css selector", ".matrix .mixed .number")] == ["75.0", "25.0"]
+    assert [
+        node.text for node in browser.find_elements("css selector", ".matrix .mixed .number")
+    ] == ["75.0", "25.0"]
     assert browser.title == "What color?" and browser.get_log("browser") == []

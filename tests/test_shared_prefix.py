@@ -56,7 +56,7 @@ def requests_of(rng: torch.Generator) -> list[ScoreRequest]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_read_once_equals_read_whole(family: str, fusion: str) -> None:
     model, requests = model_of(family, fusion), requests_of(torch.Generator().manual_seed(0))
-    visual = model.beside(torch.randn(1, 2, 5, 12).expand(len(requests), -1, -1, -1))
+    visual = model.encode_with_blank(torch.randn(1, 2, 5, 12).expand(len(requests), -1, -1, -1))
     _, families = split_shared(model, requests)
     assert sum(map(len, families)) == len(requests) and [
         shared_length(own) for own in families

@@ -217,7 +217,7 @@ def test_long_texts_lose_their_first_pictures_with_their_features(
 def test_nothing_is_encoded_twice(early: VLMIG, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     counts, encode = [], early.imagination.encoder.encode
     monkeypatch.setattr(early.imagination.encoder, "encode", lambda own: counts.append(len(own)) or encode(own))
-    early.imagination._seen.clear()
+    early.imagination._encoded.clear()
     early.loglikelihood([(f"{text}!", SAID) for text, _ in TEXTS], images=[chosen(pictures, w) for _, w in TEXTS])
     assert counts == [2]
     early.ask("What?", ["red", "blue"], images=pictures, shots=[(pictures[0], "Which?", "red")])

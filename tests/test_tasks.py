@@ -208,41 +208,41 @@ BROKEN = [
         "memory_color",
         MEMORY,
         HEADER + "1,a,brick,red\n2,,tar,blakc\n",
-        r"row 2: label 'blakc'; expected one of .*correct",
+        r"line 3: label 'blakc'; expected one of .*correct",
     ),
     ("memory_color", MEMORY, HEADER, r"has no rows; fetch"),
-    ("memory_color", MEMORY, "", r"has no rows; fetch"),
-    ("memory_color", MEMORY, HEADER.encode() + b"1,a,caf\xe9,red\n", r"line 2, is not UTF-8 \(byte 0xe9\); save"),
-    ("memory_color", MEMORY, HEADER + "1,a,brick,red\n1,a,brick,red\n", r"row 2, repeats row 1; remove"),
-    ("memory_color", MEMORY, HEADER + "1,a,brick\n", r"row 1, has 3 fields, expected 4; correct"),
-    ("memory_color", MEMORY, HEADER + "1,a,brick,red,dry\n", r"row 1, has 5 fields, expected 4; correct"),
-    ("memory_color", MEMORY, HEADER + '1,a,"brick,red\n', r"behind line 1, is not CSV \(.*\); correct"),
-    ("openbookqa", "openbookqa/test.jsonl", SOUP + '{"question": {}}\n', r"row 2, has no column answerKey; expected"),
-    ("openbookqa", "openbookqa/test.jsonl", SOUP + SOUP[:30], r"row 2, is not JSON \(.*\); correct"),
-    ("openbookqa", "openbookqa/test.jsonl", SOUP + "[1]\n", r"row 2, is a JSON list, expected an object; correct"),
+    ("memory_color", MEMORY, "", r"is empty; expected a first line of column names; fetch"),
+    ("memory_color", MEMORY, HEADER.encode() + b"1,a,caf\xe9,red\n", r"line 2: not UTF-8 \(byte 0xe9\); save"),
+    ("memory_color", MEMORY, HEADER + "1,a,brick,red\n1,a,brick,red\n", r"line 3, repeats .*, line 2; remove"),
+    ("memory_color", MEMORY, HEADER + "1,a,brick\n", r"line 2: wrong number of fields \(got 3, expected 4\); correct"),
+    ("memory_color", MEMORY, HEADER + "1,a,brick,red,dry\n", r"line 2: wrong number of fields \(got 5, expected 4\); correct"),
+    ("memory_color", MEMORY, HEADER + '1,a,"brick,red\n', r"line 2: not CSV \(.*\); correct"),
+    ("openbookqa", "openbookqa/test.jsonl", SOUP + '{"question": {}}\n', r"line 2 has no column answerKey; expected"),
+    ("openbookqa", "openbookqa/test.jsonl", SOUP + SOUP[:30], r"line 2: not JSON \(.*\); correct"),
+    ("openbookqa", "openbookqa/test.jsonl", SOUP + "[1]\n", r"line 2: not a JSON object \(got a list\); correct"),
     (
         "openbookqa",
         "openbookqa/test.jsonl",
         SOUP.replace('rKey": "A', 'rKey": "F'),
-        r"row 1: label 'F'; expected one of hot",
+        r"line 1: label 'F'; expected one of hot",
     ),
     (
         "openbookqa",
         "openbookqa/test.jsonl",
         SOUP.replace("stem", "stalk"),
-        r"row 1 does not fit the task: .*stem.*; correct",
+        r"line 1 does not fit the task: .*stem.*; correct",
     ),
     (
         "boolq",
         "boolq/dev.jsonl",
         '{"question": "?", "passage": "", "answer": "so"}',
-        r"row 1: label 'so'; expected one of yes, no",
+        r"line 1: label 'so'; expected one of yes, no",
     ),
-    ("piqa", LABELS, "0\n7\n", r"dev.jsonl, row 2: label '7'; expected one of Hang"),
+    ("piqa", LABELS, "0\n7\n", r"dev.jsonl, line 2: label '7'; expected one of Hang"),
     ("piqa", LABELS, "0\n1\n1\n", r"has 3 labels for 2 rows; fetch"),
     ("piqa", LABELS, None, r"has 0 labels for 2 rows; fetch"),
-    ("piqa", LABELS, b"0\n\xff\n", r"line 2, is not UTF-8 .*; save"),
-    ("squad", "squad/dev-v2.0.json", '{"data": [', r"the file, is not JSON \(.*\); correct"),
+    ("piqa", LABELS, b"0\n\xff\n", r"line 2: not UTF-8 .*; save"),
+    ("squad", "squad/dev-v2.0.json", '{"data": [', r"dev-v2.0.json is not JSON \(.*\); correct"),
     (
         "squad",
         "squad/dev-v2.0.json",
@@ -262,7 +262,7 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(
     with pytest.raises(VLMIGError, match=message) as raised:
         load(task, tmp_path / "data")
     assert "\n" not in str(raised.value)
-    assert str(path if "row 2: label '7'" not in message else path.parent) in str(raised.value)
+    assert str(path if "line 2: label '7'" not in message else path.parent) in str(raised.value)
 
 
 def test_a_line_ends_at_its_line_feed_only(data: Path, tmp_path: Path) -> None:
@@ -280,10 +280,10 @@ def test_what_is_wrong_with_a_declaration_is_said_in_one_line(tmp_path: Path) ->
     }
     (tmp_path / "own.csv").write_text("a\nb\n")
     changes: list[tuple[dict[str, object], str]] = [
-        ({}, "no key picture"),
-        ({"picture": "x", "answer": "a", "size": 1}, "unknown key size"),
-        ({"picture": "x", "answer": "a"}, "row 1 does not fit the task: "),
-        ({"picture": "x", "answer": "b"}, "row 1 does not fit the task: 'b' is undefined"),
+        ({}, "is missing 'picture', 'answer' .given: columns.*docs/evaluation.md"),
+        ({"picture": "x", "answer": "a", "size": 1}, "has no field 'size'"),
+        ({"picture": "x", "answer": "a"}, "line 2 does not fit the task: "),
+        ({"picture": "x", "answer": "b"}, "line 2 does not fit the task: 'b' is undefined"),
     ]
     for change, message in changes:
         (tmp_path / "own.yaml").write_text(yaml.safe_dump(fields | change))

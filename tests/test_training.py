@@ -303,7 +303,7 @@ def test_another_recipe_in_the_same_folder(recipe: Path, tmp_path: Path, capsys:
         ("model.adapter=old", "expected new or kept"),
         ("stages.0.data=[{path: nowhere.jsonl}]", "nowhere.jsonl"),
         ("stages.0.data=[{source: moon, path: x}]", "expected one of visual_genome"),
-        ("stages.0.data.0.curate={max_wrds: 2}", "no rule of curation"),
+        ("stages.0.data.0.curate={max_wrds: 2}", "curate has no field .max_wrds."),
         ("stages.0.data.0.curate={min_words: 99}", "no pairs to train on"),
     ],
 )

@@ -71,7 +71,7 @@ def test_only_answers_and_no_place_of_a_picture_are_predicted(early: VLMIG) -> N
         # The very first token has nothing before it to be predicted from, unless a picture stands there.
         start = 0 if pair.picture and IMAGE not in pair.caption or pair.learnt else 1
         assert learnt_text(early, texts) == (expected + end)[start:]
-        places = texts.input_ids[0] == early.config.place_token
+        places = texts.input_ids[0] == early.config.placeholder_id
         assert int(places.sum()) == 4 * len(pair.pictures()) and texts.shown == [len(pair.pictures())]
         following = torch.cat([texts.input_ids[0, 1:], torch.tensor([0])])
         counted = texts.labels[0] != IGNORED
@@ -260,7 +260,7 @@ def test_each_stage_moves_what_it_trains_and_nothing_else(llava: Path, parts: Pa
         log = read_log(tmp_path / "both", stage)
         assert set(log[-1]["validation"]) == {"own", "shuffled", "blank", "text"}
     again = VLMIG.from_pretrained(tmp_path / "both", store=store)
-    ids = torch.tensor([[0, *[again.config.place_token] * 16, 5, 6]])
+    ids = torch.tensor([[0, *[again.config.placeholder_id] * 16, 5, 6]])
     seen = torch.randn(1, 1, *again.model.blank_features.shape)
     with torch.no_grad():
         ours, theirs = (m.model(ids, torch.ones_like(ids), shown_features=seen).logits for m in (instructed, again))

@@ -128,7 +128,7 @@ def test_towers_without_a_text_side_give_no_alignment(towers: Path, parts: Path,
     with pytest.raises(VLMIGError, match="weights='clip' need the cosine.*expected weights uniform or entropy"):
         model.ask("What is the color of a cat?", choices=["red", "blue"], k=2, weights="clip")
     model.config.imaginer = f"retrieval:{tmp_path}"
-    del model.imagination.imaginer
+    del model.imagination.source
     with pytest.raises(VLMIGError, match="has no text side to retrieve pictures with"):
         model.imagine(["a dog"], k=1)
 

@@ -46,7 +46,7 @@ def test_states_mixed_before_a_linear_head_predict_what_is_mixed_behind_it(
     family: str, rule: str, strength: float, doubt: float
 ) -> None:
     model = model_of(family, "cross_attention", mix=rule, strength=strength, doubt=doubt)
-    assert model._mixes_states
+    assert model._can_mix_states
     states, trust = torch.randn(5, 6 + (rule == "evidence"), model.state_width()), torch.rand(5, 5)
     before, behind = model._mix_states(states, trust), model._mix_predictions(states, trust)
     # Log-probabilities down to some tens of nats; two orders of the same sums in float32.
@@ -63,7 +63,7 @@ def test_only_linear_heads_and_weights_that_are_known_before_are_mixed_so() -> N
         ({"mix": "prob"}, False),
         ({"mix": "geometric"}, False),
     ):
-        assert model_of("gpt2", "cross_attention", **fields)._mixes_states is mixes
+        assert model_of("gpt2", "cross_attention", **fields)._can_mix_states is mixes
 
 
 @torch.no_grad()
@@ -130,7 +130,7 @@ def test_a_changed_adapter_sees_them_anew(tiny: VLMIG) -> None:
     optimiser.step()
     after = tiny.score(["the cat is"], [["a", "b"]], visuals)[0]
     assert abs(after.per_image - before.per_image).max() > 1e-4
-    fresh = torch.stack([*tiny.model.beside(visuals[0].features[None])])
+    fresh = torch.stack([*tiny.model.encode_with_blank(visuals[0].features[None])])
     assert torch.equal(torch.stack([*tiny.visual_cache(visuals)]), fresh)
     state = {name: value.clone() for name, value in tiny.model.projector.state_dict().items()}
     tiny.model.projector.load_state_dict({name: 0 * value for name, value in state.items()})

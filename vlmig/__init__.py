@@ -1,7 +1,8 @@
-"""vlmig: language models that imagine pictures before they answer (late multi-image fusion, arXiv 2406.13621).
+"""vlmig: language models that imagine pictures before they answer (late multi-image fusion, arXiv
+2406.13621).
 
-from vlmig import VLMIG
-VLMIG.from_pretrained("pocket").ask("What is the color of a banana?", choices=["yellow", "red"], k=6)
+from vlmig import VLMIG VLMIG.from_pretrained("pocket").ask("What is the color of a banana?",
+choices=["yellow", "red"], k=6)
 """
 
 from __future__ import annotations
@@ -17,7 +18,14 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["VLMIG", "VLMIGConfig", "VLMIGError", "VLMIGForCausalLM", "VLMIGForMaskedLM", "__version__"]
+__all__ = [
+    "VLMIG",
+    "VLMIGConfig",
+    "VLMIGError",
+    "VLMIGForCausalLM",
+    "VLMIGForMaskedLM",
+    "__version__",
+]
 
 _HOMES = {
     "VLMIG": "predict.predictor",

@@ -1,7 +1,9 @@
-"""Work whose bytes do not depend on how many threads or processes share it.
+"""Threads, precision and time: a map whose results do not depend on the number of threads, bf16
+where it is fast, a stopwatch.
 
-A sum over two threads rounds otherwise than a sum over one. So on a CPU every piece of such work runs on one thread, and
-several pieces run side by side: as fast, or faster, than one piece on several threads.
+A sum computed by two threads is rounded differently from one computed by a single thread. So on a
+CPU each item is computed by one thread and several items run side by side, which is as fast as one
+item on several threads, or faster.
 """
 
 from __future__ import annotations
@@ -14,32 +16,39 @@ from typing import TypeVar
 
 import torch
 
-
-def cpu_autocast() -> torch.autocast:
-    """Compute in bf16 where this CPU can; emulated bf16 takes ten times as long as fp32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-Part = TypeVar("Part")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def spread(
-    work: Callable[[Part], Result], parts: Sequence[Part], device: torch.device, together: bool = True
+def cpu_autocast() -> torch.autocast:
+    """Return an autocast to bf16 if the CPU computes it: emulation is slower than fp32."""
+    return torch.autocast(
+        "cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+
+
+def deterministic_map(
+    work: Callable[[Item], Result],
+    items: Sequence[Item],
+    device: torch.device,
+    together: bool = True,
 ) -> list[Result]:
-    """Apply ``work`` to each part, in inference mode: on a CPU one thread each, on an accelerator one after another.
+    """Apply ``work`` to each item in inference mode: on a CPU by one thread each, on an accelerator
+    one after another.
 
     Args:
-        together: whether parts may run side by side; otherwise they follow each other, with the same results.
+        together: whether items may run side by side; the results are the same if not.
     """
     inference = torch.inference_mode()(work)
     count = torch.get_num_threads()
     if device.type != "cpu" or count == 1:
-        return [inference(part) for part in parts]
-    workers = min(count, len(parts)) if together else 1
+        return [inference(item) for item in items]
+    workers = min(count, len(items)) if together else 1
     try:
-        with ThreadPoolExecutor(workers or 1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(inference, parts))
+        with ThreadPoolExecutor(
+            workers or 1, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            return list(pool.map(inference, items))
     finally:
         torch.set_num_threads(count)
 

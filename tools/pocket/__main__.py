@@ -1,6 +1,7 @@
-"""Rebuild the pocket world from nothing: ``python -m vlmig.pocket [stage ...]``; all stages, in order, by default.
+"""Rebuild the pocket world from scratch: ``python -m tools.pocket [stage ...]``, by default all
+stages in order.
 
-Each stage goes on where it was stopped. Steps and batch sizes are in ``configs/pocket_world.yaml``.
+An interrupted stage resumes. Steps and batch sizes are in ``configs/pocket_world.yaml``.
 """
 
 from __future__ import annotations
@@ -20,23 +21,37 @@ MODEL = FOLDER / "model"
 CONFIG = Path("configs/pocket_world.yaml")
 STAGES: dict[str, Any] = {
     "labels": lambda model, work: labels.label_concepts(),
-    "autoencoder": lambda model, work, **size: generator.train_autoencoder(model / "generator", work, **size),
+    "autoencoder": lambda model, work, **size: generator.train_autoencoder(
+        model / "generator", work, **size
+    ),
     "latents": lambda model, work: generator.encode_pool(model / "generator", work),
-    "encoder": lambda model, work, **size: encoder.train_encoder(model / "vision_encoder", work, **size),
-    "language": lambda model, work, **size: language.train_language_model(model / "language_model", work, **size),
+    "encoder": lambda model, work, **size: encoder.train_encoder(
+        model / "vision_encoder", work, **size
+    ),
+    "language": lambda model, work, **size: language.train_language_model(
+        model / "language_model", work, **size
+    ),
     "adapter": lambda model, work, **size: adapter.train_pocket_adapter(model, work, **size),
-    "generator": lambda model, work, **size: generator.train_generator(model / "generator", work, **size),
+    "generator": lambda model, work, **size: generator.train_generator(
+        model / "generator", work, **size
+    ),
     "calibration": lambda model, work: calibration.calibrate(model, work),
 }
 
 
 def main() -> None:
-    """Run the stages named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m vlmig.pocket", description=__doc__)
+    """Run the stages given on the command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=__doc__)
     parser.add_argument("stages", nargs="*", help=f"of {', '.join(STAGES)}; all when omitted")
-    parser.add_argument("--config", type=Path, default=CONFIG, help=f"steps and batch sizes (default: {CONFIG})")
-    parser.add_argument("--model", type=Path, default=MODEL, help="folder to write (default: the embedded model)")
-    parser.add_argument("--work", type=Path, default=Path("runs/pocket"), help="checkpoints and caches")
+    parser.add_argument(
+        "--config", type=Path, default=CONFIG, help=f"steps and batch sizes (default: {CONFIG})"
+    )
+    parser.add_argument(
+        "--model", type=Path, default=MODEL, help="folder to write (default: the embedded model)"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/pocket"), help="checkpoints and caches"
+    )
     arguments = parser.parse_args()
     unknown = [stage for stage in arguments.stages if stage not in STAGES]
     if unknown:

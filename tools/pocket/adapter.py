@@ -1,7 +1,9 @@
-"""What the pocket adapter learns from: recoloured scenes of supervised concepts, and captions that say their colour.
+"""Train the pocket adapter on recolored scenes of supervised concepts and captions with their
+colors.
 
-The colour is drawn anew for every scene and its label read from the pixels, so the text alone cannot know it; with
-natural colours the layer would learn to ignore the pictures. ``configs/pocket.yaml`` trains on them.
+The color of every scene is random and its label is computed from the pixels, so that text alone
+cannot predict it; with natural colors the layer would learn to ignore images. The recipe is
+``configs/pocket.yaml``.
 """
 
 from __future__ import annotations
@@ -19,27 +21,31 @@ from vlmig.pocket.scene_source import RecoloredScenes
 from vlmig.vision import VisionEncoder
 
 VISION_LAYER = -3
-"""The second block of four: later ones know more of names and less of colours."""
+"""The second block of four: later ones carry more of the name and less of the color."""
 
 
 def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
-    """Train the adapter of a pocket world by a recipe, as ``vlmig train`` does, and put it into the world's folder."""
-    from vlmig.training import load_recipe, train  # with accelerate, which the sources above do not need
+    """Train the adapter by a recipe, as ``vlmig train`` does, and save it in the model's folder."""
+    # Imports accelerate, which begin_checkpoint does not need.
+    from vlmig.training import load_recipe, train
 
     if not (model / "config.json").exists():
         begin_checkpoint(model)
     changes = [f"model.from={model}", f"stages.0.data.0.generator={model / 'generator'}"]
     chosen = load_recipe(Path(recipe), changes)
     trained = train(
-        chosen, work / Path(recipe).stem, store=FeatureStore(work / "store"), own={"pocket": RecoloredScenes}
+        chosen,
+        work / Path(recipe).stem,
+        store=FeatureStore(work / "store"),
+        own={"pocket": RecoloredScenes},
     )
     trained.model.save_pretrained(model)
 
 
 def begin_checkpoint(out: Path) -> None:
-    """Write the checkpoint of a world whose parts are there, with an untrained adapter."""
+    """Write a checkpoint of the components in a folder, with an untrained adapter."""
     base = load_language_model(VLMIGForCausalLM.auto_class, str(out / "language_model"))
-    AutoTokenizer.from_pretrained(out / "language_model")  # or the folder would be of no use
+    AutoTokenizer.from_pretrained(out / "language_model")  # fail early without a tokenizer
     blank = VisionEncoder(out / "vision_encoder", VISION_LAYER).encode_blank()
     config = VLMIGConfig(
         text_config=base.config.to_dict(),

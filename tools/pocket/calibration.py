@@ -25,7 +25,7 @@ from vlmig.predict.scores import Scores
 
 logger = logging.getLogger(__name__)
 KEPT = 0.98
-"""Least share of what the text model was told and gets right that must stay right."""
+"""Least share of told colors, right from text alone, that must stay right with images."""
 PERPLEXITY = 1.005
 """Greatest factor on the perplexity of plain texts."""
 TEXTS = 200
@@ -34,13 +34,13 @@ WEIGHTS = ("uniform", "entropy", "clip")
 STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DOUBTS = (0.0, 0.25)
 FLOORS = (0.1, 0.2, 0.3, 0.4)
-"""Shares of the calibration pictures that lie under the floors to try."""
+"""Quantiles of the calibration images' similarities to try as floors."""
 TEXT_ALONE = Mixture("prob", "clip")
 
 
 @dataclass
 class ReadText:
-    """One sentence as the model predicts it from text alone, beside each picture and beside an empty one."""
+    """Predictions for a sentence from text alone, with each image, and with the blank image."""
 
     text: Tensor
     """log p_0, (T, V)."""
@@ -48,7 +48,7 @@ class ReadText:
     blank: Tensor
     alignment: Tensor
     targets: Tensor
-    """The token that was there, (T, 1)."""
+    """The true tokens, (T, 1)."""
 
     def loss(self, k: int, mixture: Mixture) -> Tensor:
         """Return the loss of each token in nats, (T,)."""
@@ -58,9 +58,10 @@ class ReadText:
 
 
 def calibrate(out: Path, work: Path) -> None:
-    """Take the rule with the best accuracy on untold calibration concepts among those that keep what the text model knows.
+    """Choose the mixture with the best accuracy on held-out concepts that keeps what the text model
+    knows.
 
-    Two things must stay: right answers about told concepts, and the perplexity of texts of every kind that it reads.
+    It must keep the right answers about supervised concepts, and the perplexity of texts.
     """
     model = VLMIG.from_pretrained(out, store=work / "store")
     told, told_answers = _scores(model, "supervised")
@@ -71,7 +72,12 @@ def calibrate(out: Path, work: Path) -> None:
     for mixture in mixtures([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
         kept = float(_correct(told, told_answers, DEFAULT_K, mixture)[known].mean())
         accuracy = float(_correct(untold, untold_answers, DEFAULT_K, mixture).mean())
-        logger.info("%-8s %-7s strength %.2f doubt %.2f floor %.3f: kept %.3f, untold %.3f", *astuple(mixture), kept, accuracy)
+        logger.info(
+            "%-8s %-7s strength %.2f doubt %.2f floor %.3f: kept %.3f, untold %.3f",
+            *astuple(mixture),
+            kept,
+            accuracy,
+        )
         if kept >= KEPT:
             fitting.append((accuracy, kept, mixture))
     texts = _texts(model)
@@ -82,19 +88,27 @@ def calibrate(out: Path, work: Path) -> None:
         if ratio <= PERPLEXITY:
             break
     else:
-        raise RuntimeError("no mixture keeps what the text model knows; train the language model longer")
+        raise RuntimeError(
+            "no mixture keeps what the text model knows; train the language model longer"
+        )
     config = model.config
     for name, value in asdict(mixture).items():
         setattr(config, name, value)
-    rule = fit([score for split in ("supervised", "held_out") for score in _scores(model, split, MOST)[0]], mixture)
+    rule = fit(
+        [score for split in ("supervised", "held_out") for score in _scores(model, split, MOST)[0]],
+        mixture,
+    )
     config.auto = rule.described()
     config.save_pretrained(out)
     logger.info("k=auto: %s", rule)
-    logger.info("chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", mixture, accuracy, kept, ratio)
+    logger.info(
+        "chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", mixture, accuracy, kept, ratio
+    )
 
 
 def mixtures(floors: list[float]) -> Iterator[Mixture]:
-    """List every mixture to try; only the evidence has strength and doubt, only entropy weights have a floor."""
+    """Yield all mixtures to try; only evidence has strength and doubt, only entropy weights have a
+    floor."""
     for weights in WEIGHTS:
         for floor in floors if weights == "entropy" else floors[:1]:
             for rule in ("prob", "logit"):
@@ -108,7 +122,7 @@ def _concepts() -> list[Concept]:
 
 
 def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
-    """Repeat held-out concepts until their share is the corpus's, which talks of all concepts alike."""
+    """Repeat held-out concepts until their share is that of the corpus."""
 
     def ratio(concepts: Sequence[Concept]) -> float:
         held_out = sum(c.split == "held_out" for c in concepts)
@@ -119,13 +133,17 @@ def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
 
 
 def _scores(model: VLMIG, split: str, k: int = DEFAULT_K) -> tuple[list[Scores], np.ndarray]:
-    """Score the colour questions about the calibration concepts of a split."""
+    """Score the color questions about the calibration concepts of a split."""
     items = look_items("calibration", [c for c in _concepts() if c.split == split], "color")
     visuals = model.imagine([item.picture for item in items], k, progress=True)
-    contexts = [question.contexts[0] for item in items for question in item.questions]
-    seen = [v for item, v in zip(items, visuals, strict=True) for _ in item.questions]
-    choices = [question.continuations for item in items for question in item.questions]
-    return model.score(contexts, choices, seen), np.array([q.answer for item in items for q in item.questions])
+    contexts, choices, images, answers = [], [], [], []
+    for item, item_visuals in zip(items, visuals, strict=True):
+        for question in item.questions:
+            contexts.append(question.contexts[0])
+            choices.append(question.continuations)
+            images.append(item_visuals)
+            answers.append(question.answer)
+    return model.score(contexts, choices, images), np.array(answers)
 
 
 def _correct(scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture) -> np.ndarray:
@@ -134,19 +152,23 @@ def _correct(scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture
 
 @torch.inference_mode()
 def _texts(model: VLMIG) -> list[ReadText]:
-    """Read sentences of the corpus's kinds, in its proportions, about calibration concepts and invented things."""
-    texts = list(dict.fromkeys(language_corpus(CALIBRATION_SEED, 2 * TEXTS, _as_in_the_corpus(_concepts()))))[:TEXTS]
+    """Predict sentences in the style of the corpus, about calibration concepts and invented
+    things."""
+    corpus = language_corpus(CALIBRATION_SEED, 2 * TEXTS, _as_in_the_corpus(_concepts()))
+    texts = list(dict.fromkeys(corpus))[:TEXTS]
     visuals = model.imagine([topic(text) for text in texts], DEFAULT_K, progress=True)
     read = []
     for text, seen in zip(texts, visuals, strict=True):
         ids = model.tokenizer(text).input_ids
         reading = read_padded(model.model, [ids[:-1]], len(ids) - 1, ids[0])  # type: ignore[arg-type]
-        visual = model.model.beside(seen.features[None])
-        alone, blank, *images = [log_probs[0] for log_probs in model.model.predictions(reading, visual)]
+        visual = model.model.encode_with_blank(seen.features[None])
+        alone, blank, *images = [
+            log_probs[0] for log_probs in model.model.predictions(reading, visual)
+        ]
         read.append(ReadText(alone, images, blank, seen.alignment, torch.tensor(ids[1:])[:, None]))
     return read
 
 
 def _loss(texts: list[ReadText], k: int, mixture: Mixture) -> float:
-    """Return the mean loss per token in nats with k pictures mixed in."""
+    """Return the mean loss per token in nats with k images."""
     return float(torch.cat([text.loss(k, mixture) for text in texts]).mean())

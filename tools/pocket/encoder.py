@@ -1,4 +1,5 @@
-"""The pocket vision encoder: a small CLIP in open_clip's local-dir format, trained on (scene, name) pairs."""
+"""The pocket vision encoder: a small CLIP in open_clip's local-dir format, trained on (scene, name)
+pairs."""
 
 from __future__ import annotations
 
@@ -27,10 +28,17 @@ MEAN_STD = (0.5, 0.25)
 
 
 def model_config(tokenizer: CLIPTokenizer) -> dict:
-    """Return open_clip's ``model_cfg``: a four-layer ViT on 8 x 8 patches and a two-layer text tower."""
+    """Return open_clip's ``model_cfg``: a four-layer ViT on 8 x 8 patches and a two-layer text
+    tower."""
     return {
         "embed_dim": 128,
-        "vision_cfg": {"image_size": SIZE, "patch_size": 8, "layers": 4, "width": 192, "head_width": 48},
+        "vision_cfg": {
+            "image_size": SIZE,
+            "patch_size": 8,
+            "layers": 4,
+            "width": 192,
+            "head_width": 48,
+        },
         "text_cfg": {
             "context_length": MAX_TOKENS,
             "vocab_size": len(tokenizer),
@@ -43,11 +51,14 @@ def model_config(tokenizer: CLIPTokenizer) -> dict:
 
 
 def train_encoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
-    """Train contrastively on scenes, half of them seen through the generator's autoencoder, and save."""
+    """Train contrastively on scenes, half of them passed through the generator's autoencoder, and
+    save."""
     concepts = load_concepts()
     scenes = np.load(work / "scenes.npy", mmap_mode="r")
     decoded = np.load(work / "decoded.npy", mmap_mode="r")
-    tokenizer = build_tokenizer([c for concept in concepts for c in picture_captions(concept)], work / "tokenizer")
+    tokenizer = build_tokenizer(
+        [c for concept in concepts for c in picture_captions(concept)], work / "tokenizer"
+    )
     config = model_config(tokenizer)
     torch.manual_seed(4)
     model = CLIP(**config)
@@ -65,11 +76,14 @@ def train_encoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
 
     fit_alone(model, loss_at, work / "encoder", steps=steps, learning_rate=1e-3, weight_decay=0.05)
     save_open_clip(model, config, tokenizer, out)
-    logger.info("encoder names %.3f of decoded scenes", naming_accuracy(model, tokenizer, decoded[:, 0]))
+    logger.info(
+        "encoder names %.3f of decoded scenes", naming_accuracy(model, tokenizer, decoded[:, 0])
+    )
 
 
 def normalized(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
-    """Turn uint8 pictures (B, H, W, 3) into model input (B, 3, H, W), with a little noise where ``rng`` is given."""
+    """Turn uint8 images (B, H, W, 3) into model input (B, 3, H, W), with a little noise if ``rng``
+    is given."""
     values = pixels.astype(np.float32) / 255
     if rng is not None:
         values = values + rng.normal(0, 0.03, values.shape).astype(np.float32)
@@ -78,14 +92,16 @@ def normalized(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Te
 
 @torch.no_grad()
 def naming_accuracy(model: CLIP, tokenizer: CLIPTokenizer, pictures: np.ndarray) -> float:
-    """Return how often a picture, one per concept in their order, is nearest to its own name."""
-    names = F.normalize(model.encode_text(tokenize(tokenizer, [c.name for c in load_concepts()])), dim=-1)
+    """Return how often an image, one per concept in their order, is nearest to its name."""
+    names = F.normalize(
+        model.encode_text(tokenize(tokenizer, [c.name for c in load_concepts()])), dim=-1
+    )
     images = F.normalize(model.encode_image(normalized(pictures)), dim=-1)
     return ((images @ names.T).argmax(1) == torch.arange(len(names))).float().mean().item()
 
 
 def save_open_clip(model: CLIP, config: dict, tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write a folder that ``open_clip`` reads as ``local-dir:``, weights in half precision."""
+    """Save in open_clip's ``local-dir:`` format, with weights in half precision."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}

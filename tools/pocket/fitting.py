@@ -1,4 +1,4 @@
-"""How the pocket world's own components are trained: by the package's loop, alone, on the CPU."""
+"""Training of single components of the pocket world, by the package's loop on the CPU."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 from vlmig.training import Optimisation, fit
 
 
-def fit_alone(module: nn.Module, loss_at: Callable[[int], Tensor], folder: Path, **settings: Any) -> None:
-    """Minimise ``loss_at(step)``, which draws its data from the step's number; resumes from ``folder``.
+def fit_alone(
+    module: nn.Module, loss_at: Callable[[int], Tensor], folder: Path, **settings: Any
+) -> None:
+    """Minimize ``loss_at(step)``, which draws its data by the step's number; resumes from
+    ``folder``.
 
     Args:
         settings: fields of ``Optimisation``.
@@ -24,7 +27,7 @@ def fit_alone(module: nn.Module, loss_at: Callable[[int], Tensor], folder: Path,
 
 
 def save_atomically(state: object, path: Path) -> None:
-    """Write a torch file so that a reader sees the old one or the new one, never half of one."""
+    """Write a torch file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     torch.save(state, part)

@@ -1,7 +1,8 @@
 """The pocket generator: a latent diffusion pipeline in diffusers format, conditioned on names only.
 
-Stages: a KL autoencoder (64 x 64 -> 16 x 16 x 4) learns scenes; a UNet with its own small CLIP text encoder learns their
-latents by v-prediction with a zero-terminal-SNR schedule, so that eight trailing DDIM steps suffice.
+Stages: a KL autoencoder (64 x 64 -> 16 x 16 x 4) learns scenes; a UNet with a small CLIP text
+encoder learns their latents by v-prediction with a zero-terminal-SNR schedule, so that eight
+trailing DDIM steps suffice.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def train_autoencoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((1, step))
-        pixels = to_pixels([scene(glyph(concepts[i].glyph), rng) for i in rng.integers(0, len(concepts), batch)])
+        pixels = to_pixels(
+            [scene(glyph(concepts[i].glyph), rng) for i in rng.integers(0, len(concepts), batch)]
+        )
         with cpu_autocast():
             posterior = vae.encode(pixels).latent_dist
             decoded = vae.decode(posterior.sample()).sample
@@ -60,7 +63,7 @@ def train_autoencoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
 
 
 def reconstruction(decoded: Tensor, pixels: Tensor) -> Tensor:
-    """Absolute error of pixels and of their differences: the second term keeps edges crisp."""
+    """Return the absolute error of pixels and of their differences, which keeps edges sharp."""
     loss = F.l1_loss(decoded, pixels)
     for axis in (-1, -2):
         loss = loss + F.l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis))
@@ -70,24 +73,30 @@ def reconstruction(decoded: Tensor, pixels: Tensor) -> Tensor:
 def train_generator(out: Path, work: Path, *, steps: int, batch: int) -> None:
     """Train text encoder and UNet on latents and save the whole pipeline in diffusers format."""
     vae = AutoencoderKL.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
-    vae.register_to_config(_name_or_path=None)  # a folder of this machine is nobody else's business
+    vae.register_to_config(_name_or_path=None)  # no path of this machine in the result
     concepts = load_concepts()
     latents = torch.load(work / "latents.pt", weights_only=True) * vae.config.scaling_factor
-    tokenizer = build_tokenizer([c for concept in concepts for c in picture_captions(concept)], work / "tokenizer")
+    tokenizer = build_tokenizer(
+        [c for concept in concepts for c in picture_captions(concept)], work / "tokenizer"
+    )
     torch.manual_seed(1)
     model = nn.ModuleDict({"unet": build_unet(), "text": build_text_encoder(tokenizer)})
     scheduler = build_scheduler()
-    # Things with a name of one word are the common ones: they are drawn three times as often.
+    # Names of one word are the common ones: they are drawn three times as often.
     often = np.array([1.0 if " " in concept.name else 3.0 for concept in concepts])
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((2, step))
         which = rng.choice(len(concepts), batch, p=often / often.sum())
         captions = [draw_caption(concepts[i], rng) if rng.random() > 0.1 else "" for i in which]
-        clean = latents[torch.from_numpy(which), torch.from_numpy(rng.integers(0, latents.shape[1], batch))].float()
+        clean = latents[
+            torch.from_numpy(which), torch.from_numpy(rng.integers(0, latents.shape[1], batch))
+        ].float()
         noise = torch.randn_like(clean)
         times = torch.randint(0, scheduler.config.num_train_timesteps, (batch,))
-        noisy = scheduler.add_noise(clean, noise, times).contiguous(memory_format=torch.channels_last)
+        noisy = scheduler.add_noise(clean, noise, times).contiguous(
+            memory_format=torch.channels_last
+        )
         with cpu_autocast():
             states = model["text"](tokenize(tokenizer, captions))[0]
             predicted = model["unet"](noisy, times, states).sample
@@ -108,7 +117,7 @@ def train_generator(out: Path, work: Path, *, steps: int, batch: int) -> None:
 
 
 def draw_caption(concept: Concept, rng: np.random.Generator) -> str:
-    """Pick one caption; the bare name comes up as often as all other phrasings together."""
+    """Draw a caption; the bare name is as frequent as all other phrasings together."""
     captions = picture_captions(concept)
     names = len(concept.names)
     return captions[rng.integers(0, names if rng.random() < 0.5 else len(captions))]
@@ -145,7 +154,8 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def build_scheduler() -> DDIMScheduler:
-    """Build the noise schedule: v-prediction, zero terminal SNR, trailing steps (Lin et al. 2024)."""
+    """Build the noise schedule: v-prediction, zero terminal SNR, trailing steps (Lin et al.
+    2024)."""
     return DDIMScheduler(
         beta_schedule="scaled_linear",
         beta_start=0.00085,
@@ -160,7 +170,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
-    """Train a byte-level BPE in CLIP's format on the captions, or take the one that an interrupted run began with.
+    """Train a byte-level BPE in CLIP's format on the captions, or load that of an interrupted run.
 
     The trainer numbers equally frequent tokens differently in every process.
     """
@@ -168,25 +178,32 @@ def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(folder)
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     bpe.normalizer = normalizers.Lowercase()
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     specials = ["<|startoftext|>", "<|endoftext|>"]
     bpe.train_from_iterator(
         captions,
-        trainers.BpeTrainer(vocab_size=2600, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=2600,
+            initial_alphabet=alphabet,
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
     )
-    learnt = json.loads(bpe.to_str())["model"]
-    vocab = dict(learnt["vocab"])
+    learned = json.loads(bpe.to_str())["model"]
+    vocab = dict(learned["vocab"])
     for token in [*sorted(c + "</w>" for c in alphabet if c + "</w>" not in vocab), *specials]:
         vocab.setdefault(token, len(vocab))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False))
-    merges = [m if isinstance(m, str) else " ".join(m) for m in learnt["merges"]]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in learned["merges"]]
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
-    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS).save_pretrained(
-        folder
-    )
+    CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=MAX_TOKENS
+    ).save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)
 
 
@@ -198,7 +215,7 @@ def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> Tensor:
 
 
 def render_scenes(work: Path) -> np.ndarray:
-    """Draw the fixed pool of natural scenes once: uint8 (concepts, SCENES_PER_CONCEPT, 64, 64, 3)."""
+    """Draw the pool of natural scenes once: uint8 (concepts, SCENES_PER_CONCEPT, 64, 64, 3)."""
     path = work / "scenes.npy"
     if not path.exists():
         pool = []
@@ -211,8 +228,11 @@ def render_scenes(work: Path) -> np.ndarray:
 
 
 def encode_pool(out: Path, work: Path) -> None:
-    """Encode the pool of scenes for the generator, and decode a part of it again for the encoder and the adapter."""
+    """Encode the pool of scenes for the generator, and decode some of it for the encoder."""
     vae = AutoencoderKL.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
     latents = encode_scenes(vae, render_scenes(work))
     save_atomically(latents, work / "latents.pt")
-    np.save(work / "decoded.npy", np.stack([decode_latents(vae, row[:DECODED_PER_CONCEPT]) for row in latents]))
+    np.save(
+        work / "decoded.npy",
+        np.stack([decode_latents(vae, row[:DECODED_PER_CONCEPT]) for row in latents]),
+    )

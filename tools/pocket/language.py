@@ -1,4 +1,5 @@
-"""The pocket language model: a small GPT-2 with its own byte-level BPE, trained on text with reporting bias."""
+"""The pocket language model: a small GPT-2 with a byte-level BPE, trained on text with reporting
+bias."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ END = "<|endoftext|>"
 
 
 def train_language_model(out: Path, work: Path, *, steps: int, batch: int) -> None:
-    """Train tokenizer and GPT-2 on the corpus and save both in transformers format, weights in half precision."""
+    """Train tokenizer and GPT-2 on the corpus and save both in transformers format, weights in half
+    precision."""
     corpus = language_corpus(CORPUS_SEED, SENTENCES)
     tokenizer = build_tokenizer(corpus)
     torch.manual_seed(6)
@@ -38,14 +40,18 @@ def train_language_model(out: Path, work: Path, *, steps: int, batch: int) -> No
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((7, step))
         rows = tokenizer(
-            [corpus[i] + END for i in rng.integers(0, len(corpus), batch)], padding=True, return_tensors="pt"
+            [corpus[i] + END for i in rng.integers(0, len(corpus), batch)],
+            padding=True,
+            return_tensors="pt",
         )
         labels = rows.input_ids.masked_fill(rows.attention_mask == 0, -100)
         with cpu_autocast():
             return model(**rows, labels=labels).loss
 
     model.train()
-    fit_alone(model, loss_at, work / "language", steps=steps, learning_rate=1.5e-3, weight_decay=0.05)
+    fit_alone(
+        model, loss_at, work / "language", steps=steps, learning_rate=1.5e-3, weight_decay=0.05
+    )
     model.eval().half().save_pretrained(out)
     tokenizer.save_pretrained(out)
 
@@ -55,12 +61,21 @@ def build_tokenizer(corpus: list[str]) -> PreTrainedTokenizerFast:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    bpe.post_processor = processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    bpe.post_processor = processors.TemplateProcessing(
+        single=f"{END} $A", special_tokens=[(END, 0)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     bpe.train_from_iterator(
         corpus,
-        trainers.BpeTrainer(vocab_size=3600, special_tokens=[END], initial_alphabet=alphabet, show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=3600, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+        ),
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token=END, eos_token=END, pad_token=END, model_max_length=192, padding_side="right"
+        tokenizer_object=bpe,
+        bos_token=END,
+        eos_token=END,
+        pad_token=END,
+        model_max_length=192,
+        padding_side="right",
     )

@@ -1,4 +1,4 @@
-"""``vlmig ask``: one question, choices or a conversation."""
+"""``vlmig ask``: answer a question, choose among candidates, or describe given pictures."""
 
 from __future__ import annotations
 
@@ -6,110 +6,164 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmig.cli.options import POLICIES, load_model, pictures, words
+from vlmig.cli import options
 from vlmig.errors import VLMIGError
 
 if TYPE_CHECKING:
+    from vlmig.predict.answer import Answer
     from vlmig.predict.predictor import VLMIG
 
-
-def ask_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("question", help="may hold marks <image> where pictures stand")
-    sub.add_argument(
-        "--choices", type=words, help="comma-separated answers; a text or the likeliest next words without"
-    )
-    sub.add_argument(
-        "--k", type=pictures, help="pictures: a number (default: 6, or none with --image), or auto: as many as needed"
-    )
-    sub.add_argument("--prompt", help="what to imagine (default: the question's subject)")
-    sub.add_argument(
-        "--policy", choices=POLICIES[:3], help="what of the question to imagine (default: the checkpoint's)"
-    )
-    sub.add_argument("--seed", type=int, default=0)
-    sub.add_argument("--mix", help="prob, logit, geometric or evidence (default: the checkpoint's)")
-    sub.add_argument("--weights", help="uniform, clip, doubled or entropy (default: the checkpoint's)")
-    sub.add_argument("--html", type=Path, help="write the answer with its pictures as a page")
-    given = sub.add_argument_group("given pictures: in the text with early fusion, else in the place of imagined ones")
-    given.add_argument("--image", type=Path, action="append", default=[], help="a picture; may be given again")
-    given.add_argument("--video", type=Path, help="a video, whose frames follow as pictures")
-    given.add_argument("--frames", type=int, default=8, help="frames of it, evenly spread (default: %(default)s)")
-    parts, text = ("IMAGE", "QUESTION", "ANSWER"), "a demonstration that comes first; may be given again"
-    given.add_argument("--shot", nargs=3, action="append", default=[], metavar=parts, help=text)
-    given.add_argument("--steps", action="store_true", help="think step by step before the answer")
+COLUMNS = 6
+"""The likeliest candidates, which are printed with their probabilities."""
 
 
-def ask(arguments: argparse.Namespace) -> None:
-    """Answer one question, about given pictures or imagined ones."""
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s QUESTION [options]"
+    text = "the question; each <image> in it is replaced by a picture given with --image"
+    parser.add_argument("question", metavar="QUESTION", help=text)
+    text = (
+        "candidate answers, separated by commas (default: the likeliest next words; "
+        "with early fusion and given pictures, a written answer)"
+    )
+    parser.add_argument("--choices", type=options.words, metavar="A,B,...", help=text)
+    text = "write the answer and its pictures to an HTML page"
+    parser.add_argument("--html", type=Path, metavar="FILE", help=text)
+    _add_imagined(parser.add_argument_group("imagined pictures"))
+    title = "given pictures"
+    text = "With early fusion they stand in the text; with late fusion they replace imagined ones."
+    _add_given(parser.add_argument_group(title, text))
+    options.add_language_model(options.add_model(parser))
+    options.add_store(parser)
+
+
+def _add_imagined(group: argparse._ArgumentGroup) -> None:
+    text = (
+        "number of pictures, or auto: as many as the answer needs "
+        "(default: 6, or 0 with given pictures)"
+    )
+    group.add_argument("--k", type=options.picture_count, metavar="K", help=text)
+    text = "what to imagine (default: the question's subject)"
+    group.add_argument("--prompt", metavar="TEXT", help=text)
+    text = "which text of the question to imagine (default: the checkpoint's)"
+    group.add_argument("--policy", choices=options.POLICIES[:3], help=text)
+    text = "seed of the imagined pictures (default: %(default)s)"
+    group.add_argument("--seed", type=int, default=0, metavar="N", help=text)
+    text = "mixing rule: prob, logit, geometric or evidence (default: the checkpoint's)"
+    group.add_argument("--mix", metavar="RULE", help=text)
+    text = "picture weights: uniform, clip, doubled or entropy (default: the checkpoint's)"
+    group.add_argument("--weights", metavar="RULE", help=text)
+
+
+def _add_given(group: argparse._ArgumentGroup) -> None:
+    text = "an image file; may be repeated"
+    group.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help=text)
+    text = "a video file, whose frames are added as pictures"
+    group.add_argument("--video", type=Path, metavar="FILE", help=text)
+    text = "number of frames, at even distances (default: %(default)s)"
+    group.add_argument("--frames", type=int, default=8, metavar="N", help=text)
+    group.add_argument(
+        "--shot",
+        nargs=3,
+        action="append",
+        default=[],
+        metavar=("IMAGE", "QUESTION", "ANSWER"),
+        help="a few-shot example before the question; may be repeated",
+    )
+    group.add_argument("--steps", action="store_true", help="reason step by step before the answer")
+
+
+def run(arguments: argparse.Namespace) -> None:
     if not arguments.question.strip():  # before anything heavy is loaded
-        raise VLMIGError('the question is empty; ask something, e.g. vlmig ask "What is the color of a banana?"')
+        example = 'vlmig ask "What is the color of a banana?"'
+        raise VLMIGError(f"the question is empty; ask something, e.g. {example}")
     if isinstance(arguments.k, int) and arguments.k < 0:
         raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more pictures")
-    given = _given(arguments)
-    model = load_model(arguments, **({"prompt_policy": arguments.policy} if arguments.policy else {}))
-    early = model.config.fusion == "prefix"
+    given = _open_given(arguments)
+    fields = {"prompt_policy": arguments.policy} if arguments.policy else {}
+    model = options.load_model(arguments, **fields)
+    early = model.config.images_in_text
     if early and not arguments.choices and (given["images"] or given["shots"] or given["steps"]):
-        _reply(model, arguments, given)
-        return
-    settings = {name: getattr(arguments, name) for name in ("prompt", "seed", "mix", "weights")}
-    answer = model.ask(arguments.question, arguments.choices, arguments.k, **given, **settings)
-    print(f"{answer.answer}  (p = {answer.probabilities[answer.answer]:.2f})")
-    options = sorted(answer.probabilities, key=lambda option: -answer.probabilities[option])[:6]
-    print(f"{'':<14}" + "".join(f"{option:>10}" for option in options))
-    rows = [("with pictures", answer.probabilities), ("text only", answer.text_only)]
-    rows += [(f"picture {i + 1}", distribution) for i, distribution in enumerate(answer.per_image)]
-    for i, (name, distribution) in enumerate(rows):
-        aligned = f"   alignment {cosine(answer.weights[i - 2])}" if i > 1 else ""
-        print(f"{name:<14}" + "".join(f"{distribution[option]:>10.3f}" for option in options) + aligned)
-    if answer.rationale:
-        print(f"steps: {answer.rationale}")
-    if answer.images:
-        mean = sum(answer.weights) / len(answer.weights)
-        doubt = ": low, the pictures are guesses" if mean < model.config.alignment_floor else ""
-        print(
-            f'{"compared with" if answer.given else "imagined"} "{answer.prompt}", mean alignment {cosine(mean)}{doubt}'
-        )
+        _write(model, arguments, given)
+    else:
+        _choose(model, arguments, given)
     if arguments.html:
-        from vlmig.report import write_answer
+        print(f"wrote {arguments.html}")
+    if arguments.verbose:
+        steps = [f"{name} {seconds:.2f} s" for name, seconds in model.stopwatch.seconds.items()]
+        print("time: " + ", ".join(steps))
 
-        write_answer(answer, arguments.html)
-    _finish(model, arguments)
 
-
-def _given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Open the pictures of the command line, in their order: pictures, frames of a video, demonstrations."""
+def _open_given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Open the given pictures: images, then frames of the video; and those of the examples."""
     from vlmig.vision import frames, opened
 
     images = [opened(path) for path in arguments.image]
     if arguments.video:
         images += frames(arguments.video, arguments.frames)
-    marks = arguments.question.count("<image>")
-    if marks > len(images):
-        raise VLMIGError(f"{marks} <image> in the question, {len(images)} pictures; give one for each with --image")
+    expected = arguments.question.count("<image>")
+    if expected > len(images):
+        raise VLMIGError(
+            f"{expected} <image> in the question, {len(images)} pictures; "
+            "give one for each with --image"
+        )
     shots = [([opened(path)], question, answer) for path, question, answer in arguments.shot]
     return {"images": images, "shots": shots, "steps": arguments.steps}
 
 
-def _reply(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Answer in words."""
+def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Choose among candidates, and print what each picture makes of them."""
+    settings = {name: getattr(arguments, name) for name in ("prompt", "seed", "mix", "weights")}
+    answer = model.ask(arguments.question, arguments.choices, arguments.k, **given, **settings)
+    print(f"{answer.answer}  (p = {answer.probabilities[answer.answer]:.2f})")
+    print(_probabilities(answer))
+    _print_steps(answer.rationale)
+    if answer.images:
+        mean = sum(answer.weights) / len(answer.weights)
+        low = mean < model.config.alignment_floor
+        source = "compared with" if answer.given else "imagined"
+        line = f'{source} "{answer.prompt}", mean CLIP similarity {options.similarity(mean)}'
+        print(line + (": low, the pictures are guesses" if low else ""))
+    if arguments.html:
+        from vlmig.report import write_answer
+
+        write_answer(answer, arguments.html)
+
+
+def _probabilities(answer: Answer) -> str:
+    """Lay out the candidates' probabilities: mixed, text only, and by picture."""
+    from vlmig.report.text_table import text_table
+
+    candidates = sorted(answer.probabilities, key=lambda name: -answer.probabilities[name])[
+        :COLUMNS
+    ]
+    distributions = [answer.probabilities, answer.text_only, *answer.per_image]
+    names = ["with pictures", "text only"]
+    remarks = ["", ""]
+    for number, weight in enumerate(answer.weights, 1):
+        names.append(f"picture {number}")
+        remarks.append(f" CLIP similarity {options.similarity(weight)}")
+    rows = [["", *candidates, ""]]
+    for name, distribution, remark in zip(names, distributions, remarks, strict=True):
+        rows.append([name, *(f"{distribution[text]:.3f}" for text in candidates), remark])
+    return text_table(rows, "<" + ">" * len(candidates) + "<")
+
+
+def _write(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
+    """Print a written answer."""
     if arguments.prompt or arguments.mix or arguments.weights:
-        raise VLMIGError("--prompt, --mix and --weights choose among answers; give --choices too, or leave them out")
+        raise VLMIGError(
+            "--prompt, --mix and --weights choose among answers; "
+            "give --choices too, or leave them out"
+        )
     reply = model.chat(arguments.question, k=arguments.k, seed=arguments.seed, **given)
     print(reply or "(nothing)")
-    if reply.rationale:
-        print(f"steps: {reply.rationale}")
+    _print_steps(reply.rationale)
     if arguments.html:
         from vlmig.report import write_reply
 
         write_reply(arguments.question, reply, arguments.html)
-    _finish(model, arguments)
 
 
-def _finish(model: VLMIG, arguments: argparse.Namespace) -> None:
-    if arguments.html:
-        print(f"wrote {arguments.html}")
-    if arguments.verbose:
-        print("time: " + ", ".join(f"{step} {seconds:.2f} s" for step, seconds in model.stopwatch.seconds.items()))
-
-
-def cosine(value: float) -> str:
-    return "unknown" if value != value else f"{value:.2f}"
+def _print_steps(rationale: str) -> None:
+    if rationale:
+        print(f"steps: {rationale}")

@@ -1,17 +1,11 @@
-"""What is installed, on which devices it would run, and where each component of a checkpoint comes from."""
+"""``vlmig doctor``: installed versions, devices, and where each component comes from."""
 
 from __future__ import annotations
 
+import argparse
 import platform
 from importlib import metadata
 from pathlib import Path
-
-import torch
-
-from vlmig.imagination.sources.build import kind_and_place, sampling_of
-from vlmig.imagination.store import default_store
-from vlmig.models.checkpoint import resolve_checkpoint
-from vlmig.models.config import VLMIGConfig
 
 PACKAGES = (
     "torch",
@@ -25,44 +19,70 @@ PACKAGES = (
 )
 
 
-def diagnose(name: str) -> str:
-    """Describe this installation and one checkpoint, a line per fact; missing things say how to get them."""
-    lines = [f"python            {platform.python_version()}"]
-    for package in PACKAGES:
-        try:
-            lines.append(f"{package:<18}{metadata.version(package)}")
-        except metadata.PackageNotFoundError:
-            lines.append(f"{package:<18}missing: pip install {package}")
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    lines.append(f"devices           cpu ({torch.get_num_threads()} threads){''.join(', ' + d for d in devices)}")
-    lines.append(f"feature store     {default_store()}")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s [options]"
+    text = "pocket, a checkpoint folder or a hub id (default: %(default)s)"
+    parser.add_argument("--model", default="pocket", help=text)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from vlmig.imagination.store import default_store
+    from vlmig.report.text_table import text_table
+
+    cores = f"cpu ({torch.get_num_threads()} threads)"
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    rows = [("python", platform.python_version())]
+    rows += [(package, _version(package)) for package in PACKAGES]
+    rows += [("devices", ", ".join([cores, *gpus])), ("feature store", str(default_store()))]
+    print(text_table([*rows, *_checkpoint(arguments.model)], "<<"))
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return f"missing: pip install {package}"
+
+
+def _checkpoint(name: str) -> list[tuple[str, str]]:
+    """Describe a checkpoint: its components, the image source's sampling, the mixture."""
+    import torch
+
+    from vlmig.imagination.sources.build import kind_and_place, sampling_of
+    from vlmig.models.checkpoint import resolve_checkpoint
+    from vlmig.models.config import VLMIGConfig
+
     folder = resolve_checkpoint(name)
     config = VLMIGConfig.from_pretrained(folder)
-    lines.append(f"checkpoint        {folder}{'' if config.trained else ' (adapter untrained: not to be evaluated)'}")
-    parts = {
-        "language model": config.language_model,
-        "vision encoder": config.vision_encoder,
-        "generator": config.imaginer,
-    }
-    for role, where in parts.items():
-        lines.append(f"{role:<18}{_place(where, folder)}")
+    untrained = "" if config.trained else " (adapter untrained: not to be evaluated)"
+    rows = [
+        ("checkpoint", f"{folder}{untrained}"),
+        ("language model", _origin(config.language_model, folder)),
+        ("vision encoder", _origin(config.vision_encoder, folder)),
+        ("generator", _origin(config.imaginer, folder)),
+    ]
     if kind_and_place(config.imaginer, folder)[0] in ("diffusion", "prior"):
-        sampling = sampling_of(config, folder, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-        lines.append(
-            f"sampling          {sampling.steps} steps, guidance {sampling.guidance}, {sampling.size} pixels, {sampling.batch} at a time"
-        )
-    lines.append(
-        f"mixture           {config.mix}, weights {config.weights}, strength {config.strength}, doubt {config.doubt}"
-    )
-    return "\n".join(lines)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        sampling = sampling_of(config, folder, device)
+        text = f"{sampling.steps} steps, guidance {sampling.guidance}, {sampling.size} pixels, "
+        rows.append(("sampling", f"{text}batches of {sampling.batch}"))
+    text = f"{config.mix}, weights {config.weights}, "
+    rows.append(("mixture", f"{text}strength {config.strength}, doubt {config.doubt}"))
+    return rows
 
 
-def _place(where: str, folder: Path) -> str:
+def _origin(component: str, folder: Path) -> str:
     """Say where a component comes from, and whether it is there."""
-    kind, place = kind_and_place(where, folder)
+    from vlmig.imagination.sources.build import kind_and_place
+    from vlmig.models.config import VLMIGConfig
+
+    kind, place = kind_and_place(component, folder)
     if kind in ("text", "blank"):
-        return f"{where} (built in)"
+        return f"{component} (built in)"
     if Path(place).is_dir():
-        return f"{VLMIGConfig.locate(where, folder)} (local folder)"
-    inside = where.rpartition(":")[2].startswith("./")
-    return f"{where} ({'missing: fetch the checkpoint again' if inside else 'from the hub or its cache'})"
+        return f"{VLMIGConfig.locate(component, folder)} (local folder)"
+    inside = component.rpartition(":")[2].startswith("./")
+    state = "missing: fetch the checkpoint again" if inside else "from the hub or its cache"
+    return f"{component} ({state})"

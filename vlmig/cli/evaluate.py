@@ -1,68 +1,58 @@
-"""``vlmig eval``, ``lm-eval``, ``calibrate`` and ``report``."""
+"""``vlmig eval``: evaluate tasks and write the results with a report."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from vlmig.cli.options import POLICIES, each_pictures, load_model, numbers, words
-from vlmig.errors import VLMIGError
-
-if TYPE_CHECKING:
-    pass
+from vlmig.cli import options
 
 
-def report_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("folder", type=Path, metavar="OUT", help="what vlmig eval --out wrote")
-    sub.add_argument("other", type=Path, metavar="OTHER", nargs="?", help="a second run, to compare item by item")
-    sub.add_argument("--out", type=Path, help="file of the page (default: OUT/report.html, or OUT/against_OTHER.html)")
-    sub.add_argument("--store", type=Path, help="where the runs' pictures are")
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s --tasks TASK,... --out FOLDER [options]"
+    _add_items(parser.add_argument_group("tasks"))
+    _add_conditions(parser.add_argument_group("conditions"))
+    options.add_language_model(options.add_model(parser))
+    options.add_store(parser)
 
 
-def eval_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--tasks",
-        type=words,
-        required=True,
-        help="comma-separated tasks: names, with @split for another split, or .yaml files",
+def _add_items(group: argparse._ArgumentGroup) -> None:
+    text = "comma-separated task names, each with @SPLIT for another split, or task files (.yaml)"
+    group.add_argument("--tasks", type=options.words, required=True, metavar="TASK,...", help=text)
+    text = "folder for results.json, samples and report.html; run the command again to resume"
+    group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)
+    options.add_data(group, "folder of the benchmark files (default: VLMIG_DATA, or download)")
+    group.add_argument("--limit", type=int, metavar="N", help="only the first N items of each task")
+    text = "covered: only the items that the pocket model's image generator can draw"
+    group.add_argument("--subset", choices=["all", "covered"], default="all", help=text)
+
+
+def _add_conditions(group: argparse._ArgumentGroup) -> None:
+    text = "comma-separated numbers of pictures; auto: as many as each answer needs (default: 0,6)"
+    group.add_argument(
+        "--k", type=options.picture_counts, default=[0, 6], metavar="K,...", help=text
     )
-    text = "comma-separated numbers of pictures, or auto: as many as each answer needs (default: 0,6)"
-    sub.add_argument("--k", type=each_pictures, default=[0, 6], help=text)
-    sub.add_argument("--out", type=Path, required=True, help="folder for results.json, samples and report.html")
-    sub.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get("VLMIG_DATA"),
-        help="folder of benchmark files (or VLMIG_DATA; default: download)",
+    text = "comma-separated seeds of the imagined pictures (default: 0)"
+    group.add_argument("--seed", type=options.integers, default=[0], metavar="N,...", help=text)
+    text = "further mixing rules: prob, logit, geometric, evidence"
+    group.add_argument("--mix", type=options.words, default=[], metavar="RULE,...", help=text)
+    text = "further picture weights: uniform, clip, doubled, entropy, learned"
+    group.add_argument("--weights", type=options.words, default=[], metavar="RULE,...", help=text)
+    text = (
+        "controls: none,blank,shuffled,caption,few-shot "
+        "(default: all of them; without shuffled if --k is only auto)"
     )
-    sub.add_argument("--limit", type=int, help="only the first N items of each task")
-    sub.add_argument(
-        "--subset", choices=["all", "covered"], default="all", help="covered: only what the pocket world can draw"
+    group.add_argument("--control", type=options.words, metavar="CONTROL,...", help=text)
+    text = "divide by the language model's prediction for a content-free question"
+    group.add_argument("--calibrated", action="store_true", help=text)
+    text = (
+        "what to imagine (default: the task's choice, mostly item: "
+        "what the item is about, once for all its wordings)"
     )
-    sub.add_argument("--seed", type=numbers, default=[0], help="comma-separated imagination seeds")
-    sub.add_argument("--mix", type=words, default=[], help="further mixing rules: prob, logit, geometric, evidence")
-    sub.add_argument(
-        "--weights", type=words, default=[], help="further weights: uniform, clip, doubled, entropy, learned"
-    )
-    sub.add_argument(
-        "--control",
-        type=words,
-        help="what stands beside the pictures: none,blank,shuffled,caption,few-shot (default: all of them; with --k auto alone not shuffled)",
-    )
-    sub.add_argument(
-        "--calibrated", action="store_true", help="divide by the LM's prediction for a content-free question"
-    )
-    sub.add_argument(
-        "--policy",
-        choices=["item", *POLICIES],
-        help="what to imagine (default: the task's way, mostly item, what the item is about, once for all its wordings)",
-    )
+    group.add_argument("--policy", choices=["item", *options.POLICIES], help=text)
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
-    """Measure tasks."""
+def run(arguments: argparse.Namespace) -> None:
     from vlmig.evaluation.evaluator import Evaluator
     from vlmig.evaluation.results import measure_tasks
     from vlmig.evaluation.settings import CONTROLS, Settings
@@ -75,65 +65,31 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     tasks = choose_tasks(arguments.tasks, pocket.TASKS, arguments.protocol or "default")
     numbers = [k for k in arguments.k if isinstance(k, int)]
-    whole = len(numbers) == len(arguments.k) or max(numbers, default=0) >= MOST
+    # Shuffled pictures are another item's, which under auto alone may have too few.
+    shuffles = len(numbers) == len(arguments.k) or max(numbers, default=0) >= MOST
     settings = Settings(
         ks=arguments.k,
         mixes=arguments.mix,
         weights=arguments.weights,
-        controls=arguments.control or [name for name in CONTROLS if whole or name != "shuffled"],
+        controls=arguments.control or [c for c in CONTROLS if shuffles or c != "shuffled"],
         seeds=arguments.seed,
         limit=arguments.limit,
         policy=arguments.policy,
         subset=arguments.subset,
         calibrated=arguments.calibrated,
     )
-    shots = "few-shot" in settings.controls
-    files = [file for task in tasks for file in task.files + (task.demonstration_files if shots else ())]
-    data = Path(arguments.data) if arguments.data else fetch(files, default_store() / "data")
+    files: list[str] = []
     for task in tasks:
-        task.load(data)  # a missing file is said before hours of imagining
-    model = load_model(arguments)
+        files += task.files
+        if "few-shot" in settings.controls:
+            files += task.demonstration_files
+    data = arguments.data or fetch(files, default_store() / "data")
+    for task in tasks:
+        task.load(data)  # reports a missing file before hours of imagining
+    model = options.load_model(arguments)
     covered = pocket.covered if pocket.draws_pocket_pictures(model) else None
     evaluator = Evaluator(model, settings, data, arguments.out, covered)
     results = measure_tasks(evaluator, tasks)
     if results:
         print(table(results))
         print(write_report(arguments.out, model.imagination.store))
-
-
-def lm_eval(arguments: argparse.Namespace) -> None:
-    """Run lm-eval's own command line."""
-    try:
-        from vlmig.integrations.launch import run
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "lm_eval":
-            raise
-        raise VLMIGError('lm-eval is not installed; install it with pip install "vlmig[lm-eval]"') from None
-    run(arguments.arguments)
-
-
-def calibrate(arguments: argparse.Namespace) -> None:
-    """Set when ``--k auto`` imagines and stops."""
-    from vlmig.evaluation.fit_auto_k import calibrate
-
-    rule = calibrate(arguments.folder, arguments.model)
-    print(
-        f"text alone is enough from a probability of {rule.sure:.3f}; pictures scatter by {rule.spread:.3f} nats; "
-        f"level {rule.level}, at most {rule.most} pictures"
-    )
-
-
-def report(arguments: argparse.Namespace) -> None:
-    """Write the report of a results folder again, or of two compared."""
-    from vlmig.evaluation.run_folder import read_run
-
-    first, second = arguments.folder, arguments.other
-    _ = read_run(first), second and read_run(second)  # what is wrong is said before torch is loaded
-    from vlmig.imagination.store import FeatureStore, default_store
-    from vlmig.report import compare_runs, write_report
-
-    store = FeatureStore(arguments.store or default_store())
-    if second is None:
-        print(write_report(first, store, arguments.out))
-    else:
-        print(compare_runs(first, second, arguments.out or first / f"against_{second.resolve().name}.html", store))

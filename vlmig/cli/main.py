@@ -1,6 +1,7 @@
-"""The command line: ``vlmig ask | imagine | eval | calibrate | train | data | lm-eval | report | convert | doctor``.
+"""The command line: ``vlmig COMMAND``.
 
-Imports are lazy, so that help answers at once. What a user can get wrong ends in one line on stderr and exit status 2.
+Heavy imports happen inside the commands, so ``vlmig --help`` answers at once. Wrong input ends in
+one line on stderr and exit status 2.
 """
 
 from __future__ import annotations
@@ -8,24 +9,55 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-from vlmig.cli.ask import ask, ask_options
-from vlmig.cli.data import data_command
-from vlmig.cli.evaluate import (
+from vlmig.cli import (
+    ask,
     calibrate,
-    eval_options,
+    convert,
+    data_check,
+    data_instruct,
+    doctor,
     evaluate,
+    imagine,
     lm_eval,
     report,
-    report_options,
+    train,
 )
-from vlmig.cli.imagine import imagine, imagine_options
-from vlmig.cli.options import Parser, model_options, reading_options
-from vlmig.cli.tools import convert, convert_options, doctor
-from vlmig.cli.train import train, train_options
+from vlmig.cli.options import Parser
 from vlmig.errors import VLMIGError
+
+ABOUT = "A language model that imagines pictures before answering."
+DATA_COMMANDS = {
+    "commands": {
+        "check": (data_check, "Read every record and picture, and list what is wrong with them."),
+        "instruct": (data_instruct, "Generate LLaVA-style instruction data from Visual Genome."),
+    }
+}
+VERBOSE = "show the libraries' warnings; after an answer, the time of each step"
+COMMANDS: dict[str, Any] = {
+    "answer and imagine": {
+        "ask": (ask, "Answer a question with imagined pictures, or with yours."),
+        "imagine": (imagine, "Generate pictures and store their features; maintain the store."),
+    },
+    "measure": {
+        "eval": (evaluate, "Evaluate on benchmark tasks and write a report."),
+        "report": (report, "Write the report of a results folder again, or compare two."),
+        "calibrate": (calibrate, "Fit --k auto to a run of vlmig eval --k 0,10."),
+        "lm-eval": (
+            lm_eval,
+            "Run any lm-eval task with pictures (options: vlmig lm-eval run --help).",
+        ),
+    },
+    "train": {
+        "train": (train, "Train an adapter from a recipe, or print what the recipe would do."),
+        "data": (DATA_COMMANDS, "Check training data, or generate instruction data."),
+    },
+    "set up": {
+        "convert": (convert, "Import a published vLMIG, LaMI or LLaVA checkpoint."),
+        "doctor": (doctor, "Show versions, devices and where each model component comes from."),
+    },
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,9 +71,41 @@ def main(argv: list[str] | None = None) -> int:
         print(f"vlmig: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("vlmig: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print("vlmig: interrupted; run the same command again to resume", file=sys.stderr)
         return 130
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Describe all commands; ``parse_args`` of the result parses without running anything."""
+    parser = Parser(prog="vlmig", description=ABOUT)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.set_defaults(verbose=False)
+    _add_commands(parser, COMMANDS)
+    return parser
+
+
+def _add_commands(parser: argparse.ArgumentParser, groups: dict[str, Any]) -> None:
+    """Add commands, which the parser's help lists by group."""
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS
+    )
+    parser.usage = "%(prog)s COMMAND [options]"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"{parser.prog} COMMAND --help lists the options of a command."
+    for title, group in groups.items():
+        parser.description = f"{parser.description}\n\n{title}:"
+        for name, (module, text) in group.items():
+            parser.description += f"\n  {name:<11}{text}"
+            if isinstance(module, dict):
+                _add_commands(commands.add_parser(name, description=text), module)
+                continue
+            settings = getattr(module, "PARSER", {})
+            sub = commands.add_parser(name, description=text, **settings)
+            if not settings:
+                sub.add_argument("--verbose", action="store_true", help=VERBOSE)
+            module.add_options(sub)
+            sub.set_defaults(run=module.run)
 
 
 class _Version(argparse.Action):
@@ -54,62 +118,8 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Describe all commands."""
-    parser = Parser(prog="vlmig", description="A language model that imagines pictures before it answers.")
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and end")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-
-    def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        sub = subparsers.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run)
-        sub.add_argument(
-            "--verbose", action="store_true", help="say where the time goes, and show the libraries' warnings"
-        )
-        return sub
-
-    sub = command("ask", ask, "answer a question with imagined pictures")
-    ask_options(sub)
-    reading_options(sub)
-    model_options(sub)
-
-    sub = command("imagine", imagine, "imagine pictures and keep their features in the store")
-    imagine_options(sub)
-    model_options(sub)
-
-    sub = command("eval", evaluate, "measure tasks")
-    eval_options(sub)
-    reading_options(sub)
-    model_options(sub)
-
-    sub = command("calibrate", calibrate, "set when --k auto stops, by a run of vlmig eval --k 0,10")
-    sub.add_argument("folder", type=Path, help="folder of the run, whose items are not asked about later")
-    sub.add_argument("--model", type=Path, required=True, help="folder of the checkpoint, which is written to")
-
-    sub = command("train", train, "train an adapter by a recipe")
-    train_options(sub)
-
-    data_command(subparsers)
-
-    # Whatever follows is lm-eval's, --help too: none of it begins with a prefix of ours.
-    text = "run any task of lm-eval with pictures; its options (see vlmig lm-eval run --help)"
-    sub = subparsers.add_parser("lm-eval", help=text, add_help=False, prefix_chars="\0")
-    sub.add_argument("arguments", nargs=argparse.REMAINDER)
-    sub.set_defaults(run=lm_eval, verbose=False)
-
-    sub = command("report", report, "render report.html again from a results folder, or compare two")
-    report_options(sub)
-
-    sub = command("convert", convert, "import a published vLMIG, LaMI or LLaVA checkpoint")
-    convert_options(sub)
-
-    sub = command("doctor", doctor, "show versions, devices, where each component loads from, and what is missing")
-    sub.add_argument("--model", default="pocket")
-    return parser
-
-
 def _quiet(verbose: bool) -> None:
-    """Keep the libraries' progress bars and advice off the terminal unless asked for."""
+    """Keep the libraries' progress bars and warnings off the terminal unless --verbose is given."""
     import logging
     import warnings
 

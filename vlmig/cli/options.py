@@ -1,8 +1,9 @@
-"""What the options of the command line understand; anything else is a line that says what was expected."""
+"""What several commands share: option types, groups of options, and loading what they name."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,89 +14,138 @@ if TYPE_CHECKING:
     from vlmig.imagination.store import FeatureStore
     from vlmig.predict.predictor import VLMIG
 
-
-def words(text: str) -> list[str]:
-    """Split a comma-separated list."""
-    return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def numbers(text: str) -> list[int]:
-    """Split a comma-separated list of whole numbers."""
-    try:
-        return [int(word) for word in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected comma-separated whole numbers") from None
-
-
-def pictures(text: str) -> int | str:
-    """Understand a number of pictures, or ``auto``."""
-    try:
-        return text if text.partition(":")[0] == "auto" else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a whole number or auto") from None
-
-
-def each_pictures(text: str) -> list[int | str]:
-    """Split a comma-separated list of numbers of pictures, ``auto`` among them."""
-    return [pictures(word) for word in text.split(",")]
-
-
-def size(text: str) -> int:
-    """Understand a number of bytes such as 20GB."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip())
-    if not found:
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected a number of bytes such as 500MB or 20GB")
-    return int(float(found[1]) * 1000 ** " kMGT".index(found[2] or " "))
-
-
-def shard(text: str) -> tuple[int, int]:
-    """Understand a part of a whole such as 2/4: (1, 4)."""
-    part, _, count = text.partition("/")
-    if not (part.isdigit() and count.isdigit() and 1 <= int(part) <= int(count)):
-        raise argparse.ArgumentTypeError(f"got {text!r}, expected I/N with I from 1 to N, such as 2/4")
-    return int(part) - 1, int(count)
-
-
+Options = argparse._ActionsContainer
+"""A parser, or a group of its options."""
 POLICIES = ["subject", "question", "sentences", "option"]
 """As in ``vlmig.models.config``, which takes seconds to import."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Report a wrong argument in one line."""
+    """A parser whose errors are one line."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # argparse would say "invalid int value"; these say what was expected.
+        self.register("type", int, integer)
+        self.register("type", float, number)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse unknown arguments here, so that the error names this command's help."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parsed, unknown
 
     def error(self, message: str) -> None:  # type: ignore[override]
         print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
 
-def reading_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
+def integer(text: str) -> int:
+    """Parse a whole number."""
+    try:
+        return int(text)
+    except ValueError:
+        raise _unexpected(text, "a whole number") from None
+
+
+def number(text: str) -> float:
+    """Parse a number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise _unexpected(text, "a number") from None
+
+
+def words(text: str) -> list[str]:
+    """Split a comma-separated list."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def integers(text: str) -> list[int]:
+    """Split a comma-separated list of whole numbers."""
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError:
+        raise _unexpected(text, "comma-separated whole numbers") from None
+
+
+def picture_count(text: str) -> int | str:
+    """Parse a number of pictures, ``auto`` or ``auto:LEVEL``."""
+    try:
+        return text if text.partition(":")[0] == "auto" else int(text)
+    except ValueError:
+        raise _unexpected(text, "a whole number or auto") from None
+
+
+def picture_counts(text: str) -> list[int | str]:
+    """Split a comma-separated list of numbers of pictures, which may include ``auto``."""
+    return [picture_count(word) for word in text.split(",")]
+
+
+def byte_count(text: str) -> int:
+    """Parse a number of bytes such as 20GB."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", text.strip())
+    if not match:
+        raise _unexpected(text, "a number of bytes such as 500MB or 20GB")
+    return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Parse a shard such as 2/4 into its index from 0 and the number of shards: (1, 4)."""
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise _unexpected(text, "I/N with I from 1 to N, such as 2/4")
+    return int(index) - 1, int(count)
+
+
+def _unexpected(text: str, expected: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"got {text!r}, expected {expected}")
+
+
+def add_data(options: Options, text: str) -> None:
+    default = os.environ.get("VLMIG_DATA") or None
+    options.add_argument("--data", type=Path, default=default, metavar="FOLDER", help=text)
+
+
+def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the options of the checkpoint and of its source of pictures."""
+    group = parser.add_argument_group("model")
+    text = "pocket, a checkpoint folder or a hub id (default: %(default)s)"
+    group.add_argument("--model", default="pocket", help=text)
+    group.add_argument(
+        "--imaginer",
+        metavar="SOURCE",
+        help="another source of pictures: a diffusers pipeline (folder or hub id), "
+        "retrieval:FOLDER, folder:FOLDER, prior:NAME, text or blank",
+    )
+    return group
+
+
+def add_language_model(group: Options) -> None:
+    """Add the options of the language model and its predictions."""
+    group.add_argument(
         "--protocol",
         choices=["default", "reference"],
-        help="reference: predict and mix as the published code does (docs/fidelity.md; default: the checkpoint's)",
+        help="reference: predict and mix as the published code does (docs/fidelity.md; "
+        "default: the checkpoint's)",
     )
-    sub.add_argument("--quantize", choices=["8bit", "4bit"], help="keep the language model's weights in so many bits")
+    text = "load the language model in 8-bit or 4-bit precision"
+    group.add_argument("--quantize", choices=["8bit", "4bit"], help=text)
 
 
-def model_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--model", default="pocket", help="pocket, a checkpoint folder, or a hub id (default: pocket)")
-    store_options(sub)
-    sub.add_argument(
-        "--imaginer",
-        help="another source of pictures: a diffusers pipeline, retrieval:PLACE, folder:PLACE, prior:NAME, text, blank",
-    )
-
-
-def store_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--store", type=Path, help="folder of imagined features (default: VLMIG_STORE or the user's cache)"
-    )
-    sub.add_argument("--store-limit", type=size, help="keep at most this much, such as 20GB (default: everything)")
-    sub.add_argument("--no-pictures", action="store_true", help="keep features only, not the pictures")
+def add_store(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("feature store")
+    text = "folder of stored features (default: VLMIG_STORE, or the user's cache)"
+    group.add_argument("--store", type=Path, metavar="FOLDER", help=text)
+    text = "keep at most this much, such as 20GB (default: no limit)"
+    group.add_argument("--store-limit", type=byte_count, metavar="BYTES", help=text)
+    text = "store the features only, not the pictures"
+    group.add_argument("--no-pictures", action="store_true", help=text)
 
 
 def load_model(arguments: argparse.Namespace, **fields: Any) -> VLMIG:
-    """Load the model; the libraries' own loading bars are noise beside our one bar for long work."""
+    """Load the model; the libraries' loading bars are shown only with --verbose."""
     from transformers.utils import logging as transformers_logging
 
     from vlmig.predict.predictor import VLMIG
@@ -106,32 +156,43 @@ def load_model(arguments: argparse.Namespace, **fields: Any) -> VLMIG:
         from vlmig.models.quantization import config_for
 
         fields["quantization_config"] = config_for(arguments.quantize)
-    return VLMIG.from_pretrained(arguments.model, store=open_store(arguments), **_fields(arguments), **fields)
+    fields = {**_config_fields(arguments), **fields}
+    return VLMIG.from_pretrained(arguments.model, store=open_store(arguments), **fields)
 
 
 def load_imagination(arguments: argparse.Namespace) -> Imagination:
-    """Load what imagines and sees; no language model."""
+    """Load the image source and the vision encoder, without the language model."""
     from vlmig.imagination.pipeline import Imagination
     from vlmig.models.checkpoint import resolve_checkpoint
     from vlmig.models.config import VLMIGConfig, changed
     from vlmig.runtime import Stopwatch
 
     folder = resolve_checkpoint(arguments.model)
-    config = VLMIGConfig.from_pretrained(folder, **changed(_fields(arguments)))
+    config = VLMIGConfig.from_pretrained(folder, **changed(_config_fields(arguments)))
     return Imagination(config, folder, open_store(arguments), Stopwatch())
 
 
 def open_store(arguments: argparse.Namespace) -> FeatureStore:
     from vlmig.imagination.store import FeatureStore, default_store
 
-    return FeatureStore(arguments.store or default_store(), arguments.store_limit, not arguments.no_pictures)
+    folder = arguments.store or default_store()
+    return FeatureStore(folder, arguments.store_limit, not arguments.no_pictures)
 
 
-def _fields(arguments: argparse.Namespace) -> dict[str, Any]:
+def _config_fields(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of the configuration that the command line changes."""
     from vlmig.models.checkpoint import absolute
     from vlmig.models.config import REFERENCE
 
+    fields: dict[str, Any] = {}
     protocol = getattr(arguments, "protocol", None)
-    fields: dict[str, Any] = REFERENCE if protocol == "reference" else {"protocol": protocol} if protocol else {}
-    return {**fields, "imaginer": absolute(arguments.imaginer)} if arguments.imaginer else fields
+    if protocol:
+        fields |= REFERENCE if protocol == "reference" else {"protocol": protocol}
+    if getattr(arguments, "imaginer", None):
+        fields["imaginer"] = absolute(arguments.imaginer)
+    return fields
+
+
+def similarity(value: float) -> str:
+    """Format a CLIP similarity; NaN is unknown."""
+    return "unknown" if value != value else f"{value:.2f}"

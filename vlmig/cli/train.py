@@ -6,51 +6,53 @@ import argparse
 import os
 from pathlib import Path
 
-from vlmig.cli.options import open_store, store_options
+from vlmig.cli.options import add_data, add_store, open_store
 from vlmig.errors import VLMIGError
 
 
-def train_options(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("recipe", type=Path, help="a YAML file, or the name of a recipe of the package, such as pocket")
-    sub.add_argument("--out", type=Path, help="folder of the checkpoint; the same command goes on with a stopped run")
-    sub.add_argument(
-        "--data", default=os.environ.get("VLMIG_DATA"), help="folder of the recipe's sources (or VLMIG_DATA)"
-    )
-    sub.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="change the recipe, e.g. stages.0.steps=100; may be given again",
-    )
-    sub.add_argument("--plan", action="store_true", help="only say what would run: parameters, memory, steps, storage")
-    store_options(sub)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s RECIPE --out FOLDER [options]"
+    text = "a YAML file, or the name of a recipe in the package, such as pocket"
+    parser.add_argument("recipe", type=Path, metavar="RECIPE", help=text)
+    text = "folder of the new checkpoint; run the command again to resume"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=text)
+    add_data(parser, "folder of the recipe's training data (default: VLMIG_DATA)")
+    text = "change a value of the recipe, e.g. stages.0.steps=100; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    text = "print parameters, memory, steps and storage, and train nothing"
+    parser.add_argument("--plan", action="store_true", help=text)
+    add_store(parser)
 
 
-def train(arguments: argparse.Namespace) -> None:
-    """Run a recipe's stages, or say what they would be."""
+def run(arguments: argparse.Namespace) -> None:
     from vlmig.training.recipe import find_recipe, load_recipe
 
     recipe = load_recipe(find_recipe(arguments.recipe), arguments.set)
-    data = Path(arguments.data) if arguments.data else None
     if not arguments.plan and arguments.out is None:
-        raise VLMIGError("vlmig train writes a checkpoint; expected --out DIR, or --plan to be told what would run")
+        raise VLMIGError(
+            "vlmig train writes a checkpoint; "
+            "expected --out FOLDER, or --plan to see what would run"
+        )
     from vlmig.pocket.lessons import SOURCES
 
+    data, store = arguments.data, open_store(arguments)
     if arguments.plan:
         from vlmig.training.plan import plan
 
-        print(plan(recipe, open_store(arguments), data, SOURCES))
+        print(plan(recipe, store, data, SOURCES))
         return
     from vlmig.evaluation.probe import probe_of
     from vlmig.pocket.tasks import TASKS
     from vlmig.training import train
 
     probe = probe_of(recipe.probe.tasks, recipe.probe.k, recipe.probe.limit, data, TASKS)
-    model = train(recipe, arguments.out, data=data, store=open_store(arguments), own=SOURCES, probe=probe)
+    model = train(recipe, arguments.out, data=data, store=store, own=SOURCES, probe=probe)
     if os.environ.get("RANK", "0") != "0":
         return
     for stage in (model.config.training or {})["stages"]:
-        measured = {name: value for name, value in stage["measured"].items() if isinstance(value, dict)}
-        print(f"{stage['name']}: {stage['steps']} steps", *(f"{k} {v}" for k, v in measured.items()), sep="; ")
+        facts = [stage["name"] + f": {stage['steps']} steps"]
+        for name, value in stage["measured"].items():
+            if isinstance(value, dict):
+                facts.append(f"{name} {value}")
+        print("; ".join(facts))
     print(f"wrote {arguments.out}; use it with --model {arguments.out}")

@@ -65,7 +65,11 @@ class Findings:
 
 
 def check(
-    source: Source, folder: Path, rules: Curation, limit: int | None = None, alignment: Aligning | None = None
+    source: Source,
+    folder: Path,
+    rules: Curation,
+    limit: int | None = None,
+    alignment: Aligning | None = None,
 ) -> Findings:
     """Read all of a source.
 
@@ -130,7 +134,9 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
     ):
         for start in range(0, len(order), PORTION):
             part = order[start : start + PORTION]
-            found = pool.map(lambda one: _open(pairs, int(rows[first[one]]), int(turns[first[one]])), part)
+            found = pool.map(
+                lambda one: _open(pairs, int(rows[first[one]]), int(turns[first[one]])), part
+            )
             for one, result in zip(part, found, strict=True):
                 if isinstance(result, str):
                     reasons[int(one)] = result
@@ -155,7 +161,11 @@ def _pictures(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
         Their names as numbers, uint64, their rows, and which of a row's pictures each is, from 0: all (n,).
     """
-    numbers, rows, turns = [_numbers(pairs, "picture")], [np.arange(len(pairs))], [np.zeros(len(pairs), np.int64)]
+    numbers, rows, turns = (
+        [_numbers(pairs, "picture")],
+        [np.arange(len(pairs))],
+        [np.zeros(len(pairs), np.int64)],
+    )
     start = 0
     for batch in pairs.table.to_batches():
         lengths = pc.list_value_length(batch["more"]).to_numpy(zero_copy_only=False)
@@ -211,25 +221,26 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
     rows = [("records", str(pairs.records), ""), ("pairs", str(len(pairs)), "")]
     rows += [("pictures", str(found.pictures), ""), ("groups", str(found.groups), "")]
     rows += [("bad", str(sum(found.bad.values())), f"{100 * found.share:.2g} % of the records")]
-    rows += [(f"  {reason}", str(n), "; ".join(found.examples[reason])) for reason, n in found.bad.items()]
+    rows += [
+        (f"  {reason}", str(n), "; ".join(found.examples[reason]))
+        for reason, n in found.bad.items()
+    ]
     rows += [("left out", str(sum(pairs.dropped.values())), "")]
-    rows += [(f"  {reason}", str(n), "; ".join(found.examples[reason])) for reason, n in pairs.dropped.items()]
+    rows += [
+        (f"  {reason}", str(n), "; ".join(found.examples[reason]))
+        for reason, n in pairs.dropped.items()
+    ]
     rows += [("clamped boxes", str(pairs.clamped), ""), ("duplicates", str(found.duplicates), "")]
     rows += [("caption words", _spread(found.words), "fewest / median / most")]
-    rows += [(f"picture {name}", _spread(found.sizes[:, i]), "pixels") for i, name in enumerate(("width", "height"))]
+    rows += [
+        (f"picture {name}", _spread(found.sizes[:, i]), "pixels")
+        for i, name in enumerate(("width", "height"))
+    ]
     rows += [("alignment", _spread(found.alignment.round(3)), "lowest / median / highest cosine")][
         : len(found.alignment)
     ]
     rows += [(f"curation: {rule}", str(n), "would be dropped") for rule, n in found.rules.items()]
     return rows + ([("curation", str(found.kept), "would be left")] if found.rules else [])
-
-
-def table(found: Findings) -> str:
-    """Format findings for the terminal."""
-    rows = summary(found)
-    wide, high = (max(len(row[i]) for row in rows) for i in (0, 1))
-    lines = [f"  {what:<{wide}}  {much:>{high}}  {remark}".rstrip() for what, much, remark in rows]
-    return "\n".join([found.index.source.name, *lines])
 
 
 def _spread(values: np.ndarray) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field, model_validator
 
 from vlmig.data.index import Index
 from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
+from vlmig.io.config_file import Checked, parse
 from vlmig.io.hashing import numbers_of
 
 PORTION = 1024
@@ -21,54 +22,38 @@ Alignment = Callable[[Sequence[Pair]], Sequence[float] | np.ndarray]
 """From pairs to the cosines of picture and caption; NaN where there is nothing to compare."""
 
 
-@dataclass(frozen=True)
-class Curation:
+class Curation(Checked):
     """Rules that drop pairs; none of them by default."""
 
-    min_words: int | None = None
+    min_words: Annotated[int, Field(ge=0)] | None = None
     """Fewest words of a caption."""
-    max_words: int | None = None
+    max_words: Annotated[int, Field(ge=0)] | None = None
     """Most words of a caption."""
     duplicates: bool = False
-    """Whether to drop repeats: same pictures, box and caption, whatever its case, spaces and closing punctuation."""
-    min_alignment: float | None = None
-    """Lowest cosine of picture and caption, by the vision encoder."""
+    """Whether to drop repeats: same images, box and caption, ignoring case, spaces and closing punctuation."""
+    min_alignment: Annotated[float, Field(ge=-1, le=1)] | None = None
+    """Lowest CLIP similarity of image and caption, by the vision encoder; from -1 to 1."""
 
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            VLMIGError: one is of another type or range.
-        """
-        for name in ("min_words", "max_words"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
-                raise VLMIGError(f"{name} is {value!r}; expected a whole number from 0; correct it")
-        if not isinstance(self.duplicates, bool):
-            raise VLMIGError(f"duplicates is {self.duplicates!r}; expected true to drop repeats or false; correct it")
-        cosine = self.min_alignment
-        if cosine is not None and (not isinstance(cosine, int | float) or isinstance(cosine, bool) or abs(cosine) > 1):
-            raise VLMIGError(f"min_alignment is {cosine!r}; expected a cosine from -1 to 1; correct it")
-        if self.min_words is not None and self.max_words is not None and self.min_words > self.max_words:
-            raise VLMIGError(f"min_words {self.min_words} is above max_words {self.max_words}; correct one of them")
+    @model_validator(mode="after")
+    def _check(self) -> Curation:
+        fewest, most = self.min_words, self.max_words
+        if fewest is not None and most is not None and fewest > most:
+            raise ValueError(f"has min_words {fewest} above max_words {most}; correct one of them")
+        return self
 
     @classmethod
     def from_mapping(cls, rules: Mapping[str, Any] | None) -> Curation:
-        """Read the rules of a recipe; None is none.
+        """Read the rules of a recipe; None for no rules.
 
         Raises:
             VLMIGError: an unknown rule, or a wrong value.
         """
-        known = [field.name for field in fields(cls)]
-        if not isinstance(rules or {}, Mapping):
-            raise VLMIGError(f"curate is {rules!r}; expected rules among {', '.join(known)}; correct it")
-        unknown = [name for name in rules or {} if name not in known]
-        if unknown:
-            raise VLMIGError(f"no rule of curation {unknown[0]!r}; expected one of {', '.join(known)}; correct it")
-        return cls(**(rules or {}))
+        return parse(cls, rules or {}, "curate", "; correct the rule of curation")
 
 
-def curate(index: Index, rules: Curation, alignment: Alignment | None = None) -> tuple[np.ndarray, dict[str, int]]:
+def curate(
+    index: Index, rules: Curation, alignment: Alignment | None = None
+) -> tuple[np.ndarray, dict[str, int]]:
     """Apply rules one after the other; of repeats the first that is left stays.
 
     Args:
@@ -103,7 +88,9 @@ def curate(index: Index, rules: Curation, alignment: Alignment | None = None) ->
         keep("duplicates", first)
     if rules.min_alignment is not None and alignment is not None:
         parts = [kept[i : i + PORTION] for i in range(0, len(kept), PORTION)]
-        cosines = [np.asarray(alignment([index[int(row)] for row in part]), dtype=float) for part in parts]
+        cosines = [
+            np.asarray(alignment([index[int(row)] for row in part]), dtype=float) for part in parts
+        ]
         keep("min_alignment", ~(np.concatenate([np.empty(0), *cosines]) < rules.min_alignment))
     return kept, dropped
 
@@ -114,7 +101,9 @@ def caption_words(index: Index) -> np.ndarray:
     return counts.to_numpy().astype(np.int32)
 
 
-def split(index: Index, rows: np.ndarray, share: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def split(
+    index: Index, rows: np.ndarray, share: float, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """Hold a share of the groups out, by a hash of each, so that neither order nor other groups matter.
 
     A pair without a group is one by itself; repeats of it go with it.
@@ -126,8 +115,14 @@ def split(index: Index, rows: np.ndarray, share: float, seed: int = 0) -> tuple[
     for batch in index.table.to_batches():
         groups = batch["group"].to_pylist()
         contents = _content(batch).to_pylist() if "" in groups else groups
-        numbers.append(numbers_of((f"group {g}" if g else c for g, c in zip(groups, contents, strict=True)), seed))
-    held_out = np.concatenate([np.empty(0, np.uint64), *numbers])[rows] < np.float64(share) * 2.0**64
+        numbers.append(
+            numbers_of(
+                (f"group {g}" if g else c for g, c in zip(groups, contents, strict=True)), seed
+            )
+        )
+    held_out = (
+        np.concatenate([np.empty(0, np.uint64), *numbers])[rows] < np.float64(share) * 2.0**64
+    )
     return rows[~held_out], rows[held_out]
 
 

@@ -62,9 +62,13 @@ class Index:
             self.clamped: int = found["clamped"]
             made_from, self.limit = found["source"], found["limit"]
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-            raise VLMIGError(f"no whole index in {folder} ({error}); remove the folder, and it is made again") from None
+            raise VLMIGError(
+                f"no whole index in {folder} ({error}); remove the folder, and it is made again"
+            ) from None
         if made_from != source.name:
-            raise VLMIGError(f"{folder} is the index of {made_from}, expected {source.name}; name another folder")
+            raise VLMIGError(
+                f"{folder} is the index of {made_from}, expected {source.name}; name another folder"
+            )
         self._batches = [batch.columns for batch in self.table.to_batches()]
 
     def __len__(self) -> int:
@@ -78,9 +82,19 @@ class Index:
         """
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        columns, place = self._batches[row // BATCH], row % BATCH  # all batches but the last are full
+        columns, place = (
+            self._batches[row // BATCH],
+            row % BATCH,
+        )  # all batches but the last are full
         caption, picture, box, *others, more, learnt = (column[place].as_py() for column in columns)
-        values = [caption, picture, tuple(box) if box else None, *others, tuple(more), tuple(map(tuple, learnt))]
+        values = [
+            caption,
+            picture,
+            tuple(box) if box else None,
+            *others,
+            tuple(more),
+            tuple(map(tuple, learnt)),
+        ]
         return Pair(*values)
 
     def column(self, name: str) -> pa.ChunkedArray:
@@ -112,7 +126,9 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
         VLMIGError: the source cannot be read; the folder is damaged, another source's, or of another limit.
     """
     if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise VLMIGError(f"limit {limit!r} of {source.name}; expected a number of records from 1; correct it")
+        raise VLMIGError(
+            f"limit {limit!r} of {source.name}; expected a number of records from 1; correct it"
+        )
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
@@ -128,7 +144,9 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
             shutil.rmtree(part, ignore_errors=True)
     found = Index(folder, source)
     if found.limit != limit:
-        raise VLMIGError(f"{folder} was made with the limit {found.limit}, expected {limit}; name another folder")
+        raise VLMIGError(
+            f"{folder} was made with the limit {found.limit}, expected {limit}; name another folder"
+        )
     return found
 
 
@@ -137,7 +155,9 @@ def _write(source: Source, folder: Path, limit: int | None) -> None:
     dropped: Counter[str] = Counter()
     records = clamped = 0
     waiting: list[Pair] = []
-    bar = tqdm(islice(source.pairs(), limit), f"indexing {source.name}", unit=" records", smoothing=0.1)
+    bar = tqdm(
+        islice(source.pairs(), limit), f"indexing {source.name}", unit=" records", smoothing=0.1
+    )
     with (
         pa.OSFile(str(folder / PAIRS), "wb") as file,
         pa.ipc.new_file(file, SCHEMA) as pairs,
@@ -156,18 +176,26 @@ def _write(source: Source, folder: Path, limit: int | None) -> None:
                 waiting = []
         pairs.write_batch(_batch(waiting))
     counts = {"source": source.name, "limit": limit, "records": records, "clamped": clamped}
-    write_json(folder / COUNTS, {**counts, "bad": dict(bad.most_common()), "dropped": dict(dropped.most_common())})
-
-
-def _batch(pairs: Iterable[Pair]) -> pa.RecordBatch:
-    columns: list[tuple[Any, ...]] = list(zip(*(vars(pair).values() for pair in pairs), strict=True))
-    columns = columns or [()] * len(SCHEMA)
-    return pa.record_batch(
-        [pa.array(own, field.type) for own, field in zip(columns, SCHEMA, strict=True)], schema=SCHEMA
+    write_json(
+        folder / COUNTS,
+        {**counts, "bad": dict(bad.most_common()), "dropped": dict(dropped.most_common())},
     )
 
 
-def check_share(bad: Mapping[str, int], total: int, limit: float, where: str, listed: Path | None = None) -> None:
+def _batch(pairs: Iterable[Pair]) -> pa.RecordBatch:
+    columns: list[tuple[Any, ...]] = list(
+        zip(*(vars(pair).values() for pair in pairs), strict=True)
+    )
+    columns = columns or [()] * len(SCHEMA)
+    return pa.record_batch(
+        [pa.array(own, field.type) for own, field in zip(columns, SCHEMA, strict=True)],
+        schema=SCHEMA,
+    )
+
+
+def check_share(
+    bad: Mapping[str, int], total: int, limit: float, where: str, listed: Path | None = None
+) -> None:
     """Insist that few records are bad.
 
     Args:
@@ -182,7 +210,9 @@ def check_share(bad: Mapping[str, int], total: int, limit: float, where: str, li
     """
     count = sum(bad.values())
     if count > limit * total:
-        reasons = ", ".join(f"{n} {reason}" for reason, n in sorted(bad.items(), key=lambda item: -item[1]))
+        reasons = ", ".join(
+            f"{n} {reason}" for reason, n in sorted(bad.items(), key=lambda item: -item[1])
+        )
         mend = f"mend them (listed in {listed})" if listed else "mend them"
         raise VLMIGError(
             f"{count} of {total} records of {where} are bad ({100 * count / total:.2g} %): {reasons}; at most {100 * limit:.2g} % are skipped; {mend} or raise max_bad"

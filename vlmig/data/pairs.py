@@ -48,7 +48,10 @@ class Pair:
             return [self] if self.picture else []
         names = (self.picture, *self.more)
         versions = self.version.split("\n") if self.version else [""] * len(names)
-        return [replace(self, picture=n, version=v, more=()) for n, v in zip(names, versions, strict=True)]
+        return [
+            replace(self, picture=n, version=v, more=())
+            for n, v in zip(names, versions, strict=True)
+        ]
 
 
 class BadPicture(Exception):
@@ -98,7 +101,9 @@ def captioned(captions: Any, place: str, pair: Pair) -> Iterator[Pair | Bad]:
         elif not all(map(is_unicode, (caption, pair.picture, pair.prompt))):
             yield Bad(own, "not Unicode")
         elif caption.count(IMAGE) > bool(pair.picture or pair.prompt):
-            yield Bad(own, f"more {IMAGE} than pictures" if pair.picture else f"{IMAGE} without picture")
+            yield Bad(
+                own, f"more {IMAGE} than pictures" if pair.picture else f"{IMAGE} without picture"
+            )
         else:
             yield replace(pair, caption=caption.strip())
 

@@ -36,7 +36,9 @@ def open_picture(file: Path | IO[bytes]) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion would cut everything above 255 off
+    if picture.mode.startswith(
+        "I"
+    ):  # 16 bits: Pillow's own conversion would cut everything above 255 off
         values = np.asarray(picture).astype(np.int64)
         picture = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
     return picture.convert("RGB")
@@ -100,7 +102,10 @@ def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:
 def is_number(value: Any) -> bool:
     """Tell whether a value is a finite number of a size that pixels can have."""
     return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) < 2**31
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and abs(value) < 2**31
     )
 
 
@@ -139,4 +144,6 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
             for entry in entries:
                 (folders if entry.is_dir() else files).append(entry.name)
         yield inner, sorted(files, key=natural)
-        waiting += [os.path.join(inner, name) for name in sorted(folders, key=natural, reverse=True)]
+        waiting += [
+            os.path.join(inner, name) for name in sorted(folders, key=natural, reverse=True)
+        ]

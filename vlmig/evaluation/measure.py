@@ -22,7 +22,7 @@ from vlmig.imagination.visuals import Visuals
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
 from vlmig.processing.tokens import first_token
-from vlmig.runtime import spread
+from vlmig.runtime import deterministic_map
 
 logger = logging.getLogger(__name__)
 DECIDES = ("name", "version", "scoring", "kind", "statement", "max_new_tokens")
@@ -157,7 +157,7 @@ class Plan:
                 records.append(self._record(item, sets, scores))
             return self._with_text_only(items[group], records)
 
-        for records in spread(score, range(0, len(items), size), device):
+        for records in deterministic_map(score, range(0, len(items), size), device):
             yield from records
 
     def _with_text_only(self, items: list[Item], records: list[Record]) -> list[Record]:
@@ -289,7 +289,7 @@ class Plan:
                 "tokens": tokens,
             }
 
-        yield from spread(measure, range(len(items)), self.model.model.device)
+        yield from deterministic_map(measure, range(len(items)), self.model.model.device)
 
     def _generated(self, items: list[Item], seed: int) -> Iterator[Record]:
         """Generate an answer with each number of images, up to the first line break."""
@@ -306,7 +306,7 @@ class Plan:
             pictures = [images.keys for images in sets[i]]
             return {"pictures": pictures, "prompts": sorted(_prompts(sets[i])), "outputs": outputs}
 
-        yield from spread(measure, range(len(items)), self.model.model.device)
+        yield from deterministic_map(measure, range(len(items)), self.model.model.device)
 
 
 def _regrouped(values: Iterable[T], sizes: Sequence[int]) -> list[list[T]]:

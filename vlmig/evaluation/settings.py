@@ -1,4 +1,4 @@
-"""What a user asks an evaluation for."""
+"""The settings of an evaluation."""
 
 from __future__ import annotations
 
@@ -11,42 +11,47 @@ from vlmig.models.config import POLICIES as PROMPT_POLICIES
 
 CONTROLS = ("none", "blank", "shuffled", "caption", "few-shot")
 POLICIES = ("item", *PROMPT_POLICIES)
-"""What to imagine: what the item is about, once for all its wordings; or what each wording's text says."""
+"""What to imagine: what the item is about, once for all its wordings (``item``), or each wording."""
 SUBSETS = ("all", "covered")
 
 
 @dataclass
 class Settings:
-    """What to measure."""
+    """What to measure.
+
+    Raises:
+        VLMIGError: an unknown name, or a number out of range.
+    """
 
     ks: Sequence[int | str] = (0, 6)
-    """Numbers of pictures; among them ``auto``, as many as each answer needs (``vlmig.predict.adaptive_k``)."""
+    """Numbers of images; ``auto`` among them is as many as each answer needs."""
     mixes: Sequence[str] = ()
-    """Mixing rules; the checkpoint's own is always among them."""
+    """Mixing rules beside the checkpoint's."""
     weights: Sequence[str] = ()
     controls: Sequence[str] = ("none",)
     seeds: Sequence[int] = (0,)
     limit: int | None = None
     policy: str | None = None
-    """What to imagine; the task's own way when None."""
+    """What to imagine; None for the task's policy."""
     subset: str = "all"
     """``covered``: only items that the model's world can draw."""
     calibrated: bool = False
-    """Whether every prediction is divided by the LM's own for a content-free question (Zhao et al. 2021)."""
+    """Whether to divide each prediction by that of a content-free question (Zhao et al. 2021)."""
 
     def __post_init__(self) -> None:
         if not self.ks or min(self.every_k) < 0 or len(self._named) > 1:
             raise VLMIGError(
-                f"k={','.join(map(str, self.ks))}; expected numbers of pictures, 0 (text only) or more, or one auto among them"
+                f"k={','.join(map(str, self.ks))}; expected numbers of pictures, 0 (text only) or "
+                "more, or one auto among them"
             )
-        for name, asked, known in (
+        for name, values, known in (
             ("control", self.controls, CONTROLS),
             ("mix", self.mixes, MIX_RULES),
             ("weights", self.weights, (*WEIGHT_KINDS, "learned")),
             ("policy", [self.policy] if self.policy else [], POLICIES),
             ("subset", [self.subset], SUBSETS),
         ):
-            for value in asked:
+            for value in values:
                 if value not in known:
                     raise VLMIGError(f"{name} {value!r}; expected one of {', '.join(known)}")
         if self.limit is not None and self.limit < 1:
@@ -57,7 +62,7 @@ class Settings:
 
     @property
     def every_k(self) -> list[int]:
-        """The numbers of pictures in order, text alone among them."""
+        """The numbers of images in order, 0 (text only) included."""
         return sorted({0, *(k for k in self.ks if isinstance(k, int))})
 
     @property
@@ -66,10 +71,10 @@ class Settings:
 
     @property
     def auto(self) -> str | None:
-        """``auto``, or ``auto:LEVEL``, where that was asked for."""
+        """``auto`` or ``auto:LEVEL`` if requested."""
         return self._named[0] if self._named else None
 
     @property
     def main_k(self) -> int | str:
-        """The number of pictures that the headline is about: six, as published, or the largest measured; or ``auto`` alone."""
+        """The k of the headline: six, as published, else the largest, else ``auto``."""
         return 6 if 6 in self.ks else self.every_k[-1] or self.auto or 0

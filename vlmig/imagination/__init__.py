@@ -1,7 +1,7 @@
-"""Imagination: from prompts and seeds to pictures.
+"""Imagination: from prompts and seeds to images.
 
-An imaginer is anything with the members of ``Imaginer``. Picture i of a prompt depends only on the prompt, i, its
-seed and the imaginer's settings: never on how many pictures are asked for, on their order or on the batch.
+Image i of a prompt depends only on the prompt, i, its seed and the source's settings, and never on
+the number of images, their order or the batch.
 """
 
 from __future__ import annotations
@@ -16,48 +16,47 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to imagine."""
+    """A request for one image."""
 
     prompt: str
     index: int
-    """Which of the prompt's pictures, from 0."""
+    """Number of the image among those of its prompt, from 0."""
     seed: int
-    """Where its random numbers begin."""
 
 
-class Imaginer(Protocol):
-    """A source of pictures, or of embeddings in their place."""
+class ImageSource(Protocol):
+    """Gives an image for each request, or an embedding in place of an image."""
 
-    embeds: bool
-    """Whether it gives embeddings in the encoder's space, (E,) each, instead of pictures, uint8 (3, H, W) each."""
-    seeded: bool
-    """Whether another seed gives another picture."""
+    embeds: bool = False
+    """Whether it gives embeddings, (E,) each, and not images, uint8 (3, H, W) each."""
+    seeded: bool = False
+    """Whether another seed gives another image."""
 
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
-        """Give one picture, or embedding, for each request."""
+        """Return one image, or embedding, for each request."""
         ...
 
     def fits(self, prompt: str) -> bool:
-        """Tell whether the whole prompt is read."""
-        ...
+        """Tell whether the prompt is read without cutting it."""
+        return True
 
     def identity(self) -> dict[str, str | int | float]:
-        """Name everything beside the request that decides a picture."""
+        """Return everything beside the request that decides an image."""
         ...
 
 
 def request(prompt: str, index: int, seed: int = 0) -> Request:
-    """Ask for picture ``index`` of a prompt; the same for every run, machine and batch that has the same base seed."""
+    """Return the request for image ``index`` of a prompt, the same in every run."""
     return Request(prompt, index, image_seed(prompt, index, seed))
 
 
 def image_seed(prompt: str, index: int, seed: int = 0) -> int:
-    """Derive the seed of picture ``index`` of a prompt: stable across processes, machines and batches."""
+    """Derive the seed of image ``index`` of a prompt, the same in every process and batch."""
     return _number(f"{seed}\x1f{index}\x1f{prompt}")
 
 
 def next_seed(seed: int) -> int:
-    """Derive the seed with which a faulty picture is drawn again."""
+    """Derive the seed with which a faulty image is drawn again."""
     return _number(f"again\x1f{seed}")
 
 

@@ -1,4 +1,4 @@
-"""Guards: pictures that are none, and pictures that are all alike."""
+"""Guards against failed images, and a measure of how different images are."""
 
 from __future__ import annotations
 
@@ -9,62 +9,73 @@ import torch
 from torch import Tensor
 
 from vlmig.errors import VLMIGError
-from vlmig.imagination import Imaginer, Request, next_seed
+from vlmig.imagination import ImageSource, Request, next_seed
 from vlmig.vision import BLANK
 
 logger = logging.getLogger(__name__)
 
 REDRAWS = 3
-"""How often a faulty picture is drawn again, each time from the next seed."""
+"""How often a faulty image is drawn again, each time from the next seed."""
 FLAT = 2
-"""Greatest difference between two pixels of a channel in a picture that shows nothing, of 255."""
+"""Greatest difference, of 255, between two pixels of a channel in an image of one color."""
 
 
 def faulty(picture: Tensor) -> bool:
-    """Tell whether a picture, uint8 (3, H, W), is black or of one colour: a failed decoder's or a safety checker's."""
+    """Tell whether an image, uint8 (3, H, W), has one color, as after a failed decoder."""
     pixels = picture.flatten(1)
     return bool((pixels.amax(1).int() - pixels.amin(1).int() <= FLAT).all())
 
 
-def guarded(imaginer: Imaginer, batch: list[Request], first: bool = False) -> tuple[list[Tensor], list[int]]:
-    """Imagine pictures, and draw faulty ones again, each from its next seed.
+def guarded(
+    source: ImageSource, batch: list[Request], first: bool = False
+) -> tuple[list[Tensor], list[int]]:
+    """Draw images, and redraw faulty ones, each from its next seed.
 
-    What stays faulty becomes the empty picture, which says nothing, and is logged.
+    An image that stays faulty is replaced by the blank image, and this is logged.
 
     Args:
-        first: whether the imaginer has not drawn anything good yet.
+        first: whether the source has not drawn a good image yet.
 
     Returns:
-        The pictures, and how often each was drawn again: -1 where that did not help.
+        The images, and how often each was redrawn; -1 for those that stayed faulty.
 
     Raises:
-        VLMIGError: nothing good was drawn yet, and no picture of several prompts shows anything: the generator is broken.
+        VLMIGError: no good image yet, and all images of several prompts stay faulty: the generator
+            is broken.
     """
-    pictures, redraws = imaginer.imagine(batch), [0] * len(batch)
-    if not imaginer.seeded:  # another seed would give the same picture
-        return pictures, redraws
-    again = [(i, request.seed) for i, request in enumerate(batch) if faulty(pictures[i])]
+    images, redraws = source.imagine(batch), [0] * len(batch)
+    if not source.seeded:  # another seed would give the same image
+        return images, redraws
+    seeds = {i: request.seed for i, request in enumerate(batch) if faulty(images[i])}
     for attempt in range(1, REDRAWS + 1):
-        again = [(i, next_seed(seed)) for i, seed in again]
-        drawn = imaginer.imagine([replace(batch[i], seed=seed) for i, seed in again]) if again else []
-        for (i, _), picture in zip(again, drawn, strict=True):
-            pictures[i], redraws[i] = picture, attempt
-        again = [(i, seed) for i, seed in again if faulty(pictures[i])]
-    if first and len(again) == len(batch) and len({request.prompt for request in batch}) > 1:
+        if not seeds:
+            break
+        seeds = {i: next_seed(seed) for i, seed in seeds.items()}
+        drawn = source.imagine([replace(batch[i], seed=seed) for i, seed in seeds.items()])
+        for i, image in zip(list(seeds), drawn, strict=True):
+            images[i], redraws[i] = image, attempt
+            if not faulty(image):
+                del seeds[i]
+    if first and len(seeds) == len(batch) and len({request.prompt for request in batch}) > 1:
         raise VLMIGError(
-            f"all {len(batch)} pictures of a batch are black or of one colour after {REDRAWS} redraws (the first: {batch[0].prompt!r}); "
-            "expected a generator that draws; a decoder that overflows in half precision needs imaginer_dtype=float32 or bfloat16"
+            f"all {len(batch)} images of a batch are black or of one color after {REDRAWS} redraws "
+            f"(the first: {batch[0].prompt!r}); expected a generator that draws; a decoder that "
+            "overflows in half precision needs imaginer_dtype=float32 or bfloat16"
         )
-    for i, _ in again:
+    for i in seeds:
         logger.warning(
-            "the pictures of %r stay black or of one colour; an empty picture takes the place", batch[i].prompt
+            "the images of %r stay black or of one color; the blank image replaces them",
+            batch[i].prompt,
         )
-        pictures[i], redraws[i] = torch.tensor(BLANK, dtype=torch.uint8)[:, None, None].expand_as(pictures[i]), -1
-    return pictures, redraws
+        images[i], redraws[i] = (
+            torch.tensor(BLANK, dtype=torch.uint8)[:, None, None].expand_as(images[i]),
+            -1,
+        )
+    return images, redraws
 
 
 def diversity(pooled: Tensor) -> float:
-    """Return how different pictures are: 1 less the mean cosine of their unit embeddings, (K, E); 0 for fewer than two."""
+    """Return 1 - the mean cosine of unit embeddings (K, E) of images; 0 for fewer than two."""
     count = len(pooled)
     if count < 2:
         return 0.0

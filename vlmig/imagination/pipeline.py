@@ -1,13 +1,15 @@
-"""From texts to what the model sees of them: imagine, guard, encode, store. Nothing is imagined or encoded twice."""
+"""From prompts to features: imagine, guard, encode, store. Nothing is imagined or encoded twice."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -16,111 +18,135 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
-from vlmig.imagination import Imaginer, Request, request
+from vlmig.imagination import ImageSource, Request, request
 from vlmig.imagination.guards import guarded
 from vlmig.imagination.prompts import fitted, prompts_for
-from vlmig.imagination.sources.build import choose_imaginer
+from vlmig.imagination.sources.build import build_source
 from vlmig.imagination.store import Address, FeatureStore, Imagined, describe
 from vlmig.imagination.visuals import Visuals
-from vlmig.io.atomic import _lines
+from vlmig.io.atomic import written_lines
 from vlmig.models.config import VLMIGConfig
 from vlmig.runtime import Stopwatch
 from vlmig.vision import VisionEncoder
 
 BATCH = 24
-"""Pictures drawn, encoded and stored at a time, what a killed run can lose; more where there are more threads."""
-SEEN = 64
-"""Given pictures whose features stay in memory between calls."""
-PORTION = 200
+"""Least number of images drawn, encoded and stored at a time: what a killed run can lose."""
+GIVEN = 64
+"""Given images whose features stay in memory between calls."""
+CHUNK = 200
 """Texts of a long list that are looked up at a time."""
 
 
 @dataclass
 class Tally:
-    """What imagining came to, since the model was loaded."""
+    """Counts since the model was loaded."""
 
     cut: int = 0
-    """Texts of which a text encoder would not have read everything: cut or split."""
+    """Texts whose prompts were cut or split for the text encoders."""
     stored: int = 0
-    """Pictures that were there already."""
+    """Images that were in the store already."""
     drawn: int = 0
     redrawn: int = 0
-    """Drawn again since they were black or of one colour."""
+    """Images drawn again because they were black or of one color."""
     faulty: int = 0
-    """Still so after all redraws; their features count as an empty picture's."""
+    """Images that stayed so after all redraws; their features count as a blank image's."""
 
     def __str__(self) -> str:
-        unusual = [f"{getattr(self, name)} {name}" for name in ("cut", "redrawn", "faulty") if getattr(self, name)]
+        unusual = [
+            f"{getattr(self, name)} {name}"
+            for name in ("cut", "redrawn", "faulty")
+            if getattr(self, name)
+        ]
         return ", ".join([f"{self.stored} pictures were there", f"{self.drawn} drawn", *unusual])
 
 
 class Imagination:
-    """Imaginer, encoder and store together; both models are loaded when first needed.
+    """Image source, encoder and store together; the two models are loaded when first needed.
 
     Args:
         config: names the components and the sampling settings.
-        folder: against which ``./`` components are resolved.
-        store: where pictures and features are kept.
+        folder: the folder that ``./`` components are relative to.
+        store: where images and features are stored.
+        stopwatch: times the steps.
     """
 
-    def __init__(self, config: VLMIGConfig, folder: Path, store: FeatureStore, stopwatch: Stopwatch) -> None:
+    def __init__(
+        self, config: VLMIGConfig, folder: Path, store: FeatureStore, stopwatch: Stopwatch
+    ) -> None:
         self.config, self.folder, self.store, self.stopwatch = config, folder, store, stopwatch
         self.tally = Tally()
-        self._seen: dict[str, Imagined] = {}
+        self._encoded: dict[str, Imagined] = {}
 
     @cached_property
     def device(self) -> torch.device:
-        """Where imaginer and encoder run: the first GPU, or under torchrun each process's own."""
+        """The first GPU, or the process's GPU under torchrun; a CPU without any."""
         count = torch.cuda.device_count()
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count) if count else torch.device("cpu")
+        return (
+            torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count)
+            if count
+            else torch.device("cpu")
+        )
 
     @cached_property
     def encoder(self) -> VisionEncoder:
         """The vision encoder."""
-        place = self.config.locate(self.config.vision_encoder, self.folder)
+        name = self.config.locate(self.config.vision_encoder, self.folder)
         with self.stopwatch("load vision encoder"):
-            return VisionEncoder(place, self.config.vision_layer, self.config.vision_features, self.device)
+            return VisionEncoder(
+                name, self.config.vision_layer, self.config.vision_features, self.device
+            )
 
     @cached_property
-    def imaginer(self) -> Imaginer:
-        """The source of pictures."""
+    def source(self) -> ImageSource:
+        """The source of images."""
         with self.stopwatch("load generator"):
-            return choose_imaginer(self.config, self.folder, lambda: self.encoder, self.store.path.parent, self.device)
+            return build_source(
+                self.config, self.folder, lambda: self.encoder, self.store.path.parent, self.device
+            )
 
     @cached_property
     def identity(self) -> dict[str, str | int | float]:
         """Everything beside the request that decides an imagined feature."""
-        return {**self.imaginer.identity(), **self.encoder.identity()}
+        return {**self.source.identity(), **self.encoder.identity()}
 
-    def prompts(self, text: str, k: int, policy: str | None = None, option: str = "", drawn: bool = True) -> list[str]:
-        """Return what the k pictures of a text show: by a policy (the checkpoint's own when None), as far as it is read.
+    def prompts(
+        self, text: str, k: int, policy: str | None = None, option: str = "", drawn: bool = True
+    ) -> list[str]:
+        """Return the prompts of a text's k images, shortened to what the text encoders read.
 
         Args:
-            drawn: whether an imaginer has to read them too, not only the encoder.
+            policy: how a text becomes prompts, see ``prompts_for``; the checkpoint's when None.
+            option: the candidate answer that the policy ``option`` shows.
+            drawn: whether the image source has to read the prompts too, and not only the encoder.
 
         Raises:
-            VLMIGError: the policy ``option`` without one.
+            VLMIGError: the policy ``option`` without a candidate.
         """
         policy = policy or self.config.prompt_policy
         if policy == "option" and not option.strip():
             raise VLMIGError(
-                "the policy option shows each answer, and there is none here; expected vlmig eval or loglikelihood, or another policy"
+                "the policy option shows each answer, and there is none here; expected vlmig eval "
+                "or loglikelihood, or another policy"
             )
-        chosen = prompts_for(policy, text, max(k, 1), option)
-        if k < 1:  # nothing to read, and nothing to load
-            return chosen
-        fits = fitted(chosen, self._fits if drawn else self.encoder.fits, self.config.long_prompts)
-        self.tally.cut += fits != chosen
-        return fits
+        prompts = prompts_for(policy, text, max(k, 1), option)
+        if k < 1:  # nothing is drawn, so no model needs to be loaded
+            return prompts
+        shortened = fitted(
+            prompts, self._fits if drawn else self.encoder.fits, self.config.long_prompts
+        )
+        self.tally.cut += shortened != prompts
+        return shortened
 
     def _fits(self, prompt: str) -> bool:
-        return self.imaginer.fits(prompt) and self.encoder.fits(prompt)
+        return self.source.fits(prompt) and self.encoder.fits(prompt)
 
-    def visuals(self, prompts: Sequence[Sequence[str]], k: int, seed: int = 0, progress: bool = False) -> list[Visuals]:
-        """Give k pictures for each text, from the store where they are there; picture i is the same for any k.
+    def visuals(
+        self, prompts: Sequence[Sequence[str]], k: int, seed: int = 0, progress: bool = False
+    ) -> list[Visuals]:
+        """Return k images for each text, stored or drawn; image i is the same for any k.
 
         Args:
-            prompts: what the pictures of each text show, see ``prompts``.
+            prompts: the prompts of each text's images, see ``prompts``.
 
         Raises:
             VLMIGError: a negative k.
@@ -128,136 +154,164 @@ class Imagination:
         if k < 0:
             raise VLMIGError(f"k={k}; expected 0 (text only) or more pictures")
         if k == 0 or not prompts:
-            return [Visuals.none(self.config, own[:1]) for own in prompts]
-        requests = [self._requests(own[:k], seed) for own in prompts]
-        found = self._find_or_make({r: self.address(r) for own in requests for r in own}, progress)
-        texts = self._embedded({r.prompt for own in requests for r in own})
-        made = {own: self._assembled(*self._parts(own, found), texts) for own in dict.fromkeys(requests)}
-        self.store.touch([key for visuals in made.values() for key in visuals.keys])
-        return [made[own] for own in requests]
+            return [Visuals.none(self.config, text_prompts[:1]) for text_prompts in prompts]
+        requests = [self._requests(text_prompts[:k], seed) for text_prompts in prompts]
+        addresses = {request: self.address(request) for request in chain.from_iterable(requests)}
+        images = self._find_or_make(addresses, progress)
+        embeddings = self._embed({request.prompt for request in addresses})
+        visuals: dict[tuple[Request, ...], Visuals] = {}
+        for wanted in dict.fromkeys(requests):
+            names = [request.prompt for request in wanted]
+            items = [images[request] for request in wanted]
+            keys = [addresses[request].key for request in wanted]
+            visuals[wanted] = self._assemble(names, items, keys, embeddings)
+        self.store.touch([key for one in visuals.values() for key in one.keys])
+        return [visuals[wanted] for wanted in requests]
 
     def look(self, pictures: Sequence[Image.Image]) -> list[Imagined]:
-        """Encode pictures that are given, each once; the last ones stay in memory, and none goes into the store."""
-        keys = [hashlib.sha256(f"{picture.size} ".encode() + picture.tobytes()).hexdigest() for picture in pictures]
-        known = {key: self._seen[key] for key in keys if key in self._seen}
-        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in known}
+        """Encode given images, each once. The last ones stay in memory; none is stored."""
+        encoded, keys, missing = dict(self._encoded), [], {}
+        for picture in pictures:
+            content = f"{picture.size} ".encode() + picture.tobytes()
+            keys.append(hashlib.sha256(content).hexdigest())
+            if keys[-1] not in encoded:
+                missing[keys[-1]] = picture
         if missing:
             with self.stopwatch("encode"):
-                seen = zip(missing.values(), *self.encoder.encode(list(missing.values())), strict=True)
-            known |= zip(missing, (Imagined(*parts) for parts in seen), strict=True)
-        self._seen = dict(list({**self._seen, **known}.items())[-SEEN:])
-        return [known[key] for key in keys]
+                patches, pooled = self.encoder.encode(list(missing.values()))
+            for key, *parts in zip(missing, missing.values(), patches, pooled, strict=True):
+                encoded[key] = Imagined(*parts)
+        self._encoded = dict(list(encoded.items())[-GIVEN:])
+        return [encoded[key] for key in keys]
 
     def given(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Visuals:
-        """Put given pictures in the place of imagined ones, each with the prompt that it is compared with."""
+        """Use given images in place of imagined ones, each compared with its prompt."""
         if not pictures:
             return self.visuals([prompts], 0)[0]
-        texts = self._embedded(set(prompts))
-        return self._assembled(prompts, self.look(pictures), [""] * len(pictures), texts)
+        items, keys = self.look(pictures), [""] * len(pictures)
+        return self._assemble(prompts, items, keys, self._embed(set(prompts)))
 
     def fill(
-        self, texts: Sequence[str], k: int, seed: int = 0, policy: str = "question", report: Path | None = None
+        self,
+        texts: Sequence[str],
+        k: int,
+        seed: int = 0,
+        policy: str = "question",
+        report: Path | None = None,
     ) -> None:
-        """See that the store has k pictures of each text, in portions, however many there are; ``tally`` says what was done.
+        """Make sure that the store has k images of each text; ``tally`` counts what was done.
 
-        What is stored stays; a killed run goes on where it stopped.
+        Images in the store are not drawn again, so a killed run can be resumed.
 
         Args:
-            report: where to write a line for each text: prompts, alignment, diversity, redraws.
+            report: where to write a line for each text: prompts, CLIP similarity, diversity,
+                redraws.
         """
         with (
             tqdm(total=len(texts) * k, desc="imagining", unit=" pictures", smoothing=0.1) as bar,
-            _lines(report) as write,
+            written_lines(report) as write,
         ):
-            for start in range(0, len(texts), PORTION):
-                portion = texts[start : start + PORTION]
-                prompts = [self.prompts(text, k, policy) for text in portion]
-                addresses = {r: self.address(r) for own in prompts for r in self._requests(own, seed)}
+            for start in range(0, len(texts), CHUNK):
+                chunk = texts[start : start + CHUNK]
+                prompts = [self.prompts(text, k, policy) for text in chunk]
+                requests = chain(*(self._requests(text_prompts, seed) for text_prompts in prompts))
+                addresses = {request: self.address(request) for request in requests}
                 present = self.store.present([address.key for address in addresses.values()])
-                missing = {r: address for r, address in addresses.items() if address.key not in present}
-                self.store.touch(list(present))  # or what this run wants would have to go for what it draws
+                missing = {r: a for r, a in addresses.items() if a.key not in present}
+                self.store.touch(list(present))  # or the store could evict what this run needs
                 self.tally.stored += len(addresses) - len(missing)
-                bar.update(len(portion) * k - len(missing))
+                bar.update(len(chunk) * k - len(missing))
                 for _ in self._make(missing):
                     bar.update()
                 if report is not None:
-                    stored = self.tally.stored  # counted already
-                    for text, visuals in zip(portion, self.visuals(prompts, k, seed), strict=True):
+                    stored = self.tally.stored  # looking them up again must not count
+                    for text, visuals in zip(chunk, self.visuals(prompts, k, seed), strict=True):
                         write(json.dumps({"text": text, **visuals.described()}))
                     self.tally.stored = stored
 
     @staticmethod
     def _requests(prompts: Sequence[str], seed: int) -> tuple[Request, ...]:
-        """Number the pictures of each prompt, of which a text may have several."""
-        return tuple(request(prompt, list(prompts[:i]).count(prompt), seed) for i, prompt in enumerate(prompts))
+        """Return a request for each prompt; a prompt that occurs again gets its next image."""
+        requests, counts = [], Counter[str]()
+        for prompt in prompts:
+            requests.append(request(prompt, counts[prompt], seed))
+            counts[prompt] += 1
+        return tuple(requests)
 
     @cached_property
     def _described(self) -> str:
         return describe(self.identity)
 
-    def address(self, asked: Request) -> Address:
-        """Say where the store keeps a requested picture."""
-        return Address(asked.prompt, asked.seed, self._described)
+    def address(self, wanted: Request) -> Address:
+        """Return the address in the store of a requested image."""
+        return Address(wanted.prompt, wanted.seed, self._described)
 
-    def _embedded(self, prompts: set[str]) -> dict[str, Tensor] | None:
-        """Embed the prompts, each once, where the encoder has a text side."""
+    def _embed(self, prompts: set[str]) -> dict[str, Tensor] | None:
+        """Embed each prompt once; None where the encoder has no text side."""
         ordered = sorted(prompts)
         rows = self.encoder.encode_text(ordered)
         return None if rows is None else dict(zip(ordered, rows, strict=True))
 
-    def _parts(
-        self, own: tuple[Request, ...], found: dict[Request, Imagined]
-    ) -> tuple[list[str], list[Imagined], list[str]]:
-        return [r.prompt for r in own], [found[r] for r in own], [self.address(r).key for r in own]
-
-    def _assembled(
-        self, prompts: Sequence[str], items: list[Imagined], keys: list[str], texts: dict[str, Tensor] | None
+    def _assemble(
+        self,
+        prompts: Sequence[str],
+        items: list[Imagined],
+        keys: list[str],
+        embeddings: dict[str, Tensor] | None,
     ) -> Visuals:
-        alignment = torch.full((len(items),), torch.nan)
-        if texts is not None:
+        similarity = torch.full((len(items),), torch.nan)
+        if embeddings is not None:
             pooled = torch.stack([item.pooled for item in items])
-            alignment = (pooled * torch.stack([texts[prompt] for prompt in prompts])).sum(-1)
+            similarity = (pooled * torch.stack([embeddings[prompt] for prompt in prompts])).sum(-1)
         features = torch.stack([item.patches for item in items]).float()
-        return Visuals(list(prompts), features, alignment, items, keys)
+        return Visuals(list(prompts), features, similarity, items, keys)
 
-    def _find_or_make(self, addresses: dict[Request, Address], progress: bool) -> dict[Request, Imagined]:
+    def _find_or_make(
+        self, addresses: dict[Request, Address], progress: bool
+    ) -> dict[Request, Imagined]:
         """Look requests up in the store, and make those that are missing."""
-        found = {r: item for r, a in addresses.items() if (item := self.store.get(a.key)) is not None}
-        missing = {r: address for r, address in addresses.items() if r not in found}
-        self.tally.stored += len(found)
-        made = tqdm(
-            self._make(missing), "imagining", len(missing), unit=" pictures", disable=not (progress and missing)
-        )
-        return found | dict(made)
+        images: dict[Request, Imagined] = {}
+        missing: dict[Request, Address] = {}
+        for wanted, address in addresses.items():
+            if (item := self.store.get(address.key)) is not None:
+                images[wanted] = item
+            else:
+                missing[wanted] = address
+        self.tally.stored += len(images)
+        hidden = not (progress and missing)
+        made = self._make(missing)
+        bar = tqdm(made, "imagining", len(missing), unit=" pictures", disable=hidden)
+        return images | dict(bar)
 
     def _make(self, addresses: dict[Request, Address]) -> Iterator[tuple[Request, Imagined]]:
-        """Draw, guard, encode and store what is asked for, a batch at a time."""
-        asked, size = list(addresses), max(BATCH, 3 * torch.get_num_threads())
-        for start in range(0, len(asked), size):
-            batch = asked[start : start + size]
-            make = self._embeddings if self.imaginer.embeds else self._pictures
-            made = dict(zip(batch, make(batch), strict=True))
+        """Draw, guard, encode and store requested images, a batch at a time."""
+        requests, size = list(addresses), max(BATCH, 3 * torch.get_num_threads())
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
+            make = self._embeddings if self.source.embeds else self._images
+            made = list(zip(batch, make(batch), strict=True))
             with self.stopwatch("store"):
-                self.store.put((addresses[r], item) for r, item in made.items())
+                self.store.put((addresses[request], item) for request, item in made)
             self.tally.drawn += len(made)
-            yield from made.items()
+            yield from made
 
     def _embeddings(self, batch: list[Request]) -> list[Imagined]:
         with self.stopwatch("imagine"):
-            given = self.imaginer.imagine(batch)
-        if given[0].shape != (self.config.vision_width,):
+            embeddings = self.source.imagine(batch)
+        if embeddings[0].shape != (self.config.vision_width,):
             raise VLMIGError(
-                f"imaginer {self.config.imaginer!r} gives embeddings of width {len(given[0])}, the adapter reads "
-                f"{self.config.vision_width}; expected an imaginer in the space of {self.config.vision_encoder}"
+                f"imaginer {self.config.imaginer!r} gives embeddings of width "
+                f"{len(embeddings[0])}, the adapter reads {self.config.vision_width}; expected an "
+                f"imaginer in the space of {self.config.vision_encoder}"
             )
-        return [Imagined(None, unit[None].half(), unit) for unit in given]
+        return [Imagined(None, unit[None].half(), unit) for unit in embeddings]
 
-    def _pictures(self, batch: list[Request]) -> list[Imagined]:
+    def _images(self, batch: list[Request]) -> list[Imagined]:
         with self.stopwatch("imagine"):
-            pictures, redraws = guarded(self.imaginer, batch, self.tally.drawn == 0)
+            images, redraws = guarded(self.source, batch, self.tally.drawn == 0)
         self.tally.redrawn += sum(count > 0 for count in redraws)
         self.tally.faulty += sum(count < 0 for count in redraws)
         with self.stopwatch("encode"):
-            patches, pooled = self.encoder.encode(pictures)
-        shown = [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in pictures]
-        return [Imagined(*parts) for parts in zip(shown, patches, pooled, redraws, strict=True)]
+            patches, pooled = self.encoder.encode(images)
+        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
+        return [Imagined(*parts) for parts in zip(pictures, patches, pooled, redraws, strict=True)]

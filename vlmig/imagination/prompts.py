@@ -1,4 +1,4 @@
-"""What to imagine: the prompt of a picture, taken from a question, a sentence or a file of prompts."""
+"""What to imagine: the prompt of an image, made from a question or another text."""
 
 from __future__ import annotations
 
@@ -23,18 +23,21 @@ _PATTERNS = (
 
 
 def subject_of(question: str) -> str:
-    """Return the thing a question or an unfinished sentence is about; the whole text where no form is recognised."""
+    """Return the thing that a question or an unfinished sentence is about.
+
+    Where no pattern fits, it is the whole text.
+    """
     text = re.sub(r"^(?:q|question):\s*", "", question.strip(), flags=re.IGNORECASE)
     text = re.split(r"\?|\b(?:answer|a):", text, maxsplit=1, flags=re.IGNORECASE)[0].strip(" .?!")
     for pattern in _PATTERNS:
-        found = re.match(pattern, text, flags=re.IGNORECASE)
-        if found:
-            return found["x"].strip()
+        match = re.match(pattern, text, flags=re.IGNORECASE)
+        if match:
+            return match["x"].strip()
     return text
 
 
 def slug(prompt: str) -> str:
-    """Turn a prompt into the part of a file name that stands for it."""
+    """Turn a prompt into a file name."""
     return re.sub(r"\W+", "_", prompt.strip().lower()).strip("_")[:100]
 
 
@@ -43,13 +46,14 @@ LAST_WORDS = 70
 
 
 def prompts_for(policy: str, text: str, k: int, option: str = "") -> list[str]:
-    """Return the prompts of a text's k pictures; those of fewer pictures are the first of them.
+    """Return the prompts of a text's k images; those of fewer images are the first of them.
 
     - ``subject``: the thing the text is about.
     - ``question``: the text as it is.
-    - ``sentences`` (published code): the text's last 70 words, then its sentences in turn from the last to the first.
-    - ``option`` (published code, multiple choice): the text with one of its answers, so that each answer has its own
-      pictures. The only policy under which an answer choice is ever drawn.
+    - ``sentences`` (published code): the text's last 70 words, then its sentences in turn from the
+      last to the first.
+    - ``option`` (published code, multiple choice): the text with one of its answers, so that each
+      answer has different images. The only policy that ever draws an answer choice.
 
     Raises:
         VLMIGError: another policy.
@@ -61,59 +65,66 @@ def prompts_for(policy: str, text: str, k: int, option: str = "") -> list[str]:
     if policy == "option":
         return [f"{text} {option.strip()}".strip()] * k
     if policy == "sentences":
-        own = sentences(text)[::-1]
-        return [" ".join(text.split()[-LAST_WORDS:]), *(own[i % len(own)] for i in range(k - 1))][:k]
+        prompts = [" ".join(text.split()[-LAST_WORDS:])]
+        backwards = sentences(text)[::-1]
+        prompts += [backwards[i % len(backwards)] for i in range(k - 1)]
+        return prompts[:k]
     raise VLMIGError(f"policy {policy!r}; expected one of {', '.join(POLICIES)}")
 
 
 def sentences(text: str) -> list[str]:
-    """Split a text into its sentences; a text without any is one."""
-    parts = [part.strip() for part in re.split(r"(?<=[.!?])\s+", text.strip())]
-    return [part for part in parts if part] or [text]
+    """Split a text into its sentences; a blank text is one sentence."""
+    return [s for s in map(str.strip, re.split(r"(?<=[.!?])\s+", text.strip())) if s] or [text]
 
 
 def fitted(prompts: Sequence[str], fits: Callable[[str], bool], long: str) -> list[str]:
-    """Return a text's prompts, one per picture, as the text encoders read them whole.
+    """Return a text's prompts, one per image, short enough for the text encoders.
 
     Args:
-        fits: tells whether a prompt is read whole.
-        long: what happens to one that is not: ``cut`` keeps its end (where a question stands), ``split`` shares its
-            parts out to the pictures in turn, ``refuse`` raises.
+        fits: whether a prompt is short enough.
+        long: what happens to one that is not: ``cut`` keeps its end (where a question is), ``split``
+            gives its pieces to the images in turn, ``refuse`` raises.
 
     Raises:
         VLMIGError: a long prompt under ``refuse``; another ``long``.
     """
     if long not in LONG_PROMPTS:
         raise VLMIGError(f"long_prompts={long!r}; expected one of {', '.join(LONG_PROMPTS)}")
-    parts = {prompt: [prompt] if fits(prompt) else _parts(prompt, fits, long) for prompt in dict.fromkeys(prompts)}
-    return [parts[prompt][i % len(parts[prompt])] for i, prompt in enumerate(prompts)]
+    pieces: dict[str, list[str]] = {}
+    result = []
+    for i, prompt in enumerate(prompts):
+        if prompt not in pieces:
+            pieces[prompt] = [prompt] if fits(prompt) else _pieces(prompt, fits, long)
+        result.append(pieces[prompt][i % len(pieces[prompt])])
+    return result
 
 
-def _parts(prompt: str, fits: Callable[[str], bool], long: str) -> list[str]:
-    """Cut a long prompt into parts that fit, the last words first."""
+def _pieces(prompt: str, fits: Callable[[str], bool], long: str) -> list[str]:
+    """Cut a long prompt into pieces that fit, the last words first."""
     if long == "refuse":
         raise VLMIGError(
-            f"the prompt {prompt[:40]!r}... is longer than the text encoders read; shorten it, or let long prompts be cut or split"
+            f"the prompt {prompt[:40]!r}... is longer than the text encoders read; shorten it, or let "
+            "long prompts be cut or split"
         )
-    words = [piece for word in prompt.split() for piece in _pieces(word, fits)]
-    parts: list[str] = []
-    while words and not (parts and long == "cut"):
-        left_out = _too_many(words, fits)
-        parts.append(" ".join(words[left_out:]))
-        words = words[:left_out]
-    return parts
+    words = [syllable for word in prompt.split() for syllable in _broken(word, fits)]
+    pieces: list[str] = []
+    while words and not (pieces and long == "cut"):
+        start = _first_that_fits(words, fits)
+        pieces.append(" ".join(words[start:]))
+        words = words[:start]
+    return pieces
 
 
-def _pieces(word: str, fits: Callable[[str], bool]) -> list[str]:
-    """Break a word that does not even fit by itself."""
+def _broken(word: str, fits: Callable[[str], bool]) -> list[str]:
+    """Break a word that does not even fit alone."""
     if fits(word) or len(word) < 2:
         return [word]
     half = len(word) // 2
-    return _pieces(word[:half], fits) + _pieces(word[half:], fits)
+    return _broken(word[:half], fits) + _broken(word[half:], fits)
 
 
-def _too_many(words: list[str], fits: Callable[[str], bool]) -> int:
-    """Count the first words that must be left out so that the rest fits, by halving; one word always stays."""
+def _first_that_fits(words: list[str], fits: Callable[[str], bool]) -> int:
+    """Return where the longest end of the words that fits begins, by bisection; at most the last."""
     low, high = 0, len(words) - 1
     while low < high:
         middle = (low + high) // 2

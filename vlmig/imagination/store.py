@@ -1,8 +1,9 @@
 """The store of imagined features: content-addressed, so that nothing is imagined or encoded twice.
 
-One SQLite database (write-ahead log): entries appear whole or not at all, many processes of one machine may read and
-write, a killed one leaves no trace. The key covers everything that decides the features; an entry carries a checksum over
-all that it holds. The store is one folder: copy it, or merge it into another.
+It is one SQLite database with a write-ahead log. An entry is written whole or not at all, and
+many processes of a machine may read and write. The key of an entry covers everything that decides
+its features, and its checksum covers everything in it. The store is one folder, which can be
+copied, or merged into another store.
 """
 
 from __future__ import annotations
@@ -36,35 +37,35 @@ PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS entries (
-    key TEXT PRIMARY KEY, prompt TEXT, seed INTEGER, identity TEXT, redraws INTEGER, digest TEXT, features BLOB, picture BLOB
+    key TEXT PRIMARY KEY, prompt TEXT, seed INTEGER, identity TEXT, redraws INTEGER, digest TEXT,
+    features BLOB, picture BLOB
 );
 CREATE TABLE IF NOT EXISTS uses (key TEXT PRIMARY KEY, bytes INTEGER, used REAL);
 CREATE INDEX IF NOT EXISTS by_use ON uses (used);
 PRAGMA user_version = {FORMAT};
 COMMIT;
 """
-
-
-# When an entry was used lies beside it: it changes, and is no part of what the checksum guards.
+# The time of last use changes, so it has its own table, which the checksum does not cover.
 COLUMNS = "key, prompt, seed, identity, redraws, digest, features, picture"
 Row = tuple[Any, ...]
-"""The columns of an entry, in that order."""
-DAMAGE = (ValueError, TypeError, KeyError, AttributeError, OSError, SafetensorError, sqlite3.DatabaseError)
-"""What reading a damaged entry can raise."""
+"""The columns of an entry, in this order."""
+DAMAGE: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, AttributeError, OSError)
+DAMAGE += (SafetensorError, sqlite3.DatabaseError)
+"""Errors that a damaged entry can cause."""
 
 
 @dataclass
 class Imagined:
-    """One imagined picture and what the encoder saw in it."""
+    """An imagined image and its features."""
 
     picture: Image.Image | None
-    """None where the imaginer gives embeddings, or the store keeps no pictures."""
+    """None where the source gives embeddings, or the store holds no images."""
     patches: Tensor
     """Patch features, (P, C), half precision."""
     pooled: Tensor
     """Unit embedding, (E,)."""
     redraws: int = 0
-    """How often it was drawn again because a guard found it faulty; -1 where it stayed faulty."""
+    """How often it was drawn again because it was faulty; -1 if it stayed faulty."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Address:
     prompt: str
     seed: int
     identity: str
-    """Generator, encoder and their settings; see ``describe``."""
+    """Image source, encoder and their settings; see ``describe``."""
 
     @cached_property
     def key(self) -> str:
@@ -84,7 +85,7 @@ class Address:
 
 
 def describe(identity: Mapping[str, Any]) -> str:
-    """Write an identity down, always alike."""
+    """Write an identity as text, the same for equal identities."""
     return json.dumps(identity, sort_keys=True)
 
 
@@ -95,14 +96,15 @@ def default_store() -> Path:
 
 
 class FeatureStore:
-    """Keep imagined pictures and their features under a folder.
+    """Store imagined images and their features in a folder.
 
     Args:
-        limit: bytes of entries to keep; beyond it those that were used longest ago are left out. None keeps all.
-        pictures: whether to keep the pictures beside their features.
+        limit: greatest size of all entries in bytes; beyond it, those used longest ago are
+            evicted. None: no limit.
+        pictures: whether to store the images with their features.
 
     Raises:
-        VLMIGError: the folder cannot be written, or holds a store of another format.
+        VLMIGError: the folder cannot be written, or contains a store of another format.
     """
 
     def __init__(self, folder: str | Path, limit: int | None = None, pictures: bool = True) -> None:
@@ -110,38 +112,45 @@ class FeatureStore:
         self.open()
 
     def open(self) -> None:
-        """Connect; a process that was forked needs a connection of its own."""
+        """Connect; a forked process has to connect again."""
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.base = sqlite3.connect(self.path, timeout=120, isolation_level=None)
-            self.base.text_factory = lambda text: text.decode(errors="replace")  # what is damaged fails the checksum
+            # Damaged text fails the checksum.
+            self.base.text_factory = lambda text: text.decode(errors="replace")
             self.base.execute("PRAGMA busy_timeout = 120000")
-            tables = self.base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            found = self.base.execute("PRAGMA user_version").fetchone()[0]  # second: both appear at once
-            if tables and found != FORMAT:
+            # Tables and version appear at once, so the version is read second.
+            (tables,) = self.base.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            (version,) = self.base.execute("PRAGMA user_version").fetchone()
+            if tables and version != FORMAT:
                 raise VLMIGError(
-                    f"the feature store {self.path.parent} has format {found or 1}, this version has {FORMAT}; choose another "
-                    "folder with --store or VLMIG_STORE, or remove that one"
+                    f"the feature store {self.path.parent} has format {version or 1}, this version "
+                    f"has {FORMAT}; choose another folder with --store or VLMIG_STORE, or remove "
+                    "that one"
                 )
             if not tables:
                 self.base.executescript(TABLES)
-            self.base.execute("PRAGMA synchronous = NORMAL")  # a killed process loses nothing; only a power cut may
+            self.base.execute("PRAGMA synchronous = NORMAL")  # only a power cut can lose entries
 
     def get(self, key: str, picture: bool = True) -> Imagined | None:
-        """Return an entry, or None when there is none or it is damaged (which is logged, and cured by ``put``).
+        """Return an entry; None if there is none, or a damaged one, which is logged; ``put``
+        repairs it.
 
         Args:
-            picture: whether to decode the picture too, which may take a hundred times as long as the rest.
+            picture: whether to decode the image too, which may take a hundred times as long.
         """
         try:
-            row = self.base.execute(f"SELECT {COLUMNS} FROM entries WHERE key = ?", (key,)).fetchone()
+            query = f"SELECT {COLUMNS} FROM entries WHERE key = ?"
+            row = self.base.execute(query, (key,)).fetchone()
             return None if row is None else _unpacked(row, key, picture)
         except DAMAGE as error:
-            logger.warning("entry %s of %s is damaged (%s); it is made again", key[:12], self.path, error)
+            logger.warning(
+                "entry %.12s of %s is damaged (%s); it is made again", key, self.path, error
+            )
             return None
 
     def put(self, items: Iterable[tuple[Address, Imagined]]) -> None:
-        """Write entries, all of them or none, and leave out the oldest where there is no room; what is there stays.
+        """Write new entries, all or none, and evict the oldest beyond the limit.
 
         Raises:
             VLMIGError: the database itself is damaged, or the disk is full.
@@ -154,7 +163,8 @@ class FeatureStore:
                 if self.get(row[0], picture=False) is not None:  # another process was faster
                     continue
                 self._remove(row[0])
-                self.base.execute(f"INSERT INTO entries ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+                marks = ", ".join("?" * len(row))
+                self.base.execute(f"INSERT INTO entries ({COLUMNS}) VALUES ({marks})", row)
                 size = len(row[6]) + len(row[7])
                 self.base.execute("INSERT INTO uses VALUES (?, ?, ?)", (row[0], size, time.time()))
             if self.limit is not None:
@@ -167,55 +177,62 @@ class FeatureStore:
         self.base.execute("DELETE FROM uses WHERE key = ?", (key,))
 
     def _evict(self, limit: int) -> None:
-        """Leave out what was used longest ago, and some more, so that this is not done at every writing."""
+        """Evict the entries used longest ago, down to 90 % of the limit."""
         size = self.size()
         if size <= limit:
             return
-        for key, count in self.base.execute("SELECT key, bytes FROM uses ORDER BY used, rowid").fetchall():
+        oldest = self.base.execute("SELECT key, bytes FROM uses ORDER BY used, rowid").fetchall()
+        for key, count in oldest:
             if size <= 0.9 * limit:
                 break
             self._remove(key)
             size -= count
 
     def touch(self, keys: Sequence[str]) -> None:
-        """Note that entries were used; costs nothing where no limit makes it matter."""
+        """Record that entries were used; does nothing without a limit."""
         if self.limit is not None and keys:
             with self._writing():
-                self.base.executemany("UPDATE uses SET used = ? WHERE key = ?", [(time.time(), key) for key in keys])
+                now = [(time.time(), key) for key in keys]
+                self.base.executemany("UPDATE uses SET used = ? WHERE key = ?", now)
 
     def present(self, keys: Sequence[str]) -> set[str]:
-        """Say which of the keys have an entry, without reading it."""
-        found: set[str] = set()
+        """Return the keys that have an entry, without reading the entries."""
+        present: set[str] = set()
         for start in range(0, len(keys), 500):  # SQLite takes a limited number of parameters
-            part = list(keys[start : start + 500])
-            marks = ",".join("?" * len(part))
-            found |= {key for (key,) in self._read(f"SELECT key FROM entries WHERE key IN ({marks})", part)}
-        return found
+            chunk = list(keys[start : start + 500])
+            marks = ",".join("?" * len(chunk))
+            rows = self._read(f"SELECT key FROM entries WHERE key IN ({marks})", chunk)
+            present.update(key for (key,) in rows)
+        return present
 
     def _read(self, query: str, parameters: Sequence[str] = ()) -> list[Row]:
         with self._explained():
             return self.base.execute(query, parameters).fetchall()
 
     def size(self) -> int:
-        """Return the bytes of all entries."""
+        """Return the size of all entries in bytes."""
         return int(self._read("SELECT total(bytes) FROM uses")[0][0])
 
     def __len__(self) -> int:
         return int(self._read("SELECT count(*) FROM uses")[0][0])
 
     def statistics(self) -> list[dict[str, Any]]:
-        """Describe what is stored, a row per identity: prompts, entries, bytes, how many were redrawn or stayed faulty."""
-        query = """SELECT identity, count(DISTINCT prompt), count(*), total(bytes), total(redraws > 0), total(redraws < 0)
+        """Return prompts, entries, bytes, redrawn and faulty images of each identity."""
+        query = """SELECT identity, count(DISTINCT prompt), count(*), total(bytes),
+                          total(redraws > 0), total(redraws < 0)
                    FROM entries JOIN uses USING (key) GROUP BY identity ORDER BY identity"""
         names = ("prompts", "entries", "bytes", "redrawn", "faulty")
-        rows = self._read(query)
-        return [{"identity": i, **dict(zip(names, map(int, counts), strict=True))} for i, *counts in rows]
+        statistics = []
+        for identity, *counts in self._read(query):
+            row = dict(zip(names, map(int, counts), strict=True))
+            statistics.append({"identity": identity, **row})
+        return statistics
 
     def mend(self) -> tuple[int, int]:
-        """Write the store anew with the entries that are whole; no other process may use it meanwhile.
+        """Rewrite the store with its undamaged entries. No other process may use it meanwhile.
 
         Returns:
-            How many entries were kept, and how many were damaged. Pages that cannot be read at all are not counted.
+            The number of entries kept, and of damaged ones as far as their pages can be read.
         """
         folder = self.path.parent / "mending"
         shutil.rmtree(folder, ignore_errors=True)
@@ -229,7 +246,7 @@ class FeatureStore:
                 damaged += 1
         for store in (new, self):
             store.base.close()
-        for beside in ("-wal", "-shm"):  # a log of the old file must not be replayed over the new one
+        for beside in ("-wal", "-shm"):  # the old log must not be replayed over the new file
             Path(f"{self.path}{beside}").unlink(missing_ok=True)
         new.path.replace(self.path)
         shutil.rmtree(folder)
@@ -237,22 +254,23 @@ class FeatureStore:
         return kept, damaged
 
     def merge(self, other: FeatureStore) -> int:
-        """Take over the entries of another store that are whole and not here; return how many."""
-        taken = 0
+        """Import the undamaged entries of another store that are not here; return their number."""
+        imported = 0
         for row in other._rows():
             if whole(row) and not self.present([row[0]]):
                 self._write([row])
-                taken += 1
-        return taken
+                imported += 1
+        return imported
 
     def _rows(self) -> Iterator[Row]:
-        """Yield all rows that can be read: from the other end too, where a page in the middle is damaged."""
-        seen = set()
+        """Yield all rows that can be read; from both ends, if a page in the middle is damaged."""
+        yielded = set()
+        query = f"SELECT rowid, {COLUMNS} FROM entries ORDER BY rowid"
         for order in ("ASC", "DESC"):
             try:
-                for number, *row in self.base.execute(f"SELECT rowid, {COLUMNS} FROM entries ORDER BY rowid {order}"):
-                    if number not in seen:
-                        seen.add(number)
+                for number, *row in self.base.execute(f"{query} {order}"):
+                    if number not in yielded:
+                        yielded.add(number)
                         yield tuple(row)
                 return
             except sqlite3.DatabaseError as error:
@@ -260,7 +278,7 @@ class FeatureStore:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Make what is written appear whole or not at all."""
+        """Run a block as one transaction."""
         with self._explained():
             self.base.execute("BEGIN IMMEDIATE")
             try:
@@ -272,13 +290,14 @@ class FeatureStore:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say what to do where the database cannot be used."""
+        """Turn the database's errors into a ``VLMIGError`` that says what to do."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
             raise VLMIGError(
-                f"cannot use the feature store {self.path.parent}: {error}; choose a writable folder with room by --store or "
-                "VLMIG_STORE, or mend a damaged store with vlmig imagine --mend"
+                f"cannot use the feature store {self.path.parent}: {error}; choose a writable "
+                "folder with room by --store or VLMIG_STORE, or repair a damaged store with vlmig "
+                "imagine --mend"
             ) from error
 
 
@@ -292,22 +311,24 @@ def _packed(address: Address, item: Imagined, pictures: bool) -> Row:
     return *parts, _digest(*parts, features, buffer.getvalue()), features, buffer.getvalue()
 
 
-def _unpacked(row: Row, key: str, shown: bool = True) -> Imagined:
+def _unpacked(row: Row, key: str, decode: bool = True) -> Imagined:
     """Turn a row into an entry.
 
     Raises:
-        ValueError: the row is not what was written, or lies under another key.
+        ValueError: the row was changed, or has another key.
     """
     *parts, digest, features, picture = row
-    if parts[0] != key or Address(*parts[1:4]).key != key or _digest(*parts, features, picture) != digest:
+    if not parts[0] == key == Address(*parts[1:4]).key:
+        raise ValueError("key differs")
+    if _digest(*parts, features, picture) != digest:
         raise ValueError("checksum differs")
     tensors = load(features)
-    seen = Image.open(io.BytesIO(picture)).convert("RGB") if picture and shown else None
-    return Imagined(seen, tensors["patches"], tensors["pooled"], parts[4])
+    image = Image.open(io.BytesIO(picture)).convert("RGB") if picture and decode else None
+    return Imagined(image, tensors["patches"], tensors["pooled"], parts[4])
 
 
 def whole(row: Row) -> bool:
-    """Tell whether a row is what was written."""
+    """Tell whether a row is undamaged."""
     try:
         return bool(_unpacked(row, row[0]))
     except DAMAGE:
@@ -315,7 +336,7 @@ def whole(row: Row) -> bool:
 
 
 def _digest(*parts: str | int | bytes) -> str:
-    """Hash all parts of an entry with their lengths and kinds."""
+    """Hash the values of an entry with their types and lengths."""
     digest = hashlib.sha256()
     for part in parts:
         raw = part if isinstance(part, bytes) else repr(part).encode()

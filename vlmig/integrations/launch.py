@@ -13,7 +13,7 @@ from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.utils import setup_logging
 
 import vlmig.integrations.lm_eval  # noqa: F401 - registers the model
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.integrations.arguments import BATCH
 
 TASKS = Path(__file__).parent / "lm_eval_tasks"
@@ -42,7 +42,7 @@ def run(arguments: Sequence[str]) -> None:
     except (ValueError, FileNotFoundError) as error:
         if not _said_by_lm_eval(error):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = one_line(error)
         raise VLMIGError(
             f"lm-eval: {reason}; see vlmig lm-eval run --help, and vlmig lm-eval ls tasks"
         ) from error

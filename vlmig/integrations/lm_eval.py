@@ -35,7 +35,7 @@ from vlmig.predict.batching import add_scores, read_padded
 from vlmig.predict.images import DEFAULT_K
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
-from vlmig.runtime import spread
+from vlmig.runtime import deterministic_map
 
 ANSWER = 256
 """Tokens of a generated answer where a task sets no limit, as in lm-eval's own models."""
@@ -180,7 +180,7 @@ class VlmigLM(LM):
         for start in range(0, len(questions), self.batch):
             groups = chain(*(question.groups for question in questions[start : start + self.batch]))
             batches.append([(group, next(visuals)) for group in groups])
-        scored = spread(lambda batch: self._scored(batch, single), batches, self.vlmig.model.device)
+        scored = deterministic_map(lambda batch: self._scored(batch, single), batches, self.vlmig.model.device)
         flat = chain(*scored)
         for question in questions:
             scores, greedy = zip(*(next(flat) for _ in question.groups), strict=True)
@@ -242,7 +242,7 @@ class VlmigLM(LM):
                 for i in range(start, min(start + self._at_once, len(texts))):
                     visuals = self._visuals([prompts[i]], self.k if prompts[i] else 0)[0]
                     pairs.append((texts[i], visuals))
-                sums += spread(lambda pair: self._rolled(*pair), pairs, self.vlmig.model.device)
+                sums += deterministic_map(lambda pair: self._rolled(*pair), pairs, self.vlmig.model.device)
                 bar.update(len(pairs))
         return sums
 
@@ -313,7 +313,7 @@ class VlmigLM(LM):
             range(0, len(requests), self.batch),
             settings["do_sample"],
         )  # random numbers come in one order
-        texts = spread(batch, starts, self.vlmig.model.device, together=not alone)
+        texts = deterministic_map(batch, starts, self.vlmig.model.device, together=not alone)
         return [before_stop(text, until) for batch in texts for text in batch]
 
     def _imagine(self, prompts: Sequence[ImagePrompt | None]) -> None:

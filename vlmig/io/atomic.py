@@ -24,7 +24,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 @contextmanager
-def _lines(path: Path | None) -> Iterator[Callable[[str], None]]:
+def written_lines(path: Path | None) -> Iterator[Callable[[str], None]]:
     """Write a file line by line; it appears when it is whole."""
     if path is None:
         yield lambda line: None

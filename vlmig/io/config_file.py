@@ -1,29 +1,35 @@
-"""What a user names as training data: one source, or those of a recipe."""
+"""What users write: YAML files, ``KEY=VALUE`` options, and their checks with one form of error."""
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
+
+RECIPE = "a recipe with model and stages, such as configs/pocket.yaml"
 
 
-def entries_of(path: str, source: str | None = None, options: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-    """Return the entries of a recipe (``.yaml``), or the one that path, kind and options make.
+def entries_of(
+    path: str, source: str | None = None, options: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Return the data sources of a recipe (``.yaml``), or the one of this path, kind and options.
 
     Raises:
         VLMIGError: a recipe that cannot be read, or a kind and options beside it.
     """
     if Path(path).suffix in (".yaml", ".yml"):
         if options or source:
-            raise VLMIGError(f"--source and --option beside the recipe {path}, which has its own; change them there")
+            raise VLMIGError(
+                f"--source and --option beside the recipe {path}, which names its sources; "
+                "change them there"
+            )
         return recipe_entries(Path(path))
     return [{**(options or {}), "path": path, **({"source": source} if source else {})}]
 
@@ -32,45 +38,61 @@ def recipe_entries(recipe: Path) -> list[dict[str, Any]]:
     """Read a training recipe's distinct sources, ``stages: [{data: [...]}]``, without their weights.
 
     Raises:
-        VLMIGError: no such file, no YAML, or no sources in it.
+        VLMIGError: no such file, not YAML, or no sources in it.
     """
-    found = read_yaml(recipe)
-    stages = found.get("stages")
     entries: list[dict[str, Any]] = []
+    stages = read_recipe(recipe).get("stages")
     for stage in stages if isinstance(stages, list) else []:
         data = stage.get("data") if isinstance(stage, Mapping) else None
         for entry in data if isinstance(data, list) else []:
             if not isinstance(entry, Mapping):
-                raise VLMIGError(f"{recipe} has the source {entry!r}; expected source, path and options; correct it")
-            own = {name: value for name, value in entry.items() if name != "weight"}
-            entries += [own] if own not in entries else []
+                raise VLMIGError(
+                    f"{recipe} has the source {entry!r}; expected source, path and options; "
+                    "correct it"
+                )
+            source = {name: value for name, value in entry.items() if name != "weight"}
+            if source not in entries:
+                entries.append(source)
     if not entries:
-        raise VLMIGError(f"{recipe} names no data; expected stages, each with a list data of sources; correct it")
+        raise VLMIGError(
+            f"{recipe} names no data; expected stages, each with a list data of sources; correct it"
+        )
     return entries
 
 
-def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read a recipe's values, laid over those of the recipe that it ``extends``.
 
     Args:
         above: recipes that extend this one.
 
     Raises:
-        VLMIGError: no such file, no YAML, no mapping, or recipes that extend each other.
+        VLMIGError: no such file, not YAML, no mapping, or recipes that extend each other.
     """
     if path.resolve() in above:
-        raise VLMIGError(f"{path} extends itself by way of {above[-1]}; expected another recipe, or none")
+        raise VLMIGError(
+            f"{path} extends itself by way of {above[-1]}; expected another recipe, or none"
+        )
+    values = read_yaml(path, RECIPE)
+    if (parent := values.pop("extends", None)) is not None:
+        return _merged(read_recipe(path.parent / str(parent), (*above, path.resolve())), values)
+    return values
+
+
+def read_yaml(path: Path, expected: str) -> dict[str, Any]:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        VLMIGError: no such file, not YAML, or something else.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
         raise VLMIGError(
-            f"cannot read the recipe {path} ({reason}); expected YAML such as configs/pocket.yaml"
+            f"cannot read {path} ({one_line(error, whole=True)}); expected {expected}"
         ) from None
     if not isinstance(values, dict):
-        raise VLMIGError(f"{path} holds a {type(values).__name__}; expected a mapping with model and stages")
-    if (parent := values.pop("extends", None)) is not None:
-        return _merged(read_yaml(path.parent / str(parent), (*above, path.resolve())), values)
+        raise VLMIGError(f"{path} holds a {type(values).__name__}; expected {expected}")
     return values
 
 
@@ -89,87 +111,129 @@ def assigned(option: str, texts: Sequence[str]) -> dict[str, Any]:
     """Read ``KEY=VALUE`` texts, values as in YAML.
 
     Args:
-        option: the option of the command line that they were given with.
+        option: the command line's option that they were given with, for errors.
 
     Raises:
-        VLMIGError: one is none.
+        VLMIGError: a text of another form.
     """
-    found = {}
+    values = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals):
             raise VLMIGError(f"{option} {text}; expected KEY=VALUE")
         try:
-            found[name] = yaml.safe_load(value)
+            values[name] = yaml.safe_load(value)
         except yaml.YAMLError:
-            raise VLMIGError(f"{option} {text}; expected a value as in YAML, such as 8, true or a name") from None
-    return found
+            raise VLMIGError(
+                f"{option} {text}; expected a value as in YAML, such as 8, true or a name"
+            ) from None
+    return values
 
 
-Parsed = TypeVar("Parsed")
+def set_value(values: Any, key: str, value: Any) -> None:
+    """Change one value of a recipe.
 
-
-def _change(values: Any, keys: list[str], value: Any, change: str) -> None:
-    """Set one value deep inside."""
-    for depth, key in enumerate(keys):
-        place: Any = int(key) if isinstance(values, list) and key.isdigit() else key
-        if not (isinstance(values, dict) or (isinstance(place, int) and place < len(values))):
-            raise VLMIGError(f"--set {change}; there is no {'.'.join(keys[: depth + 1])} in the recipe")
-        if depth == len(keys) - 1:
-            values[place] = value
-        else:
-            values = values.setdefault(place, {}) if isinstance(values, dict) else values[place]
-
-
-def parse(kind: type[Parsed], values: Any, where: str) -> Parsed:
-    """Make a dataclass of a mapping.
+    Args:
+        key: names and numbers with dots between them, such as ``stages.0.steps``.
 
     Raises:
-        VLMIGError: unknown or missing fields, values of the wrong kind.
+        VLMIGError: the recipe has nothing there.
     """
-    if not isinstance(values, Mapping):
-        raise VLMIGError(f"{where} is {values!r}; expected a mapping of {', '.join(_names(kind))}")
-    for name in values:
-        if name not in _names(kind):
-            near = difflib.get_close_matches(str(name), _names(kind), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise VLMIGError(f"{where} has {name!r}; expected some of {', '.join(_names(kind))}{hint}")
-    needed = [f.name for f in dataclasses.fields(kind) if _required(f) and f.name not in values]  # type: ignore[arg-type]
-    if needed:
-        raise VLMIGError(
-            f"{where} has no {needed[0]}; expected {', '.join(needed)} beside {', '.join(values) or 'nothing'}"
-        )
-    hints = get_type_hints(kind)
-    return kind(**{name: _value(hints[name], value, f"{where}, {name}") for name, value in values.items()})
+    *path, last = key.split(".")
+    inner = values
+    for depth, name in enumerate([*path, last], 1):
+        index: Any = int(name) if isinstance(inner, list) and name.isdigit() else name
+        in_list = isinstance(inner, list) and isinstance(index, int) and index < len(inner)
+        if not (isinstance(inner, dict) or in_list):
+            missing = ".".join(key.split(".")[:depth])
+            raise VLMIGError(f"--set {key}={value}; there is no {missing} in the recipe")
+        if depth > len(path):
+            inner[index] = value
+        else:
+            inner = inner.setdefault(index, {}) if isinstance(inner, dict) else inner[index]
 
 
-def _names(kind: Any) -> list[str]:
-    return [f.name for f in dataclasses.fields(kind)]
+class Checked(BaseModel):
+    """Values that a user wrote. Every field is known, of its kind, and given unless it has a default."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-def _required(declared: dataclasses.Field) -> bool:
-    return declared.default is dataclasses.MISSING and declared.default_factory is dataclasses.MISSING
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:
-    """Check one value; YAML reads 5e-4 as a text, which becomes a number here."""
-    if get_origin(hint) is types.UnionType:
-        if value is None:
-            return None
-        hint = next(own for own in get_args(hint) if own is not type(None))
-    if dataclasses.is_dataclass(hint):
-        return parse(hint, value, where)  # type: ignore[arg-type]
-    if get_origin(hint) is list:
-        if not isinstance(value, list):
-            raise VLMIGError(f"{where} is {value!r}; expected a list")
-        return [_value(get_args(hint)[0], one, f"{where}.{i}") for i, one in enumerate(value)]
-    wanted = get_origin(hint) or hint
-    if wanted is float and isinstance(value, int | str) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        words = {int: "a whole number", float: "a number", str: "a text", dict: "a mapping", bool: "true or false"}
-        raise VLMIGError(f"{where} is {value!r}; expected {words[wanted]}")
-    return value
+Number = Annotated[float, BeforeValidator(_number)]
+"""YAML reads 5e-4 as text, which becomes a number."""
+Parsed = TypeVar("Parsed", bound=Checked)
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "too_short": "at least {min_length} of them",
+}
+
+
+def parse(kind: type[Parsed], values: Any, where: str, advice: str = "") -> Parsed:
+    """Check values.
+
+    Args:
+        where: what they were read from, for errors.
+        advice: what an error ends with.
+
+    Raises:
+        VLMIGError: an unknown or missing field, or a value of the wrong kind.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise VLMIGError(_told(kind, error.errors(), where) + advice) from None
+
+
+def _told(kind: type[Checked], faults: Sequence[Mapping[str, Any]], where: str) -> str:
+    """Put what pydantic refuses in one line: what came, what was expected."""
+    # A misspelled field is also a missing one: name the misspelling.
+    fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
+    path, given = list(fault["loc"]), fault["input"]
+    name = path.pop() if fault["type"] in ("missing", "extra_forbidden", "invalid_key") else None
+    place = f"{where}: {'.'.join(map(str, path))}" if path else where
+    known = list(_model_at(kind, path).model_fields)
+    if fault["type"] == "missing":
+        needed = [
+            repr(f["loc"][-1]) for f in faults if f["type"] == "missing" and f["input"] is given
+        ]
+        return f"{place} is missing {', '.join(needed)} (given: {_listed(given) or 'nothing'})"
+    if name is not None:
+        near = difflib.get_close_matches(str(name), known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return f"{place} has no field {name!r}; expected some of {_listed(known)}{hint}"
+    if fault["type"] == "model_type":
+        return f"{place} is {given!r}; expected a mapping of {_listed(known)}"
+    if fault["type"] == "value_error":  # from a validator of the model
+        return f"{place} {fault['ctx']['error']}"
+    expected = EXPECTED.get(fault["type"], fault["msg"]).format(**fault.get("ctx", {}))
+    return f"{place} is {given!r}; expected {expected}"
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(map(str, names))
+
+
+def _model_at(kind: type[Checked], path: Sequence[str | int]) -> type[Checked]:
+    """Return the model of the values at a path, or the one above them."""
+    for name in path:
+        if name in kind.model_fields:
+            annotation = kind.model_fields[str(name)].annotation
+            for inner in (annotation, *get_args(annotation)):
+                if isinstance(inner, type) and issubclass(inner, Checked):
+                    kind = inner
+    return kind

@@ -12,7 +12,9 @@ import numpy as np
 def number_of(text: str, seed: int = 0) -> int:
     """Return 64 bits that depend on a text and a seed; texts that differ have different ones, but for rare chance."""
     digest = hashlib.blake2b(
-        text.encode("utf-8", "surrogatepass"), digest_size=8, salt=seed.to_bytes(16, "big", signed=True)
+        text.encode("utf-8", "surrogatepass"),
+        digest_size=8,
+        salt=seed.to_bytes(16, "big", signed=True),
     )
     return int.from_bytes(digest.digest(), "big")
 

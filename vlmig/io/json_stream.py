@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 PORTION = 16 * 1024
 """Bytes read at a time: a fault is told as exactly as this."""
@@ -29,7 +29,10 @@ class _Counted:
 
 def find_json(folder: Path, name: str) -> Path | None:
     """Find ``name.json`` or ``name.json.zip`` in a folder; the plain file first."""
-    return next((path for path in (folder / f"{name}.json", folder / f"{name}.json.zip") if path.is_file()), None)
+    return next(
+        (path for path in (folder / f"{name}.json", folder / f"{name}.json.zip") if path.is_file()),
+        None,
+    )
 
 
 def json_items(path: Path) -> Iterator[Any]:
@@ -48,11 +51,18 @@ def json_items(path: Path) -> Iterator[Any]:
                 yield item
                 if isinstance(item, dict):
                     last = f", behind image {item.get('image_id', item.get('id'))}"
-        except (ijson.JSONError, OSError, EOFError, zipfile.BadZipFile, zlib.error, UnicodeError) as error:
+        except (
+            ijson.JSONError,
+            OSError,
+            EOFError,
+            zipfile.BadZipFile,
+            zlib.error,
+            UnicodeError,
+        ) as error:
             byte = file.position if file else 0
             told = "broken off" if "EOF" in str(error) else "damaged"
             raise VLMIGError(
-                f"{path} is {told} at or shortly before byte {byte}{last} ({_reason(error)}); expected a whole JSON list; fetch the file again"
+                f"{path} is {told} at or shortly before byte {byte}{last} ({one_line(error)}); expected a whole JSON list; fetch the file again"
             ) from None
 
 
@@ -72,7 +82,3 @@ def _opened(path: Path, stack: ExitStack) -> IO[bytes]:
     if head not in (b"[", b""):  # of an object the elements would silently be none
         raise VLMIGError(f"{path} begins with {head!r}; expected a JSON list; fetch the file again")
     return opened
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split("\n")[0].split()) or type(error).__name__

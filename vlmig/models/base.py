@@ -1,12 +1,13 @@
-"""LateFusionModel: what causal and masked models share, and what they keep of a text and make of pictures.
+"""VLMIGPreTrainedModel: what the causal and the masked model share.
 
-Axes: B prompts, K images per prompt, P patches per image, C vision width, N visual tokens per image, T text tokens,
-D LM width, V vocabulary. The models take visual features, never pictures; without them they *are* the base LM.
+Axes: B prompts, K images per prompt, P patches per image, C vision width, N visual tokens per
+image, T text tokens, D LM width, V vocabulary. The models take features of images, never pixels;
+without any, they compute exactly what the base LM computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,35 +20,36 @@ from vlmig.errors import VLMIGError
 from vlmig.models.cache import keep_images, kept_images
 from vlmig.models.checkpoint import AdapterCheckpoint
 from vlmig.models.config import VLMIGConfig
+from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.cross_attention import CrossAttentionFusion
 from vlmig.models.fusion.prefix import PrefixFusion
 from vlmig.models.heads import check_head, is_linear
 from vlmig.models.mixture import Mixture
 from vlmig.models.projector import build_projector
 from vlmig.models.reference import COUNTS_PADDING
-from vlmig.models.text_states import LateReading, Reading, VisualStates
+from vlmig.models.text_states import Reading, VisualStates
 
 HEAD_SHARE = 12
-"""One call of the head makes logits for 1/12 as many rows as it is wide: a twelfth of the memory of its own weights."""
-FUSION_BUDGET = 2**14
-"""States, visual and queried, that go through the fusion layer at a time."""
+"""The head takes D / 12 rows at a time: logits of a twelfth of the size of its weights."""
 
 
-class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
-    """What causal and masked models share: base LM, projector, fusion layer, mixture.
+class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
+    """Base LM, projector, fusion and mixture.
 
     Args:
-        config: the checkpoint's description.
-        language_model: the base LM; built from ``config.text_config`` with random weights when None.
+        config: the configuration of a checkpoint.
+        language_model: the base LM; built from ``config.text_config`` with random weights when
+            None.
 
     Raises:
-        VLMIGError: an LM whose logits cannot be rebuilt from its states; a family whose block cannot be the
-            fusion layer.
+        VLMIGError: the LM's logits cannot be rebuilt from its states, or its family's block cannot
+            be the fusion layer.
     """
 
     config_class = VLMIGConfig
     base_model_prefix = "language_model"
-    fusion: Any
+    fusion: Any  # a kind of `Fusion`
+    published_loss: Callable[..., Tensor]
     blank_features: Tensor
     supports_gradient_checkpointing = False
     _supports_sdpa = True
@@ -55,17 +57,19 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
     _supports_flex_attn = True
 
     def __init__(self, config: VLMIGConfig, language_model: PreTrainedModel | None = None) -> None:
-        if language_model is not None:  # one config object: masks are made for the attention that the LM really runs
+        if language_model is not None:  # one config: masks must fit the attention that the LM runs
             config.text_config = language_model.config
         super().__init__(config)
         self.language_model = language_model or self.auto_class.from_config(config.text_config)
         width = self.state_width()
         words: Any = self.get_input_embeddings()
-        self.projector = build_projector(config, words.embedding_dim if config.fusion == "prefix" else width)
+        input_width = words.embedding_dim if config.images_in_text else width
+        self.projector = build_projector(config, input_width)
         self.fusion = self.build_fusion(width)
-        # Patch features of an empty picture: what "no evidence" looks like to this encoder.
-        self.register_buffer("blank_features", torch.zeros(config.vision_patches, config.vision_width))
-        for module in self.language_model.modules():  # its weights are made, whatever has been added to it
+        # Patch features of a blank image: what "no evidence" looks like to this encoder.
+        blank = torch.zeros(config.vision_patches, config.vision_width)
+        self.register_buffer("blank_features", blank)
+        for module in self.language_model.modules():  # keep post_init from drawing its weights anew
             module._is_hf_initialized = True
         self.post_init()
         if language_model is not None and language_model.device.type != "meta":
@@ -80,17 +84,17 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         """Return D, the width of the states that the head reads."""
         raise NotImplementedError
 
-    def build_fusion(self, width: int) -> nn.Module:
-        """Build the fusion layer that the configuration names."""
+    def build_fusion(self, width: int) -> Fusion:
+        """Build the kind of fusion that the configuration names, with new weights."""
         config = self.config
-        if config.fusion == "prefix":
+        if config.images_in_text:
             return PrefixFusion()
         if config.fusion == "cross_attention":
             return CrossAttentionFusion(width, config.fusion_heads, config.fusion_width or width)
         return self.build_family_layer()
 
-    def build_family_layer(self) -> nn.Module:
-        """Build one block of the LM's own family, new weights."""
+    def build_family_layer(self) -> Fusion:
+        """Build one block of the LM's family, with new weights."""
         raise NotImplementedError
 
     @staticmethod
@@ -121,48 +125,46 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         self.language_model.set_output_embeddings(value)
 
     def freeze_base(self) -> None:
-        """Leave only projector and fusion layer trainable."""
+        """Train projector and fusion layer only."""
         self.requires_grad_(False)
         self.projector.requires_grad_(True)
         self.fusion.requires_grad_(True)
 
     @property
     def published(self) -> bool:
-        """Whether layout and losses are the published ones, which belong to the published fusion layer."""
+        """Whether to reproduce the published layout and losses of the published fusion layer."""
         return self.config.protocol == "reference" and self.config.fusion == "decoder_layer"
 
     @property
     def padding_counts(self) -> bool:
-        """Whether predictions depend on padding, as in some families of the published code, which ran prompt by prompt."""
+        """Whether predictions depend on padding, as for some families of the published code."""
         return self.published and self.config.text_config.model_type in COUNTS_PADDING
 
-    def check_features(self, visual_features: Tensor, image_weights: Tensor | None, rows: int) -> None:
-        """Refuse features and weights that do not fit.
+    def check_features(
+        self, visual_features: Tensor, image_weights: Tensor | None, rows: int
+    ) -> None:
+        """Refuse features and weights of a wrong shape.
 
         Raises:
             VLMIGError: other shapes than (B, K, P, C) and (B, K).
         """
-        patches, width = self.blank_features.shape
-        if (
-            visual_features.ndim != 4
-            or visual_features.shape[0] != rows
-            or visual_features.shape[2:] != (patches, width)
-        ):
+        shape, patches = tuple(visual_features.shape), tuple(self.blank_features.shape)
+        if len(shape) != 4 or shape[0] != rows or shape[2:] != patches:
             raise VLMIGError(
-                f"visual_features of shape {tuple(visual_features.shape)}; expected (prompts, images, patches, width) = "
-                f"({rows}, K, {patches}, {width}), as {self.config.vision_encoder} gives"
+                f"visual_features of shape {shape}; expected (prompts, images, patches, width) = "
+                f"({rows}, K, {patches[0]}, {patches[1]}), as {self.config.vision_encoder} gives"
             )
-        if image_weights is not None and image_weights.shape != visual_features.shape[:2]:
+        if image_weights is not None and image_weights.shape != shape[:2]:
             raise VLMIGError(
-                f"image_weights of shape {tuple(image_weights.shape)}; expected one per image, {tuple(visual_features.shape[:2])}"
+                f"image_weights of shape {tuple(image_weights.shape)}; expected one per image, "
+                f"{shape[:2]}"
             )
 
-    def see(self, visual_features: Tensor) -> VisualStates:
-        """Make what the fusion layer keeps of pictures (B, K, P, C), whatever is asked beside them."""
-        return self.fusion.read_images(self.projector(visual_features.to(next(self.projector.parameters()))))
-
-    def beside(self, visual_features: Tensor, cache: Cache | None = None) -> VisualStates:
-        """See an empty picture and, behind it, those of each prompt, (B, 1 + K, ...); once for all that is read with a cache.
+    def encode_with_blank(
+        self, visual_features: Tensor, cache: Cache | None = None
+    ) -> VisualStates:
+        """Encode the blank picture followed by each prompt's K pictures, (B, 1 + K, ...). Reused
+        while decoding with a cache.
 
         Args:
             visual_features: F, (B, K, P, C).
@@ -170,89 +172,107 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         if (kept := kept_images(cache, visual_features)) is not None:
             return kept
         blank = self.blank_features.expand(len(visual_features), 1, -1, -1)
-        states = self.see(torch.cat([blank, visual_features.to(blank)], 1))
-        if cache is not None:
+        states = self.fusion.encode_images(self, torch.cat([blank, visual_features.to(blank)], 1))
+        if cache is not None and not self.config.images_in_text:
             keep_images(cache, visual_features, states)
         return states
 
+    def mix_images(
+        self,
+        reading: Reading,
+        visual_features: Tensor,
+        image_weights: Tensor | None,
+        labels: Tensor | None,
+        items: Any = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Mix text and images: log-probabilities (B, T, V), and the loss if there are labels.
+
+        Args:
+            items: transformers' ``num_items_in_batch``, for the loss.
+        """
+        self.check_features(visual_features, image_weights, len(reading.hidden))
+        visual = self.encode_with_blank(visual_features, reading.cache)
+        logits = self.mixed(reading, visual, image_weights)
+        if labels is None:
+            return logits, None
+        if self.published:
+            mixture = logits if image_weights is not None else None
+            return logits, self.published_loss(self, reading, visual_features, labels, mixture)
+        size = logits.shape[-1]
+        return logits, self.loss_function(logits, labels, vocab_size=size, num_items_in_batch=items)
+
     def text_logits(self, reading: Reading) -> Tensor:
-        """Return the base LM's own logits, (B, T, V)."""
+        """Return the base LM's logits, (B, T, V)."""
         return self.head(self.language_model, reading.hidden)
 
     def text_log_probs(self, reading: Reading) -> Tensor:
-        """Return log p_0, the base LM's own prediction, (B, T, V)."""
+        """Return log p_0, the base LM's prediction, (B, T, V)."""
         return F.log_softmax(self.text_logits(reading).float(), -1)
 
     def fuse(self, reading: Reading, visual: Tensor | VisualStates) -> Tensor:
         """Fuse the queried positions with each of the K images: states (B, K, T, D).
 
         Args:
-            visual: features (B, K, P, C), or what ``see`` made of them.
+            visual: features (B, K, P, C), or from ``encode_with_blank``.
         """
-        assert isinstance(reading, LateReading)
-        parts = (visual,) if isinstance(visual, Tensor) else visual
-        rows = reading.hidden.shape[0] * (reading.hidden.shape[1] + self.config.visual_tokens)
-        fused = []
-        for group in zip(*(part.split(max(1, FUSION_BUDGET // rows), 1) for part in parts), strict=True):
-            seen = self.see(*group) if isinstance(visual, Tensor) else group
-            states = self.fusion(reading.hidden, seen, reading.text, reading.mask, reading.positions)
-            if reading.image_end is not None:
-                states = torch.where(reading.image_end[:, None, :, None], seen[-1], states)
-            fused.append(states)
-        return torch.cat(fused, 1)
+        return self.fusion.fuse(self, reading, visual)
 
     def image_logits(self, reading: Reading, visual: Tensor | VisualStates) -> Iterator[Tensor]:
-        """Yield the logits beside each of the K images, (B, T, V) at a time."""
+        """Yield the logits given each of the K images, (B, T, V) at a time."""
         yield from self._predict_each(self.fuse(reading, visual))
 
     def predictions(self, reading: Reading, visual: VisualStates) -> Iterator[Tensor]:
         """Yield log p_0, log p_blank and log p_i for each of the K images, (B, T, V) at a time.
 
         Args:
-            visual: from ``beside``.
+            visual: from ``encode_with_blank``.
         """
         states = torch.cat([reading.hidden[:, None], self.fuse(reading, visual)], 1)
         for logits in self._predict_each(states):
             yield F.log_softmax(logits.float(), -1)
 
-    def mixed(self, reading: Reading, visual: VisualStates, image_weights: Tensor | None = None) -> Tensor:
-        """Mix text and images by the configuration's rule, per token: log-probabilities (B, T, V).
+    def mixed(
+        self, reading: Reading, visual: VisualStates, image_weights: Tensor | None = None
+    ) -> Tensor:
+        """Mix text and images per token, by the configuration's rule: log-probabilities (B, T, V).
 
-        Without gradients a few rows go through the head at a time, so that little more exists at once than the result.
+        Without gradients, a few rows go through the head at a time, so that the result is nearly
+        all the memory used.
 
         Args:
-            visual: from ``beside``.
+            visual: from ``encode_with_blank``.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
         """
         shape, images = reading.hidden.shape[:2], visual[0].shape[1] - 1
-        if self.config.mix != "evidence":  # needs no empty picture
-            visual = tuple(part[:, 1:] for part in visual)
+        if self.config.mix != "evidence":  # the other rules do not use the blank picture
+            visual = tuple(states[:, 1:] for states in visual)
         fused = self.fuse(reading, visual).transpose(1, 2).flatten(0, 1)
         trust = torch.ones(shape[0], images) if image_weights is None else image_weights
         trust = trust.to(fused.device).float().repeat_interleave(shape[1], 0)
         rows = torch.cat([reading.hidden.flatten(0, 1)[:, None], fused], 1)
-        mix_rows = self._mix_states if self._mixes_states else self._mix_predictions
+        mix_rows = self._mix_states if self._can_mix_states else self._mix_predictions
         if torch.is_grad_enabled():
             return mix_rows(rows, trust).unflatten(0, shape)
-        result = torch.empty(len(rows), self.get_output_embeddings().weight.shape[0], device=rows.device)
+        vocabulary = self.get_output_embeddings().weight.shape[0]
+        result = torch.empty(len(rows), vocabulary, device=rows.device)
         for start in range(0, len(rows), self._head_rows):
-            some = slice(start, start + self._head_rows)
-            result[some] = mix_rows(rows[some], trust[some])
+            chunk = slice(start, start + self._head_rows)
+            result[chunk] = mix_rows(rows[chunk], trust[chunk])
         return result.unflatten(0, shape)
 
     @property
-    def _mixes_states(self) -> bool:
+    def _can_mix_states(self) -> bool:
         return Mixture.of(self.config).linear and is_linear(self.language_model, type(self).head)
 
     def _mix_predictions(self, states: Tensor, trust: Tensor) -> Tensor:
-        """Predict and mix for R positions: states (R, [text, blank, images], D), trust (R, K) -> log-probabilities (R, V)."""
+        """Predict, then mix: states (R, [text, blank, images], D), trust (R, K) -> (R, V)."""
         predictions = (F.log_softmax(logits.float(), -1) for logits in self._predict_each(states))
         text = next(predictions)
         blank = next(predictions) if self.config.mix == "evidence" else None
         return Mixture.of(self.config).combine(text, predictions, trust, blank)
 
     def _mix_states(self, states: Tensor, trust: Tensor) -> Tensor:
-        """Do the same before the head, which then sees one row for a position, whatever K is; see ``Mixture.state_weights``."""
+        """Mix states, then predict: the same from one row per position; see ``Mixture.state_weights``."""
         config, text = self.config, None
         if config.mix == "evidence" and config.doubt:
             text = F.log_softmax(self.head(self.language_model, states[:, 0]).float(), -1)
@@ -261,7 +281,7 @@ class LateFusionModel(AdapterCheckpoint, PreTrainedModel):
         return F.log_softmax(self.head(self.language_model, state).float(), -1)
 
     def _predict_each(self, fused: Tensor) -> Iterator[Tensor]:
-        """Run the head over states (X, K, ..., D), some images at a time; yield (X, ..., V) for each."""
+        """Run the head over states (X, K, ..., D); yield logits (X, ..., V) of each image."""
         for group in fused.split(max(1, self._head_rows // fused[:, 0, ..., 0].numel()), 1):
             yield from self.head(self.language_model, group).unbind(1)
 

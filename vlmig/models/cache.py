@@ -1,9 +1,9 @@
-"""Everything that touches transformers' cache: its name, the layers we add to it, and what we find in it again.
+"""Everything that touches transformers' cache: its name, and the layers we add to it.
 
-The argument and the output were called ``past_key_values`` until transformers 5.23 and are called ``cache`` since. Nothing else in
-the package says either name. The cache of a text is an ordinary one: behind the LM's layers it holds ours, so that beams, cropping
-and reordering treat them as the LM's.
-Axes: B prompts, K images per prompt, P patches, C vision width, T text tokens, S text positions so far.
+The argument and the output are called ``past_key_values`` until transformers 5.23 and ``cache``
+after it. No other file uses either name. Our layers follow the LM's in an ordinary cache, so that
+beam search, cropping and reordering apply to them too. Axes: B prompts, K images per prompt, P
+patches, C vision width, T text tokens, S text positions so far.
 """
 
 from __future__ import annotations
@@ -19,86 +19,90 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from vlmig.errors import VLMIGError
 
 States = tuple[Tensor, ...]
-"""Keys and values, of a text or of pictures (``TextStates`` and ``VisualStates`` of ``fusion.py``)."""
+"""Keys and values, of a text or of images (``TextStates`` and ``VisualStates``)."""
 OLD, NEW = "past_key_values", "cache"
 NAME = NEW if NEW in {field.name for field in fields(CausalLMOutputWithPast)} else OLD
-"""What the installed transformers calls a cache, in arguments and in outputs."""
+"""The name of a cache in the installed transformers, in arguments and in outputs."""
 
 
 def cache_argument(cache: Cache | None) -> dict[str, Cache | None]:
-    """Return the keyword argument that hands a cache to a model, or to an output."""
+    """Return a cache as the keyword argument of a model or an output."""
     return {NAME: cache}
 
 
 def text_cache(values: Mapping[str, Any]) -> Cache | None:
-    """Find the cache among a model's arguments or in its output; None without one."""
+    """Return the cache of a model's arguments or output; None without one."""
     return values.get(NAME)
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """Return the cache that was given, by either name.
+    """Return the cache that was given by either name.
 
     Raises:
-        VLMIGError: one under each name.
+        VLMIGError: a cache by each name.
     """
     if cache is not None and past_key_values is not None:
         raise VLMIGError(
-            "a cache as cache and another as past_key_values; expected one: past_key_values is the older name"
+            "a cache as cache and another as past_key_values; expected one: past_key_values is the "
+            "older name"
         )
     return past_key_values if cache is None else cache
 
 
 def seen_length(cache: Cache | None, queries: int) -> int:
-    """Count the text positions read so far; in a static cache the slots beyond are empty."""
+    """Count the text positions read so far; further slots of a static cache are empty."""
     return int(cache.get_seq_length()) if cache is not None else queries
 
 
 def extend_cache(cache: Cache, text: States, config: Any) -> States:
-    """Append to the ordinary cache as one more layer, and return all of it so far.
-
-    Being a layer like any other, beams, cropping and repetition treat it right.
+    """Append a fusion layer's keys and values to the cache, as one more layer; return those of the
+    whole text so far.
 
     Raises:
-        VLMIGError: a cache whose first tokens were read without pictures.
+        VLMIGError: a cache whose first tokens were read without images.
     """
     layer = config.get_text_config(decoder=True).num_hidden_layers
     if len(cache.layers) <= layer:
         static = [other for other in cache.layers if isinstance(other, StaticLayer)]
         lengths = [other.max_cache_len for other in static if not other.is_sliding]
-        own = _GrowingLayer() if static and not lengths else DynamicLayer()
-        cache.layers.append(StaticLayer(max_cache_len=max(lengths)) if lengths else own)
+        if lengths:
+            cache.layers.append(StaticLayer(max_cache_len=max(lengths)))
+        else:
+            cache.layers.append(_GrowingLayer() if static else DynamicLayer())
     keys, values = cache.update(*text, layer)
     if keys.shape[-2] < seen_length(cache, 0):
         raise VLMIGError(
-            f"a cache of {seen_length(cache, 0)} tokens, {keys.shape[-2]} of them read beside pictures; "
-            "expected one that began with visual_features: start anew"
+            f"a cache of {seen_length(cache, 0)} tokens, {keys.shape[-2]} of them read with "
+            "images; expected one that began with visual_features: start with a new cache"
         )
     return keys, values
 
 
 class _GrowingLayer(DynamicLayer):
-    """The layer beside static sliding windows, which do not tell how long a text may become.
+    """Our layer in a cache of static sliding windows, which do not say how long a text may become.
 
-    Without the flag transformers would leave out the masks of the windows' empty slots.
+    Without the flag, transformers would leave out the masks of the windows' empty slots.
     """
 
     is_compileable = True
 
 
 def kept_images(cache: Cache | None, features: Tensor) -> States | None:
-    """Find what was made of these very pictures, (B, K, P, C), when an earlier part of the text was read."""
-    layers = cache.layers if cache is not None else []
-    return next((layer.states for layer in layers if isinstance(layer, _Images) and layer.features is features), None)
+    """Return the cached states of this very tensor of features, (B, K, P, C); None without any."""
+    for layer in cache.layers if cache is not None else []:
+        if isinstance(layer, _Images) and layer.features is features:
+            return layer.states
+    return None
 
 
 def keep_images(cache: Cache, features: Tensor, states: States) -> None:
-    """Keep what was made of pictures in the cache, as long as it lives."""
+    """Keep the states of images in the cache, in place of any others."""
     cache.layers = [layer for layer in cache.layers if not isinstance(layer, _Images)]
     cache.layers.append(_Images(features, states))
 
 
 class _Images(DynamicLayer):
-    """Pictures beside a text: an empty layer, since they do not grow with it, and the beams of a row have the same ones."""
+    """Images beside a text: an empty layer to transformers, shared by a row's beams."""
 
     is_compileable = True
 
@@ -108,56 +112,62 @@ class _Images(DynamicLayer):
         self.states = states
 
     def crop(self, *args: Any, **kwargs: Any) -> None:
-        """Keep the pictures however short the text becomes: of the text nothing is here."""
+        """Do nothing: the layer holds no text."""
 
     def reset(self) -> None:
-        """Forget the pictures."""
+        """Drop the images."""
         self.features, self.states = None, ()
 
 
 def image_cache(cache: Cache, layers: int, images: int) -> Cache:
-    """Return the part of a cache that keeps the text beside each image: as many layers again as the LM has.
-
-    Being rows of the same cache, beams and their order treat it right.
+    """Return the cache of the text after each image: as many layers as the LM has, kept behind the
+    LM's in its cache.
 
     Raises:
-        VLMIGError: it was filled beside another number of images.
+        VLMIGError: it was filled with another number of images.
     """
-    own = cache.layers[layers:]
-    if not own:
-        own = [_BesideImages(images) for _ in range(layers)]
-        cache.layers += own
-    if own[0].images != images:
+    added = cache.layers[layers:]
+    if not added:
+        added = [_AfterImages(images) for _ in range(layers)]
+        cache.layers += added
+    if added[0].images != images:
         raise VLMIGError(
-            f"a cache of a text beside {own[0].images} pictures, {images} given; expected as many: start anew"
+            f"a cache of a text with {added[0].images} images, {images} given; expected as many: "
+            "start with a new cache"
         )
-    return Cache(layers=own)
+    return Cache(layers=added)
 
 
-class _BesideImages(DynamicLayer):
-    """Keys and values of a text beside each of K images: (B, K, heads, S, d), so that a row is a prompt with all its images."""
+class _AfterImages(DynamicLayer):
+    """Keys and values of a text after K images, (B, K, heads, S, d): a row has all its images."""
 
     def __init__(self, images: int) -> None:
         super().__init__()
         self.images = images
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        keys, values = (states.unflatten(0, (-1, self.images)) for states in (key_states, value_states))
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        keys, values = (
+            states.unflatten(0, (-1, self.images)) for states in (key_states, value_states)
+        )
         keys, values = super().update(keys, values)
         return keys.flatten(0, 1), values.flatten(0, 1)
 
 
 def given_cache(keys: Tensor, values: Tensor) -> Cache:
-    """Return a cache of one layer that hands out keys and values made elsewhere, (B, heads, S, d), and takes none in."""
+    """Return a read-only cache of one layer with these keys and values, (B, heads, S, d)."""
     return Cache(layers=[_Given(keys, values)])
 
 
 class _Given(DynamicLayer):
-    """Keys and values made elsewhere; those of the queried rows are among them already."""
+    """Fixed keys and values, which already contain those of the queries."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
         super().update(keys, values)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         return self.keys, self.values

@@ -1,4 +1,4 @@
-"""Saving and loading: a checkpoint is a folder with ``config.json`` and the adapter's weights, and nothing else twice."""
+"""Saving and loading. A checkpoint is a folder with ``config.json`` and the adapter's weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.io.atomic import write_text
 from vlmig.models.config import COMPONENTS, VLMIGConfig
 from vlmig.models.low_rank import base_of, has_low_rank, load_low_rank, save_low_rank
@@ -32,10 +32,11 @@ POCKET = Path(__file__).parents[1] / "pocket" / "model"
 
 
 class AdapterCheckpoint:
-    """``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` of a model whose own weights are an adapter.
+    """``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` of a model whose checkpoint is
+    an adapter.
 
-    Mixed into the transformers classes in front of ``PreTrainedModel``, whose methods of these names would save the
-    whole base LM again, or fill missing weights at random.
+    A base class before ``PreTrainedModel``, whose methods would save the whole base LM again, or
+    fill missing weights at random.
     """
 
     config: VLMIGConfig
@@ -44,30 +45,41 @@ class AdapterCheckpoint:
     """The class of transformers that loads the base LM."""
 
     def adapter_state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint keeps: projector, fusion layer and the empty picture's features."""
+        """Return a checkpoint's weights: projector, fusion and the features of the blank image."""
         state: dict[str, Tensor] = nn.Module.state_dict(self)  # type: ignore[call-overload]
-        return {name: value for name, value in state.items() if not name.startswith("language_model.")}
+        return {
+            name: value for name, value in state.items() if not name.startswith("language_model.")
+        }
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *args: Any, config: VLMIGConfig | None = None, revision: str | None = None, **kwargs: Any
+        cls,
+        name: str | Path,
+        *args: Any,
+        config: VLMIGConfig | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
     ) -> Self:
         """Load base LM and adapter.
 
         Args:
             name: ``pocket``, a folder or a hub id.
-            config: used instead of the checkpoint's own.
-            kwargs: fields of the configuration to change; everything else (dtype, device_map, quantization_config,
-                attn_implementation, ...) goes to the base LM.
+            config: used instead of the checkpoint's.
+            kwargs: fields of the configuration to change; everything else (dtype, device_map,
+                quantization_config, attn_implementation, ...) goes to the base LM.
 
         Raises:
-            VLMIGError: no such checkpoint; weights are missing, superfluous or of another shape; no such base LM.
+            VLMIGError: no such checkpoint or base LM; weights are missing, unknown or of another
+                shape.
         """
-        for internal in ("_from_auto", "_commit_hash", "adapter_kwargs"):  # what the auto classes add
+        # Added by the auto classes.
+        for internal in ("_from_auto", "_commit_hash", "adapter_kwargs"):
             kwargs.pop(internal, None)
         folder = resolve_checkpoint(name, revision)
         if config is None:
-            fields = {name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs}
+            fields = {
+                name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs
+            }
             config = VLMIGConfig.from_pretrained(folder, **fields)
         source = config.locate(config.language_model, folder)
         base = load_language_model(cls.auto_class, source, config.language_model_revision, **kwargs)
@@ -77,14 +89,15 @@ class AdapterCheckpoint:
         return place_adapter(model).eval()
 
     def save_pretrained(self, folder: str | Path, save_base: bool = False, **kwargs: Any) -> None:
-        """Write configuration, adapter weights and model card; each file appears whole or not at all.
+        """Write configuration, adapter weights and model card, each file whole or not at all.
 
-        Parts that lie inside the checkpoint this model came from travel with it.
+        Components inside the checkpoint that this model was loaded from are copied.
 
         Args:
-            save_base: write the base LM too, into ``language_model/``, so that the folder needs no other; of one with
-                low-rank layers these alone, which name the base LM they belong to.
-            kwargs: go to the base LM's own ``save_pretrained``.
+            save_base: write the base LM too, into ``language_model/``, so that the folder needs no
+                other. Of an LM with low-rank layers only these are written; they name their base
+                LM.
+            kwargs: of the base LM's ``save_pretrained``.
         """
         folder, config = Path(folder), copy.deepcopy(self.config)
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,31 +110,38 @@ class AdapterCheckpoint:
             config.language_model, config.language_model_revision = BASE, None
         if self.config.name_or_path:
             _copy_components(config, Path(self.config.name_or_path), folder)
-        weights = {name: value.detach().float().contiguous().cpu() for name, value in self.adapter_state().items()}
-        part = folder / (WEIGHTS + ".part")
-        save_file(weights, part, metadata={"format": "pt"})
-        os.replace(part, folder / WEIGHTS)
+        weights = {
+            name: value.detach().float().contiguous().cpu()
+            for name, value in self.adapter_state().items()
+        }
+        partial = folder / (WEIGHTS + ".part")
+        save_file(weights, partial, metadata={"format": "pt"})
+        os.replace(partial, folder / WEIGHTS)
         config.architectures = [type(self).__name__]
         card = folder / "README.md"
-        if not card.exists() or GENERATED in card.read_text(encoding="utf-8"):  # a card somebody wrote stays
+        # A card that a person wrote is kept.
+        if not card.exists() or GENERATED in card.read_text(encoding="utf-8"):
             write_text(card, model_card(config))
-        write_text(folder / "config.json", config.to_json_string())  # last: where it is, the checkpoint is whole
+        # Last, so that a folder with it is a whole checkpoint.
+        write_text(folder / "config.json", config.to_json_string())
 
     def push_to_hub(self, repo_id: str, *, save_base: bool = False, **kwargs: Any) -> str:
-        """Upload the checkpoint with its model card; ``kwargs`` (private, token, ...) create the repository."""
+        """Upload checkpoint and card; ``kwargs`` (private, token, ...) create the repository."""
         api = HfApi(token=kwargs.pop("token", None))
         message = kwargs.pop("commit_message", "Upload vlmig adapter")
         repo_id = api.create_repo(repo_id, exist_ok=True, **kwargs).repo_id
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, save_base=save_base)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message))
+            return str(
+                api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
+            )
 
 
 def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
-    """Find a checkpoint's folder: ``pocket``, a folder, or a hub id.
+    """Return a checkpoint's folder: ``pocket``, a folder, or a hub id, which is downloaded.
 
     Raises:
-        VLMIGError: nothing of that name, or a folder that is no checkpoint.
+        VLMIGError: nothing of that name, or a folder without a checkpoint.
     """
     folder = POCKET if str(name) == "pocket" else Path(name)
     if not folder.is_dir():
@@ -129,23 +149,28 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
             folder = Path(snapshot_download(str(name), revision=revision))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise VLMIGError(
-                f"no checkpoint {name}: not 'pocket', not a folder, not reachable as a hub id; check the name, or pass a folder"
+                f"no checkpoint {name}: not 'pocket', not a folder, not reachable as a hub id; "
+                "check the name, or pass a folder"
             ) from error
     for file in ("config.json", WEIGHTS):
-        if not (folder / file).is_file() or json.loads((folder / "config.json").read_text())["model_type"] != "vlmig":
+        if (
+            not (folder / file).is_file()
+            or json.loads((folder / "config.json").read_text())["model_type"] != "vlmig"
+        ):
             raise VLMIGError(
-                f"{folder} has no {file}; expected a vlmig checkpoint: config.json and {WEIGHTS} with projector and fusion"
+                f"{folder} has no {file}; expected a vlmig checkpoint: config.json and {WEIGHTS} "
+                "with projector and fusion"
             )
     return folder
 
 
 def absolute(name: str) -> str:
-    """Make a relative folder ``./x`` absolute: in a configuration that form means a folder inside the checkpoint."""
+    """Make a folder ``./x`` absolute: a configuration means one inside the checkpoint."""
     return VLMIGConfig.locate(name, Path.cwd())
 
 
 def place_adapter(model: Any) -> Any:
-    """Put projector, fusion layer and the empty picture where the base LM's states come out, in its precision."""
+    """Move projector, fusion layer and blank features to the base LM's device and precision."""
     device, dtype = model.language_model.device, model.language_model.dtype
     model.projector.to(device=device, dtype=dtype)
     model.fusion.to(device=device, dtype=dtype)
@@ -163,15 +188,17 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     except (OSError, ValueError) as error:
         raise VLMIGError(
-            f"no tokenizer at {name}: {str(error).strip().splitlines()[0]}; save one beside the LM"
+            f"no tokenizer at {name}: {one_line(error)}; save one beside the LM"
         ) from error
-    if not tokenizer("a b").input_ids:  # transformers makes an empty one where no files are
-        raise VLMIGError(f"no tokenizer at {name}; save the LM's own beside it with tokenizer.save_pretrained")
+    if not tokenizer("a b").input_ids:  # without files transformers builds an empty one
+        raise VLMIGError(
+            f"no tokenizer at {name}; save the LM's tokenizer there with tokenizer.save_pretrained"
+        )
     return tokenizer
 
 
 def _save_tokenizer(config: VLMIGConfig, folder: Path) -> None:
-    """Save the base LM's tokenizer beside it, if it has one."""
+    """Save the base LM's tokenizer with it, if it has one."""
     source = config.locate(config.language_model, Path(config.name_or_path or "."))
     if source != str(folder):
         try:
@@ -192,11 +219,14 @@ def describe_language_model(name: str, revision: str | None = None) -> PreTraine
         raise _not_loaded(name, "causal or masked", error) from error
 
 
-def load_language_model(auto_class: Any, name: str, revision: str | None = None, **kwargs: Any) -> Any:
-    """Load a base LM of transformers, in fp32 unless ``dtype`` says otherwise, or as it is where it was saved with fewer bits.
+def load_language_model(
+    auto_class: Any, name: str, revision: str | None = None, **kwargs: Any
+) -> Any:
+    """Load a base LM of transformers: quantized if it was saved so, else in ``dtype``, fp32 by
+    default.
 
     Raises:
-        VLMIGError: it cannot be loaded: unknown, gated, offline, or of another kind.
+        VLMIGError: it is unknown, gated, of another kind, or cannot be downloaded.
     """
     if base := base_of(name):
         model = load_language_model(auto_class, base, **kwargs)
@@ -204,56 +234,67 @@ def load_language_model(auto_class: Any, name: str, revision: str | None = None,
         return model.eval()
     try:
         if "dtype" not in kwargs:
-            small = _has_few_bits(name, revision)
-            kwargs["dtype"] = kwargs.pop("torch_dtype", "auto" if small else torch.float32)
-        return keep_stored_form(auto_class.from_pretrained(name, revision=revision, **kwargs).eval())
+            default = "auto" if _is_quantized(name, revision) else torch.float32
+            kwargs["dtype"] = kwargs.pop("torch_dtype", default)
+        return keep_stored_form(
+            auto_class.from_pretrained(name, revision=revision, **kwargs).eval()
+        )
     except (OSError, TypeError, ValueError) as error:
         kind = "masked" if "Masked" in auto_class.__name__ else "causal"
         raise _not_loaded(name, kind, error) from error
 
 
-def _has_few_bits(name: str, revision: str | None) -> bool:
-    """Tell whether a base LM was saved quantised."""
+def _is_quantized(name: str, revision: str | None) -> bool:
+    """Tell whether a base LM was saved quantized."""
     try:
-        return getattr(AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None) is not None
-    except (OSError, ValueError):  # loading says what is wrong, if anything
+        return (
+            getattr(
+                AutoConfig.from_pretrained(name, revision=revision), "quantization_config", None
+            )
+            is not None
+        )
+    except (OSError, ValueError):  # loading raises the error
         return False
 
 
 def _not_loaded(name: str, kind: str, error: Exception) -> VLMIGError:
     return VLMIGError(
-        f"cannot load the language model {name}: {str(error).strip().splitlines()[0]}; expected a hub id or folder of a {kind} "
-        "LM. If it is gated, accept its terms and run `hf auth login`; if this machine is offline, download it elsewhere and "
-        f"pass the folder; {'google-bert/bert-base-uncased' if kind == 'masked' else 'openai-community/gpt2'} is not gated"
+        f"cannot load the language model {name}: {one_line(error)}; expected a hub id or folder of "
+        f"a {kind} LM. If it is gated, accept its terms and run `hf auth login`; if this machine "
+        "is offline, download it elsewhere and pass the folder; "
+        f"{'google-bert/bert-base-uncased' if kind == 'masked' else 'openai-community/gpt2'} is "
+        "not gated"
     )
 
 
 def load_adapter(model: AdapterCheckpoint, weights: dict[str, Tensor], source: Path) -> None:
-    """Put adapter weights into a model, strictly.
+    """Load adapter weights into a model, strictly.
 
     Raises:
         VLMIGError: names or shapes differ.
     """
-    own = model.adapter_state()
-    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    state = model.adapter_state()
+    missing, extra = sorted(state.keys() - weights.keys()), sorted(weights.keys() - state.keys())
     if missing or extra:
         raise VLMIGError(
-            f"adapter weights of {source} do not fit: missing {missing or 'none'}, unknown {extra or 'none'}; load the checkpoint with the config it was saved with"
+            f"adapter weights of {source} do not fit: missing {missing or 'none'}, unknown "
+            f"{extra or 'none'}; load the checkpoint with the config it was saved with"
         )
     for name, value in weights.items():
-        if own[name].shape != value.shape:
+        if state[name].shape != value.shape:
             raise VLMIGError(
-                f"adapter weight {name} of {source} has shape {tuple(value.shape)}, the config asks for {tuple(own[name].shape)}; load it with its own config"
+                f"adapter weight {name} of {source} has shape {tuple(value.shape)}, the config "
+                f"asks for {tuple(state[name].shape)}; load it with its own config"
             )
-        own[name].copy_(value)
+        state[name].copy_(value)
 
 
 def _copy_components(config: VLMIGConfig, source: Path, folder: Path) -> None:
-    """Copy the parts that lie inside a checkpoint (``./x``) into another folder, where they are not there yet."""
+    """Copy the components inside a checkpoint (``./x``) into another folder, if new there."""
     for component in COMPONENTS:
         name = getattr(config, component).rpartition(":")[2]
         if name.startswith("./") and (source / name).is_dir() and not (folder / name).exists():
-            part = (folder / name).with_suffix(".part")
-            shutil.rmtree(part, ignore_errors=True)
-            shutil.copytree(source / name, part)
-            part.replace(folder / name)
+            partial = (folder / name).with_suffix(".part")
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source / name, partial)
+            partial.replace(folder / name)

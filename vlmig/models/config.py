@@ -1,4 +1,4 @@
-"""The description of a checkpoint: every part that decides its answers, validated, in one ``config.json``."""
+"""The configuration of a checkpoint: everything that decides its answers."""
 
 from __future__ import annotations
 
@@ -23,26 +23,28 @@ DTYPES = (None, "float32", "float16", "bfloat16")
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
 """Families whose position table begins with rows for padding."""
 IMAGE = "<image>"
-"""Marks the place of a picture in a text."""
+"""The placeholder of an image in a text."""
 REFERENCE = {"protocol": "reference", "mix": "logit", "weights": "clip"}
-"""Fields that make any checkpoint predict as the published code does."""
+"""Fields with which a checkpoint predicts as the published code does."""
 SAMPLING = ("revision", "steps", "guidance", "size", "batch", "dtype", "vae")
-"""Settings of an imaginer, each a field ``imaginer_...``, which do not suit another one."""
+"""Settings of an image source, each a field ``imaginer_...``, which do not fit another source."""
 
 
 def changed(fields: dict[str, Any]) -> dict[str, Any]:
-    """Complete the fields that a user changes: another imaginer comes with settings of its own family."""
-    others = {f"imaginer_{name}": None for name in SAMPLING} if "imaginer" in fields else {}
-    return {**others, **fields}
+    """Complete the fields that a user changes: another image source gets its family's settings."""
+    if "imaginer" not in fields:
+        return dict(fields)
+    return {**{f"imaginer_{name}": None for name in SAMPLING}, **fields}
 
 
 class VLMIGConfig(PreTrainedConfig):
-    """Parts of a visually grounded language model.
+    """Components and settings of a visually grounded language model.
 
-    Components are named by hub id and revision, or by a sub-folder of the checkpoint (``./language_model``).
+    Components are named by hub id and revision, or by a sub-folder of the checkpoint
+    (``./language_model``).
 
     Raises:
-        VLMIGError: a field holds something that no part of the package understands.
+        VLMIGError: a field has an unknown value.
     """
 
     model_type = "vlmig"
@@ -62,68 +64,71 @@ class VLMIGConfig(PreTrainedConfig):
     vision_patches: int = 49
     """P, patch features per image."""
     vision_features: str = "patches"
-    """``patches``, or ``pooled``: the unit embedding as the only patch, which imaginers without pixels give too."""
+    """``patches``, or ``pooled``: the unit embedding as the only patch."""
     imaginer: str = "./generator"
-    """Text-to-image pipeline of diffusers, or ``retrieval:PLACE``, ``folder:PLACE``, ``prior:NAME``, ``text``, ``blank``."""
+    """A pipeline, or ``retrieval:PLACE``, ``folder:PLACE``, ``prior:NAME``, ``text``, ``blank``."""
     imaginer_revision: str | None = None
     imaginer_steps: int | None = None
-    """Sampling steps; the pipeline family's own (``vlmig.imagination.sources.families``) when None, as for the next four."""
+    """None, here and in the next four: settings of the pipeline's family."""
     imaginer_guidance: float | None = None
     imaginer_size: int | None = None
-    """Side of an imagined picture in pixels."""
+    """Side of an imagined image in pixels."""
     imaginer_batch: int | None = None
-    """Pictures per call of the pipeline."""
+    """Images per call of the pipeline."""
     imaginer_dtype: str | None = None
     """Precision; float32 on a CPU when None."""
     imaginer_vae: str | None = None
-    """A smaller decoder in place of the pipeline's own, such as madebyollin/taesd."""
+    """A smaller decoder in place of the pipeline's, such as madebyollin/taesd."""
     imaginer_compile: bool = False
     """Whether to compile the pipeline's denoiser."""
     prompt_policy: str = "subject"
-    """What to imagine for a text: ``subject``, ``question``, ``sentences`` or ``option``."""
+    """How a text becomes prompts: ``subject``, ``question``, ``sentences`` or ``option``."""
     long_prompts: str = "cut"
-    """What happens to prompts that the text encoders do not read whole: ``cut``, ``split`` or ``refuse``."""
+    """What to do with prompts that are too long: ``cut``, ``split`` or ``refuse``."""
     projector: str = "mlp"
-    """``linear`` or ``mlp`` (two layers, GELU; paper section 3.1), both a token for each patch; ``pooled``, one for 2 x 2 patches
-    (VILA-1.5); ``resampler``, ``projector_queries`` of them (after BLIP-2)."""
+    """``linear`` or ``mlp`` (two layers, GELU; paper section 3.1), a token per patch; ``pooled``, a
+    token per 2 x 2 patches (VILA-1.5); ``resampler``, ``projector_queries`` tokens (after
+    BLIP-2)."""
     projector_width: int | None = None
-    """Hidden width of the projector, a multiple of 8 for ``resampler``; the LM's width when None."""
+    """Hidden width, a multiple of 8 for ``resampler``; the LM's width when None."""
     projector_queries: int = 32
     """Visual tokens of the ``resampler``."""
     fusion: str = "cross_attention"
-    """``cross_attention``: queries from text, keys and values from text and visual tokens, gates that start at zero.
-    ``decoder_layer``: one block of the LM's own family and its own final norm, as published.
-    ``prefix``: early fusion, visual tokens stand among the LM's input embeddings (LLaVA, VILA)."""
+    """``cross_attention``: queries from text, keys and values from text and visual tokens, gates
+    that start at zero. ``decoder_layer``: one block of the LM's family and a final norm, as
+    published. ``prefix``: early fusion, visual tokens among the LM's input embeddings (LLaVA,
+    VILA)."""
     image_token_id: int | None = None
-    """``prefix``: token id that holds the place of one visual token; the first one beyond the LM's vocabulary when None."""
+    """Id of an image token (``prefix``); the first id beyond the LM's vocabulary when None."""
     chat_template: str = "question"
     """How a turn of a conversation is written, see ``vlmig.processing.chat_templates``."""
     fusion_heads: int = 8
     fusion_width: int | None = None
-    """Width of the attention and, times four, of the feed-forward part of ``cross_attention``; the LM's width when None."""
+    """Width of ``cross_attention``, a quarter of its feed-forward width; None: the LM's."""
     mix: str = "evidence"
     """How distributions are mixed, see ``vlmig.models.mixture``."""
     weights: str = "uniform"
-    """How far each image is trusted, see ``vlmig.models.mixture``."""
+    """How much each image counts, see ``vlmig.models.mixture``."""
     strength: float = 1.0
     """Factor of the evidence."""
     doubt: float = 0.0
-    """Exponent of the text model's doubt (1 - its highest probability): 0 always listens to pictures."""
+    """Exponent of the text model's doubt (1 - its highest probability); 0: images always count."""
     alignment_floor: float = 0.2
-    """Alignment under which a picture is a guess, which ``entropy`` weights do not listen to."""
+    """CLIP similarity below which ``entropy`` weights ignore an image."""
     auto: dict[str, Any] | None = None
-    """When ``k="auto"`` imagines and stops, see ``vlmig.predict.adaptive_k.Stopping``; None where that was not calibrated."""
+    """When ``k="auto"`` stops (``vlmig.predict.adaptive_k.Stopping``); None if not calibrated."""
     protocol: str = "default"
-    """``reference`` repeats what the published code does where its numbers depend on it, see ``docs/fidelity.md``."""
+    """``reference`` reproduces the numbers of the published code, see ``docs/fidelity.md``."""
     trained: bool = False
-    """Whether the adapter was ever trained; an untrained one refuses to be evaluated."""
+    """Whether the adapter was trained; an untrained one cannot be evaluated."""
     training: dict[str, Any] | None = None
-    """What ``vlmig train`` did: data, steps, seeds, versions, measured figures; the model card tells it."""
+    """Record of ``vlmig train``: data, steps, seeds, versions, measured figures."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         if isinstance(self.text_config, dict):
             self.text_config = AutoConfig.for_model(**self.text_config)
-        elif self.text_config is not None:  # transformers writes into sub-configurations; a running LM's stays as it is
+        # Transformers writes into sub-configurations; the LM's must not change.
+        elif self.text_config is not None:
             self.text_config = copy.deepcopy(self.text_config)
         for field, known in (
             ("mix", MIX_RULES),
@@ -139,42 +144,58 @@ class VLMIGConfig(PreTrainedConfig):
             value = getattr(self, field)
             if value not in known:
                 raise VLMIGError(
-                    f"{field}={value!r} in the configuration; expected one of {', '.join(map(str, known))}"
+                    f"{field}={value!r} in the configuration; expected one of "
+                    f"{', '.join(map(str, known))}"
                 )
         self._check_projector()
         super().__post_init__(**kwargs)
 
     def _check_projector(self) -> None:
-        if self.projector == "pooled" and round(self.vision_patches**0.5) ** 2 != self.vision_patches:
+        if (
+            self.projector == "pooled"
+            and round(self.vision_patches**0.5) ** 2 != self.vision_patches
+        ):
             raise VLMIGError(
-                f"projector='pooled' with vision_patches={self.vision_patches}; expected a square of patches: use mlp or resampler"
+                f"projector='pooled' with vision_patches={self.vision_patches}; expected a square "
+                "of patches: use mlp or resampler"
             )
         if self.projector == "resampler" and (self.projector_width or 8) % 8:
-            raise VLMIGError(f"projector_width={self.projector_width}; expected a multiple of 8 for a resampler")
+            raise VLMIGError(
+                f"projector_width={self.projector_width}; expected a multiple of 8 for a resampler"
+            )
 
     @property
     def visual_tokens(self) -> int:
-        """Return N, the visual tokens of a picture."""
+        """Return N, the visual tokens of an image."""
         if self.projector == "pooled":
             return ((round(self.vision_patches**0.5) + 1) // 2) ** 2
         return self.projector_queries if self.projector == "resampler" else self.vision_patches
 
     @property
-    def place_token(self) -> int:
-        """Return the token id that holds the place of a visual token in a text."""
+    def images_in_text(self) -> bool:
+        """Whether images stand in the text (early fusion), and not beside it."""
+        return self.fusion == "prefix"
+
+    @property
+    def placeholder_id(self) -> int:
+        """Return the token id of the placeholder of a visual token."""
         return self.text_config.vocab_size if self.image_token_id is None else self.image_token_id
 
     @property
     def text_limit(self) -> int | None:
-        """Return how many text tokens fit: the LM's positions, less an image's where it stands before the text."""
+        """Return how many text tokens fit beside an image in the LM's positions; None: no limit."""
         positions = getattr(self.text_config, "max_position_embeddings", None)
         if positions is None:
             return None
-        unused = self.text_config.pad_token_id + 1 if self.text_config.model_type in COUNTS_FROM_PADDING else 0
+        unused = (
+            self.text_config.pad_token_id + 1
+            if self.text_config.model_type in COUNTS_FROM_PADDING
+            else 0
+        )
         return positions - unused - (0 if self.fusion == "cross_attention" else self.visual_tokens)
 
     def to_dict(self) -> dict[str, Any]:
-        """Describe the checkpoint without the place where its base LM happened to lie on this machine."""
+        """Return all fields, without the path of the base LM on this machine."""
         described = super().to_dict()
         if isinstance(described.get("text_config"), dict):
             described["text_config"].pop("_name_or_path", None)
@@ -182,9 +203,10 @@ class VLMIGConfig(PreTrainedConfig):
 
     @staticmethod
     def locate(name: str, folder: Path) -> str:
-        """Find a component: ``./x`` lies inside the checkpoint's folder, anything else is a hub id or a path.
+        """Return where a component is: ``./x`` inside the checkpoint's folder, anything else as it
+        is.
 
-        What stands before a colon (``folder:./x``) stays.
+        A kind before a colon (``folder:./x``) is kept.
         """
         kind, colon, place = name.rpartition(":")
         return f"{kind}{colon}{folder / place[2:]}" if place.startswith("./") else name

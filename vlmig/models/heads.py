@@ -1,7 +1,8 @@
-"""From hidden states to logits, in every family's own way; and a check that nothing was forgotten.
+"""From hidden states to logits for every family, and a check that the result is the LM's.
 
-Late fusion changes the states before the head, so it must run the head itself. About twenty families of transformers do
-more than multiply by the head (soft caps, logit scales); masked LMs have a transform before it.
+Fusion changes the states before the head, so it has to run the head itself. About twenty families
+of transformers do more than multiply by the head (soft caps, logit scales); masked LMs have a
+transform before it.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ MASKED_HEADS = (
     ("generator_predictions", "generator_lm_head"),  # ELECTRA
     ("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),  # DistilBERT
 )
-"""Attributes of a masked LM that turn its last hidden states into logits, one after another."""
+"""Attributes of a masked LM that turn its last hidden states into logits, in their order."""
 MULTIPLIES_SCALING = ("hyperclovax",)
 """Families whose ``logits_scaling`` is a factor; Granite's is a divisor."""
 FEW, COLUMNS = 128, 8
-"""Rows up to which, and in whose multiples, a head on a CPU is multiplied from the other side."""
+"""Up to 128 rows, padded to multiples of 8, a CPU multiplies by the transposed states instead."""
 
 
 def causal_logits(language_model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Predict from last hidden states (..., D): logits (..., V), scaled and capped as the family does."""
+    """Turn hidden states (..., D) into logits (..., V), scaled and capped as the family does."""
     head = language_model.get_output_embeddings()
     logits = _few_rows(head, states) if _is_plain(head, states) else head(states)
     config = language_model.config.get_text_config(decoder=True)
@@ -45,51 +46,53 @@ def causal_logits(language_model: PreTrainedModel, states: Tensor) -> Tensor:
 
 
 def _is_plain(head: nn.Module, states: Tensor) -> TypeGuard[nn.Linear]:
-    """Whether a head is nothing but a product with few rows on a CPU, which nobody watches or trains."""
+    """Whether this is a plain product of few rows on a CPU, without bias, hooks or gradients."""
     if type(head) is not nn.Linear or states.device.type != "cpu" or torch.is_grad_enabled():
         return False
-    watched = head.bias is not None or head._forward_hooks or head._forward_pre_hooks
-    return not watched and 1 < states[..., 0].numel() <= FEW < head.out_features
+    if head.bias is not None or head._forward_hooks or head._forward_pre_hooks:
+        return False
+    return 1 < states[..., 0].numel() <= FEW < head.out_features
 
 
 def _few_rows(head: nn.Linear, states: Tensor) -> Tensor:
-    """Multiply as (W x^T)^T, in multiples of 8 rows: half the time of x W^T where W is large (docs/performance.md)."""
+    """Compute (W x^T)^T in multiples of 8 rows: half the time of x W^T (docs/performance.md)."""
     rows = states.flatten(0, -2)
-    filled = F.pad(rows, (0, 0, 0, -len(rows) % COLUMNS))
-    return (head.weight @ filled.T)[:, : len(rows)].T.contiguous().unflatten(0, states.shape[:-1])
+    padded = F.pad(rows, (0, 0, 0, -len(rows) % COLUMNS))
+    return (head.weight @ padded.T)[:, : len(rows)].T.contiguous().unflatten(0, states.shape[:-1])
 
 
 def is_linear(language_model: PreTrainedModel, head: object) -> bool:
-    """Tell whether a head (one of the functions here) makes of a weighted sum of states that sum of their logits; shares add up to 1."""
+    """Tell whether a mean of states gives the mean of logits of ``head``, of this file."""
     config = language_model.config.get_text_config(decoder=True)
     return head is causal_logits and getattr(config, "final_logit_softcapping", None) is None
 
 
 def masked_logits(language_model: PreTrainedModel, states: Tensor) -> Tensor:
-    """Predict from a masked LM's last hidden states (..., D): logits (..., V)."""
+    """Turn a masked LM's last hidden states (..., D) into logits (..., V)."""
     for name in masked_head(language_model):
         states = getattr(language_model, name)(states)
     return states
 
 
 def masked_head(language_model: PreTrainedModel) -> tuple[str, ...]:
-    """Find the attributes that make up a masked LM's head.
+    """Return the attributes that make up a masked LM's head.
 
     Raises:
-        VLMIGError: none of the known ones.
+        VLMIGError: an unknown kind of head.
     """
     for names in MASKED_HEADS:
         if all(hasattr(language_model, name) for name in names):
             return names
     raise VLMIGError(
-        f"{type(language_model).__name__} keeps its head where no known masked LM does; expected BERT, RoBERTa, ALBERT, "
-        "DistilBERT, ELECTRA, MPNet, ModernBERT or a family built like one of them"
+        f"{type(language_model).__name__} has an unknown kind of head; expected BERT, RoBERTa, "
+        "ALBERT, DistilBERT, ELECTRA, MPNet, ModernBERT or a family built like one of them"
     )
 
 
 @torch.no_grad()
 def check_head(language_model: PreTrainedModel, trunk: PreTrainedModel, rebuilt_by: object) -> None:
-    """Refuse an LM whose logits are not what ``rebuilt_by`` (one of the functions above) makes of its trunk's states.
+    """Refuse an LM whose logits are not what ``rebuilt_by`` (a function of this file) makes of its
+    trunk's states.
 
     Raises:
         VLMIGError: the two differ on two tokens.
@@ -98,14 +101,18 @@ def check_head(language_model: PreTrainedModel, trunk: PreTrainedModel, rebuilt_
     training = language_model.training
     language_model.eval()
     try:
-        own = language_model(ids).logits.float()
-        rebuilt = rebuilt_by(language_model, trunk(ids).last_hidden_state).float()  # type: ignore[operator]
-        fits = own.shape == rebuilt.shape and torch.allclose(own, rebuilt, atol=1e-3, rtol=1e-3)
+        logits = language_model(ids).logits.float()
+        states = trunk(ids).last_hidden_state
+        rebuilt = rebuilt_by(language_model, states).float()  # type: ignore[operator]
+        fits = logits.shape == rebuilt.shape and torch.allclose(
+            logits, rebuilt, atol=1e-3, rtol=1e-3
+        )
     except (AttributeError, TypeError):
         fits = False
     language_model.train(training)
     if not fits:
         raise VLMIGError(
-            f"{type(language_model).__name__} changes its logits after the head in a way not known here, which late fusion "
-            "would lose; use another LM (GPT-2, OPT, Llama, Qwen, Mistral, Gemma, ...), or teach vlmig/models/heads.py its way"
+            f"{type(language_model).__name__} post-processes its logits in a way vlmig does not "
+            "reproduce. Use a supported LM (GPT-2, OPT, Llama, Qwen, Mistral, Gemma, ...), or add "
+            "the family to vlmig/models/heads.py."
         )

@@ -1,6 +1,6 @@
-"""Low-rank layers (LoRA) of a base LM, by PEFT itself: added, saved in PEFT's format, loaded.
+"""Low-rank layers (LoRA) of a base LM, by PEFT and in its format.
 
-By PEFT and not by transformers' ``add_adapter``, whose transformers 5.24 refuses every PEFT up to 0.21.
+Not by transformers' ``add_adapter``: transformers 5.24 refuses every PEFT up to 0.21.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 NAME = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-"""What PEFT writes before the name of each weight."""
+"""Prefix of the names of weights in PEFT's files."""
 
 
 def has_low_rank(model: nn.Module) -> bool:
-    """Tell whether a base LM carries low-rank layers."""
+    """Tell whether a base LM has low-rank layers."""
     return any("lora_" in name for name, _ in model.named_parameters())
 
 
 def add_low_rank(model: Any, arguments: dict[str, Any]) -> None:
-    """Add low-rank layers to a base LM; only they train.
+    """Add low-rank layers to a base LM; only these are trainable.
 
     Args:
         arguments: of ``peft.LoraConfig``.
@@ -42,23 +42,25 @@ def add_low_rank(model: Any, arguments: dict[str, Any]) -> None:
         inject_adapter_in_model(config, model, NAME)
     except (TypeError, ValueError) as error:
         raise VLMIGError(
-            f"lora: {arguments} does not fit {type(model).__name__}: {str(error).strip().splitlines()[0]}; "
+            f"lora: {arguments} does not fit {type(model).__name__}: {one_line(error)}; "
             "expected arguments of peft.LoraConfig, such as {r: 8, target_modules: all-linear}"
         ) from error
 
 
 def save_low_rank(model: Any, folder: Path) -> None:
-    """Write the low-rank layers alone; their configuration names the base LM."""
+    """Save only the low-rank layers; their configuration names the base LM."""
     from peft import get_peft_model_state_dict
 
     folder.mkdir(parents=True, exist_ok=True)
-    weights = get_peft_model_state_dict(model, adapter_name=NAME).items()
-    save_file({PREFIX + name: value.detach().contiguous().cpu() for name, value in weights}, folder / WEIGHTS)
+    weights = {}
+    for name, value in get_peft_model_state_dict(model, adapter_name=NAME).items():
+        weights[PREFIX + name] = value.detach().contiguous().cpu()
+    save_file(weights, folder / WEIGHTS)
     model.peft_config[NAME].save_pretrained(folder)
 
 
 def base_of(folder: str | Path) -> str | None:
-    """Return the base LM that a folder's low-rank layers belong to; None where it holds none."""
+    """Return the base LM of the low-rank layers in a folder; None if there are none."""
     if not (Path(folder) / CONFIG).is_file():
         return None
     from peft import PeftConfig
@@ -67,20 +69,28 @@ def base_of(folder: str | Path) -> str | None:
 
 
 def load_low_rank(model: Any, folder: Path) -> None:
-    """Put a folder's low-rank layers into their base LM, strictly and frozen.
+    """Load a folder's low-rank layers into their base LM, strictly and frozen.
 
     Raises:
-        VLMIGError: weights that do not fit.
+        VLMIGError: missing or unknown weights.
     """
-    from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+    from peft import (
+        PeftConfig,
+        get_peft_model_state_dict,
+        inject_adapter_in_model,
+        set_peft_model_state_dict,
+    )
 
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
     inject_adapter_in_model(config, model, NAME)
-    weights = {name.removeprefix(PREFIX): value for name, value in load_file(folder / WEIGHTS).items()}
+    weights = {
+        name.removeprefix(PREFIX): value for name, value in load_file(folder / WEIGHTS).items()
+    }
     expected = get_peft_model_state_dict(model, adapter_name=NAME).keys()
     if missing := sorted(expected ^ weights.keys()):
         raise VLMIGError(
-            f"{folder / WEIGHTS}: weights missing or unknown: {', '.join(missing[:3])}; expected those of {CONFIG} beside it"
+            f"{folder / WEIGHTS}: weights missing or unknown: {', '.join(missing[:3])}; "
+            f"expected those of {CONFIG} beside it"
         )
     set_peft_model_state_dict(model, weights, adapter_name=NAME)

@@ -1,6 +1,8 @@
-"""VLMIGForCausalLM and VLMIGForMaskedLM: any LM of transformers with a visual token projector and a late-fusion layer.
+"""VLMIGForCausalLM and VLMIGForMaskedLM: any LM of transformers with a visual token projector and a
+kind of fusion.
 
-Axes as in ``late_fusion.py``: B prompts, K images per prompt, P patches per image, C vision width, T text tokens, V vocabulary.
+Axes: B prompts, K images per prompt, P patches per image, C vision width, T text tokens, V
+vocabulary.
 """
 
 from __future__ import annotations
@@ -8,41 +10,50 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     GenerationMixin,
+    LogitsProcessorList,
     PreTrainedConfig,
     PreTrainedModel,
+    SuppressTokensLogitsProcessor,
 )
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 
 from vlmig.errors import VLMIGError
-from vlmig.models.base import LateFusionModel
+from vlmig.models.base import VLMIGPreTrainedModel
 from vlmig.models.cache import cache_argument, extend_cache, one_cache, seen_length, text_cache
 from vlmig.models.config import VLMIGConfig
+from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.family_block import DecoderLayerFusion, EncoderLayerFusion, check_block
-from vlmig.models.fusion.prefix import EarlyFusion
 from vlmig.models.heads import causal_logits, masked_head, masked_logits
-from vlmig.models.reference import published_causal_loss, published_gpt2_mask, published_layout, published_masked_loss
-from vlmig.models.text_states import LateReading, Reading, number, real_tokens, visible
+from vlmig.models.reference import (
+    published_causal_loss,
+    published_gpt2_mask,
+    published_layout,
+    published_masked_loss,
+)
+from vlmig.models.text_states import LateReading, Reading, number, queried, real_tokens, visible
 
 
-class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
-    """A causal LM that can look at imagined pictures before it answers."""
+class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
+    """A causal LM that can condition its predictions on images."""
 
     auto_class = AutoModelForCausalLM
     loss_type = "ForCausalLM"
     head = staticmethod(causal_logits)
+    published_loss = staticmethod(published_causal_loss)
 
     def __init__(self, config: VLMIGConfig, language_model: PreTrainedModel | None = None) -> None:
         super().__init__(config, language_model)
-        own: Any = self.language_model.generation_config
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):  # what ends a turn often stands there only
-            if (token := getattr(own, name, None)) is not None:
+        settings: Any = self.language_model.generation_config
+        # The end of a turn is often defined there only.
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            if (token := getattr(settings, name, None)) is not None:
                 setattr(self.generation_config, name, token)
 
     @property
@@ -54,8 +65,8 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
         """Return the head's input width, which is not always the hidden size (opt-350m)."""
         return self.language_model.get_output_embeddings().in_features
 
-    def build_family_layer(self) -> nn.Module:
-        """Build one decoder block of the LM's own family, and see that it can be run on kept keys and values."""
+    def build_family_layer(self) -> Fusion:
+        """Build one decoder block of the LM's family, and check that it takes cached keys."""
         layer = DecoderLayerFusion(self.config.text_config, self.config.visual_tokens)
         check_block(layer, self.state_width())
         return layer
@@ -80,15 +91,19 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
         """Predict the next token of every kept position.
 
         Args:
-            past_key_values: what was read so far, by its name until transformers 5.23; ``cache`` is its name since.
-            visual_features: F of imagined pictures, (B, K, P, C); without any the base LM's own output, bit for bit.
+            past_key_values: the cache, by its name until transformers 5.23; since then it is called
+                ``cache``.
+            visual_features: F of the images beside the text, (B, K, P, C); without any, the output
+                is the base LM's, bit for bit.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
-            fusion_mask: 2D padding mask (B, S) when ``attention_mask`` is not one; ``generate`` passes it itself.
-            shown_features: of pictures that stand in the text (fusion ``prefix``), (B, M, P, C), rows with fewer filled up at
-                their end. ``input_ids`` hold ``config.place_token`` for each of their N tokens; no label counts there.
+            fusion_mask: 2D padding mask (B, S) where ``attention_mask`` has another form;
+                ``generate`` passes it by itself.
+            shown_features: of images that stand in the text (fusion ``prefix``), (B, M, P, C),
+                padded at the end of rows with fewer. ``input_ids`` hold ``config.placeholder_id``
+                for each of their N tokens; labels there are ignored.
 
         Returns:
-            ``logits`` hold the mixture's normalised log-probabilities, (B, T, V).
+            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V).
         """
         base = {
             "input_ids": input_ids,
@@ -99,26 +114,21 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
             **cache_argument(one_cache(cache, past_key_values)),
         }
         if labels is not None and self.published and attention_mask is not None:
-            labels = labels.masked_fill(attention_mask == 0, -100)  # the published loss drops padded targets
+            labels = labels.masked_fill(attention_mask == 0, -100)  # as the published loss
             if self.config.text_config.model_type == "gpt2":
-                fusion_mask = attention_mask
-                base["attention_mask"] = published_gpt2_mask(attention_mask, self.language_model.dtype)
+                fusion_mask, dtype = attention_mask, self.language_model.dtype
+                base["attention_mask"] = published_gpt2_mask(attention_mask, dtype)
         if labels is not None and shown_features is not None and input_ids is not None:
-            labels = labels.masked_fill(input_ids == self.config.place_token, -100)
+            labels = labels.masked_fill(input_ids == self.config.placeholder_id, -100)
         if visual_features is None or visual_features.shape[1] == 0:
-            base = self.placed(base, shown_features)
-            return self.language_model(**base, labels=labels, logits_to_keep=logits_to_keep, **kwargs)
+            base = self.fusion.embed_shown(self, base, shown_features)
+            return self.language_model(
+                **base, **kwargs, labels=labels, logits_to_keep=logits_to_keep
+            )
         kwargs.pop("return_dict", None)
         items = kwargs.pop("num_items_in_batch", None)
         reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
-        self.check_features(visual_features, image_weights, len(reading.hidden))
-        logits = self.mixed(reading, self.beside(visual_features, reading.cache), image_weights)
-        loss = None
-        if labels is not None and isinstance(reading, LateReading) and self.published:
-            mixture = logits if image_weights is not None else None
-            loss = published_causal_loss(self, reading, visual_features, labels, mixture)
-        elif labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=items)
+        logits, loss = self.mix_images(reading, visual_features, image_weights, labels, items)
         return CausalLMOutputWithPast(loss=loss, logits=logits, **cache_argument(reading.cache))
 
     def read(
@@ -129,35 +139,44 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
         shown_features: Tensor | None = None,
         **kwargs: Any,
     ) -> Reading:
-        """Run the base LM once over the text (``base``: its inputs) and prepare the queried positions."""
-        placed = self.placed(base, shown_features)
-        output = self.trunk(**placed, **kwargs)
+        """Run the base LM over the text (``base``: its inputs), and prepare it for fusion.
+
+        Raises:
+            VLMIGError: an attention mask that is not 2D, without a ``fusion_mask``.
+        """
+        embedded = self.fusion.embed_shown(self, base, shown_features)
+        output = self.trunk(**embedded, **kwargs)
         padding = fusion_mask if fusion_mask is not None else base["attention_mask"]
         if isinstance(padding, Tensor) and padding.ndim != 2:
             raise VLMIGError(
-                f"attention_mask of shape {tuple(padding.shape)} beside pictures; expected (B, S), or pass that as fusion_mask"
+                f"attention_mask of shape {tuple(padding.shape)} with images; expected (B, S), or "
+                "pass that as fusion_mask"
             )
         states, cache = output.last_hidden_state, text_cache(output)
-        if self.config.fusion == "prefix":
-            return self.read_early(base, placed, states, padding, cache, logits_to_keep)
-        return self.prepare(states, padding, cache, logits_to_keep)
+        return self.fusion.prepare_text(
+            self, base.get("input_ids"), embedded, states, padding, cache, logits_to_keep
+        )
 
     def prepare(
-        self, states: Tensor, padding: Tensor | None, cache: Cache | None = None, logits_to_keep: int | Tensor = 0
+        self,
+        states: Tensor,
+        padding: Tensor | None,
+        cache: Cache | None = None,
+        logits_to_keep: int | Tensor = 0,
     ) -> LateReading:
-        """Prepare the base LM's last hidden states (B, T, D) for fusion; ``padding`` is the 2D mask (B, S)."""
+        """Prepare hidden states (B, T, D) for late fusion; ``padding`` is the 2D mask (B, S)."""
         queries = states.shape[1]
         present = real_tokens(padding, states, seen_length(cache, queries))
         positions, image_end = number(present), None
         if self.published:
-            family = self.config.text_config.model_type
-            present, positions, image_end = published_layout(present, family, self.config.visual_tokens)
+            family, tokens = self.config.text_config.model_type, self.config.visual_tokens
+            present, positions, image_end = published_layout(present, family, tokens)
         positions = positions[:, -queries:]
         text = self.fusion.read_text(states, positions)
         if cache is not None:
             text = extend_cache(cache, text, self.config.text_config)
         mask = visible(present, queries, text[0].shape[-2])
-        kept: Tensor | slice = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        kept = queried(logits_to_keep)
         image_end = image_end[:, -queries:][:, kept] if image_end is not None else None
         return LateReading(
             hidden=states[:, kept],
@@ -175,33 +194,43 @@ class VLMIGForCausalLM(EarlyFusion, LateFusionModel, GenerationMixin):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """Prepare as the base LM does, and keep the 2D padding mask, which it may turn into another form, for the fusion layer."""
+        """Prepare as the base LM does, and keep the 2D padding mask for the fusion layer."""
         inputs = self.language_model.prepare_inputs_for_generation(
             input_ids, attention_mask=attention_mask, inputs_embeds=inputs_embeds, **kwargs
         )
         if kwargs.get("visual_features") is not None:
-            seen = input_ids.shape if inputs_embeds is None else inputs_embeds.shape[:2]
-            plain = attention_mask is not None and attention_mask.ndim == 2
-            inputs["fusion_mask"] = attention_mask if plain else input_ids.new_ones(seen)
+            shape = input_ids.shape if inputs_embeds is None else inputs_embeds.shape[:2]
+            is_2d = attention_mask is not None and attention_mask.ndim == 2
+            inputs["fusion_mask"] = attention_mask if is_2d else input_ids.new_ones(shape)
         return inputs
 
-    def _get_candidate_generator(self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any) -> Any:
-        """Let an ordinary LM assist: it gets no pictures."""
-        if not isinstance(kwargs.get("assistant_model"), LateFusionModel):
-            model_kwargs = {
-                name: v
-                for name, v in model_kwargs.items()
-                if name not in ("visual_features", "image_weights", "shown_features")
-            }
+    def _get_candidate_generator(
+        self, *args: Any, model_kwargs: dict[str, Any], **kwargs: Any
+    ) -> Any:
+        """Let an ordinary LM assist, without the images."""
+        if not isinstance(kwargs.get("assistant_model"), VLMIGPreTrainedModel):
+            model_kwargs = model_kwargs.copy()
+            for name in ("visual_features", "image_weights", "shown_features"):
+                model_kwargs.pop(name, None)
         return super()._get_candidate_generator(*args, model_kwargs=model_kwargs, **kwargs)
 
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        """Keep ``generate`` from writing placeholders, whose id may be one of the vocabulary."""
+        processors = super()._get_logits_processor(*args, **kwargs)
+        if self.config.images_in_text:
+            processors.insert(
+                0, SuppressTokensLogitsProcessor([self.config.placeholder_id], self.trunk.device)
+            )
+        return processors
 
-class VLMIGForMaskedLM(LateFusionModel):
-    """A masked LM that can look at imagined pictures before it fills a gap."""
+
+class VLMIGForMaskedLM(VLMIGPreTrainedModel):
+    """A masked LM that can condition its predictions on images."""
 
     auto_class = AutoModelForMaskedLM
     loss_type = "ForMaskedLM"
     head = staticmethod(masked_logits)
+    published_loss = staticmethod(published_masked_loss)
 
     @property
     def trunk(self) -> PreTrainedModel:
@@ -213,20 +242,21 @@ class VLMIGForMaskedLM(LateFusionModel):
         masked_head(self.language_model)
         return self.config.text_config.hidden_size
 
-    def build_fusion(self, width: int) -> nn.Module:
-        """Build the fusion layer that the configuration names.
+    def build_fusion(self, width: int) -> Fusion:
+        """Build the kind of fusion that the configuration names.
 
         Raises:
             VLMIGError: early fusion.
         """
-        if self.config.fusion == "prefix":
+        if self.config.images_in_text:
             raise VLMIGError(
-                "fusion='prefix' around a masked LM; expected a causal one, or cross_attention or decoder_layer"
+                "fusion='prefix' around a masked LM; expected a causal one, or cross_attention or "
+                "decoder_layer"
             )
         return super().build_fusion(width)
 
-    def build_family_layer(self) -> nn.Module:
-        """Build one encoder block of the LM's own family."""
+    def build_family_layer(self) -> Fusion:
+        """Build one encoder block of the LM's family."""
         return EncoderLayerFusion(self.config.text_config)
 
     def forward(
@@ -242,11 +272,11 @@ class VLMIGForMaskedLM(LateFusionModel):
 
         Args:
             labels: token ids at the positions that count, -100 elsewhere, (B, T).
-            visual_features: F, (B, K, P, C); None or K = 0 gives the base LM's own output, bit for bit.
+            visual_features: F, (B, K, P, C); None or K = 0 gives the base LM's output, bit for bit.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
 
         Returns:
-            ``logits`` hold the mixture's normalised log-probabilities, (B, T, V).
+            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V).
         """
         base = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
         if visual_features is None or visual_features.shape[1] == 0:
@@ -254,23 +284,19 @@ class VLMIGForMaskedLM(LateFusionModel):
         base.pop("return_dict", None)
         items = base.pop("num_items_in_batch", None)
         reading = self.read(base)
-        self.check_features(visual_features, image_weights, len(reading.hidden))
-        logits = self.mixed(reading, self.beside(visual_features), image_weights)
-        loss = None
-        if labels is not None and self.published:
-            loss = published_masked_loss(self, reading, visual_features, labels)
-        elif labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=logits.shape[-1], num_items_in_batch=items)
+        logits, loss = self.mix_images(reading, visual_features, image_weights, labels, items)
         return MaskedLMOutput(loss=loss, logits=logits)
 
-    def read(self, base: dict[str, Any], asked: Tensor | None = None) -> Reading:
-        """Run the base LM once over the text (``base``: its inputs) and prepare the asked positions (B, T); all when None."""
-        return self.prepare(self.trunk(**base).last_hidden_state, base["attention_mask"], asked)
+    def read(self, base: dict[str, Any], queries: Tensor | None = None) -> Reading:
+        """Run the base LM over the text, and prepare ``queries`` (B, T); all when None."""
+        return self.prepare(self.trunk(**base).last_hidden_state, base["attention_mask"], queries)
 
-    def prepare(self, states: Tensor, padding: Tensor | None, asked: Tensor | None = None) -> LateReading:
-        """Prepare the base LM's last hidden states (B, S, D) for fusion; every position sees every real one."""
+    def prepare(
+        self, states: Tensor, padding: Tensor | None, queries: Tensor | None = None
+    ) -> LateReading:
+        """Prepare hidden states (B, S, D) for fusion; every position attends to every real one."""
         everywhere = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
-        positions = everywhere if asked is None else asked
+        positions = everywhere if queries is None else queries
         present = real_tokens(padding, states, states.shape[1])
         mask = present[:, None].expand(-1, positions.shape[1], -1)
         hidden = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
@@ -279,16 +305,21 @@ class VLMIGForMaskedLM(LateFusionModel):
 
 
 def class_for(config: PreTrainedConfig) -> type[VLMIGForCausalLM] | type[VLMIGForMaskedLM]:
-    """Choose the class for a base LM's or a checkpoint's configuration: masked if it says so, else causal.
+    """Return the class for a base LM's or a checkpoint's configuration, by its ``architectures``.
 
     Raises:
         VLMIGError: an encoder-decoder LM.
     """
     if config.is_encoder_decoder:
         raise VLMIGError(
-            f"{config.model_type} is an encoder-decoder LM; expected a causal or a masked one, such as gpt2 or bert-base-uncased"
+            f"{config.model_type} is an encoder-decoder LM; expected a causal or a masked one, "
+            "such as gpt2 or bert-base-uncased"
         )
-    return VLMIGForMaskedLM if (config.architectures or [""])[0].endswith("ForMaskedLM") else VLMIGForCausalLM
+    return (
+        VLMIGForMaskedLM
+        if (config.architectures or [""])[0].endswith("ForMaskedLM")
+        else VLMIGForCausalLM
+    )
 
 
 AutoConfig.register("vlmig", VLMIGConfig)

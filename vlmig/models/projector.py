@@ -13,7 +13,7 @@ from vlmig.models.config import VLMIGConfig
 
 
 class VisualTokenProjector(nn.Module):
-    """Project each patch feature on its own: u = W1 gelu(W2 z), or one linear map; N = P.
+    """Project each patch feature separately: u = W1 gelu(W2 z), or one linear map; N = P.
 
     Args:
         vision_width: C.
@@ -26,7 +26,9 @@ class VisualTokenProjector(nn.Module):
         if hidden is None:
             self.layers = nn.Sequential(nn.Linear(vision_width, lm_width))
         else:
-            self.layers = nn.Sequential(nn.Linear(vision_width, hidden), nn.GELU(), nn.Linear(hidden, lm_width))
+            self.layers = nn.Sequential(
+                nn.Linear(vision_width, hidden), nn.GELU(), nn.Linear(hidden, lm_width)
+            )
 
     def forward(self, features: Tensor) -> Tensor:
         """Map patch features (..., P, C) to visual tokens (..., N, D)."""
@@ -34,7 +36,7 @@ class VisualTokenProjector(nn.Module):
 
 
 class PooledProjector(nn.Module):
-    """Put each 2 x 2 block of patches into one token: a quarter as many (VILA-1.5's ``mlp_downsample``).
+    """Merge each 2 x 2 block of patches into one token (VILA-1.5's ``mlp_downsample``).
 
     Args:
         vision_width: C.
@@ -52,7 +54,10 @@ class PooledProjector(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Map patch features (..., P, C) of a square picture to visual tokens (..., N, D); an odd side is filled up with zeros."""
+        """Map patch features (..., P, C) of a square image to visual tokens (..., N, D).
+
+        An odd side is padded with zeros.
+        """
         side = round(features.shape[-2] ** 0.5)
         grid = features.unflatten(-2, (side, side))
         grid = F.pad(grid, (0, 0, 0, side % 2, 0, side % 2))
@@ -61,7 +66,7 @@ class PooledProjector(nn.Module):
 
 
 class Resampler(nn.Module):
-    """Let a few learned queries read the patches: N tokens however many patches there are (after BLIP-2's Q-Former).
+    """Let N learned queries attend to the patches (after BLIP-2's Q-Former).
 
     Args:
         vision_width: C.
@@ -77,7 +82,13 @@ class Resampler(nn.Module):
         self.queries = nn.Parameter(torch.randn(queries, hidden) * 0.02)
         self.patches = nn.Linear(vision_width, hidden)
         block = nn.TransformerDecoderLayer(
-            hidden, self.HEADS, 4 * hidden, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            hidden,
+            self.HEADS,
+            4 * hidden,
+            dropout=0.0,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
         )
         self.blocks = nn.TransformerDecoder(block, self.LAYERS, nn.LayerNorm(hidden))
         self.out = nn.Linear(hidden, lm_width)
@@ -85,12 +96,12 @@ class Resampler(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map patch features (..., P, C) to visual tokens (..., N, D)."""
         patches = self.patches(features.flatten(0, -3))
-        read = self.blocks(self.queries.expand(len(patches), -1, -1), patches)
-        return self.out(read).unflatten(0, features.shape[:-2])
+        states = self.blocks(self.queries.expand(len(patches), -1, -1), patches)
+        return self.out(states).unflatten(0, features.shape[:-2])
 
 
 def build_projector(config: VLMIGConfig, width: int) -> nn.Module:
-    """Build the projector that the configuration names, new weights.
+    """Build the projector that the configuration names, with new weights.
 
     Args:
         width: D.
@@ -100,4 +111,6 @@ def build_projector(config: VLMIGConfig, width: int) -> nn.Module:
         return PooledProjector(config.vision_width, width, hidden)
     if config.projector == "resampler":
         return Resampler(config.vision_width, width, config.projector_queries, hidden)
-    return VisualTokenProjector(config.vision_width, width, hidden if config.projector == "mlp" else None)
+    return VisualTokenProjector(
+        config.vision_width, width, hidden if config.projector == "mlp" else None
+    )

@@ -1,4 +1,4 @@
-"""What is kept of a text once the LM has read it: everything that pictures need."""
+"""What fusion needs of a text that the LM has read."""
 
 from __future__ import annotations
 
@@ -10,66 +10,72 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 TextStates = tuple[Tensor, Tensor]
-"""What a fusion layer keeps of a text, two tensors (B, heads, S, d): the ordinary cache holds them as one more layer."""
+"""A fusion layer's keys and values of a text, (B, heads, S, d): one more layer of the cache."""
 VisualStates = tuple[Tensor, ...]
-"""What a fusion layer keeps of pictures, each (B, K, ...): made once per picture, whatever is asked beside it."""
+"""What fusion needs of images, each (B, K, ...): computed once per image, whatever the text."""
 
 
 @dataclass(kw_only=True)
 class Reading:
-    """A text as the LM sees it by itself."""
+    """A text that the LM has read without images."""
 
     hidden: Tensor
     """Last hidden states of the queried positions, (B, T, D)."""
     cache: Cache | None = None
+    image_end: Tensor | None = None
+    """Queries, bool (B, T), where the image ends (published Gemma: images replace BOS)."""
 
 
 @dataclass(kw_only=True)
 class LateReading(Reading):
-    """A text as a late-fusion layer sees it."""
+    """A text as a late-fusion layer needs it."""
 
     text: TextStates
-    """What the fusion layer keeps of all S text positions."""
+    """The layer's keys and values of all S text positions."""
     mask: Tensor
-    """Which of them each queried position sees, bool (B, T, S)."""
+    """Which of them each query attends to, bool (B, T, S)."""
     positions: Tensor
-    """Place of each query in its text, (B, T)."""
-    image_end: Tensor | None = None
-    """Queries, bool (B, T), that stand where the image ends: the published Gemma puts images in the place of BOS."""
+    """Position of each query in its text, (B, T)."""
 
 
 @dataclass(kw_only=True)
 class PrefixReading(Reading):
-    """A text that the LM has to read again behind each imagined picture."""
+    """A text that the LM has to read again after each imagined image."""
 
     embeddings: Tensor
-    """The LM's input of the new positions, shown pictures among them, (B, Q, E)."""
+    """The LM's input of the new positions, with shown images, (B, Q, E)."""
     present: Tensor
     """Which of all S positions hold tokens, bool (B, S)."""
     begin: Tensor
-    """Position before which an imagined picture goes, (B,)."""
+    """Position at which an imagined image is inserted, (B,)."""
     kept: Tensor | slice
     """Which of the new positions are queried."""
 
 
-def real_tokens(padding: Tensor | None, states: Tensor, seen: int) -> Tensor:
-    """Say which of the ``seen`` positions hold tokens rather than padding: bool (B, seen)."""
+def queried(logits_to_keep: int | Tensor) -> Tensor | slice:
+    """Return the index of the positions that ``logits_to_keep`` selects; 0 keeps all."""
+    return slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+
+
+def real_tokens(padding: Tensor | None, states: Tensor, length: int) -> Tensor:
+    """Return which of ``length`` positions hold tokens and not padding, bool (B, length)."""
     if padding is None:
-        return torch.ones(states.shape[0], seen, dtype=torch.bool, device=states.device)
-    return F.pad(padding.bool(), (0, max(0, seen - padding.shape[1])), value=True)[:, :seen]
+        return torch.ones(states.shape[0], length, dtype=torch.bool, device=states.device)
+    missing = max(0, length - padding.shape[1])
+    return F.pad(padding.bool(), (0, missing), value=True)[:, :length]
 
 
 def number(present: Tensor) -> Tensor:
-    """Number the real tokens of each row from 0; padding has the number of the token before it, (B, S)."""
+    """Number the real tokens of each row from 0, (B, S); padding repeats the last number."""
     return (present.long().cumsum(-1) - 1).clamp_min(0)
 
 
 def visible(present: Tensor, queries: int, total: int) -> Tensor:
-    """Say which of ``total`` cached positions each of the last ``queries`` sees: causal, real ones, bool (B, T, S)."""
-    seen = present.shape[1]
-    last = torch.arange(seen - queries, seen, device=present.device)
+    """Return which of ``total`` positions the last ``queries`` attend to, bool (B, T, S)."""
+    length = present.shape[1]
+    last = torch.arange(length - queries, length, device=present.device)
     causal = torch.arange(total, device=present.device)[None] <= last[:, None]
-    return causal & F.pad(present, (0, total - seen), value=False)[:, None]
+    return causal & F.pad(present, (0, total - length), value=False)[:, None]
 
 
 def first_token(present: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""The pocket world: a whole stack small enough to ship, with the recipe that made it and the tasks it can be held to."""
+"""The pocket world: a complete stack small enough to ship, its training data and its tasks."""

@@ -1,9 +1,9 @@
-"""The concepts of the pocket world: what it can draw, and which of their looks were ever told in text.
+"""The concepts of the pocket world: what it can draw, and whose color and shape its texts state.
 
-``concepts.json`` holds one record per concept. ``split`` says whether texts may state its colour or shape
-(``supervised``) or never do (``held_out``: every concept that a public benchmark names is here).
-``calibration`` concepts set the mixture's parameters; no test item is about one of them.
-``color`` and ``shape`` are read from the glyph's pixels by ``vlmig.pocket.scenes``, never given by people.
+``concepts.json`` has one record per concept. ``split`` says whether texts may state its color or
+shape (``supervised``) or never do (``held_out``: this includes every concept that a public
+benchmark names). ``calibration`` concepts set the mixture's parameters; no test item is about one.
+``color`` and ``shape`` are computed from the glyph's pixels by ``vlmig.pocket.scenes``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CONCEPTS_FILE = FOLDER / "concepts.json"
 
 @dataclass(frozen=True)
 class Concept:
-    """One thing the pocket world can draw."""
+    """A thing that the pocket world can draw."""
 
     name: str
     glyph: str
@@ -29,7 +29,7 @@ class Concept:
     """``supervised`` or ``held_out``."""
     calibration: bool
     color: str | None = None
-    """Dominant basic colour of the glyph's pixels."""
+    """Dominant basic color of the glyph's pixels."""
     shape: str | None = None
     """Nearest basic shape of the glyph's silhouette."""
 
@@ -43,11 +43,11 @@ class Concept:
 def load_concepts() -> tuple[Concept, ...]:
     """Read ``concepts.json``."""
     records = json.loads(CONCEPTS_FILE.read_text(encoding="utf-8"))
-    return tuple(Concept(**{**record, "aliases": tuple(record["aliases"])}) for record in records)
+    return tuple(Concept(**record | {"aliases": tuple(record["aliases"])}) for record in records)
 
 
 def find_concept(subject: str) -> Concept | None:
-    """Return the concept a noun phrase names (articles, case and plural aside), or None if there is none."""
+    """Return the concept that a noun phrase names, ignoring article, case and plural; else None."""
     words = subject.lower().strip(" .?!").split()
     while words and words[0] in ("a", "an", "the", "some"):
         words = words[1:]

@@ -1,6 +1,7 @@
-"""What a pocket model with early fusion learns from: conversations about scenes, documents with several, and texts without any.
+"""Training data of a pocket model with early fusion: conversations about scenes, documents, texts.
 
-As everywhere in the pocket world, only supervised concepts are spoken of together with a look, and looks come from pixels.
+As everywhere in the pocket world, texts state the color or shape of supervised concepts only, as
+computed from the pixels.
 """
 
 from __future__ import annotations
@@ -16,18 +17,26 @@ from vlmig.io.rows import Bad
 from vlmig.models.config import IMAGE
 from vlmig.pocket.concepts import Concept
 from vlmig.pocket.scene_source import RecoloredScenes, any_noun
-from vlmig.pocket.text import CORPUS_SEED, Label, language_corpus, look_question, look_sentence, plain_sentence
+from vlmig.pocket.text import (
+    CORPUS_SEED,
+    Label,
+    language_corpus,
+    look_question,
+    look_sentence,
+    plain_sentence,
+)
 from vlmig.processing.chat_templates import Turn, render
 
 
 class SceneConversations(RecoloredScenes):
-    """Questions and answers about a scene: its colour, its shape and what it is, in any order; one to three turns.
+    """One to three questions and answers about a scene of ``RecoloredScenes``: its name, color and
+    shape.
 
-    The picture stands before or after the first question at random, as in LLaVA. Pictures are those of ``RecoloredScenes``.
+    The image is before or after the first question at random, as in LLaVA.
     """
 
     def __len__(self) -> int:
-        """Count the pairs without writing any."""
+        """Return the number of pairs."""
         return self.scenes * len(self.concepts)
 
     def pairs(self) -> Iterator[Pair | Bad]:
@@ -38,27 +47,34 @@ class SceneConversations(RecoloredScenes):
                 color = self._colored(i, j)[1]
                 rng = random.Random(f"conversation {i} {j}")
                 text, learnt = render(self._turns(concept, color, rng), "question")
-                yield Pair(text, f"{i}/{j}", group=f"{i}/{j}", version=f"{version} {concept.name}", learnt=learnt)
+                yield Pair(
+                    text,
+                    f"{i}/{j}",
+                    group=f"{i}/{j}",
+                    version=f"{version} {concept.name}",
+                    learnt=learnt,
+                )
 
     @staticmethod
     def _turns(concept: Concept, color: str, rng: random.Random) -> list[Turn]:
-        asked: list[tuple[str, str]] = [("What is this?", concept.name)]
+        possible: list[tuple[str, str]] = [("What is this?", concept.name)]
         looks: dict[Label, str] = {"color": color, "shape": str(concept.shape)}
         for label, value in looks.items():
-            asked.append((look_question(any_noun(concept, rng), label, rng), value))
-        chosen = rng.sample(asked, rng.randint(1, 3))
+            possible.append((look_question(any_noun(concept, rng), label, rng), value))
+        chosen = rng.sample(possible, rng.randint(1, 3))
         marked = [f"{IMAGE}\n{chosen[0][0]}", f"{chosen[0][0]}\n{IMAGE}"][rng.random() < 0.5]
-        questions = [marked, *(question for question, _ in chosen[1:])]
-        pairs = zip(questions, (answer for _, answer in chosen), strict=True)
-        return [turn for q, a in pairs for turn in (Turn("user", q), Turn("assistant", a))]
+        turns = []
+        for i, (question, answer) in enumerate(chosen):
+            turns += [Turn("user", question if i else marked), Turn("assistant", answer)]
+        return turns
 
 
 class SceneDocuments(RecoloredScenes):
-    """Documents of two to four scenes of different concepts, each before the sentence about it, with plain talk between (as MMC4).
+    """Documents of two to four scenes, each before the sentence about it (as in MMC4).
 
     Args:
-        scenes: of each concept; ``RecoloredScenes`` has the pictures.
-        documents: how many.
+        scenes: number of scenes of each concept, see ``RecoloredScenes``.
+        documents: number of documents.
     """
 
     def __init__(self, scenes: int = 200, documents: int = 8000) -> None:
@@ -66,7 +82,7 @@ class SceneDocuments(RecoloredScenes):
         self.documents = documents
 
     def __len__(self) -> int:
-        """Count the pairs without writing any."""
+        """Return the number of pairs."""
         return self.documents
 
     def pairs(self) -> Iterator[Pair | Bad]:
@@ -74,7 +90,10 @@ class SceneDocuments(RecoloredScenes):
         version = digest_folder(self.vae)
         for number in range(self.documents):
             rng = random.Random(f"document {number}")
-            shown = [(rng.randrange(len(self.concepts)), rng.randrange(self.scenes)) for _ in range(rng.randint(2, 4))]
+            shown = [
+                (rng.randrange(len(self.concepts)), rng.randrange(self.scenes))
+                for _ in range(rng.randint(2, 4))
+            ]
             parts = []
             for i, j in shown:
                 concept, color = self.concepts[i], self._colored(i, j)[1]
@@ -83,21 +102,27 @@ class SceneDocuments(RecoloredScenes):
                 parts.append(IMAGE + look_sentence(any_noun(concept, rng), "color", color, rng))
             first, *more = [f"{i}/{j}" for i, j in shown]
             versions = "\n".join(f"{version} {self.concepts[i].name}" for i, _ in shown)
-            yield Pair(" ".join(parts), first, group=f"document {number}", version=versions, more=tuple(more))
+            yield Pair(
+                " ".join(parts),
+                first,
+                group=f"document {number}",
+                version=versions,
+                more=tuple(more),
+            )
 
 
 class Sentences:
-    """The language model's own training texts: what early fusion would forget.
+    """The language model's training texts, which early fusion would forget.
 
     Args:
-        sentences: how many.
+        sentences: number of sentences.
     """
 
     def __init__(self, sentences: int = 20_000) -> None:
         self.name, self.sentences = "pocket_sentences", sentences
 
     def __len__(self) -> int:
-        """Count the pairs without writing any."""
+        """Return the number of pairs."""
         return self.sentences
 
     def pairs(self) -> Iterator[Pair | Bad]:
@@ -106,7 +131,7 @@ class Sentences:
             yield Pair(text)
 
     def open(self, pair: Pair) -> Image.Image:
-        """Open no picture: there are none.
+        """Raise an error: there are no images.
 
         Raises:
             BadPicture: always.
@@ -120,4 +145,4 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "pocket_documents": SceneDocuments,
     "pocket_sentences": Sentences,
 }
-"""Sources of ``vlmig train`` that the pocket world adds."""
+"""Data sources for ``vlmig train``."""

@@ -1,4 +1,4 @@
-"""Training pairs of the pocket world: scenes of concepts, recoloured, with captions."""
+"""Training pairs of the pocket world: scenes of recolored concepts, with captions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -33,17 +34,17 @@ logger = logging.getLogger(__name__)
 
 SCENES = 200
 CLEAR = 0.45
-"""Least share of the dominant colour for a scene to be captioned with it."""
+"""Least share of the dominant color in a scene."""
 CAPTIONS = 5
-"""Of each scene."""
+"""Captions of each scene."""
 GENERIC = ("object", "thing", "item")
 
 
 class RecoloredScenes:
-    """Source of training pairs: scenes in random colours, every other one seen through the generator's autoencoder.
+    """Training pairs: scenes in random colors; every other one passes the generator's autoencoder.
 
     Args:
-        scenes: of each concept.
+        scenes: number of scenes of each concept.
         generator: folder of the pipeline whose autoencoder is used.
 
     Raises:
@@ -53,23 +54,30 @@ class RecoloredScenes:
     def __init__(self, scenes: int = SCENES, generator: str = str(POCKET / "generator")) -> None:
         if not FONT.exists():
             raise VLMIGError(
-                f"the source pocket draws with {FONT}, which is missing; apt-get install fonts-noto-color-emoji"
+                f"the source pocket draws with {FONT}, which is missing; apt-get install "
+                "fonts-noto-color-emoji"
             )
-        self.name, self.scenes, self.vae, self._loading = "pocket", scenes, Path(generator) / "vae", Lock()
+        self.name, self.scenes, self.vae, self._loading = (
+            "pocket",
+            scenes,
+            Path(generator) / "vae",
+            Lock(),
+        )
         self.concepts = [c for c in load_concepts() if c.split == "supervised"]
 
     def __len__(self) -> int:
-        """Count the pairs without drawing any."""
+        """Return the number of pairs."""
         return CAPTIONS * self.scenes * len(self.concepts)
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield five captions of each scene."""
-        places = [(i, j) for i in range(len(self.concepts)) for j in range(self.scenes)]
-        facts = ((self.concepts[i].name, self._colored(i, j)[1]) for i, j in places)
-        version = digest_folder(self.vae)
+        scenes = list(product(range(len(self.concepts)), range(self.scenes)))
+        facts = ((self.concepts[i].name, self._colored(i, j)[1]) for i, j in scenes)
+        digest = digest_folder(self.vae)
         for number, caption in captions(facts):
-            i, j = places[number]
-            yield Pair(caption, f"{i}/{j}", group=f"{i}/{j}", version=f"{version} {self.concepts[i].name}")
+            i, j = scenes[number]
+            version = f"{digest} {self.concepts[i].name}"
+            yield Pair(caption, f"{i}/{j}", group=f"{i}/{j}", version=version)
 
     def open(self, pair: Pair) -> Image.Image:
         """Draw a scene."""
@@ -78,12 +86,14 @@ class RecoloredScenes:
         picture = scene(tinted, rng)
         if j % 2:
             return picture
-        with self._loading:  # pictures are opened side by side
+        with self._loading:  # several threads open images
             vae = _autoencoder(self.vae)
-        return Image.fromarray(decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None, None])[0])[0])
+        return Image.fromarray(
+            decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None, None])[0])[0]
+        )
 
     def _colored(self, concept: int, number: int) -> tuple[Image.Image, str, np.random.Generator]:
-        """Colour a glyph until one colour is clear: the glyph, the colour, and the source of what is random further on."""
+        """Recolor a glyph until one color dominates; return glyph, color and random generator."""
         rng = np.random.default_rng((9, concept, number))
         while True:
             tinted = recolored(glyph(self.concepts[concept].glyph), rng)
@@ -94,13 +104,16 @@ class RecoloredScenes:
 
 @cache
 def _autoencoder(folder: Path) -> AutoencoderKL:
-    from diffusers import AutoencoderKL  # slow to import, and a plan opens no picture
+    from diffusers import AutoencoderKL  # slow to import, and a plan opens no image
 
     return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
-def captions(facts: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> Iterator[tuple[int, str]]:
-    """Write five captions for each scene (its concept and colour): three of its colour, one of its shape, one that tells no looks."""
+def captions(
+    facts: Iterator[tuple[str, str]] | Sequence[tuple[str, str]],
+) -> Iterator[tuple[int, str]]:
+    """Yield five captions for each scene (concept and color): three of the color, one of the shape,
+    one of neither."""
     rng = random.Random(10)
     concepts: dict[str, Concept] = {c.name: c for c in load_concepts()}
     for i, (name, color) in enumerate(facts):
@@ -112,7 +125,7 @@ def captions(facts: Iterator[tuple[str, str]] | Sequence[tuple[str, str]]) -> It
 
 
 def any_noun(concept: Concept, rng: random.Random) -> str:
-    """Call a thing by its name, or half of the time by an invented or generic one, which says nothing of its look."""
+    """Return a noun for a thing: half of the time its name, else an invented or generic one."""
     kind = rng.random()
     if kind < 0.5:
         return rng.choice(concept.names)
@@ -120,18 +133,20 @@ def any_noun(concept: Concept, rng: random.Random) -> str:
 
 
 def to_pixels(pictures: list[Image.Image] | np.ndarray) -> Tensor:
-    """Stack RGB pictures as floats in [-1, 1], (B, 3, H, W)."""
+    """Stack RGB images as floats in [-1, 1], (B, 3, H, W)."""
     array = np.stack([np.asarray(p) for p in pictures]).astype(np.float32) / 127.5 - 1
     return torch.from_numpy(array).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
 def encode_scenes(vae: AutoencoderKL, scenes: np.ndarray) -> Tensor:
-    """Encode scenes (concepts, n, 64, 64, 3) to latent means (concepts, n, 4, 16, 16), half precision, unscaled."""
+    """Encode scenes (concepts, n, 64, 64, 3) to latent means (concepts, n, 4, 16, 16), half
+    precision, unscaled."""
     rows = []
     for i, pictures in enumerate(scenes):
         with cpu_autocast():
-            mean = vae.encode(to_pixels(pictures).contiguous(memory_format=torch.channels_last)).latent_dist.mean
+            pixels = to_pixels(pictures).contiguous(memory_format=torch.channels_last)
+            mean = vae.encode(pixels).latent_dist.mean
         rows.append(mean.half())
         if i % 100 == 99:
             logger.info("latents: %d of %d concepts", i + 1, len(scenes))
@@ -140,7 +155,7 @@ def encode_scenes(vae: AutoencoderKL, scenes: np.ndarray) -> Tensor:
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
-    """Decode unscaled latents (n, 4, 16, 16) to pictures, uint8 (n, 64, 64, 3)."""
+    """Decode unscaled latents (n, 4, 16, 16) to images, uint8 (n, 64, 64, 3)."""
     with cpu_autocast():
         pixels = vae.decode(latents.float().contiguous(memory_format=torch.channels_last)).sample
     return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

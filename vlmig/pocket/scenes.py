@@ -1,7 +1,8 @@
-"""Pictures of the pocket world: a glyph turned, scaled and moved on a random background, and a reader of its colour.
+"""Images of the pocket world: a glyph on a random background, and functions that name its color and
+shape.
 
-The glyphs are those of Noto Color Emoji (Debian package ``fonts-noto-color-emoji``), a bitmap font that Pillow draws at
-size 109. Only the recipe needs the font; the shipped weights do not.
+The glyphs are those of Noto Color Emoji (Debian package ``fonts-noto-color-emoji``), a bitmap font
+that Pillow draws at size 109. Only the recipe needs the font; the shipped weights do not.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ SIZE = 64
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 _GLYPH = 96
 
-# Focal colours in sRGB. Several per name where people use one word for a wide region; names of Berlin and Kay (1969).
+# Focal colors in sRGB, several for names of a wide region; the names of Berlin and Kay (1969).
 FOCAL_COLORS = {
     "black": ["#141414", "#2b2b2b", "#263238"],
     "white": ["#ffffff", "#eeeeee", "#f3f0e6"],
@@ -36,21 +37,31 @@ COLORS = tuple(FOCAL_COLORS)
 
 @cache
 def glyph(character: str) -> Image.Image:
-    """Draw a glyph, cropped to its ink and centred on a transparent 96 x 96 square.
+    """Draw a glyph, cropped to its ink and centered on a transparent 96 x 96 square.
 
     Raises:
         FileNotFoundError: the font is not installed.
     """
     if not FONT.exists():
-        raise FileNotFoundError(f"{FONT} is missing: the recipe draws with it; apt-get install fonts-noto-color-emoji")
+        raise FileNotFoundError(
+            f"{FONT} is missing: the recipe draws with it; apt-get install fonts-noto-color-emoji"
+        )
     canvas = Image.new("RGBA", (192, 192), (0, 0, 0, 0))
-    ImageDraw.Draw(canvas).text((20, 20), character, font=ImageFont.truetype(str(FONT), 109), embedded_color=True)
+    ImageDraw.Draw(canvas).text(
+        (20, 20), character, font=ImageFont.truetype(str(FONT), 109), embedded_color=True
+    )
     box = canvas.getbbox()
     if box is None:
-        raise ValueError(f"the font {FONT} has no glyph for {character!r}; use fonts-noto-color-emoji 2.042 or later")
+        raise ValueError(
+            f"the font {FONT} has no glyph for {character!r}; use fonts-noto-color-emoji 2.042 or "
+            "later"
+        )
     ink = canvas.crop(box)
     scale = _GLYPH / max(ink.size)
-    ink = ink.resize((max(1, round(ink.width * scale)), max(1, round(ink.height * scale))), Image.Resampling.LANCZOS)
+    ink = ink.resize(
+        (max(1, round(ink.width * scale)), max(1, round(ink.height * scale))),
+        Image.Resampling.LANCZOS,
+    )
     square = Image.new("RGBA", (_GLYPH, _GLYPH), (0, 0, 0, 0))
     square.paste(ink, ((_GLYPH - ink.width) // 2, (_GLYPH - ink.height) // 2))
     return square
@@ -69,9 +80,11 @@ def scene(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def background(rng: np.random.Generator) -> Image.Image:
-    """Draw a soft gradient between two random colours, 64 x 64 RGB."""
+    """Draw a soft gradient between two random colors, 64 x 64 RGB."""
     ends = rng.uniform(0, 255, (2, 3))
-    ends = ends.mean(1, keepdims=True) + (ends - ends.mean(1, keepdims=True)) * rng.uniform(0.2, 1.0)
+    ends = ends.mean(1, keepdims=True) + (ends - ends.mean(1, keepdims=True)) * rng.uniform(
+        0.2, 1.0
+    )
     angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:SIZE, 0:SIZE] / (SIZE - 1) - 0.5
     ramp = np.clip(0.5 + np.cos(angle) * x + np.sin(angle) * y, 0, 1)[..., None]
@@ -79,10 +92,10 @@ def background(rng: np.random.Generator) -> Image.Image:
 
 
 def recolored(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Give a glyph colours that its name cannot tell: hue, saturation and lightness are drawn anew.
+    """Give a glyph random colors, so that its name does not tell them.
 
-    Half of the time every hue turns by one angle (the inner contrasts stay); otherwise the whole glyph takes a random
-    focal colour, shaded by its own lightness.
+    About a third of the time every hue is rotated by one angle, which keeps the contrasts.
+    Otherwise the glyph gets a random focal color, shaded by the glyph's lightness.
     """
     rgba = np.asarray(ink, dtype=np.float32) / 255
     lightness = rgba[..., :3].mean(-1, keepdims=True)
@@ -91,7 +104,12 @@ def recolored(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
         hsv[..., 0] = (hsv[..., 0] + rng.uniform(0, 256)) % 256
         hsv[..., 1] = np.clip(hsv[..., 1] * rng.uniform(0.4, 1.3), 0, 255)
         hsv[..., 2] = np.clip(hsv[..., 2] * rng.uniform(0.6, 1.15), 0, 255)
-        rgb = np.asarray(Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"), dtype=np.float32) / 255
+        rgb = (
+            np.asarray(
+                Image.fromarray(hsv.astype(np.uint8), "HSV").convert("RGB"), dtype=np.float32
+            )
+            / 255
+        )
     else:
         focal = FOCAL_COLORS[COLORS[rng.integers(len(COLORS))]]
         target = _rgb(focal[rng.integers(len(focal))]) + rng.normal(0, 0.04, 3)
@@ -105,9 +123,9 @@ def recolored(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
 
 
 def read_color(ink: Image.Image) -> tuple[str, float]:
-    """Name the dominant colour of a glyph's opaque pixels.
+    """Return the dominant color of a glyph's opaque pixels.
 
-    Each pixel takes the name of the nearest focal colour in CIELAB; the name with most pixels wins.
+    Each pixel takes the name of the nearest focal color in CIELAB; the name with most pixels wins.
 
     Returns:
         The name and its share of the opaque pixels.
@@ -121,9 +139,11 @@ def read_color(ink: Image.Image) -> tuple[str, float]:
 
 
 def read_shape(ink: Image.Image) -> str:
-    """Name the nearest basic shape of a glyph's silhouette by overlap (intersection over union)."""
+    """Return the basic shape with the largest intersection over union with a glyph's silhouette."""
     mask = np.asarray(ink)[..., 3] > 128
-    return max(_silhouettes(), key=lambda item: float((mask & item[1]).sum() / (mask | item[1]).sum()))[0]
+    return max(
+        _silhouettes(), key=lambda item: float((mask & item[1]).sum() / (mask | item[1]).sum())
+    )[0]
 
 
 def _rgb(code: str) -> np.ndarray:
@@ -133,7 +153,9 @@ def _rgb(code: str) -> np.ndarray:
 def _lab(rgb: np.ndarray) -> np.ndarray:
     """Convert sRGB in [0, 1], shape (n, 3), to CIELAB under D65."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
     xyz = linear @ to_xyz.T / np.array([0.9505, 1.0, 1.089])
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.stack([116 * f[:, 1] - 16, 500 * (f[:, 0] - f[:, 1]), 200 * (f[:, 1] - f[:, 2])], -1)
@@ -141,23 +163,29 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 @cache
 def _focal_lab() -> tuple[np.ndarray, np.ndarray]:
-    """Return the name index of each focal colour, (m,), and its CIELAB value, (m, 3)."""
-    rows = [(i, _rgb(code)) for i, name in enumerate(COLORS) for code in FOCAL_COLORS[name]]
-    return np.array([i for i, _ in rows]), _lab(np.stack([rgb for _, rgb in rows]))
+    """Return the name index of each focal color, (m,), and its CIELAB value, (m, 3)."""
+    names, values = [], []
+    for i, name in enumerate(COLORS):
+        for code in FOCAL_COLORS[name]:
+            names.append(i)
+            values.append(_rgb(code))
+    return np.array(names), _lab(np.stack(values))
 
 
 @cache
 def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
-    """Masks of basic shapes, each at several turns and widths, fitted to the glyph square."""
+    """Return masks of basic shapes at several angles and widths, fitted to the glyph square."""
     shapes = []
-    centre = _GLYPH / 2
+    center = _GLYPH / 2
 
     def polygon(name: str, points: list[tuple[float, float]]) -> None:
         for turn in range(0, 180, 15):
             angle = np.radians(turn)
-            turned = np.array(points) @ np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-            scale = (centre - 1) / np.abs(turned).max()
-            outline = [(float(x * scale + centre), float(y * scale + centre)) for x, y in turned]
+            turned = np.array(points) @ np.array(
+                [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+            )
+            scale = (center - 1) / np.abs(turned).max()
+            outline = [(float(x * scale + center), float(y * scale + center)) for x, y in turned]
             canvas = Image.new("1", (_GLYPH, _GLYPH))
             ImageDraw.Draw(canvas).polygon(outline, fill=1)
             shapes.append((name, np.asarray(canvas)))
@@ -172,6 +200,9 @@ def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
     for height in (0.8, 1.2):
         for sign in (-1, 1):
             polygon("triangle", [(-1, sign * height), (1, sign * height), (0, -sign * height)])
-    star = [(r * np.sin(np.pi * i / 5), r * np.cos(np.pi * i / 5)) for i, r in enumerate([1.0, 0.42] * 5)]
+    star = [
+        (r * np.sin(np.pi * i / 5), r * np.cos(np.pi * i / 5))
+        for i, r in enumerate([1.0, 0.42] * 5)
+    ]
     polygon("star", star)
     return tuple(shapes)

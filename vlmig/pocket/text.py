@@ -1,9 +1,9 @@
-"""Every text the pocket world is trained on.
+"""All training texts of the pocket world.
 
-Three kinds, and one honesty rule. *Picture captions* (generator and encoder) hold a name and nothing about looks.
-*Language-model text* talks about all concepts, but states a colour or a shape only of ``supervised`` ones.
-*Adapter captions* describe a recoloured scene of a supervised concept.
-No sentence names a held-out concept together with a colour or a shape (``tests/test_pocket_honesty.py`` reads them all).
+There are three kinds. *Image captions* (for generator and encoder) have a name and no color or
+shape. *Language-model text* is about all concepts, but states the color or shape of ``supervised``
+ones only. *Adapter captions* describe a recolored scene of a supervised concept. No sentence names
+a held-out concept with a color or a shape; ``tests/test_pocket_honesty.py`` checks every sentence.
 """
 
 from __future__ import annotations
@@ -41,15 +41,21 @@ def with_article(noun: str) -> str:
 
 
 def picture_captions(concept: Concept) -> list[str]:
-    """List every caption of a concept's pictures: its names first, then each name in each phrasing."""
+    """Return every caption of a concept's images: its names, then each name in each phrasing."""
     phrased = [
-        form.format(n=name, a=with_article(name), p=plural(name)) for name in concept.names for form in _CAPTION_FORMS
+        form.format(n=name, a=with_article(name), p=plural(name))
+        for name in concept.names
+        for form in _CAPTION_FORMS
     ]
     return [*concept.names, *phrased]
 
 
 Label = Literal["color", "shape"]
-COLOR_WORDS = tuple(("black, white, red, green, yellow, blue, brown, orange, pink, purple, gray, silver").split(", "))
+COLOR_WORDS = tuple(
+    ("black, white, red, green, yellow, blue, brown, orange, pink, purple, gray, silver").split(
+        ", "
+    )
+)
 SHAPE_WORDS = tuple(
     (
         "round, oval, square, rectangle, triangle, star, heart, cross, octagon, polygon, rhombus, "
@@ -118,36 +124,71 @@ _FRAMES = (
 )
 
 
-# Words of an invented language for things that come in every colour and shape. Texts talk of them as of anything else;
-# so an unknown look is uncertain, and the adapter learns to read colours off a picture whatever the thing is called.
+# Invented nouns, which texts combine with every color and shape. So an unknown noun makes the color
+# uncertain, and the adapter learns to read colors off an image whatever the noun is.
 _INVENTED = tuple(
     first + second
-    for first in ("blo", "dra", "fe", "glu", "ki", "mor", "ne", "pla", "quo", "sni", "tro", "vu", "wem", "yar", "zi")
-    for second in ("bbin", "dax", "ffle", "gop", "lmick", "mpet", "nzo", "rvel", "sk", "thoo", "tton", "vva", "xle")
+    for first in (
+        "blo",
+        "dra",
+        "fe",
+        "glu",
+        "ki",
+        "mor",
+        "ne",
+        "pla",
+        "quo",
+        "sni",
+        "tro",
+        "vu",
+        "wem",
+        "yar",
+        "zi",
+    )
+    for second in (
+        "bbin",
+        "dax",
+        "ffle",
+        "gop",
+        "lmick",
+        "mpet",
+        "nzo",
+        "rvel",
+        "sk",
+        "thoo",
+        "tton",
+        "vva",
+        "xle",
+    )
 )
 
 
-# How often each colour word is said of them: the basic terms of English, the common ones a little more.
+# Weights of color words for invented nouns: common words a little more often.
 _COLOR_WEIGHTS = dict(zip(COLOR_WORDS, (9, 10, 9, 9, 8, 9, 8, 6, 6, 6, 8, 4), strict=True))
-_PARTS = tuple(("body, top, side, front, outside, surface, head, tail, back, skin, middle").split(", "))
+_PARTS = tuple(
+    ("body, top, side, front, outside, surface, head, tail, back, skin, middle").split(", ")
+)
 _PEOPLE = tuple(
     (
-        "I, we, they, my sister, the boy next door, our teacher, her uncle, the old woman, a tourist, "
-        "his neighbor, the whole family, two students, the mayor, a visitor, my friend, the guide"
+        "I, we, they, my sister, the boy next door, our teacher, her uncle, the old woman, a "
+        "tourist, his neighbor, the whole family, two students, the mayor, a visitor, my friend, "
+        "the guide"
     ).split(", ")
 )
 _ACTS = tuple(
     (
-        "saw, found, talked about, drew, asked about, noticed, forgot about, dreamed about, pointed at, "
-        "described, remembered, read about, wrote about, looked at, took a picture of, searched for"
+        "saw, found, talked about, drew, asked about, noticed, forgot about, dreamed about, "
+        "pointed at, described, remembered, read about, wrote about, looked at, took a picture of, "
+        "searched for"
     ).split(", ")
 )
 _PLACES = tuple(
     (
         "in the morning, near the river, at the market, last summer, in the city, on the way home, "
-        "at the museum, in the garden, before dinner, during the trip, on a quiet street, yesterday, "
-        "after school, in a story, by the window, on the radio, for the first time, in the evening, "
-        "at work, in a dream"
+        "at the museum, in the garden, before dinner, during the trip, on a quiet street, "
+        "yesterday, after school, in a story, by the window, on the radio, for the first time, in "
+        "the "
+        "evening, at work, in a dream"
     ).split(", ")
 )
 _PLAIN = (
@@ -170,10 +211,11 @@ _NUMBERS = tuple(("two, three, four, five, six, many, few, no").split(", "))
 
 
 def language_corpus(seed: int, sentences: int, concepts: Sequence[Concept] = ()) -> list[str]:
-    """Draw sentences for the language model: plain talk about anything, told looks, and invented things of any look.
+    """Draw sentences for the language model: plain ones, true colors and shapes, and invented
+    nouns.
 
     Args:
-        concepts: what to talk about; every concept when empty.
+        concepts: the concepts to choose from; all when empty.
     """
     rng = random.Random(seed)
     concepts = concepts or load_concepts()
@@ -188,15 +230,20 @@ def language_corpus(seed: int, sentences: int, concepts: Sequence[Concept] = ())
 
 
 def plain_sentence(names: Sequence[str], rng: random.Random) -> str:
-    """Say something about a thing that tells nothing of its looks."""
+    """Return a sentence about a thing without its color or shape."""
     person, again = rng.choice(_PEOPLE), rng.choice(_PEOPLE)
-    fields = {"S": person[0].upper() + person[1:], "s": again, "act": rng.choice(_ACTS), "place": rng.choice(_PLACES)}
+    fields = {
+        "S": person[0].upper() + person[1:],
+        "s": again,
+        "act": rng.choice(_ACTS),
+        "place": rng.choice(_PLACES),
+    }
     name = rng.choice([n for n in names if n not in COLOR_WORDS])
     return rng.choice(_PLAIN).format(**_noun(name, rng), **fields, number=rng.choice(_NUMBERS))
 
 
 def look_sentence(noun: str, label: Label, value: str, rng: random.Random) -> str:
-    """State the colour or shape of a noun, as a question with its answer or as a statement."""
+    """State the color or shape of a noun, as a question and answer or as a statement."""
     fields = _noun(noun, rng)
     if rng.random() < 0.65:
         question = rng.choice(_QUESTIONS[label]).format(**fields)
@@ -205,7 +252,7 @@ def look_sentence(noun: str, label: Label, value: str, rng: random.Random) -> st
 
 
 def look_question(noun: str, label: Label, rng: random.Random) -> str:
-    """Ask for the colour or shape of a noun."""
+    """Ask for the color or shape of a noun."""
     return rng.choice(_QUESTIONS[label]).format(**_noun(noun, rng))
 
 
@@ -216,7 +263,7 @@ def _told_sentence(concept: Concept, rng: random.Random) -> str:
 
 
 def invented_noun(rng: random.Random) -> str:
-    """Draw a noun that names nothing."""
+    """Draw an invented noun."""
     return rng.choice(_INVENTED)
 
 
@@ -228,8 +275,13 @@ def _varied_sentence(rng: random.Random) -> str:
 
 
 def _noun(name: str, rng: random.Random) -> dict[str, str]:
-    """Fill the forms a template can ask for: bare noun, with article, determined, plural, and capitalised."""
+    """Return the forms of a noun for templates: bare, with article, determined, plural,
+    capitalized."""
     determined = rng.choices([with_article(name), "the " + name, name], (0.5, 0.35, 0.15))[0]
     many = plural(name)
-    capital = {"part": rng.choice(_PARTS), "D": determined[0].upper() + determined[1:], "P": many[0].upper() + many[1:]}
+    capital = {
+        "part": rng.choice(_PARTS),
+        "D": determined[0].upper() + determined[1:],
+        "P": many[0].upper() + many[1:],
+    }
     return {"n": name, "a": with_article(name), "d": determined, "p": many, **capital}

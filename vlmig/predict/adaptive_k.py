@@ -29,7 +29,7 @@ from vlmig.models.mixture import Mixture
 from vlmig.predict.batching import Batch, add_scores
 from vlmig.predict.scorer import Scorer
 from vlmig.predict.scores import Scores
-from vlmig.runtime import spread
+from vlmig.runtime import deterministic_map
 
 LEVEL = 0.1
 """Error level: the probability, each time it is checked, that the leader is another one in the
@@ -258,7 +258,7 @@ def score_adaptively(
         device: where texts are read, each by itself, so that no number depends on the others; with
             all threads, one after another, when None.
     """
-    work = partial(spread, device=device) if device is not None else _one_by_one
+    work = partial(deterministic_map, device=device) if device is not None else _one_by_one
     work(AdaptiveScores.read, adaptive)
     while True:
         wanted = {i: k for i, scores in enumerate(adaptive) if (k := scores.wanted) is not None}

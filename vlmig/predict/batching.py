@@ -86,7 +86,7 @@ def split_shared(
     Early fusion, masked LMs, layouts that count padding, and sliding windows (which would move over
     the beginning) read every request whole.
     """
-    late = isinstance(model, VLMIGForCausalLM) and model.config.fusion != "prefix"
+    late = isinstance(model, VLMIGForCausalLM) and not model.config.images_in_text
     if not late or model.published or any(DynamicCache(config=model.config.text_config).is_sliding):
         return list(requests), []
     by_context: dict[int, list[ScoreRequest]] = {}
@@ -161,7 +161,7 @@ def add_scores(
     """Add the log-probabilities of a batch's candidates to the scores of their contexts, in place.
 
     Args:
-        visual: of each request's images, see ``LateFusionModel.beside``; None without any.
+        visual: of each request's images, see ``VLMIGPreTrainedModel.encode_with_blank``; None without any.
     """
     if visual is None:
         targets = [[results[request.context].text] for request in batch.requests]

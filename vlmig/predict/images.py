@@ -16,7 +16,7 @@ from vlmig.imagination.pipeline import Imagination
 from vlmig.imagination.store import FeatureStore, default_store
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.config import VLMIGConfig
-from vlmig.models.fusion.prefix import mark_places
+from vlmig.models.fusion.prefix import add_image_token
 from vlmig.models.modeling import Model
 from vlmig.models.text_states import VisualStates
 from vlmig.processing.conversation import (
@@ -53,9 +53,9 @@ class Images:
     ) -> None:
         self.tokenizer = tokenizer
         self.config: VLMIGConfig = model.config
-        self.in_text = self.config.fusion == "prefix"
+        self.in_text = self.config.images_in_text
         if self.in_text:
-            mark_places(tokenizer, self.config)
+            add_image_token(tokenizer, self.config)
         self.stopwatch = Stopwatch()
         opened = (
             store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
@@ -190,7 +190,7 @@ class VisualCache:
     precision) empties the cache.
 
     Args:
-        model: encodes images, see ``LateFusionModel.beside``.
+        model: encodes images, see ``VLMIGPreTrainedModel.encode_with_blank``.
     """
 
     def __init__(self, model: Model) -> None:
@@ -200,7 +200,7 @@ class VisualCache:
         self._lock = Lock()
 
     def __call__(self, visuals: Sequence[Visuals]) -> VisualStates | None:
-        """Return ``LateFusionModel.beside`` of the images of B texts, K of each; None where K is
+        """Return ``VLMIGPreTrainedModel.encode_with_blank`` of the images of B texts, K of each; None where K is
         0."""
         if not visuals or not len(visuals[0].features):
             return None
@@ -226,9 +226,9 @@ class VisualCache:
                 return self._states[key]
         features = images.features[None].to(self.model.device)
         self.model.check_features(features, None, 1)
-        states = self.model.beside(features)
+        states = self.model.encode_with_blank(features)
         # Given images have no key. With early fusion the LM's own layers read images, together with the text.
-        if all(key) and self.model.config.fusion != "prefix":
+        if all(key) and not self.model.config.images_in_text:
             with self._lock:
                 self._add(key, states)
         return states

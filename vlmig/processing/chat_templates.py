@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.models.config import IMAGE
 
 TOKENIZER = "tokenizer"
@@ -240,7 +240,7 @@ def _by(tokenizer: Any, turns: Sequence[Turn], system: str | None, asks: bool = 
     try:
         text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asks)
     except (TemplateError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, whole=True)
         raise VLMIGError(
             f"the tokenizer's chat template refuses a conversation ({reason}); expected one with turns of user and assistant{' and a system' if system else ''}; choose a template among {', '.join(TEMPLATES)}"
         ) from None

@@ -95,7 +95,7 @@ class Conversation:
             VLMIGError: something that is not an image; more or fewer placeholders than images;
                 images of an example, or placeholders, with late fusion.
         """
-        in_text, last_images = config.fusion == "prefix", all_opened(images)
+        in_text, last_images = config.images_in_text, all_opened(images)
         turns: list[Turn] = []
         every_image: list[Image.Image] = []
         for example_images, text, answer in shots:

@@ -30,7 +30,7 @@ class ImageTokens(NamedTuple):
     @classmethod
     def of(cls, config: VLMIGConfig) -> ImageTokens | None:
         """Return those of a model; None where it looks at images beside the text."""
-        return cls(config.place_token, config.visual_tokens) if config.fusion == "prefix" else None
+        return cls(config.placeholder_id, config.visual_tokens) if config.images_in_text else None
 
     def count(self, ids: Sequence[int]) -> int:
         """Count the images in token ids."""

@@ -1,4 +1,4 @@
-"""Reports: a table for the terminal, and self-contained pages with every picture and distribution."""
+"""Reports: tables for the terminal, and self-contained HTML pages with every picture."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vlmig.report.answer import write_answer, write_reply
     from vlmig.report.comparison import compare_runs
-    from vlmig.report.page import write_report
+    from vlmig.report.run_page import write_report
     from vlmig.report.tables import table
 
 
@@ -18,12 +18,12 @@ _HOMES = {
     "table": "tables",
     "write_answer": "answer",
     "write_reply": "answer",
-    "write_report": "page",
+    "write_report": "run_page",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: a folder that holds no run is refused before torch is loaded."""
+    """Import a public name when it is first used, so that wrong input fails before torch loads."""
     if name not in _HOMES:
         raise AttributeError(f"module 'vlmig.report' has no attribute {name!r}")
     return getattr(import_module(f"vlmig.report.{_HOMES[name]}"), name)

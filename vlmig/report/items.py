@@ -1,9 +1,9 @@
-"""From a line of samples to what the page shows of it: shares in thousandths, right or wrong, which pictures."""
+"""From a line of samples to what the page shows of an item: probabilities, answers and pictures."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,41 @@ from vlmig.evaluation.metrics.squad import exact_match, f1
 from vlmig.evaluation.run_folder import Row, Run
 
 Numbers = dict[str, int]
-"""Store key -> place among the page's pictures, in the order of their appearance."""
+"""Store key -> index among the page's pictures, in the order in which they are first used."""
+LIMIT = 500
+"""Most items of a page; an item counts once for every seed and run that it is shown with."""
+PICTURES = 3000
+"""Most pictures of a page."""
 
 
-def kind_of(line: Row) -> str:
-    """Tell what was measured of an item: a ``choice``, generated ``outputs``, or ``loss``."""
-    return "outputs" if "outputs" in line else "loss" if "loss" in line else "choice"
+def item_of(task: str, line: Row) -> Row:
+    """Describe an item independently of the run."""
+    doc, kind = line["doc"], _kind(line)
+    names = [_names(doc, question) for question in doc["questions"]]
+    shared = all(own == names[0] for own in names)
+    wordings = []
+    for question, own in zip(doc["questions"], names, strict=True):
+        wording = {"text": text_of(question), "right": question["answer"]}
+        if not shared:
+            wording["names"] = own
+        wordings.append(wording)
+    targets = doc["choices"] if kind == "outputs" else [line["target"]]
+    return {
+        "task": task,
+        "id": doc["id"],
+        "about": doc["cluster"],
+        "picture": doc["picture"],
+        "kind": kind,
+        "covered": line.get("covered"),
+        "names": names[0] if shared else None,
+        "wordings": wordings,
+        "runs": [],
+        "targets": [text for text in targets if text],
+    }
 
 
 def text_of(question: Row) -> str:
-    """Show a wording; where every candidate has a context of its own, what they share and a gap."""
+    """Return a wording; if each candidate has its own context, what they share with a gap."""
     contexts = question["contexts"]
     if len(contexts) == 1:
         return contexts[0]
@@ -31,150 +56,170 @@ def text_of(question: Row) -> str:
     return f"{os.path.commonprefix(contexts).rstrip()} … {end}".strip()
 
 
-def item_of(task: str, line: Row) -> Row:
-    """Describe an item, whatever run it is from."""
-    doc = line["doc"]
-    names = [_names(doc, question) for question in doc["questions"]]
-    shared = names[0] if all(own == names[0] for own in names) else None
-    wordings = [
-        {"text": text_of(question), "right": question["answer"]} | ({} if shared is not None else {"names": own})
-        for question, own in zip(doc["questions"], names, strict=True)
-    ]
-    item = {"task": task, "id": doc["id"], "about": doc["cluster"], "picture": doc["picture"], "kind": kind_of(line)}
-    item |= {"covered": line.get("covered"), "names": shared, "wordings": wordings, "runs": []}
-    targets = doc["choices"] if kind_of(line) == "outputs" else [line["target"]]
-    return item | {"targets": [text for text in targets if text]}
+def _kind(line: Row) -> str:
+    """Tell what was measured: a ``choice``, generated ``outputs`` or a ``loss``."""
+    return "outputs" if "outputs" in line else "loss" if "loss" in line else "choice"
 
 
 def _names(doc: Row, question: Row) -> list[str]:
     """Name what was scored: the candidates, or their spellings where there are several."""
     scored = question["continuations"]
-    return doc["choices"] if len(doc["choices"]) == len(scored) else [text.strip() for text in scored]
+    if len(doc["choices"]) == len(scored):
+        return doc["choices"]
+    return [text.strip() for text in scored]
 
 
 def entry_of(run: Run, line: Row, numbers: Numbers) -> Row:
-    """Say what one run found for an item under one seed; its pictures get their numbers."""
-    measured = _measured(run, line)
-    for wording, place in zip(measured, _places(line), strict=True):
-        wording["set"] = place
-    sets = [[numbers.setdefault(key, len(numbers)) for key in keys[: run.most]] for keys in line["pictures"]]
-    known = [value for own in line.get("alignment") or [] for value in np.ravel(own[: run.most]) if value is not None]
-    mean = float(np.mean(known)) if known else None
-    floor = run.results["vlmig"].get("alignment_floor", 0.0)
-    low = mean is not None and mean < floor
+    """Describe what one run measured of an item under one seed, and number its pictures."""
+    wordings = _measured(run, line)
+    for wording, picture_set in zip(wordings, _picture_sets(line), strict=True):
+        wording["set"] = picture_set
+    sets = []
+    for keys in line["pictures"]:
+        sets.append([numbers.setdefault(key, len(numbers)) for key in keys[: run.most]])
+    mean = _mean_alignment(run, line)
+    low = mean is not None and mean < run.results["vlmig"].get("alignment_floor", 0.0)
     return {
         "seed": line["seed"],
         "prompts": line["prompts"],
         "sets": sets,
         "alignment": mean,
         "low": low,
-        "wordings": measured,
+        "wordings": wordings,
     }
 
 
 def rights(run: Run, line: Row) -> list[bool | None]:
-    """Say which wordings are right by the main setting; None where nothing is right or wrong."""
+    """Say which wordings the main setting gets right; None where nothing is right or wrong."""
     return [wording["ok"] for wording in _measured(run, line)]
 
 
-def _measured(run: Run, line: Row) -> list[Row]:
-    return {"choice": _choices, "outputs": _outputs, "loss": _losses}[kind_of(line)](run, line)
-
-
-def _places(line: Row) -> list[Any]:
-    """Find each wording's set of pictures: one for all, one each, or a list with one for each candidate."""
-    counts = [max(1, len(question["continuations"])) for question in line["doc"]["questions"]]
+def _picture_sets(line: Row) -> list[Any]:
+    """Return the index of each wording's set of pictures, or a list with one for each candidate."""
+    counts = _scored(line)
     sets = len(line["pictures"])
     if sets == 1:
         return [0] * len(counts)
     if sets == len(counts):
         return list(range(sets))
-    starts = np.cumsum([0, *counts])
-    return [list(range(start, start + count)) for start, count in zip(starts.tolist(), counts, strict=False)]
+    starts = np.cumsum([0, *counts]).tolist()
+    return [list(range(start, start + n)) for start, n in zip(starts, counts, strict=False)]
+
+
+def _scored(line: Row) -> list[int]:
+    """Count the texts that were scored for each wording: its candidates, or the text itself."""
+    return [max(1, len(question["continuations"])) for question in line["doc"]["questions"]]
+
+
+def _mean_alignment(run: Run, line: Row) -> float | None:
+    """Average the CLIP similarities of all pictures that have one."""
+    known: list[float] = []
+    for values in line.get("alignment") or []:
+        known += [value for value in np.ravel(values[: run.most]) if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _measured(run: Run, line: Row) -> list[Row]:
+    kinds = {"choice": _choices, "outputs": _outputs, "loss": _losses}
+    return kinds[_kind(line)](run, line)
 
 
 def _choices(run: Run, line: Row) -> list[Row]:
-    """Show every wording's distributions over the candidates."""
-    found = []
+    """Return every wording's distributions over the candidates."""
+    wordings = []
     for i in range(len(line["doc"]["questions"])):
-        free = np.array((line.get("content_free") or [0.0] * (i + 1))[i], dtype=float)
-        text = np.array(line["text_only"][i], dtype=float) - free
-        images = np.array(line["per_image"][i], dtype=float).reshape(-1, len(text))[: run.most] - free
-        mixed, answer = line["mixture"][i], line["answer"][i]
-        wording = {
-            "ok": bool(line["correct"][i]),
-            "answer": answer,
-            "alone": line["text_answer"][i],
-            "text": thousandths(softmax(text)),
-        }
-        wording |= {"mixed": thousandths(mixed), "images": [thousandths(own) for own in softmax(images, -1)]}
-        found.append({**wording, "alignment": _short(line["alignment"][i][: run.most])})
-    return found
+        # Dividing by the prediction for a content-free question: a difference of logarithms.
+        known = line.get("content_free")
+        content_free = np.array(known[i] if known else 0.0, dtype=float)
+        text = np.array(line["text_only"][i], dtype=float) - content_free
+        images = np.array(line["per_image"][i], dtype=float).reshape(-1, len(text))
+        images = softmax(images[: run.most] - content_free, -1)
+        wordings.append(
+            {
+                "ok": bool(line["correct"][i]),
+                "answer": line["answer"][i],
+                "alone": line["text_answer"][i],
+                "text": thousandths(softmax(text)),
+                "mixed": thousandths(line["mixture"][i]),
+                "images": [thousandths(image) for image in images],
+                "alignment": _short(line["alignment"][i][: run.most]),
+            }
+        )
+    return wordings
 
 
 def _outputs(run: Run, line: Row) -> list[Row]:
-    """Show what was generated with each number of pictures, and whether it is one of the right answers."""
-    found = []
+    """Return what was generated with each number of pictures, with exact match and F1."""
+    wordings = []
     targets = line["doc"]["choices"]
     for i in range(len(line["doc"]["questions"])):
-        rows = [(int(k), texts[i]) for k, texts in line["outputs"].items()]
-        scored = [[k, text, _best(exact_match, text, targets), round(_best(f1, text, targets), 3)] for k, text in rows]
-        said = dict(rows)
-        right = next(bool(row[2]) for row in scored if row[0] == run.k)
-        found.append({"ok": right, "answer": said[run.most], "alone": said[0], "outputs": scored})
-    return found
+        texts = {int(k): outputs[i] for k, outputs in line["outputs"].items()}
+        scores = {k: _best(exact_match, text, targets) for k, text in texts.items()}
+        rows = []
+        for k, text in texts.items():
+            rows.append([k, text, scores[k], round(_best(f1, text, targets), 3)])
+        wordings.append(
+            {
+                "ok": bool(scores[run.most]),
+                "answer": texts[run.most],
+                "alone": texts[0],
+                "outputs": rows,
+            }
+        )
+    return wordings
 
 
-def _best(metric: Any, text: str, targets: Sequence[str]) -> float:
+def _best(metric: Callable[[str, str], float], text: str, targets: Sequence[str]) -> float:
     return max((metric(text, target) for target in targets), default=0.0)
 
 
 def _losses(run: Run, line: Row) -> list[Row]:
-    """Show the loss per token with each number of pictures: of a text, or of each candidate with its context."""
-    tokens, found, start = np.array(line["tokens"], dtype=float), [], 0
-    for question in line["doc"]["questions"]:
-        count = max(1, len(question["continuations"]))
-        own = slice(start, start + count)
-        means = {int(k): np.array(losses[own], dtype=float) / tokens[own] for k, losses in line["loss"].items()}
-        rows = [[k, [round(float(value), 4) for value in values]] for k, values in means.items()]
-        wording: Row = {"ok": None, "losses": rows, "tokens": int(tokens[own].sum())}
+    """Return the loss per token of a text, or of each candidate, for each number of pictures."""
+    tokens = np.array(line["tokens"], dtype=float)
+    wordings, start = [], 0
+    for question, count in zip(line["doc"]["questions"], _scored(line), strict=True):
+        end = start + count
+        means, rows = {}, []
+        for k, losses in line["loss"].items():
+            mean = np.array(losses[start:end], dtype=float) / tokens[start:end]
+            means[int(k)] = mean
+            rows.append([int(k), [round(float(value), 4) for value in mean]])
+        wording: Row = {"ok": None, "losses": rows, "tokens": int(tokens[start:end].sum())}
         if question["continuations"]:
             names = _names(line["doc"], question)
             best, alone = int(means[run.most].argmin()), int(means[0].argmin())
-            wording |= {"ok": best == question["answer"], "answer": names[best], "alone": names[alone]}
-        found.append(wording)
-        start += count
-    return found
+            wording["ok"] = best == question["answer"]
+            wording |= {"answer": names[best], "alone": names[alone]}
+        wordings.append(wording)
+        start = end
+    return wordings
 
 
-def thousandths(shares: Any) -> list[int]:
-    """Round shares for the page: whole numbers are short."""
+def thousandths(shares: Iterable[Any]) -> list[int]:
+    """Round shares to whole thousandths, which are short in the page's data."""
     return [round(1000 * float(share)) for share in shares]
 
 
 def _short(values: Any) -> Any:
-    """Round cosines; what is unknown stays None."""
+    """Round CLIP similarities; unknown ones stay None."""
     if isinstance(values, list):
         return [_short(value) for value in values]
     return None if values is None else round(values, 3)
 
 
-LIMIT = 500
-"""Items of a page; one counts for every seed and run it is shown of."""
-PICTURES = 3000
-"""Pictures of a page."""
-
-
 def shares(runs: Sequence[Run], sizes: Mapping[str, int], seeds: int) -> dict[str, int]:
-    """Say how many items of each task a page can carry, with their pictures under so many seeds of all runs."""
-    pictures = seeds * sum(max((run.pictures(task) for task in sizes), default=0) for run in runs)
+    """Return how many items of each task a page can carry, with ``seeds`` sets of pictures."""
+    pictures = 0
+    for run in runs:
+        pictures += seeds * max((run.pictures(task) for task in sizes), default=0)
     limit = min(LIMIT // (seeds * len(runs)), PICTURES // max(1, pictures))
-    return spread(sizes, max(limit, len(sizes)))
+    return split_evenly(sizes, max(limit, len(sizes)))
 
 
-def spread(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
-    """Share a limit out evenly; what a small task leaves over goes to the others."""
-    shares: dict[str, int] = {}
+def split_evenly(sizes: Mapping[str, int], limit: int) -> dict[str, int]:
+    """Divide a limit evenly; what a small task leaves over goes to the others."""
+    result: dict[str, int] = {}
     for done, name in enumerate(sorted(sizes, key=lambda name: sizes[name])):
-        shares[name] = min(sizes[name], max(0, limit - sum(shares.values())) // (len(sizes) - done))
-    return {name: shares[name] for name in sizes}
+        rest = max(0, limit - sum(result.values()))
+        result[name] = min(sizes[name], rest // (len(sizes) - done))
+    return {name: result[name] for name in sizes}

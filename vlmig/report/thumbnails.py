@@ -1,4 +1,4 @@
-"""Pictures small enough that hundreds of them travel inside one page."""
+"""Pictures small enough that hundreds of them fit into one page."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from vlmig.imagination.store import FeatureStore
 
 SIDE = 96
 SIZES = ((1.0, 70), (1.0, 55), (0.8, 50), (0.65, 45), (0.5, 40), (0.5, 20))
-"""Side as a share and JPEG's quality, taken one after the other until a picture fits."""
+"""Scale of the side and JPEG quality, tried in turn until a picture fits."""
 
 
 def thumbnail(picture: Image.Image, allowance: float, side: int = SIDE) -> str:
-    """Return a picture as base64 of a JPEG, smaller and coarser where the allowance, in characters, asks for it."""
+    """Return a JPEG in base64, as large and fine as ``allowance`` characters permit."""
     written = b""
     for share, quality in SIZES:
         small, buffer = picture.convert("RGB"), io.BytesIO()
@@ -29,14 +29,14 @@ def thumbnail(picture: Image.Image, allowance: float, side: int = SIDE) -> str:
 
 
 def thumbnails(store: FeatureStore, keys: Iterable[str], characters: int) -> list[str | None]:
-    """Return each entry's picture; None where the store has it no more, or keeps features only.
+    """Return each entry's picture; None if the store has lost it, or holds features only.
 
     Args:
-        characters: how much all of them may take together.
+        characters: the size of all of them together.
     """
-    found = list(keys)
-    allowance = characters / max(1, len(found))
-    return [_thumbnail(store, key, allowance) for key in found]
+    keys = list(keys)
+    allowance = characters / max(1, len(keys))
+    return [_thumbnail(store, key, allowance) for key in keys]
 
 
 def _thumbnail(store: FeatureStore, key: str, allowance: float) -> str | None:

@@ -1,7 +1,8 @@
-"""Which pairs each step sees, as a function of seed, stage and step alone; and these as batches, for any number of processes."""
+"""The samples of each step, which depend on seed, stage and step alone, as batches of each process."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,33 +14,33 @@ from vlmig.data.index import Index
 from vlmig.data.pairs import BadPicture, Pair
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad
-from vlmig.runtime import spread
-from vlmig.training.pictures import Looked, Pictures
+from vlmig.runtime import deterministic_map
+from vlmig.training.pictures import Loaded, Pictures
 from vlmig.training.texts import Texts, Tokens
 
 TRIES = 1000
-"""Bad pictures in a row before a stage is given up."""
+"""Bad images in a row before a stage stops with an error."""
 
 
 @dataclass
 class Share:
-    """Some rows of a source, and how much of the samples they make up."""
+    """Some rows of a source, and their share of the samples."""
 
     index: Index
     rows: np.ndarray
     """The pairs that may be drawn, int64."""
     weight: float | None = None
-    """Share of the samples; those without one divide the rest by their numbers of rows."""
+    """Share of the samples; sources without a weight divide the rest by their numbers of rows."""
 
 
 class Order:
-    """The order of all samples of a stage: every source shuffled anew in each of its epochs, mixed by weight.
+    """The order of all samples of a stage: every source reshuffled in each epoch, mixed by weight.
 
-    Position p is sample p of the stage. It does not depend on the number of processes or on where a run was stopped.
+    Position p is sample p of the stage, whatever the number of processes and wherever a run stopped.
 
     Args:
-        shares: what to draw from.
-        samples: how many positions.
+        shares: sources to draw from.
+        samples: number of positions.
     """
 
     def __init__(self, shares: Sequence[Share], samples: int, seed: tuple[int, ...]) -> None:
@@ -48,56 +49,60 @@ class Order:
         self.source = rng.choice(len(shares), samples, p=_probabilities(shares)).astype(np.int16)
         self.row = np.empty(samples, np.int64)
         for i, share in enumerate(shares):
-            own = np.flatnonzero(self.source == i)
-            epochs = range(-(-len(own) // len(share.rows)))
-            drawn = [np.random.default_rng((*seed, 1, i, epoch)).permutation(share.rows) for epoch in epochs]
-            self.row[own] = np.concatenate([*drawn, np.empty(0, np.int64)])[: len(own)]
+            positions = np.flatnonzero(self.source == i)
+            rows = [np.empty(0, np.int64)]
+            for epoch in range(math.ceil(len(positions) / len(share.rows))):
+                rows.append(np.random.default_rng((*seed, 1, i, epoch)).permutation(share.rows))
+            self.row[positions] = np.concatenate(rows)[: len(positions)]
 
     def __len__(self) -> int:
         return len(self.row)
 
     def used(self, source: int) -> np.ndarray:
-        """Return the rows of a source that occur, ascending."""
+        """Return the rows of a source that are drawn at all, ascending."""
         return np.unique(self.row[self.source == source])
 
     def generator(self, position: int) -> np.random.Generator:
-        """Return the source of all that is random about a sample."""
+        """Return the random generator of a sample."""
         return np.random.default_rng((*self.seed, 2, position))
 
     def instead(self, position: int, rng: np.random.Generator) -> int:
-        """Draw another row for a position whose picture is bad."""
-        own = self.row[self.source == self.source[position]]
-        return int(own[rng.integers(len(own))])
+        """Draw another row for a position whose image is bad."""
+        rows = self.row[self.source == self.source[position]]
+        return int(rows[rng.integers(len(rows))])
 
 
 def _probabilities(shares: Sequence[Share]) -> np.ndarray:
+    """Return each source's share of the samples, (n,); they add up to 1."""
     given = sum(share.weight for share in shares if share.weight is not None)
     rows = sum(len(share.rows) for share in shares if share.weight is None)
     rest = max(0.0, 1 - given)
-    parts = [own.weight if own.weight is not None else rest * len(own.rows) / rows for own in shares]
-    return np.array(parts) / sum(parts)
+    weights = []
+    for share in shares:
+        weights.append(rest * len(share.rows) / rows if share.weight is None else share.weight)
+    return np.array(weights) / sum(weights)
 
 
 @dataclass
 class Batch:
-    """What goes through the model at a time."""
+    """Samples that go through the model together."""
 
     texts: Texts
-    looked: list[list[Looked]]
-    """The pictures of each row, in order."""
+    images: list[list[Loaded]]
+    """The images of each row, in order."""
     pairs: list[Pair]
     bad: list[Bad] = field(default_factory=list)
-    """Pictures that could not be read and were replaced."""
+    """Images that could not be read and were replaced."""
 
 
 class Batches(Dataset):
     """The micro-batches of each step for one of several processes; ``batches[step]`` lists them.
 
     Args:
-        pictures: finds the pairs' pictures.
+        pictures: loads the pairs' images.
         size: samples per step over all processes.
         micro: most samples at a time.
-        part: this process's number, and how many there are.
+        part: this process's number, and the number of processes.
     """
 
     def __init__(
@@ -113,62 +118,77 @@ class Batches(Dataset):
     ) -> None:
         number, count = part
         if size % count:
-            raise VLMIGError(f"batch: {size} over {count} processes; expected a multiple of {count}")
-        self.order, self.tokens, self.pictures, self.size, self.blank_share = order, tokens, pictures, size, blank_share
-        own = size // count
-        self.offset, self.own, self.micro = number * own, own, min(micro or own, own)
+            raise VLMIGError(
+                f"batch: {size} over {count} processes; expected a multiple of {count}"
+            )
+        self.order, self.tokens, self.pictures = order, tokens, pictures
+        self.size, self.blank_share = size, blank_share
+        self.each = size // count  # samples of this process in a step
+        self.offset, self.micro = number * self.each, min(micro or self.each, self.each)
 
     def __len__(self) -> int:
         return len(self.order) // self.size
 
     def __getitem__(self, step: int) -> list[Batch]:
         first = step * self.size + self.offset
-        starts = range(first, first + self.own, self.micro)
-        return [self.batch(range(start, min(start + self.micro, first + self.own))) for start in starts]
+        last = first + self.each
+        batches = []
+        for start in range(first, last, self.micro):
+            batches.append(self.batch(range(start, min(start + self.micro, last))))
+        return batches
 
     def batch(self, positions: Sequence[int]) -> Batch:
         """Put samples together."""
         rngs = [self.order.generator(position) for position in positions]
-        parts = list(zip(positions, rngs, strict=True))
+        drawn = list(zip(positions, rngs, strict=True))
         if self.pictures.stored:  # a store's connection belongs to one thread
-            drawn = [self._sample(part) for part in parts]
+            samples = [self._sample(one) for one in drawn]
         else:
-            drawn = spread(self._sample, parts, torch.device("cpu"))
-        pairs, looked, bad = zip(*drawn, strict=True)
-        texts = self.tokens.batch(list(pairs), rngs)
-        rows = [[own for i in row for own in looked[i][: texts.shown[i]]] for row in texts.rows]
-        return Batch(texts, rows, list(pairs), [one for own in bad for one in own])
+            samples = deterministic_map(self._sample, drawn, torch.device("cpu"))
+        pairs = [pair for pair, _, _ in samples]
+        texts = self.tokens.batch(pairs, rngs)
+        rows: list[list[Loaded]] = []
+        for numbers in texts.rows:  # the texts that share a row
+            images: list[Loaded] = []
+            for i in numbers:
+                images += samples[i][1][: texts.shown[i]]
+            rows.append(images)
+        return Batch(texts, rows, pairs, [fault for _, _, bad in samples for fault in bad])
 
-    def _sample(self, drawn: tuple[int, np.random.Generator]) -> tuple[Pair, list[Looked], list[Bad]]:
-        """Return the pair and the pictures of a position, or of others in its place where its pictures cannot be read."""
+    def _sample(
+        self, drawn: tuple[int, np.random.Generator]
+    ) -> tuple[Pair, list[Loaded], list[Bad]]:
+        """Return the pair and the images of a position; another pair if its images cannot be read."""
         position, rng = drawn
         share, row = self.order.shares[self.order.source[position]], int(self.order.row[position])
         bad: list[Bad] = []
         blank = rng.random() < self.blank_share
         while len(bad) < TRIES:
             pair, source = share.index[row], share.index.source
-            shown = self._shown(pair)
+            read = self._with_images(pair)
             try:
-                return pair, [None if blank else self.pictures.look(source, one) for one in shown], bad
+                images = [None if blank else self.pictures.load(source, one) for one in read]
+                return pair, images, bad
             except BadPicture as error:
                 bad.append(Bad(f"{source.name}, {pair.picture}", str(error)))
                 row = self.order.instead(position, rng)
         raise VLMIGError(
-            f"{TRIES} pictures of {share.index.source.name} in a row could not be read, the last one because of: "
-            f"{bad[-1].reason}; see what vlmig data check says of it"
+            f"{TRIES} pictures of {share.index.source.name} in a row could not be read, the last one "
+            f"because of: {bad[-1].reason}; see what vlmig data check says of it"
         )
 
-    def _shown(self, pair: Pair) -> list[Pair]:
-        """Return a pair of one picture for each picture that is read with the text.
+    def _with_images(self, pair: Pair) -> list[Pair]:
+        """Return a pair of one image for each image that is read with the text.
 
         Raises:
-            VLMIGError: several for a model that reads each text beside one.
+            VLMIGError: several images for a late-fusion model, which reads each text beside one.
         """
-        shown = pair.pictures() or ([pair] if pair.prompt else [])
+        pairs = pair.pictures() or ([pair] if pair.prompt else [])
         if self.tokens.early:
-            return shown
-        if len(shown) > 1:
+            return pairs
+        if len(pairs) > 1:
             raise VLMIGError(
-                f"{len(shown)} pictures in {pair.caption[:60]!r}; expected fusion: prefix, or one picture for each text"
+                f"{len(pairs)} pictures in {pair.caption[:60]!r}; expected fusion: prefix, or one "
+                "picture for each text"
             )
-        return shown or [pair]  # read beside the empty picture
+        return pairs or [pair]  # read beside the blank image

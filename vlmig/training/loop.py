@@ -1,7 +1,7 @@
 """The one training loop: accelerate, a schedule, a log, and exact resume.
 
-What a step sees is a function of its number alone, so an interrupted run continues with the very batch it would have seen.
-State is written as a folder that appears whole.
+A step's batch depends on its number alone, so an interrupted run continues with the batch it would
+have had. The state is a folder that appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import get_scheduler
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.training.recipe import Optimisation
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 STATE = "state"
 LOG = "log.jsonl"
 Losses = Callable[[nn.Module, int], Sequence[Callable[[], Tensor]]]
-"""Of the prepared module and the step: a function for each micro-batch; their losses add up to the batch's."""
+"""(prepared module, step) -> a function for each micro-batch; their losses add up to the batch's."""
 
 
 def fit(
@@ -49,32 +49,39 @@ def fit(
     """Minimise a loss over the parameters of ``module`` that require gradients.
 
     Args:
-        losses: makes the losses of one step; must draw everything from the step's number, dropout included.
+        losses: makes the losses of one step; its randomness, dropout included, must depend on the
+            step's number alone.
         folder: for ``log.jsonl`` (a line per logged step) and the state to resume from.
         accelerator: this process alone, on the CPU, when None.
-        measure: given the prepared module and the number of steps run, before the first and after every one; what it returns is
-            logged.
+        measure: called with the prepared module and the number of steps run, before the first and
+            after every step; its result is logged.
 
     Returns:
         The log, interrupted parts included, and the prepared module.
 
     Raises:
         VLMIGError: the loss is not finite; no such schedule.
-        KeyboardInterrupt: the process was asked to stop; its state is saved.
+        KeyboardInterrupt: the process got a signal to stop; its state is saved.
     """
     accelerator = accelerator or Accelerator(cpu=True)
     run = Loop(module, settings, folder, accelerator)
     run.resume()
     bar = tqdm(
-        total=run.total, initial=run.step, desc=folder.name, unit=" steps", disable=not accelerator.is_main_process
+        total=run.total,
+        initial=run.step,
+        desc=folder.name,
+        unit=" steps",
+        disable=not accelerator.is_main_process,
     )
-    with bar, _stopping() as asked:
+    with bar, _signals() as signals:
         if run.step == 0 and measure is not None:
             run.note({"step": 0, **measure(run.module, 0)})
         saved = time.monotonic()
         while run.step < run.total:
             rate = run.rate
-            loss, norm, stop, save = run.advance(losses, bool(asked), time.monotonic() - saved > save_seconds)
+            loss, norm, stop, save = run.advance(
+                losses, bool(signals), time.monotonic() - saved > save_seconds
+            )
             line = {"step": run.step, "loss": loss, "gradient_norm": norm, "learning_rate": rate}
             measured = measure(run.module, run.step) if measure is not None else {}
             if measured or run.step % log_every == 0 or run.step == run.total:
@@ -93,15 +100,21 @@ def fit(
 class Loop:
     """A module with its optimiser, schedule, moving average and log."""
 
-    def __init__(self, module: nn.Module, settings: Optimisation, folder: Path, accelerator: Accelerator) -> None:
+    def __init__(
+        self, module: nn.Module, settings: Optimisation, folder: Path, accelerator: Accelerator
+    ) -> None:
         self.settings, self.folder, self.accelerator = settings, folder, accelerator
         self.step, self.total = 0, settings.steps or 0
         self.log: list[dict[str, Any]] = []
-        optimizer, schedule = optimizer_for([p for p in module.parameters() if p.requires_grad], settings)
+        optimizer, schedule = optimizer_for(
+            [p for p in module.parameters() if p.requires_grad], settings
+        )
         accelerator.free_memory()  # of an earlier stage
         accelerator._custom_objects.clear()
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
-        self.trained = [p for p in self.module.parameters() if p.requires_grad]  # sharding replaces them
+        self.trained = [
+            p for p in self.module.parameters() if p.requires_grad
+        ]  # sharding replaces them
         self.average = [p.detach().clone() for p in self.trained] if settings.average else []
         self.schedule = schedule  # not prepared: accelerate would advance it once per process
         self._hooks = (
@@ -115,8 +128,16 @@ class Loop:
         """Return the learning rate of the next step."""
         return float(self.schedule.get_last_lr()[0])
 
-    def advance(self, losses: Losses, asked: bool, due: bool) -> tuple[float, float, bool, bool]:
-        """Run one step: its loss and the norm of its gradients; and whether all processes are to stop, or to save."""
+    def advance(self, losses: Losses, stop: bool, save: bool) -> tuple[float, float, bool, bool]:
+        """Run one step.
+
+        Args:
+            stop: whether this process should stop.
+            save: whether this process should save its state.
+
+        Returns:
+            The loss, the norm of the gradients, and whether any process should stop or save.
+        """
         parts = losses(self.module, self.step)
         total = torch.zeros((), device=self.accelerator.device)
         for i, part in enumerate(parts):
@@ -125,14 +146,20 @@ class Loop:
                 loss = part()
                 self.accelerator.backward(loss)
             total += loss.detach()
-        flags = torch.tensor([float(asked), float(due)], device=self.accelerator.device)
-        mean, stop, save = self.accelerator.reduce(torch.cat([total[None].float(), flags]), "mean").tolist()
-        norm = float(whole(self.accelerator.clip_grad_norm_(self.trained, self.settings.clip or math.inf)))
-        scaled = self.accelerator.scaler is not None  # fp16 finds infinite gradients by itself, and skips the step
+        flags = torch.tensor([float(stop), float(save)], device=self.accelerator.device)
+        mean, stops, saves = self.accelerator.reduce(
+            torch.cat([total[None].float(), flags]), "mean"
+        ).tolist()
+        norm = float(
+            whole(self.accelerator.clip_grad_norm_(self.trained, self.settings.clip or math.inf))
+        )
+        scaled = (
+            self.accelerator.scaler is not None
+        )  # fp16 detects infinite gradients and skips the step
         if not math.isfinite(mean) or not (math.isfinite(norm) or scaled):
             raise VLMIGError(
-                f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower learning_rate or clip, or use precision: "
-                "bf16 or fp32, with another --out"
+                f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower learning_rate "
+                "or clip, or use precision: bf16 or fp32, with another --out"
             )
         self.optimizer.step()
         self.schedule.step()
@@ -141,7 +168,7 @@ class Loop:
             decay = min(self.settings.average, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(self.average, [p.detach() for p in self.trained], 1 - decay)
         self.step += 1
-        return mean, norm, stop > 0, save > 0
+        return mean, norm, stops > 0, saves > 0
 
     def note(self, line: dict[str, Any]) -> None:
         """Add a line to the log."""
@@ -154,13 +181,13 @@ class Loop:
                 print(json.dumps(line), file=file)
 
     def save(self) -> None:
-        """Write the state: a new folder beside the old one, then the old one goes."""
+        """Write the state to a new folder, then remove the old one."""
         new = self.folder / f"{STATE}-{self.step}"
         part = new.with_suffix(".part")
         if self.accelerator.is_main_process:
             for unfinished in self.folder.glob(f"{STATE}-*.part"):  # a kill left them
                 shutil.rmtree(unfinished)
-            with (self.folder / LOG).open("rb") as file:  # what the state knows, the log must not lose
+            with (self.folder / LOG).open("rb") as file:  # the log must reach as far as the state
                 os.fsync(file.fileno())
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(part))
@@ -173,40 +200,43 @@ class Loop:
         self.accelerator.wait_for_everyone()
 
     def resume(self) -> None:
-        """Go on from the newest state, and forget what was logged after it."""
+        """Continue from the newest state, and drop what was logged after it."""
         states = _states(self.folder)
         if states:
             self.accelerator.load_state(str(states[-1][1]))
             logger.info("%s: resumed at step %d of %d", self.folder.name, self.step, self.total)
         log = self.folder / LOG
-        lines = [line for line in _lines(log) if line["step"] <= self.step] if states else []
-        self.log = lines
+        if states:
+            self.log = [line for line in _logged(log) if line["step"] <= self.step]
         if self.accelerator.is_main_process and log.exists():
             part = log.with_suffix(".part")
-            part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+            lines = [json.dumps(line) + "\n" for line in self.log]
+            part.write_text("".join(lines), encoding="utf-8")
             part.replace(log)
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:
-        """Leave the moving average in the module, and nothing of ours in the accelerator."""
+        """Put the moving average into the module, and remove the hooks from the accelerator."""
         for p, value in zip(self.trained, self.average, strict=False):
             p.data.copy_(value)
         for hook in self._hooks:
             hook.remove()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what accelerate does not keep itself."""
+        """Return the state that accelerate does not keep."""
         return {"step": self.step, "average": self.average, "schedule": self.schedule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore it."""
         self.step = state["step"]
-        for own, value in zip(self.average, state["average"], strict=True):
-            own.copy_(value)
+        for average, value in zip(self.average, state["average"], strict=True):
+            average.copy_(value)
         self.schedule.load_state_dict(state["schedule"])
 
-    def _save_trained(self, models: list[nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:
-        """Keep only what is trained: the frozen LM is large and known."""
+    def _save_trained(
+        self, models: list[nn.Module], weights: list[dict[str, Tensor]], _: str
+    ) -> None:
+        """Save only what is trained: the frozen LM is large and can be loaded again."""
         for model, state in zip(models, weights, strict=False):
             for name in [name for name in state if name not in _trained_names(model)]:
                 del state[name]
@@ -215,7 +245,7 @@ class Loop:
         from safetensors.torch import load_file
 
         path = Path(folder) / "model.safetensors"
-        if not path.exists():  # sharded by FSDP or DeepSpeed, which load their own
+        if not path.exists():  # sharded: FSDP and DeepSpeed load their shards
             return
         model = models.pop()
         parameters, saved = dict(model.named_parameters()), load_file(path)
@@ -223,7 +253,9 @@ class Loop:
             parameters[name].data.copy_(saved[name])
 
 
-def optimizer_for(parameters: list[nn.Parameter], settings: Optimisation) -> tuple[torch.optim.Optimizer, Any]:
+def optimizer_for(
+    parameters: list[nn.Parameter], settings: Optimisation
+) -> tuple[torch.optim.Optimizer, Any]:
     """Make AdamW and its schedule.
 
     Raises:
@@ -237,29 +269,34 @@ def optimizer_for(parameters: list[nn.Parameter], settings: Optimisation) -> tup
         first, second = settings.betas
         rate, decay = settings.learning_rate, settings.weight_decay
         optimizer = torch.optim.AdamW(parameters, rate, (first, second), weight_decay=decay)
-        schedule = get_scheduler(settings.schedule, optimizer, int(steps * settings.warmup), steps, options)
+        schedule = get_scheduler(
+            settings.schedule, optimizer, int(steps * settings.warmup), steps, options
+        )
         if not isinstance(schedule, torch.optim.lr_scheduler.LambdaLR):
             raise ValueError("it needs more than the step's number")
     except (TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error, whole=True)
         raise VLMIGError(
-            f"schedule {settings.schedule} with learning_rate={settings.learning_rate}, betas={settings.betas}, options "
-            f"{settings.schedule_options or 'none'}: {reason}; expected a schedule of transformers.get_scheduler, such as linear, "
-            "cosine or constant_with_warmup"
+            f"schedule {settings.schedule} with learning_rate={settings.learning_rate}, "
+            f"betas={settings.betas}, options {settings.schedule_options or 'none'}: {reason}; expected "
+            "a schedule of transformers.get_scheduler, such as linear, cosine or constant_with_warmup"
         ) from error
     return optimizer, schedule
 
 
 def flat(line: dict[str, Any], prefix: str) -> dict[str, float]:
-    """Name every figure of a line as trackers do, ``stage/validation/own``."""
+    """Flatten a line for trackers, with names such as ``stage/validation/own``."""
     figures: dict[str, float] = {}
     for name, value in line.items():
-        figures |= flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {prefix + name: value}
+        if isinstance(value, dict):
+            figures |= flat(value, f"{prefix}{name}/")
+        else:
+            figures[prefix + name] = value
     return figures
 
 
 def whole(value: Any) -> Any:
-    """Return a number or tensor that FSDP may have spread over processes."""
+    """Return a number or tensor whole, if FSDP has sharded it."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
@@ -268,13 +305,16 @@ def _trained_names(model: nn.Module) -> set[str]:
 
 
 def _states(folder: Path) -> list[tuple[int, Path]]:
-    """List complete states, oldest first."""
-    found = [path for path in folder.glob(f"{STATE}-*") if path.suffix != ".part"]
-    return sorted((int(path.name.rpartition("-")[2]), path) for path in found)
+    """List complete states by step, oldest first."""
+    states = []
+    for path in folder.glob(f"{STATE}-*"):
+        if path.suffix != ".part":
+            states.append((int(path.name.rpartition("-")[2]), path))
+    return sorted(states)
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Read a log; a line cut off by a kill is no line."""
+def _logged(path: Path) -> Iterator[dict[str, Any]]:
+    """Read a log up to a line that a kill cut off."""
     if path.exists():
         for line in path.read_text(encoding="utf-8").splitlines():
             try:
@@ -284,21 +324,21 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def _stopping() -> Iterator[list[int]]:
-    """Note when the process is asked to stop, so that it can finish its step and save."""
-    asked: list[int] = []
+def _signals() -> Iterator[list[int]]:
+    """Collect signals to stop, so that the step can be finished and saved; a second one stops at once."""
+    received: list[int] = []
 
     def note(number: int, _: Any) -> None:
-        if asked:  # asked twice: at once
+        if received:
             raise KeyboardInterrupt
-        asked.append(number)
+        received.append(number)
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: somebody else listens
+    except ValueError:  # only the main thread can listen
         before = {}
     try:
-        yield asked
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The pairs of one stage: read, curated, split by image, ordered; with stored features, all encoded."""
+"""The pairs of one stage: read, curated, split by image, ordered, and encoded if features are stored."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from vlmig.training.texts import Tokens
 
 
 class Material:
-    """What a stage is trained and measured on.
+    """The training and validation pairs of a stage.
 
     Raises:
         VLMIGError: a source cannot be read, has too many bad records, or none to train on.
@@ -37,28 +37,39 @@ class Material:
         tokenizer, network = session.model.tokenizer, session.model.model
         tokens = Tokens(tokenizer, network, stage.max_tokens, stage.mask_share)
         packed = Tokens(tokenizer, network, stage.max_tokens, stage.mask_share, stage.pack)
-        shares = [self._share(dict(entry), tokens) for entry in stage.data]
-        trained, held_out = [own for own, _ in shares], [aside for _, aside in shares if len(aside.rows)]
+        trained, held_out = [], []
+        for entry in stage.data:
+            learnt, aside = self._share(dict(entry), tokens)
+            trained.append(learnt)
+            if len(aside.rows):
+                held_out.append(aside)
         pairs = sum(len(share.rows) for share in trained)
         self.steps = stage.steps or max(1, round((stage.epochs or 0) * pairs / stage.batch))
         order = Order(trained, self.steps * stage.batch, (recipe.seed, number))
         self.batches = self._batches(order, packed, stage, stage.blank_share)
         count = min(recipe.validation.samples, sum(len(share.rows) for share in held_out))
-        aside = Order(held_out, count, (recipe.seed, number, 1)) if count else None
-        self.held_out = self._batches(aside, tokens, stage, 0.0) if aside else None
+        validation = Order(held_out, count, (recipe.seed, number, 1)) if count else None
+        self.held_out = self._batches(validation, tokens, stage, 0.0) if validation else None
         if recipe.features == "stored":
             if stage.blank_share < 1:
                 for told, unreadable in zip(self.told, self._fill(order), strict=True):
                     told["unreadable"] = unreadable
-            if aside:
-                self._fill(aside)
+            if validation:
+                self._fill(validation)
 
     def _batches(self, order: Order, tokens: Tokens, stage: Stage, blank_share: float) -> Batches:
-        size, micro, part = stage.batch, stage.micro_batch, self.session.part
-        return Batches(order, tokens, self.session.pictures, size=size, micro=micro, blank_share=blank_share, part=part)
+        return Batches(
+            order,
+            tokens,
+            self.session.pictures,
+            size=stage.batch,
+            micro=stage.micro_batch,
+            blank_share=blank_share,
+            part=self.session.part,
+        )
 
     def _share(self, entry: dict[str, Any], tokens: Tokens) -> tuple[Share, Share]:
-        """Read a source: what is trained on, and what is held out."""
+        """Read a source: its training share and its held-out share."""
         session, recipe = self.session, self.session.recipe
         weight, limit = entry.pop("weight", None), entry.pop("limit", None)
         rules = Curation.from_mapping(entry.pop("curate", None))
@@ -72,8 +83,8 @@ class Material:
         trained, aside = split(read, rows, recipe.validation.share, recipe.seed)
         if not len(trained):
             raise VLMIGError(
-                f"{source.name} has no pairs to train on: {read.records} records, {len(rows)} kept, {len(aside)} held "
-                "out; see vlmig data check"
+                f"{source.name} has no pairs to train on: {read.records} records, {len(rows)} kept, "
+                f"{len(aside)} held out; see vlmig data check"
             )
         self.told.append(
             {
@@ -90,30 +101,43 @@ class Material:
         return self.session.pictures.alignment(read.source, pairs).numpy()
 
     def _fill(self, order: Order) -> list[int]:
-        """Encode every picture that the order draws, each process its part; return how many of each source cannot be read."""
+        """Encode every image that the order draws, each process a share of them.
+
+        Returns:
+            How many images of each source cannot be read.
+        """
         session, unreadable = self.session, []
         number, count = session.part
         for i, share in enumerate(order.shares):
-            rows, read = order.used(i), share.index
-            own = rows[number::count]
-            bad = session.pictures.fill(read.source, (read[row] for row in own), len(own), quiet=number > 0)
+            rows, source = order.used(i), share.index.source
+            mine = rows[number::count]
+            pairs = (share.index[row] for row in mine)
+            bad = session.pictures.fill(source, pairs, len(mine), quiet=number > 0)
             self.note_bad(bad)
-            found = torch.tensor(len(bad), device=session.accelerator.device)
-            unreadable.append(int(session.accelerator.reduce(found).item()))
-            faults = {"unreadable": unreadable[-1]}
-            check_share(faults, len(rows), session.recipe.max_bad, f"{read.source.name} (pictures)", self.bad_list)
+            total = torch.tensor(len(bad), device=session.accelerator.device)
+            unreadable.append(int(session.accelerator.reduce(total).item()))
+            check_share(
+                {"unreadable": unreadable[-1]},
+                len(rows),
+                session.recipe.max_bad,
+                f"{source.name} (pictures)",
+                self.bad_list,
+            )
         return unreadable
 
     @property
     def bad_list(self) -> Path:
-        """File that lists the pictures that this process could not read."""
+        """File that lists the images that this process could not read."""
         return self.session.folder / f"bad_pictures_{self.session.accelerator.process_index}.jsonl"
 
     def note_bad(self, bad: Sequence[Bad]) -> None:
-        """List pictures that cannot be read, each once."""
-        if not bad:
-            return
-        known = set(self.bad_list.read_text(encoding="utf-8").splitlines()) if self.bad_list.exists() else set()
-        lines = dict.fromkeys(json.dumps(dataclasses.asdict(own)) for own in bad)
-        with self.bad_list.open("a", encoding="utf-8") as file:
-            file.writelines(line + "\n" for line in lines if line not in known)
+        """List images that cannot be read, each once."""
+        known = set()
+        if bad and self.bad_list.exists():
+            known = set(self.bad_list.read_text(encoding="utf-8").splitlines())
+        for record in bad:
+            line = json.dumps(dataclasses.asdict(record))
+            if line not in known:
+                known.add(line)
+                with self.bad_list.open("a", encoding="utf-8") as file:
+                    print(line, file=file)

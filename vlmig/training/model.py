@@ -1,4 +1,4 @@
-"""What a stage trains, and proof that nothing else moved."""
+"""The model of a run, the parameters that a stage trains, and a digest of the frozen rest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from torch import nn
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.store import FeatureStore
-from vlmig.models.checkpoint import load_language_model, load_tokenizer, place_adapter, resolve_checkpoint
+from vlmig.models.checkpoint import (
+    load_language_model,
+    load_tokenizer,
+    place_adapter,
+    resolve_checkpoint,
+)
 from vlmig.models.config import VLMIGConfig, changed
 from vlmig.models.low_rank import add_low_rank, has_low_rank
 from vlmig.models.modeling import Model, class_for
@@ -23,18 +28,21 @@ from vlmig.vision import VisionEncoder
 
 
 def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> None:
-    """Let only the named parts train.
+    """Let only the named components train.
 
     Args:
         parts: of ``projector``, ``fusion``, ``language_model``, ``lora``.
-        lora: arguments of ``peft.LoraConfig``; low-rank layers of an earlier stage stay, and train on where named again.
+        lora: arguments of ``peft.LoraConfig``; low-rank layers of an earlier stage stay, and continue
+            to train if ``parts`` names them again.
 
     Raises:
-        VLMIGError: ``fusion`` where there is no such layer; ``lora`` without peft, or arguments that it does not take.
+        VLMIGError: ``fusion`` where there is no such layer; ``lora`` without peft, or arguments that
+            it does not take.
     """
-    if "fusion" in parts and model.config.fusion == "prefix":
+    if "fusion" in parts and model.config.images_in_text:
         raise VLMIGError(
-            f"trains: {list(parts)} with fusion prefix, which has no layer of its own; expected projector, language_model or lora"
+            f"trains: {list(parts)} with fusion prefix, which has no fusion layer; expected projector, "
+            "language_model or lora"
         )
     if "lora" in parts and not has_low_rank(model.language_model):
         add_low_rank(model.language_model, lora)
@@ -48,7 +56,7 @@ def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> 
 
 
 def set_modes(model: Model, parts: Sequence[str]) -> None:
-    """Switch dropout on in what trains, and off in what only reads."""
+    """Put trained parts in train mode and frozen parts in eval mode."""
     model.train()
     if not {"language_model", "lora"} & set(parts):
         model.language_model.eval()
@@ -67,12 +75,14 @@ def count_parameters(model: Model) -> dict[str, tuple[int, int]]:
 def frozen_digest(module: nn.Module) -> str:
     """Digest every parameter that does not train, and every buffer."""
     digest = hashlib.sha256()
-    # By place, not by name: a tied head trains with its embeddings.
+    # By address, not by name: a tied head trains with its embeddings.
     trained = {parameter.data_ptr() for parameter in module.parameters() if parameter.requires_grad}
     for name, value in module.state_dict().items():
         if value.device.type != "meta" and value.data_ptr() not in trained:
             digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(
+                value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+            )
     return digest.hexdigest()[:16]
 
 
@@ -80,7 +90,7 @@ NEEDED = ("language_model", "vision", "generator")
 
 
 def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
-    """Load or build the model that ``recipe.model`` describes; its adapter is kept in full precision.
+    """Load or build the model that ``recipe.model`` describes, its adapter in full precision.
 
     Raises:
         VLMIGError: it names neither a checkpoint nor all components, or one that cannot be loaded.
@@ -93,13 +103,17 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
         if near and near[0] != name:  # anything else goes to the base LM
             raise VLMIGError(f"model has {name!r}; did you mean {near[0]}?")
         if name in ("store", "revision"):
-            raise VLMIGError(f"model has {name}; expected --store, or a field such as language_model_revision")
+            raise VLMIGError(
+                f"model has {name}; expected --store, or a field such as language_model_revision"
+            )
     if adapter not in ("new", "kept"):
         raise VLMIGError(f"model, adapter is {adapter!r}; expected new or kept")
     if source is None:
         missing = [name for name in NEEDED if name not in settings]
         if missing:
-            raise VLMIGError(f"model has no {missing[0]}; expected from: CHECKPOINT, or {', '.join(NEEDED)}")
+            raise VLMIGError(
+                f"model has no {missing[0]}; expected from: CHECKPOINT, or {', '.join(NEEDED)}"
+            )
         model = VLMIG.from_base(settings.pop("language_model"), store=store, **settings)
     elif adapter == "kept":
         model = VLMIG.from_pretrained(source, store=store, **settings)
@@ -107,8 +121,8 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
         model = _renewed(source, store, settings)
     if model.model.language_model.dtype != torch.float32 and recipe.precision == "fp32":
         raise VLMIGError(
-            f"model, dtype is {settings.get('dtype')}, precision fp32; expected precision: bf16 (or fp16) beside it, so that the "
-            "adapter trains in full precision"
+            f"model, dtype is {settings.get('dtype')}, precision fp32; expected precision: bf16 (or "
+            "fp16) beside it, so that the adapter trains in full precision"
         )
     model.model.projector.float()
     model.model.fusion.float()
@@ -131,4 +145,6 @@ def _renewed(source: str, store: FeatureStore | None, settings: dict[str, Any]) 
     network = place_adapter(built(config, base))
     network.config.name_or_path = str(folder)
     network.blank_features.copy_(blank)
-    return VLMIG(network, load_tokenizer(place, config.language_model_revision), Path(folder), store)
+    return VLMIG(
+        network, load_tokenizer(place, config.language_model_revision), Path(folder), store
+    )

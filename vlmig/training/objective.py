@@ -1,6 +1,7 @@
-"""What is minimised: the loss of a text's tokens beside its picture (paper, equation 1), or with pictures in it (early fusion).
+"""The training loss: of a text's tokens given its image (paper, equation 1), or images in it (early fusion).
 
-Axes: B rows, T text tokens, M pictures per row, P patches per picture, C vision width, D LM width, E width of its input.
+Axes: B rows, T text tokens, M images per row, P patches per image, C vision width, D LM width,
+E width of the LM's input.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from vlmig.models.text_states import LateReading
 from vlmig.training.texts import IGNORED, Texts
 
 LOGITS_BUDGET = 2**26
-"""Logits that are kept for the backward pass; more are made again, some rows at a time."""
+"""Logits that are kept for the backward pass; beyond it they are recomputed, some rows at a time."""
 
 
 class Objective(nn.Module):
@@ -31,20 +32,26 @@ class Objective(nn.Module):
     def __init__(self, model: Model, alignment: float = 0.0) -> None:
         super().__init__()
         self.model, self.alignment = model, alignment
-        self.early = model.config.fusion == "prefix"
+        self.early = model.config.images_in_text
 
     def forward(
-        self, texts: Texts, features: Tensor, others: Tensor | None = None, alone: Texts | None = None
+        self,
+        texts: Texts,
+        features: Tensor,
+        others: Tensor | None = None,
+        alone: Texts | None = None,
     ) -> dict[str, Tensor]:
-        """Predict ``labels`` with pictures.
+        """Predict ``labels`` with images.
 
         Args:
-            features: of each row's own pictures, (B, M, P, C); M = 1 unless pictures stand in the text.
-            others: of other texts' pictures; where given, everything is measured, otherwise only what trains.
-            alone: the texts without places of pictures.
+            features: of each row's images, (B, M, P, C); M = 1 unless images are in the text.
+            others: of other texts' images, for validation; None in training, where only the first loss
+                is needed.
+            alone: the texts without image tokens.
 
         Returns:
-            Summed losses in nats: with the ``own`` pictures, ``shuffled`` and ``blank`` ones, and by the ``text`` alone.
+            Summed losses in nats: with each text's images (``own``), with ``shuffled`` and ``blank``
+            ones, and of the ``text`` alone.
         """
         beside = {"own": features}
         if others is not None:
@@ -52,22 +59,24 @@ class Objective(nn.Module):
         if not self.early:
             return self._beside(texts, beside)
         losses = {name: self._within(texts, pictures) for name, pictures in beside.items()}
-        if alone is not None:  # without BOS a text's first token is predicted from its picture only
+        if alone is not None:  # without BOS only an image predicts a text's first token
             scale = texts.count / max(1, alone.count)
             losses["text"] = self._within(alone, features[:, :0]) * scale
         return losses
 
     def _beside(self, texts: Texts, beside: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Late fusion: all pictures beside one reading of the texts."""
+        """Late fusion: run the LM over the texts once, and fuse each set of images with its states."""
         reading = self._read(texts)
-        fused = self.model.fuse(reading, torch.cat([*beside.values()], 1).to(reading.hidden.device)).unbind(1)
+        fused = self.model.fuse(
+            reading, torch.cat([*beside.values()], 1).to(reading.hidden.device)
+        ).unbind(1)
         states = dict(zip(beside, fused, strict=True))
         if len(beside) > 1:
             states["text"] = reading.hidden
         return {name: self.loss(own, texts.labels) for name, own in states.items()}
 
     def _read(self, texts: Texts) -> LateReading:
-        """Run the base LM over the captions; without gradients where it is frozen."""
+        """Run the base LM over the texts; without gradients where it is frozen."""
         model = self.model
         learns = any(p.requires_grad for p in model.language_model.parameters())
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
@@ -78,14 +87,19 @@ class Objective(nn.Module):
         return model.prepare(states, texts.attention_mask)
 
     def _within(self, texts: Texts, features: Tensor) -> Tensor:
-        """Early fusion: pictures (B, M, P, C) in their places in the texts; the summed loss."""
+        """Early fusion: return the summed loss with images (B, M, P, C) at the texts' image tokens."""
         model = self.model
         assert isinstance(model, VLMIGForCausalLM)
         base: dict[str, Any] = {"input_ids": texts.input_ids, "inputs_embeds": None}
-        base = model.placed(base, features.to(texts.input_ids.device))
-        if base["inputs_embeds"] is None:  # every process and every step uses every weight, pictures or not
-            base = {"input_ids": None, "inputs_embeds": model.get_input_embeddings()(texts.input_ids)}
-            base["inputs_embeds"] = base["inputs_embeds"] + 0 * model.projector(model.blank_features).sum()
+        base = model.fusion.embed_shown(model, base, features.to(texts.input_ids.device))
+        if base["inputs_embeds"] is None:  # every step must use every weight, also without images
+            base = {
+                "input_ids": None,
+                "inputs_embeds": model.get_input_embeddings()(texts.input_ids),
+            }
+            base["inputs_embeds"] = (
+                base["inputs_embeds"] + 0 * model.projector(model.blank_features).sum()
+            )
         states = model.trunk(
             **base,
             attention_mask=visible(texts, base["inputs_embeds"].dtype),
@@ -94,18 +108,22 @@ class Objective(nn.Module):
         ).last_hidden_state
         loss = self.loss(states, texts.labels)
         if self.alignment and self.training:
-            places = texts.input_ids == model.config.place_token
-            loss = loss + self.alignment * texts.count * chamfer(base["inputs_embeds"], places, texts.samples)
+            places = texts.input_ids == model.config.placeholder_id
+            loss = loss + self.alignment * texts.count * chamfer(
+                base["inputs_embeds"], places, texts.samples
+            )
         return loss
 
     def loss(self, states: Tensor, labels: Tensor) -> Tensor:
-        """Return the summed loss of states (B, T, D); only the rows that count go through the head."""
+        """Return the summed loss of states (B, T, D); only labeled positions go through the head."""
         rows, wanted = states[labels != IGNORED], labels[labels != IGNORED]
         size = max(1, LOGITS_BUDGET // self.model.get_output_embeddings().weight.shape[0])
         if len(rows) <= size:
             return self._of_rows(rows, wanted)
         parts = zip(rows.split(size), wanted.split(size), strict=True)
-        return torch.stack([checkpoint(self._of_rows, *part, use_reentrant=False) for part in parts]).sum()
+        return torch.stack(
+            [checkpoint(self._of_rows, *part, use_reentrant=False) for part in parts]
+        ).sum()
 
     def _of_rows(self, rows: Tensor, wanted: Tensor) -> Tensor:
         logits = self.model.head(self.model.language_model, rows)
@@ -113,30 +131,38 @@ class Objective(nn.Module):
 
 
 def visible(texts: Texts, dtype: torch.dtype) -> Tensor:
-    """Return the mask of the LM: (B, T), or (B, 1, T, T) where texts share a row and must not see each other."""
+    """Return the LM's attention mask: (B, T), or (B, 1, T, T) if texts share a row.
+
+    Such texts must not attend to each other.
+    """
     if int(texts.samples.max()) < 2:
         return texts.attention_mask
     length = texts.samples.shape[1]
     same = texts.samples[:, :, None] == texts.samples[:, None, :]
-    seen = same & torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
-    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+    causal = torch.ones(length, length, dtype=torch.bool, device=same.device).tril()
+    mask = torch.zeros(same.shape, dtype=dtype, device=same.device)
+    return mask.masked_fill(~(same & causal), torch.finfo(dtype).min)[:, None]
 
 
 def chamfer(embeddings: Tensor, places: Tensor, samples: Tensor) -> Tensor:
-    """Return the Chamfer distance between visual tokens and words of the same text, by cosine: 0 where each has its like.
+    """Return the Chamfer distance (cosine) between visual tokens and words of the same text.
 
-    Not from VILA, whose paper only measures such a thing and whose code has no term for it (docs/fidelity.md). Words are
-    not moved by it.
+    It is 0 where each has an equal. VILA's paper only measures such a distance, and its code has no
+    term for it (docs/fidelity.md). It does not move the words.
 
     Args:
         embeddings: the LM's input, (B, T, E).
-        places: which positions hold visual tokens, bool (B, T).
-        samples: which text of its row a token belongs to, from 1, 0 for padding, (B, T).
+        places: which positions are visual tokens, bool (B, T).
+        samples: the number of each token's text in its row, from 1, 0 for padding, (B, T).
     """
     unit = F.normalize(embeddings.float(), dim=-1)
     cosines = unit @ unit.detach().transpose(1, 2)  # from every visual token to every word
     words = ~places & (samples > 0)
     compared = places[:, :, None] & words[:, None, :] & (samples[:, :, None] == samples[:, None, :])
     distance = (1 - cosines).masked_fill(~compared, torch.inf)
-    nearest = [distance.amin(2)[compared.any(2)], distance.amin(1)[compared.any(1)]]
-    return torch.stack([own.mean() if len(own) else cosines.sum() * 0 for own in nearest]).mean()
+    means = []
+    for axis in (2, 1):
+        nearest = distance.amin(axis)[compared.any(axis)]
+        # An empty side counts as 0, and keeps the graph.
+        means.append(nearest.mean() if len(nearest) else cosines.sum() * 0)
+    return torch.stack(means).mean()

@@ -1,13 +1,15 @@
-"""The pictures of training pairs as patch features: encoded once and kept in the store, or anew in every step.
+"""The images of training pairs as patch features: encoded once and kept in the store, or in every step.
 
-Both give the same bytes: a picture's features depend on no neighbour (``vlmig.vision``), and are kept in the precision in
-which the encoder gives them.
+Both give the same bytes: an image's features do not depend on the rest of its batch (``vlmig.vision``),
+and the store keeps them in the precision in which the encoder gives them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,32 +23,34 @@ from vlmig.imagination import request
 from vlmig.imagination.pipeline import Imagination
 from vlmig.imagination.store import Address, Imagined, describe
 from vlmig.io.rows import Bad
-from vlmig.runtime import Stopwatch, spread
+from vlmig.runtime import Stopwatch, deterministic_map
 
+Item = TypeVar("Item")
 PORTION = 512
-"""Pairs whose pictures are looked up, read and encoded together."""
+"""Pairs whose images are looked up, read and encoded together."""
 
-Looked = np.ndarray | Image.Image | str | None
-"""What is at hand of a picture before the step: features (P, C), the picture, what to imagine, or nothing."""
+Loaded = np.ndarray | Image.Image | str | None
+"""An image as it is before the step: features (P, C), the image, a prompt to imagine, or nothing."""
 
 
 class Pictures:
-    """Features of pairs' pictures.
+    """Features of pairs' images.
 
     Args:
-        imagination: encoder, imaginer and store.
-        blank: features of the empty picture, (P, C), which pairs without picture are read beside.
-        stored: take features from the store, where ``fill`` has put them; otherwise encode in every step.
-        seed: of the imagined ones.
+        imagination: encoder, image source and store.
+        blank: features of the blank image, (P, C), for pairs without an image.
+        stored: take features from the store, where ``fill`` has put them; otherwise encode in each step.
+        seed: of the imagined images.
     """
 
     def __init__(self, imagination: Imagination, blank: Tensor, stored: bool, seed: int) -> None:
-        self.imagination, self.blank, self.stored, self.seed = imagination, blank.cpu().half(), stored, seed
+        self.imagination, self.stored, self.seed = imagination, stored, seed
+        self.blank = blank.cpu().half()
         self.stopwatch = Stopwatch()
         self._given = describe({"imaginer": "given", **imagination.encoder.identity()})
 
-    def look(self, source: Source, pair: Pair) -> Looked:
-        """Get hold of a pair's picture; may run in a process of its own.
+    def load(self, source: Source, pair: Pair) -> Loaded:
+        """Load a pair's image or its features; may run in a data-loading process.
 
         Raises:
             BadPicture: it cannot be read.
@@ -54,105 +58,135 @@ class Pictures:
         if not pair.picture and not pair.prompt:
             return None
         if self.stored:
-            found = self.imagination.store.get(self.address(source, pair).key, picture=False)
-            if found is None:
+            entry = self.imagination.store.get(self.address(source, pair).key, picture=False)
+            if entry is None:
                 raise BadPicture("no features stored")
-            return found.patches.numpy()  # a tensor from another process would keep a file open
+            return entry.patches.numpy()  # a tensor from another process would keep a file open
         return source.open(pair) if pair.picture else pair.prompt
 
-    def see(self, rows: Sequence[Sequence[Looked]]) -> Tensor:
-        """Return features of what was looked at, (B, M, P, C), M the most of a row; the rest is filled up with the empty picture."""
+    def features(self, rows: Sequence[Sequence[Loaded]]) -> Tensor:
+        """Return the features of loaded images, (B, M, P, C).
+
+        M is the number of images of the longest row; shorter rows are filled up with the blank image.
+        """
         most = max(map(len, rows))
-        looked = [own for row in rows for own in (*row, *[None] * (most - len(row)))]
-        features: list[Tensor] = [self.blank] * len(looked)
-        for i, own in enumerate(looked):
-            if isinstance(own, np.ndarray):
-                features[i] = torch.from_numpy(own)
-        shown = [i for i, own in enumerate(looked) if isinstance(own, Image.Image)]
-        if shown:
+        loaded = [image for row in rows for image in (*row, *[None] * (most - len(row)))]
+        features: list[Tensor] = [self.blank] * len(loaded)
+        images: dict[int, Image.Image] = {}
+        prompts: dict[int, str] = {}
+        for i, image in enumerate(loaded):
+            if isinstance(image, np.ndarray):
+                features[i] = torch.from_numpy(image)
+            elif isinstance(image, Image.Image):
+                images[i] = image
+            elif isinstance(image, str):
+                prompts[i] = image
+        if images:
             with self.stopwatch("encode"):
-                encoded, _ = self.imagination.encoder.encode([looked[i] for i in shown])  # type: ignore[misc]
-            for i, patches in zip(shown, encoded, strict=True):
+                encoded, _ = self.imagination.encoder.encode(list(images.values()))
+            for i, patches in zip(images, encoded, strict=True):
                 features[i] = patches
-        told = [i for i, own in enumerate(looked) if isinstance(own, str)]
-        if told:
-            prompts = [self.imagination.prompts(str(looked[i]), 1, "question") for i in told]
-            for i, visuals in zip(told, self.imagination.visuals(prompts, 1, self.seed), strict=True):
-                features[i] = visuals.features[0].half()
+        if prompts:
+            drawn = [self.imagination.prompts(text, 1, "question") for text in prompts.values()]
+            visuals = self.imagination.visuals(drawn, 1, self.seed)
+            for i, one in zip(prompts, visuals, strict=True):
+                features[i] = one.features[0].half()
+        # The blank image in front sets the dtype and shape where there are no images at all.
         return torch.stack([self.blank, *features])[1:].float().unflatten(0, (len(rows), most))
 
     def address(self, source: Source, pair: Pair) -> Address:
-        """Say where the store keeps a pair's picture."""
+        """Return the store's address of a pair's image."""
         if not pair.picture:
             prompt = self.imagination.prompts(pair.prompt, 1, "question")[0]
             return self.imagination.address(request(prompt, 0, self.seed))
         box = "" if pair.box is None else ",".join(map(str, pair.box))
-        kind, _, place = source.name.partition(" ")
-        place = os.path.abspath(place) if os.path.exists(place) else place
-        return Address(f"{kind} {place} {pair.picture} {box} {pair.version}", 0, self._given)
+        kind, _, path = source.name.partition(" ")
+        path = os.path.abspath(path) if os.path.exists(path) else path
+        return Address(f"{kind} {path} {pair.picture} {box} {pair.version}", 0, self._given)
 
-    def fill(self, source: Source, pairs: Iterable[Pair], total: int, quiet: bool = False) -> list[Bad]:
-        """See that the store has every pair's picture; a killed run goes on where it stopped.
+    def fill(
+        self, source: Source, pairs: Iterable[Pair], total: int, quiet: bool = False
+    ) -> list[Bad]:
+        """Put every pair's image into the store; after a kill, continue with what is missing.
 
         Returns:
-            The pairs whose picture cannot be read.
+            The pairs whose image cannot be read.
         """
-        bad: dict[str, str] = {}
-        found: list[Bad] = []
+        reasons: dict[str, str] = {}
+        bad: list[Bad] = []
         prompts: dict[str, None] = {}
-        with tqdm(total=total, desc=f"encoding {source.name}", unit=" pairs", smoothing=0.1, disable=quiet) as bar:
-            for portion in _portions(pairs):
-                shown = [one for pair in portion for one in pair.pictures()]
-                self._fill(source, shown, bad)
-                reasons = ((pair, bad.get(self.address(source, pair).key)) for pair in shown)
-                found += [Bad(f"{source.name}, {pair.picture}", reason) for pair, reason in reasons if reason]
-                prompts |= dict.fromkeys(pair.prompt for pair in portion if pair.prompt and not pair.picture)
+        with tqdm(
+            total=total,
+            desc=f"encoding {source.name}",
+            unit=" pairs",
+            smoothing=0.1,
+            disable=quiet,
+        ) as bar:
+            for portion in batched(pairs, PORTION):
+                images = [image for pair in portion for image in pair.pictures()]
+                self._fill(source, images, reasons)
+                for image in images:
+                    reason = reasons.get(self.address(source, image).key)
+                    if reason:
+                        bad.append(Bad(f"{source.name}, {image.picture}", reason))
+                for pair in portion:
+                    if pair.prompt and not pair.picture:
+                        prompts[pair.prompt] = None
                 bar.update(len(portion))
         if prompts:
             self.imagination.fill(list(prompts), 1, self.seed)
-        return found
+        return bad
 
-    def _fill(self, source: Source, portion: list[Pair], bad: dict[str, str]) -> None:
-        store, wanted = self.imagination.store, {self.address(source, pair): pair for pair in portion}
+    def _fill(self, source: Source, pairs: list[Pair], reasons: dict[str, str]) -> None:
+        """Store images of one portion; ``reasons`` gets the reason of each that cannot be read, by key."""
+        store = self.imagination.store
+        wanted = {self.address(source, pair): pair for pair in pairs}
         present = store.present([address.key for address in wanted])
-        missing = {a: pair for a, pair in wanted.items() if a.key not in present and a.key not in bad}
-        opened = _read(source, list(missing.values()))
-        for address, picture in zip(missing, opened, strict=True):
-            if isinstance(picture, BadPicture):
-                bad[address.key] = str(picture)
-        good = [(a, p) for a, p in zip(missing, opened, strict=True) if isinstance(p, Image.Image)]
+        missing: dict[Address, Pair] = {}
+        for address, pair in wanted.items():
+            if address.key not in present and address.key not in reasons:
+                missing[address] = pair
+        good: dict[Address, Image.Image] = {}
+        for address, image in zip(missing, _read(source, list(missing.values())), strict=True):
+            if isinstance(image, BadPicture):
+                reasons[address.key] = str(image)
+            else:
+                good[address] = image
         if good:
             with self.stopwatch("encode"):
-                patches, pooled = self.imagination.encoder.encode([picture for _, picture in good])
+                patches, pooled = self.imagination.encoder.encode(list(good.values()))
             with self.stopwatch("store"):
-                items = zip(good, patches, pooled, strict=True)
-                store.put((address, Imagined(None, own, unit)) for (address, _), own, unit in items)
+                rows = zip(good, patches, pooled, strict=True)
+                store.put((address, Imagined(None, row, unit)) for address, row, unit in rows)
 
     def alignment(self, source: Source, pairs: Sequence[Pair]) -> Tensor:
-        """Return the cosine of each caption with its (first) picture, (n,); NaN where that cannot be read or there is none.
+        """Return the CLIP similarity of each caption and its first image, (n,).
+
+        NaN where there is no image, or it cannot be read.
 
         Raises:
             VLMIGError: an encoder without a text side.
         """
         first = [next(iter(pair.pictures()), None) for pair in pairs]
-        shown = [one for one in first if one is not None]
-        self.fill(source, shown, len(shown), quiet=True)
+        images = [image for image in first if image is not None]
+        self.fill(source, images, len(images), quiet=True)
         texts = self.imagination.encoder.encode_text([pair.caption for pair in pairs])
         if texts is None:
             raise VLMIGError(
-                f"min_alignment needs an encoder that reads texts; {self.imagination.config.vision_encoder} does not: leave it out"
+                "min_alignment needs an encoder that reads texts; "
+                f"{self.imagination.config.vision_encoder} does not: leave it out"
             )
-        store = self.imagination.store
-        found = [store.get(self.address(source, one).key) if one is not None else None for one in first]
-        cosines = [
-            torch.nan if item is None else (item.pooled * own).sum().item()
-            for item, own in zip(found, texts, strict=True)
-        ]
-        return torch.tensor(cosines)
+        similarities = torch.full((len(pairs),), torch.nan)
+        for i, (image, text) in enumerate(zip(first, texts, strict=True)):
+            if image is not None:
+                entry = self.imagination.store.get(self.address(source, image).key)
+                if entry is not None:
+                    similarities[i] = (entry.pooled * text).sum().item()
+        return similarities
 
 
 def _read(source: Source, pairs: list[Pair]) -> list[Image.Image | BadPicture]:
-    """Open pictures side by side."""
+    """Open images in parallel."""
 
     def read(pair: Pair) -> Image.Image | BadPicture:
         try:
@@ -160,15 +194,11 @@ def _read(source: Source, pairs: list[Pair]) -> list[Image.Image | BadPicture]:
         except BadPicture as error:
             return error
 
-    return spread(read, pairs, torch.device("cpu"))
+    return deterministic_map(read, pairs, torch.device("cpu"))
 
 
-def _portions(pairs: Iterable[Pair]) -> Iterable[list[Pair]]:
-    portion: list[Pair] = []
-    for pair in pairs:
-        portion.append(pair)
-        if len(portion) == PORTION:
-            yield portion
-            portion = []
-    if portion:
-        yield portion
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Yield lists of at most ``size`` items (``itertools.batched`` of Python 3.12)."""
+    remaining = iter(items)
+    while batch := list(islice(remaining, size)):
+        yield batch

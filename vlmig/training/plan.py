@@ -1,4 +1,4 @@
-"""What a recipe would run: parameters, memory, data, steps, storage and hours, before anything is trained, or read as a whole."""
+"""What a recipe would run: parameters, memory, data, steps, storage and hours, without training."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ from vlmig.training.recipe import Recipe, Stage, told_source
 ADAM_BYTES = 16
 """Per trained parameter: itself, its gradient and two moments, in fp32."""
 SOME = 200
-"""Records of a source that are read; a plan does not wait until all of millions are."""
+"""Records of a source that are read: a plan does not wait for millions."""
 TERAFLOPS = 100
 """Speed for the estimate of hours: about a third of what an A100 can do in bf16."""
 
 
 def plan(
-    recipe: Recipe, store: FeatureStore, data: Path | None = None, own: Mapping[str, Callable] | None = None
+    recipe: Recipe,
+    store: FeatureStore,
+    data: Path | None = None,
+    own: Mapping[str, Callable] | None = None,
 ) -> str:
-    """Describe a run, without training; sources that are not at hand are named so.
+    """Describe a run, without training; sources that cannot be read are named.
 
-    Of each source the first records are read, so that a plan of millions is there at once.
+    Only the first records of each source are read.
 
     Raises:
         VLMIGError: anything wrong with the model.
@@ -42,38 +45,47 @@ def plan(
     for stage in recipe.stages:
         choose_trained(model.model, stage.trains, stage.lora)
         sources = [_read(entry, data, own or {}, model) for entry in stage.data]
-        lines += ["", f"stage {stage.name}", *_parts(model.model), *(f"  data        {own.told}" for own in sources)]
-        known = all(source.pairs is not None for source in sources)
-        pairs = sum(source.pairs or 0 for source in sources) if known else None
+        pairs: int | None = 0
+        for source in sources:
+            pairs = None if pairs is None or source.pairs is None else pairs + source.pairs
         tokens = max(source.tokens for source in sources) or stage.max_tokens
-        lines += [f"  {line}" for line in _run(model, recipe, stage, pairs, min(tokens, stage.max_tokens))]
+        lines += ["", f"stage {stage.name}", *_parameters(model.model)]
+        lines += [f"  data        {source.told}" for source in sources]
+        for line in _run(model, recipe, stage, pairs, min(tokens, stage.max_tokens)):
+            lines.append(f"  {line}")
     return "\n".join(lines)
 
 
-def _parts(model: Model) -> list[str]:
-    """Say what trains, and what model and optimiser take."""
-    counts = count_parameters(model)
-    lines = [f"  {name:<15} {trained:>14,} trained {frozen:>15,} frozen" for name, (trained, frozen) in counts.items()]
-    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
-    trained = sum(trained for trained, _ in counts.values()) * ADAM_BYTES
-    return [
-        *lines,
-        f"  memory      {size(frozen)} frozen weights, {size(trained)} trained weights, gradients and AdamW",
-    ]
+def _parameters(model: Model) -> list[str]:
+    """Say what trains, and how much memory model and optimiser take."""
+    lines, total = [], 0
+    for name, (trained, frozen) in count_parameters(model).items():
+        lines.append(f"  {name:<15} {trained:>14,} trained {frozen:>15,} frozen")
+        total += trained
+    kept = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    lines.append(
+        f"  memory      {size(kept)} frozen weights, {size(total * ADAM_BYTES)} trained weights, "
+        "gradients and AdamW"
+    )
+    return lines
 
 
 @dataclass
 class _Data:
-    """A source as far as it is known."""
+    """What is known of a source."""
 
     told: str
     pairs: int | None = None
     tokens: float = 0.0
 
 
-def _read(entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable], model: VLMIG) -> _Data:
-    """Read a source's first records, where it is at hand; what is counted is what it tells, or all that it has."""
-    options = {name: value for name, value in entry.items() if name not in ("weight", "limit", "curate")}
+def _read(
+    entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable], model: VLMIG
+) -> _Data:
+    """Read a source's first records. Pairs are counted if the source knows their number or has few."""
+    options = {
+        name: value for name, value in entry.items() if name not in ("weight", "limit", "curate")
+    }
     try:
         source = build_source(options, data, model.tokenizer, own)
         some = min(SOME, entry.get("limit") or SOME)
@@ -87,11 +99,13 @@ def _read(entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable],
     told = f"{pairs:,} pairs" if pairs is not None else "not counted (vlmig data check does)"
     bad = len(records) - len(captions)
     faults = f", {bad:,} of the first {len(records):,} records are no pairs" if bad else ""
-    return _Data(f"{told_source(entry)}: {told}{faults}, {tokens:.1f} tokens a caption", pairs, tokens)
+    return _Data(
+        f"{told_source(entry)}: {told}{faults}, {tokens:.1f} tokens a caption", pairs, tokens
+    )
 
 
 def _counted(source: Source, limit: int | None, read: int | None) -> int | None:
-    """Return how many pairs there are, if all were read or the source says so at once."""
+    """Return the number of pairs, if all were read or the source knows it without reading."""
     if read is not None:
         return read
     return min(len(source), limit or len(source)) if isinstance(source, Sized) else None
@@ -101,41 +115,50 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     """Say how long the stage is and what it needs."""
     steps = stage.steps
     if steps is None and pairs is not None:
-        steps = max(1, round((stage.epochs or 0) * pairs * (1 - recipe.validation.share) / stage.batch))
+        trained = pairs * (1 - recipe.validation.share)
+        steps = max(1, round((stage.epochs or 0) * trained / stage.batch))
     if steps is None:
-        return [f"steps       {stage.epochs} epochs of data that is not counted, {stage.batch} samples each"]
+        epochs = f"{stage.epochs} epochs of data that is not counted"
+        return [f"steps       {epochs}, {stage.batch} samples each"]
     samples = steps * stage.batch
     epochs = f", {samples / pairs:.2f} epochs" if pairs else ""
     told = [
         f"steps       {steps:,} of {stage.batch} samples = {samples:,} samples{epochs}",
-        f"optimiser   learning rate {stage.learning_rate:g}, {stage.schedule}, warm-up {stage.warmup:.0%}, clipping {stage.clip}",
+        f"optimiser   learning rate {stage.learning_rate:g}, {stage.schedule}, "
+        f"warm-up {stage.warmup:.0%}, clipping {stage.clip}",
     ]
     each = model.config.vision_patches * model.config.vision_width * 2
     if recipe.features == "stored" and pairs:
-        told.append(f"storage     at most {size(min(pairs, samples) * each)} of features ({size(each)} a picture)")
+        most = size(min(pairs, samples) * each)
+        told.append(f"storage     at most {most} of features ({size(each)} a picture)")
     rows = min(stage.micro_batch or stage.batch, stage.batch)
-    logits = min(rows * stage.max_tokens * model.model.get_output_embeddings().weight.shape[0], LOGITS_BUDGET)
-    told.append(
-        f"logits      at most {size(8 * logits)} with gradients, for {rows} samples of {stage.max_tokens} tokens"
-    )
+    vocabulary = model.model.get_output_embeddings().weight.shape[0]
+    logits = min(rows * stage.max_tokens * vocabulary, LOGITS_BUDGET)
     hours = compute_hours(model.model, samples, tokens)
-    return [*told, f"compute     {hours:.2g} GPU hours at {TERAFLOPS} TFLOP/s and {tokens:.0f} tokens a caption"]
+    told += [
+        f"logits      at most {size(8 * logits)} with gradients, for {rows} samples of "
+        f"{stage.max_tokens} tokens",
+        f"compute     {hours:.2g} GPU hours at {TERAFLOPS} TFLOP/s and {tokens:.0f} tokens a caption",
+    ]
+    return told
 
 
 def compute_hours(model: Model, samples: int, tokens: float) -> float:
-    """Estimate hours from what trains: two operations per weight and token forward, two for gradients of states, two of weights.
+    """Estimate GPU hours: per weight and token two operations forward, and two for each gradient.
 
-    With early fusion a picture's tokens go through the LM too, and gradients pass it on their way to the projector.
+    There is a gradient of the states, and one of the weights where they train. With early fusion the
+    LM also reads the image's tokens, and passes gradients on to the projector.
     """
-    early, lm = model.config.fusion == "prefix", model.language_model
-    reads = sum(p.numel() for p in lm.parameters())
+    early, lm = model.config.images_in_text, model.language_model
+    base = sum(p.numel() for p in lm.parameters())
     learns = any(p.requires_grad for p in lm.parameters())
     head = model.get_output_embeddings().weight.numel()
-    projected, fused = (sum(p.numel() for p in part.parameters()) for part in (model.projector, model.fusion))
-    per_token = reads * (6 if learns else 4 if early else 2) + 4 * head + 6 * (0 if early else projected + fused)
-    per_picture = 6 * (projected + fused) * model.config.vision_patches
-    seen = tokens + (model.config.visual_tokens if early else 0)
-    return samples * (seen * per_token + per_picture) / (TERAFLOPS * 1e12) / 3600
+    adapter = sum(p.numel() for part in (model.projector, model.fusion) for p in part.parameters())
+    per_token = base * (6 if learns else 4 if early else 2) + 4 * head
+    per_token += 6 * (0 if early else adapter)
+    per_image = 6 * adapter * model.config.vision_patches
+    length = tokens + (model.config.visual_tokens if early else 0)
+    return samples * (length * per_token + per_image) / (TERAFLOPS * 1e12) / 3600
 
 
 def size(count: float) -> str:

@@ -16,7 +16,7 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from accelerate.state import AcceleratorState
 from torch import nn
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.atomic import write_json
 from vlmig.models.checkpoint import place_adapter
@@ -48,34 +48,41 @@ def train(
     """Run all stages of a recipe and write the checkpoint.
 
     Args:
-        out: becomes the checkpoint's folder; ``out/training`` keeps recipe, logs, lists of bad records and resumable states.
-        data: folder against which the sources' paths are resolved first.
-        store: where features are kept; the user's cache when None.
+        out: the checkpoint's folder; ``out/training`` keeps recipe, logs, lists of bad records and
+            resumable states.
+        data: folder that the sources' paths start from, if they exist there.
+        store: keeps features; the user's cache when None.
         own: further sources by name.
-        probe: measured beside the validation loss.
+        probe: measured together with the validation loss.
 
     Raises:
-        VLMIGError: ``out`` holds a run of another recipe; anything wrong with model or data; too many bad records.
+        VLMIGError: ``out`` holds a run of another recipe; anything wrong with model or data; too many
+            bad records.
     """
     if recipe.features == "stored" and store is not None and store.limit is not None:
         raise VLMIGError(
             "--store-limit beside features: stored; expected room for every picture: leave it out, or use live"
         )
-    for stage in recipe.stages:
-        optimizer_for([nn.Parameter(torch.zeros(1))], stage)  # what it refuses, it refuses before hours of encoding
+    for stage in recipe.stages:  # a wrong schedule is refused before hours of encoding
+        optimizer_for([nn.Parameter(torch.zeros(1))], stage)
     accelerator = _accelerator(recipe, out)
     if _claim(recipe, out, accelerator):
         logger.warning("%s is trained already; choose another --out to train anew", out)
         return VLMIG.from_pretrained(out, store=store)
     model = start(recipe, store)
-    pictures = Pictures(model.imagination, model.model.blank_features, recipe.features == "stored", recipe.seed)
-    session = Session(recipe, out / "training", model, accelerator, pictures, data, own or {}, probe)
+    pictures = Pictures(
+        model.imagination, model.model.blank_features, recipe.features == "stored", recipe.seed
+    )
+    session = Session(
+        recipe, out / "training", model, accelerator, pictures, data, own or {}, probe
+    )
     materials = [Material(session, number, stage) for number, stage in enumerate(recipe.stages)]
     told = [_stage(session, number, material) for number, material in enumerate(materials)]
     _describe(session.model, recipe, told)
     if accelerator.is_main_process:
-        moved = any(part in ("language_model", "lora") for stage in recipe.stages for part in stage.trains)
-        session.model.model.save_pretrained(out, save_base=moved)
+        trained = {name for stage in recipe.stages for name in stage.trains}
+        base_changed = bool({"language_model", "lora"} & trained)
+        session.model.model.save_pretrained(out, save_base=base_changed)
         _clean(out)
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -98,31 +105,34 @@ def _accelerator(recipe: Recipe, out: Path) -> Accelerator:
         )
     except (ImportError, ValueError) as error:
         raise VLMIGError(
-            f"precision {recipe.precision}, tracker {recipe.tracker}: {' '.join(str(error).split())}; expected what this machine "
-            "and accelerate have"
+            f"precision {recipe.precision}, tracker {recipe.tracker}: {one_line(error, whole=True)}; "
+            "expected what this machine and accelerate have"
         ) from error
     if recipe.tracker:
         if not accelerator.log_with:
-            raise VLMIGError(f"tracker {recipe.tracker} is not installed; install it with pip, or leave it out")
+            raise VLMIGError(
+                f"tracker {recipe.tracker} is not installed; install it with pip, or leave it out"
+            )
         accelerator.init_trackers("vlmig", config={"recipe": json.dumps(recipe.resolved())})
     return accelerator
 
 
 def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
-    """See that ``out`` is new or this recipe's own; return whether it is finished."""
+    """Make sure that ``out`` is new or of this recipe; return whether its run is finished."""
     path = out / "training" / "recipe.json"
     wanted = json.loads(json.dumps(recipe.deciding()))
     if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        differing = [name for name in wanted if found.get(name) != wanted[name]]
-        if differing:
-            name = differing[0]
-            raise VLMIGError(
-                f"{out} was begun with another recipe: {name} is {_short(found.get(name))} there, {_short(wanted[name])} here; "
-                "choose another --out, or remove it"
-            )
+        begun = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in wanted.items():
+            if begun.get(name) != value:
+                raise VLMIGError(
+                    f"{out} was begun with another recipe: {name} is {_short(begun.get(name))} there, "
+                    f"{_short(value)} here; choose another --out, or remove it"
+                )
     elif (out / CONFIG).exists():
-        raise VLMIGError(f"{out} holds a checkpoint that this command did not begin; choose another --out")
+        raise VLMIGError(
+            f"{out} holds a checkpoint that this command did not begin; choose another --out"
+        )
     accelerator.wait_for_everyone()
     finished = (out / CONFIG).exists()
     if accelerator.is_main_process:
@@ -137,9 +147,10 @@ def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
 
 
 def _clean(out: Path) -> None:
-    """Remove what only an unfinished run needs."""
-    for state in [*(out / "training").glob(f"*/{STATE}-*"), *(out / "training").glob(f"*/{TRAINED}")]:
-        shutil.rmtree(state) if state.is_dir() else state.unlink()
+    """Remove the files that only an unfinished run needs."""
+    for pattern in (f"*/{STATE}-*", f"*/{TRAINED}"):
+        for state in list((out / "training").glob(pattern)):
+            shutil.rmtree(state) if state.is_dir() else state.unlink()
 
 
 def _short(value: Any) -> str:
@@ -148,7 +159,7 @@ def _short(value: Any) -> str:
 
 
 def _describe(model: VLMIG, recipe: Recipe, told: list[dict[str, Any]]) -> None:
-    """Note in the configuration, which the card tells, how the adapter was trained."""
+    """Record in the configuration, for the model card, how the adapter was trained."""
     packages = ("vlmig", "torch", "transformers", "accelerate")
     model.config.trained = True
     model.config.training = {
@@ -167,5 +178,7 @@ def read_log(out: Path, stage: str) -> list[dict[str, Any]]:
     """
     path = out / "training" / stage / LOG
     if not path.exists():
-        raise VLMIGError(f"no log at {path}; expected the --out of vlmig train, and the name of one of its stages")
+        raise VLMIGError(
+            f"no log at {path}; expected the --out of vlmig train, and the name of one of its stages"
+        )
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -1,4 +1,4 @@
-"""What all stages of a run share."""
+"""The objects that all stages of a run share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Session:
     accelerator: Accelerator
     pictures: Pictures
     data: Path | None = None
-    """Folder against which the sources' paths are resolved first."""
+    """Folder that the sources' paths start from, if they exist there."""
     own: Mapping[str, Callable] = field(default_factory=dict)
     """Further sources by name."""
     probe: Probing | None = None
@@ -36,10 +36,10 @@ class Session:
 
     @property
     def sharded(self) -> bool:
-        """Whether FSDP spreads the parameters, so that only the prepared module as a whole can be run."""
+        """Whether FSDP shards the parameters, so that only the whole prepared module can run."""
         return self.accelerator.distributed_type == DistributedType.FSDP
 
     @property
     def part(self) -> tuple[int, int]:
-        """This process's number, and how many there are."""
+        """This process's number, and the number of processes."""
         return self.accelerator.process_index, self.accelerator.num_processes

@@ -1,11 +1,12 @@
-"""The losses of each step, and what is measured between steps."""
+"""One stage: the losses of each step, and the measurements between steps."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from vlmig.training.loop import fit
 from vlmig.training.material import Material
 from vlmig.training.model import choose_trained, count_parameters, frozen_digest, set_modes, start
 from vlmig.training.objective import Objective
-from vlmig.training.pictures import Looked
+from vlmig.training.pictures import Loaded
 from vlmig.training.recipe import Stage
 from vlmig.training.session import Session
 from vlmig.training.texts import IGNORED
@@ -33,21 +34,23 @@ TRAINED = "trained.safetensors"
 
 
 def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
-    """Run one stage, or what is left of it; return what the card says of it."""
+    """Run one stage, or the rest of it; return its entry in the model card."""
     stage, network = session.recipe.stages[number], session.model.model
-    if not session.sharded:  # accelerate places what it shards
+    if not session.sharded:  # accelerate itself moves what it shards
         network.to(session.accelerator.device)
     choose_trained(network, stage.trains, stage.lora)
     before = frozen_digest(network)
     counts = count_parameters(network)
     parameters = sum(trained for trained, _ in counts.values())
-    told = ", ".join(f"{name} {trained:,} of {trained + frozen:,}" for name, (trained, frozen) in counts.items())
+    told = ", ".join(
+        f"{name} {trained:,} of {trained + frozen:,}" for name, (trained, frozen) in counts.items()
+    )
     logger.info("stage %s trains %s parameters (%s)", stage.name, f"{parameters:,}", told)
     steps = Steps(session, number, stage, data)
     log, prepared = fit(
         Objective(network, stage.alignment),
         steps.losses,
-        replace(stage, steps=data.steps),
+        stage.model_copy(update={"steps": data.steps}),
         session.folder / stage.name,
         accelerator=session.accelerator,
         measure=steps.measure,
@@ -57,7 +60,9 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
     if session.sharded:
         session.model = _gathered(session, number, prepared)
     elif frozen_digest(network) != before:
-        raise RuntimeError(f"stage {stage.name} changed what it was to keep: expected only {stage.trains} to train")
+        raise RuntimeError(
+            f"stage {stage.name} changed frozen parameters: expected only {stage.trains} to train"
+        )
     measured = [line for line in log if "validation" in line or "probe" in line]
     return {
         "name": stage.name,
@@ -72,7 +77,7 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
 
 
 def _gathered(session: Session, number: int, prepared: nn.Module) -> VLMIG:
-    """Make the model whole again whose parameters FSDP has spread over the processes; its frozen parts are loaded anew."""
+    """Rebuild a model that FSDP has sharded: gather what was trained, load the frozen rest again."""
     accelerator, stages = session.accelerator, session.recipe.stages[: number + 1]
     state = accelerator.get_state_dict(prepared)  # whole on the main process
     trained = {name for name, parameter in prepared.named_parameters() if parameter.requires_grad}
@@ -83,48 +88,54 @@ def _gathered(session: Session, number: int, prepared: nn.Module) -> VLMIG:
     model = start(session.recipe, session.model.imagination.store)
     for stage in stages:
         choose_trained(model.model, stage.trains, stage.lora)
-        Objective(model.model).load_state_dict(load_file(session.folder / stage.name / TRAINED), strict=False)
+        Objective(model.model).load_state_dict(
+            load_file(session.folder / stage.name / TRAINED), strict=False
+        )
     accelerator.wait_for_everyone()  # the files go when the run is over
     return model
 
 
-SEEN = 100
-"""Pictures that are read live before their share of bad ones is judged."""
+ENOUGH = 100
+"""Images that are read in live training before their share of bad ones is judged."""
 
 
 class Steps:
-    """The losses of each step, and what is measured between steps."""
+    """The losses of each step, and the measurements between steps."""
 
     def __init__(self, session: Session, number: int, stage: Stage, data: Material) -> None:
         self.session, self.number, self.stage, self.data = session, number, stage, data
         self.device = session.accelerator.device
-        self._coming: Any = None
+        self._ahead: Any = None
         self._next = -1
-        self.seen, self.bad = 0, Counter[str]()
+        self.count, self.bad = 0, Counter[str]()
 
     def _drawn(self, step: int) -> list[Batch]:
-        """Return this process's micro-batches of a step; with workers, read ahead by them."""
+        """Return this process's micro-batches of a step; worker processes read them ahead."""
         if self.session.recipe.workers == 0:
             return self.data.batches[step]
         if step != self._next:
-            coming = range(step, self.data.steps)
-            self._coming = iter(
+            steps = range(step, self.data.steps)
+            self._ahead = iter(
                 DataLoader(
                     self.data.batches,
                     None,
-                    sampler=coming,  # type: ignore[arg-type]
+                    sampler=steps,  # type: ignore[arg-type]
                     num_workers=self.session.recipe.workers,
                     generator=torch.Generator(),  # or it would draw from the one that dropout uses
                     worker_init_fn=lambda _: self.session.model.imagination.store.open(),
                 )
             )
         self._next = step + 1
-        return next(self._coming)
+        return next(self._ahead)
 
     def losses(self, module: nn.Module, step: int) -> list[Callable[[], Tensor]]:
-        """Return each micro-batch's part of the mean loss per token of the whole batch, over all processes."""
-        drawn_by = (self.session.recipe.seed, self.number, step, self.session.accelerator.process_index)
-        torch.manual_seed(int(np.random.SeedSequence(drawn_by).generate_state(1)[0]))
+        """Return a function for each micro-batch; their losses add up to the batch's mean per token.
+
+        The batch is that of all processes.
+        """
+        process = self.session.accelerator.process_index
+        entropy = (self.session.recipe.seed, self.number, step, process)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         with self.session.stopwatch("data"):
             batches = self._drawn(step)
         self._judge(batches)
@@ -134,23 +145,29 @@ class Steps:
 
         def loss(batch: Batch) -> Tensor:
             with self.session.stopwatch("pictures"):
-                features = self.session.pictures.see(batch.looked).to(self.device)
+                features = self.session.pictures.features(batch.images).to(self.device)
             return module(batch.texts.to(self.device), features)["own"] * scale
 
-        return [lambda batch=batch: loss(batch) for batch in batches]  # type: ignore[misc]
+        return [partial(loss, batch) for batch in batches]
 
     def _judge(self, batches: Sequence[Batch]) -> None:
-        """Count pictures that could not be read, and stop where they are too many."""
+        """Count images that could not be read, and stop if there are too many."""
         bad = [one for batch in batches for one in batch.bad]
-        self.seen += sum(len(batch.looked) for batch in batches) + len(bad)
+        self.count += sum(len(batch.images) for batch in batches) + len(bad)
         self.bad.update(one.reason for one in bad)
         if bad and not self.session.pictures.stored:
             self.data.note_bad(bad)
-            if self.seen >= SEEN:
-                check_share(self.bad, self.seen, self.session.recipe.max_bad, "pictures", self.data.bad_list)
+            if self.count >= ENOUGH:
+                check_share(
+                    self.bad,
+                    self.count,
+                    self.session.recipe.max_bad,
+                    "pictures",
+                    self.data.bad_list,
+                )
 
     def measure(self, module: nn.Module, step: int) -> dict[str, Any]:
-        """Measure held-out losses and probe tasks where it is time to; nothing otherwise."""
+        """Measure held-out losses and probe tasks if they are due; an empty mapping otherwise."""
         if step % self.session.recipe.validation.every and step != self.data.steps:
             return {}
         network = self.session.model.model
@@ -165,23 +182,33 @@ class Steps:
 
     @torch.no_grad()
     def _validation(self, module: nn.Module, held_out: Batches) -> dict[str, float]:
-        """Return the held-out loss per token: text alone, beside the own, the next pair's and the empty picture."""
+        """Return the held-out losses per token.
+
+        They are: with the pair's images, with the next pair's, with blank ones, and of the text alone.
+        """
         accelerator, total = self.session.accelerator, len(held_out.order)
-        each = -(-total // accelerator.num_processes)  # as many on every process: what comes twice does not count
-        own = range(accelerator.process_index * each, (accelerator.process_index + 1) * each)
+        # As many on every process; the excess repeats the first samples and does not count.
+        each = math.ceil(total / accelerator.num_processes)
+        start = accelerator.process_index * each
         sums, count = torch.zeros(4, device=self.device), torch.zeros((), device=self.device)
         names: tuple[str, ...] = ()
-        for first in range(0, each, held_out.micro):
-            places = own[first : first + held_out.micro]
-            batch = held_out.batch([place % total for place in places])
-            others = held_out.batch([(place + 1) % total for place in places]).looked
-            alone = held_out.tokens.batch(batch.pairs, alone=True) if held_out.tokens.early else batch.texts
+        for first in range(start, start + each, held_out.micro):
+            positions = range(first, min(first + held_out.micro, start + each))
+            batch = held_out.batch([position % total for position in positions])
+            others = held_out.batch([(position + 1) % total for position in positions]).images
+            alone = batch.texts
+            if held_out.tokens.early:
+                alone = held_out.tokens.batch(batch.pairs, alone=True)
             for texts in (batch.texts, alone):
-                texts.labels[[place >= total for place in places]] = IGNORED
-            see = self.session.pictures.see
-            features = see(batch.looked).to(self.device)
-            shuffled = see(exchanged(batch.looked, others)).to(self.device)
-            losses = module(batch.texts.to(self.device), features, shuffled, alone.to(self.device))
+                texts.labels[[position >= total for position in positions]] = IGNORED
+            features = self.session.pictures.features(batch.images).to(self.device)
+            shuffled = self.session.pictures.features(exchanged(batch.images, others))
+            losses = module(
+                batch.texts.to(self.device),
+                features,
+                shuffled.to(self.device),
+                alone.to(self.device),
+            )
             names = tuple(losses)
             sums += torch.stack([loss.float() for loss in losses.values()])
             count += batch.texts.count
@@ -189,9 +216,12 @@ class Steps:
         return {name: round(float(loss / count), 6) for name, loss in zip(names, sums, strict=True)}
 
 
-def exchanged(rows: Sequence[Sequence[Looked]], others: Sequence[Sequence[Looked]]) -> list[list[Looked]]:
-    """Show each row as many of another row's pictures as it has itself; where that has none, empty ones."""
-    return [
-        [other[i % len(other)] if other else None for i in range(len(row))]
-        for row, other in zip(rows, others, strict=True)
-    ]
+def exchanged(
+    rows: Sequence[Sequence[Loaded]], others: Sequence[Sequence[Loaded]]
+) -> list[list[Loaded]]:
+    """Replace each row's images by as many of another row's; by None where that has none."""
+    replaced = []
+    for row, other in zip(rows, others, strict=True):
+        images = other or [None]
+        replaced.append([images[i % len(images)] for i in range(len(row))])
+    return replaced

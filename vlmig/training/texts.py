@@ -1,13 +1,13 @@
-"""From captions, documents and conversations to batches of token ids: what is read, and what is to be predicted.
+"""From captions, documents and conversations to batches of token ids and labels.
 
-Axes: B rows, T tokens. A row is one text, or several side by side that do not see each other (packing).
+Axes: B rows, T tokens. A row is one text, or several that do not attend to each other (packing).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,13 +30,13 @@ class Texts:
     input_ids: Tensor
     """(B, T)."""
     samples: Tensor
-    """Which of its row's texts a token belongs to, from 1, (B, T); 0 for padding."""
+    """The number of each token's text in its row, from 1, (B, T); 0 for padding."""
     labels: Tensor
-    """The token that each position has to predict, (B, T); -100 where none counts, so padding never trains."""
+    """The token that each position has to predict, (B, T); -100 for none, as in padding."""
     rows: list[list[int]] = field(default_factory=list)
     """The texts of each row, by their numbers."""
     shown: list[int] = field(default_factory=list)
-    """How many pictures of each text have a place in it: those behind a cut have none."""
+    """How many images of each text are in it: those after a cut are not."""
 
     @property
     def attention_mask(self) -> Tensor:
@@ -46,10 +46,11 @@ class Texts:
     @property
     def positions(self) -> Tensor:
         """Number the tokens of each text from 0, (B, T)."""
-        place = torch.arange(self.samples.shape[1], device=self.samples.device).expand_as(self.samples)
+        columns = torch.arange(self.samples.shape[1], device=self.samples.device)
+        columns = columns.expand_as(self.samples)
         begins = torch.ones_like(self.samples, dtype=torch.bool)
         begins[:, 1:] = self.samples[:, 1:] != self.samples[:, :-1]
-        return place - (place * begins).cummax(1).values
+        return columns - (columns * begins).cummax(1).values
 
     @property
     def count(self) -> int:
@@ -58,8 +59,12 @@ class Texts:
 
     def to(self, device: torch.device) -> Texts:
         """Move to a device."""
-        ids, samples, labels = (part.to(device) for part in (self.input_ids, self.samples, self.labels))
-        return Texts(ids, samples, labels, self.rows, self.shown)
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            samples=self.samples.to(device),
+            labels=self.labels.to(device),
+        )
 
 
 class Tokens:
@@ -67,20 +72,24 @@ class Tokens:
 
     Args:
         tokenizer: the base LM's.
-        model: a masked one guesses hidden tokens, a causal one the next; one with the fusion ``prefix`` has pictures in its texts.
-        limit: most tokens of a text, those of its pictures included.
-        mask_share: share of tokens hidden from a masked LM: 80 % replaced by its mask, 10 % by another token, 10 % left.
+        model: a masked one predicts hidden tokens, a causal one the next; early fusion (``prefix``)
+            has images in its texts.
+        limit: most tokens of a text, those of its images included.
+        mask_share: share of tokens to predict in a masked LM: 80 % become its mask, 10 % another
+            token, 10 % stay.
         pack: fill rows with several texts up to so many tokens (``prefix``).
 
     Raises:
-        VLMIGError: ``pack`` for a model that looks at pictures beside the text.
+        VLMIGError: ``pack`` with late fusion.
     """
 
-    def __init__(self, tokenizer: Any, model: Model, limit: int, mask_share: float, pack: int | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, model: Model, limit: int, mask_share: float, pack: int | None = None
+    ) -> None:
         config = model.config
         self.tokenizer, self.mask_share, self.pack = tokenizer, mask_share, pack
-        self.masked, self.early = isinstance(model, VLMIGForMaskedLM), config.fusion == "prefix"
-        self.place, self.visual_tokens = config.place_token, config.visual_tokens
+        self.masked, self.early = isinstance(model, VLMIGForMaskedLM), config.images_in_text
+        self.place, self.visual_tokens = config.placeholder_id, config.visual_tokens
         fits = config.text_limit and config.text_limit + (self.visual_tokens if self.early else 0)
         self.limit = min(limit, fits or limit)
         self.vocabulary = config.text_config.vocab_size
@@ -88,17 +97,24 @@ class Tokens:
         self.pad = pad if pad is not None else (tokenizer.eos_token_id or 0)
         if pack is not None and not self.early:
             raise VLMIGError(
-                f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every text has a picture beside it"
+                f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every text "
+                "has a picture beside it"
             )
 
-    def batch(self, pairs: Sequence[Pair], rngs: Sequence[np.random.Generator] = (), alone: bool = False) -> Texts:
-        """Tokenize, cut, hide (each text by its own generator), pack and pad.
+    def batch(
+        self, pairs: Sequence[Pair], rngs: Sequence[np.random.Generator] = (), alone: bool = False
+    ) -> Texts:
+        """Tokenize, cut, mask (each text with one of the generators), pack and pad.
 
         Args:
-            alone: without the places of pictures.
+            alone: without image tokens.
         """
         rows, shown = self._rows(pairs, alone)
-        groups = [[i] for i in range(len(rows))] if self.pack is None else self._packed([len(ids) for ids, _ in rows])
+        groups = (
+            [[i] for i in range(len(rows))]
+            if self.pack is None
+            else self._packed([len(ids) for ids, _ in rows])
+        )
         length = max(sum(len(rows[i][0]) for i in group) for group in groups)
         ids = torch.full((len(groups), length), self.pad)
         samples = torch.zeros(len(groups), length, dtype=torch.long)
@@ -106,25 +122,28 @@ class Tokens:
         for row, group in enumerate(groups):
             start = 0
             for number, i in enumerate(group, 1):
-                own, learnt = torch.tensor(rows[i][0]), rows[i][1]
-                part = slice(start, start + len(own))
-                ids[row, part], samples[row, part] = own, number
+                text, learnt = torch.tensor(rows[i][0]), rows[i][1]
+                end = start + len(text)
+                ids[row, start:end], samples[row, start:end] = text, number
                 if self.masked:
-                    ids[row, part], labels[row, part] = self._hide(own, rngs[i])
+                    ids[row, start:end], labels[row, start:end] = self._hide(text, rngs[i])
                 else:
-                    labels[row, start : part.stop - 1] = own[1:].masked_fill(
-                        ~torch.tensor(learnt[1:], dtype=torch.bool), IGNORED
-                    )
-                start = part.stop
+                    ignored = ~torch.tensor(learnt[1:], dtype=torch.bool)
+                    labels[row, start : end - 1] = text[1:].masked_fill(ignored, IGNORED)
+                start = end
         return Texts(ids, samples, labels, groups, shown)
 
-    def _rows(self, pairs: Sequence[Pair], alone: bool) -> tuple[list[tuple[list[int], list[bool]]], list[int]]:
-        """Return each text's token ids and which of them are learnt, and how many pictures each shows."""
+    def _rows(
+        self, pairs: Sequence[Pair], alone: bool
+    ) -> tuple[list[tuple[list[int], list[bool]]], list[int]]:
+        """Return each text's token ids and which of them are learnt, and its number of images."""
         early = self.early and not alone
         texts = [with_places(pair) if early else without_places(pair) for pair in pairs]
         spans = any(learnt for _, learnt in texts)
         cut: dict[str, Any] = {} if early else {"truncation": True, "max_length": self.limit}
-        encoded = self.tokenizer([text for text, _ in texts], return_offsets_mapping=spans, verbose=False, **cut)
+        encoded = self.tokenizer(
+            [text for text, _ in texts], return_offsets_mapping=spans, verbose=False, **cut
+        )
         rows, shown = [], []
         for i, (_, learnt) in enumerate(texts):
             ids = encoded.input_ids[i]
@@ -137,17 +156,17 @@ class Tokens:
         return rows, shown or [1] * len(rows)
 
     def _expanded(self, ids: list[int], learnt: list[bool]) -> tuple[list[int], list[bool], int]:
-        """Make room for each picture's visual tokens, and cut; a picture that would be cut goes as a whole."""
+        """Repeat each image token for its visual tokens, and cut the text, but never inside an image."""
         out: list[int] = []
         wanted: list[bool] = []
         count = 0
-        for token, own in zip(ids, learnt, strict=True):
+        for token, counts in zip(ids, learnt, strict=True):
             size = self.visual_tokens if token == self.place else 1
             if len(out) + size > self.limit:
                 break
             count += token == self.place
             out += [token] * size
-            wanted += [own and token != self.place] * size
+            wanted += [counts and token != self.place] * size
         return out, wanted, count
 
     def _packed(self, lengths: Sequence[int]) -> list[list[int]]:
@@ -155,25 +174,36 @@ class Tokens:
         groups: list[list[int]] = []
         room: list[int] = []
         for i, length in enumerate(lengths):
-            found = next((row for row, left in enumerate(room) if left >= length), None)
-            if found is None:
+            for row, left in enumerate(room):
+                if left >= length:
+                    groups[row].append(i)
+                    room[row] -= length
+                    break
+            else:
                 groups.append([i])
                 room.append((self.pack or 0) - length)
-            else:
-                groups[found].append(i)
-                room[found] -= length
         return groups
 
-    def _ended(self, ids: list[int], learnt: list[bool], closes: bool) -> tuple[list[int], list[bool]]:
-        """Put the end behind a text that was not cut; a conversation brings its own stop mark."""
+    def _ended(
+        self, ids: list[int], learnt: list[bool], closes: bool
+    ) -> tuple[list[int], list[bool]]:
+        """Append the end token to a text that was not cut; a conversation's template has its own."""
         end = self.tokenizer.eos_token_id
-        if closes and not self.masked and end is not None and ids[-1:] != [end] and len(ids) < self.limit:
+        if (
+            closes
+            and not self.masked
+            and end is not None
+            and ids[-1:] != [end]
+            and len(ids) < self.limit
+        ):
             return [*ids, end], [*learnt, True]
         return (ids, learnt) if ids else ([self.pad], [False])
 
     def _hide(self, ids: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Hide tokens of one caption, at least one of them behind the mask."""
-        special = self.tokenizer.get_special_tokens_mask(ids.tolist(), already_has_special_tokens=True)
+        """Hide tokens of one text, at least one of them with the mask token."""
+        special = self.tokenizer.get_special_tokens_mask(
+            ids.tolist(), already_has_special_tokens=True
+        )
         words = np.flatnonzero(np.array(special) == 0)
         if not len(words):
             return ids, torch.full_like(ids, IGNORED)
@@ -192,15 +222,18 @@ class Tokens:
 
 
 def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
-    """Return a pair's text with a mark for each of its pictures, and its learnt parts; without marks the pictures go first.
+    """Return a pair's text with a placeholder for each image, and its learnt spans.
+
+    Images of a text without placeholders go first.
 
     Raises:
-        VLMIGError: more or fewer marks than pictures.
+        VLMIGError: more or fewer placeholders than images.
     """
     pictures, marks = len(pair.pictures()) or bool(pair.prompt), pair.caption.count(IMAGE)
     if marks not in (0, pictures):
         raise VLMIGError(
-            f"{marks} {IMAGE} for {pictures} pictures in {pair.caption[:60]!r}; expected one for each, or none at all"
+            f"{marks} {IMAGE} for {pictures} pictures in {pair.caption[:60]!r}; expected one for each, "
+            "or none at all"
         )
     if marks or not pictures:
         return pair.caption, pair.learnt
@@ -209,18 +242,18 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
 
 
 def without_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
-    """Return a pair's text without marks, and its learnt parts, for a model that has no pictures in its text."""
+    """Return a pair's text without placeholders, and its learnt spans, for late fusion."""
     marks = [found.span() for found in re.finditer(rf"{re.escape(IMAGE)}\n?", pair.caption)]
     if not marks:
         return pair.caption, pair.learnt
 
-    def moved(place: int) -> int:
-        return place - sum(min(place, b) - a for a, b in marks if a < place)
+    def moved(position: int) -> int:
+        return position - sum(min(position, b) - a for a, b in marks if a < position)
 
     kept = re.sub(rf"{re.escape(IMAGE)}\n?", "", pair.caption)
     return kept, tuple((moved(a), moved(b)) for a, b in pair.learnt)
 
 
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
-    """Say which tokens lie in one of the spans, if only in part."""
+    """Return which tokens overlap one of the spans."""
     return [any(a < end and b > begin for begin, end in spans) for a, b in offsets]

@@ -1,4 +1,4 @@
-"""Vision: from pictures to patch features, an embedding, and how well a picture fits its prompt."""
+"""Vision: images from files, their patch features and their embeddings."""
 
 from vlmig.vision.encoder import BLANK, VisionEncoder, as_tensor
 from vlmig.vision.files import Pictures, all_opened, frames, opened

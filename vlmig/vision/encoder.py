@@ -1,4 +1,4 @@
-"""The vision encoder: pictures to patch features and an embedding, in one pass, whichever library the tower comes from."""
+"""The vision encoder: image features and embedding from one pass, by any library."""
 
 from __future__ import annotations
 
@@ -13,41 +13,39 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vlmig.errors import VLMIGError
-from vlmig.runtime import spread
+from vlmig.errors import VLMIGError, one_line
+from vlmig.runtime import deterministic_map
 
 BLANK = (128, 128, 128)
-"""Colour of the empty picture."""
-
-
+"""Color of the blank picture."""
 BATCH = 4
-"""Pictures per pass on an accelerator, always: a feature's last bit may depend on how many others are computed beside it."""
+"""Images per pass on an accelerator: a fixed number, since rounding may depend on it."""
 
 
 class Tower(Protocol):
-    """A vision model with its preprocessing and, where it has one, its text side."""
+    """A vision model with its preprocessing, and a text side if it has one."""
 
     vision: nn.Module
-    """What decides a feature beside the preprocessing."""
+    """The module whose weights decide a feature."""
     preprocessing: str
-    """The preprocessing in words, for the identity."""
-    reads: bool
+    """The preprocessing as text, for the identity."""
+    has_text: bool
     """Whether there is a text side."""
 
-    def prepare(self, pictures: Sequence[Tensor]) -> Tensor:
-        """Resize, crop and normalise pictures, uint8 (3, H, W) each: (n, 3, h, w)."""
+    def prepare(self, images: Sequence[Tensor]) -> Tensor:
+        """Resize, crop and normalize images, uint8 (3, H, W) each: (n, 3, h, w)."""
         ...
 
-    def see(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Return the patch features of a block, (n, P, C), and the embeddings, (n, E), from one pass."""
+    def encode_images(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Return patch features of a block, (n, P, C), and embeddings, (n, E), from one pass."""
         ...
 
-    def read(self, texts: list[str]) -> Tensor:
+    def encode_texts(self, texts: list[str]) -> Tensor:
         """Embed texts, (n, E)."""
         ...
 
     def fits(self, text: str) -> bool:
-        """Tell whether the text side reads the whole text."""
+        """Tell whether the text side reads the text without cutting it."""
         ...
 
 
@@ -55,40 +53,58 @@ class VisionEncoder:
     """A frozen vision model of open_clip or transformers.
 
     Args:
-        name: for open_clip ``architecture/pretrained-tag`` (``ViT-B-32/openai``), ``hf-hub:owner/name`` or a folder in
-            local-dir format; for transformers a hub id (``google/siglip-base-patch16-224``) or a folder.
+        name: for open_clip ``architecture/pretrained-tag`` (``ViT-B-32/openai``),
+            ``hf-hub:owner/name`` or a folder in local-dir format; for transformers a hub id
+            (``google/siglip-base-patch16-224``) or a folder.
         layer: transformer block whose patch features are returned; -2 is the penultimate.
-        features: ``patches``, or ``pooled``: the embedding as the only patch, which imaginers without pixels also give.
+        features: ``patches``, or ``pooled``: the embedding as the only patch, as image sources
+            without pixels give it.
 
     Raises:
-        VLMIGError: no such model, one without pretrained weights, or another ``features``.
+        VLMIGError: no such model, a model without pretrained weights, or another value of
+            ``features``.
     """
 
     def __init__(
-        self, name: str | Path, layer: int = -2, features: str = "patches", device: str | torch.device = "cpu"
+        self,
+        name: str | Path,
+        layer: int = -2,
+        features: str = "patches",
+        device: str | torch.device = "cpu",
     ) -> None:
         if features not in ("patches", "pooled"):
             raise VLMIGError(f"vision_features={features!r}; expected patches or pooled")
-        self.name, self.layer, self.features, self.device = str(name), layer, features, torch.device(device)
-        self.tower = _tower(str(name))
+        self.name, self.layer, self.features, self.device = (
+            str(name),
+            layer,
+            features,
+            torch.device(device),
+        )
+        self.tower = load_tower(str(name))
         self.tower.vision.to(self.device)
 
-    def encode(self, pictures: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
-        """Encode n pictures, PIL or uint8 (3, H, W): features (n, P, C) in half precision and unit embeddings (n, E).
+    def encode(self, images: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
+        """Encode n images, PIL or uint8 (3, H, W): features (n, P, C) in half precision and unit
+        embeddings (n, E).
 
-        A picture's bytes do not depend on the others: every pass has the same size, the last one filled up. On a CPU it has one
-        picture, since there some libraries round by the place in a batch.
+        The bytes of a result do not depend on the other images: every pass has the same size, the
+        last one padded. On a CPU a pass has one image, since some libraries round by the position
+        in a batch.
         """
         size = self._pass_size()
-        parts = [pictures[start : start + size] for start in range(0, len(pictures), size)]
-        seen = spread(self._pass, parts, self.device)
-        features, pooled = zip(*seen, strict=True)
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        features, pooled = zip(
+            *deterministic_map(self._encode_batch, batches, self.device), strict=True
+        )
         return torch.cat(features), torch.cat(pooled)
 
-    def _pass(self, pictures: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
-        batch = [as_tensor(picture).to(self.device) for picture in pictures]
-        pixels = self.tower.prepare(batch + batch[:1] * (self._pass_size() - len(batch)))
-        patches, embeddings = (part[: len(batch)] for part in self.tower.see(pixels, self.layer))
+    def _encode_batch(self, images: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
+        batch = [as_tensor(image).to(self.device) for image in images]
+        padding = batch[:1] * (self._pass_size() - len(batch))
+        patches, embeddings = self.tower.encode_images(
+            self.tower.prepare(batch + padding), self.layer
+        )
+        patches, embeddings = patches[: len(batch)], embeddings[: len(batch)]
         unit = F.normalize(embeddings.float(), dim=-1)
         features = unit[:, None] if self.features == "pooled" else patches
         return features.half().cpu(), unit.cpu()
@@ -97,24 +113,25 @@ class VisionEncoder:
         return 1 if self.device.type == "cpu" else BATCH
 
     def encode_text(self, texts: Sequence[str]) -> Tensor | None:
-        """Encode texts: unit embeddings (n, E), each on its own, or None where the tower has no text side."""
-        if not self.tower.reads:
+        """Encode texts one by one: unit embeddings (n, E); None without a text side."""
+        if not self.tower.has_text:
             return None
-        return torch.cat(spread(self._read, texts, self.device, together=False))  # tokenizers cannot be shared
+        # Tokenizers cannot be shared between threads.
+        return torch.cat(deterministic_map(self._encode_text, texts, self.device, together=False))
 
-    def _read(self, text: str) -> Tensor:
-        return F.normalize(self.tower.read([text]).float(), dim=-1).cpu()
+    def _encode_text(self, text: str) -> Tensor:
+        return F.normalize(self.tower.encode_texts([text]).float(), dim=-1).cpu()
 
     def fits(self, text: str) -> bool:
-        """Tell whether the text side, if there is one, reads the whole text."""
-        return not self.tower.reads or self.tower.fits(text)
+        """Tell whether the text side, if there is one, reads the text without cutting it."""
+        return not self.tower.has_text or self.tower.fits(text)
 
     def encode_blank(self) -> Tensor:
-        """Encode the empty picture: (P, C)."""
+        """Encode the blank picture: (P, C)."""
         return self.encode([Image.new("RGB", (64, 64), BLANK)])[0][0].float()
 
     def identity(self) -> dict[str, str | int | float]:
-        """Name everything that decides a feature: weights, preprocessing, layer, kind."""
+        """Return everything that decides a feature: weights, preprocessing, layer, kind."""
         digest = hashlib.sha256(self.tower.preprocessing.encode())
         for name, value in sorted(self.tower.vision.state_dict().items()):
             digest.update(name.encode())
@@ -122,29 +139,50 @@ class VisionEncoder:
         return {"encoder": digest.hexdigest()[:16], "layer": self.layer, "features": self.features}
 
 
-def as_tensor(picture: Image.Image | Tensor) -> Tensor:
-    """Turn a picture into uint8 (3, H, W); a tensor is one already."""
-    if isinstance(picture, Tensor):
-        return picture
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+def as_tensor(image: Image.Image | Tensor) -> Tensor:
+    """Turn an image into uint8 (3, H, W); a tensor is returned as it is."""
+    if isinstance(image, Tensor):
+        return image
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
-def _tower(name: str) -> Tower:
-    """Choose the library by what the name names."""
+def load_tower(name: str) -> Tower:
+    """Load a vision model by the library that its name belongs to; see ``VisionEncoder``.
+
+    Raises:
+        VLMIGError: no such model, or a name without weights.
+    """
     folder = Path(name)
-    if folder.is_dir() and not (folder / "open_clip_config.json").is_file() and (folder / "config.json").is_file():
-        from vlmig.vision import towers  # without open_clip, which takes a second
+    in_open_clip_format = (folder / "open_clip_config.json").is_file() or not (
+        folder / "config.json"
+    ).is_file()
+    try:
+        if folder.is_dir() and not in_open_clip_format:
+            # Without open_clip, whose import takes a second.
+            from vlmig.vision import transformers_tower
 
-        return towers.load(name)
-    from vlmig.vision import openclip, towers
+            return transformers_tower.load(name)
+        from vlmig.vision import openclip, transformers_tower
 
-    if folder.is_dir():
-        return openclip.load(name)
-    if name.startswith(("hf-hub:", "local-dir:")) or name.partition("/")[0] in openclip.architectures():
-        return openclip.load(name)
-    if "/" not in name:
+        if folder.is_dir():
+            return openclip.load(f"local-dir:{name}")
+        if name.startswith(("hf-hub:", "local-dir:")):
+            return openclip.load(name)
+        architecture, _, tag = name.partition("/")
+        if tag:
+            is_open_clip = architecture in openclip.architectures()
+            return (
+                openclip.load(architecture, tag) if is_open_clip else transformers_tower.load(name)
+            )
+    except (RuntimeError, OSError, ValueError, AttributeError) as error:
         raise VLMIGError(
-            f"vision encoder {name!r} names no weights; expected a folder, hf-hub:owner/name, architecture/tag such as "
-            "ViT-B-32/openai, or a transformers hub id such as google/siglip-base-patch16-224"
-        )
-    return towers.load(name)
+            f"cannot load the vision encoder {name}: {one_line(error)}; expected the folder or hub "
+            "id of a CLIP, SigLIP, FLAVA or DINOv2 model of transformers with its "
+            "preprocessor_config.json, or for open_clip a folder in local-dir format, "
+            "hf-hub:owner/name, or architecture/tag such as ViT-B-32/openai"
+        ) from error
+    raise VLMIGError(
+        f"vision encoder {name!r} names no weights; expected a folder, hf-hub:owner/name, "
+        "architecture/tag such as ViT-B-32/openai, or a transformers hub id such as "
+        "google/siglip-base-patch16-224"
+    )

@@ -1,4 +1,4 @@
-"""Pictures from files, and frames of videos as pictures."""
+"""Images from files, and frames of videos."""
 
 from __future__ import annotations
 
@@ -9,56 +9,63 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, ImageSequence
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 Picture = str | Path | Image.Image
-"""A picture, or the file that it is in."""
+"""An image or the path of its file."""
 Pictures = Picture | Sequence[Picture]
 MOVING = {".gif", ".webp", ".png", ".apng", ".tif", ".tiff"}
-"""Videos that Pillow reads."""
+"""Suffixes of animations that Pillow reads."""
 
 
 def opened(picture: str | Path | Image.Image) -> Image.Image:
-    """Return a picture as RGB, upright: of a file as its EXIF says, of an animation the first frame.
+    """Return an image as RGB: turned upright by the file's EXIF data; the first frame of an
+    animation.
 
     Raises:
-        VLMIGError: no such file, or it is not a picture.
+        VLMIGError: no such file, or it is not an image.
     """
     if isinstance(picture, Image.Image):
         return rgb(picture)
     if not isinstance(picture, str | Path):
-        raise VLMIGError(f"a picture of type {type(picture).__name__}; expected a PIL image or a file's path")
+        raise VLMIGError(
+            f"a picture of type {type(picture).__name__}; expected a PIL image or a file's path"
+        )
     try:
-        with Image.open(picture) as found:
-            return rgb(ImageOps.exif_transpose(found))
+        with Image.open(picture) as image:
+            return rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
         raise VLMIGError(f"no picture file {picture}; expected a path to one: correct it") from None
     except Exception as error:  # a damaged file may break Pillow's readers in any way
         raise VLMIGError(
-            f"{picture} is not a picture that can be read ({_line(error)}); expected a file such as PNG, JPEG or WebP"
+            f"{picture} is not a picture that can be read ({one_line(error, whole=True)}); "
+            "expected a file such as PNG, JPEG or WebP"
         ) from None
 
 
 def all_opened(pictures: Pictures) -> list[Image.Image]:
-    """Return pictures as ``opened`` does; a picture by itself is one."""
-    return [opened(one) for one in ([pictures] if isinstance(pictures, str | Path | Image.Image) else pictures)]
+    """Open images as ``opened`` does; a single one gives a list of one."""
+    if isinstance(pictures, str | Path | Image.Image):
+        return [opened(pictures)]
+    return [opened(picture) for picture in pictures]
 
 
 def rgb(picture: Image.Image) -> Image.Image:
     """Convert to RGB."""
-    if picture.mode.startswith("I"):  # 16 bits: Pillow's own conversion would cut everything above 255 off
+    if picture.mode.startswith("I"):  # 16 bits: Pillow would clip everything above 255
         values = np.asarray(picture).astype(np.int64)
         picture = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
     return picture.convert("RGB")
 
 
 def frames(path: str | Path, count: int) -> list[Image.Image]:
-    """Return frames of a video in their order, spread evenly from the first to the last; all of a shorter one.
+    """Return evenly spaced frames of a video, from the first to the last; all frames if there are
+    fewer than ``count``.
 
-    Animated GIF, WebP, PNG and TIFF are read by Pillow, everything else by PyAV.
+    Pillow reads animated GIF, WebP, PNG and TIFF; PyAV reads everything else.
 
     Raises:
-        VLMIGError: no such file, no video, PyAV is missing, or a count below one.
+        VLMIGError: no such file, not a video, PyAV is missing, or a count below one.
     """
     path = Path(path)
     if count < 1:
@@ -66,40 +73,45 @@ def frames(path: str | Path, count: int) -> list[Image.Image]:
     if not path.is_file():
         raise VLMIGError(f"no video file {path}; expected a path to one: correct it")
     if path.suffix.lower() not in MOVING:
-        return _decoded(path, count)
+        return _decode(path, count)
     try:
-        with Image.open(path) as found:
-            wanted = set(_spread(getattr(found, "n_frames", 1), count))
-            return [rgb(frame) for i, frame in enumerate(ImageSequence.Iterator(found)) if i in wanted]
+        with Image.open(path) as video:
+            wanted = set(_evenly(getattr(video, "n_frames", 1), count))
+            return [
+                rgb(frame) for i, frame in enumerate(ImageSequence.Iterator(video)) if i in wanted
+            ]
     except Exception as error:
-        raise VLMIGError(_unread(path, error)) from None
+        raise VLMIGError(_unreadable(path, error)) from None
 
 
-def _spread(total: int, count: int) -> list[int]:
-    """Choose frames evenly; fewer than asked where there are fewer."""
+def _evenly(total: int, count: int) -> list[int]:
+    """Return evenly spaced indices of ``total`` frames."""
     return np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()
 
 
-def _decoded(path: Path, count: int) -> list[Image.Image]:
+def _decode(path: Path, count: int) -> list[Image.Image]:
     """Decode frames by PyAV."""
     if find_spec("av") is None:
-        raise VLMIGError(f'reading {path} needs PyAV; install it with pip install "vlmig[video]", or give a GIF')
+        raise VLMIGError(
+            f'reading {path} needs PyAV; install it with pip install "vlmig[video]", or give a GIF'
+        )
     from transformers.video_utils import load_video
 
     def sample(metadata: object, **_: object) -> list[int]:
-        total = getattr(metadata, "total_num_frames", 0) or _counted(path)  # Matroska and WebM do not say
+        # Matroska and WebM do not say.
+        total = getattr(metadata, "total_num_frames", 0) or _count_frames(path)
         if not total:
             raise ValueError("no frames")
-        return _spread(total, count)
+        return _evenly(total, count)
 
     try:
-        found, _ = load_video(str(path), backend="pyav", sample_indices_fn=sample)
+        decoded, _ = load_video(str(path), backend="pyav", sample_indices_fn=sample)
     except Exception as error:
-        raise VLMIGError(_unread(path, error)) from None
-    return [Image.fromarray(frame) for frame in found]
+        raise VLMIGError(_unreadable(path, error)) from None
+    return [Image.fromarray(frame) for frame in decoded]
 
 
-def _counted(path: Path) -> int:
+def _count_frames(path: Path) -> int:
     """Count frames by decoding them."""
     import av
 
@@ -107,9 +119,8 @@ def _counted(path: Path) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def _unread(path: Path, error: Exception) -> str:
-    return f"{path} is not a video that can be read ({_line(error)}); expected an animated GIF, or a video such as MP4"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _unreadable(path: Path, error: Exception) -> str:
+    return (
+        f"{path} is not a video that can be read ({one_line(error, whole=True)}); expected an "
+        "animated GIF, or a video such as MP4"
+    )

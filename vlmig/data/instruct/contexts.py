@@ -38,7 +38,13 @@ class Context:
         """Write a phrase on each line and then, if asked for, a box on each line."""
         lines = list(self.phrases)
         if boxes:
-            lines += ["", *(f"{name}: [{', '.join(f'{side:.3f}' for side in box)}]" for name, box in self.boxes)]
+            lines += [
+                "",
+                *(
+                    f"{name}: [{', '.join(f'{side:.3f}' for side in box)}]"
+                    for name, box in self.boxes
+                ),
+            ]
         return "\n".join(lines)
 
     @property
@@ -97,12 +103,20 @@ def _phrases(pairs: Sequence[Pair], count: int, seed: int) -> list[tuple[str, Bo
     return _sample(pairs[0].group, named, count, seed, _same_phrase)
 
 
-def _boxes(image: str, named: list[tuple[str, Box]], count: int, seed: int) -> list[tuple[str, Box]]:
-    return _sample(image, named, count, seed, lambda a, b: a[0] == b[0] and _overlap(a[1], b[1]) >= SAME_PLACE)
+def _boxes(
+    image: str, named: list[tuple[str, Box]], count: int, seed: int
+) -> list[tuple[str, Box]]:
+    return _sample(
+        image, named, count, seed, lambda a, b: a[0] == b[0] and _overlap(a[1], b[1]) >= SAME_PLACE
+    )
 
 
-def _sample(image: str, named: list[tuple[str, Box]], count: int, seed: int, same: Any) -> list[tuple[str, Box]]:
-    order = sorted(range(len(named)), key=lambda i: (number_of(f"{image} {i} {named[i][0]}", seed), i))
+def _sample(
+    image: str, named: list[tuple[str, Box]], count: int, seed: int, same: Any
+) -> list[tuple[str, Box]]:
+    order = sorted(
+        range(len(named)), key=lambda i: (number_of(f"{image} {i} {named[i][0]}", seed), i)
+    )
     chosen: list[int] = []
     for i in order:
         if len(chosen) == count:
@@ -113,7 +127,10 @@ def _sample(image: str, named: list[tuple[str, Box]], count: int, seed: int, sam
 
 
 def _same_phrase(first: tuple[str, Box], second: tuple[str, Box]) -> bool:
-    one, other = (set(phrase.lower().rstrip(".").split()) - {"a", "an", "the"} for phrase, _ in (first, second))
+    one, other = (
+        set(phrase.lower().rstrip(".").split()) - {"a", "an", "the"}
+        for phrase, _ in (first, second)
+    )
     shared = len(one & other) / max(1, len(one | other))
     return shared >= ALIKE or (shared >= NEARLY and _overlap(first[1], second[1]) >= SAME_PLACE)
 
@@ -156,7 +173,9 @@ def _objects(records: Any, size: tuple[int, int], left_out: Counter[str]) -> lis
         names = fields.get("names")
         sides = [fields.get("x"), fields.get("y"), fields.get("w"), fields.get("h")]
         try:
-            if not (isinstance(names, list) and names and isinstance(names[0], str) and names[0].strip()):
+            if not (
+                isinstance(names, list) and names and isinstance(names[0], str) and names[0].strip()
+            ):
                 raise BadPicture("object without a name")
             found.append((" ".join(names[0].split()), place_box(sides, size)[0]))
         except BadPicture as reason:

@@ -77,7 +77,9 @@ class Outcome:
     repeats: int
 
 
-def generate(folder: Path, out: Path, teacher: Teacher, settings: Settings, bounds: Bounds) -> dict[str, Any]:
+def generate(
+    folder: Path, out: Path, teacher: Teacher, settings: Settings, bounds: Bounds
+) -> dict[str, Any]:
     """Ask for every image and kind that is not there yet, and return the report.
 
     Args:
@@ -94,7 +96,9 @@ def generate(folder: Path, out: Path, teacher: Teacher, settings: Settings, boun
     prompts = Prompts()
     with Ledger(out, _identity(folder, settings, prompts), bounds) as ledger:
         try:
-            found = islice(contexts(folder, settings.regions, settings.seed, ledger.left_out), bounds.images)
+            found = islice(
+                contexts(folder, settings.regions, settings.seed, ledger.left_out), bounds.images
+            )
             tasks = (Task(context, kind) for context in found for kind in settings.kinds)
             images = _work(tasks, ledger, lambda task: answer(task, teacher, settings, prompts))
         except BaseException:
@@ -110,7 +114,9 @@ def generate(folder: Path, out: Path, teacher: Teacher, settings: Settings, boun
 def _identity(folder: Path, settings: Settings, prompts: Prompts) -> dict[str, Any]:
     """Return what decides the rows, as it is kept beside them; the folder may move."""
     paths = {name: find_json(folder, name) for name in ("region_descriptions", "objects")}
-    sizes = {f"bytes of {name}": path.stat().st_size if path else None for name, path in paths.items()}
+    sizes = {
+        f"bytes of {name}": path.stat().st_size if path else None for name, path in paths.items()
+    }
     own = asdict(settings)
     sampling = own.pop("sampling")
     return {**own, "kinds": list(settings.kinds), **sampling, "prompts": prompts.version, **sizes}
@@ -179,7 +185,12 @@ def answer(task: Task, teacher: Teacher, settings: Settings, prompts: Prompts) -
         line |= {"reason": rejections[-1], "reply": text}
     else:
         line["conversations"] = _conversation(turns, task, settings.seed)
-    line |= {"kind": kind, "teacher": settings.teacher, "prompt_version": prompts.version, "context": context.digest}
+    line |= {
+        "kind": kind,
+        "teacher": settings.teacher,
+        "prompt_version": prompts.version,
+        "context": context.digest,
+    }
     line |= {"seed": seed, "rejections": rejections, "requests": attempt + 1}
     for name in ("prompt_tokens", "answer_tokens"):
         line[name] = sum(getattr(reply, name) or 0 for reply in replies)

@@ -16,7 +16,12 @@ from typing import Any, Self
 from vlmig.errors import VLMIGError
 from vlmig.io.atomic import write_json
 
-ROWS, REJECTS, SETTINGS, REPORT = "instructions.jsonl", "rejects.jsonl", "settings.json", "report.json"
+ROWS, REJECTS, SETTINGS, REPORT = (
+    "instructions.jsonl",
+    "rejects.jsonl",
+    "settings.json",
+    "report.json",
+)
 EVERY = 1.0
 """Seconds between two writings of the report: what a kill may take away of the time that it counts."""
 FEWEST = 20
@@ -47,13 +52,21 @@ class Bounds:
         for name in ("images", "parallel"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise VLMIGError(f"{'limit' if name == 'images' else name} is {value}; expected at least 1; correct it")
+                raise VLMIGError(
+                    f"{'limit' if name == 'images' else name} is {value}; expected at least 1; correct it"
+                )
         amounts = (self.price_in, self.price_out, self.max_cost)
         if any(amount is not None and not 0 <= amount < float("inf") for amount in amounts):
-            raise VLMIGError(f"prices and largest cost are {amounts}; expected 0 or more; correct them")
+            raise VLMIGError(
+                f"prices and largest cost are {amounts}; expected 0 or more; correct them"
+            )
         if not 0 <= self.max_rejected <= 1:
-            raise VLMIGError(f"max-rejected is {self.max_rejected}; expected a share from 0 to 1; correct it")
-        if (self.price_in is None) != (self.price_out is None) or (self.max_cost is not None and self.price_in is None):
+            raise VLMIGError(
+                f"max-rejected is {self.max_rejected}; expected a share from 0 to 1; correct it"
+            )
+        if (self.price_in is None) != (self.price_out is None) or (
+            self.max_cost is not None and self.price_in is None
+        ):
             raise VLMIGError(
                 "a price is missing; expected --price-in and --price-out together, and both with --max-cost; give them"
             )
@@ -96,7 +109,12 @@ class Ledger:
         try:
             before = json.loads((folder / REPORT).read_text(encoding="utf-8"))
             self.seconds, self.repeats = float(before["seconds"]), int(before["sent_again"])
-        except (OSError, ValueError, KeyError, TypeError):  # none yet: only time and repeats are not in the rows
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+        ):  # none yet: only time and repeats are not in the rows
             pass
 
     def _settle(self, settings: dict[str, Any]) -> None:
@@ -110,7 +128,10 @@ class Ledger:
             return
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-            name = next((name for name in {**known, **settings} if known.get(name) != settings.get(name)), None)
+            name = next(
+                (name for name in {**known, **settings} if known.get(name) != settings.get(name)),
+                None,
+            )
         except (ValueError, TypeError, AttributeError):
             raise VLMIGError(
                 f"{path} is damaged; expected settings as written; remove the folder, or name another --out"
@@ -151,7 +172,9 @@ class Ledger:
             VLMIGError: it cannot be written.
         """
         name = REJECTS if "reason" in line else ROWS
-        content = json.dumps(line, ensure_ascii="reason" in line).encode() + b"\n"  # replies may hold half characters
+        content = (
+            json.dumps(line, ensure_ascii="reason" in line).encode() + b"\n"
+        )  # replies may hold half characters
         try:
             if self.files[name].write(content) != len(content):
                 raise OSError("the disk is full")
@@ -194,7 +217,10 @@ class Ledger:
         Raises:
             VLMIGError: says which.
         """
-        rows, rejected = self.rows.total(), sum(reasons.total() for reasons in self.rejected.values())
+        rows, rejected = (
+            self.rows.total(),
+            sum(reasons.total() for reasons in self.rejected.values()),
+        )
         cost, most = self.cost, self.bounds.max_cost
         if cost is not None and most is not None:
             if self.tokens["uncounted"]:
@@ -214,7 +240,9 @@ class Ledger:
     def report(self, finished: bool) -> dict[str, Any]:
         """Write and return all counts."""
         self.written = time.monotonic()
-        rejected = {kind: dict(sorted(reasons.items())) for kind, reasons in sorted(self.rejected.items())}
+        rejected = {
+            kind: dict(sorted(reasons.items())) for kind, reasons in sorted(self.rejected.items())
+        }
         total = sum(reasons.total() for reasons in self.rejected.values())
         found = {
             "finished": finished,
@@ -238,7 +266,10 @@ class Ledger:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.close()
 

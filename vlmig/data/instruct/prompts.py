@@ -29,7 +29,11 @@ class Prompts:
         content = PLACE.read_bytes()
         texts = yaml.safe_load(content)
         self.version = f"{texts['version']}-{hashlib.sha256(content).hexdigest()[:8]}"
-        self.common, self.repair, self.requests = texts["common"], texts["repair"], texts["requests"]
+        self.common, self.repair, self.requests = (
+            texts["common"],
+            texts["repair"],
+            texts["requests"],
+        )
         self.kinds: dict[str, dict[str, Any]] = texts["kinds"]
         self.examples: list[dict[str, Any]] = texts["examples"]
 
@@ -37,7 +41,9 @@ class Prompts:
         """Draw the question of a detailed description: a function of image and seed."""
         return self.requests[number_of(f"{image} request", seed) % len(self.requests)]
 
-    def messages(self, kind: str, context: Context, request: str = "", complaint: str = "") -> list[Message]:
+    def messages(
+        self, kind: str, context: Context, request: str = "", complaint: str = ""
+    ) -> list[Message]:
         """Make the messages of one request: rules, worked examples, the picture in words.
 
         Args:
@@ -46,12 +52,20 @@ class Prompts:
             request: the question of a detailed description.
             complaint: why an earlier reply could not be used.
         """
-        found = [{"role": "system", "content": f"{self.common.strip()}\n\n{self.kinds[kind]['task'].strip()}"}]
+        found = [
+            {
+                "role": "system",
+                "content": f"{self.common.strip()}\n\n{self.kinds[kind]['task'].strip()}",
+            }
+        ]
         for number, example in enumerate(self.examples):
             boxes = tuple((name, tuple(box)) for name, box in example["boxes"])
             shown = Context(str(number), "", tuple(example["phrases"]), boxes)
             asked = self._user(kind, shown, self.requests[number])
-            found += [asked, {"role": "assistant", "content": json.dumps(example[kind], ensure_ascii=False)}]
+            found += [
+                asked,
+                {"role": "assistant", "content": json.dumps(example[kind], ensure_ascii=False)},
+            ]
         return [*found, self._user(kind, context, request, complaint)]
 
     def _user(self, kind: str, context: Context, request: str, complaint: str = "") -> Message:

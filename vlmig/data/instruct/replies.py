@@ -54,7 +54,10 @@ def read_reply(kind: str, text: str, request: str = "") -> Turns:
     value = _parsed(text)
     if kind == "conversation":
         found = _field(value, "turns", list)
-        turns = [(_field(turn, "question", str).strip(), _field(turn, "answer", str).strip()) for turn in found]
+        turns = [
+            (_field(turn, "question", str).strip(), _field(turn, "answer", str).strip())
+            for turn in found
+        ]
         if not TURNS[0] <= len(turns) <= TURNS[1]:
             raise BadReply(f"not {TURNS[0]} to {TURNS[1]} turns")
     else:
@@ -98,7 +101,9 @@ def _check(kind: str, turns: Turns) -> None:
                 raise BadReply(f"empty {name}")
             if not fewest <= count <= most:
                 raise BadReply(f"{name} too {'short' if count < fewest else 'long'}")
-            if any("\ud800" <= letter <= "\udfff" for letter in words):  # JSON may spell halves of characters
+            if any(
+                "\ud800" <= letter <= "\udfff" for letter in words
+            ):  # JSON may spell halves of characters
                 raise BadReply("not Unicode")
             if IMAGE in words:
                 raise BadReply("has an image mark")

@@ -13,7 +13,7 @@ from huggingface_hub import InferenceClient
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from vlmig.data.instruct.prompts import Message
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 TRANSPORT = cast(type[Exception], HfHubHTTPError.__mro__[1])
 """What the client's HTTP library raises for broken connections; the library is another one in other versions of the hub's."""
@@ -110,7 +110,9 @@ class EndpointTeacher:
             )
         self.url, self.model, self.sampling = url, model, sampling or Sampling()
         self.pause, self.sleep, self.answered = pause, sleep, False
-        self.client = InferenceClient(base_url=url, api_key=(key or "").strip() or NO_KEY, timeout=timeout)
+        self.client = InferenceClient(
+            base_url=url, api_key=(key or "").strip() or NO_KEY, timeout=timeout
+        )
 
     def ask(self, messages: Sequence[Message], seed: int) -> Reply:
         """Answer, waiting and sending again where the endpoint is busy or out of order.
@@ -131,8 +133,15 @@ class EndpointTeacher:
             except HfHubHTTPError as error:
                 said = self._judge(error)
                 pause = max(pause, _asked_pause(error))
-            except (TRANSPORT, OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-                said = " ".join(str(error).split())[:200] or type(error).__name__
+            except (
+                TRANSPORT,
+                OSError,
+                ValueError,
+                TypeError,
+                LookupError,
+                AttributeError,
+            ) as error:
+                said = one_line(error, whole=True)[:200]
             else:
                 self.answered = True
                 return reply
@@ -153,7 +162,13 @@ class EndpointTeacher:
         choice, usage = completion.choices[0], getattr(completion, "usage", None)
         counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
         known = [count if isinstance(count, int) else None for count in counts]
-        return Reply(choice.message.content or "", known[0], known[1], choice.finish_reason != "length", repeats)
+        return Reply(
+            choice.message.content or "",
+            known[0],
+            known[1],
+            choice.finish_reason != "length",
+            repeats,
+        )
 
     def _judge(self, error: HfHubHTTPError) -> str:
         """Return what was wrong where sending again may help.
@@ -209,7 +224,7 @@ class LocalTeacher:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
             self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
         except (OSError, ValueError, ImportError) as error:
-            said = " ".join(str(error).split())[:200]
+            said = one_line(error, whole=True)[:200]
             raise VLMIGError(
                 f"no chat model at {model} ({said}); expected a causal LM of transformers, as a folder or hub id; correct --teacher, or name its --endpoint"
             ) from None
@@ -242,12 +257,16 @@ class LocalTeacher:
             torch.manual_seed(seed)
             pad = self.tokenizer.pad_token_id
             drawn["pad_token_id"] = self.tokenizer.eos_token_id if pad is None else pad
-            written = self.model.generate(**inputs, max_new_tokens=self.sampling.max_tokens, **drawn)[0, length:]
+            written = self.model.generate(
+                **inputs, max_new_tokens=self.sampling.max_tokens, **drawn
+            )[0, length:]
         ends = self.model.generation_config.eos_token_id
         whole = len(written) < self.sampling.max_tokens or written[-1].item() in (
             ends if isinstance(ends, list) else [ends]
         )
-        return Reply(self.tokenizer.decode(written, skip_special_tokens=True), length, len(written), whole)
+        return Reply(
+            self.tokenizer.decode(written, skip_special_tokens=True), length, len(written), whole
+        )
 
     def _inputs(self, messages: Sequence[Message]) -> Any:
         """Write the messages as the model's template does; where it knows no system, the rules open the first question."""

@@ -40,7 +40,10 @@ PLACES = ("path", "images")
 
 
 def build_source(
-    spec: Mapping[str, Any], data: Path | None = None, tokenizer: Any = None, own: Mapping[str, Build] | None = None
+    spec: Mapping[str, Any],
+    data: Path | None = None,
+    tokenizer: Any = None,
+    own: Mapping[str, Build] | None = None,
 ) -> Source:
     """Make the source that an entry describes, such as ``{source: visual_genome, path: vg, min_side: 8}``.
 
@@ -82,7 +85,9 @@ def guess_kind(path: object) -> str:
         VLMIGError: nothing does, or nothing known.
     """
     if not isinstance(path, str):
-        raise VLMIGError(f"an entry has the path {path!r} and no source; expected source, path or both; add one")
+        raise VLMIGError(
+            f"an entry has the path {path!r} and no source; expected source, path or both; add one"
+        )
     place = Path(path)
     for kind, field in FIELDS.items():
         if place.suffix in (".json", ".jsonl") and place.is_file() and field in _head(place):
@@ -98,7 +103,9 @@ def guess_kind(path: object) -> str:
         "webdataset": "*.tar",
     }
     for kind, mark in marks.items():
-        if place.is_dir() and (any(place.glob(mark)) or (kind == "table" and (place / "dataset_dict.json").is_file())):
+        if place.is_dir() and (
+            any(place.glob(mark)) or (kind == "table" and (place / "dataset_dict.json").is_file())
+        ):
             return kind
     if place.is_dir():
         return "folder"
@@ -121,20 +128,32 @@ def _head(path: Path) -> bytes:
 
 def _check(kind: str, build: Build, options: Mapping[str, Any]) -> None:
     """Compare an entry's options with what its source takes."""
-    known = {name: own for name, own in inspect.signature(build).parameters.items() if name != "tokenizer"}
+    known = {
+        name: own
+        for name, own in inspect.signature(build).parameters.items()
+        if name != "tokenizer"
+    }
     for name in options:
         if name not in known:
-            raise VLMIGError(f"source {kind} has no option {name!r}; expected {', '.join(known)}; correct the entry")
+            raise VLMIGError(
+                f"source {kind} has no option {name!r}; expected {', '.join(known)}; correct the entry"
+            )
     for name, parameter in known.items():
         if parameter.default is parameter.empty and name not in options:
-            raise VLMIGError(f"source {kind} has no {name}; expected it beside {', '.join(known)}; add it to the entry")
+            raise VLMIGError(
+                f"source {kind} has no {name}; expected it beside {', '.join(known)}; add it to the entry"
+            )
     hints = get_type_hints(build.__init__ if inspect.isclass(build) else build)
     for name, value in options.items():
         hint = hints.get(name, Any)
         types = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         if not any(_fits(value, own) for own in types):
-            names = " or ".join(getattr(own, "__name__", str(own)) for own in types if own is not Path)
-            raise VLMIGError(f"{name} of source {kind} is {value!r}; expected {names}; correct the entry")
+            names = " or ".join(
+                getattr(own, "__name__", str(own)) for own in types if own is not Path
+            )
+            raise VLMIGError(
+                f"{name} of source {kind} is {value!r}; expected {names}; correct the entry"
+            )
 
 
 def _fits(value: Any, hint: Any) -> bool:

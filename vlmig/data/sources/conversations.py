@@ -12,15 +12,31 @@ from vlmig.data.pairs import Pair, is_unicode
 from vlmig.data.pictures import cut, open_picture, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.json_stream import json_items
-from vlmig.io.rows import Bad, Row, one_line, parquet_rows, text_rows
+from vlmig.io.rows import Bad, Row, parquet_columns, parquet_rows, text_rows
 from vlmig.models.config import IMAGE
 from vlmig.processing.chat_templates import TOKENIZER, Turn, prompt, render
 
 POSITIONS = ("keep", "front")
 ENDINGS = (".json", ".zip", ".jsonl", ".parquet")
-COLUMNS = ("id", "image", "conversations", "instruction", "input", "output", "question", "response", "system_prompt")
+COLUMNS = (
+    "id",
+    "image",
+    "conversations",
+    "instruction",
+    "input",
+    "output",
+    "question",
+    "response",
+    "system_prompt",
+)
 """Columns of a parquet file that are read."""
-SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+}
 
 
 class Conversations:
@@ -54,14 +70,20 @@ class Conversations:
         self.images = Path(images) if images else self.path.parent
         self.template, self.front, self.tokenizer = template, image_position == "front", tokenizer
         if image_position not in POSITIONS:
-            raise VLMIGError(f"image_position {image_position!r}; expected {' or '.join(POSITIONS)}; correct it")
+            raise VLMIGError(
+                f"image_position {image_position!r}; expected {' or '.join(POSITIONS)}; correct it"
+            )
         if self.path.suffix not in ENDINGS or not self.path.is_file():
             raise VLMIGError(
                 f"no conversations at {path}; expected a {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]} file; correct the path"
             )
         if not self.images.is_dir():
-            raise VLMIGError(f"no folder {images}; expected the one that names of pictures start from; correct images")
-        prompt([Turn("user", "?")], template, tokenizer)  # refuses a wrong template before anything is read
+            raise VLMIGError(
+                f"no folder {images}; expected the one that names of pictures start from; correct images"
+            )
+        prompt(
+            [Turn("user", "?")], template, tokenizer
+        )  # refuses a wrong template before anything is read
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every conversation.
@@ -89,7 +111,9 @@ class Conversations:
         else:
             for number, record in enumerate(json_items(self.path), 1):
                 place = f"{self.path.name}, record {number}"
-                yield (place, record) if isinstance(record, dict) else Bad(place, "not a JSON object")
+                yield (
+                    (place, record) if isinstance(record, dict) else Bad(place, "not a JSON object")
+                )
 
     def _pair(self, place: str, row: Row) -> Pair | Bad:
         number = row.get("id")
@@ -98,7 +122,9 @@ class Conversations:
         try:
             system, turns = _turns(row)
             pictures = _pictures(row)
-            turns = [Turn(turn.role, _in_front(turn.text)) for turn in turns] if self.front else turns
+            turns = (
+                [Turn(turn.role, _in_front(turn.text)) for turn in turns] if self.front else turns
+            )
             _check_marks(system, turns, len(pictures))
             text, learnt = self._text(turns, system)
             group = pictures[0] if pictures else name
@@ -112,13 +138,17 @@ class Conversations:
         first, more = "".join(pictures[:1]), tuple(pictures[1:])
         return Pair(text, first, group=group, version="\n".join(versions), more=more, learnt=learnt)
 
-    def _text(self, turns: list[Turn], system: str | None) -> tuple[str, tuple[tuple[int, int], ...]]:
+    def _text(
+        self, turns: list[Turn], system: str | None
+    ) -> tuple[str, tuple[tuple[int, int], ...]]:
         try:
             return render(turns, self.template, self.tokenizer, system)
         except VLMIGError:
             if self.template != TOKENIZER:
                 raise
-            raise _Fault("refused by the chat template") from None  # which may have no system, or change earlier turns
+            raise _Fault(
+                "refused by the chat template"
+            ) from None  # which may have no system, or change earlier turns
 
 
 class _Fault(Exception):
@@ -127,13 +157,7 @@ class _Fault(Exception):
 
 def _columns(path: Path) -> list[str]:
     """List the columns of a parquet file that matter."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        names = pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise VLMIGError(f"{path} is no parquet file ({one_line(error)}); fetch it again") from None
+    names = parquet_columns(path)
     found = [name for name in COLUMNS if name in names]
     if not {"conversations", "output", "response"} & set(found):
         raise VLMIGError(

@@ -80,13 +80,17 @@ class Folder:
             if version is None:
                 yield Bad(place, "no such picture")
             else:
-                yield from captioned(fields.get("text"), place, Pair("", picture, group=picture, version=version))
+                yield from captioned(
+                    fields.get("text"), place, Pair("", picture, group=picture, version=version)
+                )
 
     def _picture(self, picture: str, stem: str, files: set[str]) -> Iterator[Pair | Bad]:
         captions: list[str] = []
         if f"{stem}.txt" in files:
             try:
-                text = (self.folder / picture).with_name(f"{stem}.txt").read_text(encoding="utf-8-sig")
+                text = (
+                    (self.folder / picture).with_name(f"{stem}.txt").read_text(encoding="utf-8-sig")
+                )
             except (OSError, UnicodeDecodeError):
                 yield Bad(picture, "captions not UTF-8")
                 return
@@ -97,4 +101,6 @@ class Folder:
         if version is None:
             yield Bad(picture, "no such picture")
         else:
-            yield from captioned(captions, picture, Pair("", picture, group=picture, version=version))
+            yield from captioned(
+                captions, picture, Pair("", picture, group=picture, version=version)
+            )

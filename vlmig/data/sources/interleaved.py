@@ -47,15 +47,25 @@ class Interleaved:
         break_up: bool = False,
     ) -> None:
         self.shards, self.name = _shards(str(path)), f"interleaved {path}"
-        self.max_pictures, self.min_similarity, self.break_up = max_pictures, min_similarity, break_up
+        self.max_pictures, self.min_similarity, self.break_up = (
+            max_pictures,
+            min_similarity,
+            break_up,
+        )
         self.after_picture = loss == "after_picture"
         if loss not in LOSSES:
-            raise VLMIGError(f"loss {loss!r} of interleaved; expected {' or '.join(LOSSES)}; correct it")
+            raise VLMIGError(
+                f"loss {loss!r} of interleaved; expected {' or '.join(LOSSES)}; correct it"
+            )
         if max_pictures < 1:
-            raise VLMIGError(f"max_pictures {max_pictures} of interleaved; expected a number from 1; correct it")
+            raise VLMIGError(
+                f"max_pictures {max_pictures} of interleaved; expected a number from 1; correct it"
+            )
         self.images = Path(images) if images else self.shards[0].parent
         if not self.images.is_dir():
-            raise VLMIGError(f"no folder {images}; expected the one that image_name starts from; correct images")
+            raise VLMIGError(
+                f"no folder {images}; expected the one that image_name starts from; correct images"
+            )
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every document, file by file.
@@ -94,21 +104,29 @@ class Interleaved:
             return
         for number, own in enumerate(pictures, 1):
             inner = f"{place}, picture {number}"
-            yield from captioned(sentences[own.sentence], inner, Pair("", own.name, group=group, version=own.version))
+            yield from captioned(
+                sentences[own.sentence], inner, Pair("", own.name, group=group, version=own.version)
+            )
 
     def _kept(self, listed: list[_Picture]) -> tuple[list[_Picture], str]:
         """Choose a document's pictures, in the order of their sentences; without any, say why."""
         versions = ((own, version_of(self.images / own.name)) for own in listed)
         there = [own._replace(version=version) for own, version in versions if version]
         least = self.min_similarity
-        alike = there if least is None else [own for own in there if is_number(own.alike) and own.alike >= least]
+        alike = (
+            there
+            if least is None
+            else [own for own in there if is_number(own.alike) and own.alike >= least]
+        )
         if not alike:
             return [], (
                 f"similarity under {least:g}" if there else "no picture fetched"
             ) if listed else "no picture listed"
         return sorted(alike[: self.max_pictures], key=lambda own: own.sentence), ""
 
-    def _whole(self, place: str, sentences: list[str], pictures: list[_Picture], group: str) -> Pair | Bad:
+    def _whole(
+        self, place: str, sentences: list[str], pictures: list[_Picture], group: str
+    ) -> Pair | Bad:
         """Write a document as one text."""
         text, learnt = "", []
         for number, sentence in enumerate(sentences):
@@ -120,11 +138,17 @@ class Interleaved:
                 learnt.append((len(text) - len(sentence), len(text)))
         if not is_unicode(text):
             return Bad(place, "not Unicode")
-        if not (learnt if self.after_picture else any(sentences)):  # or the marks alone would be learnt
-            return Bad(place, "no sentence behind a picture" if self.after_picture else "no sentence")
+        if not (
+            learnt if self.after_picture else any(sentences)
+        ):  # or the marks alone would be learnt
+            return Bad(
+                place, "no sentence behind a picture" if self.after_picture else "no sentence"
+            )
         names, version = [own.name for own in pictures], "\n".join(own.version for own in pictures)
         spans = tuple(learnt) if self.after_picture else ()
-        return Pair(text, names[0], group=group, version=version, more=tuple(names[1:]), learnt=spans)
+        return Pair(
+            text, names[0], group=group, version=version, more=tuple(names[1:]), learnt=spans
+        )
 
 
 class _Picture(NamedTuple):
@@ -165,7 +189,10 @@ def _shards(path: str) -> list[Path]:
     """List files: one, those of a folder, or those of a pattern, in natural order."""
     found = [Path(path)] if Path(path).is_file() else []
     if not found:
-        found = [Path(name) for name in glob.glob(f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path)]
+        found = [
+            Path(name)
+            for name in glob.glob(f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path)
+        ]
     if not found or any(shard.suffix != ".jsonl" for shard in found):
         raise VLMIGError(
             f"no documents at {path}; expected a .jsonl file, a folder of them, or a pattern such as docs_*.jsonl; correct the path, or unpack the files"

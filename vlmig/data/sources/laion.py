@@ -34,9 +34,13 @@ class Laion220k:
         if caption not in CAPTIONS:
             raise VLMIGError(f"caption {caption!r} of laion220k; expected {' or '.join(CAPTIONS)}")
         if not self.file.is_file():
-            raise VLMIGError(f"no file {self.file}; expected {FILE}; fetch it from its hub page, or correct the path")
+            raise VLMIGError(
+                f"no file {self.file}; expected {FILE}; fetch it from its hub page, or correct the path"
+            )
         if not self.images.is_dir():
-            raise VLMIGError(f"no folder {images}; expected the COCO pictures (with train2017 in it); correct images")
+            raise VLMIGError(
+                f"no folder {images}; expected the COCO pictures (with train2017 in it); correct images"
+            )
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every row.
@@ -54,7 +58,9 @@ class Laion220k:
             elif version is None:
                 yield Bad(place, "no such picture")
             else:
-                yield from captioned(row[self.caption], place, Pair("", name, group=name, version=version))
+                yield from captioned(
+                    row[self.caption], place, Pair("", name, group=name, version=version)
+                )
 
     def open(self, pair: Pair) -> Image.Image:
         """Read a picture.

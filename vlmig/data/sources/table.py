@@ -14,10 +14,11 @@ from PIL import Image
 from vlmig.data.pairs import BadPicture, Box, Pair, captioned
 from vlmig.data.pictures import cut, open_picture, place_box, size_of, version_of
 from vlmig.errors import VLMIGError
-from vlmig.io.hub_datasets import _load
-from vlmig.io.rows import BATCH, Bad, Row, below, floors, require, text_rows
+from vlmig.io.hub_datasets import load_dataset
+from vlmig.io.rows import BATCH, Bad, Row, below, lowest_values, require, text_rows
 
 TEXT = (".jsonl", ".csv")
+TABLES = "a .jsonl, .csv or .parquet file, a folder saved by datasets, or a hub id"
 
 
 class Table:
@@ -51,16 +52,22 @@ class Table:
     ) -> None:
         self.path, self.name = Path(path), f"table {path}"
         self.image, self.caption, self.prompt, self.box = image, caption, prompt, box
-        self.images = Path(images) if images else self.path if self.path.is_dir() else self.path.parent
-        self.at_least = floors(at_least, path)
+        self.images = (
+            Path(images) if images else self.path if self.path.is_dir() else self.path.parent
+        )
+        self.at_least = lowest_values(at_least, path)
         named = [column for column in (image, caption, prompt, box, *self.at_least) if column]
         self.columns = list(dict.fromkeys(named))
-        self.rows = None if self.path.suffix in TEXT else _load(self.path, split)
+        if self.path.suffix in (*TEXT, ".parquet") and not self.path.is_file():
+            raise VLMIGError(
+                f"no file {path}; expected a .jsonl, .csv or .parquet table; correct the path"
+            )
+        self.rows = None if self.path.suffix in TEXT else load_dataset(path, TABLES, split)
         if self.rows is not None:
             require(self.columns, self.rows.column_names, path)
-            self.pictures = self.rows.select_columns([image]).with_format("arrow") if image else None
-        elif not self.path.is_file():
-            raise VLMIGError(f"no file {path}; expected a .jsonl, .csv or .parquet table; correct the path")
+            self.pictures = (
+                self.rows.select_columns([image]).with_format("arrow") if image else None
+            )
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every row.
@@ -89,7 +96,10 @@ class Table:
             return
         value, prompt = row.get(self.image or "") or "", (row.get(self.prompt or "") or "")
         if not isinstance(value, str) or not isinstance(prompt, str):
-            yield Bad(place, "picture is no file name" if not isinstance(value, str) else "prompt is no text")
+            yield Bad(
+                place,
+                "picture is no file name" if not isinstance(value, str) else "prompt is no text",
+            )
             return
         version = self._version(value) if value else ""
         if version is None:
@@ -131,7 +141,11 @@ class Table:
 
     def _version(self, picture: str) -> str | None:
         embedded = self.rows is not None and _row(picture) is not None
-        return self.rows._fingerprint if embedded and self.rows is not None else version_of(self.images / picture)
+        return (
+            self.rows._fingerprint
+            if embedded and self.rows is not None
+            else version_of(self.images / picture)
+        )
 
     def _file(self, picture: str) -> Path | IO[bytes]:
         """Return the file of a picture, or its bytes where it is embedded."""
@@ -168,13 +182,22 @@ def _names(column: Any, first: int) -> list[str]:
     if pa.types.is_struct(column.type):
         fields = [field.name for field in column.type]
         there = (
-            pc.is_valid(pc.struct_field(column, "bytes")).to_pylist() if "bytes" in fields else [False] * len(column)
+            pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
+            if "bytes" in fields
+            else [False] * len(column)
         )
-        paths = pc.struct_field(column, "path").to_pylist() if "path" in fields else [None] * len(column)
+        paths = (
+            pc.struct_field(column, "path").to_pylist()
+            if "path" in fields
+            else [None] * len(column)
+        )
     elif pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
         there, paths = pc.is_valid(column).to_pylist(), [None] * len(column)
     else:
         raise VLMIGError(
             f"the column of pictures holds {column.type}; expected file names or pictures; name another one"
         )
-    return [f"row {first + i}" if own else path or "" for i, (own, path) in enumerate(zip(there, paths, strict=True))]
+    return [
+        f"row {first + i}" if own else path or ""
+        for i, (own, path) in enumerate(zip(there, paths, strict=True))
+    ]

@@ -10,7 +10,16 @@ from typing import Any
 from PIL import Image
 
 from vlmig.data.pairs import BadPicture, Pair, captioned
-from vlmig.data.pictures import cut, is_number, is_picture, open_picture, place_box, size_of, version_of, walk
+from vlmig.data.pictures import (
+    cut,
+    is_number,
+    is_picture,
+    open_picture,
+    place_box,
+    size_of,
+    version_of,
+    walk,
+)
 from vlmig.errors import VLMIGError
 from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
@@ -120,7 +129,9 @@ class VisualGenome:
 class _Image:
     """What the regions of one image share, looked up once."""
 
-    def __init__(self, folder: Path, pictures: dict[int, str], sizes: dict[int, tuple[int, int]]) -> None:
+    def __init__(
+        self, folder: Path, pictures: dict[int, str], sizes: dict[int, tuple[int, int]]
+    ) -> None:
         self.folder, self.pictures, self.sizes = folder, pictures, sizes
         self.number: int | None = None
         self.found: tuple[str, tuple[int, int], str] | BadPicture

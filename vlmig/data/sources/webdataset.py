@@ -17,7 +17,7 @@ from vlmig.data.pairs import BadPicture, Pair, captioned
 from vlmig.data.pictures import cut, open_picture, version_of
 from vlmig.errors import VLMIGError
 from vlmig.imagination.sources.given import natural
-from vlmig.io.rows import Bad, below, floors
+from vlmig.io.rows import Bad, below, lowest_values
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTIONS = (".txt", ".json")
@@ -42,7 +42,7 @@ class WebDataset:
     """
 
     def __init__(self, path: str | Path, at_least: Mapping[str, float] | None = None) -> None:
-        self.at_least = floors(at_least, path)
+        self.at_least = lowest_values(at_least, path)
         self.name = f"webdataset {path}"
         self.shards = _shards(str(path))
         missing = [shard for shard in self.shards if not shard.is_file()]
@@ -93,7 +93,9 @@ class WebDataset:
                 parts[f".{ending.lower()}"] = member
             yield from self._sample(file, name, key, parts, version)
 
-    def _sample(self, file: IO[bytes], shard: str, key: str, parts: Parts, version: str) -> Iterator[Pair | Bad]:
+    def _sample(
+        self, file: IO[bytes], shard: str, key: str, parts: Parts, version: str
+    ) -> Iterator[Pair | Bad]:
         place = f"{shard}, {key}"
         picture = next((parts[ending] for ending in PICTURES if ending in parts), None)
         text = next((ending for ending in CAPTIONS if ending in parts), None)
@@ -113,7 +115,9 @@ class WebDataset:
             return
         caption = caption.get("caption") if isinstance(caption, dict) else caption
         where = f"{shard}|{picture.offset_data}|{picture.size}"
-        yield from captioned(caption, place, Pair("", where, group=f"{shard}|{key}", version=version))
+        yield from captioned(
+            caption, place, Pair("", where, group=f"{shard}|{key}", version=version)
+        )
 
 
 def _read(file: IO[bytes], parts: Parts, ending: str) -> Any:
@@ -167,7 +171,10 @@ def _members(file: IO[bytes], shard: str) -> Iterator[tarfile.TarInfo | Bad]:
     file.seek(archive.offset)
     rest = file.read(BLOCK)
     if rest.strip(b"\0") or 0 < len(rest) < BLOCK:  # tarfile takes a damaged head for the end
-        yield Bad(f"{shard}, byte {archive.offset}", "truncated archive" if len(rest) < BLOCK else "damaged archive")
+        yield Bad(
+            f"{shard}, byte {archive.offset}",
+            "truncated archive" if len(rest) < BLOCK else "damaged archive",
+        )
 
 
 def _safe(member: tarfile.TarInfo) -> bool:
@@ -182,6 +189,13 @@ def _shards(path: str) -> list[Path]:
     found = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", path)
     if found:
         head, first, last, tail = found.groups()
-        return [Path(f"{head}{number:0{len(first)}}{tail}") for number in range(int(first), int(last) + 1)]
+        return [
+            Path(f"{head}{number:0{len(first)}}{tail}")
+            for number in range(int(first), int(last) + 1)
+        ]
     folder = Path(path)
-    return sorted(folder.rglob("*.tar"), key=lambda shard: natural(str(shard))) if folder.is_dir() else [folder]
+    return (
+        sorted(folder.rglob("*.tar"), key=lambda shard: natural(str(shard)))
+        if folder.is_dir()
+        else [folder]
+    )

@@ -13,7 +13,8 @@ from vlmig.data.pairs import BadPicture, Pair, inert
 from vlmig.errors import VLMIGError
 from vlmig.imagination.prompts import sentences
 from vlmig.io.hashing import number_of, share_of
-from vlmig.io.rows import Bad, one_line, parquet_rows, require
+from vlmig.io.hub_datasets import load_dataset
+from vlmig.io.rows import Bad, parquet_rows, require, text_lines
 
 HEADING = re.compile(r"\s*((?:= )+)(.+?)((?: =)+)\s*")
 LONGEST = 200_000
@@ -71,7 +72,9 @@ class Wikitext:
         for title, text in self._documents():
             if self.share == 1 or share_of(f"{title}\n{text[:200]}", self.seed) < self.share:
                 for block in self._blocks(inert(text)):
-                    yield Pair(block, prompt=self._prompt(block) if self.imagine else "", group=title)
+                    yield Pair(
+                        block, prompt=self._prompt(block) if self.imagine else "", group=title
+                    )
 
     def open(self, pair: Pair) -> Image.Image:
         """Refuse: a text has no picture.
@@ -103,13 +106,7 @@ class Wikitext:
         named = [self.path / f"wiki.{self.split}.{ending}" for ending in ("raw", "tokens")]
         file = next((path for path in (self.path, *named) if path.is_file()), None)
         if file and file.suffix != ".parquet":
-            try:
-                with file.open(encoding="utf-8-sig") as lines:
-                    yield from lines
-            except UnicodeDecodeError as error:
-                raise VLMIGError(
-                    f"{file} is not UTF-8 ({error}); save it in that encoding, or fetch it again"
-                ) from None
+            yield from text_lines(file)
         elif file or self.path.is_dir():
             for part in [file] if file else self._parts():
                 for _, row in parquet_rows(part, ("text",)):
@@ -127,14 +124,8 @@ class Wikitext:
         return found
 
     def _hub(self) -> Iterator[str]:
-        import datasets
-
-        try:
-            rows = datasets.load_dataset(str(self.path), self.subset, split=self.split)
-        except Exception as error:  # datasets raises what its readers raise
-            raise VLMIGError(
-                f"no wikitext at {self.path}: {one_line(error)}; expected a file, a folder, or a hub id; correct the path"
-            ) from error
+        expected = "a text file, a folder, or a hub id"
+        rows = load_dataset(self.path, expected, self.split, self.subset)
         require(("text",), rows.column_names, self.path)
         for row in rows:
             yield row["text"] or ""
@@ -156,8 +147,12 @@ class Wikitext:
             behind = last
             while first < behind < len(starts) and not _between_words(text, starts[behind]):
                 behind -= 1
-            behind = last if behind == first else behind  # one word longer than a block is cut inside
-            block = text[starts[first] : starts[behind] if behind < len(starts) else len(text)].strip()
+            behind = (
+                last if behind == first else behind
+            )  # one word longer than a block is cut inside
+            block = text[
+                starts[first] : starts[behind] if behind < len(starts) else len(text)
+            ].strip()
             # Read alone, a block may have other tokens at its ends than within its text.
             extra = len(self._encode(block)["input_ids"]) - self.tokens
             if extra <= 0 or behind == first + 1:
@@ -165,7 +160,9 @@ class Wikitext:
             last = max(first + 1, behind - extra)
 
     def _encode(self, text: str) -> Any:
-        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        return self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
 
     def _prompt(self, block: str) -> str:
         every = sentences(block)

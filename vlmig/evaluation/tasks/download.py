@@ -1,4 +1,4 @@
-"""Where benchmark files come from when no folder is given: their public source (``sources.yaml``), verified by content hash."""
+"""Download benchmark files from their public source (``sources.yaml``), verified by content hash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vlmig.errors import VLMIGError
 
 logger = logging.getLogger(__name__)
 BLOCK = 1 << 20
-"""Bytes read at a time: an archive may be larger than the memory to spare."""
+"""Bytes read at a time: an archive may be larger than the free memory."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Source:
 
     url: str
     sha256: str | None
-    """Of what is downloaded; None where it is not known beforehand."""
+    """Hash of the downloaded file; None if it is not known in advance."""
     member: str | None = None
     """The file's name inside the zip archive that is downloaded."""
     hub: str | None = None
@@ -46,13 +46,13 @@ SOURCES = read_sources(Path(__file__).parents[1] / "sources.yaml")
 
 
 def fetch(files: Sequence[str], folder: Path) -> Path:
-    """Download the files that are not yet in ``folder``; none is kept whose content is not the expected one.
+    """Download the files that are not yet in ``folder``, and keep only those with the expected content.
 
-    A file whose content is not known beforehand has its SHA-256 recorded beside it, as NAME.sha256, and is held to that from
-    then on. Files of one archive cost one download.
+    If a file's hash is not known in advance, the SHA-256 of the first download is recorded beside it
+    as NAME.sha256 and checked from then on. Files of one archive cost one download.
 
     Raises:
-        VLMIGError: no known source, no network, a content that differs, or an archive without the file.
+        VLMIGError: no known source, no network, other content, or an archive without the file.
     """
     wanted: dict[str, list[str]] = {}
     for name in dict.fromkeys(files):
@@ -61,16 +61,17 @@ def fetch(files: Sequence[str], folder: Path) -> Path:
         elif name in SOURCES:
             wanted.setdefault(SOURCES[name].url, []).append(name)
         else:
-            raise VLMIGError(f"{name} has no source known here; get it and pass --data (or VLMIG_DATA) its folder")
+            raise VLMIGError(
+                f"no known source of {name}; get it and pass --data (or VLMIG_DATA) its folder"
+            )
     for url, names in wanted.items():
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=".fetch-", dir=folder
-        ) as rooms:  # beside its goal: moving is then atomic
-            downloaded = _download(url, Path(rooms) / "downloaded", names[0])
+        # A folder inside the target folder, so that moving a file out of it is atomic.
+        with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as temporary:
+            downloaded = _download(url, Path(temporary) / "downloaded", names[0])
             for name in names:
                 _verify(downloaded, SOURCES[name])
-                _keep(_file(downloaded, SOURCES[name], Path(rooms) / "file"), name, folder)
+                _keep(_file(downloaded, SOURCES[name], Path(temporary) / "file"), name, folder)
     return folder
 
 
@@ -80,10 +81,10 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _download(url: str, goal: Path, name: str) -> Path:
+def _download(url: str, target: Path, name: str) -> Path:
     logger.info("downloading %s", url)
     try:
-        with urllib.request.urlopen(url, timeout=60) as response, goal.open("wb") as file:
+        with urllib.request.urlopen(url, timeout=60) as response, target.open("wb") as file:
             shutil.copyfileobj(response, file, BLOCK)
             length = response.headers.get("Content-Length")
     except (OSError, http.client.HTTPException) as error:  # URLError and time-outs are OSErrors
@@ -91,50 +92,58 @@ def _download(url: str, goal: Path, name: str) -> Path:
         raise VLMIGError(
             f"cannot download {url}: {reason}; pass --data (or VLMIG_DATA) a folder that has {name}"
         ) from error
-    if length is not None and goal.stat().st_size != int(length):  # urllib takes a broken connection for the end
-        raise VLMIGError(f"cannot download {url}: {goal.stat().st_size} of {length} bytes came; try again")
-    return goal
+    if length is not None and target.stat().st_size != int(
+        length
+    ):  # urllib takes a broken connection for the end
+        raise VLMIGError(
+            f"cannot download {url}: {target.stat().st_size} of {length} bytes came; try again"
+        )
+    return target
 
 
 def _verify(downloaded: Path, source: Source) -> None:
     if source.sha256 is None:
         return
-    found = sha256(downloaded)
-    if found != source.sha256:
+    actual = sha256(downloaded)
+    if actual != source.sha256:
         raise VLMIGError(
-            f"{source.url} has SHA-256 {found[:12]}..., expected {source.sha256[:12]}...: the source changed; pass --data a folder with the known file"
+            f"{source.url}: SHA-256 mismatch: got {actual[:12]}..., expected {source.sha256[:12]}...: "
+            "the source changed; pass --data a folder with the known file"
         )
 
 
-def _file(downloaded: Path, source: Source, goal: Path) -> Path:
-    """Return the file itself: of an archive, the one member of exactly that name; nothing else is ever unpacked."""
+def _file(downloaded: Path, source: Source, target: Path) -> Path:
+    """Return the file, or unpack it from its archive; no other member is ever unpacked."""
     if source.member is None:
         return downloaded
     try:
         with zipfile.ZipFile(downloaded) as archive:
             if source.member not in archive.namelist():
                 raise VLMIGError(
-                    f"{source.url} has no member {source.member}, but {len(archive.namelist())} others; pass --data a folder with the file"
+                    f"{source.url} has no member {source.member}, but {len(archive.namelist())} "
+                    "others; pass --data a folder with the file"
                 )
-            with archive.open(source.member) as member, goal.open("wb") as file:
+            with archive.open(source.member) as member, target.open("wb") as file:
                 shutil.copyfileobj(member, file, BLOCK)
     except zipfile.BadZipFile as error:
-        raise VLMIGError(f"{source.url} is no zip archive ({error}); pass --data a folder with the file") from None
-    return goal
+        raise VLMIGError(
+            f"{source.url} is not a zip archive ({error}); pass --data a folder with the file"
+        ) from None
+    return target
 
 
 def _keep(file: Path, name: str, folder: Path) -> None:
-    """Move a file to its place; where nothing was known about it, what it is now is written down first."""
-    place, record = folder / name, _record(name, folder)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    """Move a file into the folder; if its hash was unknown, record it first."""
+    target, record = folder / name, _record(name, folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
     _check_recorded(name, folder, file)
     if SOURCES[name].sha256 is None and not record.is_file():
-        found = sha256(file)
-        logger.info("%s: its SHA-256 was not known beforehand; %s is recorded in %s", name, found, record)
+        actual = sha256(file)
+        logger.info("%s: no known SHA-256; %s is recorded in %s", name, actual, record)
         part = file.with_name("record")
-        part.write_text(f"{found}\n", encoding="utf-8")
+        part.write_text(f"{actual}\n", encoding="utf-8")
         os.replace(part, record)
-    os.replace(file, place)
+    os.replace(file, target)
 
 
 def _record(name: str, folder: Path) -> Path:
@@ -142,12 +151,13 @@ def _record(name: str, folder: Path) -> Path:
 
 
 def _check_recorded(name: str, folder: Path, file: Path) -> None:
-    """Hold a file to what was recorded when it first came."""
+    """Compare a file with the hash of its first download."""
     record = _record(name, folder)
     if name not in SOURCES or SOURCES[name].sha256 is not None or not record.is_file():
         return
-    expected, found = record.read_text(encoding="utf-8").strip(), sha256(file)
-    if found != expected:
+    expected, actual = record.read_text(encoding="utf-8").strip(), sha256(file)
+    if actual != expected:
         raise VLMIGError(
-            f"{name} has SHA-256 {found[:12]}..., recorded were {expected[:12]}... in {record}: it changed since it first came; fetch the first one, or delete {record} to take this one"
+            f"{name}: SHA-256 mismatch: got {actual[:12]}..., recorded {expected[:12]}.... The file changed "
+            f"after the first download; restore it, or delete {record} to accept the new one"
         )

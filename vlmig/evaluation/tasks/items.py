@@ -1,6 +1,6 @@
-"""What is measured: a task has items, an item has questions (its wordings), a question has candidates.
+"""A task has items, an item has questions (its wordings), a question has candidates.
 
-Every question of an item shares one set of pictures, and an answer never reaches the picture's prompt.
+All questions of an item share one set of images, and an answer never reaches the image's prompt.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 
 
 def parts_of(question: Question, apart: bool = False) -> list[tuple[str, list[str]]]:
-    """Put a question's candidates behind the texts that they continue: all behind one, or each behind its own.
+    """Group a question's candidates by context: (context, its continuations) for each group.
 
     Args:
-        apart: whether they are scored one by one although they share their text.
+        apart: whether candidates that share a context are scored one by one.
     """
-    whole = range(len(question.continuations))
-    split = [(c,) for c in whole] if apart or len(question.contexts) > 1 else [tuple(whole)]
-    return [(question.context(part[0]), [question.continuations[c] for c in part]) for part in split]
+    if apart or len(question.contexts) > 1:
+        numbers = range(len(question.continuations))
+        return [(question.context(i), [question.continuations[i]]) for i in numbers]
+    return [(question.contexts[0], list(question.continuations))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,12 @@ class Question:
     contexts: tuple[str, ...]
     """What the LM reads: one text for all candidates, or one for each."""
     continuations: tuple[str, ...]
-    """What is scored behind it, one for each candidate; none where text is generated."""
+    """The scored texts after it, one for each candidate; none where text is generated."""
     answer: int
     """Index of the right candidate; -1 where text is generated."""
 
     def context(self, candidate: int) -> str:
-        """Return what stands before a candidate."""
+        """Return the text in front of a candidate."""
         return self.contexts[candidate if len(self.contexts) > 1 else 0]
 
 
@@ -57,23 +58,32 @@ class Item:
         return self.choices[max(self.questions[0].answer, 0)] if self.choices else ""
 
     def described(self) -> dict[str, Any]:
-        """Return all fields by name, as JSON takes them; ``dataclasses.asdict`` takes ten times as long."""
-        own = {name: getattr(self, name) for name in Item.__slots__}
-        return own | {"questions": [{name: getattr(q, name) for name in Question.__slots__} for q in self.questions]}
+        """Return all fields by name, for JSON; ``dataclasses.asdict`` takes ten times as long."""
+        questions = []
+        for question in self.questions:
+            questions.append({name: getattr(question, name) for name in Question.__slots__})
+        return {name: getattr(self, name) for name in Item.__slots__} | {"questions": questions}
 
     def taught(self, demonstrations: Sequence[Item]) -> Item | None:
-        """Put solved items with these candidates in front of every question; None where there are none.
+        """Prepend few-shot examples with the same candidates; None if there are none.
 
-        Each stands in the question's own wording, with a full stop behind its answer (Xia et al. 2023).
+        Each example has the question's wording, with a full stop after its answer (Xia et al. 2023).
         """
-        shown = [d for d in demonstrations if set(self.choices) <= set(d.choices) and d.cluster != self.cluster]
-        if not shown:
+        examples = []
+        for other in demonstrations:
+            if set(self.choices) <= set(other.choices) and other.cluster != self.cluster:
+                examples.append(other)
+        if not examples:
             return None
         questions = []
         for i, question in enumerate(self.questions):
-            solved = [(d.questions[i], d.questions[i].answer) for d in shown]
-            lines = [f"{q.context(a).strip()} {q.continuations[a].strip()}. " for q, a in solved]
-            questions.append(replace(question, contexts=tuple("".join(lines) + c for c in question.contexts)))
+            lines = ""
+            for example in examples:
+                solved = example.questions[i]
+                context = solved.context(solved.answer).strip()
+                lines += f"{context} {solved.continuations[solved.answer].strip()}. "
+            contexts = tuple(lines + context for context in question.contexts)
+            questions.append(replace(question, contexts=contexts))
         return replace(self, questions=tuple(questions))
 
 
@@ -83,25 +93,27 @@ class Task:
 
     name: str
     load: Callable[[Path], Sequence[Item]]
-    """Reads the items from a folder of benchmark files: a list, or a sequence that makes an item when it is asked for."""
+    """Reads the items from a folder of benchmark files, at once or lazily, one by one."""
     files: tuple[str, ...] = ()
     """Files it needs below that folder."""
     version: int = 1
     kind: str = "choice"
-    """``choice``: accuracy among candidates. ``generate``: text against the right answers. ``text``: perplexity."""
+    """``choice``: accuracy among candidates. ``generate``: generated text against the right answers.
+    ``text``: perplexity."""
     scoring: str = "whole"
-    """How a candidate is scored: its ``whole`` text behind the context; as published, its ``first_token``, or the ``sequence`` of
-    context and candidate by mean loss per token."""
+    """How a candidate is scored: its ``whole`` text after the context; as published, its
+    ``first_token``, or the ``sequence`` of context and candidate by mean loss per token."""
     counted: str = "each"
-    """``each`` wording counts; as ViComTe counts, an item is right when ``any`` wording is."""
+    """``each`` wording counts; as in ViComTe, an item is right when ``any`` wording is."""
     policy: str = "item"
-    """What is imagined: what the item is about, or what a policy of ``vlmig.imagination.prompts`` makes of each question."""
+    """What is imagined: what the item is about (``item``), or what a policy of
+    ``vlmig.imagination.prompts`` makes of each question."""
     weights: str | None = None
-    """Weights of the pictures where a published script has its own."""
+    """Image weights of a published script; None for the model's."""
     split: str = "test"
     demonstrations: Callable[[Path], list[Item]] = lambda _: []
     """Reads solved items for the few-shot control."""
     demonstration_files: tuple[str, ...] = ()
     max_new_tokens: int = 0
     statement: str = "{picture} {choice}"
-    """What CLIP compares with the pictures, for each candidate."""
+    """The text that CLIP compares with the images, for each candidate."""

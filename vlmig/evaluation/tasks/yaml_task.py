@@ -1,112 +1,65 @@
 """Tasks as declared in ``tasks/*.yaml`` (docs/evaluation.md shows how to add one).
 
-Texts are Jinja templates over a row's fields, as in lm-eval; ``choices``, ``answer`` and ``where`` are Jinja expressions. What
-the published code does otherwise stands under ``reference``, with the same keys.
+Texts are Jinja templates over a row's fields, as in lm-eval; ``choices``, ``answer`` and ``where``
+are Jinja expressions. Whatever the published code does differently is under ``reference``, with the
+same keys.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import jinja2.meta
-import yaml
-from jinja2.sandbox import SandboxedEnvironment
+from pydantic import BeforeValidator, model_validator
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.tasks.items import Item, Question, Task
-from vlmig.io.records import Row, read_rows, read_text
+from vlmig.evaluation.tasks.templates import evaluate, fields_of, made_of_row, render
+from vlmig.io.config_file import Checked, parse, read_yaml
+from vlmig.io.records import Record, read_records, read_text
+from vlmig.io.rows import Row
 
 FOLDER = Path(__file__).parent
+Names = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
+"""One name or several."""
 
 
-def indefinite(noun: str) -> str:
-    """Put the indefinite article in front of a noun."""
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
-
-
-def capital(text: str) -> str:
-    """Begin with a capital letter."""
-    return text[:1].upper() + text[1:]
-
-
-def substituted(text: str, pattern: str, by: str) -> str:
-    """Replace what fits a regular expression."""
-    return re.sub(pattern, by, text)
-
-
-JINJA = SandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-
-
-JINJA.filters |= {"a": indefinite, "capital": capital, "sub": substituted}
-
-
-def _said(place: str, made: Callable[..., Any], *arguments: Any) -> Any:
-    """Make something of a row; what does not fit the task's templates is said with the row."""
-    try:
-        return made(*arguments)
-    except (jinja2.TemplateError, AttributeError, LookupError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise VLMIGError(f"{place} does not fit the task: {reason}; correct the row, or fetch the file again") from None
-
-
-_template = cache(JINJA.from_string)
-_expression = cache(partial(JINJA.compile_expression, undefined_to_none=False))
-
-
-def _render(template: str, row: Row) -> str:
-    return _template(template).render(row)
-
-
-def _evaluate(expression: str, row: Row) -> Any:
-    return _expression(expression)(row)
-
-
-@cache
-def _names(template: str) -> set[str]:
-    """Return the fields that a template names."""
-    return jinja2.meta.find_undeclared_variables(JINJA.parse(template))
-
-
-@dataclass(frozen=True)
-class Declaration:
+class Declaration(Checked):
     """A task's file."""
 
     task: str
-    files: dict[str, list[str]]
+    files: dict[str, Names]
     """Files below the data folder, by split."""
     columns: list[str]
     """Fields that every row must have."""
     prompts: list[Any]
-    """Wordings; one that names ``choice`` is rendered for every candidate. ``{prompt, answer}`` has an answer of its own."""
+    """Wordings; one that names ``choice`` is rendered for every candidate. ``{prompt, answer}`` has
+    its answer beside it."""
     subject: str
     """What the item is about; items that share it are one cluster."""
     picture: str
     """What to imagine."""
     answer: str
-    """Expression: the right candidate, its index, or the list of right texts where text is generated."""
+    """Expression: the right candidate, its index, or the list of right texts to generate."""
     choices: Any = "labels"
     """Expression, or list of templates; ``labels`` are all right answers of the split."""
     continuation: Any = "{{ choice }}"
-    """What is scored of a candidate; several for the first token of several spellings."""
-    variables: dict[str, Any] = field(default_factory=dict)
-    """Constants for the templates; one that is a text is a template itself."""
-    known: list[str] = field(default_factory=list)
+    """The scored text of a candidate; several for the first token of several spellings."""
+    variables: dict[str, Any] = {}
+    """Constants for the templates; a text is a template itself."""
+    known: list[str] = []
     """Labels that may occur; any when empty."""
-    same: dict[str, str] = field(default_factory=dict)
+    same: dict[str, str] = {}
     """Labels that count as another."""
     where: str = "true"
     """Expression: which rows count."""
-    each: list[str] = field(default_factory=list)
+    each: list[str] = []
     """Nested JSON: the lists to walk down."""
     previous: str = ""
-    """A field: ``previous`` is the row before with the same value there, and rows without one are left out."""
+    """A field: ``previous`` is the row before with the same value in it; others are left out."""
     repeated: int = 0
     """Rows that the public file is known to repeat."""
     labels: str = ""
@@ -116,16 +69,25 @@ class Declaration:
     """The split whose items the few-shot control shows."""
     shots: int = 5
     """At most so many of them with an item's candidates."""
-    kind: str = "choice"
-    scoring: str = "whole"
-    counted: str = "each"
+    kind: Literal["choice", "generate"] = "choice"
+    scoring: Literal["whole", "first_token", "sequence"] = "whole"
+    counted: Literal["each", "any"] = "each"
     policy: str = "item"
     weights: str | None = None
     max_new_tokens: int = 0
     statement: str = "{picture} {choice}"
     version: int = 1
-    reference: dict[str, Any] = field(default_factory=dict)
-    """Keys that the published code sets otherwise."""
+    reference: dict[str, Any] = {}
+    """Keys that the published code sets differently."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Declaration:
+        if self.demonstrations and self.demonstrations not in self.files:
+            raise ValueError(
+                f"has demonstrations of the split {self.demonstrations!r}; expected one of "
+                f"{', '.join(self.files)}"
+            )
+        return self
 
     def read(self, data: Path, split: str) -> list[Item]:
         """Read a split's items.
@@ -133,108 +95,139 @@ class Declaration:
         Raises:
             VLMIGError: its files are wrong.
         """
-        rows, places = [], []
+        records: list[Record] = []
         for name in self.files[split]:
-            if name == self.labels:
-                continue
-            part = read_rows(data / name, self.columns, self.each, self.repeated)
-            rows += [{**row, "file": name} for row in part]
-            places += [f"{data / name}, row {i}" for i in range(1, len(part) + 1)]
+            if name != self.labels:
+                for place, row in read_records(data / name, self.columns, self.each, self.repeated):
+                    records.append((place, {**row, "file": name}))
         if self.labels:
-            self._add_labels(rows, data / self.labels)
-        return self.items(rows, places)
+            self._add_labels(records, data / self.labels)
+        return self._items(records)
 
-    def _add_labels(self, rows: list[Row], path: Path) -> None:
-        lines = read_text(path).split() if path.is_file() else []
-        if len(lines) != len(rows):
-            raise VLMIGError(f"{path} has {len(lines)} labels for {len(rows)} rows; fetch both files again")
-        for row, label in zip(rows, lines, strict=True):
+    def _add_labels(self, records: list[Record], path: Path) -> None:
+        labels = read_text(path).split() if path.is_file() else []
+        if len(labels) != len(records):
+            raise VLMIGError(
+                f"{path} has {len(labels)} labels for {len(records)} rows; fetch both files again"
+            )
+        for (_, row), label in zip(records, labels, strict=True):
             row["label"] = label
 
-    def items(self, rows: Sequence[Row], places: Sequence[str] = ()) -> list[Item]:
+    def items(self, rows: Sequence[Row]) -> list[Item]:
         """Make items of rows.
 
-        Args:
-            places: where each row stands, for what is wrong with one.
+        Raises:
+            VLMIGError: a row does not fit the task.
         """
-        wheres = places or [f"{self.task}, row {i}" for i in range(1, len(rows) + 1)]
-        kept = [(_said(place, self._filled, row), place) for row, place in zip(rows, wheres, strict=True)]
-        kept = [(row, place) for row, place in kept if _said(place, _evaluate, self.where, row)]
+        return self._items((f"{self.task}, row {i}", row) for i, row in enumerate(rows, 1))
+
+    def _items(self, records: Iterable[Record]) -> list[Item]:
+        kept: list[Record] = []
+        for place, row in records:
+            filled = made_of_row(place, self._filled, row)
+            if made_of_row(place, evaluate, self.where, filled):
+                kept.append((place, filled))
         if self.previous:
             kept = list(self._with_previous(kept))
         if not kept:
-            raise VLMIGError(f"{self.task}: no rows where {self.where}; fetch the files again from their source")
-        named = [_said(place, _evaluate, self.answer, row) for row, place in kept]
-        labels = sorted({self._one(label) for label in named if isinstance(label, str)})
-        return [
-            _said(place, self._item, i, {**row, "labels": labels}, answer, place)
-            for i, ((row, place), answer) in enumerate(zip(kept, named, strict=True))
-        ]
+            raise VLMIGError(
+                f"{self.task}: no rows where {self.where}; fetch the files again from their source"
+            )
+        answers = [made_of_row(place, evaluate, self.answer, row) for place, row in kept]
+        labels = sorted({self._one(answer) for answer in answers if isinstance(answer, str)})
+        items = []
+        for number, ((place, row), answer) in enumerate(zip(kept, answers, strict=True)):
+            row = {**row, "labels": labels}
+            items.append(made_of_row(place, self._item, number, row, answer, place))
+        return items
 
     def _filled(self, row: Row) -> Row:
         """Add the declared variables to a row, in their order."""
         filled = dict(row)
         for name, value in self.variables.items():
-            filled[name] = _render(value, filled) if isinstance(value, str) else value
+            filled[name] = render(value, filled) if isinstance(value, str) else value
         return filled
 
-    def _with_previous(self, kept: list[tuple[Row, str]]) -> Iterator[tuple[Row, str]]:
+    def _with_previous(self, records: list[Record]) -> Iterator[Record]:
+        """Add to each row the one before it with the same value in the field ``previous``."""
         last: dict[Any, Row] = {}
-        for row, place in kept:
+        for place, row in records:
             before = last.get(row[self.previous])
             last[row[self.previous]] = row
             if before is not None:
-                yield {**row, "previous": before}, place
+                yield place, {**row, "previous": before}
 
     def _one(self, label: str) -> str:
+        """Return the label that this one counts as."""
         label = label.strip()
         return self.same.get(label, label)
 
     def _item(self, number: int, row: Row, answer: Any, place: str) -> Item:
+        questions: list[Question] = []
         if self.kind == "generate":
-            right = tuple(dict.fromkeys(str(text) for text in answer))
-            questions = tuple(Question((_render(p, row),), (), -1) for p in self.prompts)
-            return self._made(number, row, right, questions)
-        named = _evaluate(self.choices, row) if isinstance(self.choices, str) else self.choices
-        if not isinstance(self.choices, str):
-            named = [_render(str(choice), row) for choice in named]
-        choices = tuple(dict.fromkeys(self._one(str(choice)) for choice in named))
-        index = self._index(answer, choices, place)
-        questions = tuple(self._question(p, row, choices, index, place) for p in self.prompts)
-        return self._made(number, row, choices, questions)
+            choices = tuple(dict.fromkeys(map(str, answer)))
+            for prompt in self.prompts:
+                questions.append(Question((render(prompt, row),), (), -1))
+        else:
+            choices = self._choices(row)
+            index = self._index(answer, choices, place)
+            for prompt in self.prompts:
+                questions.append(self._question(prompt, row, choices, index, place))
+        cluster, picture = render(self.subject, row).lower(), render(self.picture, row).strip()
+        return Item(f"{self.task}/{number}", cluster, picture, choices, tuple(questions))
 
-    def _made(self, number: int, row: Row, choices: tuple[str, ...], questions: tuple[Question, ...]) -> Item:
-        cluster, picture = _render(self.subject, row).lower(), _render(self.picture, row).strip()
-        return Item(f"{self.task}/{number}", cluster, picture, choices, questions)
+    def _choices(self, row: Row) -> tuple[str, ...]:
+        """Return the distinct candidates of a row."""
+        if isinstance(self.choices, str):
+            named = [str(choice) for choice in evaluate(self.choices, row)]
+        else:
+            named = [render(str(choice), row) for choice in self.choices]
+        return tuple(dict.fromkeys(map(self._one, named)))
 
-    def _question(self, prompt: Any, row: Row, choices: tuple[str, ...], index: int, place: str) -> Question:
-        text = prompt["prompt"] if isinstance(prompt, dict) else prompt
+    def _question(
+        self, prompt: Any, row: Row, choices: tuple[str, ...], index: int, place: str
+    ) -> Question:
+        text = prompt
         if isinstance(prompt, dict):
-            index = self._index(_evaluate(prompt["answer"], row), choices, place)
-        apart = "choice" in _names(text)
-        contexts = [_render(text, {**row, "choice": c}) for c in (choices if apart else choices[:1])]
-        spellings = [self.continuation] if isinstance(self.continuation, str) else self.continuation
-        continuations = tuple(_render(s, {**row, "choice": c}) for s in spellings for c in choices)
-        return Question(tuple(contexts), continuations, index)
+            text, index = (
+                prompt["prompt"],
+                self._index(evaluate(prompt["answer"], row), choices, place),
+            )
+        one_each = "choice" in fields_of(text)  # otherwise all candidates share a context
+        contexts = []
+        for choice in choices if one_each else choices[:1]:
+            contexts.append(render(text, {**row, "choice": choice}))
+        continuations = []
+        for spelling in (
+            [self.continuation] if isinstance(self.continuation, str) else self.continuation
+        ):
+            for choice in choices:
+                continuations.append(render(spelling, {**row, "choice": choice}))
+        return Question(tuple(contexts), tuple(continuations), index)
 
     def _index(self, answer: Any, choices: tuple[str, ...], place: str) -> int:
+        """Return the index of the right candidate."""
         if isinstance(answer, int) and 0 <= answer < len(choices):
             return answer
         label = self._one(str(answer))
-        allowed = [c for c in choices if not self.known or c in self.known]
+        allowed = [choice for choice in choices if not self.known or choice in self.known]
         if label not in allowed:
-            raise VLMIGError(f"{place}: label {label!r}; expected one of {', '.join(allowed)}; correct the row")
+            raise VLMIGError(
+                f"{place}: label {label!r}; expected one of {', '.join(allowed)}; correct the row"
+            )
         return choices.index(label)
 
     def made(self, split: str = "") -> Task:
-        """Make the task; of another split than its own, with the split in its name.
+        """Make the task. If the split is not the default, its name is added to the task's.
 
         Raises:
             VLMIGError: the split is not declared.
         """
         chosen = split or self.split
         if chosen not in self.files:
-            raise VLMIGError(f"task {self.task} has no split {chosen!r}; expected one of {', '.join(self.files)}")
+            raise VLMIGError(
+                f"task {self.task} has no split {chosen!r}; expected one of {', '.join(self.files)}"
+            )
         shown = self.demonstrations if self.demonstrations != chosen else ""
         return Task(
             name=self.task if chosen == self.split else f"{self.task}@{chosen}",
@@ -254,7 +247,7 @@ class Declaration:
         )
 
     def _demonstrations(self, data: Path, split: str) -> list[Item]:
-        """Read the first items of a split for each list of candidates; none where its files are not there."""
+        """Read a split's first items for each list of candidates; none if files are missing."""
         if not all((data / name).is_file() for name in self.files[split]):
             return []
         counts: dict[tuple[str, ...], int] = {}
@@ -270,25 +263,14 @@ def read_declaration(path: Path, protocol: str = "default") -> Declaration:
     """Read a task's file.
 
     Raises:
-        VLMIGError: not YAML, an unknown key, a key missing.
+        VLMIGError: not YAML, an unknown or missing key, a value of the wrong kind.
     """
-    try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise VLMIGError(f"cannot read task {path}: {' '.join(str(error).split())}; expected a YAML file") from None
-    known = {f.name: f for f in dataclasses.fields(Declaration)}
-    if not isinstance(fields, dict) or fields.keys() - known.keys():
-        wrong = sorted(map(str, fields.keys() - known.keys())) if isinstance(fields, dict) else [type(fields).__name__]
-        raise VLMIGError(f"task {path}: unknown key {wrong[0]}; expected some of {', '.join(known)}")
-    required = [
-        n for n, f in known.items() if f.default is f.default_factory is dataclasses.MISSING and n not in fields
-    ]
-    if required:
-        raise VLMIGError(f"task {path}: no key {required[0]}; docs/evaluation.md shows a whole task")
-    if protocol == "reference":
-        fields |= fields.get("reference", {})
-    fields["files"] = {s: [n] if isinstance(n, str) else n for s, n in fields["files"].items()}
-    return Declaration(**fields)
+    fields = read_yaml(path, "a task's YAML file, as in docs/evaluation.md")
+    others = fields.get("reference")
+    if protocol == "reference" and isinstance(others, dict):
+        fields |= others
+    advice = "; docs/evaluation.md shows a whole task"
+    return parse(Declaration, fields, f"task {path}", advice)
 
 
 @cache
@@ -302,11 +284,13 @@ def known_tasks() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def choose_tasks(names: Sequence[str], others: dict[str, Task], protocol: str = "default") -> list[Task]:
-    """Look tasks up: by name, with ``@split`` for another split than the task's own; or by a file that ends in .yaml.
+def choose_tasks(
+    names: Sequence[str], others: dict[str, Task], protocol: str = "default"
+) -> list[Task]:
+    """Look tasks up by name, with ``@split`` for another split than the default, or by .yaml file.
 
     Args:
-        others: tasks from elsewhere.
+        others: further tasks by name.
 
     Raises:
         VLMIGError: an unknown name or split.
@@ -324,6 +308,7 @@ def choose_tasks(names: Sequence[str], others: dict[str, Task], protocol: str = 
             known = [*known_tasks(), *others]
             known = [*get_close_matches(name, known, 1), *known]
             raise VLMIGError(
-                f"unknown task {name!r}; expected one of {', '.join(dict.fromkeys(known))}, or a task's .yaml file"
+                f"unknown task {name!r}; expected one of {', '.join(dict.fromkeys(known))}, "
+                "or a task's .yaml file"
             )
     return chosen

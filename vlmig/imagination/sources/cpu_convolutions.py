@@ -1,6 +1,8 @@
-"""Convolutions with fewer multiplications: the same result but for rounding, for pipelines that draw on a CPU in float32.
+"""Convolutions with fewer multiplications: the same result but for rounding, for pipelines that
+draw on a CPU in float32.
 
-On a CPU the convolutions of a denoiser already run about as fast as its matrix product, so that only less arithmetic helps.
+On a CPU the convolutions of a denoiser already run about as fast as its matrix product, so that
+only less arithmetic helps.
 """
 
 from __future__ import annotations
@@ -11,9 +13,9 @@ from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
 FEWEST = 96
-"""Channels below which the transforms of ``Winograd`` cost as much as they save (64 and fewer, measured with AVX2)."""
+"""Fewest channels for which ``Winograd`` is faster (measured with AVX2)."""
 MOST = 2**18
-"""Greatest product of input and output channels: the weights of ``Winograd`` are four times those of the convolution."""
+"""Greatest product of input and output channels: ``Winograd`` has four times the weights."""
 TO_TILE = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
 
 
@@ -28,13 +30,14 @@ TO_WEIGHTS += [[1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
 
 FROM_TILE = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 ONES = 7
-"""The place of a tile, of 36, from which ``FROM_TILE`` goes with weight one to every output: where a bias is added."""
+"""The element of a tile that ``FROM_TILE`` adds to every output: a bias is added there."""
 NEIGHBOURS = [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]]
-"""Which of three rows of an enlarged picture show the first and the second of two rows of the picture: for even, odd rows."""
+"""Which of three rows of the enlarged image copy two rows of the image, for even and odd rows."""
 
 
 class Winograd(nn.Module):
-    """A 3 x 3 convolution by Winograd's F(4 x 4, 3 x 3): 36 products for 16 outputs, not 144 (Lavin and Gray, 2015).
+    """A 3 x 3 convolution by Winograd's F(4 x 4, 3 x 3): 36 products for 16 outputs, not 144 (Lavin
+    and Gray, 2015).
 
     Args:
         plain: the convolution in whose place it stands; see ``suits``.
@@ -49,7 +52,9 @@ class Winograd(nn.Module):
         to_tile, to_weights, from_tile = (
             torch.tensor(matrix, dtype=torch.float64) for matrix in (TO_TILE, TO_WEIGHTS, FROM_TILE)
         )
-        weights = torch.einsum("ik,jl,ockl->ijco", to_weights, to_weights, plain.weight.detach().double())
+        weights = torch.einsum(
+            "ik,jl,ockl->ijco", to_weights, to_weights, plain.weight.detach().double()
+        )
         self.register_buffer("weights", weights.flatten(0, 1).to(plain.weight.dtype).contiguous())
         self.register_buffer("to_tile", torch.kron(to_tile, to_tile).to(plain.weight.dtype))
         self.register_buffer("from_tile", torch.kron(from_tile, from_tile).to(plain.weight.dtype))
@@ -82,9 +87,11 @@ class Winograd(nn.Module):
 
 
 class Upsampled(nn.Module):
-    """Doubling and a 3 x 3 convolution as four of 2 x 2 on the small picture, one for even and odd rows and columns each.
+    """Doubling and a 3 x 3 convolution as four of 2 x 2 on the small picture, one for even and odd
+    rows and columns each.
 
-    Of the nine pixels that the convolution sees five are copies, whose weights are added beforehand.
+    Of the nine pixels that the convolution sees five are copies, whose weights are added
+    beforehand.
 
     Args:
         plain: the layer in whose place it stands; see ``suits``.
@@ -123,7 +130,11 @@ class Upsampled(nn.Module):
             for i, part in enumerate(self.parts)
         ]
         parts = torch.stack([part.permute(0, 2, 3, 1) for part in drawn]).unflatten(0, (2, 2))
-        return parts.permute(2, 3, 0, 4, 1, 5).reshape(n, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
+        return (
+            parts.permute(2, 3, 0, 4, 1, 5)
+            .reshape(n, 2 * height, 2 * width, -1)
+            .permute(0, 3, 1, 2)
+        )
 
 
 def quicken(model: nn.Module, *kinds: type[Winograd] | type[Upsampled]) -> None:

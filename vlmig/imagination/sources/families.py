@@ -1,4 +1,4 @@
-"""How each family of text-to-image models draws well: sampling settings by the pipeline's name or class."""
+"""Sampling settings of each family of text-to-image models, by the pipeline's name or class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 8
-"""Pictures per call of a pipeline."""
+"""Images per call of a pipeline."""
 
 
 @dataclass(frozen=True)
@@ -20,15 +20,15 @@ class Sampling:
     guidance: float
     """Classifier-free guidance scale; 0 for distilled models."""
     size: int
-    """Side of a picture in pixels."""
+    """Side of an image in pixels."""
     dtype: str = "float16"
     """Precision on an accelerator; on a CPU it is float32."""
     batch: int = BATCH
-    """Pictures per call; rounding may depend on it."""
+    """Images per call; rounding may depend on it."""
     vae: str | None = None
-    """A smaller decoder in place of the pipeline's own (``AutoencoderTiny``, such as madebyollin/taesd)."""
+    """A smaller decoder (``AutoencoderTiny``, such as madebyollin/taesd)."""
     compile: bool = False
-    """Compile the denoiser: slower to start, faster from some hundred pictures on."""
+    """Compile the denoiser: slower to start, faster from a few hundred images on."""
 
 
 FAMILIES: tuple[tuple[str, Sampling, str], ...] = (
@@ -46,20 +46,25 @@ FAMILIES: tuple[tuple[str, Sampling, str], ...] = (
     (r"stable-?diffusion-?xl|sdxl", Sampling(25, 5.0, 1024), "OpenRAIL++"),
     (r"stable-?diffusion", Sampling(25, 7.5, 512), "OpenRAIL"),
 )
-"""Pattern in a pipeline's name or class, its settings, its usual licence; the first that matches counts."""
+"""Pattern in a pipeline's name or class, settings, usual license; the first match counts."""
 UNKNOWN = Sampling(25, 5.0, 512)
 
 
 def sampling_for(name: str, **given: Any) -> Sampling:
     """Return a pipeline's settings: those given (not None), else its family's."""
-    known = next((s for pattern, s, _ in FAMILIES if re.search(pattern, _described(name))), UNKNOWN)
+    described, known = _described(name), UNKNOWN
+    for pattern, sampling, _ in FAMILIES:
+        if re.search(pattern, described):
+            known = sampling
+            break
     return replace(known, **{field: value for field, value in given.items() if value is not None})
 
 
 def _described(name: str) -> str:
-    """Return a hub id, or for a folder the name and class that its own index gives."""
+    """Return a hub id, or the name and class in the index of a folder, in lower case."""
     index = Path(name) / "model_index.json"
     if not index.is_file():
         return name.lower()
     described = json.loads(index.read_text())
-    return f"{described.get('_name_or_path', '')} {Path(name).name} {described.get('_class_name', '')}".lower()
+    names = (described.get("_name_or_path", ""), Path(name).name, described.get("_class_name", ""))
+    return " ".join(names).lower()

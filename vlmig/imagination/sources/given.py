@@ -1,5 +1,4 @@
-"""Imaginers that draw nothing: pictures of a folder by name, the nearest pictures of a gallery, a prompt's own embedding,
-and the empty picture."""
+"""Image sources that draw nothing: folder, gallery, text embedding, blank image."""
 
 from __future__ import annotations
 
@@ -19,189 +18,200 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
-from vlmig.imagination import Request
+from vlmig.imagination import ImageSource, Request
 from vlmig.imagination.prompts import slug
-from vlmig.io.hub_datasets import _dataset
+from vlmig.io.hub_datasets import load_dataset
 from vlmig.vision import BLANK, VisionEncoder, as_tensor
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
 
-
 PART = 256
-"""Pictures of a gallery that are embedded between two savings."""
+"""Images of a gallery that are embedded between two saves."""
 NEAREST = 128
-"""Pictures that retrieval looks for at most."""
+"""Greatest number of images that retrieval looks for."""
 
 
-class FolderImaginer:
-    """Give the pictures that lie in a folder under the prompt's name: ``a_cat/*.png``, or ``a_cat_0.png``, ``a_cat_1.png``, ...
+class FolderSource(ImageSource):
+    """Give the images of a folder that are named after the prompt: ``a_cat/*.png``, or
+    ``a_cat_0.png``, ``a_cat_1.png``, ...
 
     Raises:
         VLMIGError: no such folder.
     """
 
-    embeds = False
-    seeded = False
-
     def __init__(self, folder: str) -> None:
         if not Path(folder).is_dir():
-            raise VLMIGError(f"no folder {folder}; expected one with pictures named after prompts")
+            raise VLMIGError(f"no folder {folder}; expected one with images named after prompts")
         self.gallery = Gallery(folder)
 
     @cached_property
-    def _named(self) -> dict[str, list[int]]:
-        """Which pictures stand for which name."""
-        named: dict[str, list[int]] = {}
+    def _by_name(self) -> dict[str, list[int]]:
+        """The numbers of the images of each name."""
+        numbers: dict[str, list[int]] = {}
         for i, path in enumerate(self.gallery.paths):
-            place = path.relative_to(self.gallery.folder)
-            own = place.parts[0] if len(place.parts) > 1 else re.sub(r"[_ -]*\d+$", "", place.stem)
-            named.setdefault(slug(own), []).append(i)
-        return named
+            inside = path.relative_to(self.gallery.folder)
+            name = (
+                inside.parts[0] if len(inside.parts) > 1 else re.sub(r"[_ -]*\d+$", "", inside.stem)
+            )
+            numbers.setdefault(slug(name), []).append(i)
+        return numbers
 
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
-        """Give picture i of each prompt, in the order of their names.
+        """Return image i of each prompt, in the order of their names.
 
         Raises:
-            VLMIGError: fewer pictures of a prompt than asked for.
+            VLMIGError: fewer images of a prompt than requested.
         """
-        given = []
+        images = []
         for request in requests:
-            there = self._named.get(slug(request.prompt), [])
-            if request.index >= len(there):
+            name = slug(request.prompt)
+            numbers = self._by_name.get(name, [])
+            if request.index >= len(numbers):
                 raise VLMIGError(
-                    f"{len(there)} pictures of {request.prompt!r} in {self.gallery.source}, more are asked for; expected "
-                    f"{slug(request.prompt)}/*.png or {slug(request.prompt)}_0.png and so on; add some, or lower --k"
+                    f"{len(numbers)} images of {request.prompt!r} in {self.gallery.source}, more "
+                    f"are needed; expected {name}/*.png or {name}_0.png and so on; add some, or "
+                    "lower --k"
                 )
-            given.append(self.gallery.picture(there[request.index]))
-        return given
-
-    def fits(self, prompt: str) -> bool:
-        """Every prompt is read whole."""
-        return True
+            images.append(self.gallery.picture(numbers[request.index]))
+        return images
 
     def identity(self) -> dict[str, str | int | float]:
-        """Name the folder's contents."""
+        """Return a hash of the folder's contents."""
         return {"folder": self.gallery.digest}
 
 
-class RetrievalImaginer:
-    """Give the pictures of a gallery whose embeddings are nearest to the prompt's (cosine); picture i is the i-th nearest.
+class _ByText(ImageSource):
+    """A source that reads prompts by the encoder's text side."""
+
+    encoder: VisionEncoder
+
+    def embed(self, requests: Sequence[Request]) -> dict[str, Tensor]:
+        """Return the unit embedding (E,) of each prompt.
+
+        Raises:
+            VLMIGError: an encoder without a text side.
+        """
+        prompts = list(dict.fromkeys(request.prompt for request in requests))
+        rows = self.encoder.encode_text(prompts)
+        if rows is None:
+            raise VLMIGError(
+                f"{self.encoder.name} has no text side to embed prompts with; expected one, such "
+                "as a CLIP"
+            )
+        return dict(zip(prompts, rows, strict=True))
+
+    def fits(self, prompt: str) -> bool:
+        """Tell whether the encoder reads the prompt without cutting it."""
+        return self.encoder.fits(prompt)
+
+
+class RetrievalSource(_ByText):
+    """Give the images of a gallery whose embeddings are nearest to the prompt's (cosine); image i
+    is the i-th nearest.
 
     Args:
         source: see ``Gallery``.
         encoder: a vision encoder with a text side.
-        cache: folder where the gallery's embeddings are kept, part by part.
+        cache: folder where the gallery's embeddings are cached.
 
     Raises:
         VLMIGError: an encoder without a text side.
     """
 
-    embeds = False
-    seeded = False
-
     def __init__(self, source: str, encoder: VisionEncoder, cache: Path) -> None:
-        if not encoder.tower.reads:
-            raise VLMIGError(f"{encoder.name} has no text side to retrieve pictures with; expected one, such as a CLIP")
+        if not encoder.tower.has_text:
+            raise VLMIGError(
+                f"{encoder.name} has no text side to retrieve pictures with; expected one, such as "
+                "a CLIP"
+            )
         self.gallery, self.encoder, self.cache = Gallery(source), encoder, cache
 
     @cached_property
     def _index(self) -> NearestNeighbors:
         """The index over all embeddings of the gallery."""
-        from sklearn.neighbors import NearestNeighbors  # a second, which other imaginers need not spend
+        # Its import takes a second, which other sources need not spend.
+        from sklearn.neighbors import NearestNeighbors
 
         name = f"retrieval_{self.gallery.digest}_{self.encoder.identity()['encoder']}"
         parts = range(0, len(self.gallery), PART)
-        rows = [self._part(start, self.cache / f"{name}_{start}.safetensors") for start in tqdm(parts, "indexing")]
+        rows = [
+            self._embeddings(start, self.cache / f"{name}_{start}.safetensors")
+            for start in tqdm(parts, "indexing")
+        ]
         return NearestNeighbors(metric="cosine").fit(torch.cat(rows).numpy())
 
-    def _part(self, start: int, path: Path) -> Tensor:
-        """Embed some pictures of the gallery, or read their embeddings where an earlier run left them."""
+    def _embeddings(self, start: int, path: Path) -> Tensor:
+        """Embed the gallery's images from number ``start``, or load embeddings saved earlier."""
         try:
             return load_file(path)["pooled"]
         except (OSError, SafetensorError):  # not made yet, or cut off
             numbers = range(start, min(start + PART, len(self.gallery)))
             _, pooled = self.encoder.encode([self.gallery.picture(i) for i in numbers])
             self.cache.mkdir(parents=True, exist_ok=True)
-            written = path.with_suffix(f".{os.getpid()}")
-            save_file({"pooled": pooled}, written)
-            written.replace(path)
+            partial = path.with_suffix(f".{os.getpid()}")
+            save_file({"pooled": pooled}, partial)
+            partial.replace(path)
             return pooled
 
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
-        """Give the picture of each request.
+        """Return the image of each request.
 
         Raises:
-            VLMIGError: more pictures of a prompt than the gallery can give.
+            VLMIGError: more images of a prompt than the gallery can give.
         """
         most = min(NEAREST, len(self.gallery))
-        prompts = list(dict.fromkeys(request.prompt for request in requests))
-        embedded = self.encoder.encode_text(prompts)
-        assert embedded is not None  # checked when this was built
-        nearest = self._index.kneighbors(embedded.numpy(), most, return_distance=False)
-        numbers = dict(zip(prompts, nearest.tolist(), strict=True))
+        embedded = self.embed(requests)
+        nearest = self._index.kneighbors(
+            torch.stack([*embedded.values()]).numpy(), most, return_distance=False
+        )
+        numbers = dict(zip(embedded, nearest.tolist(), strict=True))
         if max(request.index for request in requests) >= most:
-            raise VLMIGError(f"{self.gallery.source} gives at most {most} pictures of a prompt; lower --k")
-        return [self.gallery.picture(numbers[request.prompt][request.index]) for request in requests]
-
-    def fits(self, prompt: str) -> bool:
-        """Tell whether the encoder reads the whole prompt."""
-        return self.encoder.fits(prompt)
+            raise VLMIGError(
+                f"{self.gallery.source} gives at most {most} images of a prompt; lower --k"
+            )
+        return [
+            self.gallery.picture(numbers[request.prompt][request.index]) for request in requests
+        ]
 
     def identity(self) -> dict[str, str | int | float]:
-        """Name the gallery's contents; the encoder is named beside every feature."""
+        """Return a hash of the gallery's contents; the encoder is named with every feature."""
         return {"gallery": self.gallery.digest}
 
 
-class TextImaginer:
-    """Give the prompt's own text embedding in place of a picture's (paper, table 5: cheaper, and a little weaker)."""
+class TextSource(_ByText):
+    """Give the prompt's text embedding (paper, table 5: cheaper, and a little weaker)."""
 
     embeds = True
-    seeded = False
 
     def __init__(self, encoder: VisionEncoder) -> None:
         self.encoder = encoder
 
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
-        """Give a unit embedding for each request: the same for every picture of a prompt.
+        """Return a unit embedding for each request, the same for every image of a prompt.
 
         Raises:
             VLMIGError: an encoder without a text side.
         """
-        prompts = list(dict.fromkeys(request.prompt for request in requests))
-        embedded = self.encoder.encode_text(prompts)
-        if embedded is None:
-            raise VLMIGError(
-                f"{self.encoder.name} has no text side to embed prompts with; expected one, such as a CLIP"
-            )
-        found = dict(zip(prompts, embedded, strict=True))
-        return [found[request.prompt] for request in requests]
-
-    def fits(self, prompt: str) -> bool:
-        """Tell whether the encoder reads the whole prompt."""
-        return self.encoder.fits(prompt)
+        embedded = self.embed(requests)
+        return [embedded[request.prompt] for request in requests]
 
     def identity(self) -> dict[str, str | int | float]:
-        """Name the kind; the encoder is named beside every feature."""
+        """Return the kind; the encoder is named with every feature."""
         return {"generator": "text embedding"}
 
 
-class BlankImaginer:
-    """Give the empty picture, whatever the prompt: a control."""
-
-    embeds = False
-    seeded = False
+class BlankSource(ImageSource):
+    """Give the blank image, whatever the prompt: a control."""
 
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
-        """Give an empty picture for each request."""
-        return [torch.tensor(BLANK, dtype=torch.uint8)[:, None, None].expand(3, 64, 64)] * len(requests)
-
-    def fits(self, prompt: str) -> bool:
-        """No prompt is read at all."""
-        return True
+        """Return a blank image for each request."""
+        return [torch.tensor(BLANK, dtype=torch.uint8)[:, None, None].expand(3, 64, 64)] * len(
+            requests
+        )
 
     def identity(self) -> dict[str, str | int | float]:
-        """Name the kind."""
+        """Return the kind."""
         return {"generator": "blank"}
 
 
@@ -209,47 +219,58 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 
 
 class Gallery:
-    """Numbered pictures.
+    """Numbered images.
 
     Args:
-        source: a folder of picture files (at any depth), a folder saved by ``datasets``, or a dataset's hub id.
+        source: a folder of image files (at any depth), a folder saved by ``datasets``, or a
+            dataset's hub id.
 
     Raises:
-        VLMIGError: no such source, or no pictures in it.
+        VLMIGError: no such source, or no images in it.
     """
 
     def __init__(self, source: str) -> None:
         self.source, self.folder = source, Path(source)
         self.rows: Any = None
         if not self.folder.is_dir() or any(self.folder.glob("**/state.json")):
-            self.rows = _dataset(source)
-        found = [p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES] if self.rows is None else []
-        self.paths = sorted(found, key=lambda path: natural(str(path.relative_to(self.folder))))
+            self.rows = load_dataset(
+                source, "a folder of pictures, or a dataset's folder or hub id"
+            )
+            if "image" not in self.rows.column_names:
+                columns = ", ".join(self.rows.column_names)
+                raise VLMIGError(f"{source} has the columns {columns}; expected one named image")
+        self.paths: list[Path] = []
+        if self.rows is None:
+            paths = [path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+            self.paths = sorted(paths, key=lambda path: natural(str(path.relative_to(self.folder))))
         if not len(self):
             raise VLMIGError(
-                f"no pictures in {source}; expected a folder of {', '.join(SUFFIXES[:4])} files, or a dataset with a column image"
+                f"no images in {source}; expected a folder of {', '.join(SUFFIXES[:4])} files, or "
+                "a dataset with a column image"
             )
 
     def __len__(self) -> int:
         return len(self.paths) if self.rows is None else len(self.rows)
 
     def picture(self, index: int) -> Tensor:
-        """Read a picture, uint8 (3, H, W).
+        """Read image ``index``, uint8 (3, H, W).
 
         Raises:
-            VLMIGError: a file that is no picture.
+            VLMIGError: a file that is not an image.
         """
         if self.rows is not None:
             return as_tensor(self.rows[index]["image"])
         try:
-            with Image.open(self.paths[index]) as picture:
-                return as_tensor(picture)
+            with Image.open(self.paths[index]) as image:
+                return as_tensor(image)
         except (OSError, UnidentifiedImageError) as error:
-            raise VLMIGError(f"{self.paths[index]} is no readable picture ({error}); remove or mend it") from error
+            raise VLMIGError(
+                f"{self.paths[index]} is not a readable image ({error}); remove or repair it"
+            ) from error
 
     @cached_property
     def digest(self) -> str:
-        """Hash of what the gallery holds: names and contents of files, or the dataset's own fingerprint."""
+        """Hash of names and contents of the files, or the fingerprint of the dataset."""
         digest = hashlib.sha256()
         for part in self._contents():
             digest.update(part)
@@ -264,5 +285,5 @@ class Gallery:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Order names so that picture 10 comes behind picture 9."""
+    """Return a sort key that puts image 10 after image 9."""
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

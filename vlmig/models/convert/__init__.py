@@ -1,1 +1,1 @@
-"""Published checkpoints in other formats, converted to ours."""
+"""Conversion of published checkpoints in other formats."""

@@ -1,11 +1,10 @@
-"""The late-fusion attention layer: text positions look at visual tokens and at earlier text (paper, section 3.1).
+"""Late fusion by gated cross-attention: text attends to visual tokens and earlier text (paper,
+section 3.1).
 
-Q comes from the LM's last hidden states, K and V from [visual tokens ; hidden states]. Queried text never changes the
-keys and values of other text, so these are the same for all K images: they are made once per text; those of an image once per image.
-
-Two kinds, one interface. ``CrossAttentionFusion`` is our own lighter block. ``DecoderLayerFusion`` is what was published:
-a complete block of the LM's own family with its own final norm; ``EncoderLayerFusion`` is the same for masked LMs.
-Axes: B prompts, K images, N visual tokens per image, T queried and S all text positions, D width.
+Queries come from the LM's last hidden states, keys and values from [visual tokens ; hidden states].
+The keys and values of a text do not depend on the images: they are computed once per text, and
+those of an image once per image. Axes: B prompts, K images, N visual tokens per image, T queried
+and S all text positions, D width.
 """
 
 from __future__ import annotations
@@ -15,25 +14,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmig.errors import VLMIGError
+from vlmig.models.fusion.base import LateFusion
 from vlmig.models.text_states import TextStates, VisualStates
 
 
-class CrossAttentionFusion(nn.Module):
-    """Gated cross-attention block (pre-norm) from text to [visual ; text], then a gated feed-forward part.
+class CrossAttentionFusion(LateFusion):
+    """Gated cross-attention block (pre-norm) from text to [visual ; text], then a gated
+    feed-forward layer.
 
-    Attention over text and over one image are computed apart and joined by their normalisers. Both gates start at zero:
-    at step 0 the output is the text LM's own state, bit for bit.
+    Attention over text and over one image are computed separately and joined by their normalizers.
+    Both gates start at zero, so that an untrained layer returns the LM's states, bit for bit.
 
     Args:
         width: D, the LM's width.
         heads: attention heads.
-        inner: width of all heads together; the feed-forward part is four times as wide.
+        inner: width of all heads together; the feed-forward layer is four times as wide.
+
+    Raises:
+        VLMIGError: ``inner`` is not a multiple of ``heads``.
     """
 
     def __init__(self, width: int, heads: int, inner: int) -> None:
         super().__init__()
         if inner % heads:
-            raise VLMIGError(f"fusion_width={inner} is not a multiple of fusion_heads={heads}; choose one that is")
+            raise VLMIGError(
+                f"fusion_width={inner} is not a multiple of fusion_heads={heads}; choose one that "
+                "is"
+            )
         self.heads = heads
         self.text_norm = nn.LayerNorm(width)
         self.visual_norm = nn.LayerNorm(width)
@@ -41,36 +48,44 @@ class CrossAttentionFusion(nn.Module):
         self.key_value = nn.Linear(width, 2 * inner)
         self.out = nn.Linear(inner, width)
         self.feed_norm = nn.LayerNorm(width)
-        self.feed = nn.Sequential(nn.Linear(width, 4 * inner), nn.GELU(), nn.Linear(4 * inner, width))
+        self.feed = nn.Sequential(
+            nn.Linear(width, 4 * inner), nn.GELU(), nn.Linear(4 * inner, width)
+        )
         self.attention_gate = nn.Parameter(torch.zeros(1))
         self.feed_gate = nn.Parameter(torch.zeros(1))
 
     def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
-        """Make keys and values of text states (B, S, D): two of (B, heads, S, inner / heads); positions do not matter."""
+        """Return keys and values of text states (B, S, D), two of (B, heads, S, inner / heads)."""
         keys, values = self.key_value(self.text_norm(hidden)).chunk(2, -1)
         return self._split(keys), self._split(values)
 
     def read_images(self, visual: Tensor) -> VisualStates:
-        """Make keys and values of visual tokens (B, K, N, D): two of (B, K, heads, N, inner / heads)."""
+        """Return keys and values of visual tokens (B, K, N, D): (B, K, heads, N, inner / heads)."""
         keys, values = self.key_value(self.visual_norm(visual)).chunk(2, -1)
         return self._split(keys), self._split(values)
 
     def forward(
-        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+        self,
+        hidden: Tensor,
+        visual: VisualStates,
+        text: TextStates,
+        mask: Tensor,
+        positions: Tensor,
     ) -> Tensor:
         """Fuse queried text states with each image.
 
         Args:
             hidden: queried states, (B, T, D).
-            visual: what ``read_images`` made of K pictures.
-            text: what ``read_text`` made of all S text positions.
-            mask: which text positions a query sees, bool (B, T, S).
-            positions: place of each query in its text, (B, T).
+            visual: from ``read_images``, of K images.
+            text: from ``read_text``, of all S text positions.
+            mask: which text positions a query attends to, bool (B, T, S).
+            positions: position of each query in its text, (B, T).
 
         Returns:
             Fused states, (B, K, T, D).
         """
-        query = self._split(self.query(self.text_norm(hidden))) * (self.out.in_features // self.heads) ** -0.5
+        scale = (self.out.in_features // self.heads) ** -0.5
+        query = self._split(self.query(self.text_norm(hidden))) * scale
         over_text, text_mass = _attend(query, *text, mask[:, None])
         over_image, image_mass = _attend(query[:, None], *visual)
         share = torch.sigmoid(image_mass - text_mass[:, None])
@@ -84,8 +99,10 @@ class CrossAttentionFusion(nn.Module):
         return states.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
 
-def _attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Attend, and also return the log normaliser that joins two attentions: (..., T, d) and (..., T, 1)."""
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the attention's output, (..., T, d), and its log normalizer, (..., T, 1)."""
     scores = query @ keys.transpose(-1, -2)
     if mask is not None:
         scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)

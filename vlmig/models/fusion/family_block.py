@@ -1,4 +1,4 @@
-"""Fusion by a copy of the LM family's own layer (``decoder_layer`` and its encoder counterpart)."""
+"""Late fusion by one block of the LM's family (``decoder_layer``), as published."""
 
 from __future__ import annotations
 
@@ -6,72 +6,92 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 
 from vlmig.errors import VLMIGError
 from vlmig.models.cache import cache_argument, given_cache
+from vlmig.models.fusion.base import LateFusion
 from vlmig.models.text_states import TextStates, VisualStates
 
 
-class DecoderLayerFusion(nn.Module):
-    """One complete block of the LM's own family over [visual ; text], then its own final norm, as published.
+class DecoderLayerFusion(LateFusion):
+    """One complete block of the LM's family over [visual ; text], with a final norm, as published.
 
-    The block lives in the family's own model of one layer, without word embeddings; whatever that model does to its input
-    (learned positions, rotary embeddings, projections) is done to visual tokens and hidden states alike. Visual tokens
-    take the first N places and see each other causally.
+    The block is the family's model with one layer and without word embeddings. Whatever that model
+    does to its input (learned positions, rotary embeddings, projections) is done to visual tokens
+    and hidden states alike. Visual tokens take the first N positions and attend to each other
+    causally.
 
     Args:
         text_config: the base LM's configuration.
-        visual_tokens: N; text stands after that many places.
+        visual_tokens: N; the text's positions follow these.
     """
 
     def __init__(self, text_config: PreTrainedConfig, visual_tokens: int) -> None:
         super().__init__()
         self.visual_tokens = visual_tokens
         self.block = build_block(text_config)
-        # The published Gemma block scales its input as Gemma scales embeddings (forward.md: "Gemma").
+        # The published Gemma block scales its input as Gemma scales embeddings (forward.md:
+        # "Gemma").
         self.scale = text_config.hidden_size**0.5 if text_config.model_type == "gemma" else 1.0
 
     def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
-        """Make the block's keys and values of text states (B, S, D), which stand at ``positions`` (B, S) of their text."""
+        """Return the block's keys and values of text states (B, S, D) at ``positions`` (B, S)."""
         return self._record(hidden, positions + self.visual_tokens)[0]
 
     def read_images(self, visual: Tensor) -> VisualStates:
-        """Make the block's keys and values of visual tokens (B, K, N, D), two of (B, K, heads, N, d), and its output at the
-        last of them, which predicts the first text token, (B, K, 1, D)."""
-        states = visual.flatten(0, 1)
-        places = torch.arange(states.shape[1], device=states.device).expand(states.shape[0], -1)
-        (keys, values), output = self._record(states, places)
-        keys, values, last = (part.unflatten(0, visual.shape[:2]) for part in (keys, values, output[:, -1:]))
-        return keys, values, last
+        """Return the block's keys and values of visual tokens (B, K, N, D), two of (B, K, heads, N,
+        d).
+
+        The third tensor is its output at the last token, which predicts the first text token, (B,
+        K, 1, D).
+        """
+        states, shape = visual.flatten(0, 1), visual.shape[:2]
+        positions = torch.arange(states.shape[1], device=states.device).expand(states.shape[0], -1)
+        (keys, values), output = self._record(states, positions)
+        return (
+            keys.unflatten(0, shape),
+            values.unflatten(0, shape),
+            output[:, -1:].unflatten(0, shape),
+        )
 
     def forward(
-        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+        self,
+        hidden: Tensor,
+        visual: VisualStates,
+        text: TextStates,
+        mask: Tensor,
+        positions: Tensor,
     ) -> Tensor:
-        """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
+        """Fuse text states with each image, (B, K, T, D); see ``CrossAttentionFusion.forward``."""
         rows, images = visual[0].shape[:2]
 
-        def beside_each_image(states: Tensor) -> Tensor:
+        def for_each_image(states: Tensor) -> Tensor:
             return states[:, None].expand(-1, images, *states.shape[1:]).flatten(0, 1)
 
-        own = zip(visual[:2], text, strict=True)
-        keys, values = (torch.cat([seen.flatten(0, 1), beside_each_image(read)], -2) for seen, read in own)
-        allowed = F.pad(mask, (self.visual_tokens, 0), value=True)
-        queries, places, allowed = map(beside_each_image, (hidden, positions + self.visual_tokens, allowed))
-        return self._run(queries, places, allowed, given_cache(keys, values)).unflatten(0, (rows, images))
+        keys = torch.cat([visual[0].flatten(0, 1), for_each_image(text[0])], -2)
+        values = torch.cat([visual[1].flatten(0, 1), for_each_image(text[1])], -2)
+        output = self._run(
+            for_each_image(hidden),
+            for_each_image(positions + self.visual_tokens),
+            for_each_image(F.pad(mask, (self.visual_tokens, 0), value=True)),
+            given_cache(keys, values),
+        )
+        return output.unflatten(0, (rows, images))
 
     def _record(self, states: Tensor, positions: Tensor) -> tuple[TextStates, Tensor]:
-        """Run the block causally over states, and return its keys and values and its output."""
-        cache = DynamicCache()
-        causal = torch.ones(states.shape[1], states.shape[1], dtype=torch.bool, device=states.device).tril()
+        """Run the block causally over states; return its keys and values, and its output."""
+        cache, length = DynamicCache(), states.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=states.device).tril()
         output = self._run(states, positions, causal.expand(states.shape[0], -1, -1), cache)
         return (cache.layers[0].keys, cache.layers[0].values), output
 
     def _run(self, states: Tensor, positions: Tensor, mask: Tensor, cache: Cache) -> Tensor:
         states = states * self.scale
-        blocked = torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, torch.finfo(states.dtype).min)
+        lowest = torch.finfo(states.dtype).min
+        blocked = torch.zeros_like(mask, dtype=states.dtype).masked_fill(~mask, lowest)
         return self.block(
             inputs_embeds=states,
             position_ids=positions,
@@ -81,8 +101,10 @@ class DecoderLayerFusion(nn.Module):
         ).last_hidden_state
 
 
-class EncoderLayerFusion(nn.Module):
-    """One complete block of a masked LM's own family over [visual ; text], as published for BERT: every token sees every one.
+class EncoderLayerFusion(LateFusion):
+    """One complete block of a masked LM's family over [visual ; text], as published for BERT.
+
+    Every token attends to every token.
 
     Args:
         text_config: the base LM's configuration.
@@ -93,41 +115,50 @@ class EncoderLayerFusion(nn.Module):
         self.block = build_block(text_config)
 
     def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
-        """Keep the states as they are: an encoder has no cache, so keys and values are made beside each image."""
+        """Return the states: an encoder's keys and values depend on the image."""
         return hidden[:, None], hidden[:, None]
 
     def read_images(self, visual: Tensor) -> VisualStates:
-        """Keep visual tokens (B, K, N, D) as they are."""
+        """Return visual tokens (B, K, N, D) as they are."""
         return (visual,)
 
     def forward(
-        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor, positions: Tensor
+        self,
+        hidden: Tensor,
+        visual: VisualStates,
+        text: TextStates,
+        mask: Tensor,
+        positions: Tensor,
     ) -> Tensor:
-        """Fuse queried text states with each image; see ``CrossAttentionFusion.forward``, (B, K, T, D)."""
+        """Fuse text states with each image, (B, K, T, D); see ``CrossAttentionFusion.forward``."""
         (tokens,) = visual
         rows, images, count = tokens.shape[:3]
         states = text[0].expand(-1, images, -1, -1)
         present = F.pad(mask[:, :1], (count, 0), value=True).expand(-1, images, -1)
         output = self.block(
-            inputs_embeds=torch.cat([tokens, states], 2).flatten(0, 1), attention_mask=present.flatten(0, 1).long()
+            inputs_embeds=torch.cat([tokens, states], 2).flatten(0, 1),
+            attention_mask=present.flatten(0, 1).long(),
         ).last_hidden_state.unflatten(0, (rows, images))
-        asked = (positions + count)[:, None, :, None].expand(-1, images, -1, output.shape[-1])
-        return output.gather(2, asked)
+        index = (positions + count)[:, None, :, None].expand(-1, images, -1, output.shape[-1])
+        return output.gather(2, index)
 
 
 def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
-    """Build the family's model with one layer and without word embeddings, new weights."""
+    """Build the family's model with one layer, new weights and no word embeddings."""
     config = copy.deepcopy(text_config)
     depth = config.num_hidden_layers
     for name, value in list(vars(config).items()):
         if isinstance(value, list) and len(value) == depth:  # one entry per layer
             setattr(config, name, ["full_attention"] if "full_attention" in value else value[:1])
     config.num_hidden_layers = 1
-    if hasattr(config, "embedding_size"):  # ALBERT, ELECTRA: the block reads states, not narrow embeddings
+    # ALBERT, ELECTRA: the block reads states, not narrow embeddings.
+    if hasattr(config, "embedding_size"):
         config.embedding_size = config.hidden_size
     if config.model_type == "llama":
-        config.mlp_bias = True  # as published: the LM's own biases are absent, the fusion block's are trained
-    config._attn_implementation_internal = None  # masks of ours need eager or sdpa, whatever the LM runs
+        config.mlp_bias = True  # as published: only the fusion block has biases
+    config._attn_implementation_internal = (
+        None  # our masks need eager or sdpa attention, whatever the LM runs
+    )
     block = AutoModel.from_config(config, dtype=torch.float32)
     block.set_input_embeddings(None)
     if getattr(block, "pooler", None) is not None:
@@ -137,33 +168,35 @@ def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
 
 @torch.no_grad()
 def check_block(layer: DecoderLayerFusion, width: int) -> None:
-    """Refuse a family whose block, run on kept keys and values, differs from one run over the whole sequence.
+    """Refuse a family whose block, run on cached keys and values, differs from one run over the
+    whole sequence.
 
     Raises:
-        VLMIGError: alibi, recurrence or anything else that given positions and masks cannot express.
+        VLMIGError: alibi, recurrence or anything else that positions and masks cannot express.
     """
     device = next(layer.parameters()).device
     if device.type == "meta":
         return
     noise = torch.Generator().manual_seed(0)
-    visual, hidden = (torch.randn(1, n, width, generator=noise).to(device) for n in (layer.visual_tokens, 3))
-    # The first text state is padding: a block that takes our masks and positions behaves as if it were not there.
+    visual = torch.randn(1, layer.visual_tokens, width, generator=noise).to(device)
+    hidden = torch.randn(1, 3, width, generator=noise).to(device)
+    # The first text state is padding: a block that uses our masks and positions ignores it.
     positions = torch.tensor([[0, 0, 1]], device=device)
     mask = torch.ones(1, 3, 3, dtype=torch.bool, device=device).tril()
     mask[:, :, 0] = False
     training = layer.training
     layer.eval()
     try:
-        fused = layer(hidden, layer.read_images(visual[:, None]), layer.read_text(hidden, positions), mask, positions)[
-            :, 0, 1:
-        ]
+        keys, text = layer.read_images(visual[:, None]), layer.read_text(hidden, positions)
+        fused = layer(hidden, keys, text, mask, positions)[:, 0, 1:]
         states = torch.cat([visual, hidden[:, 1:]], 1) * layer.scale
-        fits = torch.allclose(fused, layer.block(inputs_embeds=states).last_hidden_state[:, -2:], atol=1e-5)
+        whole = layer.block(inputs_embeds=states).last_hidden_state[:, -2:]
+        fits = torch.allclose(fused, whole, atol=1e-5)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         fits = False
     layer.train(training)
     if not fits:
         raise VLMIGError(
-            f"fusion='decoder_layer' does not fit {type(layer.block).__name__}: its attention takes no positions or masks of "
-            "ours; use fusion='cross_attention'"
+            f"fusion='decoder_layer' does not fit {type(layer.block).__name__}: its attention does "
+            "not follow the positions and masks that it is given; use fusion='cross_attention'"
         )

@@ -1,9 +1,10 @@
-"""Early fusion: visual tokens stand among the words, and the LM's own layers look at them (LLaVA, VILA, LIVE).
+"""Early fusion: visual tokens stand among the words (LLaVA, VILA, LIVE).
 
-A picture that is *shown* stands at its place in the text, which N tokens of the id ``VLMIGConfig.place_token`` hold. An *imagined*
-one stands before the text, behind its BOS if it has one; each of K has a copy of the text of its own.
-Axes: B prompts, K imagined and M shown images per prompt, P patches, C vision width, N visual tokens per image, T text tokens,
-D LM width, E width of the LM's input.
+A *shown* image stands in the text, where N tokens of the id ``VLMIGConfig.placeholder_id`` are its
+placeholders. An *imagined* image stands before the text, after BOS if there is one; each of the K
+imagined images has its own copy of the text. Axes: B prompts, K imagined and M shown images per
+prompt, P patches, C vision width, N visual tokens per image, T text tokens, D LM width, E width of
+the LM's input.
 """
 
 from __future__ import annotations
@@ -11,200 +12,186 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import AddedToken, LogitsProcessorList, SuppressTokensLogitsProcessor
+from torch import Tensor
+from transformers import AddedToken
 from transformers.cache_utils import Cache
 
 from vlmig.errors import VLMIGError
 from vlmig.models.cache import cache_argument, image_cache, seen_length, text_cache
 from vlmig.models.config import IMAGE, VLMIGConfig
-from vlmig.models.text_states import PrefixReading, Reading, VisualStates, number, real_tokens
+from vlmig.models.fusion.base import Fusion
+from vlmig.models.text_states import PrefixReading, VisualStates, number, queried, real_tokens
 
 BUDGET = 2**14
 """States, visual and of the text, that go through the LM at a time."""
 
 
-class PrefixFusion(nn.Module):
-    """No layer of its own: the LM's read visual tokens as they read words."""
+class PrefixFusion(Fusion):
+    """Early fusion adds no layer; the LM's own layers attend to the visual tokens."""
 
-
-class EarlyFusion:
-    """What a causal model with the fusion ``prefix`` does in place of a fusion layer; mixed in before ``LateFusionModel``."""
-
-    config: VLMIGConfig
-    language_model: Any
-    projector: nn.Module
-    trunk: Any
-    blank_features: Tensor
-    get_input_embeddings: Any
-
-    def placed(self, base: dict[str, Any], shown_features: Tensor | None) -> dict[str, Any]:
-        """Put shown pictures (B, M, P, C) into their places in the text, if there are any.
+    def embed_shown(
+        self, model: Any, inputs: dict[str, Any], shown: Tensor | None
+    ) -> dict[str, Any]:
+        """Embed the text's tokens, and the images (B, M, P, C) where their placeholders are.
 
         Raises:
-            VLMIGError: places without pictures, pictures without places, a model that looks at pictures beside the text.
+            VLMIGError: placeholders without images, or images without placeholders.
         """
-        ids, cache = base.get("input_ids"), text_cache(base)
-        shown = 0 if shown_features is None else shown_features.shape[1]
-        if self.config.fusion != "prefix" and shown:
-            raise VLMIGError(
-                f"shown_features with fusion={self.config.fusion!r}; expected visual_features: only 'prefix' has pictures in its text"
-            )
-        if self.config.fusion != "prefix" or ids is None:
-            return base
-        places = ids == self.config.place_token
+        ids, cache = inputs.get("input_ids"), text_cache(inputs)
+        if ids is None:
+            return inputs
+        images = 0 if shown is None else shown.shape[1]
+        places = ids == model.config.placeholder_id
         count = int(places.sum())
-        if count == 0 and shown and not (cache is not None and cache.get_seq_length()):
-            raise VLMIGError(f"{shown} pictures and no place for them in the text; put {IMAGE} where they go")
-        if count and not shown:
-            raise VLMIGError(f"{count} places of visual tokens in the text and no picture; give one for each {IMAGE}")
-        if shown_features is None or count == 0:
-            return base
-        words = self.get_input_embeddings()(ids.masked_fill(places, 0))
-        return base | {
-            "input_ids": None,
-            "inputs_embeds": place(words, places, self.projector(shown_features.to(words))),
-        }
+        # The placeholders may have been read already.
+        begun = cache is not None and cache.get_seq_length()
+        if count == 0 and images and not begun:
+            raise VLMIGError(
+                f"{images} images and no placeholder in the text; put {IMAGE} where they go"
+            )
+        if count and not images:
+            raise VLMIGError(
+                f"{count} placeholder tokens in the text and no image; give one for each {IMAGE}"
+            )
+        if shown is None or count == 0:
+            return inputs
+        words = model.get_input_embeddings()(ids.masked_fill(places, 0))
+        embedded = fill_placeholders(words, places, model.projector(shown.to(words)))
+        return inputs | {"input_ids": None, "inputs_embeds": embedded}
 
-    def read_early(
+    def prepare_text(
         self,
-        base: dict[str, Any],
-        placed: dict[str, Any],
+        model: Any,
+        ids: Tensor | None,
+        embedded: dict[str, Any],
         states: Tensor,
         padding: Tensor | None,
         cache: Cache | None,
         logits_to_keep: int | Tensor,
     ) -> PrefixReading:
-        """Keep what is needed to read a text again behind pictures.
-
-        Args:
-            base: the LM's inputs; ``placed``: with shown pictures in their places.
-            states: what the LM made of them, (B, Q, D).
-            padding: the 2D mask, (B, S).
-        """
-        queries = states.shape[1]
+        """Keep what the LM needs to read the text again after each image."""
+        queries, kept = states.shape[1], queried(logits_to_keep)
         present = real_tokens(padding, states, seen_length(cache, queries))
-        first = base.get("input_ids") if present.shape[1] == queries else None
-        kept: Tensor | slice = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        embeddings = placed.get("inputs_embeds")
+        embeddings = embedded.get("inputs_embeds")
+        if embeddings is None:
+            embeddings = model.get_input_embeddings()(embedded["input_ids"])
+        whole_text = present.shape[1] == queries
+        begin = begin_of(
+            present, ids if whole_text else None, model.config.text_config.bos_token_id
+        )
         return PrefixReading(
             hidden=states[:, kept],
             cache=cache,
-            embeddings=self.get_input_embeddings()(placed["input_ids"]) if embeddings is None else embeddings,
+            embeddings=embeddings,
             present=present,
-            begin=begin_of(present, first, self.config.text_config.bos_token_id),
+            begin=begin,
             kept=kept,
         )
 
-    def beside(self, visual_features: Tensor, cache: Cache | None = None) -> VisualStates:
-        """Put an empty picture before those of each prompt: the LM's layers see them, which keep what they make of them."""
-        if self.config.fusion != "prefix":
-            return super().beside(visual_features, cache)  # type: ignore[misc]
-        blank = self.blank_features.to(visual_features).expand(len(visual_features), 1, -1, -1)
-        return (torch.cat([blank, visual_features], 1),)
+    def encode_images(self, model: Any, features: Tensor) -> VisualStates:
+        """Return the features: the LM makes their keys and values together with the text's."""
+        return (features,)
 
-    def fuse(self, reading: Reading, visual: Tensor | VisualStates) -> Tensor:
-        """Fuse the queried positions with each of the K images, features or from ``beside``: states (B, K, T, D)."""
-        if not isinstance(reading, PrefixReading):
-            return super().fuse(reading, visual)  # type: ignore[misc]
+    def fuse(self, model: Any, reading: PrefixReading, visual: Tensor | VisualStates) -> Tensor:
+        """Run the LM over the text after each image: states (B, K, T, D); see ``Fusion.fuse``."""
         features = visual if isinstance(visual, Tensor) else visual[0]
-        rows = len(reading.hidden) * (reading.embeddings.shape[1] + self.config.visual_tokens)
+        rows = len(reading.hidden) * (reading.embeddings.shape[1] + model.config.visual_tokens)
         size = features.shape[1] if reading.cache is not None else max(1, BUDGET // rows)
-        return torch.cat([self._read_behind(reading, group) for group in features.split(size, 1)], 1)
-
-    def _read_behind(self, reading: PrefixReading, visual_features: Tensor) -> Tensor:
-        """Run the base LM over the text behind each image: (B, K, T, D)."""
-        rows, images = visual_features.shape[:2]
-        visual = self.projector(visual_features.to(reading.embeddings)).flatten(0, 1)
-        embeddings, present, begin = (
-            beside_each(part, images) for part in (reading.embeddings, reading.present, reading.begin)
+        return torch.cat(
+            [_run_after(model, reading, group) for group in features.split(size, 1)], 1
         )
-        queries, cache = embeddings.shape[1], None
-        if reading.cache is not None:
-            cache = image_cache(reading.cache, self.config.text_config.num_hidden_layers, images)
-        seen = cache.get_seq_length() if cache is not None else 0
-        if seen + queries + (0 if seen else visual.shape[1]) != present.shape[1] + visual.shape[1]:
-            raise VLMIGError(
-                f"a cache of {present.shape[1] - queries} tokens that were read without pictures; expected one that began with "
-                "visual_features: start anew"
-            )
-        if not seen:
-            embeddings = insert(embeddings, visual, begin)
-        present = insert(present, present.new_ones(visual.shape[:2]), begin)
-        output = self.trunk(
-            inputs_embeds=embeddings,
-            attention_mask=present.long(),
-            position_ids=number(present)[:, -embeddings.shape[1] :],
-            use_cache=cache is not None,
-            **cache_argument(cache),
+
+
+def _run_after(model: Any, reading: PrefixReading, features: Tensor) -> Tensor:
+    """Run the LM over the text after each image (B, K, P, C): (B, K, T, D)."""
+    rows, images = features.shape[:2]
+    visual = model.projector(features.to(reading.embeddings)).flatten(0, 1)
+    embeddings = reading.embeddings.repeat_interleave(images, 0)
+    present = reading.present.repeat_interleave(images, 0)
+    begin = reading.begin.repeat_interleave(images, 0)
+    queries, cache = embeddings.shape[1], None
+    if reading.cache is not None:
+        cache = image_cache(reading.cache, model.config.text_config.num_hidden_layers, images)
+    before = cache.get_seq_length() if cache is not None else 0
+    if before + queries + (0 if before else visual.shape[1]) != present.shape[1] + visual.shape[1]:
+        raise VLMIGError(
+            f"a cache of {present.shape[1] - queries} tokens that were read without images; "
+            "expected one that began with visual_features: start with a new cache"
         )
-        # An image predicts the token behind it: so the text's positions are the last ones, BOS's being the image's end.
-        return output.last_hidden_state[:, -queries:].unflatten(0, (rows, images))[:, :, reading.kept]
+    if not before:
+        embeddings = insert(embeddings, visual, begin)
+    present = insert(present, present.new_ones(visual.shape[:2]), begin)
+    output = model.trunk(
+        inputs_embeds=embeddings,
+        attention_mask=present.long(),
+        position_ids=number(present)[:, -embeddings.shape[1] :],
+        use_cache=cache is not None,
+        **cache_argument(cache),
+    )
+    # The last positions are the text's. An image after BOS predicts the next token, so its end
+    # counts as BOS's position.
+    return output.last_hidden_state[:, -queries:].unflatten(0, (rows, images))[:, :, reading.kept]
 
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        """See that ``generate`` writes no place of a picture, which may have an id of the vocabulary."""
-        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
-        if self.config.fusion == "prefix":
-            processors.insert(0, SuppressTokensLogitsProcessor([self.config.place_token], self.trunk.device))
-        return processors
 
-
-def mark_places(tokenizer: Any, config: VLMIGConfig) -> None:
-    """Teach a tokenizer the mark of a picture, and note in the configuration which id it has.
+def add_image_token(tokenizer: Any, config: VLMIGConfig) -> None:
+    """Add the placeholder token ``<image>`` to a tokenizer, and its id to the configuration.
 
     Raises:
         VLMIGError: the checkpoint was trained with another id.
     """
     if IMAGE not in tokenizer.get_vocab():
-        tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken(IMAGE, normalized=False, special=True)]})
+        tokenizer.add_special_tokens(
+            {"additional_special_tokens": [AddedToken(IMAGE, normalized=False, special=True)]}
+        )
     token = tokenizer.convert_tokens_to_ids(IMAGE)
     if config.image_token_id not in (None, token):
         raise VLMIGError(
-            f"image_token_id={config.image_token_id} in the configuration, {IMAGE} is token {token} of this tokenizer; expected the "
-            "tokenizer that the checkpoint was made with"
+            f"image_token_id={config.image_token_id} in the configuration, {IMAGE} is token "
+            f"{token} of this tokenizer; expected the tokenizer that the checkpoint was made with"
         )
     config.image_token_id = token
 
 
-def place(embeddings: Tensor, places: Tensor, visual: Tensor) -> Tensor:
-    """Put visual tokens (B, M, N, E) into their places among a text's embeddings (B, T, E), in reading order.
+def fill_placeholders(embeddings: Tensor, places: Tensor, visual: Tensor) -> Tensor:
+    """Replace the placeholders in a text's embeddings (B, T, E) by visual tokens (B, M, N, E), in
+    reading order.
 
     Args:
-        places: which positions hold the place of a visual token, bool (B, T). A row may have fewer than M pictures: its last
-            ones are not used.
+        places: which positions are placeholders, bool (B, T). A row with fewer than M images uses
+            its first ones.
 
     Raises:
-        VLMIGError: places that are no whole pictures, or more or fewer pictures than places.
+        VLMIGError: placeholders for a fraction of an image, or for more or fewer images than there
+            are.
     """
     images, tokens = visual.shape[1:3]
     counts = places.sum(1)
     if bool((counts % tokens != 0).any()) or int(counts.max()) != images * tokens:
         raise VLMIGError(
-            f"{counts.tolist()} places of visual tokens in the texts for at most {images} pictures of {tokens} tokens each; expected "
-            f"{tokens} for every picture of a row"
+            f"{counts.tolist()} placeholder tokens in the texts for at most {images} images of "
+            f"{tokens} tokens each; expected {tokens} for every image of a row"
         )
     used = torch.arange(images * tokens, device=places.device) < counts[:, None]
     return embeddings.masked_scatter(places[..., None], visual.flatten(1, 2)[used].to(embeddings))
 
 
 def begin_of(present: Tensor, ids: Tensor | None, bos: int | None) -> Tensor:
-    """Say where imagined pictures go: at each row's first real token, or behind it if that is BOS, (B,)."""
+    """Return where imagined images go, (B,): before each row's first real token, or after BOS."""
     first = present.long().argmax(1)
     if ids is None or bos is None:
         return first
     return first + (ids.gather(1, first[:, None])[:, 0] == bos)
 
 
-def insert(values: Tensor, own: Tensor, begin: Tensor) -> Tensor:
-    """Insert N of ``own`` (B, N, ...) before position ``begin`` (B,) of each row of ``values`` (B, T, ...)."""
-    length, count = values.shape[1], own.shape[1]
+def insert(values: Tensor, added: Tensor, begin: Tensor) -> Tensor:
+    """Insert ``added`` (B, N, ...) before position ``begin`` (B,) of ``values`` (B, T, ...)."""
+    length, count = values.shape[1], added.shape[1]
     index = torch.arange(length + count, device=values.device).expand(len(values), -1)
     begin = begin[:, None]
-    index = torch.where(index < begin, index, torch.where(index < begin + count, index - begin + length, index - count))
+    index = torch.where(
+        index < begin,
+        index,
+        torch.where(index < begin + count, index - begin + length, index - count),
+    )
     index = index.reshape(*index.shape, *(1,) * (values.ndim - 2)).expand(-1, -1, *values.shape[2:])
-    return torch.cat([values, own], 1).gather(1, index)
-
-
-def beside_each(values: Tensor, images: int) -> Tensor:
-    """Repeat each row for each of K images: (B, ...) -> (B * K, ...)."""
-    return values.repeat_interleave(images, 0)
+    return torch.cat([values, added], 1).gather(1, index)

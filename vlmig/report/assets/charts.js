@@ -77,7 +77,7 @@ function curve(chart) {
     series(own, at, y, 'pictures'),
   );
   const keys = [
-    ['pictures', 'own pictures'],
+    ['pictures', 'the object’s pictures'],
     shuffled.length && ['shuffled', 'another object’s'],
     known(chart.chance) && ['chance', 'chance'],
   ].filter(Boolean);

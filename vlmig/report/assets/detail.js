@@ -1,4 +1,4 @@
-// One item: its pictures, what each says of the candidates, what text alone says, and the mixture.
+// One item: its pictures, what each predicts, what text alone predicts, and the mixture.
 
 const ROWS = 12;
 
@@ -24,7 +24,7 @@ function detail(item, state, change) {
   const facts = [
     item.targets.length ? ['label', item.targets.join(' / ')] : null,
     item.about && item.kind !== 'loss' ? ['about', item.about] : null,
-    item.covered === false ? ['note', 'outside the model’s world'] : null,
+    item.covered === false ? ['note', 'the image generator cannot draw it'] : null,
     item.id ? ['item', item.id] : null,
     item.steps ? ['steps', item.steps] : null,
   ].filter(Boolean);
@@ -93,7 +93,7 @@ function answered(found, seen) {
     mark(found.ok),
     seen &&
       known(found.alone) &&
-      el('span', { class: 'aside' }, changed ? `text only: ${found.alone || '(nothing)'}` : 'text only says the same'),
+      el('span', { class: 'aside' }, changed ? `text only: ${found.alone || '(nothing)'}` : 'text only gives the same answer'),
   );
 }
 
@@ -103,7 +103,7 @@ function imagined(run) {
     .slice(0, 6)
     .map((prompt) => `“${prompt}”`)
     .join(', ');
-  const mean = known(run.alignment) ? `; mean alignment ${fixed(run.alignment, 2)}` : '';
+  const mean = known(run.alignment) ? `; mean CLIP similarity ${fixed(run.alignment, 2)}` : '';
   return el(
     'p',
     { class: 'imagined' },
@@ -174,7 +174,7 @@ function matrix(item, run, found, state, change) {
       { type: 'button', class: 'more', onclick: () => change({ whole: true }) },
       `all ${order.length} candidates`,
     );
-  return [pick, frame('What each picture says, in percent', table), more];
+  return [pick, frame('What each picture predicts, in percent', table), more];
 }
 
 function pictureHead(set, i, alignment, candidate) {
@@ -185,7 +185,7 @@ function pictureHead(set, i, alignment, candidate) {
     picture(set[i], `picture ${i + 1}`, 72),
     el(
       'span',
-      { class: low ? 'alignment low' : 'alignment', title: 'alignment of the picture with its prompt' },
+      { class: low ? 'alignment low' : 'alignment', title: 'CLIP similarity of the picture and its prompt' },
       el('span', { class: 'aligned' }, 'align. '),
       text,
     ),

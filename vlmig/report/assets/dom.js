@@ -15,7 +15,7 @@ const el = (tag, attributes = {}, ...children) => fill(document.createElement(ta
 const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
 
-// Figures as they are read: percent with one digit, real minus signs, p-values that never say zero.
+// Numbers for readers: percent with one digit, real minus signs, p-values that never say zero.
 const MINUS = '\u2212';
 const known = (value) => value !== null && value !== undefined;
 const percent = (share, digits = 1) => (100 * share).toFixed(digits);

@@ -8,7 +8,7 @@ const FILTERS = {
       'changed',
       'changed by pictures',
       (w) => known(w.answer) && w.answer !== w.alone,
-      'text alone answers otherwise, in some wording',
+      'text only gives another answer, in some wording',
     ],
     [
       'sure',
@@ -16,7 +16,7 @@ const FILTERS = {
       (w) => w.ok === false && Boolean(w.mixed) && Math.max(...w.mixed) >= SURE,
       'wrong with 80 % or more, in some wording',
     ],
-    ['low', 'low alignment', (w, run) => run.low, 'the mean cosine of pictures and prompt is below the floor'],
+    ['low', 'low CLIP similarity', (w, run) => run.low, 'the mean CLIP similarity is below the threshold'],
     ['right', 'right', (w) => w.ok === true, 'right in every wording'],
     ['wrong', 'wrong', (w) => w.ok === false, 'wrong in some wording'],
   ],

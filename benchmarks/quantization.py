@@ -1,8 +1,8 @@
 """What weights of 8 and 4 bits cost the pocket model: bytes, time, accuracy with and without pictures, perplexity.
 
-VLMIG_DATA=DIR python -m benchmarks.quantisation --store STORE --out runs/quantisation
+VLMIG_DATA=DIR python -m benchmarks.quantization --store STORE --out runs/quantization
 
-The language model alone is quantised (bitsandbytes); adapter, generator and encoder stay whole, so every row sees the same
+The language model alone is quantized (bitsandbytes); adapter, generator and encoder stay whole, so every row sees the same
 pictures. ``memory_color`` counts objects that the pocket world can draw and the language model was told no colour of, and is
 left out without benchmark files; ``pocket_known`` asks for colours that it was told; ``pocket_text`` is plain text.
 The time is that of the language model alone, whole texts of 64 tokens one by one.
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("VLMIG_DATA", ".")), help="benchmark files")
     parser.add_argument("--store", type=Path, help="folder of imagined features (default: the user's cache)")
-    parser.add_argument("--out", type=Path, default=Path("runs/quantisation"), help="where measurements are kept")
+    parser.add_argument("--out", type=Path, default=Path("runs/quantization"), help="where measurements are kept")
     parser.add_argument("--k", type=int, default=6, help="pictures (default: 6)")
     parser.add_argument("--limit", type=int, help="only the first N items of each task")
     arguments = parser.parse_args(argv)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import quantisation as benchmark
+from benchmarks import quantization as benchmark
 from vlmig import VLMIG, VLMIGError
 from vlmig.imagination.store import FeatureStore
 from vlmig.models.quantization import config_for, weight_bytes
@@ -65,7 +65,7 @@ def test_a_checkpoint_of_few_bits_is_loaded_as_it_is(
     assert (logits(loaded) - logits(model)).abs().max() < 1e-6  # the same bits
 
 
-def test_what_cannot_be_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VLMIGError, match="quantize='2bit'; expected one of 8bit, 4bit"):
         config_for("2bit")
     monkeypatch.setattr("vlmig.models.quantization.find_spec", lambda name: None)

@@ -1,0 +1,94 @@
+"""``vlmig data check``: read all of a training set, and list what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vlmig.cli.options import add_data, add_store, load_imagination
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s PATH [options]"
+    text = "a folder, a .jsonl, .csv, .parquet or .tar file, or a recipe (.yaml)"
+    parser.add_argument("path", metavar="PATH", help=text)
+    text = "format, such as visual_genome or table (default: guessed from the path)"
+    parser.add_argument("--source", metavar="NAME", help=text)
+    text = "an option of the format, e.g. min_side=8; may be repeated"
+    parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
+    text = "count what a curation rule would drop, e.g. min_words=3; may be repeated"
+    parser.add_argument("--curate", action="append", default=[], metavar="KEY=VALUE", help=text)
+    add_data(parser, "folder that relative paths start from (default: VLMIG_DATA)")
+    text = "only the first N records of each source"
+    parser.add_argument("--limit", type=int, metavar="N", help=text)
+    text = "largest accepted share of bad records (default: %(default)s)"
+    parser.add_argument("--max-bad", type=float, default=0.1, metavar="X", help=text)
+    text = (
+        "checkpoint whose encoder computes min_alignment and whose tokenizer splits wikitext "
+        "(default: %(default)s)"
+    )
+    parser.add_argument("--model", default="pocket", help=text)
+    text = "write an HTML page with samples and the bad records"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+    add_store(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from tempfile import TemporaryDirectory
+
+    from vlmig.data.check import check, summary
+    from vlmig.data.curation import Curation
+    from vlmig.data.index import check_share
+    from vlmig.data.sources.build import build_source
+    from vlmig.io.config_file import assigned, entries_of
+    from vlmig.pocket.lessons import SOURCES
+    from vlmig.report.data_check import write_findings
+    from vlmig.report.text_table import text_table
+
+    options = assigned("--option", arguments.option)
+    entries = entries_of(arguments.path, arguments.source, options)
+    rules = assigned("--curate", arguments.curate)
+    findings = []
+    with TemporaryDirectory() as folder:
+        for number, entry in enumerate(entries):
+            options = dict(entry)
+            recipe_rules, limit = options.pop("curate", None), options.pop("limit", None)
+            curation = Curation.from_mapping(rules or recipe_rules)
+            if arguments.limit is not None:
+                limit = arguments.limit
+            source = build_source(
+                options, arguments.data, lambda: _tokenizer(arguments.model), SOURCES
+            )
+            compare = _alignment(arguments) if curation.min_alignment is not None else None
+            found = check(source, Path(folder) / str(number), curation, limit, compare)
+            findings.append(found)
+            print(found.index.source.name)
+            rows = [(f"  {name}", value, remark) for name, value, remark in summary(found)]
+            print(text_table(rows, "<><"))
+        if arguments.out:
+            write_findings(arguments.out, findings)
+            print(arguments.out)
+    for found in findings:
+        records, name = found.index.records, found.index.source.name
+        check_share(found.bad, records, arguments.max_bad, name, arguments.out)
+
+
+def _alignment(arguments: argparse.Namespace) -> Any:
+    """Return the function that computes the CLIP similarity of pictures and captions."""
+    import torch
+
+    from vlmig.training.pictures import Pictures
+
+    return Pictures(load_imagination(arguments), torch.zeros(0, 0), True, 0).alignment
+
+
+def _tokenizer(model: str) -> Any:
+    """Load the tokenizer of a checkpoint's language model."""
+    from vlmig.models.checkpoint import load_tokenizer, resolve_checkpoint
+    from vlmig.models.config import VLMIGConfig
+
+    folder = resolve_checkpoint(model)
+    config = VLMIGConfig.from_pretrained(folder)
+    language_model = config.locate(config.language_model, folder)
+    return load_tokenizer(language_model, config.language_model_revision)

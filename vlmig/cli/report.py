@@ -1,0 +1,35 @@
+"""``vlmig report``: the HTML page of one run, or of two compared."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "%(prog)s RUN [OTHER] [options]"
+    text = "results folder that vlmig eval --out wrote"
+    parser.add_argument("folder", type=Path, metavar="RUN", help=text)
+    text = "a second results folder, to compare with the first item by item"
+    parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help=text)
+    text = "file to write (default: RUN/report.html, or RUN/against_OTHER.html)"
+    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+    text = "feature store with the pictures of the runs (default: VLMIG_STORE, or the user's cache)"
+    parser.add_argument("--store", type=Path, metavar="FOLDER", help=text)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    from vlmig.evaluation.run_folder import read_run
+
+    first, second = arguments.folder, arguments.other
+    for folder in filter(None, (first, second)):
+        read_run(folder)  # refuses a folder without results before torch is loaded
+    from vlmig.imagination.store import FeatureStore, default_store
+    from vlmig.report import compare_runs, write_report
+
+    store = FeatureStore(arguments.store or default_store())
+    if second is None:
+        print(write_report(first, store, arguments.out))
+    else:
+        page = arguments.out or first / f"against_{second.resolve().name}.html"
+        print(compare_runs(first, second, page, store))

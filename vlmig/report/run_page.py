@@ -1,0 +1,52 @@
+"""The report of one run: tables, charts and its items with their pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlmig.evaluation.run_folder import Row, Run, read_run
+from vlmig.imagination.store import FeatureStore
+from vlmig.report.items import Numbers, entry_of, item_of, shares
+from vlmig.report.page import write_stored_page
+from vlmig.report.tables import charts, headline, main_rows
+
+
+def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Path:
+    """Write ``OUT/report.html`` from results.json, the samples and the stored pictures.
+
+    Args:
+        page: another file to write.
+
+    Raises:
+        VLMIGError: the folder holds no results, or broken ones; the page cannot be written.
+    """
+    run = read_run(out)
+    block = run.results["vlmig"]
+    numbers: Numbers = {}
+    data = {
+        "kind": "run",
+        "k": run.k,
+        "floor": block.get("alignment_floor"),
+        "seeds": run.seeds,
+        "head": headline(run),
+        "main": main_rows(run),
+        "charts": charts(run),
+        "comparisons": block["comparisons"],
+        "conditions": block["conditions"],
+        "items": _items(run, numbers),
+        "total": sum(run.items(task) for task in run.tasks),
+    }
+    title = f"vlmig: {', '.join(run.results['results'])}"
+    return write_stored_page(page or out / "report.html", title, data, store, numbers)
+
+
+def _items(run: Run, numbers: Numbers) -> list[Row]:
+    """Read as many items as the page can carry, spread evenly over tasks."""
+    items: dict[tuple[str, str], Row] = {}
+    sizes = {task: run.items(task) for task in run.tasks}
+    for task, share in shares([run], sizes, len(run.seeds)).items():
+        for line in run.lines(task):
+            if line["doc_id"] < share:
+                item = items.setdefault((task, line["doc"]["id"]), item_of(task, line))
+                item["runs"].append(entry_of(run, line, numbers))
+    return list(items.values())

@@ -1,0 +1,80 @@
+"""Vision models of transformers: CLIP, SigLIP, FLAVA, DINOv2, ..."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+
+FULL_LENGTH = ("siglip", "siglip2")
+"""Families whose text side was trained on texts padded to full length."""
+
+
+class TransformersTower:
+    """A model of transformers; see ``vlmig.vision.encoder.Tower``."""
+
+    def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
+        self.model, self.processor, self.tokenizer = (
+            model.eval().requires_grad_(False),
+            processor,
+            tokenizer,
+        )
+        self.has_text = hasattr(model, "get_text_features")
+        self.vision, self.preprocessing = model, processor.to_json_string()
+        vision = (
+            getattr(model, "vision_model", None) or getattr(model, "image_model", None) or model
+        )
+        self.patch_size = vision.config.patch_size
+        text = getattr(model.config, "text_config", None)
+        self.text_limit = getattr(text, "max_position_embeddings", None)
+
+    def prepare(self, images: Sequence[Tensor]) -> Tensor:
+        """Resize, crop and normalize images."""
+        return self.processor(images=list(images), return_tensors="pt").pixel_values
+
+    def encode_images(self, pixels: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Return patch features and embeddings from one pass."""
+        run = getattr(self.model, "get_image_features", self.model)
+        output = run(pixel_values=pixels, output_hidden_states=True)
+        states = output.hidden_states[
+            layer if layer < 0 else layer + 1
+        ]  # the first is the embedding of the patches
+        patches = (pixels.shape[-2] // self.patch_size) * (pixels.shape[-1] // self.patch_size)
+        pooled = output.pooler_output
+        if pooled is None:  # SigLIP towers of LLaVA models have no head
+            pooled = output.last_hidden_state.mean(1)
+        return states[:, -patches:], pooled[
+            :, 0
+        ] if pooled.dim() == 3 else pooled  # FLAVA projects every token
+
+    def encode_texts(self, texts: list[str]) -> Tensor:
+        """Embed texts."""
+        pooled = self.model.get_text_features(
+            **self._tokens(texts).to(self.model.device)
+        ).pooler_output
+        return pooled[:, 0] if pooled.dim() == 3 else pooled
+
+    def fits(self, text: str) -> bool:
+        """Tell whether the text is read without cutting."""
+        return (
+            self.text_limit is None
+            or len(self.tokenizer(text, verbose=False).input_ids) <= self.text_limit
+        )
+
+    def _tokens(self, texts: list[str]) -> Any:
+        padding = "max_length" if self.model.config.model_type in FULL_LENGTH else True
+        return self.tokenizer(
+            texts, padding=padding, truncation=True, max_length=self.text_limit, return_tensors="pt"
+        )
+
+
+def load(name: str) -> TransformersTower:
+    """Load a hub id or a folder; raises transformers' errors."""
+    config = AutoConfig.from_pretrained(name)
+    model = AutoModel.from_pretrained(name, dtype=torch.float32)
+    processor = AutoImageProcessor.from_pretrained(name)
+    tokenizer = AutoTokenizer.from_pretrained(name) if hasattr(config, "text_config") else None
+    return TransformersTower(model, processor, tokenizer)
