@@ -39,6 +39,7 @@ from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.evaluation.tasks.yaml_task import choose_tasks
 from vlmig.imagination.store import FeatureStore
 from vlmig.models.checkpoint import POCKET
+from vlmig.models.mixture import Mixture
 from vlmig.predict.scores import Scores
 from vlmig.processing.tokens import encode_pair, spaced
 
@@ -76,7 +77,7 @@ class Plain:
         else:
             found = np.stack([self.continued(ids, split, pictures) for ids, split in pairs], -1)
         scores = Scores(found[0], found[2:], found[1], alignment.numpy())
-        return int(scores.mixed(self.k, *self.model.config.setting()).argmax())
+        return int(scores.mixed(self.k, Mixture.of(self.model.config)).argmax())
 
     def continued(self, ids: list[int], split: int, pictures: torch.Tensor) -> np.ndarray:
         """Return the log-probability of a candidate alone, beside nothing and beside each picture."""

@@ -62,7 +62,7 @@ def _table(own: Results) -> str:
 def _measured(own: Results, column: Column) -> list[Row] | None:
     """Measure text only, its ensemble, pictures, and both differences; None where every item has one wording."""
     samples = Samples(own, *column)
-    if len(samples.readout.owner) == len(samples.readout.items):
+    if len(samples.rescorer.owner) == len(samples.rescorer.items):
         return None
     text, pictures = samples.read(0, *samples.main), samples.read(samples.k, *samples.main)
     alone = samples.right(ensemble(samples, text))
@@ -78,7 +78,7 @@ def ensemble(samples: Samples, found: Sequence[np.ndarray]) -> list[np.ndarray]:
 
     Wordings that ask for something else, such as the opposite order of two things, are ensembles of their own.
     """
-    asked = list(zip(samples.readout.owner, samples.readout.answers, strict=True))
+    asked = list(zip(samples.rescorer.owner, samples.rescorer.answers, strict=True))
     groups: dict[tuple[int, int], list[np.ndarray]] = {}
     for key, own in zip(asked, found, strict=True):
         groups.setdefault(key, []).append(log_softmax(own))

@@ -154,7 +154,7 @@ class Seeds:
     def right(self, task: str, subset: str, k: int, control: str = "none") -> list[np.ndarray]:
         """Say of each seed's run which questions are right."""
         own = self.samples(task, subset)
-        return [one.right(one.readout.read(k, *one.main, control)) for one in own]
+        return [one.right(one.rescorer.rescore(k, *one.main, control)) for one in own]
 
     def accuracy(self, task: str, subset: str, k: int, control: str = "none") -> Row:
         """Average over seeds: the interval is over objects; ``range`` has the worst and the best seed."""

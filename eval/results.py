@@ -10,7 +10,7 @@ import numpy as np
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.metrics.bootstrap import Clusters
-from vlmig.evaluation.metrics.rescoring import Readout
+from vlmig.evaluation.metrics.rescoring import Rescorer
 from vlmig.evaluation.run_folder import found_row, main_condition
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.models.config import VLMIGConfig
@@ -86,12 +86,12 @@ class Samples:
             items = [
                 Item(**{**r["doc"], "questions": tuple(Question(**q) for q in r["doc"]["questions"])}) for r in rows
             ]
-            self.readout = Readout(measured, items, rows, setting)
+            self.rescorer = Rescorer(measured, items, rows, setting)
         except (OSError, ValueError, KeyError, TypeError):
             raise VLMIGError(f"{path} is not there or of another version; run vlmig eval again") from None
         self.k, self.main, self.records = run.k, run.mains[task], rows
-        self.scores = list(self.readout.scores("none"))
-        self.owner = self.readout.entries()[0]
+        self.scores = list(self.rescorer.scores("none"))
+        self.owner = self.rescorer.entries()[0]
         self.inside = np.array([subset == "all" or bool(rows[i]["covered"]) for i in self.owner])
         self._ids = np.array([items[i].id for i in self.owner])[self.inside]
         self.clusters = np.array([items[i].cluster for i in self.owner])[self.inside]
@@ -99,11 +99,11 @@ class Samples:
 
     def read(self, k: int, mix: str, weights: str) -> list[np.ndarray]:
         """Return each question's log-likelihoods by a rule."""
-        return self.readout.read(k, mix, weights)
+        return self.rescorer.rescore(k, mix, weights)
 
     def right(self, found: list[np.ndarray]) -> np.ndarray:
         """Say which entries of the subset are right."""
-        return self.readout.correct(found)[self.inside]
+        return self.rescorer.correct(found)[self.inside]
 
     def estimate(self, values: np.ndarray, least: float = 0.0) -> Row:
         """Estimate a mean over the entries, or with ``least`` -1 a difference, in the shape of a condition."""

@@ -20,7 +20,7 @@ from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.run_folder import main_condition
 from vlmig.evaluation.settings import CONTROLS, Settings
 from vlmig.evaluation.tasks.yaml_task import choose_tasks, known_tasks
-from vlmig.predict.batching import Scores
+from vlmig.predict.scores import Scores
 from vlmig.report import table
 
 
@@ -166,7 +166,7 @@ def test_calibration_divides_by_the_content_free_prediction(tiny: VLMIG, data: P
 
 def test_learned_weights_never_saw_the_object_they_are_used_on(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     """Another label for one object leaves its own weights as they are."""
-    from vlmig.evaluation.metrics.rescoring import Readout
+    from vlmig.evaluation.metrics.rescoring import Rescorer
 
     task = choose_tasks(["memory_color"], {})[0]
     evaluator = Evaluator(tiny, Settings(ks=(0, 3)), data, tmp_path)
@@ -174,8 +174,8 @@ def test_learned_weights_never_saw_the_object_they_are_used_on(tiny: VLMIG, data
     items, records = [item for item, _ in measured], [record for _, record in measured]
 
     def trust(chosen: list[Any]) -> np.ndarray:
-        readout = Readout(task, chosen, records, tiny.config)
-        return readout.learned("none", 3)
+        rescorer = Rescorer(task, chosen, records, tiny.config)
+        return rescorer.learned("none", 3)
 
     other = replace(items[0], questions=tuple(replace(q, answer=(q.answer + 1) % 3) for q in items[0].questions))
     before, after = trust(items), trust([other, *items[1:]])

@@ -22,14 +22,15 @@ from lm_eval.utils import make_table
 from vlmig import VLMIG, VLMIGError
 from vlmig.cli.main import main
 from vlmig.evaluation.evaluator import Evaluator
-from vlmig.evaluation.metrics.rescoring import Readout
+from vlmig.evaluation.metrics.rescoring import Rescorer
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.yaml_task import declaration
 from vlmig.integrations.launch import TASKS, complete
 from vlmig.integrations.lm_eval import VlmigLM, before_stop
 from vlmig.integrations.requests import gathered, last_paragraph
-from vlmig.predict.batching import Scores
+from vlmig.models.mixture import Mixture
+from vlmig.predict.scores import Scores
 
 NAMES = sorted(path.stem.removeprefix("vlmig_") for path in TASKS.glob("vlmig_*_*.yaml"))
 
@@ -93,16 +94,16 @@ def test_lm_eval_and_our_own_harness_agree_item_by_item(tiny: VLMIG, data: Path,
     for name in tasks:
         task = declaration(name).made()
         _, items, records = zip(*evaluator.measure(task), strict=True)
-        readout = Readout(task, items, records, tiny.config)
-        found = readout.read(k, tiny.config.mix, tiny.config.weights)
+        rescorer = Rescorer(task, items, records, tiny.config)
+        found = rescorer.rescore(k, tiny.config.mix, tiny.config.weights)
         rows = sorted(results["samples"][f"vlmig_{name}"], key=lambda row: row["doc_id"])
         for row, own in zip(rows, found, strict=True):
             theirs = [response[0][0] for response in row["resps"]]
             assert theirs == pytest.approx(own, abs=1e-4)  # batches of other sizes: sums in another order
         for metric, normalised in (("acc", False), ("acc_norm", True)):
-            differing = readout.correct(found, normalised) != [row[metric] for row in rows]
+            differing = rescorer.correct(found, normalised) != [row[metric] for row in rows]
             assert differing.sum() == 0
-            assert results["results"][f"vlmig_{name}"][f"{metric},none"] == readout.correct(found, normalised).mean()
+            assert results["results"][f"vlmig_{name}"][f"{metric},none"] == rescorer.correct(found, normalised).mean()
 
 
 def test_pictures_change_what_lm_eval_sees(tiny: VLMIG, data: Path) -> None:
@@ -194,7 +195,7 @@ def test_contexts_of_their_own_have_pictures_of_their_own(tiny: VLMIG) -> None:
     contexts = [context for context, _ in pairs]
     visuals = tiny.imagine(contexts, 2, policy=None)
     parts = tiny.score(contexts, [[own] for _, own in pairs], visuals, verbatim=True)
-    expected = Scores.joined(parts).loglikelihoods(2, *tiny.config.setting())
+    expected = Scores.joined(parts).loglikelihoods(2, Mixture.of(tiny.config))
     assert [value for value, _ in found] == pytest.approx(expected, abs=1e-5)
 
 
@@ -206,7 +207,7 @@ def test_a_documents_picture_is_shared_by_its_contexts(tiny: VLMIG) -> None:
     parts = tiny.score([context for context, _ in pairs], [[own] for _, own in pairs], [seen] * 2, verbatim=True)
     joined = Scores.joined(parts)
     joined.alignment = seen.alignment.numpy()
-    assert [v for v, _ in found] == pytest.approx(joined.loglikelihoods(2, *tiny.config.setting()), abs=1e-5)
+    assert [v for v, _ in found] == pytest.approx(joined.loglikelihoods(2, Mixture.of(tiny.config)), abs=1e-5)
 
 
 def test_a_lone_text_is_mixed_as_a_whole(tiny: VLMIG) -> None:
@@ -235,12 +236,12 @@ def test_what_is_imagined(tiny: VLMIG) -> None:
     tiny.imagine(["a brick"], 1)
     assert tiny.imagination.tally.drawn == 1, "that picture is there: the last question's subject"
     questions, _ = gathered(asked(("A brick is", " red"), ("A brick is", " blue")), "option")
-    assert [part.shown for part in questions[0].parts] == [
+    assert [group.prompt for group in questions[0].groups] == [
         ("A brick is red", "question"),
         ("A brick is blue", "question"),
     ]
     questions, _ = gathered(asked(("x", "y"), doc={"picture": b"pixels"}), "question")
-    assert questions[0].parts[0].shown == ("x", "question"), "a field of that name may hold anything"
+    assert questions[0].groups[0].prompt == ("x", "question"), "a field of that name may hold anything"
 
 
 def test_pictures_come_first_and_each_context_is_read_once(tiny: VLMIG, data: Path) -> None:
@@ -324,7 +325,7 @@ def test_the_command_runs_lm_eval(tiny: VLMIG, data: Path, tmp_path: Path, capsy
     (samples,) = (tmp_path / "out").rglob("samples_vlmig_relative_size_*.jsonl")
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
     found = tiny.score([rows[0]["doc"]["question"]], [["Yes", "No"]], tiny.imagine([rows[0]["doc"]["picture"]], 1))[0]
-    expected = found.loglikelihoods(1, *tiny.config.setting())
+    expected = found.loglikelihoods(1, Mixture.of(tiny.config))
     assert [float(response[0]) for response in rows[0]["filtered_resps"]] == pytest.approx(expected, abs=1e-4)
 
 

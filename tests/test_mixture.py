@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vlmig.models.mixture import entropy, image_trust, mix
+from vlmig.errors import VLMIGError
+from vlmig.models.mixture import Mixture, entropy
 
 
 def distributions(
     seed: int = 0, k: int = 4, v: int = 7
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    text, blank = (torch.randn(3, v, generator=generator, dtype=torch.double).log_softmax(-1) for _ in range(2))
+    text, blank = (
+        torch.randn(3, v, generator=generator, dtype=torch.double).log_softmax(-1) for _ in range(2)
+    )
     images = torch.randn(k, 3, v, generator=generator, dtype=torch.double).log_softmax(-1)
     return text, images, blank, torch.rand(3, k, generator=generator, dtype=torch.double)
 
@@ -21,7 +24,7 @@ def test_prob_is_the_papers_equation_with_its_one_over_k() -> None:
     text, images, _, trust = distributions()
     f = trust.T[..., None]
     plain = (f * images.exp() + (1 - f) * text.exp()).mean(0)
-    assert torch.allclose(mix(text, images, trust, "prob").exp(), plain, atol=1e-6)
+    assert torch.allclose(Mixture("prob").combine(text, images, trust).exp(), plain, atol=1e-6)
 
 
 def test_logit_is_the_published_codes_rule_on_raw_logits_too() -> None:
@@ -29,70 +32,106 @@ def test_logit_is_the_published_codes_rule_on_raw_logits_too() -> None:
     f = trust.T[..., None]
     # Adding a constant per distribution turns log-probabilities back into arbitrary logits; the softmax drops it.
     plain = (f * (images + 3.0) + (1 - f) * (text - 2.0)).mean(0).softmax(-1)
-    assert torch.allclose(mix(text, images, trust, "logit").exp(), plain, atol=1e-9)
+    assert torch.allclose(Mixture("logit").combine(text, images, trust).exp(), plain, atol=1e-9)
 
 
 def test_evidence_adds_what_a_picture_says_beyond_an_empty_one() -> None:
     text, images, blank, trust = distributions()
     plain = (text + 1.7 * (trust.T[..., None] * (images - blank)).mean(0)).softmax(-1)
-    assert torch.allclose(mix(text, images, trust, "evidence", blank=blank, strength=1.7).exp(), plain, atol=1e-9)
+    assert torch.allclose(
+        Mixture("evidence", strength=1.7).combine(text, images, trust, blank).exp(),
+        plain,
+        atol=1e-9,
+    )
 
 
 @pytest.mark.parametrize("rule", ["prob", "logit", "evidence"])
 @pytest.mark.parametrize("by_entropy", [False, True])
-def test_every_rule_gives_a_distribution_whatever_the_order_of_images(rule: str, by_entropy: bool) -> None:
+def test_every_rule_gives_a_distribution_whatever_the_order_of_images(
+    rule: str, by_entropy: bool
+) -> None:
     text, images, blank, trust = distributions()
-    settings = {"blank": blank, "strength": 2.0, "doubt": 0.5, "by_entropy": by_entropy}
-    mixed = mix(text, images, trust, rule, **settings)
+    mixture = Mixture(rule, "entropy" if by_entropy else "uniform", strength=2.0, doubt=0.5)
+    mixed = mixture.combine(text, images, trust, blank)
     assert torch.allclose(mixed.exp().sum(-1), torch.ones(3, dtype=torch.double), atol=1e-6)
-    turned = mix(text, images.flip(0), trust.flip(-1), rule, **settings)
+    turned = mixture.combine(text, images.flip(0), trust.flip(-1), blank)
     assert torch.allclose(mixed, turned, atol=1e-6)
 
 
 @pytest.mark.parametrize("rule", ["prob", "logit", "evidence"])
 def test_copies_of_one_image_count_once(rule: str) -> None:
     text, images, blank, trust = distributions()
-    one = mix(text, images[:1], trust[:, :1], rule, blank=blank)
-    five = mix(text, images[:1].expand(5, -1, -1), trust[:, :1].expand(-1, 5), rule, blank=blank)
+    one = Mixture(rule).combine(text, images[:1], trust[:, :1], blank)
+    five = Mixture(rule).combine(
+        text, images[:1].expand(5, -1, -1), trust[:, :1].expand(-1, 5), blank
+    )
     assert torch.allclose(one, five, atol=1e-6)
 
 
 def test_no_images_and_empty_evidence_leave_the_text_alone() -> None:
     text, _, blank, trust = distributions()
-    assert torch.equal(mix(text, [], trust[:, :0], "prob"), text)
-    assert torch.allclose(mix(text, [blank, blank], trust[:, :2], "evidence", blank=blank), text, atol=1e-12)
+    assert torch.equal(Mixture("prob").combine(text, [], trust[:, :0]), text)
+    assert torch.allclose(
+        Mixture("evidence").combine(text, [blank, blank], trust[:, :2], blank), text, atol=1e-12
+    )
 
 
 def test_a_sure_text_is_left_alone_under_doubt() -> None:
     sure = torch.tensor([[0.0, -30.0, -30.0]])
-    picture, blank = torch.tensor([[-8.0, -0.1, -3.0]]).log_softmax(-1), torch.zeros(1, 3).log_softmax(-1)
-    moved = mix(sure, [picture], torch.ones(1, 1), "evidence", blank=blank, strength=9.0, doubt=1.0)
+    picture, blank = (
+        torch.tensor([[-8.0, -0.1, -3.0]]).log_softmax(-1),
+        torch.zeros(1, 3).log_softmax(-1),
+    )
+    moved = Mixture("evidence", strength=9.0, doubt=1.0).combine(
+        sure, [picture], torch.ones(1, 1), blank
+    )
     assert torch.allclose(moved.exp(), sure.exp(), atol=1e-6)
 
 
 def test_the_less_certain_side_listens() -> None:
-    flat, sure = torch.zeros(1, 4).log_softmax(-1), torch.tensor([[9.0, 0.0, 0.0, 0.0]]).log_softmax(-1)
-    towards_picture = mix(flat, [sure], torch.ones(1, 1), "prob", by_entropy=True)
+    flat, sure = (
+        torch.zeros(1, 4).log_softmax(-1),
+        torch.tensor([[9.0, 0.0, 0.0, 0.0]]).log_softmax(-1),
+    )
+    towards_picture = Mixture("prob", "entropy").combine(flat, [sure], torch.ones(1, 1))
     assert torch.allclose(towards_picture.exp(), sure.exp(), atol=0.02)
-    assert torch.allclose(mix(sure, [flat], torch.ones(1, 1), "prob", by_entropy=True).exp(), sure.exp(), atol=0.02)
+    assert torch.allclose(
+        Mixture("prob", "entropy").combine(sure, [flat], torch.ones(1, 1)).exp(),
+        sure.exp(),
+        atol=0.02,
+    )
 
 
 def test_impossible_outcomes_stay_finite_in_entropy_and_mix() -> None:
     text = torch.tensor([[0.0, float("-inf")]])
     assert entropy(text).item() == pytest.approx(0.0, abs=1e-6)
-    assert torch.isfinite(mix(text, [torch.tensor([[0.5, 0.5]]).log()], torch.tensor([[0.4]]), "prob")).all()
+    assert torch.isfinite(
+        Mixture("prob").combine(text, [torch.tensor([[0.5, 0.5]]).log()], torch.tensor([[0.4]]))
+    ).all()
 
 
 def test_wrong_rules_say_what_was_expected() -> None:
     text, images, _, trust = distributions()
-    with pytest.raises(ValueError, match="expected one of prob, logit, geometric, evidence"):
-        mix(text, images, trust, "sum")
+    with pytest.raises(VLMIGError, match="expected one of prob, logit, geometric, evidence"):
+        Mixture("sum")
+    with pytest.raises(VLMIGError, match="expected one of uniform, clip, doubled, entropy"):
+        Mixture("prob", "even")
     with pytest.raises(ValueError, match="pass blank="):
-        mix(text, images, trust, "evidence")
+        Mixture("evidence").combine(text, images, trust)
 
 
 def test_trust_before_any_text_is_read() -> None:
     cosines = torch.tensor([-0.3, 0.31, 1.2])
-    assert image_trust("clip", cosines, 0.5).tolist() == pytest.approx([0.0, 0.31, 1.0])
-    assert image_trust("entropy", cosines, 0.5).tolist() == [0.0, 0.0, 1.0]
-    assert image_trust("uniform", cosines, 0.5).tolist() == [1.0, 1.0, 1.0]
+    assert Mixture("prob", "clip", alignment_floor=0.5).trust(cosines).tolist() == pytest.approx(
+        [0.0, 0.31, 1.0]
+    )
+    assert Mixture("prob", "entropy", alignment_floor=0.5).trust(cosines).tolist() == [
+        0.0,
+        0.0,
+        1.0,
+    ]
+    assert Mixture("prob", "uniform", alignment_floor=0.5).trust(cosines).tolist() == [
+        1.0,
+        1.0,
+        1.0,
+    ]

@@ -8,6 +8,7 @@ import pytest
 from vlmig import VLMIG, VLMIGError
 from vlmig.imagination.prompts import fitted, prompts_for, sentences
 from vlmig.models.config import POLICIES
+from vlmig.models.mixture import Mixture
 
 TEXT = "Bananas grow in bunches. They hang high! What is the color of a banana?"
 
@@ -75,7 +76,7 @@ def test_every_option_has_its_own_pictures(tiny: VLMIG) -> None:
     assert apart.alignment.shape == (3, 2)
     for rule in ("prob", "logit", "evidence"):
         for weights in ("uniform", "clip", "entropy"):
-            setting = tiny.config.setting(rule, weights)
-            assert together.mixed(2, *setting) == pytest.approx(apart.mixed(2, *setting), abs=2e-5)
+            mixture = Mixture.of(tiny.config, rule, weights)
+            assert together.mixed(2, mixture) == pytest.approx(apart.mixed(2, mixture), abs=2e-5)
     own = tiny.imagine([context] * 2, k=3, policy="option", options=options)
     assert own[0].prompts[0] == f"{context} red" and own[1].prompts[0] == f"{context} dark blue"

@@ -10,8 +10,9 @@ import torch
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.models.config import REFERENCE
-from vlmig.predict.batching import Scores, collect_jobs
-from vlmig.processing.tokens import encode_pair
+from vlmig.models.mixture import Mixture
+from vlmig.predict.scores import Scores
+from vlmig.processing.tokens import encode_pair, score_requests
 
 CONTEXTS = ["The color of a cat is", "Q: dog? A:", "x"]
 CHOICES = [("red", "blue", "dark red"), ("red", "no"), ("red", "blue")]
@@ -19,7 +20,9 @@ CHOICES = [("red", "blue", "dark red"), ("red", "no"), ("red", "blue")]
 
 def test_text_scores_equal_the_base_lms_log_probabilities(tiny: VLMIG) -> None:
     visuals = tiny.imagine(["a cat"], k=0) * 3
-    for context, options, scores in zip(CONTEXTS, CHOICES, tiny.score(CONTEXTS, CHOICES, visuals), strict=True):
+    for context, options, scores in zip(
+        CONTEXTS, CHOICES, tiny.score(CONTEXTS, CHOICES, visuals), strict=True
+    ):
         for option, value in zip(options, scores.text, strict=True):
             ids, split = encode_pair(tiny.tokenizer, context, " " + option, None)
             with torch.no_grad():
@@ -33,7 +36,9 @@ def test_batched_scores_equal_single_ones_and_k_is_a_prefix(tiny: VLMIG) -> None
     together = tiny.score(CONTEXTS, CHOICES, visuals)
     for i, scores in enumerate(together):
         alone = tiny.score(CONTEXTS[i : i + 1], CHOICES[i : i + 1], visuals[i : i + 1], batch=1)[0]
-        fewer = tiny.score(CONTEXTS[i : i + 1], CHOICES[i : i + 1], tiny.imagine([visuals[i].prompt], k=2))[0]
+        fewer = tiny.score(
+            CONTEXTS[i : i + 1], CHOICES[i : i + 1], tiny.imagine([visuals[i].prompt], k=2)
+        )[0]
         for name in ("text", "per_image", "blank"):
             assert np.allclose(getattr(scores, name), getattr(alone, name), atol=2e-5)
         assert np.allclose(scores.per_image[:2], fewer.per_image, atol=2e-5)
@@ -44,14 +49,18 @@ def test_loglikelihood_is_the_model_s_mixture_token_by_token(tiny: VLMIG) -> Non
     visuals = tiny.imagine(["a cat"], k=2)[0]
     ids, split = encode_pair(tiny.tokenizer, context, continuation, None)
     with torch.no_grad():
-        log_probs = tiny.model(torch.tensor([ids]), visual_features=visuals.features[None]).logits[0]
+        log_probs = tiny.model(torch.tensor([ids]), visual_features=visuals.features[None]).logits[
+            0
+        ]
     expected = sum(log_probs[i - 1, ids[i]].item() for i in range(split, len(ids)))
-    assert tiny.loglikelihood([(context, continuation)], k=2)[0] == pytest.approx(expected, abs=2e-5)
+    assert tiny.loglikelihood([(context, continuation)], k=2)[0] == pytest.approx(
+        expected, abs=2e-5
+    )
 
 
 def test_candidates_of_one_token_share_their_reading(tiny: VLMIG) -> None:
-    jobs = collect_jobs(tiny.model, tiny.tokenizer, ["The color is"], [(" x", " b", " g")])
-    assert [len(job.targets) for job in jobs] == [3]
+    requests = score_requests(tiny.tokenizer, ["The color is"], [(" x", " b", " g")], [None])
+    assert [len(request.targets) for request in requests] == [3]
 
 
 def test_a_token_that_spans_the_join_belongs_to_the_continuation(tiny: VLMIG) -> None:
@@ -86,7 +95,9 @@ def test_asking_without_pictures_or_choices_works(tiny: VLMIG) -> None:
 def test_generation_in_a_batch_equals_one_by_one(tiny: VLMIG) -> None:
     prompts = ["A cat is", "Some other dogs are", "x"]
     together = tiny.generate(prompts, k=2, max_new_tokens=4, do_sample=False)
-    assert together == [tiny.generate([prompt], k=2, max_new_tokens=4, do_sample=False)[0] for prompt in prompts]
+    assert together == [
+        tiny.generate([prompt], k=2, max_new_tokens=4, do_sample=False)[0] for prompt in prompts
+    ]
 
 
 def test_the_text_edge(tiny: VLMIG) -> None:
@@ -107,21 +118,39 @@ def test_the_text_edge(tiny: VLMIG) -> None:
 def test_reference_scores_do_not_depend_on_the_batch(parts: Path, tmp_path: Path, per: str) -> None:
     """The published GPT-2 layer numbers padding, and ran prompt by prompt: so do we under its protocol."""
     names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
-    settings = {**REFERENCE, "weights": "uniform", "fusion": "decoder_layer", "imaginer_size": 32, "imaginer_steps": 1}
+    settings = {
+        **REFERENCE,
+        "weights": "uniform",
+        "fusion": "decoder_layer",
+        "imaginer_size": 32,
+        "imaginer_steps": 1,
+    }
     model = VLMIG.from_base(str(parts / "language_model"), **names, store=tmp_path, **settings)
     for value in model.model.adapter_state().values():
         value.normal_(0, 0.3)
     pairs = [("The color of a cat is", " dark red"), ("x", ".")]
     together = model.loglikelihood(pairs, k=2, per=per)
-    assert together == pytest.approx([model.loglikelihood([pair], k=2, per=per)[0] for pair in pairs], abs=2e-5)
+    assert together == pytest.approx(
+        [model.loglikelihood([pair], k=2, per=per)[0] for pair in pairs], abs=2e-5
+    )
     texts = model.generate(["A cat is dark", "x"], k=2, max_new_tokens=3, do_sample=False)
     assert texts[1] == model.generate(["x"], k=2, max_new_tokens=3, do_sample=False)[0]
 
 
 def test_settings_of_the_base_lm_and_of_the_adapter(parts: Path, tmp_path: Path) -> None:
-    names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator"), "store": tmp_path}
-    model = VLMIG.from_base(str(parts / "language_model"), **names, dtype=torch.bfloat16, fusion_heads=2)
-    assert model.model.language_model.dtype == model.model.projector.layers[0].weight.dtype == torch.bfloat16
+    names = {
+        "vision": str(parts / "vision_encoder"),
+        "generator": str(parts / "generator"),
+        "store": tmp_path,
+    }
+    model = VLMIG.from_base(
+        str(parts / "language_model"), **names, dtype=torch.bfloat16, fusion_heads=2
+    )
+    assert (
+        model.model.language_model.dtype
+        == model.model.projector.layers[0].weight.dtype
+        == torch.bfloat16
+    )
     assert model.config.fusion_heads == 2
     with pytest.raises(VLMIGError, match="fuson"):
         VLMIG.from_base(str(parts / "language_model"), **names, fuson="decoder_layer")
@@ -129,13 +158,21 @@ def test_settings_of_the_base_lm_and_of_the_adapter(parts: Path, tmp_path: Path)
         VLMIG.from_pretrained(parts / "language_model")
 
 
-PAIRS = [("The color of a cat is", " dark red"), ("", "red"), ("A dog ", "red"), ("a" * 200, " blue sea"), ("x", ".")]
+PAIRS = [
+    ("The color of a cat is", " dark red"),
+    ("", "red"),
+    ("A dog ", "red"),
+    ("a" * 200, " blue sea"),
+    ("x", "."),
+]
 
 
 @pytest.mark.parametrize("per", ["token", "sequence"])
 def test_batched_loglikelihoods_equal_single_ones(tiny: VLMIG, per: str) -> None:
     together = tiny.loglikelihood(PAIRS, k=2, per=per)
-    assert together == pytest.approx([tiny.loglikelihood([pair], k=2, per=per)[0] for pair in PAIRS], abs=2e-5)
+    assert together == pytest.approx(
+        [tiny.loglikelihood([pair], k=2, per=per)[0] for pair in PAIRS], abs=2e-5
+    )
 
 
 def test_mixtures_per_token_and_per_sequence(tiny: VLMIG) -> None:
@@ -147,15 +184,21 @@ def test_mixtures_per_token_and_per_sequence(tiny: VLMIG) -> None:
     each = []
     for i in range(2):
         with torch.no_grad():
-            log_probs = tiny.model(torch.tensor([ids]), visual_features=visuals.features[None, i : i + 1]).logits[0]
+            log_probs = tiny.model(
+                torch.tensor([ids]), visual_features=visuals.features[None, i : i + 1]
+            ).logits[0]
         each.append([log_probs[j - 1, ids[j]].item() for j in range(split, len(ids))])
     by_sequence = np.logaddexp(*(sum(row) for row in each)) - np.log(2)
     by_token = sum(np.logaddexp(*column) - np.log(2) for column in zip(*each, strict=True))
-    assert tiny.loglikelihood([pair], k=2, per="sequence")[0] == pytest.approx(by_sequence, abs=2e-5)
+    assert tiny.loglikelihood([pair], k=2, per="sequence")[0] == pytest.approx(
+        by_sequence, abs=2e-5
+    )
     assert tiny.loglikelihood([pair], k=2, per="token")[0] == pytest.approx(by_token, abs=2e-5)
     assert by_sequence != pytest.approx(by_token, abs=1e-5)
     one = [("The color is", "x")]
-    assert tiny.loglikelihood(one, k=2)[0] == pytest.approx(tiny.loglikelihood(one, k=2, per="sequence")[0], abs=2e-5)
+    assert tiny.loglikelihood(one, k=2)[0] == pytest.approx(
+        tiny.loglikelihood(one, k=2, per="sequence")[0], abs=2e-5
+    )
 
 
 @pytest.mark.parametrize("rule", ["prob", "logit", "evidence"])
@@ -163,13 +206,16 @@ def test_mixtures_per_token_and_per_sequence(tiny: VLMIG) -> None:
 def test_every_rule_mixes_sequences(rule: str, weights: str) -> None:
     """A sequence that every picture finds likelier than the text does becomes likelier, under every rule."""
     scores = Scores(
-        np.array([-40.0, -3.0]), np.array([[-30.0, -4.0], [-32.0, -5.0]]), np.array([-39.0, -3.5]), np.ones(2)
+        np.array([-40.0, -3.0]),
+        np.array([[-30.0, -4.0], [-32.0, -5.0]]),
+        np.array([-39.0, -3.5]),
+        np.ones(2),
     )
-    mixed = scores.sequences(2, rule, weights, 1.0, 0.0, 0.0)
+    mixed = scores.sequences(2, Mixture(rule, weights))
     assert -40.0 <= mixed[0] <= -30.0 and -5.0 <= mixed[1] < 0.0
-    assert scores.sequences(0, rule, weights, 1.0, 0.0, 0.0) == pytest.approx(scores.text, abs=1e-6)
+    assert scores.sequences(0, Mixture(rule, weights)) == pytest.approx(scores.text, abs=1e-6)
     far = Scores(np.array([-800.0]), np.array([[-790.0]]), np.array([-799.0]), np.ones(1))
-    assert np.isfinite(far.sequences(1, rule, weights, 1.0, 0.0, 0.0)).all()
+    assert np.isfinite(far.sequences(1, Mixture(rule, weights))).all()
 
 
 @pytest.mark.parametrize(

@@ -98,13 +98,14 @@ def test_image_weights_are_doubled_cosines_in_logit_space(published: VLMIG, tmp_
 
 
 def test_a_doubled_weight_beyond_one_takes_the_text_away() -> None:
-    from vlmig.predict.batching import Scores
+    from vlmig.models.mixture import Mixture
+    from vlmig.predict.scores import Scores
 
     text, images = np.log([0.7, 0.2, 0.1]), np.log([[0.2, 0.5, 0.3]])
     scores = Scores(text, images, text, np.array([0.8]))
     logits = text + 1.6 * (images[0] - text)
     expected = logits - np.logaddexp.reduce(logits)
-    assert scores.mixed(1, "logit", "doubled", 1.0, 0.0, 0.0) == pytest.approx(expected)
+    assert scores.mixed(1, Mixture("logit", "doubled")) == pytest.approx(expected)
 
 
 def test_commonsense_takes_the_mean_loss_of_question_and_option_beside_pictures_of_both(

@@ -120,7 +120,7 @@ def test_another_model_or_setting_never_meets_old_lines(tiny: VLMIG, files: Path
 def test_half_a_line_is_no_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.put("a", {"x": 1})
-    with journal.own.open("a") as file:
+    with journal.path.open("a") as file:
         file.write('{"key": "b", "rec')
     again = Journal(tmp_path)
     assert "b" not in again and list(again.records(["a"])) == [{"x": 1}]

@@ -25,8 +25,8 @@ from vlmig.cli.main import main
 from vlmig.models.config import IMAGE
 from vlmig.predict.answer import Answer, Reply
 from vlmig.processing.chat_templates import Turn
-from vlmig.processing.image_tokens import Places, marked
-from vlmig.processing.tokens import cut_left
+from vlmig.processing.conversation import with_placeholders
+from vlmig.processing.tokens import ImageTokens, cut_left
 from vlmig.report import write_answer, write_reply
 from vlmig.vision import files
 from vlmig.vision.files import frames, opened
@@ -189,7 +189,7 @@ def test_log_probs_of_every_token(early: VLMIG, pictures: list[Path]) -> None:
 
 
 def test_a_picture_at_the_cut_goes_as_a_whole() -> None:
-    tokenizer, places = SimpleNamespace(bos_token_id=1), Places(9, 3)
+    tokenizer, places = SimpleNamespace(bos_token_id=1), ImageTokens(9, 3)
     ids = [1, 9, 9, 9, 5, 9, 9, 9, 6, 7]
     assert cut_left(ids, 10, tokenizer, places) == ids
     for limit in (8, 9):  # the cut falls into the first picture
@@ -363,11 +363,11 @@ def test_late_fusion_looks_at_given_pictures_in_place_of_imagined_ones(
     [
         (lambda m, p: m.generate([f"a {IMAGE}"], images=[p]), f"2 pictures for 1 {IMAGE} in 'a {IMAGE}'"),
         (lambda m, p: m.loglikelihood([(f"a {IMAGE}", " b")], 0), f"0 pictures for 1 {IMAGE}"),
-        (lambda m, p: m.loglikelihood([("a", f" {IMAGE}")], images=[p]), "pictures stand in the context"),
+        (lambda m, p: m.loglikelihood([("a", f" {IMAGE}")], images=[p]), "contains <image>, which is only allowed in the context"),
         (lambda m, p: m.loglikelihood([("a", " b")], images=[p, p]), "pictures for 2 texts, 1 texts"),
         (lambda m, p: m.ask("a?", images=[p[0].parent / "none.png"]), "no picture file .*none.png"),
         (lambda m, p: m.ask("a?", images=[3]), "a picture of type int"),
-        (lambda m, p: m.chat([Turn("user", "a"), Turn("assistant", IMAGE), Turn("user", "b")], p), "expected"),
+        (lambda m, p: m.chat([Turn("user", "a"), Turn("assistant", IMAGE), Turn("user", "b")], p), "only allowed in questions"),
     ],
 )
 def test_wrong_pictures_are_said_in_one_line(early: VLMIG, pictures: list[Path], call: Any, message: str) -> None:
@@ -391,9 +391,9 @@ def test_late_fusion_has_no_pictures_in_its_text(late: VLMIG, pictures: list[Pat
 
 
 def test_marks_of_a_question_are_llava_s() -> None:
-    assert marked("What?", 2, line=True) == f"{IMAGE}\n{IMAGE}\nWhat?"
-    assert marked(" ", 1, line=True) == IMAGE and marked("What?", 1) == f"{IMAGE}What?"
-    assert marked(f"Image 1: {IMAGE}", 1, line=True) == f"Image 1: {IMAGE}"
+    assert with_placeholders("What?", 2, line=True) == f"{IMAGE}\n{IMAGE}\nWhat?"
+    assert with_placeholders(" ", 1, line=True) == IMAGE and with_placeholders("What?", 1) == f"{IMAGE}What?"
+    assert with_placeholders(f"Image 1: {IMAGE}", 1, line=True) == f"Image 1: {IMAGE}"
 
 
 def animation(path: Path, count: int, **settings: Any) -> Path:

@@ -16,17 +16,19 @@ from vlmig import VLMIG
 from vlmig.cli.main import main
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.fit_auto_k import NEVER, fit, shrinkage
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.models.config import VLMIGConfig
-from vlmig.predict.adaptive_k import NEVER, Stopping, fit, shrinkage
+from vlmig.models.mixture import Mixture
+from vlmig.predict.adaptive_k import Stopping, parse_k
 from vlmig.predict.scores import Scores
 
 RULES = [
-    ("evidence", "uniform", 1.5, 0.0, 0.0),
-    ("logit", "uniform", 1.0, 0.0, 0.0),
-    ("prob", "uniform", 1.0, 0.0, 0.0),
+    Mixture("evidence", strength=1.5),
+    Mixture("logit", strength=1.0),
+    Mixture("prob", strength=1.0),
 ]
 ALWAYS = Stopping(sure=NEVER, spread=1.0, freedom=4.0, group=2, level=0.05)
 
@@ -55,18 +57,23 @@ def test_variances_of_few_pictures_are_shrunk_as_far_as_they_deserve() -> None:
 
 
 @pytest.mark.scaled
-@pytest.mark.parametrize("setting", RULES, ids=lambda setting: setting[0])
-def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(setting: Any) -> None:
+@pytest.mark.parametrize("mixture", RULES, ids=lambda mixture: mixture.mix)
+def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(mixture: Mixture) -> None:
     rng, count = np.random.default_rng(1), 2000 if PROOF else 300
-    rule = fit(questions(rng, 200, 0.7), setting)
+    rule = fit(questions(rng, 200, 0.7), mixture)
     asked = questions(rng, count, 0.7)
     for level in (0.05, 0.2):
         own = Stopping(NEVER, rule.spread, rule.freedom, group=2, level=level)
-        used = np.array([own.used([one], setting) for one in asked])
-        early = [one.mixed(n, *setting).argmax() for one, n in zip(asked, used, strict=True)]
-        changed = sum(a != one.mixed(10, *setting).argmax() for a, one in zip(early, asked, strict=True))
+        used = np.array([own.used([one], mixture) for one in asked])
+        early = [one.mixed(n, mixture).argmax() for one, n in zip(asked, used, strict=True)]
+        changed = sum(
+            a != one.mixed(10, mixture).argmax() for a, one in zip(early, asked, strict=True)
+        )
         # Each of four looks may err; they look at the same pictures, so that together they err hardly more often than one.
-        assert binomtest(changed, count, 2 * level, alternative="greater").pvalue > 0.001, (changed, level)
+        assert binomtest(changed, count, 2 * level, alternative="greater").pvalue > 0.001, (
+            changed,
+            level,
+        )
         assert used.mean() < 8 and used.min() == 2, "many stop early"
     assert {2, 10} <= set(used.tolist()) <= {2, 4, 6, 8, 10}
 
@@ -74,12 +81,12 @@ def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(setting
 def test_pictures_that_agree_end_it_and_pictures_that_do_not_go_on() -> None:
     text = log_softmax(np.array([0.0, 0.1]))
     alike, torn = np.tile([[3.0, 0.0]], (10, 1)), np.resize([[3.0, 0.0], [0.0, 3.0]], (10, 2))
-    setting = RULES[0]
+    mixture = RULES[0]
     for images, count in ((alike, 2), (torn, 10)):
         one = Scores(text, log_softmax(images, -1), text, np.ones(10))
-        assert ALWAYS.used([one], setting) == count
+        assert ALWAYS.used([one], mixture) == count
     both = [Scores(text, log_softmax(images, -1), text, np.ones(10)) for images in (alike, torn)]
-    assert ALWAYS.used(both, setting) == 10, "questions that share pictures wait for each other"
+    assert ALWAYS.used(both, mixture) == 10, "questions that share pictures wait for each other"
 
 
 def test_the_gate_is_where_one_answer_in_ten_changes() -> None:
@@ -89,7 +96,7 @@ def test_the_gate_is_where_one_answer_in_ten_changes() -> None:
     assert 0.6 < gate < 1
     rule = Stopping(gate, 0.3, 8.0)
     gated = [one for one in told + untold if rule.enough(one, 0, RULES[0])]
-    changed = np.mean([one.text.argmax() != one.mixed(10, *RULES[0]).argmax() for one in gated])
+    changed = np.mean([one.text.argmax() != one.mixed(10, RULES[0]).argmax() for one in gated])
     assert len(gated) > 200 and changed < 0.1, "of those above it fewer change"
     doubtful = [Scores(one.text, one.per_image, one.text, one.alignment) for one in untold]
     for one in doubtful:  # the pictures always say something else
@@ -108,9 +115,11 @@ def test_what_cannot_be_calibrated_or_asked_is_said() -> None:
         ("auto:0.7", "expected an error level in"),
     ):
         with pytest.raises(VLMIGError, match=said):
-            Stopping.asked(k, ALWAYS.described())
-    with pytest.raises(VLMIGError, match="was calibrated for it, and this one was not; expected vlmig calibrate"):
-        Stopping.asked("auto", VLMIGConfig().auto)
+            parse_k(k, ALWAYS.described())
+    with pytest.raises(
+        VLMIGError, match="was calibrated for it, and this one was not; expected vlmig calibrate"
+    ):
+        parse_k("auto", VLMIGConfig().auto)
 
 
 @pytest.fixture()
@@ -118,9 +127,13 @@ def auto(tiny: VLMIG) -> VLMIG:
     """The tiny model with a rule under which some answers need few pictures and some all."""
     norm = tiny.model.language_model.transformer.ln_f
     for parameter in (norm.weight, norm.bias):
-        parameter.data.mul_(0.02)  # a text model that is sure of nothing, so that random pictures have a say
+        parameter.data.mul_(
+            0.02
+        )  # a text model that is sure of nothing, so that random pictures have a say
     tiny.config.strength = 3.0
-    tiny.config.auto = Stopping(sure=0.3495, spread=0.2, freedom=4.0, most=6, group=2, level=0.2).described()
+    tiny.config.auto = Stopping(
+        sure=0.3495, spread=0.2, freedom=4.0, most=6, group=2, level=0.2
+    ).described()
     return tiny
 
 
@@ -143,11 +156,17 @@ def measured(
 ) -> tuple[Any, list[Any]]:
     items = colours(9)
     chosen = Settings(policy=policy, **{"controls": ("none",), **settings})
-    results = measure_tasks(Evaluator(model, chosen, out, out), [Task("things", lambda _: items, scoring=scoring)])
-    return results, [json.loads(line) for line in (out / "samples_things.jsonl").read_text().splitlines()]
+    results = measure_tasks(
+        Evaluator(model, chosen, out, out), [Task("things", lambda _: items, scoring=scoring)]
+    )
+    return results, [
+        json.loads(line) for line in (out / "samples_things.jsonl").read_text().splitlines()
+    ]
 
 
-@pytest.mark.parametrize(("policy", "scoring"), [("item", "whole"), ("question", "whole"), ("item", "first_token")])
+@pytest.mark.parametrize(
+    ("policy", "scoring"), [("item", "whole"), ("question", "whole"), ("item", "first_token")]
+)
 def test_an_evaluation_imagines_what_it_needs_and_finds_what_all_pictures_would_have_told(
     auto: VLMIG, tmp_path: Path, policy: str, scoring: str
 ) -> None:
@@ -156,17 +175,28 @@ def test_an_evaluation_imagines_what_it_needs_and_finds_what_all_pictures_would_
     counts = [len(keys) for line in lines for keys in line["pictures"]]
     assert drawn == sum(counts)
     # The first sub-tokens of these candidates are one and the same, so that nothing is ever safe.
-    assert len(set(counts)) > 2 if scoring == "whole" else set(counts) == {6}, "some need none or few pictures"
+    assert len(set(counts)) > 2 if scoring == "whole" else set(counts) == {6}, (
+        "some need none or few pictures"
+    )
     whole, all_lines = measured(auto, tmp_path / "all", policy, scoring, ks=(0, 6, "auto"))
     assert auto.imagination.tally.drawn == 6 * len(counts)
     for few, every in zip(lines, all_lines, strict=True):
-        assert few["used"] == every["used"] == [len(k) for k in few["pictures"]] * (3 if policy == "item" else 1)
+        assert (
+            few["used"]
+            == every["used"]
+            == [len(k) for k in few["pictures"]] * (3 if policy == "item" else 1)
+        )
         for own, other, n in zip(few["per_image"], every["per_image"], few["used"], strict=True):
             # The head sees fewer rows at a time, which rounds otherwise in the last digits.
             assert np.array(own) == pytest.approx(np.array(other[:n]), abs=1e-5)
     rows = [[c for c in r["vlmig"]["conditions"] if c["k"] == "auto"] for r in (results, whole)]
-    assert rows[0][0]["acc"] == rows[1][0]["acc"] and rows[0][0]["pictures"] == pytest.approx(np.mean(counts))
-    assert rows[0][0]["share"] == pytest.approx(np.mean(counts) / 6) and results["config"]["model_args"]["k"] == "auto"
+    assert rows[0][0]["acc"] == rows[1][0]["acc"] and rows[0][0]["pictures"] == pytest.approx(
+        np.mean(counts)
+    )
+    assert (
+        rows[0][0]["share"] == pytest.approx(np.mean(counts) / 6)
+        and results["config"]["model_args"]["k"] == "auto"
+    )
     assert any(c["b"] == "k=auto" for c in whole["vlmig"]["comparisons"])
 
 
@@ -191,9 +221,13 @@ def test_ask_and_loglikelihood_stop_at_the_same_picture(auto: VLMIG) -> None:
         )
         pairs = [(f"Question: what is the color of a {thing}? Answer:", f" {c}") for c in choices]
         found = auto.loglikelihood(pairs, k="auto")
-        assert any(found == pytest.approx(auto.loglikelihood(pairs, k=k), abs=1e-5) for k in (0, 2, 4, 6))
+        assert any(
+            found == pytest.approx(auto.loglikelihood(pairs, k=k), abs=1e-5) for k in (0, 2, 4, 6)
+        )
     assert len(counts) > 1
-    with pytest.raises(VLMIGError, match="expected choices, and neither images nor steps, or a number"):
+    with pytest.raises(
+        VLMIGError, match="expected choices, and neither images nor steps, or a number"
+    ):
         auto.ask("what is the color of a cat?", k="auto")
     with pytest.raises(VLMIGError, match="expected choices"):
         auto.loglikelihood([("the cat is", " red")], k="auto")
@@ -202,7 +236,9 @@ def test_ask_and_loglikelihood_stop_at_the_same_picture(auto: VLMIG) -> None:
 
 
 def test_an_evaluation_says_where_auto_cannot_be(auto: VLMIG, tmp_path: Path) -> None:
-    with pytest.raises(VLMIGError, match=r"the control shuffled with k='auto'.*expected --k auto,6"):
+    with pytest.raises(
+        VLMIGError, match=r"the control shuffled with k='auto'.*expected --k auto,6"
+    ):
         measured(auto, tmp_path, ks=("auto",), controls=("none", "shuffled"))
     with pytest.raises(VLMIGError, match="one auto among them"):
         Settings(ks=("auto", "auto:0.1"))
@@ -210,7 +246,9 @@ def test_an_evaluation_says_where_auto_cannot_be(auto: VLMIG, tmp_path: Path) ->
         measured(auto, tmp_path, "option", ks=("auto",))
 
 
-def test_a_checkpoint_is_calibrated_by_a_run(auto: VLMIG, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_is_calibrated_by_a_run(
+    auto: VLMIG, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     auto.model.save_pretrained(tmp_path / "model")
     measured(auto, tmp_path / "run", ks=(0, 10))
     assert main(["calibrate", str(tmp_path / "run"), "--model", str(tmp_path / "model")]) == 0
@@ -219,10 +257,12 @@ def test_a_checkpoint_is_calibrated_by_a_run(auto: VLMIG, tmp_path: Path, capsys
     seen = auto.imagine([item.picture for item in colours(9)], 10)
     pairs = [(q, own) for item, own in zip(colours(9), seen, strict=True) for q in item.questions]
     scores = auto.score(
-        [q.contexts[0] for q, _ in pairs], [q.continuations for q, _ in pairs], [own for _, own in pairs]
+        [q.contexts[0] for q, _ in pairs],
+        [q.continuations for q, _ in pairs],
+        [own for _, own in pairs],
     )
-    assert config.auto == pytest.approx(fit(scores, auto.config.setting()).described(), rel=1e-2)
-    Stopping.asked("auto", config.auto)
+    assert config.auto == pytest.approx(fit(scores, Mixture.of(auto.config)).described(), rel=1e-2)
+    parse_k("auto", config.auto)
     measured(auto, tmp_path / "few", ks=(0, 2))
     for arguments, said in (
         (["calibrate", str(tmp_path / "run"), "--model", str(tmp_path)], "no checkpoint in"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmig.models.mixture import image_trust, mix
+from vlmig.evaluation.fit_auto_k import fit
+from vlmig.models.mixture import Mixture
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.tasks import look_items, topic
 from vlmig.pocket.text import language_corpus
-from vlmig.predict.adaptive_k import MOST, fit
-from vlmig.predict.batching import Scores, read_padded
-from vlmig.predict.predictor import DEFAULT_K, VLMIG
+from vlmig.predict.adaptive_k import MOST
+from vlmig.predict.batching import read_padded
+from vlmig.predict.images import DEFAULT_K
+from vlmig.predict.predictor import VLMIG
+from vlmig.predict.scores import Scores
 
 logger = logging.getLogger(__name__)
 KEPT = 0.98
@@ -28,14 +31,12 @@ PERPLEXITY = 1.005
 """Greatest factor on the perplexity of plain texts."""
 TEXTS = 200
 CALIBRATION_SEED = 13
-Setting = tuple[str, str, float, float, float]
-"""mix, weights, strength, doubt, alignment floor"""
 WEIGHTS = ("uniform", "entropy", "clip")
 STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DOUBTS = (0.0, 0.25)
 FLOORS = (0.1, 0.2, 0.3, 0.4)
 """Quantiles of the calibration images' similarities to try as floors."""
-TEXT_ALONE: Setting = ("prob", "clip", 1.0, 0.0, 0.0)
+TEXT_ALONE = Mixture("prob", "clip")
 
 
 @dataclass
@@ -50,17 +51,10 @@ class ReadText:
     targets: Tensor
     """The true tokens, (T, 1)."""
 
-    def loss(self, k: int, setting: Setting) -> Tensor:
+    def loss(self, k: int, mixture: Mixture) -> Tensor:
         """Return the loss of each token in nats, (T,)."""
-        rule, weights, strength, doubt, floor = setting
-        trust = image_trust(weights, self.alignment[:k], floor).expand(len(self.text), -1)
-        settings: dict[str, Any] = {
-            "blank": self.blank,
-            "strength": strength,
-            "doubt": doubt,
-            "by_entropy": weights == "entropy",
-        }
-        mixed = mix(self.text, self.images[:k], trust, rule, **settings)
+        trust = mixture.trust(self.alignment[:k]).expand(len(self.text), -1)
+        mixed = mixture.combine(self.text, self.images[:k], trust, self.blank)
         return -mixed.gather(1, self.targets)[:, 0]
 
 
@@ -75,23 +69,23 @@ def calibrate(out: Path, work: Path) -> None:
     untold, untold_answers = _scores(model, "held_out")
     known = _correct(told, told_answers, 0, TEXT_ALONE)
     alignments = np.concatenate([score.alignment for score in told + untold])
-    fitting: list[tuple[float, float, Setting]] = []
-    for setting in settings([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
-        kept = float(_correct(told, told_answers, DEFAULT_K, setting)[known].mean())
-        accuracy = float(_correct(untold, untold_answers, DEFAULT_K, setting).mean())
+    fitting: list[tuple[float, float, Mixture]] = []
+    for mixture in mixtures([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
+        kept = float(_correct(told, told_answers, DEFAULT_K, mixture)[known].mean())
+        accuracy = float(_correct(untold, untold_answers, DEFAULT_K, mixture).mean())
         logger.info(
             "%-8s %-7s strength %.2f doubt %.2f floor %.3f: kept %.3f, untold %.3f",
-            *setting,
+            *astuple(mixture),
             kept,
             accuracy,
         )
         if kept >= KEPT:
-            fitting.append((accuracy, kept, setting))
+            fitting.append((accuracy, kept, mixture))
     texts = _texts(model)
     alone = _loss(texts, 0, TEXT_ALONE)
-    for accuracy, kept, setting in sorted(fitting, key=lambda row: (-row[0], -row[1])):
-        ratio = float(np.exp(_loss(texts, DEFAULT_K, setting) - alone))
-        logger.info("%s: kept %.3f, untold %.3f, perplexity x %.4f", setting, kept, accuracy, ratio)
+    for accuracy, kept, mixture in sorted(fitting, key=lambda row: (-row[0], -row[1])):
+        ratio = float(np.exp(_loss(texts, DEFAULT_K, mixture) - alone))
+        logger.info("%s: kept %.3f, untold %.3f, perplexity x %.4f", mixture, kept, accuracy, ratio)
         if ratio <= PERPLEXITY:
             break
     else:
@@ -99,28 +93,29 @@ def calibrate(out: Path, work: Path) -> None:
             "no mixture keeps what the text model knows; train the language model longer"
         )
     config = model.config
-    config.mix, config.weights, config.strength, config.doubt, config.alignment_floor = setting
+    for name, value in asdict(mixture).items():
+        setattr(config, name, value)
     rule = fit(
         [score for split in ("supervised", "held_out") for score in _scores(model, split, MOST)[0]],
-        setting,
+        mixture,
     )
     config.auto = rule.described()
     config.save_pretrained(out)
     logger.info("k=auto: %s", rule)
     logger.info(
-        "chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", setting, accuracy, kept, ratio
+        "chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", mixture, accuracy, kept, ratio
     )
 
 
-def settings(floors: list[float]) -> Iterator[Setting]:
-    """Yield all settings; only evidence has strength and doubt, only entropy weights have a
+def mixtures(floors: list[float]) -> Iterator[Mixture]:
+    """Yield all mixtures to try; only evidence has strength and doubt, only entropy weights have a
     floor."""
     for weights in WEIGHTS:
         for floor in floors if weights == "entropy" else floors[:1]:
             for rule in ("prob", "logit"):
-                yield rule, weights, 1.0, 0.0, floor
+                yield Mixture(rule, weights, alignment_floor=floor)
             for strength, doubt in itertools.product(STRENGTHS, DOUBTS):
-                yield "evidence", weights, strength, doubt, floor
+                yield Mixture("evidence", weights, strength, doubt, floor)
 
 
 def _concepts() -> list[Concept]:
@@ -152,8 +147,8 @@ def _scores(model: VLMIG, split: str, k: int = DEFAULT_K) -> tuple[list[Scores],
     return model.score(contexts, choices, images), np.array(answers)
 
 
-def _correct(scores: list[Scores], answers: np.ndarray, k: int, setting: Setting) -> np.ndarray:
-    return np.array([s.mixed(k, *setting).argmax() for s in scores]) == answers
+def _correct(scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture) -> np.ndarray:
+    return np.array([s.mixed(k, mixture).argmax() for s in scores]) == answers
 
 
 @torch.inference_mode()
@@ -175,6 +170,6 @@ def _texts(model: VLMIG) -> list[ReadText]:
     return read
 
 
-def _loss(texts: list[ReadText], k: int, setting: Setting) -> float:
+def _loss(texts: list[ReadText], k: int, mixture: Mixture) -> float:
     """Return the mean loss per token in nats with k images."""
-    return float(torch.cat([text.loss(k, setting) for text in texts]).mean())
+    return float(torch.cat([text.loss(k, mixture) for text in texts]).mean())

@@ -1,51 +1,105 @@
-"""Measuring items with as many pictures as their answers need: ``--k auto`` imagines no others."""
+"""Items measured with as many images as their answers need: ``--k auto``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.settings import Settings
-from vlmig.evaluation.tasks.items import Task
-from vlmig.predict.adaptive_k import Stopping
+from vlmig.evaluation.tasks.items import Item, Task, parts_of
+from vlmig.imagination.visuals import Visuals
+from vlmig.models.mixture import Mixture
+from vlmig.predict.adaptive_k import AdaptiveScores, Stopping, parse_k, score_adaptively
 from vlmig.predict.predictor import VLMIG
-from vlmig.predict.scores import Setting
+from vlmig.predict.scores import Scores
+from vlmig.processing.tokens import spaced
 
 
 def rule_of(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
-    """Return the rule of a task that is asked with ``auto``; None for one that has no answers to decide between picture by picture.
+    """Return the rule of a task under ``auto``; None for a task whose questions have no answers
+    that share images.
 
     Raises:
-        VLMIGError: such a task, and nothing else was asked for.
+        VLMIGError: such a task, and no other number of images was asked for.
     """
-    if settings.auto is None:
+    rule = parse_k(settings.auto, model.config.auto)
+    if not isinstance(rule, Stopping):
         return None
-    rule = Stopping.asked(settings.auto, model.config.auto)
     policy = settings.policy or task.policy
     if task.kind == "choice" and task.scoring != "sequence" and policy != "option":
         return rule
     if settings.main_k != settings.auto:
         return None
     raise VLMIGError(
-        f"k={settings.auto!r} for task {task.name}, whose answers do not share pictures or are none to choose between; expected "
-        "a number of pictures, too"
+        f"k={settings.auto!r} for task {task.name}, whose answers do not share pictures or are none to choose between; "
+        "expected a number of pictures, too"
     )
 
 
 def rule_for(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
-    """Return when to stop imagining; None where all pictures are imagined for other numbers of them anyway.
+    """Return when to stop imagining; None where another k needs all images anyway.
 
     Raises:
-        VLMIGError: as ``rule_of``; the shuffled control, which shows as many pictures of another object.
+        VLMIGError: as ``rule_of``; the control ``shuffled``, which uses as many images of another
+            object.
     """
     rule = rule_of(model, settings, task)
     if rule is None or settings.every_k[-1] >= rule.most:
         return None
     if "shuffled" in settings.controls:
         raise VLMIGError(
-            f"the control shuffled with k={settings.auto!r}, which does not imagine all pictures; expected --k {settings.auto},{rule.most}, or no such control"
+            f"the control shuffled with k={settings.auto!r}, which does not imagine all pictures; expected "
+            f"--k {settings.auto},{rule.most}, or no such control"
         )
     return rule
 
 
-def setting_of(model: VLMIG, task: Task) -> Setting:
-    """Return how a task's candidates are mixed where nothing else is asked for."""
-    return model.config.setting(None, task.weights)
+def score_items(
+    model: VLMIG,
+    task: Task,
+    rule: Stopping,
+    policy: str,
+    least: int,
+    items: Sequence[Item],
+    seed: int,
+) -> Iterator[tuple[list[Visuals], list[Scores]]]:
+    """Draw images for many items together, in groups, and yield each item's sets of images and its
+    questions' scores.
+
+    Args:
+        policy: what to imagine; with ``item`` one set of images serves all questions of an item.
+        least: images to use in any case.
+    """
+    mixture = Mixture.of(model.config, None, task.weights)
+    texts: list[str] = []
+    adaptive: list[AdaptiveScores] = []
+    sizes: list[int] = []
+    for item in items:
+        sets = (
+            [item.questions] if policy == "item" else [(question,) for question in item.questions]
+        )
+        sizes.append(len(sets))
+        for questions in sets:
+            groups = []
+            for question in questions:
+                parts = parts_of(question)
+                groups.append([(context, spaced([candidates])[0]) for context, candidates in parts])
+            first = task.scoring == "first_token"
+            adaptive.append(
+                AdaptiveScores(model.scorer, groups, rule, mixture, least=least, first=first)
+            )
+            texts.append(item.picture if policy == "item" else questions[0].context(0))
+
+    def draw(members: Sequence[int], k: int) -> list[Visuals]:
+        made_by = "question" if policy == "item" else policy
+        return model.imagine([texts[i] for i in members], k, seed, policy=made_by)
+
+    score_adaptively(adaptive, draw, model.model.device)
+    start = 0
+    for size in sizes:
+        visuals, scores = [], []
+        for one in adaptive[start : start + size]:
+            visuals.append(one.visuals)
+            scores += one.scores
+        start += size
+        yield visuals, scores

@@ -1,4 +1,4 @@
-"""Running tasks: every item is measured once, by whichever process, and is found again by whoever asks later."""
+"""Run tasks. Each item is scored once, by one process, and then read from the journal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.journal import Journal, fingerprint
-from vlmig.evaluation.measure import Plan, Record
+from vlmig.evaluation.measure import Plan
+from vlmig.evaluation.records import Record
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.predict.predictor import VLMIG
@@ -20,18 +21,19 @@ from vlmig.predict.predictor import VLMIG
 CHUNK = 16
 """Items imagined together."""
 KEY = "S32"
-"""A measurement's key in an array, where it takes no more than its letters."""
+"""The type of keys in an array, one byte per character."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A task's measurements, read from the journal whenever they are asked for; empty in torchrun's other processes."""
+    """A task's measurements, read from the journal on demand; empty in all but torchrun's first
+    process."""
 
     task: Task
     items: Sequence[Item]
     seeds: Sequence[int]
     keys: np.ndarray
-    """Of every item under every seed, (seeds, items)."""
+    """Journal keys, (seeds, items)."""
     journal: Journal
 
     def __len__(self) -> int:
@@ -44,40 +46,58 @@ class Measured:
                 yield seed, item, record
 
     def records(self, seed: int) -> Iterator[Record]:
-        """Yield what was measured under a seed, in the items' order."""
+        """Yield the records of a seed, in the items' order."""
         return self.journal.records(key.decode() for key in self.keys[list(self.seeds).index(seed)])
 
 
 class Evaluator:
     """Measure tasks on one model.
 
-    Under torchrun each process measures its part of the items; the first one waits for the others' and has all.
+    Under torchrun each process measures a share of the items; the first one waits for the others
+    and has all.
 
     Args:
         model: the predictor.
         settings: what to measure.
         data: folder of benchmark files.
-        out: where the journal is kept.
-        covered: tells whether an item's object belongs to the ``covered`` subset; None has no such subset.
+        out: folder of the journal.
+        covered: tells whether an item's object belongs to the ``covered`` subset; None has no such
+            subset.
 
     Raises:
         VLMIGError: the model's adapter is untrained.
     """
 
     def __init__(
-        self, model: VLMIG, settings: Settings, data: Path, out: Path, covered: Callable[[str], bool] | None = None
+        self,
+        model: VLMIG,
+        settings: Settings,
+        data: Path,
+        out: Path,
+        covered: Callable[[str], bool] | None = None,
     ) -> None:
         if not model.config.trained:
             raise VLMIGError(
                 "the model's adapter is untrained and would be measured as noise; train it, or load a trained checkpoint"
             )
         if settings.subset == "covered" and covered is None:
-            raise VLMIGError("subset covered: only the pocket model's world has one; leave --subset out")
-        self.model, self.settings, self.data, self.out, self.covered = model, settings, data, out, covered
+            raise VLMIGError(
+                "subset covered: only the pocket model's world has one; leave --subset out"
+            )
+        self.model, self.settings, self.data, self.out, self.covered = (
+            model,
+            settings,
+            data,
+            out,
+            covered,
+        )
         self.available: dict[str, int] = {}
         """Items of each task before ``limit``."""
         self.journal = Journal(out / "journal")
-        self.rank, self.processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.processes = (
+            int(os.environ.get("RANK", 0)),
+            int(os.environ.get("WORLD_SIZE", 1)),
+        )
         self._model = fingerprint(model)
 
     def items(self, task: Task) -> Sequence[Item]:
@@ -91,18 +111,22 @@ class Evaluator:
         return items if self.settings.limit is None else items[: self.settings.limit]
 
     def measure(self, task: Task) -> Measured:
-        """Measure every item under every seed, but for those that the journal has."""
+        """Measure every item under every seed, except those in the journal."""
         items, seeds = self.items(task), list(self.settings.seeds)
         plan = Plan(self.model, self.settings, task, items, self.data, self._model)
-        keys = np.fromiter((plan.key(seed, item) for seed in seeds for item in items), KEY).reshape(len(seeds), -1)
-        places = range(self.rank, keys.size, self.processes)
-        mine = np.fromiter((place for place in places if keys.flat[place].decode() not in self.journal), int)
-        with tqdm(total=len(places), initial=len(places) - len(mine), desc=task.name, unit=" items") as bar:
-            for start in range(0, len(mine), CHUNK):
-                under, which = np.divmod(mine[start : start + CHUNK], len(items))
-                for s in np.unique(under):
-                    chosen = which[under == s].tolist()
-                    for i, record in zip(chosen, plan.records([items[i] for i in chosen], seeds[s]), strict=True):
+        flat = (plan.key(seed, item) for seed in seeds for item in items)
+        keys = np.fromiter(flat, KEY).reshape(len(seeds), -1)
+        share = range(self.rank, keys.size, self.processes)
+        missing = (i for i in share if keys.flat[i].decode() not in self.journal)
+        todo = np.fromiter(missing, int)
+        done = len(share) - len(todo)
+        with tqdm(total=len(share), initial=done, desc=task.name, unit=" items") as bar:
+            for start in range(0, len(todo), CHUNK):
+                seed_index, item_index = np.divmod(todo[start : start + CHUNK], len(items))
+                for s in np.unique(seed_index):
+                    chosen = item_index[seed_index == s].tolist()
+                    records = plan.records([items[i] for i in chosen], seeds[s])
+                    for i, record in zip(chosen, records, strict=True):
                         self.journal.put(keys[s, i].decode(), record)
                         bar.update()
         if self.rank > 0:

@@ -1,8 +1,10 @@
-"""What has been measured, item by item, so that a stopped run goes on and several processes share one.
+"""The journal of measurements, item by item: a stopped run resumes, and several processes share one
+run.
 
-Every process appends to a file of its own, ``OUT/journal/*.jsonl``, a line per item; all of them read all files. A line cut off by a
-kill is no line. The key names everything that decides a measurement, so that another model or setting never meets old lines.
-In memory are only the keys and where their lines begin, about 180 bytes for each.
+Every process appends to one file, ``OUT/journal/*.jsonl``, a line per item, and reads the files of
+all. A line cut off by a kill is ignored. The key covers everything that decides a measurement, so
+that another model or setting never finds old lines. Memory holds only the keys and the positions of
+their lines, about 180 bytes for each.
 """
 
 from __future__ import annotations
@@ -20,21 +22,23 @@ from typing import Any
 import torch
 
 from vlmig.errors import VLMIGError
+from vlmig.evaluation.records import Record
 from vlmig.predict.predictor import VLMIG
 
 POLL = 0.2
-"""Seconds between looks at what other processes have done."""
+"""Seconds between looks at the files of other processes."""
 SYNC = 1.0
-"""Seconds between waits for the disk, which may take longer than measuring an item."""
+"""Seconds between calls of fsync, which may take longer than measuring an item."""
 SPAN = 2**48
-"""More bytes than a file has: a place is the file's number times this, and where the line begins."""
+"""More bytes than a file has: an address is the file's number times this, plus the position of the
+line."""
 
 
 class Journal:
     """Measurements by key.
 
     Args:
-        folder: where the files lie.
+        folder: of the files.
 
     Raises:
         VLMIGError: the folder cannot be written.
@@ -42,7 +46,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._places: dict[str, int] = {}
+        self._addresses: dict[str, int] = {}
         self._files: dict[Path, int] = {}
         self._read: dict[Path, int] = {}
         self._synced = time.monotonic()
@@ -50,17 +54,17 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise VLMIGError(f"cannot write to {folder}: {error}; choose another --out") from error
-        self.own = folder / f"{os.uname().nodename}-{os.getpid()}-{time.time_ns()}.jsonl"
+        self.path = folder / f"{os.uname().nodename}-{os.getpid()}-{time.time_ns()}.jsonl"
         self.refresh()
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._addresses
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._addresses)
 
     def refresh(self) -> None:
-        """Find what was added to any file since the last look."""
+        """Read what was added to any file since the last call."""
         for path in sorted(self.folder.glob("*.jsonl")):
             start = self._read.get(path, 0)
             with path.open("rb") as lines:
@@ -76,33 +80,34 @@ class Journal:
         try:
             entry = json.loads(line)
             if isinstance(entry["record"], dict):
-                self._place(str(entry["key"]), path, start)
-        except (ValueError, KeyError, TypeError):  # two halves of lines, where a disk was full or a process killed
-            return
+                self._remember(str(entry["key"]), path, start)
+        except (ValueError, KeyError, TypeError):
+            return  # two halves of lines, after a full disk or a kill
 
-    def _place(self, key: str, path: Path, start: int) -> None:
-        self._places[key] = self._files.setdefault(path, len(self._files)) * SPAN + start
+    def _remember(self, key: str, path: Path, start: int) -> None:
+        self._addresses[key] = self._files.setdefault(path, len(self._files)) * SPAN + start
 
-    def put(self, key: str, record: dict[str, Any]) -> None:
-        """Keep a measurement: no kill takes it from now on; a power cut may take those of the last ``SYNC`` seconds."""
+    def put(self, key: str, record: Record) -> None:
+        """Write a measurement. A kill cannot lose it; a power cut may lose those of the last
+        ``SYNC`` seconds."""
         line = json.dumps({"key": key, "record": record}) + "\n"
-        with self.own.open("ab") as file:
+        with self.path.open("ab") as file:
             start = file.tell()
             file.write(line.encode())
             file.flush()
             if time.monotonic() - self._synced > SYNC:
                 os.fsync(file.fileno())
                 self._synced = time.monotonic()
-        self._place(key, self.own, start)
+        self._remember(key, self.path, start)
 
-    def records(self, keys: Iterable[str]) -> Iterator[dict[str, Any]]:
+    def records(self, keys: Iterable[str]) -> Iterator[Record]:
         """Read measurements from their files, one after another.
 
         Raises:
             KeyError: a key without a measurement.
         """
-        places = (divmod(self._places[key], SPAN) for key in keys)
-        for number, together in groupby(places, key=itemgetter(0)):
+        addresses = (divmod(self._addresses[key], SPAN) for key in keys)
+        for number, together in groupby(addresses, key=itemgetter(0)):
             with list(self._files)[number].open("rb") as lines:
                 for _, start in together:
                     lines.seek(start)
@@ -118,15 +123,20 @@ class Journal:
 
 
 def fingerprint(model: VLMIG) -> str:
-    """Digest what decides a model's numbers: its settings, every weight, and where its pictures come from."""
-    digest = hashlib.sha256(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    """Hash what decides a model's numbers: its configuration, every weight, and its image
+    source."""
+    digest = hashlib.sha256(
+        json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode()
+    )
     digest.update(json.dumps(model.imagination.identity, sort_keys=True).encode())
     for name, tensor in model.model.state_dict().items():
         if tensor.device.type == "meta":  # offloaded
             continue
         content = tensor.reshape(-1).view(torch.uint8)
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        if name.startswith("language_model."):  # large: integer sums are exact in any order, and quick on any device
+        if name.startswith(
+            "language_model."
+        ):  # large: integer sums are exact in any order, and quick on any device
             digest.update(str(content.sum(dtype=torch.int64).item()).encode())
         else:
             digest.update(content.cpu().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Reading a run folder: ``results.json``, its samples, and the conditions in them."""
+"""Read a run folder: ``results.json``, its samples, and the conditions in them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ Row = dict[str, Any]
 """An object of a JSON file."""
 
 EVERY_SEED = "all"
-"""In place of a seed: all of them together, an item's seeds in one cluster."""
+"""Instead of a seed: all seeds together, those of an item in one cluster."""
 
 
 def main_condition(
-    results: dict[str, Any], task: str, subset: str = "all", k: int | str | None = None, control: str = "none"
+    results: dict[str, Any],
+    task: str,
+    subset: str = "all",
+    k: int | str | None = None,
+    control: str = "none",
 ) -> Row | None:
-    """Find a task's condition of the main setting, or of another k or control beside it; of all seeds where there are several."""
+    """Find a task's main condition, or the one with another k or control; of all seeds where there
+    are several."""
     config = results["configs"][task]
     wanted = {
         "task": task,
@@ -35,37 +40,43 @@ def main_condition(
 
 def found_row(conditions: Sequence[Row], **wanted: Any) -> Row | None:
     """Find a condition by some of its fields: of all seeds together where there are several."""
-    found = [c for c in conditions if all(c[name] == value for name, value in wanted.items())]
-    return next((c for c in found if c["seed"] == EVERY_SEED), found[0] if found else None)
+    first = None
+    for condition in conditions:
+        if any(condition[name] != value for name, value in wanted.items()):
+            continue
+        if condition["seed"] == EVERY_SEED:
+            return condition
+        first = first or condition
+    return first
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one ``vlmig eval`` left."""
+    """The results of one ``vlmig eval``."""
 
     folder: Path
     results: Row
 
     @property
     def k(self) -> int | str:
-        """The number of pictures of the headline."""
+        """The number of images of the main condition."""
         return self.results["config"]["model_args"]["k"]
 
     @property
     def most(self) -> int:
-        """The most pictures that an item of the headline has."""
+        """The most images that an item has in the main condition."""
         if isinstance(self.k, int):
             return self.k
         return max((row.get("most", 0) for row in self.results["vlmig"]["conditions"]), default=0)
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks whose samples are there."""
+        """The tasks with a file of samples."""
         return [task for task in self.results["results"] if self._samples(task).is_file()]
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds the pictures were imagined with."""
+        """The seeds of the imagination."""
         return list(self.results["vlmig"]["seeds"])
 
     def items(self, task: str) -> int:
@@ -73,8 +84,10 @@ class Run:
         return int(self.results["n-samples"][task]["effective"])
 
     def pictures(self, task: str) -> int:
-        """Count the pictures of a task's first item."""
-        return sum(len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"])
+        """Count the images of a task's first item."""
+        return sum(
+            len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"]
+        )
 
     def lines(self, task: str) -> Iterator[Row]:
         """Yield a task's samples: a line for each item and seed.
@@ -99,11 +112,15 @@ def read_run(folder: Path) -> Run:
     """
     path = folder / "results.json"
     if not path.is_file():
-        raise VLMIGError(f"{folder} has no results.json; expected a folder that vlmig eval --out wrote")
+        raise VLMIGError(
+            f"{folder} has no results.json; expected a folder that vlmig eval --out wrote"
+        )
     results = _object(path.read_text(encoding="utf-8", errors="replace"), str(path))
     for name in ("results", "configs", "config", "n-samples", "vlmig"):
         if not isinstance(results.get(name), dict):
-            raise VLMIGError(f"{path} has no block {name!r}; expected what vlmig eval wrote, run it again")
+            raise VLMIGError(
+                f"{path} has no block {name!r}; expected what vlmig eval wrote, run it again"
+            )
     return Run(folder, results)
 
 
@@ -116,5 +133,7 @@ def _object(text: str, where: str) -> Row:
             "wrote, run it again: it goes on from its journal"
         ) from None
     if not isinstance(value, dict):
-        raise VLMIGError(f"{where} is a JSON {type(value).__name__}, expected an object; run vlmig eval again")
+        raise VLMIGError(
+            f"{where} is a JSON {type(value).__name__}, expected an object; run vlmig eval again"
+        )
     return value

@@ -1,4 +1,5 @@
-"""This package's tasks as lm-eval reads them: a document for each wording of each item (``lm_eval_tasks/*.yaml``)."""
+"""This package's tasks as lm-eval reads them: a document for each question of each item
+(``lm_eval_tasks/*.yaml``)."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ def documents(task: str, data: str | None = None, **_: Any) -> dict[str, dataset
 
     Args:
         task: a task of ``vlmig.evaluation.tasks`` whose wordings have one context each.
-        data: folder of benchmark files (``--metadata data=FOLDER``); VLMIG_DATA when None, and a download without it.
+        data: folder of benchmark files (``--metadata data=FOLDER``); VLMIG_DATA when None, and a
+            download without it.
         _: lm-eval's further metadata.
 
     Raises:
@@ -37,7 +39,9 @@ def _rows(task: Task, folder: Path) -> Iterator[dict[str, Any]]:
     for item in task.load(folder):
         for wording, question in enumerate(item.questions):
             if len(question.contexts) > 1:
-                raise VLMIGError(f"task {task.name}: a context for each choice; expected one for all of them")
+                raise VLMIGError(
+                    f"task {task.name}: a context for each choice; expected one for all of them"
+                )
             yield {
                 "id": item.id,
                 "wording": wording,

@@ -12,24 +12,25 @@ from lm_eval._cli import HarnessCLI
 from lm_eval.config.evaluate_config import EvaluatorConfig
 from lm_eval.utils import setup_logging
 
+import vlmig.integrations.lm_eval  # noqa: F401 - registers the model
 from vlmig.errors import VLMIGError, one_line
-from vlmig.integrations.lm_eval import BATCH
+from vlmig.integrations.arguments import BATCH
 
 TASKS = Path(__file__).parent / "lm_eval_tasks"
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Hand arguments over to lm-eval's command line.
+    """Run lm-eval's command line.
 
     Args:
-        arguments: as behind ``lm-eval``; the model is ``vlmig`` unless they name another.
+        arguments: as after ``lm-eval``; the model is ``vlmig`` unless they name another.
 
     Raises:
-        VLMIGError: what lm-eval itself says of its arguments.
+        VLMIGError: lm-eval's own complaint about its arguments.
     """
     setup_logging()
     parser, before = HarnessCLI(), sys.argv
-    sys.argv = ["lm-eval", *arguments]  # the only place where it looks
+    sys.argv = ["lm-eval", *arguments]  # lm-eval parses nothing else
     try:
         chosen = parser.parse_args()
     finally:
@@ -42,18 +43,23 @@ def run(arguments: Sequence[str]) -> None:
         if not _said_by_lm_eval(error):
             raise
         reason = one_line(error)
-        raise VLMIGError(f"lm-eval: {reason}; see vlmig lm-eval run --help, and vlmig lm-eval ls tasks") from error
+        raise VLMIGError(
+            f"lm-eval: {reason}; see vlmig lm-eval run --help, and vlmig lm-eval ls tasks"
+        ) from error
 
 
 def _said_by_lm_eval(error: Exception) -> bool:
-    """Tell whether lm-eval raised this itself, and not something that it called."""
+    """Tell whether lm-eval itself raised this, not something that it called."""
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).startswith("lm_eval.")
 
 
 def complete(chosen: argparse.Namespace) -> None:
-    """Add this package's tasks to the user's own, and take its model where neither option nor file names one."""
-    file = EvaluatorConfig.load_yaml_config(chosen.config) if getattr(chosen, "config", None) else {}
+    """Add this package's tasks to the user's, and choose its model where neither option nor file
+    names one."""
+    file = (
+        EvaluatorConfig.load_yaml_config(chosen.config) if getattr(chosen, "config", None) else {}
+    )
     others = chosen.include_path or file.get("include_path") or []
     chosen.include_path = [str(TASKS), *([others] if isinstance(others, str) else others)]
     if not hasattr(chosen, "model"):  # lm-eval ls, lm-eval validate

@@ -1,8 +1,8 @@
-"""Any task of lm-eval (EleutherAI's harness) with pictures: the model ``vlmig``, and ``vlmig lm-eval``."""
+"""Any task of lm-eval (EleutherAI's harness) with pictures: the model ``vlmig``, and ``vlmig
+lm-eval``."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -15,23 +15,28 @@ from lm_eval.api.model import LM, CacheHook
 from lm_eval.api.registry import model_registry
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
-from torch import Tensor
 from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
-from vlmig.integrations.requests import Asked, Part, Shown, alike, gathered, shown
+from vlmig.integrations.arguments import BATCH, batch_of, check, loaded
+from vlmig.integrations.requests import (
+    Candidates,
+    ContextGroup,
+    ImagePrompt,
+    alike,
+    gathered,
+    image_prompt,
+)
 from vlmig.integrations.stopping import Until, before_stop
-from vlmig.models.checkpoint import absolute
-from vlmig.models.config import POLICIES, REFERENCE
-from vlmig.models.mixture import image_trust
+from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import VLMIGForMaskedLM
-from vlmig.models.text_states import Reading
-from vlmig.predict.batching import Scores, read_padded, score_reading
-from vlmig.predict.predictor import DEFAULT_K, VLMIG
+from vlmig.predict.batching import add_scores, read_padded
+from vlmig.predict.images import DEFAULT_K
+from vlmig.predict.predictor import VLMIG
+from vlmig.predict.scores import Scores
 from vlmig.runtime import deterministic_map
 
-BATCH = 32
 ANSWER = 256
 """Tokens of a generated answer where a task sets no limit, as in lm-eval's own models."""
 Answer = tuple[float, bool]
@@ -40,17 +45,21 @@ Answer = tuple[float, bool]
 class VlmigLM(LM):
     """A model with pictures, for lm-eval.
 
-    Pictures show a document's field ``picture`` where it has one; otherwise what a policy makes of the context's last
-    paragraph. All pictures of a run are imagined first, each once; then every context is read once.
+    Images show a document's field ``picture`` where it has one; otherwise what a policy makes of
+    the context's last paragraph. All images of a run are imagined first, each once; then every
+    context is read once.
 
     Args:
         pretrained: ``pocket``, a checkpoint folder, a hub id, or a model already loaded.
-        k: pictures of each text; 0 is the base LM alone.
+        k: images of each text; 0 is the base LM alone.
         seed: of the imagination.
-        policy: what to imagine of a context, see ``vlmig.imagination.prompts``; the checkpoint's own when None.
+        policy: what to imagine of a context, see ``vlmig.imagination.prompts``; the checkpoint's
+            own when None.
         batch_size: texts read at a time.
-        max_length: the longest text read at once by ``loglikelihood_rolling``; as much as the LM takes when None.
-        fields: ``mix``, ``weights``, ``protocol``, ``imaginer``, ``store`` and whatever else ``VLMIG.from_pretrained`` takes.
+        max_length: the longest text read at once by ``loglikelihood_rolling``; as much as the LM
+            takes when None.
+        fields: ``mix``, ``weights``, ``protocol``, ``imaginer``, ``store`` and whatever else
+            ``VLMIG.from_pretrained`` takes.
 
     Raises:
         VLMIGError: a setting of another kind, an untrained adapter, several processes.
@@ -67,35 +76,43 @@ class VlmigLM(LM):
         **fields: Any,
     ) -> None:
         super().__init__()
-        _check(k, policy)
-        self.k, self.seed, self.batch = k, seed, _batch(batch_size)
-        self.vlmig = _loaded(pretrained, fields)
+        check(k, policy)
+        self.k, self.seed, self.batch = k, seed, batch_of(batch_size)
+        self.vlmig = loaded(pretrained, fields)
         config = self.vlmig.config
         if k and not config.trained:
             raise VLMIGError(
                 "the model's adapter is untrained and would be measured as noise; train it, or measure the LM alone with k=0"
             )
-        self.policy, self.setting = policy or config.prompt_policy, config.setting()
+        self.policy, self.mixture = policy or config.prompt_policy, Mixture.of(config)
         self.tokenizer, self._device = self.vlmig.tokenizer, self.vlmig.model.device
         self.max_length = max_length or config.text_limit or 2048
         self.eot_token_id = self.tokenizer.eos_token_id
 
     @classmethod
-    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> VlmigLM:
-        """Make a model of ``--model_args``, which go before lm-eval's own options of these names."""
-        given = {name: value for name, value in (additional_config or {}).items() if value is not None}
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> VlmigLM:
+        """Make a model of ``--model_args``, which take precedence over lm-eval's options of the
+        same names."""
+        given = {
+            name: value for name, value in (additional_config or {}).items() if value is not None
+        }
         return cls(**{**given, **arg_dict})
 
     @classmethod
-    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> VlmigLM:
+    def create_from_arg_string(
+        cls, arg_string: str, additional_config: dict[str, Any] | None = None
+    ) -> VlmigLM:
         """As ``create_from_arg_obj``, from ``k=6,seed=1``."""
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Take part in lm-eval's cache, which knows an answer by its text alone.
+        """Use lm-eval's cache, which finds an answer by its text alone.
 
         Raises:
-            VLMIGError: there are pictures: the same text has another answer beside others, or among other candidates.
+            VLMIGError: k is not 0: other images or other candidates give the same text another
+                answer.
         """
         if self.k:
             raise VLMIGError(
@@ -106,7 +123,15 @@ class VlmigLM(LM):
     def get_model_info(self) -> dict[str, Any]:
         """Return what decides the answers, for ``results["config"]``."""
         config, imagination = self.vlmig.config, self.vlmig.imagination
-        names = ("mix", "weights", "strength", "doubt", "alignment_floor", "protocol", "language_model")
+        names = (
+            "mix",
+            "weights",
+            "strength",
+            "doubt",
+            "alignment_floor",
+            "protocol",
+            "language_model",
+        )
         return {
             "k": self.k,
             "seed": self.seed,
@@ -120,106 +145,121 @@ class VlmigLM(LM):
     def loglikelihood(self, requests: list[Instance]) -> list[Answer]:
         """Give every continuation its log-probability behind its context.
 
-        The requests about one document are its candidates: the pictures share the text's whole probability of them out anew,
-        as in ``vlmig eval``. A lone request gets the mixture of its whole probabilities, as
-        ``VLMIG.loglikelihood(per="sequence")``. Nothing is imagined for an empty context.
+        The requests about one document are its candidates: the pictures share the text's whole
+        probability of them out anew, as in ``vlmig eval``. A lone request gets the mixture of its
+        whole probabilities, as ``VLMIG.loglikelihood(per="sequence")``. Nothing is imagined for an
+        empty context.
 
         Returns:
-            (log-probability, whether greedy decoding would write it). A lone continuation is greedy if the model with its
-            pictures, as ``generate`` mixes them at every token, likes each of its tokens best. Candidates are greedy if text
-            alone does: their pictures only weigh them against each other, not against everything else that could be said.
+            (log-probability, whether greedy decoding would write it). A lone continuation is greedy
+            if the model with its pictures, as ``generate`` mixes them at every token, likes each of
+            its tokens best. Candidates are greedy if text alone does: their pictures only weigh
+            them against each other, not against everything else that could be said.
         """
-        questions, places = gathered(requests, self.policy if self.k else None)
-        self._imagine([part.shown for question in questions for part in question.parts])
-        found: dict[int, list[Answer]] = {}
+        questions, positions = gathered(requests, self.policy if self.k else None)
+        self._imagine([group.prompt for question in questions for group in question.groups])
+        answers: dict[int, list[Answer]] = {}
         with tqdm(total=len(questions), desc="scoring", unit=" documents") as bar:
-            for chosen in alike(questions, self._together):
-                found |= zip(chosen, self._answers([questions[i] for i in chosen]), strict=True)
-                bar.update(len(chosen))
-        return [found[question][candidate] for question, candidate in places]
+            for members in alike(questions, self._at_once):
+                chosen = [questions[i] for i in members]
+                answers.update(zip(members, self._answers(chosen), strict=True))
+                bar.update(len(members))
+        return [answers[question][candidate] for question, candidate in positions]
 
     @property
-    def _together(self) -> int:
-        """Documents whose pictures are in memory together: a batch for each thread."""
+    def _at_once(self) -> int:
+        """Documents whose images are in memory together: a batch for each thread."""
         return self.batch * max(2, torch.get_num_threads())
 
-    def _answers(self, questions: list[Asked]) -> Iterator[list[Answer]]:
-        """Answer questions that are alike: all with pictures or none, all with candidates or none."""
-        k, lone = self.k if questions[0].pictured else 0, questions[0].lone
-        seen = iter(self._seen([part.shown for question in questions for part in question.parts], k))
-        pairs = [[(part, next(seen)) for part in question.parts] for question in questions]
-        batches = [list(chain(*pairs[start : start + self.batch])) for start in range(0, len(pairs), self.batch)]
-        flat = chain(*deterministic_map(lambda batch: self._scored(batch, lone), batches, self.vlmig.model.device))
+    def _answers(self, questions: list[Candidates]) -> Iterator[list[Answer]]:
+        """Answer questions of one kind: all with images or none, all with several candidates or
+        none."""
+        k, single = self.k if questions[0].with_images else 0, questions[0].single
+        visuals = iter(self._visuals([group.prompt for q in questions for group in q.groups], k))
+        batches = []
+        for start in range(0, len(questions), self.batch):
+            groups = chain(*(question.groups for question in questions[start : start + self.batch]))
+            batches.append([(group, next(visuals)) for group in groups])
+        scored = deterministic_map(lambda batch: self._scored(batch, single), batches, self.vlmig.model.device)
+        flat = chain(*scored)
         for question in questions:
-            scores, greedy = zip(*(next(flat) for _ in question.parts), strict=True)
+            scores, greedy = zip(*(next(flat) for _ in question.groups), strict=True)
             joined = Scores.joined(scores)
-            if question.shared and len(question.parts) > 1:  # read apart, but their pictures are the same
+            if (
+                question.shared and len(question.groups) > 1
+            ):  # scored separately, with the same images
                 joined = replace(joined, alignment=joined.alignment[:, 0])
-            values = (joined.sequences if lone and k else joined.loglikelihoods)(k, *self.setting)
-            yield list(zip(values.tolist(), np.concatenate(greedy).tolist(), strict=True))
+            mix = joined.sequences if single and k else joined.loglikelihoods
+            values = mix(k, self.mixture).tolist()
+            yield list(zip(values, np.concatenate(greedy).tolist(), strict=True))
 
-    def _scored(self, pairs: list[tuple[Part, Visuals]], lone: bool) -> list[tuple[Scores, np.ndarray]]:
-        """Score parts beside their pictures, and say which of their candidates are greedy, see ``loglikelihood``."""
-        model, visuals = self.vlmig.model, [seen for _, seen in pairs]
-        contexts, choices = [part.context for part, _ in pairs], [part.continuations for part, _ in pairs]
-        scores = [Scores.zero(len(own), seen.alignment.numpy()) for own, seen in zip(choices, visuals, strict=True)]
-        greedy = [np.ones(len(own), dtype=bool) for own in choices]
-        for rows, seen, reading in self.vlmig.readings(contexts, choices, visuals, self.batch):
-            score_reading(model, reading, rows, self.vlmig.sights(seen), scores)
-            best = self._predicted(reading, seen if lone else []).argmax(-1).tolist()
-            for row, job in zip(best, rows, strict=True):
-                for candidate, ids in job.targets:
-                    greedy[job.context][candidate] &= row[-len(ids) :] == ids
+    def _scored(
+        self, pairs: list[tuple[ContextGroup, Visuals]], single: bool
+    ) -> list[tuple[Scores, np.ndarray]]:
+        """Score candidates with their images, and tell which are greedy, see ``loglikelihood``."""
+        contexts, choices, visuals, scores, greedy = [], [], [], [], []
+        for group, images in pairs:
+            contexts.append(group.context)
+            choices.append(group.continuations)
+            visuals.append(images)
+            scores.append(Scores.zero(len(group.continuations), images.alignment.numpy()))
+            greedy.append(np.ones(len(group.continuations), dtype=bool))
+        scorer = self.vlmig.scorer
+        for batch in scorer.batches(contexts, choices, visuals, self.batch):
+            add_scores(self.vlmig.model, batch, scorer.visual_cache(batch.visuals), scores)
+            log_probs = scorer.predict(batch.reading, batch.visuals if single else [])
+            for row, request in zip(log_probs.argmax(-1).tolist(), batch.requests, strict=True):
+                for candidate, ids in request.targets:
+                    greedy[request.context][candidate] &= row[-len(ids) :] == ids
         return list(zip(scores, greedy, strict=True))
 
-    def _predicted(self, reading: Reading, seen: list[Visuals]) -> Tensor:
-        """Predict the next token of every position, (B, T, V): by the mixture where there are pictures."""
-        model, config = self.vlmig.model, self.vlmig.config
-        visual = self.vlmig.sights(seen) if seen else None
-        if visual is None:
-            return model.text_log_probs(reading)
-        alignment = torch.stack([own.alignment for own in seen])
-        trust = image_trust(config.weights, alignment, config.alignment_floor).to(model.device)
-        return model.mixed(reading, visual, trust)
-
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
-        """Give every text its log-probability, in windows as lm-eval's own models read it, mixed at every token.
+        """Give every text its log-probability, in windows as lm-eval's own models read it, mixed at
+        every token.
 
-        Where a document has no field ``picture``, the pictures are imagined from the very text that is predicted. Then what
-        comes out is no perplexity of a language model: the pictures know the text.
+        Where a document has no field ``picture``, the pictures are imagined from the very text that
+        is predicted. Then what comes out is no perplexity of a language model: the pictures know
+        the text.
 
         Raises:
             VLMIGError: a masked LM.
         """
         if isinstance(self.vlmig.model, VLMIGForMaskedLM):
-            raise VLMIGError("loglikelihood_rolling needs a causal LM, this is a masked one; expected another task")
+            raise VLMIGError(
+                "loglikelihood_rolling needs a causal LM, this is a masked one; expected another task"
+            )
         texts = [request.args[0] for request in requests]
-        wanted: list[Shown | None] = [None] * len(texts)
-        if self.k:
-            whole = [(text, self.policy) if text.strip() else None for text in texts]
-            wanted = [shown(r.doc, "", self.policy) or own for r, own in zip(requests, whole, strict=True)]
-        self._imagine(wanted)
-        found = []
+        prompts: list[ImagePrompt | None] = []
+        for request, text in zip(requests, texts, strict=True):
+            whole = (text, self.policy) if text.strip() else None
+            prompt = (image_prompt(request.doc, "", self.policy) or whole) if self.k else None
+            prompts.append(prompt)
+        self._imagine(prompts)
+        sums: list[float] = []
         with tqdm(total=len(texts), desc="reading", unit=" texts") as bar:
-            for start in range(0, len(texts), self._together):
-                own = wanted[start : start + self._together]
-                seen = [self._seen([one], self.k if one else 0)[0] for one in own]
-                pairs = list(zip(texts[start : start + len(own)], seen, strict=True))
-                found += deterministic_map(lambda pair: self._rolled(*pair), pairs, self.vlmig.model.device)
-                bar.update(len(own))
-        return found
+            for start in range(0, len(texts), self._at_once):
+                pairs = []
+                for i in range(start, min(start + self._at_once, len(texts))):
+                    visuals = self._visuals([prompts[i]], self.k if prompts[i] else 0)[0]
+                    pairs.append((texts[i], visuals))
+                sums += deterministic_map(lambda pair: self._rolled(*pair), pairs, self.vlmig.model.device)
+                bar.update(len(pairs))
+        return sums
 
-    def _rolled(self, text: str, seen: Visuals) -> float:
-        """Sum a text's log-probabilities, the first token's behind the LM's BOS, or its EOS where it has none."""
-        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eot_token_id
-        ids = self.tokenizer(text, add_special_tokens=False).input_ids
-        total = 0.0
+    def _rolled(self, text: str, visuals: Visuals) -> float:
+        """Sum a text's log-probabilities, the first token's after the LM's BOS, or its EOS where it
+        has none."""
+        tokenizer, scorer = self.tokenizer, self.vlmig.scorer
+        start = self.eot_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        model, total = scorer.causal("loglikelihood_rolling"), 0.0
         for window in get_rolling_token_windows(ids, start, self.max_length, 1):
-            before, asked = make_disjoint_window(window)
-            row = [*before, *asked][:-1]
-            reading = read_padded(self.vlmig.model, [row], len(asked), self.vlmig.pad)
-            said = self._predicted(reading, [seen])[0]
-            total += said.gather(1, torch.tensor(asked, device=said.device)[:, None]).sum().item()
+            before, targets = make_disjoint_window(window)
+            row = [*before, *targets][:-1]
+            reading = read_padded(model, [row], len(targets), scorer.pad)
+            log_probs = scorer.predict(reading, [visuals])[0]
+            index = torch.tensor(targets, device=log_probs.device)[:, None]
+            total += log_probs.gather(1, index).sum().item()
         return total
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
@@ -228,21 +268,27 @@ class VlmigLM(LM):
         Raises:
             VLMIGError: a masked LM; no room for the answer.
         """
-        wanted = [shown(request.doc, request.args[0], self.policy) if self.k else None for request in requests]
-        self._imagine(wanted)
+        prompts: list[ImagePrompt | None] = []
         groups: dict[tuple[str, bool], list[int]] = {}
         for i, request in enumerate(requests):
-            groups.setdefault((repr(request.args[1]), wanted[i] is not None), []).append(i)
-        found: dict[int, str] = {}
+            context, rules = request.args
+            prompt = image_prompt(request.doc, context, self.policy) if self.k else None
+            prompts.append(prompt)
+            groups.setdefault((repr(rules), prompt is not None), []).append(i)
+        self._imagine(prompts)
+        texts: dict[int, str] = {}
         with tqdm(total=len(requests), desc="generating", unit=" texts") as bar:
-            for (_, pictured), members in groups.items():
+            for (_, with_images), members in groups.items():
                 members.sort(key=lambda i: len(requests[i].args[0]))
-                for start in range(0, len(members), self._together):
-                    part = members[start : start + self._together]
-                    seen = self._seen([wanted[i] for i in part], self.k if pictured else 0)
-                    found |= zip(part, self._continued([requests[i] for i in part], seen), strict=True)
-                    bar.update(len(part))
-        return [found[i] for i in range(len(requests))]
+                for start in range(0, len(members), self._at_once):
+                    chosen = members[start : start + self._at_once]
+                    visuals = self._visuals(
+                        [prompts[i] for i in chosen], self.k if with_images else 0
+                    )
+                    answers = self._continued([requests[i] for i in chosen], visuals)
+                    texts.update(zip(chosen, answers, strict=True))
+                    bar.update(len(chosen))
+        return [texts[i] for i in range(len(requests))]
 
     def _continued(self, requests: list[Instance], seen: list[Visuals]) -> list[str]:
         """Continue contexts that are continued by the same rules."""
@@ -263,70 +309,38 @@ class VlmigLM(LM):
                 **settings,
             )
 
-        starts, alone = range(0, len(requests), self.batch), settings["do_sample"]  # random numbers come in one order
+        starts, alone = (
+            range(0, len(requests), self.batch),
+            settings["do_sample"],
+        )  # random numbers come in one order
         texts = deterministic_map(batch, starts, self.vlmig.model.device, together=not alone)
         return [before_stop(text, until) for batch in texts for text in batch]
 
-    def _imagine(self, wanted: Sequence[Shown | None]) -> None:
-        """See that the store has the pictures of everything wanted, each once, drawn in big batches."""
+    def _imagine(self, prompts: Sequence[ImagePrompt | None]) -> None:
+        """Fill the store with the images of all prompts, each drawn once, in big batches."""
         by_policy: dict[str, dict[str, None]] = {}
-        for text, policy in filter(None, wanted):
+        for text, policy in filter(None, prompts):
             by_policy.setdefault(policy, {})[self._cleaned(text)] = None
         for policy, texts in by_policy.items():
             self.vlmig.imagination.fill(list(texts), self.k, self.seed, policy)
 
-    def _seen(self, wanted: Sequence[Shown | None], k: int) -> list[Visuals]:
-        """Take the pictures of each text from the store; none with k = 0."""
+    def _visuals(self, prompts: Sequence[ImagePrompt | None], k: int) -> list[Visuals]:
+        """Take the images of each prompt from the store; none with k = 0."""
         if not k:
-            return self.vlmig.imagine([""] * len(wanted), 0)
-        found: dict[Shown | None, Visuals] = {}
-        for policy in dict.fromkeys(own[1] for own in wanted if own):
-            pairs = [own for own in dict.fromkeys(wanted) if own and own[1] == policy]
-            texts = [self._cleaned(text) for text, _ in pairs]
-            found |= zip(pairs, self.vlmig.imagine(texts, k, self.seed, policy=policy), strict=True)
-        return [found[own] for own in wanted]
+            return self.vlmig.imagine([""] * len(prompts), 0)
+        by_policy: dict[str, list[ImagePrompt]] = {}
+        for prompt in filter(None, dict.fromkeys(prompts)):
+            by_policy.setdefault(prompt[1], []).append(prompt)
+        visuals: dict[ImagePrompt | None, Visuals] = {}
+        for policy, members in by_policy.items():
+            texts = [self._cleaned(text) for text, _ in members]
+            made = self.vlmig.imagine(texts, k, self.seed, policy=policy)
+            visuals.update(zip(members, made, strict=True))
+        return [visuals[prompt] for prompt in prompts]
 
     def _cleaned(self, text: str) -> str:
-        """Leave out a masked LM's gap, as ``VLMIG.imagine`` does."""
+        """Remove a masked LM's gap, as ``VLMIG.imagine`` does."""
         return text.replace(self.tokenizer.mask_token or "\0", " ").strip()
-
-
-def _check(k: int, policy: str | None) -> None:
-    if not isinstance(k, int) or k < 0:
-        raise VLMIGError(f"k={k!r}; expected 0 (text only) or more pictures")
-    if policy not in (None, *POLICIES):
-        raise VLMIGError(f"policy={policy!r}; expected one of {', '.join(POLICIES)}")
-    processes = os.environ.get("WORLD_SIZE", "1")
-    if processes != "1":
-        raise VLMIGError(
-            f"WORLD_SIZE={processes}, but lm-eval runs in one process here; imagine with torchrun -m vlmig.cli imagine --prompts, then run vlmig lm-eval without it"
-        )
-
-
-def _batch(size: int | str) -> int:
-    """Read lm-eval's ``--batch_size``; where it should find one out (``auto``), the usual one is taken."""
-    if str(size).startswith("auto"):
-        return BATCH
-    if not str(size).isdigit() or not int(size):
-        raise VLMIGError(f"batch_size={size!r}; expected a positive number, or auto")
-    return int(size)
-
-
-def _loaded(pretrained: str | VLMIG, fields: dict[str, Any]) -> VLMIG:
-    """Load a model, the LM on lm-eval's ``--device`` where there is a GPU."""
-    device, _ = fields.pop("device", None), fields.pop("max_batch_size", None)
-    if isinstance(pretrained, VLMIG):
-        if fields:
-            raise VLMIGError(f"{', '.join(fields)} beside a loaded model; expected them where it is loaded")
-        return pretrained
-    protocol = fields.pop("protocol", None)
-    if protocol:
-        fields = {**(REFERENCE if protocol == "reference" else {"protocol": protocol}), **fields}
-    if "imaginer" in fields:
-        fields["imaginer"] = absolute(fields["imaginer"])
-    if device and torch.cuda.is_available():
-        fields.setdefault("device_map", device)
-    return VLMIG.from_pretrained(pretrained, **fields)
 
 
 if "vlmig" not in model_registry:  # a later lm-eval knows it by the entry point already

@@ -24,7 +24,7 @@ from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.cross_attention import CrossAttentionFusion
 from vlmig.models.fusion.prefix import PrefixFusion
 from vlmig.models.heads import check_head, is_linear
-from vlmig.models.mixture import STATE_RULES, mix, state_shares
+from vlmig.models.mixture import Mixture
 from vlmig.models.projector import build_projector
 from vlmig.models.reference import COUNTS_PADDING
 from vlmig.models.text_states import Reading, VisualStates
@@ -262,32 +262,22 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
 
     @property
     def _can_mix_states(self) -> bool:
-        config = self.config
-        by_states = config.mix in STATE_RULES and config.weights != "entropy"
-        return by_states and is_linear(self.language_model, type(self).head)
+        return Mixture.of(self.config).linear and is_linear(self.language_model, type(self).head)
 
     def _mix_predictions(self, states: Tensor, trust: Tensor) -> Tensor:
         """Predict, then mix: states (R, [text, blank, images], D), trust (R, K) -> (R, V)."""
         predictions = (F.log_softmax(logits.float(), -1) for logits in self._predict_each(states))
         text = next(predictions)
-        return mix(
-            text,
-            predictions,
-            trust,
-            self.config.mix,
-            blank=next(predictions) if self.config.mix == "evidence" else None,
-            strength=self.config.strength,
-            doubt=self.config.doubt,
-            by_entropy=self.config.weights == "entropy",
-        )
+        blank = next(predictions) if self.config.mix == "evidence" else None
+        return Mixture.of(self.config).combine(text, predictions, trust, blank)
 
     def _mix_states(self, states: Tensor, trust: Tensor) -> Tensor:
-        """Mix states, then predict: the same from one row per position; see ``state_shares``."""
+        """Mix states, then predict: the same from one row per position; see ``Mixture.state_weights``."""
         config, text = self.config, None
         if config.mix == "evidence" and config.doubt:
             text = F.log_softmax(self.head(self.language_model, states[:, 0]).float(), -1)
-        shares = state_shares(trust, config.mix, config.strength, config.doubt, text)
-        state = torch.einsum("rk,rkd->rd", shares, states.float()).to(states)
+        weights = Mixture.of(config).state_weights(trust, text)
+        state = torch.einsum("rk,rkd->rd", weights, states.float()).to(states)
         return F.log_softmax(self.head(self.language_model, state).float(), -1)
 
     def _predict_each(self, fused: Tensor) -> Iterator[Tensor]:

@@ -194,22 +194,6 @@ class VLMIGConfig(PreTrainedConfig):
         )
         return positions - unused - (0 if self.fusion == "cross_attention" else self.visual_tokens)
 
-    def setting(
-        self, mix: str | None = None, weights: str | None = None
-    ) -> tuple[str, str, float, float, float]:
-        """Return mixing rule and kind of weights (the checkpoint's when None), strength, doubt and
-        alignment floor.
-
-        Raises:
-            VLMIGError: an unknown rule or kind of weights.
-        """
-        rule, kind = mix or self.mix, weights or self.weights
-        if rule not in MIX_RULES:
-            raise VLMIGError(f"mix={rule!r}; expected one of {', '.join(MIX_RULES)}")
-        if kind not in WEIGHT_KINDS:
-            raise VLMIGError(f"weights={kind!r}; expected one of {', '.join(WEIGHT_KINDS)}")
-        return rule, kind, self.strength, self.doubt, self.alignment_floor
-
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, without the path of the base LM on this machine."""
         described = super().to_dict()

@@ -1,17 +1,37 @@
-"""An answer, with everything it rests on."""
+"""Answers, with everything they are based on."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from vlmig.imagination.visuals import Visuals
+from vlmig.models.mixture import Mixture
+from vlmig.predict.scores import Scores, normalized
+
+
+@dataclass(frozen=True)
+class AskOptions:
+    """Settings of ``VLMIG.ask`` that are seldom needed."""
+
+    prompt: str | None = None
+    """What to imagine; when None what the checkpoint's ``prompt_policy`` makes of the question."""
+    seed: int = 0
+    mix: str | None = None
+    """``prob``, ``logit``, ``geometric`` or ``evidence``; the checkpoint's when None."""
+    weights: str | None = None
+    """``uniform``, ``clip``, ``doubled`` or ``entropy``; the checkpoint's when None."""
+    max_new_tokens: int | None = None
+    """Of the chain of thought."""
+
 
 @dataclass
 class Answer:
-    """An answer with everything it rests on."""
+    """The answer to a question with choices."""
 
     question: str
     answer: str
@@ -20,39 +40,66 @@ class Answer:
     per_image: list[dict[str, float]]
     text_only: dict[str, float]
     weights: list[float]
-    """Alignment of each picture with its prompt (cosine): low means the picture is a guess."""
+    """CLIP similarity of each image and its prompt: low means the image is a guess."""
     images: list[Image.Image]
-    """Pictures beside the text: imagined, or given to a late-fusion model."""
+    """Images beside the text: imagined, or given to a late-fusion model."""
     prompt: str
-    """What was imagined."""
+    """What was imagined, the prompts joined."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """Where the time went since the model was loaded."""
+    """Seconds spent in each step since the model was loaded."""
     given: bool = False
     """Whether ``images`` were given rather than imagined."""
     shown: list[Image.Image] = field(default_factory=list)
-    """Pictures in the text, those of demonstrations first; ``text_only`` is without them too."""
+    """Images in the text, those of few-shot examples first; ``text_only`` is without them too."""
     rationale: str = ""
-    """What was thought before, step by step."""
+    """The chain of thought before the answer."""
+
+    @classmethod
+    def of(
+        cls,
+        options: Sequence[str],
+        scores: Scores,
+        text_only: np.ndarray,
+        visuals: Visuals,
+        mixture: Mixture,
+        **fields: Any,
+    ) -> Answer:
+        """Mix the scores of options; ``fields`` are the fields that do not follow from them.
+
+        Args:
+            text_only: log-probabilities without any image, (C,).
+        """
+        mixed = np.exp(scores.mixed(len(visuals.features), mixture))
+        return cls(
+            answer=options[int(mixed.argmax())],
+            probabilities=_named(options, mixed),
+            per_image=[_named(options, row) for row in normalized(scores.per_image)],
+            text_only=_named(options, normalized(text_only)),
+            weights=visuals.alignment.tolist(),
+            images=visuals.images,
+            prompt=" / ".join(dict.fromkeys(visuals.prompts)),
+            **fields,
+        )
+
+
+def _named(options: Sequence[str], probabilities: np.ndarray) -> dict[str, float]:
+    return dict(zip(options, probabilities.tolist(), strict=True))
 
 
 class Reply(str):
-    """A text answer, with what it rests on."""
+    """An answer in words."""
 
     rationale: str
-    """What was thought before, step by step."""
+    """The chain of thought before the answer."""
     prompt: str
-    """The text that it follows, with a mark for each picture."""
+    """The text that it follows, with a placeholder for each image."""
     shown: list[Image.Image]
-    """The pictures that were given, those of demonstrations first."""
+    """The images that were given, those of few-shot examples first."""
 
-    def __new__(cls, text: str, rationale: str = "", prompt: str = "", shown: Sequence[Image.Image] = ()) -> Reply:
-        """Make one of its text."""
+    def __new__(
+        cls, text: str, rationale: str = "", prompt: str = "", shown: Sequence[Image.Image] = ()
+    ) -> Reply:
+        """Attach the fields to a text."""
         reply = super().__new__(cls, text)
         reply.rationale, reply.prompt, reply.shown = rationale, prompt, list(shown)
         return reply
-
-
-def named(options: Sequence[str], log_probs: np.ndarray) -> dict[str, float]:
-    """Normalise over the options and put their names on."""
-    probabilities = np.exp(log_probs - log_probs.max())
-    return dict(zip(options, map(float, probabilities / probabilities.sum()), strict=True))

@@ -1,11 +1,12 @@
-"""Looker: a model with its tokenizer that gives texts their pictures, imagined or given."""
+"""Images for texts, imagined or given, and what the fusion layer makes of them."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -17,17 +18,24 @@ from vlmig.imagination.visuals import Visuals
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.prefix import add_image_token
 from vlmig.models.modeling import Model
-from vlmig.predict.visual_cache import Sights
-from vlmig.processing.image_tokens import marked, refuse_marks, unmarked
+from vlmig.models.text_states import VisualStates
+from vlmig.processing.conversation import (
+    BESIDE_TEXT,
+    Conversation,
+    refuse_placeholders,
+    with_placeholders,
+    without_placeholders,
+)
 from vlmig.runtime import Stopwatch
 from vlmig.vision import Pictures, all_opened
 
 DEFAULT_K = 6
-BESIDE = "this model looks at pictures beside the text"
+BYTES = 2**27
+"""The most that ``VisualCache`` holds: with GPT-2, 60 sets of six images."""
 
 
-class Looker:
-    """Pictures for texts.
+class Images:
+    """From texts, or images given for them, to ``Visuals``.
 
     Args:
         model: base LM with adapter.
@@ -37,16 +45,22 @@ class Looker:
     """
 
     def __init__(
-        self, model: Model, tokenizer: Any, folder: Path, store: str | Path | FeatureStore | None = None
+        self,
+        model: Model,
+        tokenizer: Any,
+        folder: Path,
+        store: str | Path | FeatureStore | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.folder = model, tokenizer, folder
+        self.tokenizer = tokenizer
         self.config: VLMIGConfig = model.config
-        if self.config.images_in_text:
+        self.in_text = self.config.images_in_text
+        if self.in_text:
             add_image_token(tokenizer, self.config)
         self.stopwatch = Stopwatch()
-        kept = store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
-        self.sights = Sights(model)
-        self.imagination = Imagination(self.config, folder, kept, self.stopwatch)
+        opened = (
+            store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
+        )
+        self.imagination = Imagination(self.config, folder, opened, self.stopwatch)
 
     def imagine(
         self,
@@ -58,20 +72,26 @@ class Looker:
         policy: str | None = "question",
         options: Sequence[str] | None = None,
     ) -> list[Visuals]:
-        """Imagine k pictures for each text, or take them from the store; see ``Imagination.visuals``.
+        """Imagine k images for each text, or take them from the store; see ``Imagination.visuals``.
 
         Args:
-            policy: how a text becomes a prompt, see ``prompts_for``; the checkpoint's own way when None.
+            policy: how a text becomes a prompt, see ``prompts_for``; the checkpoint's
+                ``prompt_policy`` when None.
             options: an answer for each text, which only the policy ``option`` shows.
         """
         if not isinstance(k, int):
             raise VLMIGError(
-                f"k={k!r}; expected a number of pictures here: auto decides between answers (ask with choices, loglikelihood, vlmig eval)"
+                f"k={k!r}; expected a number of pictures here: auto decides between answers (ask with choices, "
+                "loglikelihood, vlmig eval)"
             )
-        gap = self.tokenizer.mask_token or "\0"
-        pairs = zip(texts, options or [""] * len(texts), strict=True)
-        prompts = [self.imagination.prompts(t.replace(gap, " ").strip(), k, policy, option) for t, option in pairs]
+        prompts = []
+        for text, option in zip(texts, options or [""] * len(texts), strict=True):
+            prompts.append(self.imagination.prompts(self._words(text), k, policy, option))
         return self.imagination.visuals(prompts, k, seed, progress)
+
+    def _words(self, text: str) -> str:
+        """Remove a masked LM's gap."""
+        return text.replace(self.tokenizer.mask_token or "\0", " ").strip()
 
     def look(
         self,
@@ -83,44 +103,59 @@ class Looker:
         policy: str | None = "question",
         options: Sequence[str] | None = None,
     ) -> list[Visuals]:
-        """Encode pictures that are given for each text, every one once.
+        """Encode the images given for each text, each distinct image once.
 
-        With early fusion they are shown in the text, beside k imagined ones (none when None): each stands at a mark
-        (``vlmig.models.config.IMAGE``) of it, in order, or before a text without marks. With late fusion they take the imagined pictures'
-        place, compared with the prompt that would be imagined.
+        With early fusion they go to the placeholders (``vlmig.models.config.IMAGE``) of the text,
+        in order, or before a text without any; k imagined ones (none when None) are used besides.
+        With late fusion they replace the imagined images, and their CLIP similarity is that to the
+        prompt that would be imagined.
 
         Args:
-            images: pictures, or one picture, of each text.
+            images: the images, or one image, of each text.
             policy: how a text becomes a prompt, see ``imagine``.
 
         Raises:
-            VLMIGError: what is no picture; with early fusion more or fewer marks than pictures, with late fusion marks, or a k.
+            VLMIGError: something that is not an image; with early fusion more or fewer placeholders
+                than images, with late fusion placeholders, or a k.
         """
         if len(images) != len(texts):
-            raise VLMIGError(f"pictures for {len(images)} texts, {len(texts)} texts; expected as many")
-        own = [all_opened(pictures) for pictures in images]
-        options = options or [""] * len(texts)
-        if self.config.images_in_text:
-            for text, pictures in zip(texts, own, strict=True):
-                marked(text, len(pictures))
-            seen = iter(self.imagination.look(list(chain(*own))))
-            beside = self.imagine([unmarked(text) for text in texts], k or 0, seed, policy=policy, options=options)
-            shown = [[next(seen).patches.float() for _ in pictures] for pictures in own]
-            return [replace(v, shown=torch.stack(f)) if f else v for v, f in zip(beside, shown, strict=True)]
-        refuse_marks(texts, f"{BESIDE}; leave it out")
-        if k is not None:
-            raise VLMIGError(f"k={k} with pictures; expected no k: {BESIDE}, and they take the imagined ones' place")
-        self.imagination.look(list(chain(*own)))  # in whole batches
-        gap = self.tokenizer.mask_token or "\0"
-        return [
-            self.imagination.given(
-                pictures,
-                self.imagination.prompts(text.replace(gap, " ").strip(), len(pictures), policy, option, drawn=False),
+            raise VLMIGError(
+                f"pictures for {len(images)} texts, {len(texts)} texts; expected as many"
             )
-            for text, pictures, option in zip(texts, own, options, strict=True)
-        ]
+        opened = [all_opened(given) for given in images]
+        if not self.in_text:
+            refuse_placeholders(texts, BESIDE_TEXT)
+            if k is not None:
+                raise VLMIGError(
+                    f"k={k} with pictures; expected no k: this model looks at pictures beside the text, and they take "
+                    "the imagined ones' place"
+                )
+        else:
+            for text, given in zip(texts, opened, strict=True):
+                with_placeholders(text, len(given))
+        flat = []
+        for given in opened:
+            flat += given
+        encoded = iter(self.imagination.look(flat))  # in whole batches
+        options = options or [""] * len(texts)
+        results = []
+        if self.in_text:
+            words = [without_placeholders(text) for text in texts]
+            imagined = self.imagine(words, k or 0, seed, policy=policy, options=options)
+            for visuals, given in zip(imagined, opened, strict=True):
+                features = [next(encoded).patches.float() for _ in given]
+                results.append(
+                    replace(visuals, shown=torch.stack(features)) if features else visuals
+                )
+            return results
+        for text, given, option in zip(texts, opened, options, strict=True):
+            prompts = self.imagination.prompts(
+                self._words(text), len(given), policy, option, drawn=False
+            )
+            results.append(self.imagination.given(given, prompts))
+        return results
 
-    def _seen(
+    def for_texts(
         self,
         texts: Sequence[str],
         k: int | None,
@@ -128,7 +163,93 @@ class Looker:
         images: Sequence[Pictures] | None,
         options: Sequence[str] | None = None,
     ) -> list[Visuals]:
-        """Give each text its pictures, imagined or given, by the checkpoint's own policy."""
+        """Imagine images for each text by the checkpoint's policy, or look at those given."""
         if images is None:
-            return self.imagine(texts, DEFAULT_K if k is None else k, seed, policy=None, options=options)
+            return self.imagine(
+                texts, DEFAULT_K if k is None else k, seed, policy=None, options=options
+            )
         return self.look(images, texts, k, seed, policy=None, options=options)
+
+    def for_conversation(
+        self, conversation: Conversation, prompt: str | None, k: int | None, seed: int
+    ) -> Visuals:
+        """Imagine images of a prompt, or of the last question without one; look at those of the
+        conversation."""
+        texts = [prompt or conversation.last_question]
+        policy = "question" if prompt else None
+        if conversation.images:
+            return self.look([conversation.images], texts, k, seed, policy=policy)[0]
+        return self.imagine(texts, DEFAULT_K if k is None else k, seed, policy=policy)[0]
+
+
+class VisualCache:
+    """LRU cache of the fusion layer's image keys and values: each image is projected once, however
+    many questions use it.
+
+    The key is the images' keys in the store. Any change of the adapter (training, loading, another
+    precision) empties the cache.
+
+    Args:
+        model: encodes images, see ``VLMIGPreTrainedModel.encode_with_blank``.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._states: OrderedDict[tuple[str, ...], VisualStates] = OrderedDict()
+        self._bytes, self._adapter = 0, self._versions()
+        self._lock = Lock()
+
+    def __call__(self, visuals: Sequence[Visuals]) -> VisualStates | None:
+        """Return ``VLMIGPreTrainedModel.encode_with_blank`` of the images of B texts, K of each; None where K is
+        0."""
+        if not visuals or not len(visuals[0].features):
+            return None
+        versions = self._versions()
+        if versions != self._adapter:
+            self._adapter, self._bytes = versions, 0
+            self._states.clear()
+        states: dict[int, VisualStates] = {}
+        for images in visuals:
+            if id(images) not in states:
+                states[id(images)] = self._encoded(images)
+        if len(states) == 1:
+            (only,) = states.values()
+            return tuple(tensor.expand(len(visuals), *tensor.shape[1:]) for tensor in only)
+        rows = [states[id(images)] for images in visuals]
+        return tuple(torch.cat(tensors) for tensors in zip(*rows, strict=True))
+
+    def _encoded(self, images: Visuals) -> VisualStates:
+        key = tuple(images.keys)
+        with self._lock:
+            if key in self._states:
+                self._states.move_to_end(key)
+                return self._states[key]
+        features = images.features[None].to(self.model.device)
+        self.model.check_features(features, None, 1)
+        states = self.model.encode_with_blank(features)
+        # Given images have no key. With early fusion the LM's own layers read images, together with the text.
+        if all(key) and not self.model.config.images_in_text:
+            with self._lock:
+                self._add(key, states)
+        return states
+
+    def _add(self, key: tuple[str, ...], states: VisualStates) -> None:
+        """Add one set and drop those used least recently, as far as there is no room."""
+        self._bytes += 0 if key in self._states else _size(states)
+        self._states[key] = states
+        while self._bytes > BYTES:
+            self._bytes -= _size(self._states.popitem(last=False)[1])
+
+    def _versions(self) -> list[tuple[int, int]]:
+        """Identify the adapter's state: a change in place raises a tensor's version, any other
+        change makes new tensors."""
+        adapter = (
+            *self.model.projector.parameters(),
+            *self.model.fusion.parameters(),
+            self.model.blank_features,
+        )
+        return [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in adapter]
+
+
+def _size(states: VisualStates) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in states)

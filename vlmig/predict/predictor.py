@@ -1,4 +1,4 @@
-"""VLMIG, the object a user talks to: imagine -> encode -> read -> fuse -> mix -> answer, batched and cached."""
+"""VLMIG, the object a user talks to: imagine, encode, read, fuse, mix, answer."""
 
 from __future__ import annotations
 
@@ -8,59 +8,72 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from vlmig.errors import VLMIGError
 from vlmig.imagination.store import FeatureStore
 from vlmig.imagination.visuals import Visuals
-from vlmig.models.checkpoint import (
-    absolute,
-    describe_language_model,
-    load_language_model,
-    load_tokenizer,
-    place_adapter,
-    resolve_checkpoint,
-)
-from vlmig.models.config import IMAGE, VLMIGConfig, changed
-from vlmig.models.modeling import VLMIGForMaskedLM, class_for
-from vlmig.predict.adaptive_k import Asked, Stopping, ask_all
-from vlmig.predict.answer import Answer, Reply, named
-from vlmig.predict.batching import Job, read_jobs
-from vlmig.predict.images import DEFAULT_K
-from vlmig.predict.scorer import Reader
+from vlmig.models.checkpoint import absolute
+from vlmig.models.config import VLMIGConfig
+from vlmig.models.mixture import Mixture
+from vlmig.models.modeling import Model, VLMIGForMaskedLM
+from vlmig.predict.adaptive_k import Draw, Stopping, parse_k, score_until_safe
+from vlmig.predict.answer import Answer, AskOptions, Reply
+from vlmig.predict.images import DEFAULT_K, Images, VisualCache
+from vlmig.predict.loading import build_untrained, load_checkpoint
+from vlmig.predict.scorer import Scorer
 from vlmig.predict.scores import Scores
 from vlmig.processing.chat_templates import Turn
-from vlmig.processing.conversation import THINKING, Asking, Conversation, Shot, refuse_senseless
-from vlmig.processing.image_tokens import unmarked
-from vlmig.processing.tokens import likely_words, spaced
+from vlmig.processing.conversation import Conversation, Shot
+from vlmig.processing.tokens import spaced
 from vlmig.runtime import Stopwatch
-from vlmig.vision import Pictures, VisionEncoder
+from vlmig.vision import Pictures
 
 logger = logging.getLogger(__name__)
-ANSWER = 128
-"""Tokens of an answer in words."""
 
 
-class VLMIG(Reader):
-    """A language model that imagines before it answers; texts are its ``Reader``'s."""
+class VLMIG:
+    """A language model that imagines pictures before answering. Scoring and generation live in
+    ``Scorer``.
+
+    Args:
+        model: base LM with adapter.
+        tokenizer: the base LM's.
+        folder: the checkpoint's folder, against which ``./`` components are resolved.
+        store: where imagined features are kept, or its folder; the user's cache when None.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Any,
+        folder: Path,
+        store: str | Path | FeatureStore | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.folder = model, tokenizer, folder
+        self.config: VLMIGConfig = model.config
+        self.images = Images(model, tokenizer, folder, store)
+        self.visual_cache = VisualCache(model)
+        self.scorer = Scorer(model, tokenizer, self.visual_cache)
+        self.imagination, self.stopwatch = self.images.imagination, self.images.stopwatch
+        self.imagine, self.look = self.images.imagine, self.images.look
+        self.score, self.token_log_probs = self.scorer.score, self.scorer.token_log_probs
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path = "pocket", *, store: str | Path | FeatureStore | None = None, **kwargs: Any
+        cls,
+        name: str | Path = "pocket",
+        *,
+        store: str | Path | FeatureStore | None = None,
+        **kwargs: Any,
     ) -> VLMIG:
-        """Load a checkpoint: ``pocket`` (embedded), a folder or a hub id.
+        """Load a checkpoint: ``pocket`` (included), a folder or a hub id.
 
         Args:
-            kwargs: fields of the configuration to change (``protocol="reference"``, ``mix="logit"``, ...); everything else
-                goes to the base LM (dtype, device_map, ...).
+            kwargs: fields of the configuration to change (``protocol="reference"``,
+                ``mix="logit"``, ...); everything else goes to the base LM (dtype, device_map, ...).
         """
-        folder = resolve_checkpoint(name, kwargs.pop("revision", None))
         stopwatch = Stopwatch()
         with stopwatch("load language model"):
-            model = class_for(VLMIGConfig.from_pretrained(folder)).from_pretrained(folder, **changed(kwargs))
-            source = model.config.locate(model.config.language_model, folder)
-            tokenizer = load_tokenizer(source, model.config.language_model_revision)
+            model, tokenizer, folder = load_checkpoint(name, **kwargs)
         loaded = cls(model, tokenizer, folder, store)
         loaded.stopwatch.seconds |= stopwatch.seconds
         return loaded
@@ -75,27 +88,22 @@ class VLMIG(Reader):
         store: str | Path | FeatureStore | None = None,
         **settings: Any,
     ) -> VLMIG:
-        """Build a model with an untrained adapter; it can be trained, but says so when asked and refuses evaluation.
+        """Build a model with an untrained adapter, which can be trained but refuses to be
+        evaluated.
 
         Args:
             language_model: hub id or folder of a causal or masked LM.
             vision: see ``VisionEncoder``.
             generator: see ``VLMIGConfig.imaginer``.
-            settings: further fields of ``VLMIGConfig``; everything else goes to the base LM (dtype, device_map, ...).
+            settings: further fields of ``VLMIGConfig``; everything else goes to the base LM (dtype,
+                device_map, ...).
         """
-        fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
-        language_model, vision, generator = map(absolute, (language_model, vision, generator))
-        built = class_for(describe_language_model(language_model))
-        base = load_language_model(built.auto_class, language_model, **settings)
-        encoder = VisionEncoder(vision, fields.get("vision_layer", -2), fields.get("vision_features", "patches"))
-        blank = encoder.encode_blank()
-        shape = {"vision_patches": blank.shape[0], "vision_width": blank.shape[1]}
-        names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}
-        model = built(VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **fields), base)
-        model.blank_features.copy_(blank)
-        place_adapter(model)
-        logger.warning("the adapter of %s is untrained: its pictures say nothing yet", language_model)
-        return cls(model.eval(), load_tokenizer(language_model), Path("."), store)
+        model, tokenizer = build_untrained(language_model, vision, generator, **settings)
+        logger.warning(
+            "the adapter of %s is untrained; pictures have no effect until it is trained",
+            absolute(language_model),
+        )
+        return cls(model, tokenizer, Path("."), store)
 
     def ask(
         self,
@@ -108,118 +116,79 @@ class VLMIG(Reader):
         steps: bool = False,
         **settings: Any,
     ) -> Answer:
-        """Answer a question by choosing among ``choices``, or among the likeliest next words without them.
+        """Answer a question by choosing among ``choices``, or among the likeliest next words
+        without them.
 
         Args:
-            k: imagined pictures; 6 when None, or none where pictures are given. ``auto`` imagines where it can matter and stops when
-                the answer is safe (``vlmig.predict.adaptive_k``), ``auto:0.01`` at another error level.
-            images: given pictures, or one. With early fusion they stand at the question's marks (``<image>``) or, without any,
-                before it; with late fusion they take the imagined ones' place.
-            shots: demonstrations that come first: (pictures, question, answer) each.
+            k: imagined images; 6 when None, or none where images are given. ``auto`` imagines only
+                where it can matter and stops when the answer is safe
+                (``vlmig.predict.adaptive_k``), ``auto:0.01`` at another error level.
+            images: given images, or one. With early fusion they go to the question's placeholders
+                (``<image>``) or, without any, before it; with late fusion they replace the imagined
+                ones.
+            shots: few-shot examples: (images, question, answer) each.
             steps: whether to think step by step first; ``Answer.rationale`` keeps it.
-            settings: ``prompt``, what to imagine, when None what the checkpoint's ``prompt_policy`` makes of the question; ``seed``;
-                ``mix`` (``prob``, ``logit``, ``geometric``, ``evidence``) and ``weights`` (``uniform``, ``clip``, ``doubled``,
-                ``entropy``), the checkpoint's own when None; ``max_new_tokens`` of the steps.
+            settings: see ``AskOptions``.
 
         Raises:
-            VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule, pictures that do not fit; ``auto``
-                without choices, or with pictures or steps.
+            VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule,
+                images that do not fit; ``auto`` without choices, or with images or steps.
         """
-        own = Asking(**settings)
-        refuse_senseless(question, choices)
-        setting = self.config.setting(own.mix, own.weights)
+        asked = AskOptions(**settings)
+        _check(question, choices)
+        mixture = Mixture.of(self.config, asked.mix, asked.weights)
+        conversation = Conversation.of(question.strip(), images, shots, self.config, self.tokenizer)
+        decides = choices is not None and not conversation.images and not steps
+        count = parse_k(k, self.config.auto, decides)
+
+        def draw(_: Sequence[int], number: int | None) -> list[Visuals]:
+            return [self.images.for_conversation(conversation, asked.prompt, number, asked.seed)]
+
+        (visuals,) = draw((), 0 if isinstance(count, Stopping) else count)
         gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
-        asked = Conversation.of(question.strip(), images, shots, self.config, self.tokenizer)
-        context, rationale = asked.context(gap), ""
-        rule = self._rule(k, choices is not None and not asked.pictures and not steps)
-        visuals = self._around(asked, own.prompt, 0 if isinstance(k, str) else k, own.seed)
+        context, rationale = conversation.context(gap), ""
         if steps:
-            rationale = self._continued(asked, asked.begun(THINKING), visuals, own.max_new_tokens)
-            context = asked.concluded(rationale)
+            rationale = self.scorer.think(conversation, visuals, asked.max_new_tokens)
+            context = conversation.conclude(rationale)
         with self.stopwatch("read, fuse, mix"):
-            options = list(choices) if choices is not None else list(self._likely(context, visuals, 8))
-            verbatim = asked.template != "question" and not steps and not gap
-            follow = asked.following(options) if verbatim else options
-            if rule is None:
-                scores, alone = self._weighed(context, follow, visuals, verbatim)
+            options = list(self.scorer.likely(context, visuals, 8) if choices is None else choices)
+            if conversation.template == "question" or steps or gap:
+                candidates = spaced([options])[0]
             else:
-                rival = (context, follow if verbatim else spaced([follow])[0])
-                scores, visuals = self._until_safe(asked, own, rival, rule)
-                alone = scores.text
-        count = len(visuals.features)
-        mixed = np.exp(scores.mixed(count, *setting))
-        return Answer(
+                candidates = conversation.continuations(options)
+            scored = self._scored((context, candidates), visuals, count, mixture, draw)
+            text_only = self.scorer.text_only(context, candidates, visuals, scored[0])
+        scores, visuals = scored
+        in_text = bool(len(visuals.shown))
+        return Answer.of(
+            options,
+            scores,
+            text_only,
+            visuals,
+            mixture,
             question=question,
-            answer=options[int(mixed.argmax())],
-            probabilities=dict(zip(options, map(float, mixed), strict=True)),
-            per_image=[named(options, scores.per_image[i]) for i in range(count)],
-            text_only=named(options, alone),
-            weights=[float(a) for a in visuals.alignment],
-            images=visuals.images,
-            prompt=" / ".join(dict.fromkeys(visuals.prompts)),
             seconds=dict(self.stopwatch.seconds),
-            given=bool(asked.pictures) and not len(visuals.shown),
-            shown=asked.pictures if len(visuals.shown) else [],
+            given=bool(conversation.images) and not in_text,
+            shown=conversation.images if in_text else [],
             rationale=rationale,
         )
 
-    def _until_safe(
-        self, asked: Conversation, own: Asking, rivals: tuple[str, list[str]], rule: Stopping
+    def _scored(
+        self,
+        question: tuple[str, list[str]],
+        visuals: Visuals,
+        count: int | Stopping | None,
+        mixture: Mixture,
+        draw: Draw,
     ) -> tuple[Scores, Visuals]:
-        """Score candidates behind a text beside as many pictures as the answer needs."""
-        rule = replace(rule, group=self.config.imaginer_batch or rule.group)  # as many cost no more than one
-        one = Asked(self, [[rivals]], rule, self.config.setting(own.mix, own.weights))
-        ask_all([one], lambda _, n: [self._around(asked, own.prompt, n, own.seed)])
-        return one.scores[0], one.visuals
-
-    def _rule(self, k: int | str | None, decides: bool) -> Stopping | None:
-        """Return when to stop imagining, or None for a number of pictures."""
-        if not isinstance(k, str):
-            return None
-        if not decides:
-            raise VLMIGError(
-                f"k={k!r} decides between answers by imagined pictures; expected choices, and neither images nor steps, or a number"
-            )
-        return Stopping.asked(k, self.config.auto)
-
-    def loglikelihood(
-        self, pairs: Sequence[tuple[str, str]], k: int | str | None = None, **settings: Any
-    ) -> list[float]:
-        """Return log p(continuation | context) of each pair, see ``Reader.loglikelihood``.
-
-        Args:
-            k: a number of pictures, or ``auto``: as many as are needed to choose between the continuations of one context.
-            settings: of ``Reader.loglikelihood``.
-
-        Raises:
-            VLMIGError: ``auto`` and a context with only one continuation, or with images.
-        """
-        if not isinstance(k, str):
-            return super().loglikelihood(pairs, k, **settings)
-        rivals: dict[str, list[str]] = {}
-        for context, continuation in pairs:
-            rivals.setdefault(context, []).append(continuation)
-        rule = self._rule(k, settings.get("images") is None and min(map(len, rivals.values()), default=2) > 1)
-        assert rule is not None
-        texts, setting = list(rivals), self.config.setting()
-        asked = [Asked(self, [[rival]], rule, setting) for rival in rivals.items()]
-
-        def draw(members: Sequence[int], count: int) -> list[Visuals]:
-            return self.imagine([texts[i] for i in members], count, settings.get("seed", 0), policy=None)
-
-        ask_all(asked, draw)
-        seen = {context: own.visuals for context, own in zip(texts, asked, strict=True)}
-        return super().loglikelihood(pairs, visuals=[seen[context] for context, _ in pairs], **settings)
-
-    def _weighed(
-        self, context: str, choices: Sequence[str], visuals: Visuals, verbatim: bool
-    ) -> tuple[Scores, np.ndarray]:
-        """Score choices beside and with the pictures, and without any, (C,)."""
-        scores = self.score([context], [choices], [visuals], verbatim=verbatim)[0]
-        if not len(visuals.shown):
-            return scores, scores.text
-        bare = replace(visuals.first(0), shown=visuals.shown[:0])
-        return scores, self.score([unmarked(context)], [choices], [bare], verbatim=verbatim)[0].text
+        """Score candidates after a context, with these images or with as many as the answer needs."""
+        if not isinstance(count, Stopping):
+            context, candidates = question
+            return self.scorer.score([context], [candidates], [visuals], verbatim=True)[0], visuals
+        # A generator that draws several images at a time takes no longer for them than for one.
+        rule = replace(count, group=self.config.imaginer_batch or count.group)
+        (safe,) = score_until_safe(self.scorer, [question], rule, mixture, draw)
+        return safe.scores[0], safe.visuals
 
     def chat(
         self,
@@ -236,61 +205,138 @@ class VLMIG(Reader):
         """Answer in words, by the checkpoint's ``chat_template``.
 
         Args:
-            asked: a question, or turns (``vlmig.processing.chat_templates.Turn``) of user and assistant that end with one.
-            images: given pictures, or one: at the turns' marks (``<image>``) in order or, without any, before the first turn. With
-                late fusion they take the imagined ones' place.
-            shots: demonstrations that come first: (pictures, question, answer) each.
+            asked: a question, or turns (``vlmig.processing.chat_templates.Turn``) of user and
+                assistant that end with one.
+            images: given images, or one: for the turns' placeholders (``<image>``) in order or,
+                without any, before the first turn. With late fusion they replace the imagined ones.
+            shots: few-shot examples: (images, question, answer) each.
             steps: whether to think step by step first; ``Reply.rationale`` keeps it.
-            k: imagined pictures of the last question; 6 when None, or none where pictures are given.
-            max_new_tokens: of the answer, and of the steps; 128 when None, or a quarter of what the model reads.
+            k: imagined images of the last question; 6 when None, or none where images are given.
+            max_new_tokens: of the answer, and of the steps; when None 128, or a quarter of the
+                model's context if that is less.
             settings: go to ``generate``; the likeliest tokens without any.
 
         Raises:
-            VLMIGError: a masked LM, turns in another order or without text, pictures that do not fit.
+            VLMIGError: a masked LM, turns in another order or without text, images that do not fit.
         """
-        self._causal("chat")
+        self.scorer.causal("chat")
         conversation = Conversation.of(asked, images, shots, self.config, self.tokenizer)
         text, rationale = conversation.prompt(), ""
-        visuals = self._around(conversation, None, k, seed)
+        visuals = self.images.for_conversation(conversation, None, k, seed)
         if steps:
-            rationale = self._continued(conversation, conversation.begun(THINKING), visuals, max_new_tokens, **settings)
-            text = conversation.concluded(rationale)
-        said = self._continued(conversation, text, visuals, max_new_tokens, **settings)
-        return Reply(said, rationale, text, conversation.pictures)
+            rationale = self.scorer.think(conversation, visuals, max_new_tokens, **settings)
+            text = conversation.conclude(rationale)
+        answer = self.scorer.answer(conversation, text, visuals, max_new_tokens, **settings)
+        return Reply(answer, rationale, text, conversation.images)
 
-    def _around(self, asked: Conversation, prompt: str | None, k: int | None, seed: int) -> Visuals:
-        """Give a conversation its pictures: those given, and imagined ones of the last question or a prompt."""
-        about, policy = [prompt or asked.about], "question" if prompt else None
-        if asked.pictures:
-            return self.look([asked.pictures], about, k, seed, policy=policy)[0]
-        return self.imagine(about, DEFAULT_K if k is None else k, seed, policy=policy)[0]
-
-    def _continued(
-        self, asked: Conversation, text: str, visuals: Visuals, max_new_tokens: int | None, **settings: Any
-    ) -> str:
-        """Continue an answer up to its end."""
-        count = max_new_tokens or min(ANSWER, (self._limit(visuals) or 4 * ANSWER) // 4)
-        settings = {"do_sample": False, "stop_strings": [asked.stop], "tokenizer": self.tokenizer, **settings}
-        said = self.generate([text], visuals=[visuals], max_new_tokens=count, **settings)[0]
-        return said.partition(asked.stop)[0].replace(IMAGE, "").strip()
-
-    def fill(self, text: str, k: int = DEFAULT_K, *, prompt: str | None = None, top: int = 5) -> dict[str, float]:
-        """Fill the gap of a text, marked by the masked LM's mask token: the likeliest words and their probabilities.
+    def fill(
+        self, text: str, k: int = DEFAULT_K, *, prompt: str | None = None, top: int = 5
+    ) -> dict[str, float]:
+        """Fill the gap of a text, the masked LM's mask token: the likeliest words and their
+        probabilities.
 
         Raises:
             VLMIGError: a causal LM; not exactly one gap.
         """
         gap = self.tokenizer.mask_token
         if not isinstance(self.model, VLMIGForMaskedLM) or text.count(gap) != 1:
-            raise VLMIGError(f"cannot fill {text!r}; expected a masked LM and a text with one {gap or '[MASK]'}")
+            raise VLMIGError(
+                f"cannot fill {text!r}; expected a masked LM and a text with one {gap or '[MASK]'}"
+            )
         visuals = self.imagine([prompt or text], k, policy="question" if prompt else None)[0]
-        return self._likely(text, visuals, top)
+        return self.scorer.likely(text, visuals, top)
 
-    @torch.inference_mode()
-    def _likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:
-        """Return the likeliest next words, or words for a masked LM's gap, with their probabilities."""
-        ids = self._ids(context, visuals)
-        masked = isinstance(self.model, VLMIGForMaskedLM)
-        job = Job(0, ids, [(0, [0])], ids.index(self.tokenizer.mask_token_id) if masked else None)
-        reading = read_jobs(self.model, [job], self.pad, self._shown([ids], [visuals]))
-        return likely_words(self.tokenizer, self._predict(reading, visuals)[0, -1].exp(), count)
+    def loglikelihood(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        k: int | str | None = None,
+        *,
+        images: Sequence[Pictures] | None = None,
+        seed: int = 0,
+        per: str = "token",
+        batch: int = 32,
+        visuals: Sequence[Visuals] | None = None,
+    ) -> list[float]:
+        """Return log p(continuation | context) of each pair; images are imagined by the
+        checkpoint's ``prompt_policy``.
+
+        Continuations are scored verbatim, adding no leading space. A masked LM gives the
+        pseudo-log-likelihood.
+
+        Args:
+            k: imagined images; 6 when None, or none with ``images``. ``auto``: as many as are
+                needed to choose between the continuations of one context.
+            images: the images given for each context, see ``look``.
+            per: ``token`` mixes at every token (as ``generate`` does); ``sequence`` mixes the
+                continuation's whole probabilities, one per image. They differ from two tokens on.
+            visuals: from ``imagine`` or ``look``, instead of k and images.
+
+        Raises:
+            VLMIGError: another ``per``; ``auto`` and a context with only one continuation, or with
+                images.
+        """
+        if per not in ("token", "sequence"):
+            raise VLMIGError(f"per={per!r}; expected token or sequence")
+        questions: dict[str, list[str]] = {}
+        for context, continuation in pairs:
+            questions.setdefault(context, []).append(continuation)
+        decides = images is None and all(len(options) > 1 for options in questions.values())
+        count = parse_k(k, self.config.auto, decides)
+        if isinstance(count, Stopping):
+            texts = list(questions)
+
+            def draw(members: Sequence[int], number: int) -> list[Visuals]:
+                return self.imagine([texts[i] for i in members], number, seed, policy=None)
+
+            mixture = Mixture.of(self.config)
+            safe = score_until_safe(self.scorer, list(questions.items()), count, mixture, draw)
+            chosen = dict(zip(texts, (scores.visuals for scores in safe), strict=True))
+            visuals = [chosen[context] for context, _ in pairs]
+        elif visuals is None:
+            contexts, continuations = (
+                [context for context, _ in pairs],
+                [option for _, option in pairs],
+            )
+            visuals = self.images.for_texts(contexts, count, seed, images, continuations)
+        return self.scorer.loglikelihood(pairs, visuals, per, batch)
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        k: int | None = None,
+        *,
+        images: Sequence[Pictures] | None = None,
+        seed: int = 0,
+        batch: int = 8,
+        visuals: Sequence[Visuals] | None = None,
+        **settings: Any,
+    ) -> list[str]:
+        """Continue each prompt, its images mixed in at every token; ``settings`` go to
+        transformers' ``generate``.
+
+        With ``num_return_sequences`` each prompt gives as many texts, one after another.
+
+        Args:
+            k: imagined images; 6 when None, or none with ``images``.
+            images: the images given for each prompt, see ``look``.
+            visuals: from ``imagine`` or ``look``, instead of k and images; the first k of each are
+                used.
+
+        Raises:
+            VLMIGError: a masked LM; no room for the answer.
+        """
+        self.scorer.causal("generate")
+        if visuals is None:
+            visuals = self.images.for_texts(prompts, k, seed, images)
+        elif k is not None:
+            visuals = [chosen.first(k) for chosen in visuals]
+        return self.scorer.generate(prompts, visuals, batch, **settings)
+
+
+def _check(question: str, choices: Sequence[str] | None) -> None:
+    if not question.strip():
+        raise VLMIGError(
+            'the question is empty; ask something, e.g. "What is the color of a banana?"'
+        )
+    if choices is not None and len(set(choices)) < 2:
+        raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")

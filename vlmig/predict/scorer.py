@@ -1,8 +1,9 @@
-"""Reader: a model with its tokenizer that scores and continues texts beside pictures, batched."""
+"""Scorer: from texts and their images to scores, log-likelihoods and generated text, batched."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -12,29 +13,77 @@ from torch import Tensor
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
-from vlmig.models.mixture import image_trust
-from vlmig.models.modeling import VLMIGForCausalLM
+from vlmig.models.config import IMAGE, VLMIGConfig
+from vlmig.models.mixture import Mixture
+from vlmig.models.modeling import Model, VLMIGForCausalLM, VLMIGForMaskedLM
 from vlmig.models.text_states import Reading
 from vlmig.predict.batching import (
-    Job,
-    alike,
-    collect_jobs,
-    mix_reading,
-    part,
-    read_jobs,
+    Batch,
+    add_mixed,
+    add_scores,
     read_padded,
+    read_requests,
     read_shared,
-    score_reading,
+    same_size,
+    split_shared,
 )
-from vlmig.predict.images import Looker
+from vlmig.predict.images import VisualCache
 from vlmig.predict.scores import Scores
-from vlmig.processing.image_tokens import places_of, refuse_marks, stacked, written
-from vlmig.processing.tokens import cut_left, pad_left, spaced
-from vlmig.vision import Pictures
+from vlmig.processing.conversation import (
+    THINKING,
+    Conversation,
+    refuse_placeholders,
+    with_placeholders,
+    without_placeholders,
+)
+from vlmig.processing.tokens import (
+    ImageTokens,
+    ScoreRequest,
+    cut_left,
+    likely_words,
+    pad_rows,
+    score_requests,
+    spaced,
+)
+
+ANSWER_TOKENS = 128
+"""The most tokens of an answer in words."""
 
 
-class Reader(Looker):
-    """Texts beside pictures: their log-probabilities, and how they go on."""
+class Scorer:
+    """Scores and continues texts, each with its images.
+
+    Args:
+        model: base LM with adapter.
+        tokenizer: the base LM's.
+        visual_cache: encodes images for the fusion layer.
+    """
+
+    def __init__(self, model: Model, tokenizer: Any, visual_cache: VisualCache) -> None:
+        self.model, self.tokenizer, self.visual_cache = model, tokenizer, visual_cache
+        self.config: VLMIGConfig = model.config
+        self.image_tokens = ImageTokens.of(self.config)
+
+    @property
+    def pad(self) -> int:
+        """The token that fills rows."""
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else self.tokenizer.eos_token_id
+
+    def causal(self, wanted: str) -> VLMIGForCausalLM:
+        """Return the model.
+
+        Args:
+            wanted: what needs a causal LM.
+
+        Raises:
+            VLMIGError: a masked LM.
+        """
+        if not isinstance(self.model, VLMIGForCausalLM):
+            raise VLMIGError(
+                f"{wanted} needs a causal LM, this is a masked one; use ask, fill or loglikelihood"
+            )
+        return self.model
 
     def score(
         self,
@@ -45,209 +94,248 @@ class Reader(Looker):
         verbatim: bool = False,
         first: bool = False,
     ) -> list[Scores]:
-        """Score each context's candidates beside each of its pictures, and with those that are shown in it.
+        """Score each context's candidates with text alone and with each of its images; images in
+        the text are always read.
 
         Args:
-            visuals: from ``imagine`` or ``look``.
-            verbatim: take candidates letter by letter; otherwise one that does not begin with a space gets one in front.
+            visuals: from ``VLMIG.imagine`` or ``VLMIG.look``.
+            verbatim: score candidates verbatim, adding no leading space.
             first: score each candidate's first sub-token only, as published.
 
         Raises:
             VLMIGError: an empty candidate.
         """
         choices = choices if verbatim else spaced(choices)
-        results = [Scores.zero(len(own), seen.alignment.numpy()) for own, seen in zip(choices, visuals, strict=True)]
+        results = []
+        for options, images in zip(choices, visuals, strict=True):
+            results.append(Scores.zero(len(options), images.alignment.numpy()))
         with torch.inference_mode():
-            for rows, seen, reading in self.readings(contexts, choices, visuals, batch, first):
-                score_reading(self.model, reading, rows, self.sights(seen), results)
+            for group in self.batches(contexts, choices, visuals, batch, first):
+                add_scores(self.model, group, self.visual_cache(group.visuals), results)
         return results
 
-    def readings(
+    def text_only(
+        self, context: str, candidates: Sequence[str], visuals: Visuals, scores: Scores
+    ) -> np.ndarray:
+        """Return the candidates' log-probabilities without any image, those in the text removed
+        too, (C,).
+
+        Args:
+            scores: of these candidates, with the images.
+        """
+        if not len(visuals.shown):
+            return scores.text
+        none = replace(visuals.first(0), shown=visuals.shown[:0])
+        bare = without_placeholders(context)
+        return self.score([bare], [candidates], [none], verbatim=True)[0].text
+
+    def batches(
         self,
         contexts: Sequence[str],
         choices: Sequence[Sequence[str]],
         visuals: Sequence[Visuals],
         batch: int = 32,
         first: bool = False,
-    ) -> Iterator[tuple[list[Job], list[Visuals], Reading]]:
-        """Read jobs of similar length, and with as many pictures beside them, together: (jobs, their pictures, what was read)."""
-        early = self.config.images_in_text
-        refuse_marks([option for own in choices for option in own] if early else [], "pictures stand in the context")
-        texts = [self._written(context, seen) for context, seen in zip(contexts, visuals, strict=True)]
-        limits = [self._limit(seen) for seen in visuals]
-        jobs = collect_jobs(self.model, self.tokenizer, texts, choices, first, limits)
-        alone, shared = part(self.model, sorted(jobs, key=lambda job: len(job.ids)))
-        for families in self._together(shared, visuals, max(1, batch // max(map(len, shared), default=1))):
-            rows = list(chain(*families))
-            reading = read_shared(self._causal("a shared context"), families, self.pad)
+    ) -> Iterator[Batch]:
+        """Read candidates in batches of similar length and equally many images."""
+        requests = self._requests(contexts, choices, visuals, first)
+        requests.sort(key=lambda request: len(request.ids))
+        single, shared = split_shared(self.model, requests)
+        batch = 1 if self.model.padding_counts else batch
+        largest = max((len(group) for group in shared), default=1)
+        for groups in self._same_images(shared, visuals, max(1, batch // largest)):
+            reading = read_shared(self.causal("a shared context"), groups, self.pad)
+            members = list(chain(*groups))
             if reading is None:
-                alone += rows
+                single += members
             else:
-                yield rows, [visuals[job.context] for job in rows], reading
-        for singles in self._together([[job] for job in alone], visuals, batch):
-            rows = list(chain(*singles))
-            seen = [visuals[job.context] for job in rows]
-            shown = self._shown([job.ids for job in rows], seen)
-            yield rows, seen, read_jobs(self.model, rows, self.pad, shown)
+                yield Batch(members, [visuals[request.context] for request in members], reading)
+        for groups in self._same_images([[request] for request in single], visuals, batch):
+            members = list(chain(*groups))
+            images = [visuals[request.context] for request in members]
+            shown = self._shown([request.ids for request in members], images)
+            yield Batch(members, images, read_requests(self.model, members, self.pad, shown))
 
-    def _together(
-        self, families: Sequence[list[Job]], visuals: Sequence[Visuals], batch: int
-    ) -> Iterator[list[list[Job]]]:
-        """Yield some families of jobs at a time, with as many pictures beside them."""
-        for places in self._batches([visuals[own[0].context] for own in families], batch):
-            yield [families[place] for place in places]
+    def _requests(
+        self,
+        contexts: Sequence[str],
+        choices: Sequence[Sequence[str]],
+        visuals: Sequence[Visuals],
+        first: bool,
+    ) -> list[ScoreRequest]:
+        if self.image_tokens is not None:
+            refuse_placeholders(list(chain(*choices)), "which is only allowed in the context")
+        texts = [
+            self._expanded(text, images) for text, images in zip(contexts, visuals, strict=True)
+        ]
+        limits = [self.limit(images) for images in visuals]
+        masked = isinstance(self.model, VLMIGForMaskedLM)
+        return score_requests(
+            self.tokenizer, texts, choices, limits, self.image_tokens, masked=masked, first=first
+        )
 
-    def _batches(self, visuals: Sequence[Visuals], batch: int) -> Iterator[list[int]]:
-        """Yield numbers of texts with as many pictures beside them, in batches."""
-        return alike([len(seen.features) for seen in visuals], 1 if self.model.padding_counts else batch)
+    @staticmethod
+    def _same_images(
+        groups: Sequence[list[ScoreRequest]], visuals: Sequence[Visuals], batch: int
+    ) -> Iterator[list[list[ScoreRequest]]]:
+        """Yield groups of requests with equally many images, at most ``batch`` groups at a time."""
+        counts = [len(visuals[group[0].context].features) for group in groups]
+        for members in same_size(counts, batch):
+            yield [groups[i] for i in members]
 
-    def _written(self, text: str, seen: Visuals) -> str:
-        """Write the places of a text's shown pictures out."""
-        return written(text, len(seen.shown), self.config)
+    def _expanded(self, text: str, visuals: Visuals) -> str:
+        """Write a text with all placeholder tokens of its images."""
+        if self.image_tokens is None:
+            return text
+        return self.image_tokens.expand(with_placeholders(text, len(visuals.shown)))
 
-    def _shown(self, rows: Sequence[list[int]], seen: Sequence[Visuals]) -> Tensor | None:
-        """Stack the pictures that are shown in texts, (B, M, P, C); None without any."""
-        return stacked(rows, [own.shown for own in seen], places_of(self.config))
+    def _shown(self, rows: Sequence[list[int]], visuals: Sequence[Visuals]) -> Tensor | None:
+        """Stack the features of the images in the texts, (B, M, P, C); None without any."""
+        if self.image_tokens is None:
+            return None
+        return self.image_tokens.stack(rows, [images.shown for images in visuals])
 
-    def _limit(self, seen: Visuals) -> int | None:
-        """Return how many tokens of a text fit; where pictures are only shown, none has to fit before the text."""
-        alone = len(seen.shown) and not len(seen.features)
-        return self.config.text_limit and self.config.text_limit + (self.config.visual_tokens if alone else 0)
+    def limit(self, visuals: Visuals) -> int | None:
+        """Return how many tokens of a text fit; images in the text leave no room free before it for
+        imagined ones."""
+        limit = self.config.text_limit
+        if limit and len(visuals.shown) and not len(visuals.features):
+            return limit + self.config.visual_tokens
+        return limit
 
-    def _ids(self, text: str, seen: Visuals, kept: int = 0) -> list[int]:
-        """Tokenise a text with its shown pictures, cut so that ``kept`` further tokens fit."""
-        limit = self._limit(seen)
-        ids = self.tokenizer(self._written(text, seen)).input_ids
-        return cut_left(ids, limit and limit - kept, self.tokenizer, places_of(self.config))
-
-    @property
-    def pad(self) -> int:
-        """Return the token that fills rows up."""
-        pad = self.tokenizer.pad_token_id
-        return pad if pad is not None else self.tokenizer.eos_token_id
+    def ids(self, text: str, visuals: Visuals, reserved: int = 0) -> list[int]:
+        """Tokenize a text with its images, cut so that ``reserved`` further tokens fit."""
+        limit = self.limit(visuals)
+        ids = self.tokenizer(self._expanded(text, visuals)).input_ids
+        return cut_left(ids, limit and limit - reserved, self.tokenizer, self.image_tokens)
 
     @torch.inference_mode()
     def token_log_probs(self, text: str, visuals: Visuals, ks: Sequence[int]) -> list[Tensor]:
-        """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,), for each number of pictures.
+        """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,),
+        for each k of ``ks``.
 
-        The places of shown pictures are no words, and are left out.
+        Placeholder tokens are no words and are left out.
         """
-        model, ids, places = self._causal("token_log_probs"), self._ids(text, visuals), places_of(self.config)
-        asked = [i for i in range(1, len(ids)) if places is None or ids[i] != places.token]
+        model, ids = self.causal("token_log_probs"), self.ids(text, visuals)
+        placeholder = None if self.image_tokens is None else self.image_tokens.placeholder
+        positions = [i for i in range(1, len(ids)) if ids[i] != placeholder]
         reading = read_padded(model, [ids], len(ids), self.pad, self._shown([ids], [visuals]))
-        targets = torch.tensor([ids[i] for i in asked], device=model.device)[:, None]
-        before = torch.tensor(asked, device=model.device) - 1
-        return [self._predict(reading, visuals.first(k))[0, before].gather(1, targets)[:, 0] for k in ks]
+        targets = torch.tensor([ids[i] for i in positions], device=model.device)[:, None]
+        before = torch.tensor(positions, device=model.device) - 1
+        values = []
+        for k in ks:
+            log_probs = self.predict(reading, [visuals.first(k)])[0]
+            values.append(log_probs[before].gather(1, targets)[:, 0])
+        return values
 
-    def _causal(self, wanted: str) -> VLMIGForCausalLM:
-        if not isinstance(self.model, VLMIGForCausalLM):
-            raise VLMIGError(f"{wanted} needs a causal LM, this is a masked one; use ask, fill or loglikelihood")
-        return self.model
-
-    def _predict(self, reading: Reading, visuals: Visuals) -> Tensor:
-        """Mix with the pictures by the checkpoint's rule; without pictures, the LM's own prediction."""
-        visual = self.sights([visuals])
+    def predict(self, reading: Reading, visuals: Sequence[Visuals]) -> Tensor:
+        """Predict the next token of every position, (B, T, V), by the checkpoint's mixture; by the
+        LM alone without images."""
+        visual = self.visual_cache(visuals)
         if visual is None:
             return self.model.text_log_probs(reading)
         return self.model.mixed(reading, visual, self._trust(visuals))
 
-    def _trust(self, visuals: Visuals) -> Tensor:
-        """Return the trust in one prompt's pictures, (1, K)."""
-        trust = image_trust(self.config.weights, visuals.alignment, self.config.alignment_floor)
-        return trust[None].to(self.model.device)
+    def _trust(self, visuals: Sequence[Visuals]) -> Tensor:
+        """Return the trust in each image, (B, K)."""
+        alignment = torch.stack([images.alignment for images in visuals])
+        return Mixture.of(self.config).trust(alignment).to(self.model.device)
+
+    @torch.inference_mode()
+    def likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:
+        """Return the likeliest next words, or words for a masked LM's gap, with their
+        probabilities."""
+        ids = self.ids(context, visuals)
+        gap = (
+            ids.index(self.tokenizer.mask_token_id)
+            if isinstance(self.model, VLMIGForMaskedLM)
+            else None
+        )
+        request = ScoreRequest(0, ids, [(0, [0])], gap)
+        reading = read_requests(self.model, [request], self.pad, self._shown([ids], [visuals]))
+        return likely_words(self.tokenizer, self.predict(reading, [visuals])[0, -1].exp(), count)
 
     def loglikelihood(
         self,
         pairs: Sequence[tuple[str, str]],
-        k: int | None = None,
-        *,
-        images: Sequence[Pictures] | None = None,
-        seed: int = 0,
+        visuals: Sequence[Visuals],
         per: str = "token",
         batch: int = 32,
-        visuals: Sequence[Visuals] | None = None,
     ) -> list[float]:
-        """Return log p(continuation | context) of each pair; pictures show what the ``prompt_policy`` says.
-
-        Continuations are taken letter by letter, leading space included. A masked LM gives the pseudo-log-likelihood.
-
-        Args:
-            k: imagined pictures; 6 when None, or none beside ``images``.
-            images: pictures that are given for each context, see ``look``.
-            per: ``token`` mixes at every token (what ``generate`` follows); ``sequence`` mixes the continuation's whole
-                probabilities, one per picture. They differ from two tokens on.
-            visuals: from ``imagine`` or ``look``, instead of k and images.
-
-        Raises:
-            VLMIGError: another ``per``.
-        """
-        if per not in ("token", "sequence"):
-            raise VLMIGError(f"per={per!r}; expected token or sequence")
-        contexts, choices = [context for context, _ in pairs], [[continuation] for _, continuation in pairs]
-        if visuals is None:
-            visuals = self._seen(contexts, k, seed, images, [own for _, own in pairs])
+        """Return log p(continuation | context) of each pair, see ``VLMIG.loglikelihood``."""
+        contexts, choices = (
+            [context for context, _ in pairs],
+            [[continuation] for _, continuation in pairs],
+        )
         if per == "sequence":
-            scored = self.score(contexts, choices, visuals, batch, verbatim=True)
-            return [float(own.sequences(len(own.per_image), *self.config.setting())[0]) for own in scored]
+            mixture, sums = Mixture.of(self.config), []
+            for scores in self.score(contexts, choices, visuals, batch, verbatim=True):
+                sums.append(float(scores.sequences(len(scores.per_image), mixture)[0]))
+            return sums
         values = np.zeros(len(pairs))
         with torch.inference_mode():
-            for rows, seen, reading in self.readings(contexts, choices, visuals, batch):
-                trust = torch.cat([self._trust(own) for own in seen])
-                mix_reading(self.model, reading, rows, self.sights(seen), trust, values)
-        return [float(value) for value in values]
+            for group in self.batches(contexts, choices, visuals, batch):
+                visual = self.visual_cache(group.visuals)
+                add_mixed(self.model, group, visual, self._trust(group.visuals), values)
+        return values.tolist()
 
     def generate(
-        self,
-        prompts: Sequence[str],
-        k: int | None = None,
-        *,
-        images: Sequence[Pictures] | None = None,
-        seed: int = 0,
-        batch: int = 8,
-        visuals: Sequence[Visuals] | None = None,
-        **settings: Any,
+        self, prompts: Sequence[str], visuals: Sequence[Visuals], batch: int = 8, **settings: Any
     ) -> list[str]:
-        """Continue each prompt, its pictures mixed in at every token; ``settings`` go to ``generate``.
-
-        With ``num_return_sequences`` each prompt gives as many texts, one after another.
-
-        Args:
-            k: imagined pictures; 6 when None, or none beside ``images``.
-            images: pictures that are given for each prompt, see ``look``.
-            visuals: from ``imagine`` or ``look``, instead of all that; the first k of each are used.
-
-        Raises:
-            VLMIGError: a masked LM; no room for the answer.
-        """
-        model, count = self._causal("generate"), settings.setdefault("max_new_tokens", 20)
-        visuals = (
-            self._seen(prompts, k, seed, images)
-            if visuals is None
-            else [v if k is None else v.first(k) for v in visuals]
-        )
-        for room in {self._limit(seen) for seen in visuals} - {None}:
+        """Continue each prompt, its images mixed in at every token, see ``VLMIG.generate``."""
+        model, count = self.causal("generate"), settings.setdefault("max_new_tokens", 20)
+        for images in visuals:
+            room = self.limit(images)
             if room is not None and count >= room:
                 raise VLMIGError(f"max_new_tokens={count}; this model has {room} places")
         texts: dict[int, list[str]] = {}
-        for members in self._batches(visuals, batch):
-            seen = [visuals[i] for i in members]
-            inputs = self._inputs([self._ids(prompts[i], visuals[i], count) for i in members], seen)
+        batch = 1 if self.model.padding_counts else batch
+        for members in same_size([len(images.features) for images in visuals], batch):
+            rows = [self.ids(prompts[i], visuals[i], count) for i in members]
+            inputs = self._inputs(rows, [visuals[i] for i in members])
             with torch.inference_mode():
                 output = model.generate(**inputs, pad_token_id=self.pad, **settings)
             output = output[:, inputs["input_ids"].shape[1] :].unflatten(0, (len(members), -1))
-            texts |= {
-                i: self.tokenizer.batch_decode(own, skip_special_tokens=True)
-                for i, own in zip(members, output, strict=True)
-            }
-        return [text for i in range(len(prompts)) for text in texts[i]]
+            for i, sequences in zip(members, output, strict=True):
+                texts[i] = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+        return list(chain(*(texts[i] for i in range(len(prompts)))))
 
-    def _inputs(self, rows: list[list[int]], seen: list[Visuals]) -> dict[str, Tensor]:
-        """Put token ids and pictures into the model's inputs."""
-        inputs = pad_left(rows, self.pad, self.model.device)
-        shown, features = self._shown(rows, seen), torch.stack([own.features for own in seen])
+    def think(
+        self,
+        conversation: Conversation,
+        visuals: Visuals,
+        max_new_tokens: int | None,
+        **settings: Any,
+    ) -> str:
+        """Write the chain of thought before the last answer."""
+        start = conversation.begin_answer(THINKING)
+        return self.answer(conversation, start, visuals, max_new_tokens, **settings)
+
+    def answer(
+        self,
+        conversation: Conversation,
+        text: str,
+        visuals: Visuals,
+        max_new_tokens: int | None,
+        **settings: Any,
+    ) -> str:
+        """Continue ``text``, which begins an answer of the conversation, up to the answer's end."""
+        room = self.limit(visuals) or 4 * ANSWER_TOKENS
+        stop = conversation.stop
+        defaults = {"do_sample": False, "stop_strings": [stop], "tokenizer": self.tokenizer}
+        settings = {**defaults, **settings}
+        settings["max_new_tokens"] = max_new_tokens or min(ANSWER_TOKENS, room // 4)
+        answer = self.generate([text], [visuals], **settings)[0]
+        return answer.partition(stop)[0].replace(IMAGE, "").strip()
+
+    def _inputs(self, rows: list[list[int]], visuals: list[Visuals]) -> dict[str, Tensor]:
+        """Combine token ids and images to the model's inputs."""
+        inputs = pad_rows(rows, self.pad, self.model.device)
+        shown = self._shown(rows, visuals)
         if shown is not None:
             inputs["shown_features"] = shown.to(self.model.device)
+        features = torch.stack([images.features for images in visuals])
         if features.shape[1]:
             inputs["visual_features"] = features.to(self.model.device)
-            inputs["image_weights"] = torch.cat([self._trust(own) for own in seen])
+            inputs["image_weights"] = self._trust(visuals)
         return inputs

@@ -1,23 +1,21 @@
-"""Scores of candidates, from text alone, beside each picture and beside an empty one, and how they are mixed."""
+"""Scores of candidates: with text alone, with each image and with a blank image; and their
+mixture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from vlmig.models.mixture import image_trust, mix
-
-Setting = tuple[str, str, float, float, float]
-"""Mixing rule, kind of weights, strength, doubt and alignment floor, see ``VLMIGConfig.setting``."""
+from vlmig.models.mixture import Mixture
 
 
 @dataclass
 class Scores:
-    """Log-probabilities of C candidates."""
+    """Log-probabilities of C candidates. Any number of images and any mixture is computed from them
+    afterwards."""
 
     text: np.ndarray
     """log p_0, (C,)."""
@@ -26,95 +24,111 @@ class Scores:
     blank: np.ndarray
     """log p_blank, (C,)."""
     alignment: np.ndarray
-    """Cosine of each picture with its prompt, (K,); (K, C) where every candidate has pictures of its own."""
+    """CLIP similarity of each image and its prompt, (K,); (K, C) where each candidate has its own
+    images."""
 
     @classmethod
     def zero(cls, candidates: int, alignment: np.ndarray) -> Scores:
-        """Make room for the scores of candidates beside pictures of these cosines."""
-        return cls(np.zeros(candidates), np.zeros((len(alignment), candidates)), np.zeros(candidates), alignment)
+        """Return zeros, to which the log-probabilities of tokens are added, for images of these
+        CLIP similarities."""
+        return cls(
+            np.zeros(candidates),
+            np.zeros((len(alignment), candidates)),
+            np.zeros(candidates),
+            alignment,
+        )
 
     @classmethod
-    def joined(cls, parts: Sequence[Scores]) -> Scores:
-        """Put candidates together that were scored apart, each beside its own pictures; one part stays as it is."""
-        if len(parts) == 1:
-            return parts[0]
-        names = ("text", "per_image", "blank")
-        text, images, blank = (np.concatenate([getattr(part, name) for part in parts], -1) for name in names)
-        return cls(text, images, blank, np.stack([part.alignment for part in parts], -1))
+    def joined(cls, groups: Sequence[Scores]) -> Scores:
+        """Join candidates that were scored separately, each with its own images; a single group
+        stays as it is."""
+        if len(groups) == 1:
+            return groups[0]
+        text = np.concatenate([group.text for group in groups], -1)
+        per_image = np.concatenate([group.per_image for group in groups], -1)
+        blank = np.concatenate([group.blank for group in groups], -1)
+        return cls(text, per_image, blank, np.stack([group.alignment for group in groups], -1))
 
     def one(self, question: int) -> Scores:
-        """Take a question out of Q that lie beside each other: (Q, C), (K, Q, C), (Q, C), (K, Q)."""
-        own = question
-        return Scores(self.text[own], self.per_image[:, own], self.blank[own], self.alignment[:, own])
+        """Select one of Q stacked questions, whose arrays are (Q, C), (K, Q, C), (Q, C), (K, Q)."""
+        i = question
+        return Scores(self.text[i], self.per_image[:, i], self.blank[i], self.alignment[:, i])
 
     def alone(self, k: int) -> Scores:
-        """Ask the same question k times, each time beside another one of the first k pictures."""
-        text, blank = (np.repeat(own[None], k, 0) for own in (self.text, self.blank))
+        """Stack the same question k times, each time with a single one of the first k images."""
+        text, blank = np.repeat(self.text[None], k, 0), np.repeat(self.blank[None], k, 0)
         return Scores(text, self.per_image[None, :k], blank, self.alignment[None, :k])
 
-    def beside(self, more: Scores) -> Scores:
-        """Put the pictures of the same candidates behind each other, those of ``more`` last; it knows the empty picture, too."""
+    def extended(self, more: Scores) -> Scores:
+        """Append the images of ``more``, scores of the same candidates; the blank image's scores
+        come from ``more``."""
         images = np.concatenate([self.per_image, more.per_image])
-        return Scores(self.text, images, more.blank, np.concatenate([self.alignment, more.alignment]))
-
-    def first(self, k: int) -> Scores:
-        """Keep the first k pictures."""
-        return self.split(k)[0]
+        return Scores(
+            self.text, images, more.blank, np.concatenate([self.alignment, more.alignment])
+        )
 
     def split(self, k: int) -> tuple[Scores, Scores]:
-        """Part the first k pictures from the others, where two sets were scored in one pass."""
+        """Separate the first k images from the others, where two sets were scored in one pass."""
         return (
             Scores(self.text, self.per_image[:k], self.blank, self.alignment[:k]),
             Scores(self.text, self.per_image[k:], self.blank, self.alignment[k:]),
         )
 
-    def loglikelihoods(self, k: int, *setting: Any, trust: np.ndarray | None = None) -> np.ndarray:
-        """Share the text's whole probability of the candidates out as the mixture says: (C,); k = 0 gives log p_0 itself."""
-        return (
-            self.mixed(k, *setting, trust=trust) + np.logaddexp.reduce(self.text, -1, keepdims=True) if k else self.text
-        )
-
-    def mixed(
-        self,
-        k: int,
-        rule: str,
-        weights: str,
-        strength: float,
-        doubt: float,
-        floor: float,
-        *,
-        trust: np.ndarray | None = None,
+    def loglikelihoods(
+        self, k: int, mixture: Mixture, trust: np.ndarray | None = None
     ) -> np.ndarray:
-        """Mix the first k pictures' distributions over the candidates: log-probabilities, (C,); k = 0 is text-only.
+        """Divide the candidates' total text-only probability among them by the mixture, (C,); k = 0
+        gives log p_0."""
+        if not k:
+            return self.text
+        return self.mixed(k, mixture, trust) + np.logaddexp.reduce(self.text, -1, keepdims=True)
 
-        A candidate of several tokens counts with its whole probability (the mixture is per sequence); every
-        distribution is normalised over the candidates first, since the answer is one of them.
+    def mixed(self, k: int, mixture: Mixture, trust: np.ndarray | None = None) -> np.ndarray:
+        """Mix the first k images' distributions over the candidates: log-probabilities, (C,); k = 0
+        is text-only.
+
+        A candidate of several tokens counts with its whole probability (the mixture is per
+        sequence). Every distribution is first normalized over the candidates, since the answer is
+        one of them.
 
         Args:
-            trust: in each picture, (K,), instead of what ``weights`` makes of the alignment.
+            trust: in each image, (K,), instead of what ``Mixture.trust`` makes of the alignment.
         """
-        text, blank = (torch.from_numpy(x).log_softmax(-1) for x in (self.text, self.blank))
+        text = torch.from_numpy(self.text).log_softmax(-1)
+        blank = torch.from_numpy(self.blank).log_softmax(-1)
         images = torch.from_numpy(self.per_image[:k]).log_softmax(-1)
         if trust is None:
-            shares = image_trust(weights, torch.from_numpy(self.alignment[:k]).movedim(0, -1), floor)
+            shares = mixture.trust(torch.from_numpy(self.alignment[:k]).movedim(0, -1))
         else:
             shares = torch.from_numpy(trust[:k]).movedim(0, -1)
-        settings: dict[str, Any] = {"strength": strength, "doubt": doubt, "by_entropy": weights == "entropy"}
-        return mix(text, images, shares, rule, blank=blank, **settings).numpy()
+        return mixture.combine(text, images, shares, blank).numpy()
 
-    def sequences(self, k: int, rule: str, weights: str, strength: float, doubt: float, floor: float) -> np.ndarray:
-        """Mix each candidate's whole log-probability on its own: (C,) log-probabilities, not normalised over candidates.
+    def sequences(self, k: int, mixture: Mixture) -> np.ndarray:
+        """Mix each candidate's whole log-probability by itself: (C,) log-probabilities, not
+        normalized over candidates.
 
-        A rule that needs a distribution gets the two outcomes "exactly this text" and "anything else".
+        A rule that needs a distribution gets the two outcomes "exactly this text" and "anything
+        else".
         """
-        alone = [
-            Scores(_or_else(self.text[c]), _or_else(self.per_image[:, c]), _or_else(self.blank[c]), self.alignment)
-            for c in range(len(self.text))
-        ]
-        return np.array([pair.mixed(k, rule, weights, strength, doubt, floor)[0] for pair in alone])
+        values = []
+        for c in range(len(self.text)):
+            pair = Scores(
+                _or_else(self.text[c]),
+                _or_else(self.per_image[:, c]),
+                _or_else(self.blank[c]),
+                self.alignment,
+            )
+            values.append(pair.mixed(k, mixture)[0])
+        return np.array(values)
+
+
+def normalized(log_probs: np.ndarray) -> np.ndarray:
+    """Turn log-probabilities into probabilities of the candidates in the last axis, (..., C)."""
+    probabilities = np.exp(log_probs - log_probs.max(-1, keepdims=True))
+    return probabilities / probabilities.sum(-1, keepdims=True)
 
 
 def _or_else(log_probability: np.ndarray) -> np.ndarray:
-    """Put log(1 - p) beside log p, (...) -> (..., 2)."""
+    """Put log(1 - p) next to log p, (...) -> (..., 2)."""
     clipped = np.minimum(log_probability, -1e-12)
     return np.stack([clipped, np.log(-np.expm1(clipped))], -1)

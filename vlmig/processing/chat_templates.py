@@ -1,4 +1,5 @@
-"""Conversations as text: how turns are put for a language model, and which parts of the text are its answers."""
+"""Conversations as text: how turns are put for a language model, and which parts of the text are
+its answers."""
 
 from __future__ import annotations
 
@@ -42,14 +43,15 @@ class Template:
     between: str = ""
     """Between an answer and the next question."""
     system: str = ""
-    """What is said first when nothing else is given. Part of the format: checkpoints saw this very sentence in training."""
+    """What is said first when nothing else is given. Part of the format: checkpoints saw this very
+    sentence in training."""
     opening: str = "{}"
     """The system's text."""
     inside: bool = False
     """Whether the system's text stands at the begin of the first question rather than before it."""
     pictures: str = "kept"
-    """``kept``: where they are in the question; ``first``: those it begins with stand before all of ``user``;
-    ``only``: the question is its pictures, and its text is dropped."""
+    """``kept``: where they are in the question; ``first``: those it begins with stand before all of
+    ``user``; ``only``: the question is its pictures, and its text is dropped."""
 
 
 TEMPLATES = {
@@ -87,11 +89,14 @@ TEMPLATES = {
         opening="<|im_start|>system\n{}<|im_end|>\n",
     ),
 }
-"""``plain``: pictures and answer, for captions. ``question``: the short form that small LMs understand. ``vicuna``: LLaVA 1.5;
-``vicuna_v0``: LLaVA 1.0. ``llama2``, ``chatml``: LMs trained on these."""
+"""``plain``: pictures and answer, for captions. ``question``: the short form that small LMs
+understand. ``vicuna``: LLaVA 1.5; ``vicuna_v0``: LLaVA 1.0. ``llama2``, ``chatml``: LMs trained on
+these."""
 
 
-def render(turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None) -> tuple[str, Spans]:
+def render(
+    turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None
+) -> tuple[str, Spans]:
     """Write a conversation that ends with an answer.
 
     The text begins with what ``prompt`` writes of all turns but the last.
@@ -103,11 +108,12 @@ def render(turns: Sequence[Turn], template: str, tokenizer: Any = None, system: 
         system: what is said first, in place of the template's own; ``""`` is nothing.
 
     Returns:
-        The text, and what of it a model has to write: each answer from the end of what asks for it (so with a blank that
-        stands there) to the end of its stop mark.
+        The text, and what of it a model has to write: each answer from the end of what asks for it
+        (so with a blank that stands there) to the end of its stop mark.
 
     Raises:
-        VLMIGError: an unknown template, turns in another order or without text, or a chat template that does not write them.
+        VLMIGError: an unknown template, turns in another order or without text, or a chat template
+            that does not write them.
     """
     _check(turns, template, "assistant")
     if template == TOKENIZER:
@@ -115,7 +121,9 @@ def render(turns: Sequence[Turn], template: str, tokenizer: Any = None, system: 
     return _write(turns, TEMPLATES[template], system)
 
 
-def prompt(turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None) -> str:
+def prompt(
+    turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None
+) -> str:
     """Write a conversation that ends with a question, so that an answer can follow.
 
     Args:
@@ -125,7 +133,8 @@ def prompt(turns: Sequence[Turn], template: str, tokenizer: Any = None, system: 
         system: what is said first, in place of the template's own; ``""`` is nothing.
 
     Raises:
-        VLMIGError: an unknown template, turns in another order or without text, or a chat template that does not write them.
+        VLMIGError: an unknown template, turns in another order or without text, or a chat template
+            that does not write them.
     """
     _check(turns, template, "user")
     if template == TOKENIZER:
@@ -138,7 +147,8 @@ def stop_of(template: str, tokenizer: Any = None) -> str:
 
     Args:
         template: one of ``TEMPLATES``, or ``tokenizer``.
-        tokenizer: for the template of that name; its end token, where the template writes nothing behind an answer.
+        tokenizer: for the template of that name; its end token, where the template writes nothing
+            behind an answer.
     """
     if template != TOKENIZER:
         return TEMPLATES[template].stop
@@ -151,7 +161,9 @@ def _check(turns: Sequence[Turn], template: str, last: str) -> None:
     """Insist on a known template and on turns that alternate and say something."""
     if template != TOKENIZER and template not in TEMPLATES:
         known = ", ".join((*TEMPLATES, TOKENIZER))
-        raise VLMIGError(f"template {template!r} of a conversation; expected one of {known}; correct it")
+        raise VLMIGError(
+            f"template {template!r} of a conversation; expected one of {known}; correct it"
+        )
     roles = [turn.role for turn in turns]
     if roles != [("user", "assistant")[i % 2] for i in range(len(roles))] or roles[-1:] != [last]:
         raise VLMIGError(
@@ -187,11 +199,14 @@ def _asked(text: str, template: Template, inner: str) -> str:
     if found is None:
         return template.user.format(inner + text)
     marks, rest = IMAGE * found[0].count(IMAGE), text[found.end() :]
-    return marks + (template.user.format(inner + rest) if rest else "")  # a picture alone asks nothing
+    return marks + (
+        template.user.format(inner + rest) if rest else ""
+    )  # a picture alone asks nothing
 
 
 def _render_by(tokenizer: Any, turns: Sequence[Turn], system: str | None) -> tuple[str, Spans]:
-    """Write a conversation by the tokenizer's template, and find its answers by writing it turn by turn."""
+    """Write a conversation by the tokenizer's template, and find its answers by writing it turn by
+    turn."""
     text, spans = _by(tokenizer, turns, system), []
     for i in range(1, len(turns), 2):
         asking, answer = _by(tokenizer, turns[:i], system, asks=True), turns[i].text.strip()
@@ -211,7 +226,8 @@ def _render_by(tokenizer: Any, turns: Sequence[Turn], system: str | None) -> tup
 
 
 def _by(tokenizer: Any, turns: Sequence[Turn], system: str | None, asks: bool = False) -> str:
-    """Apply the tokenizer's own template, less the first token where the tokenizer writes that itself."""
+    """Apply the tokenizer's own template, less the first token where the tokenizer writes that
+    itself."""
     from jinja2 import TemplateError
 
     if not getattr(tokenizer, "chat_template", None):

@@ -1,4 +1,8 @@
-"""How a question becomes the text that its answer follows: turns, demonstrations with pictures, thinking step by step."""
+"""How a question becomes the text that its answer follows: turns, few-shot examples with images, a
+chain of thought.
+
+``<image>`` in a text is a placeholder: the image goes there.
+"""
 
 from __future__ import annotations
 
@@ -11,140 +15,173 @@ from PIL import Image
 from vlmig.errors import VLMIGError
 from vlmig.models.config import IMAGE, VLMIGConfig
 from vlmig.processing.chat_templates import LEADING, Turn, prompt, render, stop_of
-from vlmig.processing.image_tokens import marked, refuse_marks, unmarked
 from vlmig.vision import Pictures, all_opened
 
-
-def framed(question: str, gap: str = "") -> str:
-    """Put a question the way its answer can follow; for a masked LM, with a gap where the answer goes."""
-    text = f"Question: {question} Answer:" if question.endswith("?") else question
-    return text if not gap or gap in text else f"{text} {gap}."
-
-
 Shot = tuple[Pictures, str, str]
-"""A demonstration: pictures (none, one or several), a question, its answer."""
+"""A few-shot example: its images (none, one or several), a question, the answer."""
 THINKING = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is"
+BESIDE_TEXT = "but this model looks at pictures beside the text; leave it out"
 
 
-def refuse_senseless(question: str, choices: Sequence[str] | None) -> None:
-    """Refuse what has no answer.
+def with_placeholders(text: str, images: int, line: bool = False) -> str:
+    """Return a text with a placeholder for each of its images; in one without any, they go first.
+
+    Args:
+        line: give each its line, as LLaVA and VILA put images before a question. Captions and other
+            texts to continue have them directly in front, as in training.
 
     Raises:
-        VLMIGError: an empty question, or fewer than two different choices.
+        VLMIGError: more or fewer placeholders than images.
     """
-    if not question.strip():
-        raise VLMIGError('the question is empty; ask something, e.g. "What is the color of a banana?"')
-    if choices is not None and len(set(choices)) < 2:
-        raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")
+    count = text.count(IMAGE)
+    if count not in (0, images) or count > images:
+        raise VLMIGError(
+            f"{images} pictures for {count} {IMAGE} in {_short(text)}; expected a picture for each {IMAGE}, or none at all"
+        )
+    if count or not images:
+        return text
+    return (f"{IMAGE}\n" * images + text.strip()).strip() if line else IMAGE * images + text
 
 
-@dataclass(frozen=True)
-class Asking:
-    """Settings of ``VLMIG.ask`` that are seldom needed."""
+def without_placeholders(text: str) -> str:
+    """Return the words of a text."""
+    return text.replace(f"{IMAGE}\n", "").replace(IMAGE, "")
 
-    prompt: str | None = None
-    seed: int = 0
-    mix: str | None = None
-    weights: str | None = None
-    max_new_tokens: int | None = None
+
+def refuse_placeholders(texts: Sequence[str], why: str) -> None:
+    """Insist on texts without placeholders.
+
+    Raises:
+        VLMIGError: one has a placeholder.
+    """
+    for text in texts:
+        if IMAGE in text:
+            raise VLMIGError(f"{_short(text)} contains {IMAGE}, {why}")
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """Turns up to a question, with the pictures in them.
+    """Turns up to a question, with their images.
 
-    Pictures stand at the marks of their turn in the order in which they are given; those of a conversation without marks stand
-    before its first question, each on a line of its own.
+    Images go to the placeholders of their turns, in order. Without any placeholder they go before
+    the first question, each on its line.
     """
 
     turns: list[Turn]
-    """Demonstrations first, with a mark for each picture."""
-    pictures: list[Image.Image]
-    """In the order of their marks; beside the text, with late fusion."""
+    """Few-shot examples first, with a placeholder for each image."""
+    images: list[Image.Image]
+    """In the order of their placeholders; with late fusion the model looks at them beside the
+    text."""
     template: str
     tokenizer: Any
 
     @classmethod
     def of(
-        cls, asked: str | Sequence[Turn], images: Pictures, shots: Sequence[Shot], config: VLMIGConfig, tokenizer: Any
+        cls,
+        question: str | Sequence[Turn],
+        images: Pictures,
+        shots: Sequence[Shot],
+        config: VLMIGConfig,
+        tokenizer: Any,
     ) -> Conversation:
-        """Put demonstrations, pictures and a question (or turns that end with one) together.
+        """Combine few-shot examples, images and a question, or turns that end with a question.
 
         Raises:
-            VLMIGError: what is no picture, more or fewer marks than pictures, or marks for a model that has no pictures in texts.
+            VLMIGError: something that is not an image; more or fewer placeholders than images;
+                images of an example, or placeholders, with late fusion.
         """
-        own = [Turn("user", asked)] if isinstance(asked, str) else list(asked)
-        shown, early, before = all_opened(images), config.images_in_text, []
-        pictures: list[Image.Image] = []
-        for demonstrated, question, answer in shots:
-            seen = all_opened(demonstrated)
-            if seen and not early:
+        in_text, last_images = config.images_in_text, all_opened(images)
+        turns: list[Turn] = []
+        every_image: list[Image.Image] = []
+        for example_images, text, answer in shots:
+            opened = all_opened(example_images)
+            if opened and not in_text:
                 raise VLMIGError(
-                    f"a demonstration with pictures, but fusion={config.fusion!r} looks at pictures beside the text; expected none "
-                    "in it, or a model with fusion 'prefix'"
+                    f"a demonstration with pictures, but fusion={config.fusion!r} looks at pictures beside the text; "
+                    "expected none in it, or a model with fusion 'prefix'"
                 )
-            before += [Turn("user", marked(question, len(seen), line=True)), Turn("assistant", answer)]
-            pictures += seen
-        if early:
-            own = _marked(own, len(shown))
-            refuse_marks([turn.text for turn in [*before, *own] if turn.role != "user"], "pictures stand in questions")
+            turns += [
+                Turn("user", with_placeholders(text, len(opened), line=True)),
+                Turn("assistant", answer),
+            ]
+            every_image += opened
+        last = [Turn("user", question)] if isinstance(question, str) else list(question)
+        turns += _with_placeholders(last, len(last_images)) if in_text else last
+        user = [turn.text for turn in turns if turn.role == "user"]
+        if in_text:
+            others = [turn.text for turn in turns if turn.role != "user"]
+            refuse_placeholders(others, "which is only allowed in questions")
         else:
-            refuse_marks(
-                [turn.text for turn in [*before, *own]], "this model looks at pictures beside the text; leave it out"
-            )
-        turns = before + own
-        worded = any(unmarked(turn.text).strip() for turn in turns if turn.role == "user")
-        template = "question" if config.chat_template == "plain" and worded else config.chat_template
-        return cls(turns, pictures + shown, template, tokenizer)
+            refuse_placeholders([turn.text for turn in turns], BESIDE_TEXT)
+        template = config.chat_template
+        if template == "plain" and without_placeholders("".join(user)).strip():
+            template = "question"  # ``plain`` would drop the words
+        return cls(turns, every_image + last_images, template, tokenizer)
 
     @property
-    def about(self) -> str:
-        """The last question in words."""
-        return unmarked(self.turns[-1].text).strip()
+    def last_question(self) -> str:
+        """The words of the last question."""
+        return without_placeholders(self.turns[-1].text).strip()
 
     def prompt(self) -> str:
-        """Write what a text answer follows."""
+        """Write the text that a generated answer follows."""
         return prompt(self.turns, self.template, self.tokenizer)
 
-    def begun(self, answer: str) -> str:
+    def begin_answer(self, answer: str) -> str:
         """Write the conversation with the beginning of its answer."""
-        text, spans = render([*self.turns, Turn("assistant", answer)], self.template, self.tokenizer)
+        text, spans = render(
+            [*self.turns, Turn("assistant", answer)], self.template, self.tokenizer
+        )
         return text[: text.index(answer, spans[-1][0]) + len(answer)]
 
-    def concluded(self, rationale: str) -> str:
-        """Write the conversation with an answer that has thought and is about to conclude."""
-        return " ".join(filter(None, (self.begun(THINKING), rationale, CONCLUSION)))
+    def conclude(self, rationale: str) -> str:
+        """Write the conversation with a chain of thought, up to where its conclusion follows."""
+        return " ".join(filter(None, (self.begin_answer(THINKING), rationale, CONCLUSION)))
 
     @property
     def stop(self) -> str:
-        """What ends an answer."""
+        """The text that ends an answer."""
         return stop_of(self.template, self.tokenizer)
 
     def context(self, gap: str = "") -> str:
-        """Write what choices are scored behind.
+        """Write the text after which choices are scored.
 
-        In the short form (template ``question``, and whatever fills a gap) a text that asks nothing is continued as it is.
+        In the short form (template ``question``, and any text with a gap) a text that is not a
+        question is continued as it is.
+
+        Args:
+            gap: a masked LM's mask token, which stands for the answer.
         """
         if self.template != "question" and not gap:
             return self.prompt()
         before = render(self.turns[:-1], "question")[0] if self.turns[1:] else ""
-        found = LEADING.match(self.turns[-1].text)
-        marks = IMAGE * found[0].count(IMAGE) if found else ""
-        rest = self.turns[-1].text[found.end() if found else 0 :]
-        return before + marks + (framed(rest, gap) if rest or gap else "")
+        text = self.turns[-1].text
+        leading = LEADING.match(text)
+        if leading is not None:
+            before += IMAGE * leading[0].count(IMAGE)
+            text = text[leading.end() :]
+        if not text and not gap:
+            return before
+        if text.endswith("?"):
+            text = f"Question: {text} Answer:"
+        return before + (text if not gap or gap in text else f"{text} {gap}.")
 
-    def following(self, choices: Sequence[str]) -> list[str]:
-        """Write each choice as it follows what asks for it."""
+    def continuations(self, choices: Sequence[str]) -> list[str]:
+        """Write each choice as it follows the prompt."""
         start = len(self.prompt())
-        return [self.begun(choice.strip())[start:] for choice in choices]
+        return [self.begin_answer(choice.strip())[start:] for choice in choices]
 
 
-def _marked(turns: list[Turn], pictures: int) -> list[Turn]:
-    """See that the user's turns have a mark for each picture."""
-    asked = [turn.text for turn in turns if turn.role == "user"]
-    text = "\n".join(asked)
-    if IMAGE in text or not pictures:
-        marked(text, pictures)
+def _with_placeholders(turns: list[Turn], images: int) -> list[Turn]:
+    """Check that the user's turns have a placeholder for each image; in turns without any, put them
+    first."""
+    text = "\n".join(turn.text for turn in turns if turn.role == "user")
+    if IMAGE in text or not images:
+        with_placeholders(text, images)
         return turns
-    return [Turn(turns[0].role, marked(turns[0].text, pictures, line=True)), *turns[1:]]
+    return [Turn(turns[0].role, with_placeholders(turns[0].text, images, line=True)), *turns[1:]]

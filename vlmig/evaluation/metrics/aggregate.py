@@ -1,52 +1,33 @@
-"""One task's numbers: conditions, baselines, comparisons, as they stand in results.json."""
+"""One task's numbers, as results.json has them: conditions, baselines, comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass, field
-from itertools import groupby
-from typing import Any
+from dataclasses import astuple
 
 import numpy as np
 
-from vlmig.evaluation.auto_k import rule_of, setting_of
+from vlmig.evaluation.auto_k import rule_of
 from vlmig.evaluation.evaluator import Evaluator, Measured
-from vlmig.evaluation.metrics.bootstrap import Clusters, balanced_accuracy, majority, reliability
+from vlmig.evaluation.metrics.bootstrap import majority
 from vlmig.evaluation.metrics.columns import coded
-from vlmig.evaluation.metrics.comparisons import Condition, compare
-from vlmig.evaluation.metrics.rescoring import BASELINES, Readout, Record, confidence
+from vlmig.evaluation.metrics.comparisons import Condition
+from vlmig.evaluation.metrics.outcome import Outcome, Table
+from vlmig.evaluation.metrics.rescoring import BASELINES, Rescorer
 from vlmig.evaluation.metrics.squad import exact_match, f1
-from vlmig.evaluation.run_folder import EVERY_SEED, Row
-from vlmig.evaluation.tasks.items import Item, Task
+from vlmig.evaluation.records import Record
+from vlmig.evaluation.run_folder import Row
+from vlmig.evaluation.tasks.items import Item
+from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import Stopping
-
-
-@dataclass
-class Outcome:
-    """One task's numbers, in the blocks of results.json."""
-
-    task: Task
-    size: int
-    """How many items were measured."""
-    main: tuple[str, str]
-    """Mixing rule and weights of the headline."""
-    conditions: list[Row] = field(default_factory=list)
-    comparisons: list[Row] = field(default_factory=list)
-    baselines: dict[str, float] = field(default_factory=dict)
-    reliability: list[Row] = field(default_factory=list)
-    correct: dict[Condition, np.ndarray] = field(default_factory=dict)
-    """Right or not, (seeds * entries,), for pooling over tasks."""
-    clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
-    """Of each entry, its cluster's place among ``names``."""
-    names: list[str] = field(default_factory=list)
-    covered: np.ndarray | None = None
 
 
 def assemble(evaluator: Evaluator, measured: Measured) -> tuple[Outcome, dict[int, Iterator[Row]]]:
     """Compute everything about a task from its records.
 
     Returns:
-        The numbers; and by seed what the main setting says of each item, where there are candidates to choose from.
+        The numbers; and by seed each item's answers in the main condition, where there are
+        candidates.
     """
     config, task = evaluator.model.config, measured.task
     outcome = Outcome(task, len(measured.items), (config.mix, task.weights or config.weights))
@@ -62,90 +43,114 @@ def assemble(evaluator: Evaluator, measured: Measured) -> tuple[Outcome, dict[in
 
 
 def _rules(evaluator: Evaluator, outcome: Outcome) -> list[tuple[str, str]]:
-    """List mixing rules and weights: the task's main one, the checkpoint's own, and what was asked for."""
+    """List mixing rules and weights: the task's main one, the checkpoint's, and those asked for."""
     config, settings = evaluator.model.config, evaluator.settings
-    asked = [(m, w) for m in settings.mixes or [config.mix] for w in settings.weights or [config.weights]]
-    return list(dict.fromkeys([outcome.main, (config.mix, config.weights), *asked]))
+    rules = [outcome.main, (config.mix, config.weights)]
+    for mix in settings.mixes or [config.mix]:
+        for weights in settings.weights or [config.weights]:
+            rules.append((mix, weights))
+    return list(dict.fromkeys(rules))
 
 
-def _planned(evaluator: Evaluator, outcome: Outcome, readouts: Sequence[Readout]) -> Iterator[Condition]:
+def _planned(
+    evaluator: Evaluator, outcome: Outcome, rescorers: Sequence[Rescorer]
+) -> list[Condition]:
     """List the conditions of a task of choices."""
-    every, ks, main_k = _rules(evaluator, outcome), evaluator.settings.every_k, evaluator.settings.main_k
-    for k in ks:
-        for rule in every:
-            yield Condition(k, *rule)
-    for control in evaluator.settings.controls:
-        if control == "none" or not all(readout.has(control) for readout in readouts):
+    settings, rules = evaluator.settings, _rules(evaluator, outcome)
+    conditions = [Condition(k, *rule) for k in settings.every_k for rule in rules]
+    for control in settings.controls:
+        if control == "none" or not all(rescorer.has(control) for rescorer in rescorers):
             continue
         if control in ("caption", "few-shot"):
-            yield Condition(0, *outcome.main, control)
-            continue
-        for k in ks[1:]:
-            for rule in every:
-                yield Condition(k, *rule, control)
-    for mix in BASELINES if main_k and isinstance(main_k, int) else ():
-        if mix == "vote" or all(readout.complete("clip") for readout in readouts):
-            yield Condition(main_k, mix, "uniform")
+            conditions.append(Condition(0, *outcome.main, control))
+        else:
+            conditions += [
+                Condition(k, *rule, control) for k in settings.every_k[1:] for rule in rules
+            ]
+    main_k = settings.main_k
+    if main_k and isinstance(main_k, int):
+        for mix in BASELINES:
+            if mix == "vote" or all(rescorer.complete("clip") for rescorer in rescorers):
+                conditions.append(Condition(main_k, mix, "uniform"))
+    return conditions
 
 
-def _choices(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> dict[int, Iterator[Row]]:
+def _choices(
+    evaluator: Evaluator, outcome: Outcome, measured: Measured
+) -> dict[int, Iterator[Row]]:
+    """Rescore a task of choices under every condition."""
     task, items, config = measured.task, measured.items, evaluator.model.config
-    readouts = [Readout(task, items, measured.records(seed), config) for seed in measured.seeds]
-    outcome.baselines = _baselines(readouts[0].labels, [len(item.choices) for item in items for _ in item.questions])
-    table = _Table(evaluator, outcome, measured, *readouts[0].entries())
-    said: dict[int, Iterator[Row]] = {}
-    for condition in _planned(evaluator, outcome, readouts):
-        found = [r.read(*astuple(condition)) for r in readouts]
-        table.add_choices(condition, readouts, found)
+    rescorers = [Rescorer(task, items, measured.records(seed), config) for seed in measured.seeds]
+    outcome.baselines = _baselines(items, rescorers[0].labels)
+    table = Table(evaluator, outcome, measured, *rescorers[0].entries())
+    answers: dict[int, Iterator[Row]] = {}
+    for condition in _planned(evaluator, outcome, rescorers):
+        values = [rescorer.rescore(*astuple(condition)) for rescorer in rescorers]
+        table.add_choices(condition, rescorers, values)
         if condition == table.main:
-            said = _said(measured, readouts, found)
-    if (rule := rule_of(evaluator.model, evaluator.settings, task)) is not None:
-        said = _until_safe(evaluator, measured, rule, readouts, table, said)
+            answers = _answers_by_seed(measured, rescorers, values)
+    rule = rule_of(evaluator.model, evaluator.settings, task)
+    if rule is not None:
+        answers = _add_auto(evaluator, measured, rule, rescorers, table, answers)
     table.compare()
-    return said
+    return answers
 
 
-def _until_safe(
+def _add_auto(
     evaluator: Evaluator,
     measured: Measured,
     rule: Stopping,
-    readouts: Sequence[Readout],
-    table: _Table,
-    said: dict[int, Iterator[Row]],
+    rescorers: Sequence[Rescorer],
+    table: Table,
+    answers: dict[int, Iterator[Row]],
 ) -> dict[int, Iterator[Row]]:
-    """Add the condition of as many pictures as each answer needs, and to what is said of each item how many these were."""
-    setting = setting_of(evaluator.model, measured.task)
-    counts = [readout.used(rule, setting) for readout in readouts]
+    """Add the k='auto' condition, and record how many pictures each item used."""
+    mixture = Mixture.of(evaluator.model.config, None, measured.task.weights)
+    counts = [rescorer.used(rule, mixture) for rescorer in rescorers]
     condition = Condition(str(evaluator.settings.auto), table.main.mix, table.main.weights)
-    found = [r.read_until(own, condition.mix, condition.weights) for r, own in zip(readouts, counts, strict=True)]
-    table.add_choices(condition, readouts, found)
-    table.count(condition, [r.counted(own.astype(float)) for r, own in zip(readouts, counts, strict=True)], rule.most)
-    said = said or _said(measured, readouts, found)
-    return {seed: _counted(said[seed], r, own) for seed, r, own in zip(said, readouts, counts, strict=True)}
+    values, counted = [], []
+    for rescorer, used in zip(rescorers, counts, strict=True):
+        values.append(rescorer.rescore_each(used, condition.mix, condition.weights))
+        counted.append(rescorer.counted(used.astype(float)))
+    table.add_choices(condition, rescorers, values)
+    table.count(condition, counted, rule.most)
+    answers = answers or _answers_by_seed(measured, rescorers, values)
+    with_counts = {}
+    for seed, rescorer, used in zip(answers, rescorers, counts, strict=True):
+        with_counts[seed] = _with_counts(answers[seed], rescorer, used)
+    return with_counts
 
 
-def _counted(rows: Iterator[Row], readout: Readout, counts: np.ndarray) -> Iterator[Row]:
-    questions = zip(readout.owner.tolist(), counts.tolist(), strict=True)
-    for row, (_, own) in zip(rows, groupby(questions, key=lambda question: question[0]), strict=True):
-        yield {**row, "used": [count for _, count in own]}
+def _with_counts(rows: Iterator[Row], rescorer: Rescorer, counts: np.ndarray) -> Iterator[Row]:
+    start = 0
+    for row, item in zip(rows, rescorer.items, strict=True):
+        end = start + len(item.questions)
+        yield {**row, "used": counts[start:end].tolist()}
+        start = end
 
 
-def _said(measured: Measured, readouts: Sequence[Readout], found: list[list[np.ndarray]]) -> dict[int, Iterator[Row]]:
-    return {seed: _answers(r, own) for seed, r, own in zip(measured.seeds, readouts, found, strict=True)}
+def _answers_by_seed(
+    measured: Measured, rescorers: Sequence[Rescorer], values: list[list[np.ndarray]]
+) -> dict[int, Iterator[Row]]:
+    rows = [_answers(rescorer, own) for rescorer, own in zip(rescorers, values, strict=True)]
+    return dict(zip(measured.seeds, rows, strict=True))
 
 
-def _answers(readout: Readout, found: list[np.ndarray]) -> Iterator[Row]:
-    """Say per item what each wording's mixture and the text alone answer, and whether it is right, for samples and report."""
-    names = ("mixture", "answer", "text_answer", "acc", "acc_norm")
-    right, normal = readout.right(found), readout.right(found, normalised=True)
-    questions = zip(range(len(found)), found, readout.scores("none"), right, normal, strict=True)
-    for _, wordings in groupby(questions, key=lambda question: readout.owner[question[0]]):
-        row: Row = {name: [] for name in names}
-        for i, own, score, *rights in wordings:
-            shown = [round(float(p), 5) for p in np.exp(own - np.logaddexp.reduce(own))]
-            said = (shown, readout.named(i, own), readout.named(i, score.text), *rights)
-            for name, value in zip(names, said, strict=True):
-                row[name].append(value)
+def _answers(rescorer: Rescorer, values: list[np.ndarray]) -> Iterator[Row]:
+    """Yield for each item what mixture and text alone answer to its questions, and whether it is
+    right."""
+    right, per_character = rescorer.right(values), rescorer.right(values, per_character=True)
+    scores, i = rescorer.scores("none"), 0
+    for item in rescorer.items:
+        row: Row = {name: [] for name in ("mixture", "answer", "text_answer", "acc", "acc_norm")}
+        for _ in item.questions:
+            mixture = np.exp(values[i] - np.logaddexp.reduce(values[i]))
+            row["mixture"].append([round(float(p), 5) for p in mixture])
+            row["answer"].append(rescorer.named(i, values[i]))
+            row["text_answer"].append(rescorer.named(i, next(scores).text))
+            row["acc"].append(right[i])
+            row["acc_norm"].append(per_character[i])
+            i += 1
         yield row
 
 
@@ -154,128 +159,32 @@ def _sequences(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> No
     items = measured.items
     owner = np.repeat(np.arange(len(items)), [len(item.questions) for item in items])
     labels, _ = coded(item.choices[q.answer] for item in items for q in item.questions)
-    outcome.baselines = _baselines(labels, [len(item.choices) for item in items for _ in item.questions])
-    table = _Table(evaluator, outcome, measured, owner, labels)
+    outcome.baselines = _baselines(items, labels)
+    table = Table(evaluator, outcome, measured, owner, labels)
     for k in evaluator.settings.every_k:
         right = []
         for seed in measured.seeds:
-            best = zip(items, measured.records(seed), strict=True)
-            right.append(np.array([hit for item, record in best for hit in _least(item, record, k)]))
+            hits: list[float] = []
+            for item, record in zip(items, measured.records(seed), strict=True):
+                hits += _least_loss(item, record, k)
+            right.append(np.array(hits))
         table.add(Condition(k, *outcome.main), right, {}, None)
     table.compare()
 
 
-def _least(item: Item, record: Record, k: int) -> Iterator[float]:
-    """Say of each question whether its right candidate has the smallest mean loss."""
-    means = iter(np.array(record["loss"][str(k)]) / np.array(record["tokens"]))
+def _least_loss(item: Item, record: Record, k: int) -> Iterator[float]:
+    """Yield for each question whether its right candidate has the smallest mean loss."""
+    means, start = np.array(record["loss"][str(k)]) / np.array(record["tokens"]), 0
     for question in item.questions:
-        yield float(int(np.argmin([next(means) for _ in question.continuations])) == question.answer)
+        end = start + len(question.continuations)
+        yield float(int(np.argmin(means[start:end])) == question.answer)
+        start = end
 
 
-def _baselines(labels: np.ndarray, sizes: Sequence[int]) -> dict[str, float]:
-    return {"majority": majority(labels), "chance": float(np.mean([1 / n for n in sizes]))}
-
-
-class _Table:
-    """Turns right and wrong into rows with intervals.
-
-    Args:
-        owner: the item of each entry, which is one wording of it or all of it.
-        labels: the number of each entry's right answer.
-    """
-
-    def __init__(
-        self, evaluator: Evaluator, outcome: Outcome, measured: Measured, owner: np.ndarray, labels: np.ndarray
-    ) -> None:
-        self.outcome, self.seeds, self.owner, self.labels = outcome, measured.seeds, owner, labels
-        self.main = Condition(evaluator.settings.main_k, *outcome.main)
-        clusters, outcome.names = coded(item.cluster for item in measured.items)
-        one = clusters[owner]
-        outcome.clusters = np.tile(one, len(self.seeds))
-        masks = {"all": np.ones(len(one), dtype=bool)}
-        if evaluator.covered is not None:
-            masks["covered"] = np.array([evaluator.covered(name) for name in outcome.names])[one]
-            outcome.covered = np.tile(masks["covered"], len(self.seeds))
-        if evaluator.settings.subset == "covered":
-            del masks["all"]
-        self.masks = {name: mask for name, mask in masks.items() if mask.any()}
-        self._clusters = {
-            (name, many): Clusters(np.tile(one[mask], len(self.seeds) if many else 1))
-            for name, mask in self.masks.items()
-            for many in (False, True)
-        }
-
-    def add_choices(self, condition: Condition, readouts: Sequence[Readout], found: list[list[np.ndarray]]) -> None:
-        """Add a condition of questions with candidates, by the log-likelihoods of each seed."""
-        pairs = list(zip(readouts, found, strict=True))
-        right = [readout.correct(own) for readout, own in pairs]
-        normal = [readout.correct(own, normalised=True) for readout, own in pairs]
-        self.add(condition, right, {"acc_norm": normal}, [r.counted(confidence(own)) for r, own in pairs])
-
-    def count(self, condition: Condition, counts: list[np.ndarray], most: int) -> None:
-        """Note in a condition's rows how many pictures its answers needed, on average, and the share that is of all."""
-        for row in self.outcome.conditions:
-            if all(row[name] == value for name, value in vars(condition).items()):
-                seeds = [s for s, seed in enumerate(self.seeds) if row["seed"] in (seed, EVERY_SEED)]
-                mean = float(np.mean([counts[s][self.masks[row["subset"]]] for s in seeds]))
-                row |= {"pictures": mean, "most": most, "share": mean / most}
-
-    def add(
-        self,
-        condition: Condition,
-        right: list[np.ndarray],
-        others: dict[str, list[np.ndarray]],
-        sure: list[np.ndarray] | None,
-    ) -> None:
-        """Add a condition's rows: one for each subset and seed, and one for all seeds where there are several."""
-        self.outcome.correct[condition] = np.concatenate(right).astype(bool)
-        for subset, mask in self.masks.items():
-            for s, seed in enumerate(self.seeds):
-                values = {name: [own[s]] for name, own in others.items()}
-                self._row(condition, subset, mask, seed, [right[s]], values, sure and [sure[s]])
-            if len(self.seeds) > 1:
-                self._row(condition, subset, mask, EVERY_SEED, right, others, sure)
-
-    def _row(
-        self,
-        condition: Condition,
-        subset: str,
-        mask: np.ndarray,
-        seed: Any,
-        right: list[np.ndarray],
-        others: dict[str, list[np.ndarray]],
-        sure: list[np.ndarray] | None,
-    ) -> None:
-        clusters = self._clusters[subset, len(right) > 1]
-        values = np.concatenate([own[mask] for own in right])
-        labels = np.tile(self.labels[mask], len(right))
-        both = [np.concatenate([part[mask] for part in own]) for own in others.values()]
-        estimate, *more = clusters.estimates([values, *both])
-        row = {"task": self.outcome.task.name, "subset": subset, **vars(condition), "seed": seed}
-        row |= {"acc": estimate.mean, "stderr": estimate.stderr, "ci95": [estimate.low, estimate.high]}
-        row |= {"n": len(np.unique(self.owner[mask])), "balanced_acc": balanced_accuracy(values, labels)}
-        row |= {"majority": majority(labels)}
-        for name, other in zip(others, more, strict=True):
-            row |= {name: other.mean, f"{name}_stderr": other.stderr}
-        alone = Condition(0, *self.outcome.main)
-        if seed != EVERY_SEED and alone in self.outcome.correct:
-            start = self.seeds.index(seed) * len(mask)
-            before = self.outcome.correct[alone][start : start + len(mask)][mask]
-            row["kept"] = float(values[before].mean()) if before.any() else None
-        if sure is not None:
-            row["ece"], bins = reliability(np.concatenate([own[mask] for own in sure]), values)
-            if condition in (self.main, alone):
-                self.outcome.reliability.append(
-                    {**{name: row[name] for name in ("task", "subset", "k", "seed")}, "bins": bins}
-                )
-        self.outcome.conditions.append(row)
-
-    def compare(self) -> None:
-        """Compare the main setting with all others of the same table."""
-        masks = {name: np.tile(mask, len(self.seeds)) for name, mask in self.masks.items()}
-        self.outcome.comparisons = compare(
-            self.outcome.task.name, self.outcome.correct, self.main, self.outcome.clusters, masks
-        )
+def _baselines(items: Sequence[Item], labels: np.ndarray) -> dict[str, float]:
+    """Return the accuracies of the most frequent answer and of guessing."""
+    chances = [1 / len(item.choices) for item in items for _ in item.questions]
+    return {"majority": majority(labels), "chance": float(np.mean(chances))}
 
 
 def _perplexities(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:
@@ -288,27 +197,36 @@ def _perplexities(evaluator: Evaluator, outcome: Outcome, measured: Measured) ->
             for k in ks:
                 losses[k] += record["loss"][str(k)][0]
         for k in ks:
-            row: Row = {"task": outcome.task.name, "subset": "all", **vars(Condition(k, *outcome.main)), "seed": seed}
+            row: Row = {
+                "task": outcome.task.name,
+                "subset": "all",
+                **vars(Condition(k, *outcome.main)),
+                "seed": seed,
+            }
             row |= dict.fromkeys(("acc", "stderr", "ci95"))
-            outcome.conditions.append({**row, "n": outcome.size, "perplexity": float(np.exp(losses[k] / tokens))})
+            outcome.conditions.append(
+                {**row, "n": outcome.size, "perplexity": float(np.exp(losses[k] / tokens))}
+            )
 
 
 def _matches(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:
     """Exact match and F1 of generated answers (SQuAD's normalisation)."""
 
-    def scored(metric: Callable[[str, str], float], k: int) -> list[np.ndarray]:
-        return [
-            np.array(
-                [
-                    max(metric(record["outputs"][str(k)][0], right) for right in item.choices)
-                    for item, record in zip(measured.items, measured.records(seed), strict=True)
-                ]
-            )
-            for seed in measured.seeds
-        ]
-
     labels, _ = coded(item.label for item in measured.items)
-    table = _Table(evaluator, outcome, measured, np.arange(outcome.size), labels)
+    table = Table(evaluator, outcome, measured, np.arange(outcome.size), labels)
     for k in evaluator.settings.every_k:
-        table.add(Condition(k, *outcome.main), scored(exact_match, k), {"f1": scored(f1, k)}, None)
+        right = [_best_match(exact_match, measured, seed, k) for seed in measured.seeds]
+        overlap = [_best_match(f1, measured, seed, k) for seed in measured.seeds]
+        table.add(Condition(k, *outcome.main), right, {"f1": overlap}, None)
     table.compare()
+
+
+def _best_match(
+    metric: Callable[[str, str], float], measured: Measured, seed: int, k: int
+) -> np.ndarray:
+    """Compare each item's generated answer with the right one that is most like it."""
+    values = []
+    for item, record in zip(measured.items, measured.records(seed), strict=True):
+        answer = record["outputs"][str(k)][0]
+        values.append(max(metric(answer, right) for right in item.choices))
+    return np.array(values)

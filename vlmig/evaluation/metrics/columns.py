@@ -1,4 +1,5 @@
-"""Numbers and names of many entries in compact arrays: eight bytes for each, where lists of Python's objects take a hundred."""
+"""Numbers and names of many entries in compact arrays: eight bytes for each, where lists of
+Python's objects take a hundred."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ class Column:
         self._values, self._ends = array("d"), array("q", [0])
 
     def add(self, rows: Iterable[Any] | None) -> None:
-        """Take an item's numbers, nested as they may be, None for those that are not known; no rows where it has none."""
+        """Take an item's numbers, nested as they may be, None for those that are not known; no rows
+        where it has none."""
         if rows is None:
             return
         self.items += 1

@@ -13,7 +13,7 @@ from vlmig.evaluation.run_folder import Row
 
 @dataclass(frozen=True)
 class Condition:
-    """What was done to get an answer."""
+    """How answers were obtained."""
 
     k: int | str
     mix: str
@@ -22,12 +22,17 @@ class Condition:
 
 
 def compare(
-    name: str, correct: dict[Condition, np.ndarray], main: Condition, clusters: np.ndarray, masks: dict[str, np.ndarray]
+    name: str,
+    correct: dict[Condition, np.ndarray],
+    main: Condition,
+    clusters: np.ndarray,
+    masks: dict[str, np.ndarray],
 ) -> list[Row]:
-    """Compare the main setting with text alone, one picture, controls and baselines, paired by entry; verdicts come later.
+    """Compare the main condition with text alone, one image, controls and baselines, paired by
+    entry.
 
     Args:
-        clusters: of each entry; templates and seeds of one object belong together.
+        clusters: of each entry; questions and seeds about one object belong together.
     """
     k, mix, weights = main.k, main.mix, main.weights
     against = {
@@ -38,17 +43,28 @@ def compare(
         **{c: Condition(0, mix, weights, c) for c in ("caption", "few-shot")},
         **{b: Condition(k, b, "uniform") for b in BASELINES},
     }
-    rows = []
+    rows: list[Row] = []
     whole = masks.get("all")
     for subset, mask in masks.items():
         if subset != "all" and whole is not None and mask.sum() == whole.sum():
-            continue  # the same comparisons again, which would only weaken the others
-        own = Clusters(clusters[mask])
-        there = {label: other for label, other in against.items() if {other, main} <= correct.keys() and other != main}
-        pairs = {label: [correct[one][mask].astype(float) for one in (main, other)] for label, other in there.items()}
-        gains = own.estimates([a - b for a, b in pairs.values()], least=-1.0)
-        for (label, (a, b)), gain in zip(pairs.items(), gains, strict=True):
-            row: Row = {"task": name, "subset": subset, "a": f"k={k}", "b": label, "delta": gain.mean}
-            row |= {"ci95": [gain.low, gain.high], "p": gain.p, "mcnemar_p": mcnemar(a, b, clusters[mask])}
+            continue  # the same comparisons again would only weaken the others
+        pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for label, other in against.items():
+            if main in correct and other in correct and other != main:
+                pairs[label] = (
+                    correct[main][mask].astype(float),
+                    correct[other][mask].astype(float),
+                )
+        gains = Clusters(clusters[mask]).estimates([a - b for a, b in pairs.values()], least=-1.0)
+        for label, gain in zip(pairs, gains, strict=True):
+            p = mcnemar(*pairs[label], clusters[mask])
+            row: Row = {
+                "task": name,
+                "subset": subset,
+                "a": f"k={k}",
+                "b": label,
+                "delta": gain.mean,
+            }
+            row |= {"ci95": [gain.low, gain.high], "p": gain.p, "mcnemar_p": p}
             rows.append(row)
     return rows

@@ -1,4 +1,5 @@
-"""Generated answers against right ones, as SQuAD's own script compares them (Rajpurkar et al. 2016)."""
+"""Generated answers against right ones, as SQuAD's own script compares them (Rajpurkar et al.
+2016)."""
 
 from __future__ import annotations
 

@@ -28,14 +28,19 @@ def reading_of(model: VLMIGForCausalLM, rows: int = 2, asked: int = 3) -> LateRe
     return reading
 
 
-LINEAR = [family for family in ("gpt2", "llama", "phi", "gptj", "granite", "cohere", "opt") if family in CAUSAL]
+LINEAR = [
+    family
+    for family in ("gpt2", "llama", "phi", "gptj", "granite", "cohere", "opt")
+    if family in CAUSAL
+]
 """Plain heads, heads with a bias, scaled logits, a projection before the head."""
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", LINEAR)
 @pytest.mark.parametrize(
-    ("rule", "strength", "doubt"), [("logit", 1.0, 0.0), ("evidence", 2.5, 0.0), ("evidence", 1.5, 0.7)]
+    ("rule", "strength", "doubt"),
+    [("logit", 1.0, 0.0), ("evidence", 2.5, 0.0), ("evidence", 1.5, 0.7)],
 )
 def test_states_mixed_before_a_linear_head_predict_what_is_mixed_behind_it(
     family: str, rule: str, strength: float, doubt: float
@@ -63,7 +68,9 @@ def test_only_linear_heads_and_weights_that_are_known_before_are_mixed_so() -> N
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", LINEAR)
-def test_few_rows_from_the_other_side_are_the_heads_own(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_rows_from_the_other_side_are_the_heads_own(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vlmig.models.heads.FEW", 64)  # below the size of this vocabulary
     base = build(family)
     head = base.get_output_embeddings()
@@ -94,7 +101,9 @@ def test_other_pictures_in_the_same_cache_are_seen_anew() -> None:
     one, other = torch.randn(2, 1, 3, 5, 12)
     cache = text_cache(model(input_ids=ids, visual_features=one, use_cache=True))
     changed = model(input_ids=ids[:, -1:], visual_features=other, **cache_argument(cache)).logits
-    whole = model(input_ids=torch.cat([ids, ids[:, -1:]], 1), visual_features=other, logits_to_keep=1).logits
+    whole = model(
+        input_ids=torch.cat([ids, ids[:, -1:]], 1), visual_features=other, logits_to_keep=1
+    ).logits
     assert torch.allclose(changed, whole, atol=1e-5)
 
 
@@ -115,24 +124,26 @@ def test_a_changed_adapter_sees_them_anew(tiny: VLMIG) -> None:
     visuals = tiny.imagine(["a cat"], 3)
     before = tiny.score(["the cat is"], [["a", "b"]], visuals)[0]
     optimiser = torch.optim.AdamW(tiny.model.projector.parameters(), lr=0.1)
-    tiny.model(input_ids=torch.tensor([[5, 6]]), visual_features=visuals[0].features[None]).logits[0, -1, 5].backward()
+    tiny.model(input_ids=torch.tensor([[5, 6]]), visual_features=visuals[0].features[None]).logits[
+        0, -1, 5
+    ].backward()
     optimiser.step()
     after = tiny.score(["the cat is"], [["a", "b"]], visuals)[0]
     assert abs(after.per_image - before.per_image).max() > 1e-4
     fresh = torch.stack([*tiny.model.encode_with_blank(visuals[0].features[None])])
-    assert torch.equal(torch.stack([*tiny.sights(visuals)]), fresh)
+    assert torch.equal(torch.stack([*tiny.visual_cache(visuals)]), fresh)
     state = {name: value.clone() for name, value in tiny.model.projector.state_dict().items()}
     tiny.model.projector.load_state_dict({name: 0 * value for name, value in state.items()})
-    assert not torch.equal(torch.stack([*tiny.sights(visuals)]), fresh)
+    assert not torch.equal(torch.stack([*tiny.visual_cache(visuals)]), fresh)
 
 
 def test_the_oldest_go_when_there_is_no_room(tiny: VLMIG, monkeypatch: pytest.MonkeyPatch) -> None:
     sets = [tiny.imagine([text], 2)[0] for text in ("a cat", "a dog", "a cow")]
-    size = sum(part.numel() * part.element_size() for part in tiny.sights(sets[:1]) or ())
-    monkeypatch.setattr("vlmig.predict.visual_cache.BYTES", 2 * size)
+    size = sum(part.numel() * part.element_size() for part in tiny.visual_cache(sets[:1]) or ())
+    monkeypatch.setattr("vlmig.predict.images.BYTES", 2 * size)
     calls = count_calls(tiny.model.projector)
     for own in (sets[0], sets[1], sets[0], sets[2], sets[0], sets[1]):
-        tiny.sights([own])
+        tiny.visual_cache([own])
     assert calls == [3, 3, 3], "dog, cow, and dog again, which was used longest ago"
 
 

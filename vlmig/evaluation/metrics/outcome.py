@@ -1,0 +1,172 @@
+"""What a task's conditions came to: rows with intervals, and comparisons between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vlmig.evaluation.evaluator import Evaluator, Measured
+from vlmig.evaluation.metrics.bootstrap import Clusters, balanced_accuracy, majority, reliability
+from vlmig.evaluation.metrics.columns import coded
+from vlmig.evaluation.metrics.comparisons import Condition, compare
+from vlmig.evaluation.metrics.rescoring import Rescorer, confidence
+from vlmig.evaluation.run_folder import EVERY_SEED, Row
+from vlmig.evaluation.tasks.items import Task
+
+
+@dataclass
+class Outcome:
+    """One task's numbers, in the blocks of results.json."""
+
+    task: Task
+    size: int
+    """How many items were measured."""
+    main: tuple[str, str]
+    """Mixing rule and weights of the headline."""
+    conditions: list[Row] = field(default_factory=list)
+    comparisons: list[Row] = field(default_factory=list)
+    baselines: dict[str, float] = field(default_factory=dict)
+    reliability: list[Row] = field(default_factory=list)
+    correct: dict[Condition, np.ndarray] = field(default_factory=dict)
+    """Whether each entry is right, (seeds * entries,), for pooling over tasks."""
+    clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
+    """Of each entry, the index of its cluster in ``names``."""
+    names: list[str] = field(default_factory=list)
+    covered: np.ndarray | None = None
+
+
+class Table:
+    """Turn right and wrong entries into rows with intervals.
+
+    Args:
+        owner: the item of each entry. An entry is a question, or an item where the best wording
+            counts.
+        labels: the number of each entry's right answer.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        outcome: Outcome,
+        measured: Measured,
+        owner: np.ndarray,
+        labels: np.ndarray,
+    ) -> None:
+        self.outcome, self.seeds, self.owner, self.labels = outcome, measured.seeds, owner, labels
+        self.main = Condition(evaluator.settings.main_k, *outcome.main)
+        clusters, outcome.names = coded(item.cluster for item in measured.items)
+        one = clusters[owner]
+        outcome.clusters = np.tile(one, len(self.seeds))
+        masks = {"all": np.ones(len(one), dtype=bool)}
+        if evaluator.covered is not None:
+            masks["covered"] = np.array([evaluator.covered(name) for name in outcome.names])[one]
+            outcome.covered = np.tile(masks["covered"], len(self.seeds))
+        if evaluator.settings.subset == "covered":
+            del masks["all"]
+        self.masks = {name: mask for name, mask in masks.items() if mask.any()}
+        self._clusters = {
+            (name, many): Clusters(np.tile(one[mask], len(self.seeds) if many else 1))
+            for name, mask in self.masks.items()
+            for many in (False, True)
+        }
+
+    def add_choices(
+        self, condition: Condition, rescorers: Sequence[Rescorer], values: list[list[np.ndarray]]
+    ) -> None:
+        """Add a condition of questions with candidates, by the log-likelihoods of each seed."""
+        right, per_character, certain = [], [], []
+        for rescorer, own in zip(rescorers, values, strict=True):
+            right.append(rescorer.correct(own))
+            per_character.append(rescorer.correct(own, per_character=True))
+            certain.append(rescorer.counted(confidence(own)))
+        self.add(condition, right, {"acc_norm": per_character}, certain)
+
+    def count(self, condition: Condition, counts: list[np.ndarray], most: int) -> None:
+        """Add to a condition's rows the mean number of images that its answers needed, and its
+        share of ``most``."""
+        for row in self.outcome.conditions:
+            if any(row[name] != value for name, value in vars(condition).items()):
+                continue
+            mask = self.masks[row["subset"]]
+            own = [
+                c[mask]
+                for c, seed in zip(counts, self.seeds, strict=True)
+                if row["seed"] in (seed, EVERY_SEED)
+            ]
+            mean = float(np.mean(own))
+            row |= {"pictures": mean, "most": most, "share": mean / most}
+
+    def add(
+        self,
+        condition: Condition,
+        right: list[np.ndarray],
+        others: dict[str, list[np.ndarray]],
+        certain: list[np.ndarray] | None,
+    ) -> None:
+        """Add a condition's rows: one for each subset and seed, and one for all seeds where there
+        are several.
+
+        Args:
+            right: of each seed, which entries are right.
+            others: further metrics of the entries, of each seed.
+            certain: of each seed, the confidence of the entries.
+        """
+        self.outcome.correct[condition] = np.concatenate(right).astype(bool)
+        every = list(range(len(self.seeds)))
+        for subset in self.masks:
+            for s in [[s] for s in every] + ([every] if len(every) > 1 else []):
+                values = {name: [metric[i] for i in s] for name, metric in others.items()}
+                confidences = None if certain is None else [certain[i] for i in s]
+                seed = self.seeds[s[0]] if len(s) == 1 else EVERY_SEED
+                self._add_row(condition, subset, seed, [right[i] for i in s], values, confidences)
+
+    def _add_row(
+        self,
+        condition: Condition,
+        subset: str,
+        seed: int | str,
+        right: list[np.ndarray],
+        others: dict[str, list[np.ndarray]],
+        certain: list[np.ndarray] | None,
+    ) -> None:
+        mask = self.masks[subset]
+
+        def joined(arrays: list[np.ndarray]) -> np.ndarray:
+            return np.concatenate([array[mask] for array in arrays])
+
+        values, labels = joined(right), np.tile(self.labels[mask], len(right))
+        clusters = self._clusters[subset, len(right) > 1]
+        estimate, *more = clusters.estimates([values, *map(joined, others.values())])
+        row = {"task": self.outcome.task.name, "subset": subset, **vars(condition), "seed": seed}
+        row |= {
+            "acc": estimate.mean,
+            "stderr": estimate.stderr,
+            "ci95": [estimate.low, estimate.high],
+        }
+        row |= {
+            "n": len(np.unique(self.owner[mask])),
+            "balanced_acc": balanced_accuracy(values, labels),
+        }
+        row |= {"majority": majority(labels)}
+        for name, other in zip(others, more, strict=True):
+            row |= {name: other.mean, f"{name}_stderr": other.stderr}
+        text_only = Condition(0, *self.outcome.main)
+        if isinstance(seed, int) and text_only in self.outcome.correct:
+            start = self.seeds.index(seed) * len(mask)
+            before = self.outcome.correct[text_only][start : start + len(mask)][mask]
+            row["kept"] = float(values[before].mean()) if before.any() else None
+        if certain is not None:
+            row["ece"], bins = reliability(joined(certain), values)
+            if condition in (self.main, text_only):
+                named = {name: row[name] for name in ("task", "subset", "k", "seed")}
+                self.outcome.reliability.append({**named, "bins": bins})
+        self.outcome.conditions.append(row)
+
+    def compare(self) -> None:
+        """Compare the main condition with all others of the table."""
+        masks = {name: np.tile(mask, len(self.seeds)) for name, mask in self.masks.items()}
+        self.outcome.comparisons = compare(
+            self.outcome.task.name, self.outcome.correct, self.main, self.outcome.clusters, masks
+        )

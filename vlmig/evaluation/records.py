@@ -1,0 +1,55 @@
+"""What is measured of one item: a line of the journal, and the first fields of a line of
+samples_*.jsonl."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import numpy as np
+
+
+class Shuffled(TypedDict):
+    """The ``shuffled`` control: another object's images."""
+
+    of: str
+    per_image: list[Any]
+    alignment: list[Any]
+
+
+class Record(TypedDict, total=False):
+    """One item's measurements; lists are per question, in the item's order. None stands for an
+    unknown number."""
+
+    pictures: list[list[str]]
+    """Of each set of images, their keys in the store."""
+    prompts: list[str]
+    alignment: list[Any]
+    """CLIP similarities, (K,), or (K, C) where each candidate has its own images."""
+    text_only: list[list[float]]
+    """log p_0 of the candidates, (C,)."""
+    per_image: list[list[list[float]]]
+    """log p_i, (K, C)."""
+    blank: list[list[float]]
+    """log p_blank, (C,)."""
+    clip: list[list[float]] | None
+    """Of the item: similarity of each image and a statement of each candidate, (K, C)."""
+    shuffled: Shuffled
+    tokens: list[Any]
+    """Candidates' first sub-tokens where only those are scored; with ``loss``, the number of tokens
+    of each text."""
+    caption: list[list[float]]
+    few_shot: list[list[float]]
+    content_free: list[list[float]]
+    """log p_0 under these controls, (C,)."""
+    loss: dict[str, list[float]]
+    """By k, the loss of each text in nats."""
+    outputs: dict[str, list[str]]
+    """By k, the generated answer to each question."""
+
+
+def listed(values: Any) -> Any:
+    """Return nested lists of numbers, rounded so that JSON keeps them exactly; NaN becomes None."""
+    array = np.asarray(values, dtype=float)
+    if array.ndim == 0:
+        return None if np.isnan(array) else round(float(array), 6)
+    return [listed(row) for row in array]

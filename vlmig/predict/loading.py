@@ -1,0 +1,47 @@
+"""Load the model of a checkpoint, or build one with an untrained adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vlmig.models.checkpoint import (
+    absolute,
+    describe_language_model,
+    load_language_model,
+    load_tokenizer,
+    place_adapter,
+    resolve_checkpoint,
+)
+from vlmig.models.config import VLMIGConfig, changed
+from vlmig.models.modeling import Model, class_for
+from vlmig.vision import VisionEncoder
+
+
+def load_checkpoint(
+    name: str | Path, revision: str | None = None, **settings: Any
+) -> tuple[Model, Any, Path]:
+    """Return a checkpoint's model, tokenizer and folder, see ``VLMIG.from_pretrained``."""
+    folder = resolve_checkpoint(name, revision)
+    model_class = class_for(VLMIGConfig.from_pretrained(folder))
+    model = model_class.from_pretrained(folder, **changed(settings))
+    source = model.config.locate(model.config.language_model, folder)
+    return model, load_tokenizer(source, model.config.language_model_revision), folder
+
+
+def build_untrained(
+    language_model: str, vision: str, generator: str, **settings: Any
+) -> tuple[Model, Any]:
+    """Return a model with an untrained adapter, and its tokenizer, see ``VLMIG.from_base``."""
+    fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
+    language_model, vision, generator = map(absolute, (language_model, vision, generator))
+    built = class_for(describe_language_model(language_model))
+    base = load_language_model(built.auto_class, language_model, **settings)
+    layer, features = fields.get("vision_layer", -2), fields.get("vision_features", "patches")
+    blank = VisionEncoder(vision, layer, features).encode_blank()
+    shape = {"vision_patches": blank.shape[0], "vision_width": blank.shape[1]}
+    names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}
+    model = built(VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **fields), base)
+    model.blank_features.copy_(blank)
+    place_adapter(model)
+    return model.eval(), load_tokenizer(language_model)
