@@ -51,16 +51,23 @@ def curve(bench: Bench, name: str, values: Sequence[int], rounds: int) -> list[P
     print(f"\n{name:<8}" + "".join(f"{side:>28}" for side in SIDES) + "   (ms, peak MB of tensors)")
     points = []
     for value in values:
-        texts, tokens, k = (value if name == own else usual for own, usual in (("batch", 1), ("tokens", 20), ("k", 10)))
+        texts, tokens, k = (
+            value if name == own else usual
+            for own, usual in (("batch", 1), ("tokens", 20), ("k", 10))
+        )
         bench.ask(texts, tokens)
         own = sides(bench, k)
         spent = in_turns(own, rounds)
         point = {side: [1000 * median(spent[side]), peak_bytes(own[side]) / 1e6] for side in own}
         points.append({name: value, **point})
-        print(f"{value:<8}" + "".join(f"{ms:>18.1f}{mb:>10.1f}" for ms, mb in point.values()), flush=True)
+        print(
+            f"{value:<8}" + "".join(f"{ms:>18.1f}{mb:>10.1f}" for ms, mb in point.values()),
+            flush=True,
+        )
     x = [point[name] for point in points]
     slopes = {
-        side: [float(np.polyfit(x, [point[side][i] for point in points], 1)[0]) for i in (0, 1)] for side in SIDES
+        side: [float(np.polyfit(x, [point[side][i] for point in points], 1)[0]) for i in (0, 1)]
+        for side in SIDES
     }
     print("slope   " + "".join(f"{ms:>18.3f}{mb:>10.4f}" for ms, mb in slopes.values()))
     print(f"set by: {SET_BY[name]}")
@@ -75,7 +82,12 @@ def plot(told: dict[str, Any], path: Path) -> None:
     for axis, name in zip(axes, ("k", "tokens"), strict=True):
         points = [point for point in told[name] if name in point]
         for side in SIDES[1:]:
-            axis.plot([p[name] for p in points], [p[side][0] / p["text"][0] for p in points], marker="o", label=side)
+            axis.plot(
+                [p[name] for p in points],
+                [p[side][0] / p["text"][0] for p in points],
+                marker="o",
+                label=side,
+            )
         axis.set(
             xscale="log",
             xlabel={"k": "pictures", "tokens": "tokens of the prompt, k=10"}[name],
@@ -89,12 +101,22 @@ def plot(told: dict[str, Any], path: Path) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="gpt2", help="of model and encoder (default: gpt2)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", choices=SIZES, default="gpt2", help="of model and encoder (default: gpt2)"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: 5)")
-    parser.add_argument("--curves", default="k,tokens,batch", help="which of them (default: k,tokens,batch)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure to a file")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the curves over k and length")
+    parser.add_argument(
+        "--curves", default="k,tokens,batch", help="which of them (default: k,tokens,batch)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write every figure to a file"
+    )
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE", help="draw the curves over k and length"
+    )
     arguments = parser.parse_args(argv)
     told: dict[str, Any] = {"machine": machine()}
     print(introduction(told["machine"]))
@@ -106,7 +128,9 @@ def main(argv: list[str] | None = None) -> None:
         if name not in arguments.curves.split(","):
             continue
         limit = bench.model.config.text_limit or max(values)
-        told[name] = curve(bench, name, [v for v in values if name != "tokens" or v <= limit], arguments.rounds)
+        told[name] = curve(
+            bench, name, [v for v in values if name != "tokens" or v <= limit], arguments.rounds
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(told, indent=1), encoding="utf-8")
     if arguments.plot:

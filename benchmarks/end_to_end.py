@@ -70,7 +70,10 @@ class Plain:
         ((features, alignment),) = self.loop([prompt], self.k)
         pictures = torch.cat([model.blank_features[None], features.to(model.device)])
         (choices,) = spaced([question.continuations])
-        pairs = [encode_pair(self.model.tokenizer, context, own, self.model.config.text_limit) for own in choices]
+        pairs = [
+            encode_pair(self.model.tokenizer, context, own, self.model.config.text_limit)
+            for own in choices
+        ]
         if all(len(ids) == split + 1 and ids[:-1] == pairs[0][0][:-1] for ids, split in pairs):
             every = self.predict(pairs[0][0][:-1], pictures)
             found = np.stack([every[:, -1, ids[-1]] for ids, _ in pairs], -1)
@@ -95,10 +98,14 @@ class Plain:
         visual = model.fusion.read_images(model.projector(pictures)[:, None])
         fused = model.fusion(beside, visual, text, mask.expand(len(pictures), -1, -1), places)[:, 0]
         states = torch.cat([hidden, fused])
-        return model.head(model.language_model, states).float().log_softmax(-1).cpu().double().numpy()
+        return (
+            model.head(model.language_model, states).float().log_softmax(-1).cpu().double().numpy()
+        )
 
 
-def evaluate(model: VLMIG, items: Sequence[Item], policy: str, k: int, folder: Path) -> list[list[int]]:
+def evaluate(
+    model: VLMIG, items: Sequence[Item], policy: str, k: int, folder: Path
+) -> list[list[int]]:
     """Answer as ``vlmig eval`` does: measure, and read the answers out."""
     task = Task("block", lambda _: list(items))
     settings = Settings(ks=(0, k), policy=policy)
@@ -106,10 +113,14 @@ def evaluate(model: VLMIG, items: Sequence[Item], policy: str, k: int, folder: P
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
         _, said = assemble(evaluator, evaluator.measure(task))
     found = [row["answer"] for row in said[0]]
-    return [[item.choices.index(word) for word in own] for item, own in zip(items, found, strict=True)]
+    return [
+        [item.choices.index(word) for word in own] for item, own in zip(items, found, strict=True)
+    ]
 
 
-def block(model: VLMIG, plain: Plain, items: Sequence[Item], turn: int) -> tuple[dict[str, float], float]:
+def block(
+    model: VLMIG, plain: Plain, items: Sequence[Item], turn: int
+) -> tuple[dict[str, float], float]:
     """Take every side through a block of questions: seconds, and the share of equal answers of ``plain`` and ``wording``."""
     answers: dict[str, list[list[int]]] = {}
     spent: dict[str, float] = {}
@@ -118,7 +129,9 @@ def block(model: VLMIG, plain: Plain, items: Sequence[Item], turn: int) -> tuple
         def ours(policy: str, part: str) -> Callable[[], None]:
             def work() -> None:
                 model.imagination.store = FeatureStore(Path(name) / policy)
-                answers[policy + part] = evaluate(model, items, policy, plain.k, Path(name) / (policy + part))
+                answers[policy + part] = evaluate(
+                    model, items, policy, plain.k, Path(name) / (policy + part)
+                )
 
             return work
 
@@ -142,15 +155,31 @@ def block(model: VLMIG, plain: Plain, items: Sequence[Item], turn: int) -> tuple
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="folder of benchmark files")
     parser.add_argument(
-        "--task", default="imagenetvc_color", help="whose questions are asked (default: imagenetvc_color)"
+        "--task",
+        default="imagenetvc_color",
+        help="whose questions are asked (default: imagenetvc_color)",
     )
     parser.add_argument("--questions", type=int, default=200, help="how many (default: 200)")
-    parser.add_argument("--k", type=int, default=10, help="pictures of each wording, or of each question (default: 10)")
-    parser.add_argument("--blocks", type=int, default=10, help="parts that go through all sides in turns (default: 10)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure to a file")
+    parser.add_argument(
+        "--k",
+        type=int,
+        default=10,
+        help="pictures of each wording, or of each question (default: 10)",
+    )
+    parser.add_argument(
+        "--blocks",
+        type=int,
+        default=10,
+        help="parts that go through all sides in turns (default: 10)",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write every figure to a file"
+    )
     arguments = parser.parse_args(argv)
     told = machine()
     print(introduction(told))
@@ -167,7 +196,10 @@ def main(argv: list[str] | None = None) -> None:
         equal.append(same * len(items[start : start + size]))
         for side, value in spent.items():
             found[side].append(value)
-        print(f"block {turn + 1}: " + ", ".join(f"{side} {spent[side]:.1f} s" for side in SIDES), flush=True)
+        print(
+            f"block {turn + 1}: " + ", ".join(f"{side} {spent[side]:.1f} s" for side in SIDES),
+            flush=True,
+        )
     wordings = sum(len(item.questions) for item in items)
     print(f"\n{len(items)} questions of {arguments.task}, {wordings} wordings, k={arguments.k}")
     for side in SIDES:
@@ -176,7 +208,9 @@ def main(argv: list[str] | None = None) -> None:
         print(
             f"{side:<18}{sum(found[side]):>9.1f} s   {whole:>7.2f} times as fast; blocks: {ratio:.2f}, quartiles {low:.2f} to {high:.2f}"
         )
-    print(f"plain and wording give the same answer to {sum(equal) / len(items):.2%} of the wordings")
+    print(
+        f"plain and wording give the same answer to {sum(equal) / len(items):.2%} of the wordings"
+    )
     if arguments.json:
         figures = {
             "machine": told,

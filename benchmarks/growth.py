@@ -72,7 +72,10 @@ class Noise:
         seeds = [torch.Generator().manual_seed(request.seed) for request in requests]
         if self.embeds:
             return [F.normalize(torch.randn(WIDTH, generator=seed), dim=-1) for seed in seeds]
-        return [torch.randint(0, 256, (3, SIDE, SIDE), generator=seed, dtype=torch.uint8) for seed in seeds]
+        return [
+            torch.randint(0, 256, (3, SIDE, SIDE), generator=seed, dtype=torch.uint8)
+            for seed in seeds
+        ]
 
     def fits(self, prompt: str) -> bool:
         """Every prompt is read whole."""
@@ -147,14 +150,30 @@ def build(folder: Path) -> Path:
     """Write the two small models and a checkpoint around them, with its gates open."""
     torch.manual_seed(0)
     language, vision = folder / "language_model", folder / "vision_encoder"
-    shutil.copytree(POCKET / "language_model", language, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
+    shutil.copytree(
+        POCKET / "language_model",
+        language,
+        ignore=shutil.ignore_patterns("*.safetensors", "config.json"),
+    )
     shape = {"n_embd": WIDTH, "n_layer": 1, "n_head": 2, "n_positions": 64}
     words = json.loads((POCKET / "language_model" / "config.json").read_text())["vocab_size"]
-    GPT2LMHeadModel(GPT2Config(vocab_size=words, bos_token_id=0, eos_token_id=0, **shape)).save_pretrained(language)
-    tower = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 2 * WIDTH}
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=words, bos_token_id=0, eos_token_id=0, **shape)
+    ).save_pretrained(language)
+    tower = {
+        "hidden_size": WIDTH,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 2 * WIDTH,
+    }
     ViTModel(ViTConfig(**tower, image_size=SIDE, patch_size=SIDE // 2)).save_pretrained(vision)
     ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(vision)
-    base = {"vision": str(vision), "generator": "blank", "vision_features": "pooled", "fusion_heads": 2}
+    base = {
+        "vision": str(vision),
+        "generator": "blank",
+        "vision_features": "pooled",
+        "fusion_heads": 2,
+    }
     model = VLMIG.from_base(str(language), store=folder / "unused", **base)
     for gate in (model.model.fusion.attention_gate, model.model.fusion.feed_gate):
         torch.nn.init.constant_(gate, 1.0)
@@ -210,10 +229,21 @@ def run(job: str, checkpoint: Path, folder: Path, count: int, fast: bool) -> Tol
 
 def alone(job: str, checkpoint: Path, folder: Path, count: int, fast: bool) -> Told:
     """Run a job in a process of its own, so that its memory is its own too."""
-    asked = [sys.executable, "-m", "benchmarks.growth", "--alone", job, str(checkpoint), str(folder), str(count)]
+    asked = [
+        sys.executable,
+        "-m",
+        "benchmarks.growth",
+        "--alone",
+        job,
+        str(checkpoint),
+        str(folder),
+        str(count),
+    ]
     asked += ["--fast"] if fast else []
     quiet = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(asked, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True)
+    done = subprocess.run(
+        asked, env=quiet, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, text=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -238,8 +268,16 @@ def grow(job: str, checkpoint: Path, counts: Sequence[int], fast: bool) -> list[
         with tempfile.TemporaryDirectory() as folder:
             whole = alone(job, checkpoint, Path(folder), count, fast)
             again = alone(job, checkpoint, Path(folder), count + 1, fast)
-        row = {"work, s": whole["work"], "ms/item": 1000 * whole["work"] / count, "statistics, s": whole["rest"]}
-        row |= {"before, MiB": whole["before"], "resident, MiB": whole["resident"], "peak, MiB": whole["peak"]}
+        row = {
+            "work, s": whole["work"],
+            "ms/item": 1000 * whole["work"] / count,
+            "statistics, s": whole["rest"],
+        }
+        row |= {
+            "before, MiB": whole["before"],
+            "resident, MiB": whole["resident"],
+            "peak, MiB": whole["peak"],
+        }
         row |= {"resume, s": again["first"], "resumed peak, MiB": again["peak"]}
         if not rows:
             print(line("items", {name: name for name in row}))
@@ -252,14 +290,22 @@ def grow(job: str, checkpoint: Path, counts: Sequence[int], fast: bool) -> list[
 
 def line(head: str, cells: dict[str, str]) -> str:
     """Put cells below their columns' names."""
-    return f"{head:>9}" + "".join(f"{cell:>{max(len(name), 9) + 2}}" for name, cell in cells.items())
+    return f"{head:>9}" + "".join(
+        f"{cell:>{max(len(name), 9) + 2}}" for name, cell in cells.items()
+    )
 
 
 def items(counts: Sequence[int], fast: bool) -> None:
     """Print how both jobs grow with the number of items."""
-    models = "embeddings in place of pictures, random scores" if fast else "a GPT-2 and a ViT of one layer"
+    models = (
+        "embeddings in place of pictures, random scores"
+        if fast
+        else "a GPT-2 and a ViT of one layer"
+    )
     print(f"simulated: noise in place of a generator, made items, {models}; real: all else")
-    print(f"one question of two candidates, k={K}; one thread; load of the machine before: {os.getloadavg()[0]:.1f}")
+    print(
+        f"one question of two candidates, k={K}; one thread; load of the machine before: {os.getloadavg()[0]:.1f}"
+    )
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = build(Path(folder))
         for job, said in JOBS.items():
@@ -269,7 +315,9 @@ def items(counts: Sequence[int], fast: bool) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--items", help="numbers of items, such as 1000,10000,100000")
     parser.add_argument("--fast", action="store_true", help="leave out the models' arithmetic too")
     # A job, the checkpoint, a folder and a number of items: what ``alone`` runs.

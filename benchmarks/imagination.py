@@ -45,12 +45,22 @@ class PlainLoop:
 
     def __init__(self, config: VLMIGConfig, device: torch.device) -> None:
         self.layer, self.device = config.vision_layer, device
-        generator, encoder = (config.locate(name, POCKET) for name in (config.imaginer, config.vision_encoder))
-        settings = {"steps": config.imaginer_steps, "guidance": config.imaginer_guidance, "size": config.imaginer_size}
+        generator, encoder = (
+            config.locate(name, POCKET) for name in (config.imaginer, config.vision_encoder)
+        )
+        settings = {
+            "steps": config.imaginer_steps,
+            "guidance": config.imaginer_guidance,
+            "size": config.imaginer_size,
+        }
         self.sampling = sampling_for(generator, **settings)
-        self.pipeline = AutoPipelineForText2Image.from_pretrained(generator, dtype=torch.float32).to(device)
+        self.pipeline = AutoPipelineForText2Image.from_pretrained(
+            generator, dtype=torch.float32
+        ).to(device)
         self.pipeline.set_progress_bar_config(disable=True)
-        model, _, self.preprocess = open_clip.create_model_and_transforms(f"local-dir:{encoder}", device=device)
+        model, _, self.preprocess = open_clip.create_model_and_transforms(
+            f"local-dir:{encoder}", device=device
+        )
         self.model, self.tokenizer = model.eval(), open_clip.get_tokenizer(f"local-dir:{encoder}")
 
     @torch.inference_mode()
@@ -78,7 +88,9 @@ class PlainLoop:
         return seen["image_intermediates"][0].cpu(), (pooled @ text.T)[:, 0].cpu()
 
 
-def fill(config: VLMIGConfig, prompts: Sequence[str], k: int, folder: Path) -> tuple[float, dict[str, float]]:
+def fill(
+    config: VLMIGConfig, prompts: Sequence[str], k: int, folder: Path
+) -> tuple[float, dict[str, float]]:
     """Fill a new store: seconds, and seconds by step. Models are new as well, so that no prompt is embedded already."""
     stopwatch = Stopwatch()
     imagination = Imagination(config, POCKET, FeatureStore(folder), stopwatch)
@@ -100,16 +112,22 @@ def operations(plain: Any) -> tuple[int, int]:
     side = sampling.size // plain.pipeline.vae_scale_factor
     latents = torch.zeros(1, unet.config.in_channels, side, side, device=plain.device)
     states, _ = plain.pipeline.encode_prompt(WARM_UP, plain.device, 1, False)
-    with sdpa_kernel(SDPBackend.MATH):  # attention as matrix products, which the counter knows on every device
+    with sdpa_kernel(
+        SDPBackend.MATH
+    ):  # attention as matrix products, which the counter knows on every device
         with FlopCounterMode(display=False) as denoising:
             unet(latents, 1, encoder_hidden_states=states)
         with FlopCounterMode(display=False) as decoding:
             vae.decode(latents)
-    passes = sampling.steps * (2 if sampling.guidance > 1 else 1)  # with guidance: once with the prompt, once without
+    passes = sampling.steps * (
+        2 if sampling.guidance > 1 else 1
+    )  # with guidance: once with the prompt, once without
     return denoising.get_total_flops() * passes, decoding.get_total_flops()
 
 
-def measure(config: VLMIGConfig, plain: PlainLoop, prompts: Sequence[str], k: int, rounds: int) -> None:
+def measure(
+    config: VLMIGConfig, plain: PlainLoop, prompts: Sequence[str], k: int, rounds: int
+) -> None:
     """Print a line for each round, the ratio, and where the time of ``fill`` goes."""
     print(f"{'round':<7}{'plain loop':>12}{'fill':>10}{'ratio':>8}   (pictures per second)")
     rates: list[tuple[float, float]] = []
@@ -127,13 +145,18 @@ def measure(config: VLMIGConfig, plain: PlainLoop, prompts: Sequence[str], k: in
         rates.append((pictures / loop, pictures / own))
         for step, spent in {**parts, "rest": own - sum(parts.values())}.items():
             steps.setdefault(step, []).append(spent)
-        print(f"{number + 1:<7}{rates[-1][0]:>12.2f}{rates[-1][1]:>10.2f}{rates[-1][1] / rates[-1][0]:>8.2f}")
+        print(
+            f"{number + 1:<7}{rates[-1][0]:>12.2f}{rates[-1][1]:>10.2f}{rates[-1][1] / rates[-1][0]:>8.2f}"
+        )
     loops, fills = (median(column) for column in zip(*rates, strict=True))
     ratios = [ours / loop for loop, ours in rates]
     print(
         f"{'median':<7}{loops:>12.2f}{fills:>10.2f}{fills / loops:>8.2f}   (rounds: {min(ratios):.2f} to {max(ratios):.2f})"
     )
-    print("fill, seconds: " + ", ".join(f"{step} {median(spent):.2f}" for step, spent in steps.items()))
+    print(
+        "fill, seconds: "
+        + ", ".join(f"{step} {median(spent):.2f}" for step, spent in steps.items())
+    )
 
 
 def limit(plain: PlainLoop, imaginer: Any) -> None:
@@ -143,24 +166,38 @@ def limit(plain: PlainLoop, imaginer: Any) -> None:
     for name, side in (("plain loop", plain), ("fill", imaginer)):
         denoising, decoding = operations(side)
         each = f"{denoising / 1e9:.2f} + {decoding / 1e9:.2f} GFLOP (denoiser + decoder; no encoder, no text)"
-        print(f"a picture, {name}: {each}; at that rate {rate / (denoising + decoding):.2f} per second")
+        print(
+            f"a picture, {name}: {each}; at that rate {rate / (denoising + decoding):.2f} per second"
+        )
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=8, help="held-out concepts to draw (default: 8)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--prompts", type=int, default=8, help="held-out concepts to draw (default: 8)"
+    )
     parser.add_argument("--k", type=int, default=6, help="pictures of each (default: 6)")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns (default: 3)")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="measurements of each, in turns (default: 3)"
+    )
     arguments = parser.parse_args(argv)
     load = os.getloadavg()[0]
-    prompts = [concept.name for concept in load_concepts() if concept.split == "held_out"][: arguments.prompts]
+    prompts = [concept.name for concept in load_concepts() if concept.split == "held_out"][
+        : arguments.prompts
+    ]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     config = VLMIGConfig.from_pretrained(POCKET)
     with contextlib.redirect_stderr(io.StringIO()):  # the libraries' progress bars
         plain = PlainLoop(config, device)
-    print(f"{len(prompts)} prompts x {arguments.k} pictures on {device}, {torch.get_num_threads()} threads, float32")
-    print(f"load of the machine before: {load:.2f} (other work beside this makes the rounds differ)")
+    print(
+        f"{len(prompts)} prompts x {arguments.k} pictures on {device}, {torch.get_num_threads()} threads, float32"
+    )
+    print(
+        f"load of the machine before: {load:.2f} (other work beside this makes the rounds differ)"
+    )
     measure(config, plain, prompts, arguments.k, arguments.rounds)
     with tempfile.TemporaryDirectory() as folder:
         limit(plain, Imagination(config, POCKET, FeatureStore(folder), Stopwatch()).source)

@@ -48,7 +48,9 @@ def load(store: Path | None, kind: str | None = None, **settings: Any) -> VLMIG:
 @torch.inference_mode()
 def seconds(model: VLMIG, times: int = 25) -> float:
     """Measure how long the language model reads a text, the median of several times."""
-    ids = torch.randint(0, 3000, (1, TOKENS), generator=torch.Generator().manual_seed(0)).to(model.model.device)
+    ids = torch.randint(0, 3000, (1, TOKENS), generator=torch.Generator().manual_seed(0)).to(
+        model.model.device
+    )
     spent = []
     for _ in range(times):
         started = time.perf_counter()
@@ -81,10 +83,18 @@ def cell(row: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("VLMIG_DATA", ".")), help="benchmark files")
-    parser.add_argument("--store", type=Path, help="folder of imagined features (default: the user's cache)")
-    parser.add_argument("--out", type=Path, default=Path("runs/quantization"), help="where measurements are kept")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("VLMIG_DATA", ".")), help="benchmark files"
+    )
+    parser.add_argument(
+        "--store", type=Path, help="folder of imagined features (default: the user's cache)"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/quantization"), help="where measurements are kept"
+    )
     parser.add_argument("--k", type=int, default=6, help="pictures (default: 6)")
     parser.add_argument("--limit", type=int, help="only the first N items of each task")
     arguments = parser.parse_args(argv)
@@ -96,7 +106,10 @@ def main(argv: list[str] | None = None) -> None:
         model = load(arguments.store, **settings)
         size = f"{weight_bytes(model.model.language_model) / 1e6:.2f}"
         row = [name, size, f"{1000 * seconds(model):.1f}"]
-        lines.append(row + measure(model, arguments, arguments.out / name.replace(", ", "_").replace(" ", "_")))
+        lines.append(
+            row
+            + measure(model, arguments, arguments.out / name.replace(", ", "_").replace(" ", "_"))
+        )
     print("\n".join(f"| {' | '.join(line)} |" for line in lines))
 
 

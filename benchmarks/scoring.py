@@ -77,13 +77,17 @@ class Bench:
         device: where it runs.
     """
 
-    def __init__(self, size: str, tokens: int, device: torch.device, fusion: str = "cross_attention") -> None:
+    def __init__(
+        self, size: str, tokens: int, device: torch.device, fusion: str = "cross_attention"
+    ) -> None:
         torch.manual_seed(0)
         described, encoder = SIZES[size]
         self.dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         self.device = device
         local = f"local-dir:{encoder}" if Path(encoder).is_dir() else encoder
-        self.clip = open_clip.create_model(local, device=device, precision="bf16" if device.type == "cuda" else "fp32")
+        self.clip = open_clip.create_model(
+            local, device=device, precision="bf16" if device.type == "cuda" else "fp32"
+        )
         self.clip.eval()
         self.read = open_clip.get_tokenizer(local)
         self.model = self._build(described, fusion).eval()
@@ -100,8 +104,14 @@ class Bench:
         config = AutoConfig.for_model(**described, bos_token_id=1, eos_token_id=2)
         with self.device:
             base = AutoModelForCausalLM.from_config(config, dtype=self.dtype)
-            patches = self._patches(torch.zeros(1, 3, DRAWN, DRAWN, dtype=self.dtype, device=self.device))
-            shape = {"vision_patches": patches.shape[1], "vision_width": patches.shape[2], "fusion": fusion}
+            patches = self._patches(
+                torch.zeros(1, 3, DRAWN, DRAWN, dtype=self.dtype, device=self.device)
+            )
+            shape = {
+                "vision_patches": patches.shape[1],
+                "vision_width": patches.shape[2],
+                "fusion": fusion,
+            }
             model = VLMIGForCausalLM(VLMIGConfig(text_config=config.to_dict(), **shape), base)
         if fusion == "cross_attention":
             for gate in (model.fusion.attention_gate, model.fusion.feed_gate):
@@ -110,7 +120,11 @@ class Bench:
 
     def _patches(self, pixels: Tensor) -> Tensor:
         seen = self.clip.visual.forward_intermediates(
-            pixels, indices=[-2], output_fmt="NLC", intermediates_only=True, normalize_intermediates=False
+            pixels,
+            indices=[-2],
+            output_fmt="NLC",
+            intermediates_only=True,
+            normalize_intermediates=False,
         )
         return seen["image_intermediates"][0]
 
@@ -151,27 +165,43 @@ class Bench:
     def plain(self, pixels: Tensor) -> Tensor:
         """Predict as the published scripts do; cosine weights, mixed logits."""
         pooled = F.normalize(self.clip.encode_image(pixels), dim=-1)
-        words = F.normalize(self.clip.encode_text(self.read(["what is the color of a banana"]).to(self.device)), dim=-1)
+        words = F.normalize(
+            self.clip.encode_text(self.read(["what is the color of a banana"]).to(self.device)),
+            dim=-1,
+        )
         trust = (pooled @ words.T).float().clamp(0, 1)
         features = self._patches(pixels)
         model, k = self.model, len(pixels)
         hidden = model.trunk(self.ids).last_hidden_state
         places = torch.arange(hidden.shape[1], device=self.device)[None].expand(k, -1)
-        mask = torch.ones(hidden.shape[1], hidden.shape[1], dtype=torch.bool, device=self.device).tril()
+        mask = torch.ones(
+            hidden.shape[1], hidden.shape[1], dtype=torch.bool, device=self.device
+        ).tril()
         beside, own = hidden.expand(k, -1, -1), model.projector(features)[:, None]
         text = model.fusion.read_text(beside, places)
-        fused = model.fusion(beside, model.fusion.read_images(own), text, mask.expand(k, -1, -1), places)[:, 0]
-        alone, images = (model.head(model.language_model, states).float() for states in (hidden, fused))
+        fused = model.fusion(
+            beside, model.fusion.read_images(own), text, mask.expand(k, -1, -1), places
+        )[:, 0]
+        alone, images = (
+            model.head(model.language_model, states).float() for states in (hidden, fused)
+        )
         mixed = (trust[..., None] * images + (1 - trust[..., None]) * alone).mean(0)
         return mixed.softmax(-1)[-1]
 
     @torch.no_grad()
-    def generate(self, tokens: int, features: Tensor | None = None, rule: str = "evidence") -> Tensor:
+    def generate(
+        self, tokens: int, features: Tensor | None = None, rule: str = "evidence"
+    ) -> Tensor:
         """Continue greedily."""
         self.model.config.mix, self.model.config.weights = rule, "uniform"
         beside = {} if features is None else {"visual_features": features}
         mask = torch.ones_like(self.ids)
-        settings = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
+        settings = {
+            "max_new_tokens": tokens,
+            "min_new_tokens": tokens,
+            "do_sample": False,
+            "pad_token_id": 0,
+        }
         model = self.model.language_model if features is None else self.model
         return model.generate(input_ids=self.ids, attention_mask=mask, **settings, **beside)
 
@@ -203,7 +233,9 @@ def generation(bench: Bench, k: int, tokens: int, rounds: int) -> dict[str, Any]
     return table(bench, sides, rounds, tokens)
 
 
-def table(bench: Bench, sides: dict[str, Callable[[], Any]], rounds: int, reads: int = 1) -> dict[str, Any]:
+def table(
+    bench: Bench, sides: dict[str, Callable[[], Any]], rounds: int, reads: int = 1
+) -> dict[str, Any]:
     """Measure, print and return every side: milliseconds, ratio to text, the tensors' peak memory, and the floor.
 
     Args:
@@ -212,7 +244,9 @@ def table(bench: Bench, sides: dict[str, Callable[[], Any]], rounds: int, reads:
     found = in_turns(sides, rounds)
     compute, memory = product_rate(bench.device, bench.dtype), memory_rate(bench.device)
     weights = sum(p.numel() * p.element_size() for p in bench.model.language_model.parameters())
-    print(f"\n{'':<18}{'ms':>9}{'/ text':>8}  quartiles   {'MB':>8}{'GFLOP':>8}{'floor ms':>10}{'reached':>9}")
+    print(
+        f"\n{'':<18}{'ms':>9}{'/ text':>8}  quartiles   {'MB':>8}{'GFLOP':>8}{'floor ms':>10}{'reached':>9}"
+    )
     told: dict[str, Any] = {"compute_rate": compute, "memory_rate": memory, "weights": weights}
     for name, work in sides.items():
         ratio, low, high = ratios(found, name, "text")
@@ -234,16 +268,32 @@ def table(bench: Bench, sides: dict[str, Callable[[], Any]], rounds: int, reads:
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="gpt2", help="of model and encoder (default: gpt2)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", choices=SIZES, default="gpt2", help="of model and encoder (default: gpt2)"
+    )
     parser.add_argument("--k", default="10,100", help="numbers of pictures (default: 10,100)")
     parser.add_argument("--tokens", type=int, default=20, help="of the prompt (default: 20)")
-    parser.add_argument("--new-tokens", type=int, default=32, help="of a continuation; 0: none (default: 32)")
+    parser.add_argument(
+        "--new-tokens", type=int, default=32, help="of a continuation; 0: none (default: 32)"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="turns of each side (default: 15)")
-    parser.add_argument("--plain-k", type=int, default=10, help="most pictures of the plain side (default: 10)")
-    parser.add_argument("--fusion", default="cross_attention", help="kind of fusion layer (default: cross_attention)")
-    parser.add_argument("--compile", action="store_true", help="compile the LM's trunk and the fusion layer")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure to a file")
+    parser.add_argument(
+        "--plain-k", type=int, default=10, help="most pictures of the plain side (default: 10)"
+    )
+    parser.add_argument(
+        "--fusion",
+        default="cross_attention",
+        help="kind of fusion layer (default: cross_attention)",
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the LM's trunk and the fusion layer"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write every figure to a file"
+    )
     arguments = parser.parse_args(argv)
     ks = [int(k) for k in arguments.k.split(",")]
     told: dict[str, Any] = {"machine": machine(), "settings": {**vars(arguments), "json": None}}
@@ -253,11 +303,15 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.compile:
         bench.model.trunk.compile()
         bench.model.fusion.compile()
-    print(f"{arguments.size}, {arguments.fusion}, {arguments.tokens} tokens, {bench.dtype}; {arguments.rounds} rounds")
+    print(
+        f"{arguments.size}, {arguments.fusion}, {arguments.tokens} tokens, {bench.dtype}; {arguments.rounds} rounds"
+    )
     told["next_token"] = next_token(bench, ks, arguments.rounds, arguments.plain_k)
     if arguments.new_tokens:
         print(f"\ngreedy continuation of {arguments.new_tokens} tokens")
-        told["generation"] = generation(bench, ks[0], arguments.new_tokens, max(3, arguments.rounds // 3))
+        told["generation"] = generation(
+            bench, ks[0], arguments.new_tokens, max(3, arguments.rounds // 3)
+        )
     if arguments.json:
         arguments.json.write_text(json.dumps(told, indent=1), encoding="utf-8")
 

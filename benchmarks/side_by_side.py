@@ -27,7 +27,11 @@ def machine() -> dict[str, Any]:
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    told = {"cpu": (names or [platform.processor()])[0], "device": device, "load": round(os.getloadavg()[0], 2)}
+    told = {
+        "cpu": (names or [platform.processor()])[0],
+        "device": device,
+        "load": round(os.getloadavg()[0], 2),
+    }
     return {**told, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
@@ -65,7 +69,9 @@ def ratios(found: Mapping[str, list[float]], name: str, to: str) -> tuple[float,
 
 
 @torch.no_grad()
-def product_rate(device: torch.device, dtype: torch.dtype = torch.float32, repetitions: int = 20) -> float:
+def product_rate(
+    device: torch.device, dtype: torch.dtype = torch.float32, repetitions: int = 20
+) -> float:
     """Measure the matrix product: operations per second, the best of some, as befits a limit."""
     left, right = torch.rand(2, SIDE, SIDE, device=device).to(dtype)
     work = lambda: left @ right  # noqa: E731
@@ -99,10 +105,16 @@ def peak_bytes(work: Work) -> int:
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with torch.profiler.profile(
+        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
+    ) as profile:
         work()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    events = [
+        event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"
+    ]  # type: ignore[union-attr]
+    return max(
+        accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    )
 
 
 def _wait() -> None:

@@ -62,7 +62,12 @@ KINDS = {"stored": "png", "live": "png", "photos": "jpg"}
 """The files that each side reads."""
 CAPTIONS = 5
 """What ``RecoloredScenes`` writes for each scene; one of them is taken."""
-PHRASES = ("{a} on the {b}", "a {c} {a}", "the {a} is next to a {c} {b}", "{c} {a} in front of the {b}")
+PHRASES = (
+    "{a} on the {b}",
+    "a {c} {a}",
+    "the {a} is next to a {c} {b}",
+    "{c} {a} in front of the {b}",
+)
 """Captions as long as those of regions of Visual Genome, about five words."""
 GROUPS = {
     "data": ("data", "tokens", "features", "pictures", "encode", "imagine", "store"),
@@ -131,7 +136,9 @@ class Side:
         accelerator = Accelerator(project_dir=folder)
         self.network = model.model.to(accelerator.device)
         choose_trained(self.network, stage.trains, stage.lora)
-        pictures = Pictures(model.imagination, self.network.blank_features, recipe.features == "stored", recipe.seed)
+        pictures = Pictures(
+            model.imagination, self.network.blank_features, recipe.features == "stored", recipe.seed
+        )
         pictures.stopwatch = self.clock
         self.clock.around(pictures, "fill", "fill")
         session = Session(recipe, folder, model, accelerator, pictures, stopwatch=self.clock)
@@ -140,7 +147,12 @@ class Side:
         self.filling = sum(self.clock.seconds.values())
         objective, self.steps = Objective(self.network), Steps(session, 0, stage, self.data)
         self._time(objective, pictures, accelerator)
-        self.run = Loop(objective, stage.model_copy(update={"steps": self.data.steps}), folder / stage.name, accelerator)
+        self.run = Loop(
+            objective,
+            stage.model_copy(update={"steps": self.data.steps}),
+            folder / stage.name,
+            accelerator,
+        )
         self.clock.around(self.run.optimizer, "step", "optimiser")
         self.batch, self.turns = stage.batch, []  # type: ignore[var-annotated]
         self.turn(1)
@@ -153,7 +165,9 @@ class Side:
         def fused(*args: Any) -> torch.Tensor:
             with clock("fusion"):
                 states = fuse(*args)
-            states.register_hook(lambda gradient: clock.switch("fusion, backward"))  # the head's part is over
+            states.register_hook(
+                lambda gradient: clock.switch("fusion, backward")
+            )  # the head's part is over
             return states
 
         network.fuse = fused
@@ -173,7 +187,12 @@ class Side:
             for _ in range(steps):
                 torch.manual_seed(self.run.step)
                 loss, norm, _, _ = self.run.advance(self.steps.losses, False, False)
-                line = {"step": self.run.step, "loss": loss, "gradient_norm": norm, "learning_rate": self.run.rate}
+                line = {
+                    "step": self.run.step,
+                    "loss": loss,
+                    "gradient_norm": norm,
+                    "learning_rate": self.run.rate,
+                }
                 self.run.note(line)
         self.turns.append({part: seconds / steps for part, seconds in self.clock.seconds.items()})
 
@@ -185,9 +204,21 @@ class Side:
 
 def recipe_for(entry: Mapping[str, Any], features: str, steps: int, batch: int) -> Recipe:
     """Make the recipe of the pocket adapter, on other data."""
-    stage = {"name": "measured", "data": [dict(entry)], "steps": steps, "batch": batch, "learning_rate": 1e-3}
+    stage = {
+        "name": "measured",
+        "data": [dict(entry)],
+        "steps": steps,
+        "batch": batch,
+        "learning_rate": 1e-3,
+    }
     model = {"from": "pocket", "adapter": "new"}
-    settings = {"model": model, "stages": [stage], "seed": 8, "features": features, "validation": {"share": 0.0}}
+    settings = {
+        "model": model,
+        "stages": [stage],
+        "seed": 8,
+        "features": features,
+        "validation": {"share": 0.0},
+    }
     return parse(Recipe, settings, "this benchmark")
 
 
@@ -204,7 +235,12 @@ def draw(folder: Path, count: int) -> None:
             picture = source.open(pair)
             picture.save(folder / f"{i}.png")
             picture.resize(PHOTO).save(folder / f"{i}.jpg", quality=90)
-            row = {"caption": pair.caption, "png": f"{i}.png", "jpg": f"{i}.jpg", "prompt": f"{pair.caption} {i}"}
+            row = {
+                "caption": pair.caption,
+                "png": f"{i}.png",
+                "jpg": f"{i}.jpg",
+                "prompt": f"{pair.caption} {i}",
+            }
             print(json.dumps(row), file=table)
 
 
@@ -218,7 +254,10 @@ def pocket(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for name, own in columns.items():
         each = arguments.imagined_steps if name == "imagined" else arguments.steps
         if each:
-            features, entry = "stored" if name == "stored" else "live", {"path": str(folder / TABLE), **own}
+            features, entry = (
+                "stored" if name == "stored" else "live",
+                {"path": str(folder / TABLE), **own},
+            )
             recipe = recipe_for(entry, features, 1 + turns * each, arguments.batch)
             with contextlib.redirect_stderr(io.StringIO()):  # progress bars
                 model = start(recipe, FeatureStore(folder / f"{name}_store"))
@@ -234,11 +273,16 @@ def _rates(sides: Mapping[str, Side]) -> dict[str, list[float]]:
     """Print samples per second of every round, and how many times as fast the stored side is."""
     rates = {name: side.rates for name, side in sides.items()}
     others = [name for name in sides if name != "stored"]
-    ratios = {name: [a / b for a, b in zip(rates["stored"], rates[name], strict=True)] for name in others}
+    ratios = {
+        name: [a / b for a, b in zip(rates["stored"], rates[name], strict=True)] for name in others
+    }
     columns = [*rates.values(), *ratios.values()]
     titles = "".join(f"{title:>12}" for title in (*rates, *(f"/ {name}" for name in others)))
     print(f"{'round':<8}{titles}   (samples per second; stored / other)")
-    rows = [*enumerate(zip(*columns, strict=True), 1), *((f.__name__, map(f, columns)) for f in (median, min, max))]
+    rows = [
+        *enumerate(zip(*columns, strict=True), 1),
+        *((f.__name__, map(f, columns)) for f in (median, min, max)),
+    ]
     for title, row in rows:
         print(f"{title:<8}" + "".join(f"{value:>12.2f}" for value in row))
     return ratios
@@ -247,13 +291,23 @@ def _rates(sides: Mapping[str, Side]) -> dict[str, list[float]]:
 def _breakdown(sides: Mapping[str, Side]) -> dict[str, list[dict[str, float]]]:
     """Print where the time of a step goes, and return it for each turn."""
     names = [part for parts in GROUPS.values() for part in parts]
-    spent = [{p: median(turn.get(p, 0.0) for turn in side.turns) for p in names} for side in sides.values()]
-    print(f"\n{'ms per step':<20}" + "".join(f"{name:>20}" for name in sides) + "   (medians of the rounds)")
+    spent = [
+        {p: median(turn.get(p, 0.0) for turn in side.turns) for p in names}
+        for side in sides.values()
+    ]
+    print(
+        f"\n{'ms per step':<20}"
+        + "".join(f"{name:>20}" for name in sides)
+        + "   (medians of the rounds)"
+    )
     for group, parts in GROUPS.items():
         rows = {f"  {part}": (part,) for part in parts if any(own[part] for own in spent)}
         for title, row in {group: parts, **rows}.items():
             cells = [(sum(own[part] for part in row), sum(own.values())) for own in spent]
-            print(f"{title:<20}" + "".join(f"{1000 * s:>11.1f} ({s / whole:>6.1%})" for s, whole in cells))
+            print(
+                f"{title:<20}"
+                + "".join(f"{1000 * s:>11.1f} ({s / whole:>6.1%})" for s, whole in cells)
+            )
     return {name: side.turns for name, side in sides.items()}
 
 
@@ -263,7 +317,9 @@ def _filling(stored: Side, live: Side) -> dict[str, float]:
     pictures, each = len(store), store.size() / len(store)
     saved = 1 / median(live.rates) - 1 / median(stored.rates)
     epochs = seconds / saved / pictures if saved > 0 else math.inf
-    apart = max(abs(a["loss"] - b["loss"]) for a, b in zip(stored.run.log, live.run.log, strict=True))
+    apart = max(
+        abs(a["loss"] - b["loss"]) for a, b in zip(stored.run.log, live.run.log, strict=True)
+    )
     rate = f"{pictures / seconds:.1f} per second, {each / 1000:.1f} kB each"
     print(f"\nfilling the store, once: {pictures} pictures in {seconds:.2f} s ({rate})")
     print(f"it has paid after {epochs:.2f} epochs, with a caption for each picture")
@@ -275,7 +331,9 @@ def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure a step at the size of GPT-2-small and ViT-B/32, and print and return what came out."""
     torch.manual_seed(0)
     base = GPT2LMHeadModel(GPT2Config(**GPT2))
-    config = VLMIGConfig(text_config=base.config.to_dict(), vision_patches=PATCHES, vision_width=WIDTH)
+    config = VLMIGConfig(
+        text_config=base.config.to_dict(), vision_patches=PATCHES, vision_width=WIDTH
+    )
     tokenizer = load_tokenizer(str(POCKET / "language_model"), None)
     model = VLMIG(VLMIGForCausalLM(config, base), tokenizer, POCKET, folder / "store")
     captions = keep_random(model, folder, arguments.pictures)
@@ -286,17 +344,27 @@ def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for _ in range(arguments.rounds):
         side.turn(side.each)
     words, tokens = (fmean(map(len, map(cut, captions))) for cut in (str.split, tokenizer.tokenize))
-    shares = [sum(turn.get(part, 0.0) for part in GROUPS["model"]) / sum(turn.values()) for turn in side.turns]
-    print(f"captions of {words:.1f} words, {tokens:.1f} tokens; {median(side.rates):.2f} samples per second")
+    shares = [
+        sum(turn.get(part, 0.0) for part in GROUPS["model"]) / sum(turn.values())
+        for turn in side.turns
+    ]
+    print(
+        f"captions of {words:.1f} words, {tokens:.1f} tokens; {median(side.rates):.2f} samples per second"
+    )
     told = _breakdown({"stored": side})
-    print(f"LM, fusion and head: {median(shares):.1%} of a step (rounds: {min(shares):.1%} to {max(shares):.1%})")
+    print(
+        f"LM, fusion and head: {median(shares):.1%} of a step (rounds: {min(shares):.1%} to {max(shares):.1%})"
+    )
     return {"seconds_per_step": told, "tokens": tokens, "model_share": shares}
 
 
 def keep_random(model: VLMIG, folder: Path, count: int) -> list[str]:
     """Write a table of captions and of files that only bear the names of pictures, and store random features for these."""
     rng, names = random.Random(0), [concept.name for concept in load_concepts()]
-    words = ({"a": rng.choice(names), "b": rng.choice(names), "c": rng.choice(COLORS)} for _ in range(count))
+    words = (
+        {"a": rng.choice(names), "b": rng.choice(names), "c": rng.choice(COLORS)}
+        for _ in range(count)
+    )
     captions = [rng.choice(PHRASES).format(**own) for own in words]
     with (folder / TABLE).open("w", encoding="utf-8") as table:
         for i, caption in enumerate(captions):
@@ -305,28 +373,49 @@ def keep_random(model: VLMIG, folder: Path, count: int) -> list[str]:
     source: Any = build_source({"path": str(folder / TABLE)})
     pictures = Pictures(model.imagination, model.model.blank_features, True, 0)
     addresses = (pictures.address(source, pair) for pair in source.pairs())
-    random_ones = (Imagined(None, torch.randn(PATCHES, WIDTH).half(), torch.randn(EMBEDDING)) for _ in captions)
+    random_ones = (
+        Imagined(None, torch.randn(PATCHES, WIDTH).half(), torch.randn(EMBEDDING)) for _ in captions
+    )
     model.imagination.store.put(zip(addresses, random_ones, strict=True))
     return captions
 
 
 def main(argv: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("pocket", "gpt2", "all"), default="all", help="what to measure")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--size", choices=("pocket", "gpt2", "all"), default="all", help="what to measure"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: 5)")
     parser.add_argument("--steps", type=int, help="steps per turn (default: 10; gpt2: 4)")
-    parser.add_argument("--imagined-steps", type=int, default=1, help="of the imagined side; 0: without (default: 1)")
+    parser.add_argument(
+        "--imagined-steps",
+        type=int,
+        default=1,
+        help="of the imagined side; 0: without (default: 1)",
+    )
     parser.add_argument("--batch", type=int, help="samples per step (default: 64; gpt2: 32)")
-    parser.add_argument("--pictures", type=int, default=512, help="pictures, with a caption each (default: 512)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure to a file")
+    parser.add_argument(
+        "--pictures", type=int, default=512, help="pictures, with a caption each (default: 512)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write every figure to a file"
+    )
     arguments = parser.parse_args(argv)
     told: dict[str, Any] = {"machine": machine()}
     print(", ".join(f"{name} {value}" for name, value in told["machine"].items()) + "; float32")
-    print("other work beside this makes the rounds differ, and slows several threads more than one (OMP_NUM_THREADS=1)")
+    print(
+        "other work beside this makes the rounds differ, and slows several threads more than one (OMP_NUM_THREADS=1)"
+    )
     for size, measure, steps, batch in (("pocket", pocket, 10, 64), ("gpt2", gpt2, 4, 32)):
         if arguments.size in (size, "all"):
-            settings = {**vars(arguments), "steps": arguments.steps or steps, "batch": arguments.batch or batch}
+            settings = {
+                **vars(arguments),
+                "steps": arguments.steps or steps,
+                "batch": arguments.batch or batch,
+            }
             own = argparse.Namespace(**settings)
             print(f"\n{size}: {own.rounds} rounds of {own.steps} steps of {own.batch} samples")
             with tempfile.TemporaryDirectory() as folder:

@@ -55,12 +55,24 @@ def _table(own: Results) -> str:
     bold = {_named(*part.main) for part in samples}
     rows = []
     for name in dict.fromkeys(name for found in measured for name in found):
-        cells = [cell for pair in zip(samples, measured, strict=True) for cell in _cells(*pair, name)]
-        rows.append([f"**{name}**" if name in bold else name, *PUBLISHED.get(name, ("-",) * 3), *cells])
-    rows += [[name, *("-",) * 3, *(c for cell in cells for c in (cell, ""))] for name, *cells in floors([own], shown)]
+        cells = [
+            cell for pair in zip(samples, measured, strict=True) for cell in _cells(*pair, name)
+        ]
+        rows.append(
+            [f"**{name}**" if name in bold else name, *PUBLISHED.get(name, ("-",) * 3), *cells]
+        )
+    rows += [
+        [name, *("-",) * 3, *(c for cell in cells for c in (cell, ""))]
+        for name, *cells in floors([own], shown)
+    ]
     heads = [head for column in shown for head in (title([own], column), "kept")]
     return markdown(
-        [f"{own.folder}, k={own.k}", *(f"{t}, published" for t in ("Color", "PIQA", "BoolQ")), *heads], rows
+        [
+            f"{own.folder}, k={own.k}",
+            *(f"{t}, published" for t in ("Color", "PIQA", "BoolQ")),
+            *heads,
+        ],
+        rows,
     )
 
 
@@ -70,8 +82,14 @@ def rules(samples: Samples) -> dict[str, np.ndarray]:
     images = [log_softmax(score.per_image[:k], -1) for score in scores]
     alone = [samples.right([own[i] for own in images]) for i in range(k)]
     surest = [own[entropy(np.exp(own), axis=-1).argmin()] for own in images]
-    found = {"text only": samples.right(samples.read(0, *samples.main)), "single picture": np.mean(alone, axis=0)}
-    found |= {"max confidence": samples.right(surest), "vote": samples.right(samples.read(k, "vote", "uniform"))}
+    found = {
+        "text only": samples.right(samples.read(0, *samples.main)),
+        "single picture": np.mean(alone, axis=0),
+    }
+    found |= {
+        "max confidence": samples.right(surest),
+        "vote": samples.right(samples.read(k, "vote", "uniform")),
+    }
     aligned = not any(np.isnan(score.alignment).any() for score in scores)
     learned = [("prob", "learned"), (samples.main[0], "learned")]
     for mix, weights in dict.fromkeys([*product(MIX_RULES, WEIGHTS), *learned, samples.main]):

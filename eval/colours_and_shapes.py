@@ -46,7 +46,11 @@ def measurable(data: Path) -> list[str]:
     found, missing = [], []
     for task in TASKS:
         files = declaration(task).files
-        there = [split for split in ("test", "train") if all((data / f).is_file() for f in files.get(split, [""]))]
+        there = [
+            split
+            for split in ("test", "train")
+            if all((data / f).is_file() for f in files.get(split, [""]))
+        ]
         if there:
             found.append(task if there[0] == "test" else f"{task}@{there[0]}")
         else:
@@ -62,7 +66,9 @@ def measurable(data: Path) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, then print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=os.environ.get("VLMIG_DATA", "../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/eval"))
     given = parser.parse_args(argv)
@@ -70,7 +76,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = said(lambda: tasks.extend(measurable(Path(given.data))))
     if status:
         return status
-    command = ["eval", "--tasks", ",".join(tasks), "--subset", "covered", "--limit", "120", "--k", "0,1,3,6"]
+    command = [
+        "eval",
+        "--tasks",
+        ",".join(tasks),
+        "--subset",
+        "covered",
+        "--limit",
+        "120",
+        "--k",
+        "0,1,3,6",
+    ]
     command += ["--data", str(given.data), "--out", str(given.out)]
     print(f"$ vlmig {' '.join(command)}\n", flush=True)
     return vlmig(command) or headline.main([str(given.out)])

@@ -25,7 +25,17 @@ import numpy as np
 from scipy.special import log_softmax
 
 from eval.results import Results, Row, Samples
-from eval.tables import Column, accuracy, difference, floors, markdown, remarks, resampled, run, title
+from eval.tables import (
+    Column,
+    accuracy,
+    difference,
+    floors,
+    markdown,
+    remarks,
+    resampled,
+    run,
+    title,
+)
 from vlmig.evaluation.metrics.bootstrap import holm, verdict
 
 PUBLISHED = {
@@ -40,7 +50,10 @@ Ours: what one wording gets on average, and the ensemble of all wordings; verdic
 
 def report(runs: Sequence[Results]) -> str:
     """Make a table for each folder."""
-    return "\n\n".join(map(_table, runs)) + f"\n\n{remarks(runs, 'Table 3, family means of Gemma-2B')}\n{NOTES}"
+    return (
+        "\n\n".join(map(_table, runs))
+        + f"\n\n{remarks(runs, 'Table 3, family means of Gemma-2B')}\n{NOTES}"
+    )
 
 
 def _table(own: Results) -> str:
@@ -49,14 +62,24 @@ def _table(own: Results) -> str:
     judged = [row for found in measured.values() for row in found[3:]]
     for row, p in zip(judged, holm([row["p"] for row in judged]), strict=True):
         row["verdict"] = verdict(row["delta"], p)
-    labels = [*PUBLISHED, "pictures − text-only ensemble", "pictures, ensemble − text-only ensemble"]
+    labels = [
+        *PUBLISHED,
+        "pictures − text-only ensemble",
+        "pictures, ensemble − text-only ensemble",
+    ]
     rows = [
-        [name, *PUBLISHED.get(name, NONE), *((accuracy if i < 3 else difference)(f[i]) for f in measured.values())]
+        [
+            name,
+            *PUBLISHED.get(name, NONE),
+            *((accuracy if i < 3 else difference)(f[i]) for f in measured.values()),
+        ]
         for i, name in enumerate(labels)
     ]
     rows += [[name, *NONE, *cells] for name, *cells in floors([own], list(measured))]
     heads = [title([own], column) for column in measured]
-    return markdown([str(own.folder), "VC, published", "CR, published", "RC, published", *heads], rows)
+    return markdown(
+        [str(own.folder), "VC, published", "CR, published", "RC, published", *heads], rows
+    )
 
 
 def _measured(own: Results, column: Column) -> list[Row] | None:

@@ -21,7 +21,9 @@ CHOICES = "yellow,red,green,brown,white"
 
 def main() -> None:
     """Ask one question, then measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=os.environ.get("VLMIG_DATA", "../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
     arguments = parser.parse_args()
@@ -34,11 +36,24 @@ def main() -> None:
     if (Path(arguments.data) / "valm/memory_color_data.csv").is_file():
         tasks = "memory_color,pocket_known"
     else:
-        tasks, limit = "pocket_known,pocket_color", ["--limit", "100"]  # minutes, not a quarter of an hour
+        tasks, limit = (
+            "pocket_known,pocket_color",
+            ["--limit", "100"],
+        )  # minutes, not a quarter of an hour
         print(
             f"\nno benchmark files at {arguments.data} (see README, Benchmark data): measuring the pocket world's own tasks"
         )
-    command = ["eval", "--tasks", tasks, "--k", "0,1,6", "--control", "none,shuffled", "--out", str(arguments.out)]
+    command = [
+        "eval",
+        "--tasks",
+        tasks,
+        "--k",
+        "0,1,6",
+        "--control",
+        "none,shuffled",
+        "--out",
+        str(arguments.out),
+    ]
     command += ["--data", str(arguments.data), *limit]
     print(f"\n$ vlmig {' '.join(command)}\n", flush=True)
     status = vlmig([*command, *store])

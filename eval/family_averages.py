@@ -25,7 +25,9 @@ from eval.results import Results
 from eval.tables import SUBSETS, accuracy, columns, markdown, mean, percent, remarks, run
 
 FAMILIES = {
-    "VC": tuple(f"imagenetvc_{name}" for name in ("color", "shape", "material", "component", "others")),
+    "VC": tuple(
+        f"imagenetvc_{name}" for name in ("color", "shape", "material", "component", "others")
+    ),
     "CR": ("piqa", "siqa", "hellaswag", "winogrande", "arc", "openbookqa", "commonsenseqa"),
     "RC": ("boolq", "squad", "quac"),
 }
@@ -58,7 +60,10 @@ def report(runs: Sequence[Results]) -> str:
     for own in runs:
         measured = columns([own], [task for family in FAMILIES.values() for task in family])
         for subset in SUBSETS:
-            tasks = [[task for task in family if (task, subset) in measured] for family in FAMILIES.values()]
+            tasks = [
+                [task for task in family if (task, subset) in measured]
+                for family in FAMILIES.values()
+            ]
             rows += _ours(own, subset, tasks) if any(tasks) else []
     return f"{markdown(['', *FAMILIES, 'average'], rows)}\n\n{remarks(runs, 'Table 4, family means')}\n{NOTES}"
 
@@ -68,14 +73,27 @@ def _ours(own: Results, subset: str, tasks: Sequence[Sequence[str]]) -> Iterator
     name = f"{own.folder}, {subset}"
     for i, label in enumerate(("majority", "chance")):
         values = [[own.floor(task, subset)[i] for task in part] for part in tasks]
-        yield [f"{name}: {label}", *(percent(np.mean(v)) if v and None not in v else "-" for v in values), "-"]
-    for label, k in (("text only", 0), (f"k={own.k}", own.k)):
-        means = [mean([own.row(task, subset, k) for task in part]) if part else None for part in tasks]
-        sizes = [(len(part), len(family)) for part, family in zip(tasks, FAMILIES.values(), strict=True)]
-        cells = [
-            accuracy(row) + (f" ({n} of {of})" if 0 < n < of else "") for row, (n, of) in zip(means, sizes, strict=True)
+        yield [
+            f"{name}: {label}",
+            *(percent(np.mean(v)) if v and None not in v else "-" for v in values),
+            "-",
         ]
-        whole = percent(np.mean([row["acc"] for row in means])) if all(n == of for n, of in sizes) else "-"
+    for label, k in (("text only", 0), (f"k={own.k}", own.k)):
+        means = [
+            mean([own.row(task, subset, k) for task in part]) if part else None for part in tasks
+        ]
+        sizes = [
+            (len(part), len(family)) for part, family in zip(tasks, FAMILIES.values(), strict=True)
+        ]
+        cells = [
+            accuracy(row) + (f" ({n} of {of})" if 0 < n < of else "")
+            for row, (n, of) in zip(means, sizes, strict=True)
+        ]
+        whole = (
+            percent(np.mean([row["acc"] for row in means]))
+            if all(n == of for n, of in sizes)
+            else "-"
+        )
         yield [f"**{name}: {label}**", *cells, whole]
 
 

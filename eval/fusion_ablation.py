@@ -73,11 +73,17 @@ def report(runs: Sequence[Results]) -> str:
     head = ["fusion", *(f"{task}, published" for task in tasks)]
     head += [f"{title([own], column)}, {own.folder}" for own, column in ours]
     rows = [
-        [name, *(numbers[TASKS.index(task)] for task in tasks), *(_ours(name, *place) for place in ours)]
+        [
+            name,
+            *(numbers[TASKS.index(task)] for task in tasks),
+            *(_ours(name, *place) for place in ours),
+        ]
         for name, numbers in PUBLISHED.items()
     ]
     for i, name in enumerate(("majority", "chance")):
-        rows.append([name, *("-" for _ in tasks), *(floors([own], [column])[i][1] for own, column in ours)])
+        rows.append(
+            [name, *("-" for _ in tasks), *(floors([own], [column])[i][1] for own, column in ours)]
+        )
     notes = "Intermediate fusion: published numbers only, this package has no such model."
     return f"{markdown(head, rows)}\n\n{remarks(runs, 'Table 2, accuracies of GPT-2')}\n{notes}"
 
@@ -89,7 +95,9 @@ def _ours(fusion: str, own: Results, column: tuple[str, str]) -> str:
     return "-" if k is None else accuracy(own.row(*column, k))
 
 
-def measure(out: Path, seeds: Sequence[int], changes: Sequence[str], limit: int, others: Sequence[str]) -> None:
+def measure(
+    out: Path, seeds: Sequence[int], changes: Sequence[str], limit: int, others: Sequence[str]
+) -> None:
     """Train and measure every system with every seed, as far as that is not done.
 
     Args:
@@ -105,10 +113,22 @@ def measure(out: Path, seeds: Sequence[int], changes: Sequence[str], limit: int,
             if seed not in seeds_of(name, seeds):
                 continue
             model = out / folder(name, seed)
-            given = [option for own in (f"seed={seed}", *changes, change) if own for option in ("--set", own)]
+            given = [
+                option
+                for own in (f"seed={seed}", *changes, change)
+                if own
+                for option in ("--set", own)
+            ]
             _run(["train", recipe, "--out", str(model), *given, *others])
             for subset, tasks in (*MEASURED.items(), ("text", (TEXT,))):
-                asked = ["--tasks", ",".join(tasks), "--k", f"0,1,{K}", "--control", "none,shuffled,blank"]
+                asked = [
+                    "--tasks",
+                    ",".join(tasks),
+                    "--k",
+                    f"0,1,{K}",
+                    "--control",
+                    "none,shuffled,blank",
+                ]
                 asked += ["--subset", "covered"] if subset == "covered" else []
                 asked += ["--limit", str(limit)] if subset != "text" else []
                 _run(["eval", "--model", str(model), *asked, "--out", f"{model}_{subset}", *others])
@@ -118,7 +138,9 @@ def _run(command: list[str]) -> None:
     """Run one of our commands."""
     print(f"$ vlmig {' '.join(command)}", flush=True)
     if vlmig(command):
-        raise VLMIGError(f"vlmig {command[0]} ended in the error above; mend it and run the same command again")
+        raise VLMIGError(
+            f"vlmig {command[0]} ended in the error above; mend it and run the same command again"
+        )
 
 
 def seeds_of(name: str, seeds: Sequence[int]) -> Sequence[int]:
@@ -140,7 +162,9 @@ class Seeds:
 
     def __init__(self, out: Path, name: str, seeds: Sequence[int]) -> None:
         self.runs = {
-            subset: [Results(out / f"{folder(name, seed)}_{subset}") for seed in seeds_of(name, seeds)]
+            subset: [
+                Results(out / f"{folder(name, seed)}_{subset}") for seed in seeds_of(name, seeds)
+            ]
             for subset in (*MEASURED, "text")
         }
         self._samples: dict[str, list[Samples]] = {}
@@ -160,12 +184,18 @@ class Seeds:
         """Average over seeds: the interval is over objects; ``range`` has the worst and the best seed."""
         right = self.right(task, subset, k, control)
         means = [float(one.mean()) for one in right]
-        return {**self.samples(task, subset)[0].estimate(np.mean(right, 0)), "range": (min(means), max(means))}
+        return {
+            **self.samples(task, subset)[0].estimate(np.mean(right, 0)),
+            "range": (min(means), max(means)),
+        }
 
     def losses(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Return the held-out texts' losses in nats, averaged over seeds, and their numbers of tokens."""
         rows = [
-            [json.loads(line) for line in (run.folder / f"samples_{TEXT}.jsonl").read_text().splitlines()]
+            [
+                json.loads(line)
+                for line in (run.folder / f"samples_{TEXT}.jsonl").read_text().splitlines()
+            ]
             for run in self.runs["text"]
         ]
         losses = np.mean([[row["loss"][str(k)][0] for row in own] for own in rows], 0)
@@ -177,7 +207,13 @@ def compare(out: Path, seeds: Sequence[int]) -> str:
     systems = {name: Seeds(out, name, seeds) for name in SYSTEMS}
     tasks = [(task, subset) for subset, own in MEASURED.items() for task in own]
     frozen = systems["late"]  # its LM is the LM itself
-    rows = [["the LM itself", *(accuracy(frozen.accuracy(*task, 0)) for task in tasks), _perplexity(frozen, frozen, 0)]]
+    rows = [
+        [
+            "the LM itself",
+            *(accuracy(frozen.accuracy(*task, 0)) for task in tasks),
+            _perplexity(frozen, frozen, 0),
+        ]
+    ]
     for name, own in systems.items():
         for label, k, control in (
             (f"{name}: text only", 0, "none"),
@@ -189,8 +225,13 @@ def compare(out: Path, seeds: Sequence[int]) -> str:
                 continue
             cells = [_cell(own.accuracy(*task, k, control)) for task in tasks]
             rows.append([label, *cells, "-" if control != "none" else _perplexity(own, frozen, k)])
-    heads = [f"{task}, {subset} (n = {frozen.runs[subset][0].row(task, subset, 0)['n']})" for task, subset in tasks]  # type: ignore[index]
-    return f"{markdown(['', *heads, f'{TEXT}, perplexity'], rows)}\n\n{_differences(systems, tasks)}"
+    heads = [
+        f"{task}, {subset} (n = {frozen.runs[subset][0].row(task, subset, 0)['n']})"
+        for task, subset in tasks
+    ]  # type: ignore[index]
+    return (
+        f"{markdown(['', *heads, f'{TEXT}, perplexity'], rows)}\n\n{_differences(systems, tasks)}"
+    )
 
 
 def _cell(row: Row) -> str:
@@ -212,7 +253,9 @@ def _ratio(difference_: np.ndarray, tokens: np.ndarray) -> str:
     """Format the change of a perplexity in %: texts are drawn whole."""
     drawn = Clusters(np.repeat(np.arange(len(tokens)), tokens))
     found = drawn.estimate(np.repeat(difference_ / tokens, tokens), least=-np.inf)
-    return "{:+.1f} % [{:+.1f}, {:+.1f}]".format(*(100 * np.expm1(x) for x in (found.mean, found.low, found.high)))
+    return "{:+.1f} % [{:+.1f}, {:+.1f}]".format(
+        *(100 * np.expm1(x) for x in (found.mean, found.low, found.high))
+    )
 
 
 def _differences(systems: dict[str, Seeds], tasks: Sequence[tuple[str, str]]) -> str:
@@ -228,7 +271,9 @@ def _differences(systems: dict[str, Seeds], tasks: Sequence[tuple[str, str]]) ->
     for _, a, first, b, second in wanted:
         row = []
         for task in tasks:
-            gain = np.mean(systems[a].right(*task, first), 0) - np.mean(systems[b].right(*task, second), 0)
+            gain = np.mean(systems[a].right(*task, first), 0) - np.mean(
+                systems[b].right(*task, second), 0
+            )
             own = systems[a].samples(*task)[0].estimate(gain, least=-1.0)
             row.append({**own, "delta": own["acc"]})
         found.append(row)
@@ -241,13 +286,19 @@ def _differences(systems: dict[str, Seeds], tasks: Sequence[tuple[str, str]]) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table of results folders, or train, measure and compare."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", type=Path, nargs="*", help="what vlmig eval --out wrote")
-    parser.add_argument("--measure", type=Path, metavar="OUT", help="train and measure in the pocket world")
+    parser.add_argument(
+        "--measure", type=Path, metavar="OUT", help="train and measure in the pocket world"
+    )
     parser.add_argument("--seeds", default="0,1,2", help="of training (default: 0,1,2)")
     parser.add_argument("--steps", type=int, default=1000, help="of training (default: 1000)")
     parser.add_argument("--batch", type=int, default=32, help="samples per step (default: 32)")
-    parser.add_argument("--limit", type=int, default=120, help="most items of a task (default: 120)")
+    parser.add_argument(
+        "--limit", type=int, default=120, help="most items of a task (default: 120)"
+    )
     parser.add_argument("--data", help="folder of benchmark files (or VLMIG_DATA)")
     parser.add_argument("--store", help="folder of features")
     given = parser.parse_args(argv)
@@ -256,7 +307,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if given.folders:
         return said(lambda: print(report([Results(own) for own in given.folders])))
     seeds = [int(seed) for seed in given.seeds.split(",")]
-    others = [o for name in ("data", "store") if (v := getattr(given, name)) for o in (f"--{name}", v)]
+    others = [
+        o for name in ("data", "store") if (v := getattr(given, name)) for o in (f"--{name}", v)
+    ]
 
     def work() -> None:
         changes = [f"stages.0.steps={given.steps}", f"stages.0.batch={given.batch}"]

@@ -35,26 +35,48 @@ def _shown(own: Results) -> list[Column]:
 
 def _main(own: Results) -> str:
     """Text only, one picture and all, against another object's pictures."""
-    head = ["task", "n", "majority", "text only", "k=1", f"**k={own.k}**", "shuffled", f"balanced: text / k={own.k}"]
+    head = [
+        "task",
+        "n",
+        "majority",
+        "text only",
+        "k=1",
+        f"**k={own.k}**",
+        "shuffled",
+        f"balanced: text / k={own.k}",
+    ]
     rows = []
     for column in _shown(own):
         alone, main = own.row(*column, 0), own.row(*column)
         cells = [accuracy(alone), accuracy(own.row(*column, 1)), f"**{accuracy(main)}**"]
         cells.append(accuracy(own.row(*column, control="shuffled")))
         balanced = f"{percent(alone['balanced_acc'])} / {percent(main['balanced_acc'])}"
-        rows.append([", ".join(column), str(alone["n"]), percent(alone["majority"]), *cells, balanced])
+        rows.append(
+            [", ".join(column), str(alone["n"]), percent(alone["majority"]), *cells, balanced]
+        )
     return markdown(head, rows)
 
 
 def _others(own: Results) -> str:
     """Other ways to spend the effort: solved examples or the pictures' prompt as text; CLIP alone or beside the text; votes."""
-    head = ["task", "few-shot", "caption", "CLIP alone", "Z-LaVI", "vote", f"**k={own.k}**", "visual gain"]
+    head = [
+        "task",
+        "few-shot",
+        "caption",
+        "CLIP alone",
+        "Z-LaVI",
+        "vote",
+        f"**k={own.k}**",
+        "visual gain",
+    ]
     rows = []
     for column in _shown(own):
         cells = [own.row(*column, 0, control) for control in ("few-shot", "caption")]
         cells += [own.baseline(*column, name) for name in ("clip", "zlavi", "vote")]
         gain = difference(own.comparison(*column, "shuffled"))
-        rows.append([", ".join(column), *map(accuracy, cells), f"**{accuracy(own.row(*column))}**", gain])
+        rows.append(
+            [", ".join(column), *map(accuracy, cells), f"**{accuracy(own.row(*column))}**", gain]
+        )
     note = "Visual gain: less what another object's pictures (shuffled) get."
     return f"{markdown(head, rows)}\n\n{note}"
 
@@ -64,7 +86,10 @@ def _differences(own: Results) -> str:
     every = dict.fromkeys((c["task"], c["subset"]) for c in own.block["comparisons"])
     found = [column for column in every if column[0] not in own.tasks or column in columns([own])]
     names = [name for name in OTHERS if any(own.comparison(*column, name) for column in found)]
-    rows = [[", ".join(column), *(difference(own.comparison(*column, n)) for n in names)] for column in found]
+    rows = [
+        [", ".join(column), *(difference(own.comparison(*column, n)) for n in names)]
+        for column in found
+    ]
     if not found:
         return ""
     note = f"Verdicts are adjusted for {len(own.block['comparisons'])} differences (Holm): beside an interval without zero one may be tied."
@@ -74,7 +99,9 @@ def _differences(own: Results) -> str:
 def _perplexities(own: Results) -> str:
     """Perplexities of the tasks that are plain text."""
     found = [c for c in own.block["conditions"] if "perplexity" in c]
-    return "\n".join(f"{c['task']}, k={c['k']}: perplexity {c['perplexity']:.4f} (n = {c['n']})" for c in found)
+    return "\n".join(
+        f"{c['task']}, k={c['k']}: perplexity {c['perplexity']:.4f} (n = {c['n']})" for c in found
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

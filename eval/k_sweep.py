@@ -34,7 +34,10 @@ def report(runs: Sequence[Results], png: Path | None = None) -> str:
     """Make a table for each folder, and a picture of all of them if asked for."""
     if png:
         draw(runs).savefig(png, dpi=120)
-    return "\n\n".join(map(_table, runs)) + f"\n\n{remarks(runs, 'Figure 3, its shape in words, Gemma-2B')}"
+    return (
+        "\n\n".join(map(_table, runs))
+        + f"\n\n{remarks(runs, 'Figure 3, its shape in words, Gemma-2B')}"
+    )
 
 
 def every_k(own: Results) -> list[int]:
@@ -52,7 +55,12 @@ def _table(own: Results) -> str:
         average = [accuracy(mean([own.row(task, "all", k) for task in PUBLISHED]))] if whole else []
         rows.append([f"{own.folder}, k={k}", SHAPE.get(k, ""), *cells, *average])
     rows += [[name, "", *cells, *["-"] * whole] for name, *cells in floors([own], shown)]
-    head = ["", "published", *(title([own], column) for column in shown), *["mean of Color, PIQA, BoolQ"] * whole]
+    head = [
+        "",
+        "published",
+        *(title([own], column) for column in shown),
+        *["mean of Color, PIQA, BoolQ"] * whole,
+    ]
     return markdown(head, rows)
 
 
@@ -63,11 +71,15 @@ def draw(runs: Sequence[Results]) -> Figure:
     for own in runs:
         for column in columns([own]):
             ks, shares, low, high = curve(own, column)
-            color = axis.plot(ks, shares, marker="o", label=f"{own.folder}: {title([own], column)}")[0].get_color()
+            color = axis.plot(
+                ks, shares, marker="o", label=f"{own.folder}: {title([own], column)}"
+            )[0].get_color()
             axis.fill_between(ks, low, high, color=color, alpha=0.12)
             axis.plot(*curve(own, column, "shuffled")[:2], "--", color=color, alpha=0.5)
     axis.set(
-        xlabel="pictures (k)", ylabel="accuracy, %", title="bands: 95 % intervals; dashed: another object's pictures"
+        xlabel="pictures (k)",
+        ylabel="accuracy, %",
+        title="bands: 95 % intervals; dashed: another object's pictures",
     )
     axis.legend(fontsize=7)
     return figure

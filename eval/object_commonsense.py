@@ -45,11 +45,16 @@ number. Published Relative Size is asked in one order, where "yes" is always rig
 def report(runs: Sequence[Results]) -> str:
     """Put our rows under the published ones, a column for every task and subset measured."""
     shown = columns(runs, TASKS)
-    rows = [[name, *beside(dict(zip(TASKS, numbers, strict=True)), shown)] for name, numbers in PUBLISHED.items()]
+    rows = [
+        [name, *beside(dict(zip(TASKS, numbers, strict=True)), shown)]
+        for name, numbers in PUBLISHED.items()
+    ]
     rows += floors(runs, shown)
     for own in runs:
         for label, k in (("text only", 0), (f"k={own.k}", own.k)):
-            rows.append([f"**{own.folder}, {label}**", *(accuracy(own.row(*column, k)) for column in shown)])
+            rows.append(
+                [f"**{own.folder}, {label}**", *(accuracy(own.row(*column, k)) for column in shown)]
+            )
     table = markdown(["", *(title(runs, column) for column in shown)], rows)
     return f"{table}\n\n{remarks(runs, 'Table 1, accuracies')}\n{NOTES}"
 

@@ -54,7 +54,9 @@ class Judge:
     def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
         """Embed pictures: (n, E), unit length."""
         rows = [
-            self.model.encode_image(torch.stack([self.preprocess(p) for p in pictures[start : start + 64]]))
+            self.model.encode_image(
+                torch.stack([self.preprocess(p) for p in pictures[start : start + 64]])
+            )
             for start in range(0, len(pictures), 64)
         ]
         return F.normalize(torch.cat(rows), dim=-1)
@@ -83,7 +85,10 @@ def color_distance(picture: Image.Image, concept: Concept) -> float:
     side = round(0.87 * picture.width)
     ink = np.asarray(glyph(concept.glyph).resize((side, side)), dtype=np.float32) / 255
     edge = (picture.width - side) // 2
-    seen = np.asarray(picture.convert("RGB"), dtype=np.float32)[edge : edge + side, edge : edge + side] / 255
+    seen = (
+        np.asarray(picture.convert("RGB"), dtype=np.float32)[edge : edge + side, edge : edge + side]
+        / 255
+    )
     solid = ink[..., 3] > 0.9
     if not solid.any():
         return float("nan")
@@ -134,7 +139,9 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int = SHEET[0]) -> I
     return sheet
 
 
-def measure(imaginer: Any, judge: Judge, concepts: Sequence[Concept], things: Sequence[int], six: int) -> list[str]:
+def measure(
+    imaginer: Any, judge: Judge, concepts: Sequence[Concept], things: Sequence[int], six: int
+) -> list[str]:
     """Draw one picture of each thing, and six of the first ``six``, and say how good they are.
 
     Args:
@@ -155,9 +162,13 @@ def measure(imaginer: Any, judge: Judge, concepts: Sequence[Concept], things: Se
         held = np.array([concepts[i].split == "held_out" for i in things])
         lines.append(f"{title}: top-1 {share(rank < 1)}, top-5 {share(rank < 5)}, n = {len(rank)}")
         if held.any():
-            lines.append(f"  held-out alone: top-1 {share(rank[held] < 1)}, top-5 {share(rank[held] < 5)}")
+            lines.append(
+                f"  held-out alone: top-1 {share(rank[held] < 1)}, top-5 {share(rank[held] < 5)}"
+            )
     own = [color_distance(p, concepts[i]) for p, i in zip(pictures, things, strict=True)]
-    other = [color_distance(p, concepts[i]) for p, i in zip(pictures, np.roll(things, 1), strict=True)]
+    other = [
+        color_distance(p, concepts[i]) for p, i in zip(pictures, np.roll(things, 1), strict=True)
+    ]
     lines.append(
         f"colour: {np.nanmedian(own):.1f} from the drawing in CIELAB, {np.nanmedian(other):.1f} from another's"
     )
@@ -165,12 +176,16 @@ def measure(imaginer: Any, judge: Judge, concepts: Sequence[Concept], things: Se
         many = draw(imaginer, [name for name in asked[:six] for _ in range(SIX)], 50000)
         scenes = [scene(glyph(concepts[i].glyph), rng) for i in things[:six] for _ in range(SIX)]
         spreads = [diversity(judge.pictures(shown).view(six, SIX, -1)) for shown in (many, scenes)]
-        lines.append(f"diversity of six: {spreads[0]:.3f}; of drawn scenes {spreads[1]:.3f} (1 - cosine)")
+        lines.append(
+            f"diversity of six: {spreads[0]:.3f}; of drawn scenes {spreads[1]:.3f} (1 - cosine)"
+        )
     lines.append(f"speed: {speed:.2f} pictures per second")
     return lines
 
 
-def name_scenes(path: Path, judge: Judge, concepts: Sequence[Concept], things: Sequence[int]) -> list[str]:
+def name_scenes(
+    path: Path, judge: Judge, concepts: Sequence[Concept], things: Sequence[int]
+) -> list[str]:
     """Say how many drawn scenes of each set are named right: the most that a generator of that set can reach.
 
     Args:
@@ -179,7 +194,9 @@ def name_scenes(path: Path, judge: Judge, concepts: Sequence[Concept], things: S
     names, lines = judge.names([concept.name for concept in concepts]), []
     for number, pool in enumerate(np.load(path, mmap_mode="r")):
         rank = ranks(judge.pictures([Image.fromarray(pool[i, 0]) for i in things]), names, things)
-        lines.append(f"scenes of set {number + 1}: top-1 {share(rank < 1)}, top-5 {share(rank < 5)}, n = {len(rank)}")
+        lines.append(
+            f"scenes of set {number + 1}: top-1 {share(rank < 1)}, top-5 {share(rank < 5)}, n = {len(rank)}"
+        )
     return lines
 
 
@@ -187,14 +204,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure a generator and print what was found."""
     parser = argparse.ArgumentParser(prog="python -m eval.picture_quality", description=__doc__)
     parser.add_argument("generator", nargs="?", default=str(POCKET / "generator"))
-    parser.add_argument("--judge", default=str(POCKET / "vision_encoder"), help="folder or open_clip name:weights")
-    parser.add_argument("--things", type=int, help="how many concepts to draw, at random; default: all")
+    parser.add_argument(
+        "--judge", default=str(POCKET / "vision_encoder"), help="folder or open_clip name:weights"
+    )
+    parser.add_argument(
+        "--things", type=int, help="how many concepts to draw, at random; default: all"
+    )
     parser.add_argument("--six", type=int, default=60, help="of how many to draw six pictures")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--guidance", type=float, default=2.5)
     parser.add_argument("--size", type=int, default=64)
-    parser.add_argument("--sheet", type=Path, help="where to write a contact sheet of 60 random concepts")
-    parser.add_argument("--scenes", type=Path, help="drawn scenes of several sets, to be named beside")
+    parser.add_argument(
+        "--sheet", type=Path, help="where to write a contact sheet of 60 random concepts"
+    )
+    parser.add_argument(
+        "--scenes", type=Path, help="drawn scenes of several sets, to be named beside"
+    )
     args = parser.parse_args(argv)
     concepts = load_concepts()
     things = np.random.default_rng(0).permutation(len(concepts))[: args.things].tolist()

@@ -15,7 +15,9 @@ from vlmig.pocket.tasks import covered
 
 def main(data: Path) -> None:
     """Print right answers and n over the covered objects of memory_color."""
-    items = [item for item in declaration("memory_color").made().load(data) if covered(item.cluster)]
+    items = [
+        item for item in declaration("memory_color").made().load(data) if covered(item.cluster)
+    ]
     read = [getattr(find_concept(item.cluster), "color", None) for item in items]
     right = sum(color == item.label for color, item in zip(read, items, strict=True))
     print(f"memory_color, covered: {right} of {len(items)} ({100 * right / len(items):.1f} %)")

@@ -31,7 +31,10 @@ class Results:
             self.content: Row = json.loads((folder / "results.json").read_text(encoding="utf-8"))
             self.block: Row = self.content["vlmig"]
             self.k: int = self.content["config"]["model_args"]["k"]
-            self.mains = {task: (config["mix"], config["weights"]) for task, config in self.content["configs"].items()}
+            self.mains = {
+                task: (config["mix"], config["weights"])
+                for task, config in self.content["configs"].items()
+            }
         except (OSError, ValueError, KeyError, TypeError):
             raise VLMIGError(
                 f"{folder} has no results of this version; expected a folder that vlmig eval --out wrote"
@@ -42,9 +45,13 @@ class Results:
         """The tasks measured, in their order."""
         return list(self.content["results"])
 
-    def row(self, task: str, subset: str, k: int | None = None, control: str = "none") -> Row | None:
+    def row(
+        self, task: str, subset: str, k: int | None = None, control: str = "none"
+    ) -> Row | None:
         """Find the main setting's numbers, or those of another k or control beside it; None where there is no accuracy."""
-        found = main_condition(self.content, task, subset, k, control) if task in self.mains else None
+        found = (
+            main_condition(self.content, task, subset, k, control) if task in self.mains else None
+        )
         return found if found and found["acc"] is not None else None
 
     def baseline(self, task: str, subset: str, mix: str) -> Row | None:
@@ -64,7 +71,9 @@ class Results:
     def comparison(self, task: str, subset: str, other: str) -> Row | None:
         """Find the main setting's difference to another one."""
         rows = self.block["comparisons"]
-        return next((c for c in rows if (c["task"], c["subset"], c["b"]) == (task, subset, other)), None)
+        return next(
+            (c for c in rows if (c["task"], c["subset"], c["b"]) == (task, subset, other)), None
+        )
 
 
 class Samples:
@@ -82,13 +91,20 @@ class Samples:
         measured = Task(task, lambda _: [], scoring=config["scoring"], counted=config["counted"])
         setting = VLMIGConfig(**{**own, **run.block["default"]})
         try:
-            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+            rows = [
+                json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line
+            ]
             items = [
-                Item(**{**r["doc"], "questions": tuple(Question(**q) for q in r["doc"]["questions"])}) for r in rows
+                Item(
+                    **{**r["doc"], "questions": tuple(Question(**q) for q in r["doc"]["questions"])}
+                )
+                for r in rows
             ]
             self.rescorer = Rescorer(measured, items, rows, setting)
         except (OSError, ValueError, KeyError, TypeError):
-            raise VLMIGError(f"{path} is not there or of another version; run vlmig eval again") from None
+            raise VLMIGError(
+                f"{path} is not there or of another version; run vlmig eval again"
+            ) from None
         self.k, self.main, self.records = run.k, run.mains[task], rows
         self.scores = list(self.rescorer.scores("none"))
         self.owner = self.rescorer.entries()[0]
@@ -108,4 +124,9 @@ class Samples:
     def estimate(self, values: np.ndarray, least: float = 0.0) -> Row:
         """Estimate a mean over the entries, or with ``least`` -1 a difference, in the shape of a condition."""
         found = self._drawn.estimate(values, least)
-        return {"acc": found.mean, "ci95": [found.low, found.high], "n": len(np.unique(self._ids)), "p": found.p}
+        return {
+            "acc": found.mean,
+            "ci95": [found.low, found.high],
+            "n": len(np.unique(self._ids)),
+            "p": found.p,
+        }

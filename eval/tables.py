@@ -23,8 +23,17 @@ def columns(runs: Sequence[Results], tasks: Sequence[str] | None = None) -> list
     Raises:
         VLMIGError: there is none.
     """
-    named = tasks if tasks is not None else list(dict.fromkeys(task for run in runs for task in run.tasks))
-    found = [(task, subset) for task in named for subset in SUBSETS if any(_is_own(run, task, subset) for run in runs)]
+    named = (
+        tasks
+        if tasks is not None
+        else list(dict.fromkeys(task for run in runs for task in run.tasks))
+    )
+    found = [
+        (task, subset)
+        for task in named
+        for subset in SUBSETS
+        if any(_is_own(run, task, subset) for run in runs)
+    ]
     if not found:
         folders = ", ".join(str(run.folder) for run in runs)
         raise VLMIGError(f"no task of this table in {folders}; expected some of {', '.join(named)}")
@@ -44,7 +53,9 @@ def resampled(own: Results) -> list[Column]:
     """
     found = [column for column in columns([own]) if own.has_distributions(column[0])]
     if not found or not own.k:
-        raise VLMIGError(f"{own.folder} has no task with candidates beside pictures; measure one with --k 0,6")
+        raise VLMIGError(
+            f"{own.folder} has no task with candidates beside pictures; measure one with --k 0,6"
+        )
     return found
 
 
@@ -63,7 +74,9 @@ def beside(numbers: Mapping[str, str], shown: Sequence[Column]) -> list[str]:
 def floors(runs: Sequence[Results], shown: Sequence[Column]) -> list[list[str]]:
     """Make the rows of those who look at no question: the most frequent answer, and chance."""
     found = [next(run for run in runs if run.row(*column, 0)).floor(*column) for column in shown]
-    return [[name, *(percent(own[i]) for own in found)] for i, name in enumerate(("majority", "chance"))]
+    return [
+        [name, *(percent(own[i]) for own in found)] for i, name in enumerate(("majority", "chance"))
+    ]
 
 
 def mean(rows: Sequence[Row]) -> Row:
@@ -80,7 +93,11 @@ def percent(share: float | None) -> str:
 
 def accuracy(row: Row | None) -> str:
     """Format an accuracy in % with its interval."""
-    return "-" if row is None else f"{percent(row['acc'])} [{100 * row['ci95'][0]:.0f}, {100 * row['ci95'][1]:.0f}]"
+    return (
+        "-"
+        if row is None
+        else f"{percent(row['acc'])} [{100 * row['ci95'][0]:.0f}, {100 * row['ci95'][1]:.0f}]"
+    )
 
 
 def difference(row: Row | None) -> str:
@@ -103,18 +120,26 @@ def remarks(runs: Sequence[Results], published: str) -> str:
     Args:
         published: which numbers, of what model.
     """
-    lines = [f"Published: {published}, arXiv 2406.13621v2, in %; ours in % with 95 % intervals over objects."]
+    lines = [
+        f"Published: {published}, arXiv 2406.13621v2, in %; ours in % with 95 % intervals over objects."
+    ]
     for run in runs:
         settings, content = run.block["settings"], run.content
         found = []
         if run.block["protocol"] != "reference":
-            found.append("protocol default, where the published scripts differ (--protocol reference)")
+            found.append(
+                "protocol default, where the published scripts differ (--protocol reference)"
+            )
         if content["config"]["limit"]:
             found.append(f"only the first {content['config']['limit']} items of each task")
-        if settings["subset"] == "covered" or any(c["subset"] == "covered" for c in run.block["conditions"]):
+        if settings["subset"] == "covered" or any(
+            c["subset"] == "covered" for c in run.block["conditions"]
+        ):
             found.append("covered: only items that the pocket world can draw")
         model = f"{run.folder}: model {content['config']['model_args']['pretrained']}"
-        lines.append(f"{model}; not comparable with them: {'; '.join(found)}." if found else f"{model}.")
+        lines.append(
+            f"{model}; not comparable with them: {'; '.join(found)}." if found else f"{model}."
+        )
     return "\n".join(lines)
 
 
@@ -128,13 +153,17 @@ def said(work: Callable[[], None]) -> int:
     return 0
 
 
-def run(report: Callable[..., str], about: str | None, argv: Sequence[str] | None = None, **files: str) -> int:
+def run(
+    report: Callable[..., str], about: str | None, argv: Sequence[str] | None = None, **files: str
+) -> int:
     """Print what ``report`` makes of results folders.
 
     Args:
         files: further options that name a file, with their help.
     """
-    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folders", type=Path, nargs="+", help="what vlmig eval --out wrote")
     for name, text in files.items():
         parser.add_argument(f"--{name}", type=Path, help=text)

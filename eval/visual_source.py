@@ -33,7 +33,10 @@ PUBLISHED = {
     "Gemma-2B: generated, k=6": ("50.1", "65.1", "48.9", "389"),
 }
 RETRIEVED = {
-    "GPT-2: retrieved (VaLM's retriever), appendix B": {"memory_color": "65.5", "color_terms": "62.8"},
+    "GPT-2: retrieved (VaLM's retriever), appendix B": {
+        "memory_color": "65.5",
+        "color_terms": "62.8",
+    },
     "GPT-2: generated, appendix B": {"memory_color": "72.5", "color_terms": "69.2"},
 }
 
@@ -47,9 +50,17 @@ def report(runs: Sequence[Results]) -> str:
     rows += [[name, *none, *cells] for name, *cells in floors(runs, shown)]
     for own in runs:
         for label, k in (("text only", 0), (f"{_source(own)}, k={own.k}", own.k)):
-            rows.append([f"**{own.folder}: {label}**", *none, *(accuracy(own.row(*column, k)) for column in shown)])
+            rows.append(
+                [
+                    f"**{own.folder}: {label}**",
+                    *none,
+                    *(accuracy(own.row(*column, k)) for column in shown),
+                ]
+            )
     table = markdown(["", *HEAD, *(title(runs, column) for column in shown)], rows)
-    published = "Table 5, family means of Gemma-2B and milliseconds per token, and appendix B, GPT-2"
+    published = (
+        "Table 5, family means of Gemma-2B and milliseconds per token, and appendix B, GPT-2"
+    )
     return "\n".join([table, "", remarks(runs, published), *_differing(runs, shown)])
 
 
@@ -64,7 +75,9 @@ def _differing(runs: Sequence[Results], shown: Sequence[Column]) -> list[str]:
     texts = [{row["acc"] for own in runs if (row := own.row(*column, 0))} for column in shown]
     if all(len(found) == 1 for found in texts):
         return []
-    return ["Text only differs between the folders: they differ in more than where the pictures come from."]
+    return [
+        "Text only differs between the folders: they differ in more than where the pictures come from."
+    ]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

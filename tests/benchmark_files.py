@@ -45,13 +45,22 @@ FILES = {
         "Index,Descriptor,Item,Shape", "1,a,brick,red", "2,the,fog,grey", "3,,tar,black"
     ),
     "valm/color-concrete-objects.csv": table("object,color", "brick,red", "ink,blue"),
-    "valm/shape.csv": table("Index,Descriptor,Item,Shape", "1,,ball,round", "2,,plate,round", "3,,sail,triangle"),
+    "valm/shape.csv": table(
+        "Index,Descriptor,Item,Shape", "1,,ball,round", "2,,plate,round", "3,,sail,triangle"
+    ),
     "valm/size.csv": table(SIZES, "a,barn,a,needle,yes", "the,harbour,an,oar,yes"),
     "imagenetvc/color.csv": table(
-        VC, "brick,What color is a brick?,red", "brick,What color is its edge?,gray", "tar,What color is tar?,black"
+        VC,
+        "brick,What color is a brick?,red",
+        "brick,What color is its edge?,gray",
+        "tar,What color is tar?,black",
     ),
-    "imagenetvc/shape.csv": table(VC, "ball,What is the shape of a ball?,round", "sail,What shape is a sail?,triangle"),
-    "imagenetvc/material.csv": table(VC, "oar,What is an oar made of?,wood", "kettle,What is a kettle made of?,metal"),
+    "imagenetvc/shape.csv": table(
+        VC, "ball,What is the shape of a ball?,round", "sail,What shape is a sail?,triangle"
+    ),
+    "imagenetvc/material.csv": table(
+        VC, "oar,What is an oar made of?,wood", "kettle,What is a kettle made of?,metal"
+    ),
     "imagenetvc/component.csv": table(
         VC, "kettle,Has it a spout?,yes", "oar,Has it a wheel?,no", "kettle,Has it a spout?,yes"
     ),
@@ -61,7 +70,9 @@ FILES = {
         "stool,How many legs has a stool?,3",
         '"heron, grey",Where does a heron stand?,water',
     ),
-    "imagenetvc/dev/color.csv": table(VC, "coal,What color is coal?,black", "chalk,What color is chalk?,white"),
+    "imagenetvc/dev/color.csv": table(
+        VC, "coal,What color is coal?,black", "chalk,What color is chalk?,white"
+    ),
     "imagenetvc/dev/shape.csv": table(VC, "coin,What shape is a coin?,round"),
     "imagenetvc/dev/material.csv": table(VC, "mitten,What is a mitten made of?,fabric"),
     "imagenetvc/dev/component.csv": table(VC, "cart,Has it a wheel?,Yes"),
@@ -79,8 +90,18 @@ FILES = {
     "vicomte/size_smaller/test.jsonl": pairs("thimble ladder seed"),
     "vicomte/size_smaller/train.jsonl": pairs("crumb loaf grain"),
     "piqa/dev.jsonl": json_lines(
-        {"id": "a", "goal": "Keep a door open.", "sol1": "Put a wedge under it.", "sol2": "Put a cloud under it."},
-        {"id": "b", "goal": "Dry a wet coat.", "sol1": "Hang it in the rain.", "sol2": "Hang it near the stove."},
+        {
+            "id": "a",
+            "goal": "Keep a door open.",
+            "sol1": "Put a wedge under it.",
+            "sol2": "Put a cloud under it.",
+        },
+        {
+            "id": "b",
+            "goal": "Dry a wet coat.",
+            "sol1": "Hang it in the rain.",
+            "sol2": "Hang it near the stove.",
+        },
     ),
     "piqa/dev-labels.lst": "0\n1\n",
     "siqa/dev.jsonl": json_lines(
@@ -107,7 +128,12 @@ FILES = {
             "ctx_a": "A man kneads dough on a table.",
             "ctx_b": "he",
             "ctx": "A man kneads dough on a table. he",
-            "endings": ["paints the dough.", "puts it into a tin.", ", a dog flies off.", "sings it a law."],
+            "endings": [
+                "paints the dough.",
+                "puts it into a tin.",
+                ", a dog flies off.",
+                "sings it a law.",
+            ],
             "label": 1,
             "source_id": "film~1",
         },
@@ -117,7 +143,12 @@ FILES = {
             "ctx_a": "[header] How to sharpen a knife [title] Wet the stone. [step] Use water.",
             "ctx_b": "",
             "ctx": "[header] How to sharpen a knife [title] Wet the stone. [step] Use water.",
-            "endings": ["Eat it.", "Burn it [title] Run.", "Sell it.", "Draw the edge over it. [substeps] Turn it."],
+            "endings": [
+                "Eat it.",
+                "Burn it [title] Run.",
+                "Sell it.",
+                "Draw the edge over it. [substeps] Turn it.",
+            ],
             "label": 3,
             "source_id": "guide~1",
         },
@@ -158,8 +189,28 @@ FILES = {
         stem("What gives shade?", "A", "ABCD", "a tree", "a song", "a lamp", "a smell"),
     ),
     "commonsenseqa/dev_rand_split.jsonl": json_lines(
-        stem("Where do you keep soup?", "C", "ABCDE", "sock", "roof", "pot", "book", "moon", question_concept="soup"),
-        stem("What cuts paper?", "A", "ABCDE", "scissors", "wool", "tea", "fog", "song", question_concept="paper"),
+        stem(
+            "Where do you keep soup?",
+            "C",
+            "ABCDE",
+            "sock",
+            "roof",
+            "pot",
+            "book",
+            "moon",
+            question_concept="soup",
+        ),
+        stem(
+            "What cuts paper?",
+            "A",
+            "ABCDE",
+            "scissors",
+            "wool",
+            "tea",
+            "fog",
+            "song",
+            question_concept="paper",
+        ),
     ),
     "boolq/dev.jsonl": json_lines(
         {
@@ -168,7 +219,12 @@ FILES = {
             "answer": False,
             "passage": "Whales are mammals of the Sea.",
         },
-        {"question": "can a whale sing", "title": "Whale", "answer": True, "passage": "Some Whales sing."},
+        {
+            "question": "can a whale sing",
+            "title": "Whale",
+            "answer": True,
+            "passage": "Some Whales sing.",
+        },
     ),
     "squad/dev-v2.0.json": json.dumps(
         {
@@ -179,7 +235,10 @@ FILES = {
                     "paragraphs": [
                         {
                             "context": "Kay built the mill in 1801.",
-                            "qas": [asked("1", "Who built the mill?", "Kay", "Kay"), asked("2", "Who burned it?")],
+                            "qas": [
+                                asked("1", "Who built the mill?", "Kay", "Kay"),
+                                asked("2", "Who burned it?"),
+                            ],
                         },
                         {
                             "context": "It stands on the Elm.",
@@ -189,7 +248,9 @@ FILES = {
                 },
                 {
                     "title": "Elm",
-                    "paragraphs": [{"context": "A river.", "qas": [asked("4", "What is it?", "A river")]}],
+                    "paragraphs": [
+                        {"context": "A river.", "qas": [asked("4", "What is it?", "A river")]}
+                    ],
                 },
             ],
         }
@@ -208,7 +269,13 @@ FILES = {
                             "qas": [
                                 turn("C_1_0_q#0", "Where was she born?", "Born in Ely", "in Ely"),
                                 turn("C_1_0_q#1", "Who was her aunt?", "CANNOTANSWER"),
-                                turn("C_1_0_q#2", "Then?", "She sailed north.", "sailed north", "CANNOTANSWER"),
+                                turn(
+                                    "C_1_0_q#2",
+                                    "Then?",
+                                    "She sailed north.",
+                                    "sailed north",
+                                    "CANNOTANSWER",
+                                ),
                             ],
                         }
                     ],

@@ -29,7 +29,11 @@ class Endpoint:
     """Chat completions from ``reply(body, number)``: text of a reply, or status and body, or None to hang up."""
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Any]) -> None:
-        self.reply, self.bodies, self.headers = reply, list[dict[str, Any]](), list[dict[str, str]]()
+        self.reply, self.bodies, self.headers = (
+            reply,
+            list[dict[str, Any]](),
+            list[dict[str, str]](),
+        )
         lock, endpoint = threading.Lock(), self
 
         class Handler(BaseHTTPRequestHandler):
@@ -37,7 +41,9 @@ class Endpoint:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 with lock:
                     endpoint.bodies.append(body | {"path": self.path})
-                    endpoint.headers.append({name.lower(): value for name, value in self.headers.items()})
+                    endpoint.headers.append(
+                        {name.lower(): value for name, value in self.headers.items()}
+                    )
                     number = len(endpoint.bodies)
                 found = endpoint.reply(body, number)
                 if found is None:
@@ -57,7 +63,9 @@ class Endpoint:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.handle_error = lambda *arguments: None  # type: ignore[method-assign]  # a client that did not wait
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True
+        ).start()
 
     def close(self) -> None:
         self.server.shutdown()
@@ -65,31 +73,59 @@ class Endpoint:
 
 
 def completion(text: str, finish: str = "stop", usage: bool = True) -> dict[str, Any]:
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    tokens = {"usage": {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130}} if usage else {}
-    return {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice], **tokens}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": text},
+        "finish_reason": finish,
+    }
+    tokens = (
+        {"usage": {"prompt_tokens": 100, "completion_tokens": 30, "total_tokens": 130}}
+        if usage
+        else {}
+    )
+    return {
+        "id": "1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "m",
+        "choices": [choice],
+        **tokens,
+    }
 
 
 def kind_of(body: dict[str, Any]) -> str:
     rules = body["messages"][0]["content"]
-    return "conversation" if '"turns"' in rules else "reasoning" if '"question"' in rules else "detail"
+    return (
+        "conversation" if '"turns"' in rules else "reasoning" if '"question"' in rules else "detail"
+    )
 
 
 def good(body: dict[str, Any], number: int = 0) -> str:
     """Reply well, as a function of what was asked and the seed."""
-    told = hashlib.sha256(f"{body['messages'][-1]['content']} {body['seed']}".encode()).hexdigest()[:8]
+    told = hashlib.sha256(f"{body['messages'][-1]['content']} {body['seed']}".encode()).hexdigest()[
+        :8
+    ]
     if kind_of(body) == "conversation":
         return json.dumps(
-            {"turns": [{"question": f"What is {i}{told}?", "answer": f"It is {told}."} for i in range(3)]}
+            {
+                "turns": [
+                    {"question": f"What is {i}{told}?", "answer": f"It is {told}."}
+                    for i in range(3)
+                ]
+            }
         )
     value = {"answer": f"{told} {LONG}"}
-    return json.dumps(value if kind_of(body) == "detail" else {"question": f"Why is there {told} here?", **value})
+    return json.dumps(
+        value if kind_of(body) == "detail" else {"question": f"Why is there {told} here?", **value}
+    )
 
 
 @contextmanager
 def endpoints(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Endpoint]]:
     """Give a function that starts an endpoint, and stop them all at the end."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # the hub's client obeys it for any address
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", False
+    )  # the hub's client obeys it for any address
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     started: list[Endpoint] = []
@@ -111,11 +147,18 @@ def write_genome(folder: Path) -> Path:
         noise(number).save(folder / f"VG_100K/{number}.jpg")
         phrases = (f"a red ball number {number}", "green  grass\nbelow", "the sky is grey")
         boxes = ((4, 3, 20, 15), (0, 15, 40, 15), (0, 0, 40, 12))
-        images.append({"id": number, "regions": [region(i, boxes[i], phrases[i], image_id=number) for i in range(3)]})
+        images.append(
+            {
+                "id": number,
+                "regions": [region(i, boxes[i], phrases[i], image_id=number) for i in range(3)],
+            }
+        )
         objects.append(
             {
                 "image_id": number,
-                "objects": [{"names": ["ball", "toy"], "x": 10, "y": 3, "w": 10, "h": 30, "object_id": 1}],
+                "objects": [
+                    {"names": ["ball", "toy"], "x": 10, "y": 3, "w": 10, "h": 30, "object_id": 1}
+                ],
             }
         )
     (folder / "region_descriptions.json").write_text(json.dumps(images))
@@ -130,7 +173,11 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 
 def ask(
-    genome: Path, out: Path, url: str, settings: Settings | None = None, bounds: Bounds | None = None
+    genome: Path,
+    out: Path,
+    url: str,
+    settings: Settings | None = None,
+    bounds: Bounds | None = None,
 ) -> dict[str, Any]:
     teacher = EndpointTeacher(url, "m", timeout=20, sleep=lambda seconds: None)
     return generate(genome, out, teacher, settings or Settings("m"), bounds or Bounds())

@@ -67,7 +67,9 @@ def save_language_model(folder: Path) -> None:
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     end = "<|endoftext|>"
-    PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=end, eos_token=end, pad_token=end).save_pretrained(folder)
+    PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=end, eos_token=end, pad_token=end
+    ).save_pretrained(folder)
     config = GPT2Config(vocab_size=len(vocabulary), n_positions=96, n_embd=32, n_layer=2, n_head=2)
     config.bos_token_id = config.eos_token_id = 0
     # Small random weights give near-uniform predictions; larger ones make differences visible.
@@ -80,27 +82,51 @@ def save_language_model(folder: Path) -> None:
 def save_vision_encoder(folder: Path) -> None:
     config = {
         "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "patch_size": 8, "layers": 2, "width": 24, "head_width": 12},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        "vision_cfg": {
+            "image_size": 32,
+            "patch_size": 8,
+            "layers": 2,
+            "width": 24,
+            "head_width": 12,
+        },
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     folder.mkdir()
     model = CLIP(**config)
     save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()}, folder / "open_clip_model.safetensors"
+        {name: value.contiguous() for name, value in model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
     )
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": config, "preprocess_cfg": {}})
+    )
 
 
 def save_generator(folder: Path) -> None:
-    vocabulary = {token: i for i, token in enumerate([*byte_vocabulary(), *(t + "</w>" for t in byte_vocabulary())])}
+    vocabulary = {
+        token: i
+        for i, token in enumerate([*byte_vocabulary(), *(t + "</w>" for t in byte_vocabulary())])
+    }
     for token in ("<|startoftext|>", "<|endoftext|>"):
         vocabulary[token] = len(vocabulary)
     folder.mkdir()
     (folder / "v.json").write_text(json.dumps(vocabulary))
     (folder / "m.txt").write_text("#version: 0.2\n")
-    tokenizer = CLIPTokenizer(str(folder / "v.json"), str(folder / "m.txt"), model_max_length=CONTEXT)
+    tokenizer = CLIPTokenizer(
+        str(folder / "v.json"), str(folder / "m.txt"), model_max_length=CONTEXT
+    )
     text = CLIPTextConfig(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=2
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        intermediate_size=37,
+        num_hidden_layers=1,
+        num_attention_heads=2,
     )
     StableDiffusionPipeline(
         vae=AutoencoderKL(
@@ -130,7 +156,9 @@ def save_generator(folder: Path) -> None:
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bert")
-    words = Tokenizer(models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words = Tokenizer(
+        models.WordPiece({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     words.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
@@ -144,7 +172,12 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+    }
     model = BertForMaskedLM(BertConfig(vocab_size=len(WORDS), max_position_embeddings=96, **shape))
     for parameter in model.parameters():
         parameter.data.mul_(4.0)
@@ -193,7 +226,10 @@ def colored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pixels = rng.integers(0, 60, (40, 40, 3), dtype=np.uint8)
         pixels[..., i % 3] += 150
         Image.fromarray(pixels).save(folder / f"{i}.png")
-        caption = f"the color of a cat is {('red', 'green', 'blue')[i % 3]} ." + " what ? a ?"[: 3 * (i % 4)]
+        caption = (
+            f"the color of a cat is {('red', 'green', 'blue')[i % 3]} ."
+            + " what ? a ?"[: 3 * (i % 4)]
+        )
         lines.append(json.dumps({"image": f"{i}.png", "caption": caption}))
     (folder / "pairs.jsonl").write_text("\n".join(lines) + "\n")
     return folder

@@ -31,9 +31,19 @@ def reasons(bad: list[Bad]) -> dict[str, int]:
     return found
 
 
-def region(number: int, box: tuple[Any, Any, Any, Any], phrase: Any = "a thing", **more: Any) -> dict[str, Any]:
+def region(
+    number: int, box: tuple[Any, Any, Any, Any], phrase: Any = "a thing", **more: Any
+) -> dict[str, Any]:
     x, y, width, height = box
-    return {"region_id": number, "x": x, "y": y, "width": width, "height": height, "phrase": phrase, **more}
+    return {
+        "region_id": number,
+        "x": x,
+        "y": y,
+        "width": width,
+        "height": height,
+        "phrase": phrase,
+        **more,
+    }
 
 
 def visual_genome(folder: Path, sizes: bool = True) -> Path:
@@ -63,7 +73,10 @@ def visual_genome(folder: Path, sizes: bool = True) -> Path:
     ]
     images = [
         {"id": 1, "regions": [{**own, "image_id": 1} for own in regions]},
-        {"image_id": 2, "regions": [region(30, (0, 0, 40, 30), "grey"), region(31, (1, 2, 9, 8), "small grey")]},
+        {
+            "image_id": 2,
+            "regions": [region(30, (0, 0, 40, 30), "grey"), region(31, (1, 2, 9, 8), "small grey")],
+        },
         {"id": 3, "regions": [region(40, (2.4, 3.4, 10.2, 10.2), "palette")]},
         {"id": 4, "regions": [region(50, (0, 0, 200, 200), "broken off")]},
         {"id": 5, "regions": [region(60, (0, 0, 20, 20), "missing")]},

@@ -9,7 +9,12 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 VOCABULARY = 97
-_COMMON: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+_COMMON: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
 _LLAMA_LIKE: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 48,
@@ -66,7 +71,13 @@ CAUSAL: dict[str, dict[str, Any]] = {
     "cohere": {**_LLAMA_LIKE, "logit_scale": 0.25},
     "persimmon": _PLAIN,
     "biogpt": _PLAIN,
-    "xglm": {"d_model": 32, "ffn_dim": 48, "num_layers": 2, "attention_heads": 4, "max_position_embeddings": 128},
+    "xglm": {
+        "d_model": 32,
+        "ffn_dim": 48,
+        "num_layers": 2,
+        "attention_heads": 4,
+        "max_position_embeddings": 128,
+    },
     "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 4},
     "mpt": {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 128},
 }
@@ -74,7 +85,13 @@ MASKED: dict[str, dict[str, Any]] = {
     "bert": _PLAIN,
     "roberta": _PLAIN,
     "albert": {**_PLAIN, "embedding_size": 16},
-    "distilbert": {"dim": 32, "hidden_dim": 48, "n_layers": 2, "n_heads": 4, "max_position_embeddings": 128},
+    "distilbert": {
+        "dim": 32,
+        "hidden_dim": 48,
+        "n_layers": 2,
+        "n_heads": 4,
+        "max_position_embeddings": 128,
+    },
     "electra": {**_PLAIN, "embedding_size": 16},
     "mpnet": _PLAIN,
     "modernbert": {**_PLAIN, "cls_token_id": 1, "sep_token_id": 2},

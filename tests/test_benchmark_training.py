@@ -24,14 +24,31 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(not FONT.exists(), reason="the recipe's font fonts-noto-color-emoji is not installed")
-def test_the_pocket_sides_take_turns(tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(
+    not FONT.exists(), reason="the recipe's font fonts-noto-color-emoji is not installed"
+)
+def test_the_pocket_sides_take_turns(
+    tmp_path: Path, one_thread: None, capsys: pytest.CaptureFixture[str]
+) -> None:
     figures = tmp_path / "figures.json"
-    sizes = ["--rounds", "1", "--steps", "2", "--batch", "2", "--pictures", "4", "--json", str(figures)]
+    sizes = [
+        "--rounds",
+        "1",
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+        "--pictures",
+        "4",
+        "--json",
+        str(figures),
+    ]
     training.main(["--size", "pocket", *sizes])
     assert re.search(r"median( +[\d.]+){7}", capsys.readouterr().out)
     told = json.loads(figures.read_text())["pocket"]
-    assert told["filling"]["losses_apart"] < 1e-6  # the same samples, the same features, the same steps
+    assert (
+        told["filling"]["losses_apart"] < 1e-6
+    )  # the same samples, the same features, the same steps
     turns = {side: turns[0] for side, turns in told["seconds_per_step"].items()}
     assert set(turns) == {"stored", "live", "photos", "imagined"}
     assert "imagine" in turns["imagined"] and "encode" in turns["live"]
@@ -39,16 +56,37 @@ def test_the_pocket_sides_take_turns(tmp_path: Path, one_thread: None, capsys: p
 
 
 def test_the_share_of_the_model_is_told(
-    tmp_path: Path, one_thread: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    one_thread: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(training, "GPT2", {"n_layer": 2, "n_embd": 64, "n_head": 2})
     figures = tmp_path / "figures.json"
-    sizes = ["--rounds", "2", "--steps", "1", "--batch", "4", "--pictures", "8", "--json", str(figures)]
+    sizes = [
+        "--rounds",
+        "2",
+        "--steps",
+        "1",
+        "--batch",
+        "4",
+        "--pictures",
+        "8",
+        "--json",
+        str(figures),
+    ]
     training.main(["--size", "gpt2", *sizes])
     assert re.search(r"LM, fusion and head: [\d.]+% of a step", capsys.readouterr().out)
     told = json.loads(figures.read_text())["gpt2"]
     for turn, share in zip(told["seconds_per_step"]["stored"], told["model_share"], strict=True):
-        assert {"LM", "fusion", "head and loss", "head, backward", "fusion, backward", "features"} <= set(turn)
+        assert {
+            "LM",
+            "fusion",
+            "head and loss",
+            "head, backward",
+            "fusion, backward",
+            "features",
+        } <= set(turn)
         assert 0 < share < 1
 
 

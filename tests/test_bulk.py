@@ -46,7 +46,18 @@ def prompts(tmp_path: Path) -> Path:
 
 
 def command(checkpoint: Path, prompts: Path, store: Path, *more: str) -> list[str]:
-    return ["imagine", "--model", str(checkpoint), "--prompts", str(prompts), "--k", "2", "--store", str(store), *more]
+    return [
+        "imagine",
+        "--model",
+        str(checkpoint),
+        "--prompts",
+        str(prompts),
+        "--k",
+        "2",
+        "--store",
+        str(store),
+        *more,
+    ]
 
 
 @pytest.mark.scaled
@@ -81,19 +92,32 @@ def test_killed_again_and_again_a_run_loses_and_repeats_nothing(
             stderr=subprocess.DEVNULL,
         )
         target = min(len(finished) + rng.randint(1, max(1, count // (2 * kills))), count - 24)
-        while process.poll() is None and (not folder.is_dir() or len(FeatureStore(folder)) < target):
+        while process.poll() is None and (
+            not folder.is_dir() or len(FeatureStore(folder)) < target
+        ):
             time.sleep(0.02)
         time.sleep(rng.random() * (0.2 if PROOF else 0.0))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        now = dict(FeatureStore(folder).base.execute("SELECT rowid, digest FROM entries").fetchall())
-        assert finished.items() <= now.items(), f"kill {kill}: a finished entry is gone or was made again"
+        now = dict(
+            FeatureStore(folder).base.execute("SELECT rowid, digest FROM entries").fetchall()
+        )
+        assert finished.items() <= now.items(), (
+            f"kill {kill}: a finished entry is gone or was made again"
+        )
         finished = now
     assert 0 < len(finished) < count, "the kills should have come while pictures were made"
-    subprocess.run([sys.executable, "-m", "vlmig.cli", *command(checkpoint, prompts, folder)], env=QUIET, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "vlmig.cli", *command(checkpoint, prompts, folder)],
+        env=QUIET,
+        check=True,
+    )
     store = FeatureStore(folder)
     assert len(contents(store)) == count
-    assert finished.items() <= dict(store.base.execute("SELECT rowid, digest FROM entries").fetchall()).items()
+    assert (
+        finished.items()
+        <= dict(store.base.execute("SELECT rowid, digest FROM entries").fetchall()).items()
+    )
 
 
 @pytest.mark.proof
@@ -101,7 +125,13 @@ def test_two_processes_under_torchrun_share_the_work(
     tiny: VLMIG, checkpoint: Path, prompts: Path, tmp_path: Path
 ) -> None:
     tiny.imagination.fill(read_prompts(prompts), k=2)
-    launcher = [str(Path(sys.executable).parent / "torchrun"), "--nproc-per-node", "2", "-m", "vlmig.cli"]
+    launcher = [
+        str(Path(sys.executable).parent / "torchrun"),
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "vlmig.cli",
+    ]
     done = subprocess.run(
         [*launcher, *command(checkpoint, prompts, tmp_path / "two")],
         env=QUIET,
@@ -123,7 +153,9 @@ def test_processes_on_the_same_list(checkpoint: Path, prompts: Path, tmp_path: P
     quiet = {"env": QUIET, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     processes = [subprocess.Popen(run, **quiet) for _ in range(4 if PROOF else 2)]  # type: ignore[call-overload]
     assert [process.wait() for process in processes] == [0] * len(processes)
-    assert len(contents(FeatureStore(tmp_path / "raced"))) == 2 * len(prompts.read_text().splitlines())
+    assert len(contents(FeatureStore(tmp_path / "raced"))) == 2 * len(
+        prompts.read_text().splitlines()
+    )
 
 
 def test_a_second_evaluation_draws_nothing(tiny: VLMIG, tmp_path: Path) -> None:
@@ -134,31 +166,50 @@ def test_a_second_evaluation_draws_nothing(tiny: VLMIG, tmp_path: Path) -> None:
     (tmp_path / "valm" / "memory_color_data.csv").write_text(table)
     calls: list[int] = []
     plain = tiny.imagination.source.imagine
-    tiny.imagination.source.imagine = lambda requests: calls.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
+    tiny.imagination.source.imagine = lambda requests: (
+        calls.append(len(requests)) or plain(requests)
+    )  # type: ignore[method-assign]
     task = declaration("memory_color").made()
     first = measure_tasks(Evaluator(tiny, Settings(ks=(0, 2)), tmp_path, tmp_path / "a"), [task])
     assert sum(calls) == 6 * 2, "one set of pictures for all nine wordings of an item"
     controlled = Settings(ks=(0, 2), controls=("none", "shuffled", "blank", "caption"))
     second = measure_tasks(Evaluator(tiny, controlled, tmp_path, tmp_path / "b"), [task])
     assert sum(calls) == 6 * 2
-    assert first["results"]["memory_color"]["acc,none"] == second["results"]["memory_color"]["acc,none"]
+    assert (
+        first["results"]["memory_color"]["acc,none"]
+        == second["results"]["memory_color"]["acc,none"]
+    )
 
 
 @pytest.mark.parametrize("policy", ["question", "sentences", "option"])
-def test_other_policies_are_evaluated_and_reported(tiny: VLMIG, tmp_path: Path, policy: str) -> None:
+def test_other_policies_are_evaluated_and_reported(
+    tiny: VLMIG, tmp_path: Path, policy: str
+) -> None:
     contexts, choices = ("A thing. Its color is", "Q: color? A:"), ("red", "blue")
     items = [
-        Item(str(i), f"thing{i}", "x", choices, tuple(Question((f"thing{i} {c}",), choices, i % 2) for c in contexts))
+        Item(
+            str(i),
+            f"thing{i}",
+            "x",
+            choices,
+            tuple(Question((f"thing{i} {c}",), choices, i % 2) for c in contexts),
+        )
         for i in range(2)
     ]
     settings = Settings(ks=(0, 2), controls=("none", "shuffled", "blank"), policy=policy)
-    results = measure_tasks(Evaluator(tiny, settings, tmp_path, tmp_path), [Task("things", lambda _: items)])
-    assert {c["control"] for c in results["vlmig"]["conditions"]} == {"none", "shuffled", "blank"}
-    assert tiny.imagination.tally.drawn == {"question": 8, "sentences": 8 - 2, "option": 16}[policy], (
-        "the last sentence is shared by both items"
+    results = measure_tasks(
+        Evaluator(tiny, settings, tmp_path, tmp_path), [Task("things", lambda _: items)]
     )
-    rows = [json.loads(line) for line in (tmp_path / "samples_things.jsonl").read_text().splitlines()]
-    assert len(rows[0]["pictures"]) == (4 if policy == "option" else 2), "a set for each wording, or wording and option"
+    assert {c["control"] for c in results["vlmig"]["conditions"]} == {"none", "shuffled", "blank"}
+    assert (
+        tiny.imagination.tally.drawn == {"question": 8, "sentences": 8 - 2, "option": 16}[policy]
+    ), "the last sentence is shared by both items"
+    rows = [
+        json.loads(line) for line in (tmp_path / "samples_things.jsonl").read_text().splitlines()
+    ]
+    assert len(rows[0]["pictures"]) == (4 if policy == "option" else 2), (
+        "a set for each wording, or wording and option"
+    )
     right = [answer == row["target"] for row in rows for answer in row["answer"]]
     found = main_condition(results, "things")
     assert found is not None and np.mean(right) == found["acc"]
@@ -166,7 +217,9 @@ def test_other_policies_are_evaluated_and_reported(tiny: VLMIG, tmp_path: Path, 
     assert results["configs"]["things"]["policy"] == policy
     shown = {
         p
-        for v in tiny.imagine([items[0].questions[0].contexts[0]], 2, policy=policy, options=["red"])
+        for v in tiny.imagine(
+            [items[0].questions[0].contexts[0]], 2, policy=policy, options=["red"]
+        )
         for p in v.prompts
     }
     assert any("red" in prompt for prompt in shown) == (policy == "option")

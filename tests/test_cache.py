@@ -34,14 +34,21 @@ class Kept(logging.Handler):
 def test_either_name_continues_a_text(fusion: str) -> None:
     model, batch, features = visual("llama", fusion), left_padded(), pictures()
     whole = model(**batch, visual_features=features).logits[:, -1]
-    first = {"input_ids": batch["input_ids"][:, :-1], "attention_mask": batch["attention_mask"][:, :-1]}
+    first = {
+        "input_ids": batch["input_ids"][:, :-1],
+        "attention_mask": batch["attention_mask"][:, :-1],
+    }
     last = {**batch, "input_ids": batch["input_ids"][:, -1:]}
     for name in ("cache", "past_key_values"):
         cache = text_cache(model(**first, visual_features=features, use_cache=True))
         followed = model(**last, visual_features=features, **{name: cache}).logits[:, -1]
         assert (followed - whole).abs().max() < SAME
-    with pytest.raises(VLMIGError, match="a cache as cache and another as past_key_values; expected one"):
-        model(**last, visual_features=features, cache=DynamicCache(), past_key_values=DynamicCache())
+    with pytest.raises(
+        VLMIGError, match="a cache as cache and another as past_key_values; expected one"
+    ):
+        model(
+            **last, visual_features=features, cache=DynamicCache(), past_key_values=DynamicCache()
+        )
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -51,7 +58,13 @@ def test_generation_warns_of_nothing(fusion: str) -> None:
     model: Any = visual("llama", fusion)
     logger.addHandler(kept)
     try:
-        model.generate(**left_padded(), visual_features=pictures(), max_new_tokens=3, do_sample=False, pad_token_id=0)
+        model.generate(
+            **left_padded(),
+            visual_features=pictures(),
+            max_new_tokens=3,
+            do_sample=False,
+            pad_token_id=0,
+        )
         logger.warning("said")
     finally:
         logger.removeHandler(kept)

@@ -23,12 +23,15 @@ CHATML = (
 )
 # Writes an empty thought before the last answer only, as reasoning models do.
 THINKING = CHATML.replace(
-    "{{ m.content }}", "{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}"
+    "{{ m.content }}",
+    "{% if loop.last and m.role == 'assistant' %}<think></think>{% endif %}{{ m.content }}",
 )
 FIRST = "{{ bos_token }}" + CHATML
 # Shows the last exchange only.
 FORGETFUL = CHATML.replace("in messages", "in messages[-2:]")
-NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+NO_SYSTEM = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+)
 NO_STOP = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 
 WRITTEN = {
@@ -57,7 +60,10 @@ def test_templates(name: str) -> None:
     text, spans = render(TALK, name, system=system)
     assert text == WRITTEN[name]
     learnt = pieces(text, spans)
-    assert [own.removesuffix(TEMPLATES[name].stop).strip() for own in learnt] == ["in {red}", "Both are red"]
+    assert [own.removesuffix(TEMPLATES[name].stop).strip() for own in learnt] == [
+        "in {red}",
+        "Both are red",
+    ]
     assert all(own.endswith(TEMPLATES[name].stop) for own in learnt)
     for count, (begin, _) in zip(
         (1, 3), spans, strict=True
@@ -69,9 +75,15 @@ def test_system_texts_and_lonely_pictures() -> None:
     turns = [Turn("user", "Hi"), Turn("assistant", "Hello")]
     assert render(turns, "vicuna")[0].startswith("A chat between a curious user and an artificial")
     assert render(turns, "vicuna", system="")[0] == "USER: Hi ASSISTANT: Hello</s>"
-    assert render(turns, "question", system="Be brief.")[0] == "Be brief.\nQuestion: Hi Answer: Hello\n"
+    assert (
+        render(turns, "question", system="Be brief.")[0]
+        == "Be brief.\nQuestion: Hi Answer: Hello\n"
+    )
     assert render(turns, "plain", system="Be brief.")[0] == "Hello\n"
-    assert render([Turn("user", "<image>\n<image>"), turns[1]], "question")[0] == "<image><image> Hello\n"
+    assert (
+        render([Turn("user", "<image>\n<image>"), turns[1]], "question")[0]
+        == "<image><image> Hello\n"
+    )
 
 
 @pytest.mark.parametrize("template", (CHATML, THINKING, FIRST, NO_STOP))
@@ -83,7 +95,9 @@ def test_the_tokenizers_own_template(template: str, tokenizer: Any) -> None:
     assert pieces(text, spans) == [f"in {{red}}{stop}", f"{thought}Both are red{stop}"]
     for count, (begin, _) in zip((1, 3), spans, strict=True):
         assert prompt(TALK[:count], "tokenizer", tokenizer, "S") == text[:begin]
-    assert text.startswith(tokenizer.bos_token) == (template == FIRST)  # this tokenizer writes none itself
+    assert text.startswith(tokenizer.bos_token) == (
+        template == FIRST
+    )  # this tokenizer writes none itself
 
 
 def test_a_first_token_that_the_tokenizer_writes_is_not_written_twice(tokenizer: Any) -> None:
@@ -100,20 +114,31 @@ def test_a_first_token_that_the_tokenizer_writes_is_not_written_twice(tokenizer:
             return found
 
     text, spans = render(TALK, "tokenizer", Beginning())
-    assert text.startswith("<|im_start|>user") and pieces(text, spans)[1] == "Both are red<|im_end|>"
+    assert (
+        text.startswith("<|im_start|>user") and pieces(text, spans)[1] == "Both are red<|im_end|>"
+    )
 
 
 def test_what_cannot_be_written(tokenizer: Any) -> None:
     user, answer = Turn("user", "Hi"), Turn("assistant", "Hello")
-    wrong: list[tuple[list[Turn], str]] = [([], "no turns"), ([answer], "a conversation of assistant;")]
-    wrong += [([user], "the assistant last"), ([user, user], "of user, user"), ([Turn("bot", "x"), answer], "of bot, ")]
+    wrong: list[tuple[list[Turn], str]] = [
+        ([], "no turns"),
+        ([answer], "a conversation of assistant;"),
+    ]
+    wrong += [
+        ([user], "the assistant last"),
+        ([user, user], "of user, user"),
+        ([Turn("bot", "x"), answer], "of bot, "),
+    ]
     wrong += [([Turn("user", " "), answer], "turn 1 of a conversation is ' '")]
     for turns, message in wrong:
         with pytest.raises(VLMIGError, match=message):
             render(turns, "vicuna")
     with pytest.raises(VLMIGError, match="the user last"):
         prompt([user, answer], "vicuna")
-    with pytest.raises(VLMIGError, match="template 'vicunna' of a conversation; expected one of plain, .*tokenizer"):
+    with pytest.raises(
+        VLMIGError, match="template 'vicunna' of a conversation; expected one of plain, .*tokenizer"
+    ):
         render([user, answer], "vicunna")
     for template, system, message in (
         (None, None, "has no chat_template"),

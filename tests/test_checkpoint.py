@@ -45,7 +45,9 @@ def test_only_the_adapter_is_saved(tiny: VLMIG, saved: Path) -> None:
     assert not any(name.startswith("language_model") for name in names)
     described = (saved / "config.json").read_text()
     assert json.loads(described)["model_type"] == "vlmig"
-    assert "_name_or_path" not in json.loads(described)["text_config"], "the config names a place on this machine"
+    assert "_name_or_path" not in json.loads(described)["text_config"], (
+        "the config names a place on this machine"
+    )
     assert "The adapter is trained." in (saved / "README.md").read_text()
 
 
@@ -62,7 +64,9 @@ def test_missing_and_unknown_weights_are_errors(saved: Path) -> None:
     weights = load_file(saved / WEIGHTS)
     gate = weights.pop("fusion.attention_gate")
     save_file({**weights, "fusion.gate": gate}, saved / WEIGHTS)
-    with pytest.raises(VLMIGError, match=r"missing \['fusion.attention_gate'\], unknown \['fusion.gate'\]"):
+    with pytest.raises(
+        VLMIGError, match=r"missing \['fusion.attention_gate'\], unknown \['fusion.gate'\]"
+    ):
         VLMIG.from_pretrained(saved)
 
 
@@ -87,8 +91,14 @@ def test_an_unknown_name_says_what_was_tried(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_untrained_adapter_starts_as_the_text_model(parts: Path, tmp_path: Path) -> None:
     names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
-    fresh = VLMIG.from_base(str(parts / "language_model"), **names, store=tmp_path, imaginer_size=32)
+    fresh = VLMIG.from_base(
+        str(parts / "language_model"), **names, store=tmp_path, imaginer_size=32
+    )
     pair = [("A cat is", " red")]
-    assert fresh.loglikelihood(pair, k=1)[0] == pytest.approx(fresh.loglikelihood(pair, k=0)[0], abs=1e-5)
+    assert fresh.loglikelihood(pair, k=1)[0] == pytest.approx(
+        fresh.loglikelihood(pair, k=0)[0], abs=1e-5
+    )
     open_gates(fresh)
-    assert fresh.loglikelihood(pair, k=1)[0] != pytest.approx(fresh.loglikelihood(pair, k=0)[0], abs=1e-4)
+    assert fresh.loglikelihood(pair, k=1)[0] != pytest.approx(
+        fresh.loglikelihood(pair, k=0)[0], abs=1e-4
+    )

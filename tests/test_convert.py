@@ -43,7 +43,9 @@ def published(model: Any) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = {}
     for name, value in model.state_dict().items():
         name = name.removeprefix("language_model.").replace("fusion.block.", "fusion_layer.")
-        name = name.replace("projector.layers.0", "mm_proj.linear1").replace("projector.layers.2", "mm_proj.linear2")
+        name = name.replace("projector.layers.0", "mm_proj.linear1").replace(
+            "projector.layers.2", "mm_proj.linear2"
+        )
         state[f"module.{name}"] = value.clone()
     del state["module.blank_features"]
     state["module.fusion_layer.wte.weight"] = torch.zeros(3, 32)
@@ -53,11 +55,15 @@ def published(model: Any) -> dict[str, torch.Tensor]:
 
 def converted(source: Path, parts: Path, out: Path) -> int:
     names = ["--language-model", parts / "language_model", "--vision", parts / "vision_encoder"]
-    return main(["convert", *map(str, [source, *names, "--generator", parts / "generator", "--out", out])])
+    return main(
+        ["convert", *map(str, [source, *names, "--generator", parts / "generator", "--out", out])]
+    )
 
 
 @torch.no_grad()
-def test_a_2024_file(original: VLMIG, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_a_2024_file(
+    original: VLMIG, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     torch.save(published(original.model), tmp_path / "gpt2.bin")
     assert converted(tmp_path / "gpt2.bin", parts, tmp_path / "out") == 0
     said = capsys.readouterr().out
@@ -65,18 +71,27 @@ def test_a_2024_file(original: VLMIG, parts: Path, tmp_path: Path, capsys: pytes
     assert "dropped, never used by the published forward pass: fusion_layer.wte.weight" in said
     assert "0 differ" in said and "left to its own checkpoint: 1 weights of mm_model" in said
     loaded = VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
-    assert (loaded.config.protocol, loaded.config.mix, loaded.config.weights) == ("reference", "logit", "clip")
+    assert (loaded.config.protocol, loaded.config.mix, loaded.config.weights) == (
+        "reference",
+        "logit",
+        "clip",
+    )
     ids = original.tokenizer("A cat is red", return_tensors="pt").input_ids
     features = torch.randn(1, 3, *original.model.blank_features.shape)
     logits = [m.model(ids, visual_features=features, labels=ids) for m in (original, loaded)]
-    assert torch.equal(logits[0].logits, logits[1].logits) and torch.equal(logits[0].loss, logits[1].loss)
+    assert torch.equal(logits[0].logits, logits[1].logits) and torch.equal(
+        logits[0].loss, logits[1].loss
+    )
 
 
 def test_a_2026_folder(original: VLMIG, parts: Path, tmp_path: Path) -> None:
     """The rewrite saves folders without the prefix, and keeps the unused embeddings of its one-layer models."""
     folder = tmp_path / "lami"
     folder.mkdir()
-    state = {name.removeprefix("module."): value.contiguous() for name, value in published(original.model).items()}
+    state = {
+        name.removeprefix("module."): value.contiguous()
+        for name, value in published(original.model).items()
+    }
     del state["lm_head.weight"]  # tied
     save_file(state, folder / "model.safetensors")
     assert converted(folder, parts, tmp_path / "out") == 0
@@ -85,7 +100,9 @@ def test_a_2026_folder(original: VLMIG, parts: Path, tmp_path: Path) -> None:
     assert set(mapping.adapter) | {"blank_features"} == set(original.model.adapter_state())
 
 
-def test_files_that_are_no_checkpoint(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_files_that_are_no_checkpoint(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     class Code:
         def __reduce__(self) -> Any:
             return print, ("run",)

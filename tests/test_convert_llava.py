@@ -37,18 +37,46 @@ SAME = 1e-5
 HALF = 5e-3
 PLACE, VOCABULARY, SIDE, PATCH = 259, 262, 28, 14
 PATCHES = (SIDE // PATCH) ** 2
-TEXT: dict[str, Any] = {"vocab_size": VOCABULARY, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-SEEN = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": SIDE, "patch_size": PATCH}
-GROUPED = {**TEXT, "hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+TEXT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+SEEN = {
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+}
+GROUPED = {
+    **TEXT,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
 GROUPED |= {"num_key_value_heads": 2, "max_position_embeddings": 256}
 TEXTS: dict[str, dict[str, Any]] = {
     "llama": GROUPED,
     "qwen2": {**GROUPED, "tie_word_embeddings": True},
-    "gpt2": {**TEXT, "n_embd": 48, "n_layer": 2, "n_head": 4, "n_positions": 256, "tie_word_embeddings": False},
+    "gpt2": {
+        **TEXT,
+        "n_embd": 48,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 256,
+        "tie_word_embeddings": False,
+    },
 }
 CROPPED = {"size": {"shortest_edge": SIDE}, "crop_size": {"height": SIDE, "width": SIDE}}
 TOWERS: dict[str, tuple[dict[str, Any], Any, str]] = {
-    "clip_vision_model": ({**SEEN, "intermediate_size": 64}, CLIPImageProcessor(**CROPPED), "default"),
+    "clip_vision_model": (
+        {**SEEN, "intermediate_size": 64},
+        CLIPImageProcessor(**CROPPED),
+        "default",
+    ),
     "siglip_vision_model": (
         {**SEEN, "intermediate_size": 64},
         SiglipImageProcessor(size={"height": SIDE, "width": SIDE}),
@@ -59,7 +87,12 @@ TOWERS: dict[str, tuple[dict[str, Any], Any, str]] = {
 KINDS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "llama_clip": ("llama", "clip_vision_model", {}, {}),
     "qwen2_tied_siglip": ("qwen2", "siglip_vision_model", {}, {}),
-    "gpt2_untied_clip_linear": ("gpt2", "clip_vision_model", {}, {"projector_hidden_act": "linear"}),
+    "gpt2_untied_clip_linear": (
+        "gpt2",
+        "clip_vision_model",
+        {},
+        {"projector_hidden_act": "linear"},
+    ),
     "llama_siglip_headless_third_layer": (
         "llama",
         "siglip_vision_model",
@@ -70,11 +103,17 @@ KINDS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def save_llava(folder: Path, text: str, tower: str, seen: dict[str, Any], fields: dict[str, Any]) -> None:
+def save_llava(
+    folder: Path, text: str, tower: str, seen: dict[str, Any], fields: dict[str, Any]
+) -> None:
     """Save a random LLaVA with processor and tokenizer, its weights large enough that pictures matter."""
     torch.manual_seed(0)
     described, images, strategy = TOWERS[tower]
-    settings = {"vision_feature_select_strategy": strategy, "image_token_index": PLACE, "image_seq_length": PATCHES}
+    settings = {
+        "vision_feature_select_strategy": strategy,
+        "image_token_index": PLACE,
+        "image_seq_length": PATCHES,
+    }
     config = LlavaConfig(
         vision_config=AutoConfig.for_model(tower, **described | seen),
         text_config=AutoConfig.for_model(text, **TEXTS[text]),
@@ -108,13 +147,17 @@ def tokenizer_of(text: str) -> Any:
         tokenizer = {"gpt2": GPT2Tokenizer, "qwen2": Qwen2Tokenizer}[text](
             vocab=vocabulary, merges=[], unk_token="<pad>", **names
         )
-    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<image>", normalized=False, special=True)]})
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": [AddedToken("<image>", normalized=False, special=True)]}
+    )
     assert tokenizer.convert_tokens_to_ids("<image>") == PLACE
     return tokenizer
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def both(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, VLMIG]:
+def both(
+    request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, VLMIG]:
     """A LLaVA as transformers loads it, and as it is here."""
     folder = tmp_path_factory.mktemp("llava")
     save_llava(folder / "theirs", *KINDS[request.param])
@@ -124,12 +167,17 @@ def both(request: pytest.FixtureRequest, parts: Path, tmp_path_factory: pytest.T
 
 
 def converted(source: Path, parts: Path, out: Path, *more: str) -> int:
-    return main(["convert", str(source), "--generator", str(parts / "generator"), "--out", str(out), *more])
+    return main(
+        ["convert", str(source), "--generator", str(parts / "generator"), "--out", str(out), *more]
+    )
 
 
 def pictures(count: int) -> list[Image.Image]:
     rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (30 + 9 * i, 44, 3), dtype=np.uint8)) for i in range(count)]
+    return [
+        Image.fromarray(rng.integers(0, 256, (30 + 9 * i, 44, 3), dtype=np.uint8))
+        for i in range(count)
+    ]
 
 
 ROWS = [
@@ -145,7 +193,11 @@ def batch(rows: list[list[int]]) -> dict[str, Tensor]:
     length = max(map(len, rows))
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp_min(0),
+    }
 
 
 def shown(features: Tensor) -> Tensor:
@@ -168,12 +220,18 @@ def test_logits_are_the_originals(both: tuple[Any, VLMIG]) -> None:
     for features, tolerance in ((precise, SAME), (stored, HALF)):
         logits = ours.model(**batch(ROWS), shown_features=features).logits
         assert (logits - expected)[real].abs().max() < tolerance
-    for i, (row, count) in enumerate(zip(ROWS, COUNTS, strict=True)):  # each by itself, by them and by us
+    for i, (row, count) in enumerate(
+        zip(ROWS, COUNTS, strict=True)
+    ):  # each by itself, by them and by us
         start, ids = sum(COUNTS[:i]), torch.tensor([row])
-        own = theirs(input_ids=ids, pixel_values=pixels[start : start + count] if count else None).logits
+        own = theirs(
+            input_ids=ids, pixel_values=pixels[start : start + count] if count else None
+        ).logits
         alone = ours.model(input_ids=ids, shown_features=precise[i : i + 1, :count]).logits
         assert (alone - own).abs().max() < SAME
-    swapped = ours.model(**batch(ROWS), shown_features=precise.flip(0)[:, [1, 0]][[3, 2, 1, 0]]).logits
+    swapped = ours.model(
+        **batch(ROWS), shown_features=precise.flip(0)[:, [1, 0]][[3, 2, 1, 0]]
+    ).logits
     assert (swapped - expected)[0].abs().max() > 10 * HALF, "pictures say too little to compare by"
 
 
@@ -185,8 +243,15 @@ def test_generation_and_pixels_are_the_originals(both: tuple[Any, VLMIG]) -> Non
     processor = LlavaProcessor.from_pretrained(source)
     texts, seen = ["a cat <image> is red", "<image> the color <image> ?"], pictures(3)
     inputs = processor(text=texts, images=[seen[:1], seen[1:]], padding=True, return_tensors="pt")
-    settings: dict[str, Any] = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
-    expected = theirs.generate(**inputs, **settings, suppress_tokens=[PLACE])  # ours never writes one
+    settings: dict[str, Any] = {
+        "max_new_tokens": 5,
+        "min_new_tokens": 5,
+        "do_sample": False,
+        "pad_token_id": 0,
+    }
+    expected = theirs.generate(
+        **inputs, **settings, suppress_tokens=[PLACE]
+    )  # ours never writes one
     encoder = VisionEncoder(ours.folder / "vision_encoder", ours.config.vision_layer)
     pixels = torch.cat([encoder.tower.prepare([as_tensor(picture)]) for picture in seen])
     assert torch.allclose(pixels, inputs["pixel_values"], atol=1e-6)
@@ -217,31 +282,54 @@ def test_asking_about_pictures_gives_the_originals_probabilities(both: tuple[Any
 def test_what_is_written(both: tuple[Any, VLMIG]) -> None:
     theirs, ours = both
     config, folder = ours.config, ours.folder
-    assert (config.fusion, config.mix, config.weights, config.trained) == ("prefix", "prob", "uniform", True)
-    assert (config.image_token_id, config.chat_template, config.visual_tokens) == (PLACE, "vicuna", PATCHES)
+    assert (config.fusion, config.mix, config.weights, config.trained) == (
+        "prefix",
+        "prob",
+        "uniform",
+        True,
+    )
+    assert (config.image_token_id, config.chat_template, config.visual_tokens) == (
+        PLACE,
+        "vicuna",
+        PATCHES,
+    )
     assert {"language_model", "vision_encoder", "config.json", "model.safetensors"} <= {
         p.name for p in folder.iterdir()
     }
     assert set(load_file(folder / "model.safetensors")) == set(ours.model.adapter_state())
     assert "Early fusion: a projector" in (folder / "README.md").read_text()
     tied = theirs.config.text_config.tie_word_embeddings
-    assert json.loads((folder / "language_model/config.json").read_text())["tie_word_embeddings"] is tied
-    assert ("lm_head.weight" in load_file(folder / "language_model/model.safetensors")) is not tied
-    assert str(folder.parent) not in (folder / "config.json").read_text().replace(config.imaginer, "")
-
-
-def test_half_precision_stays(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    save_llava(tmp_path / "theirs", *KINDS["llama_clip"])
-    LlavaForConditionalGeneration.from_pretrained(tmp_path / "theirs", dtype=torch.float16).save_pretrained(
-        tmp_path / "theirs"
+    assert (
+        json.loads((folder / "language_model/config.json").read_text())["tie_word_embeddings"]
+        is tied
     )
+    assert ("lm_head.weight" in load_file(folder / "language_model/model.safetensors")) is not tied
+    assert str(folder.parent) not in (folder / "config.json").read_text().replace(
+        config.imaginer, ""
+    )
+
+
+def test_half_precision_stays(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_llava(tmp_path / "theirs", *KINDS["llama_clip"])
+    LlavaForConditionalGeneration.from_pretrained(
+        tmp_path / "theirs", dtype=torch.float16
+    ).save_pretrained(tmp_path / "theirs")
     assert converted(tmp_path / "theirs", parts, tmp_path / "ours") == 0
     said = capsys.readouterr().out
-    assert "language model: llama" in said and "float16" in said and "4 visual tokens per image" in said
+    assert (
+        "language model: llama" in said
+        and "float16" in said
+        and "4 visual tokens per image" in said
+    )
     base = load_file(tmp_path / "ours/language_model/model.safetensors")
     assert {value.dtype for value in base.values()} == {torch.float16}
     assert (
-        VLMIG.from_pretrained(tmp_path / "ours", store=tmp_path / "store", dtype="float16").model.dtype == torch.float16
+        VLMIG.from_pretrained(
+            tmp_path / "ours", store=tmp_path / "store", dtype="float16"
+        ).model.dtype
+        == torch.float16
     )
 
 
@@ -250,12 +338,17 @@ def test_names_of_older_files(parts: Path, tmp_path: Path) -> None:
     save_llava(tmp_path / "theirs", *KINDS["llama_clip"])
     assert converted(tmp_path / "theirs", parts, tmp_path / "new") == 0
     weights = load_file(tmp_path / "theirs/model.safetensors")
-    older = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
+    older = {
+        name.replace("vision_tower.", "vision_tower.vision_model."): value
+        for name, value in weights.items()
+    }
     assert older.keys() != weights.keys()
     save_file(older, tmp_path / "theirs/model.safetensors", metadata={"format": "pt"})
     assert converted(tmp_path / "theirs", parts, tmp_path / "old") == 0
     for part in ("vision_encoder", "language_model"):
-        new, old = (load_file(tmp_path / name / part / "model.safetensors") for name in ("new", "old"))
+        new, old = (
+            load_file(tmp_path / name / part / "model.safetensors") for name in ("new", "old")
+        )
         assert new.keys() == old.keys() and all(torch.equal(new[name], old[name]) for name in new)
 
 
@@ -274,13 +367,26 @@ def test_an_image_token_of_another_name(parts: Path, tmp_path: Path) -> None:
     ("kind", "fields", "message"),
     [
         ("llama_clip", {"vision_feature_layer": [-2, -1]}, "vision_feature_layer=[-2, -1]"),
-        ("llama_clip", {"vision_feature_select_strategy": "full"}, "'full' makes 5 visual tokens of 4 patches"),
-        ("qwen2_tied_siglip", {"vision_feature_select_strategy": "default"}, "'default' makes 3 visual tokens of 4"),
+        (
+            "llama_clip",
+            {"vision_feature_select_strategy": "full"},
+            "'full' makes 5 visual tokens of 4 patches",
+        ),
+        (
+            "qwen2_tied_siglip",
+            {"vision_feature_select_strategy": "default"},
+            "'default' makes 3 visual tokens of 4",
+        ),
         ("llama_clip", {"projector_hidden_act": "relu"}, "projector_hidden_act='relu'"),
     ],
 )
 def test_what_early_fusion_has_not_is_refused(
-    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, fields: dict[str, Any], message: str
+    parts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+    fields: dict[str, Any],
+    message: str,
 ) -> None:
     text, tower, seen, own = KINDS[kind]
     save_llava(tmp_path / "theirs", text, tower, seen, own | fields)
@@ -290,7 +396,9 @@ def test_what_early_fusion_has_not_is_refused(
     assert message in error and error.count("\n") == 1 and not (tmp_path / "ours").exists()
 
 
-def test_folders_that_are_no_llava(parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_folders_that_are_no_llava(
+    parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     save_llava(tmp_path / "theirs", *KINDS["llama_clip"])
     capsys.readouterr()
     config = json.loads((tmp_path / "theirs/config.json").read_text())

@@ -37,7 +37,9 @@ def plain_pictures(asked: list[Request]) -> Tensor:
 
 def kinds(model: nn.Module) -> dict[type, int]:
     """Count the modules that were put in."""
-    return {kind: sum(isinstance(m, kind) for m in model.modules()) for kind in (Winograd, Upsampled)}
+    return {
+        kind: sum(isinstance(m, kind) for m in model.modules()) for kind in (Winograd, Upsampled)
+    }
 
 
 @pytest.mark.parametrize("shape", [(3, 96, 16, 16), (2, 100, 7, 10), (1, 96, 1, 3)])
@@ -47,7 +49,9 @@ def test_winograd_is_the_convolution(shape: tuple[int, ...], bias: bool) -> None
     torch.manual_seed(0)
     plain, x = nn.Conv2d(shape[1], 97, 3, padding=1, bias=bias), torch.randn(shape)
     assert Winograd.suits(plain)
-    exact = nn.functional.conv2d(x.double(), plain.weight.double(), plain.bias.double() if bias else None, padding=1)
+    exact = nn.functional.conv2d(
+        x.double(), plain.weight.double(), plain.bias.double() if bias else None, padding=1
+    )
     # Numbers up to 8 in its transforms cost about three of the 24 bits.
     torch.testing.assert_close(Winograd(plain)(x).double(), exact, rtol=0, atol=5e-5)
 
@@ -77,7 +81,9 @@ def test_four_small_convolutions_are_doubling_and_a_big_one(size: tuple[int, int
     torch.manual_seed(0)
     plain, x = Upsample2D(6, use_conv=True, out_channels=5), torch.randn(2, 6, 5, 7)
     assert Upsampled.suits(plain) and not Upsampled.suits(Upsample2D(6))
-    torch.testing.assert_close(Upsampled(plain)(x, size), plain(x, size), rtol=0, atol=1e-5)  # rounding of unit numbers
+    torch.testing.assert_close(
+        Upsampled(plain)(x, size), plain(x, size), rtol=0, atol=1e-5
+    )  # rounding of unit numbers
 
 
 def test_pictures_are_the_plain_pipelines() -> None:
@@ -111,6 +117,8 @@ def test_only_what_draws_in_float32_on_a_cpu_is_changed() -> None:
 
 
 def test_a_layer_is_found_wherever_it_lies() -> None:
-    model = nn.Sequential(nn.ModuleList([nn.Conv2d(96, 96, 3, padding=1)]), Upsample2D(8, use_conv=True))
+    model = nn.Sequential(
+        nn.ModuleList([nn.Conv2d(96, 96, 3, padding=1)]), Upsample2D(8, use_conv=True)
+    )
     quicken(model, Winograd, Upsampled)
     assert kinds(model) == {Winograd: 1, Upsampled: 1}

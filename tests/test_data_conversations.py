@@ -46,9 +46,20 @@ def learnt(pair: Pair) -> list[str]:
 
 
 GOOD = [
-    {"id": 7, "image": "a.png", "conversations": said("What?\n<image>", "A cat.", "Colour?", " Red.\n")},
-    {"id": "two", "image": ["c.png", "b.png"], "conversations": said("<image><image> Same?", "No.")},
-    {"id": "text", "conversations": [{"from": "system", "value": "Be brief."}, *said("Hi", "Hello")]},
+    {
+        "id": 7,
+        "image": "a.png",
+        "conversations": said("What?\n<image>", "A cat.", "Colour?", " Red.\n"),
+    },
+    {
+        "id": "two",
+        "image": ["c.png", "b.png"],
+        "conversations": said("<image><image> Same?", "No."),
+    },
+    {
+        "id": "text",
+        "conversations": [{"from": "system", "value": "Be brief."}, *said("Hi", "Hello")],
+    },
     {"conversations": said("größer – ?", "ja 🐈")},
 ]
 
@@ -93,13 +104,19 @@ def test_conversations_of_every_format(folder: Path, ending: str) -> None:
     assert pairs[2].caption == "Be brief. USER: Hi ASSISTANT: Hello</s>"
     for pair in pairs:  # inference writes the same up to the last answer
         system = "Be brief." if pair.group == "text" else None
-        turns = {"a.png": [("user", "What?\n<image>"), ("assistant", "A cat."), ("user", "Colour?")]}.get(pair.group)
+        turns = {
+            "a.png": [("user", "What?\n<image>"), ("assistant", "A cat."), ("user", "Colour?")]
+        }.get(pair.group)
         if turns or system:
-            asked = prompt([Turn(*own) for own in turns or [("user", "Hi")]], "vicuna", system=system)
+            asked = prompt(
+                [Turn(*own) for own in turns or [("user", "Hi")]], "vicuna", system=system
+            )
             assert pair.caption[: pair.learnt[-1][0]] == asked
     assert [source.open(own).size for own in pairs[1].pictures()] == [(22, 30), (21, 30)]
     assert [own.version for own in pairs[1].pictures()] == [
-        next(iter(read(Conversations(write(folder, ending, [{**GOOD[0], "image": name}])))[0])).version
+        next(
+            iter(read(Conversations(write(folder, ending, [{**GOOD[0], "image": name}])))[0])
+        ).version
         for name in ("c.png", "b.png")
     ]
     source = Conversations(write(folder, ending, GOOD))
@@ -128,11 +145,17 @@ def test_marks_in_front(folder: Path) -> None:
     talk = said("Is <image> like <image>?", "No.", " <image> ", "A dog.", "Sure?", "Yes.")
     rows = [
         {"id": 1, "image": ["a.png", "b.png", "c.png"], "conversations": talk},
-        {"id": 2, "image": "a.png", "conversations": said("<ima<image>ge>?", "a mark made by moving one")},
+        {
+            "id": 2,
+            "image": "a.png",
+            "conversations": said("<ima<image>ge>?", "a mark made by moving one"),
+        },
     ]
     source = Conversations(write(folder, "json", rows), template="chatml", image_position="front")
     pairs, bad = read(source)
-    assert [turn.split("\n", 1)[1] for turn in pairs[0].caption.split("<|im_end|>") if turn][1::2] == [
+    assert [turn.split("\n", 1)[1] for turn in pairs[0].caption.split("<|im_end|>") if turn][
+        1::2
+    ] == [
         "<|im_start|>user\n<image>\n<image>\nIs  like ?",
         "<|im_start|>user\n<image>",
         "<|im_start|>user\nSure?",
@@ -152,19 +175,34 @@ FAULTS: list[tuple[str, Any]] = [
     ("empty turn", {"conversations": said("Hi", " \n")}),
     ("empty turn", {"question": "", "response": "x"}),
     ("turns do not alternate", {"conversations": said("Hi", "Hello")[::-1]}),
-    ("turns do not alternate", {"conversations": [*said("Hi", "Hello"), {"from": "system", "value": "x"}]}),
+    (
+        "turns do not alternate",
+        {"conversations": [*said("Hi", "Hello"), {"from": "system", "value": "x"}]},
+    ),
     ("turns do not alternate", {"conversations": [*said("Hi"), *said("Hi")]}),
     ("no answer", {"conversations": []}),
     ("no answer", {"conversations": said("Hi", "Hello", "And?")}),
     ("no such picture", {"image": "gone.png", "conversations": said("<image>", "x")}),
-    ("no such picture", {"image": ["a.png", "gone.png"], "conversations": said("<image><image>", "x")}),
+    (
+        "no such picture",
+        {"image": ["a.png", "gone.png"], "conversations": said("<image><image>", "x")},
+    ),
     ("picture without <image>", {"image": "a.png", "conversations": said("Hi", "x")}),
     ("<image> without picture", {"conversations": said("<image>", "x")}),
     ("<image> without picture", {"image": [], "instruction": "<image>", "output": "x"}),
     ("<image> without picture", {"image": "a.png", "conversations": said("<image>", "a <image>")}),
-    ("<image> without picture", {"conversations": [{"from": "system", "value": "<image>"}, *said("Hi", "x")]}),
-    ("more <image> than pictures", {"image": "a.png", "conversations": said("<image>", "x", "<image>", "y")}),
-    ("fewer <image> than pictures", {"image": ["a.png", "b.png"], "conversations": said("<image>", "x")}),
+    (
+        "<image> without picture",
+        {"conversations": [{"from": "system", "value": "<image>"}, *said("Hi", "x")]},
+    ),
+    (
+        "more <image> than pictures",
+        {"image": "a.png", "conversations": said("<image>", "x", "<image>", "y")},
+    ),
+    (
+        "fewer <image> than pictures",
+        {"image": ["a.png", "b.png"], "conversations": said("<image>", "x")},
+    ),
     ("picture name is no text", {"image": 3, "conversations": said("<image>", "x")}),
     ("picture name is no text", {"image": ["a.png", None], "conversations": said("<image>", "x")}),
     ("not Unicode", {"conversations": said("Hi", "half \ud800")}),
@@ -174,8 +212,12 @@ FAULTS: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize("ending", ("json", "jsonl"))
 def test_every_fault_of_a_conversation_is_named(folder: Path, ending: str) -> None:
-    faults = FAULTS if ending == "jsonl" else FAULTS[:-2]  # ijson writes question marks for halves of characters
-    records = [{"id": i, **own} if isinstance(own, dict) else own for i, (_, own) in enumerate(faults)]
+    faults = (
+        FAULTS if ending == "jsonl" else FAULTS[:-2]
+    )  # ijson writes question marks for halves of characters
+    records = [
+        {"id": i, **own} if isinstance(own, dict) else own for i, (_, own) in enumerate(faults)
+    ]
     pairs, bad = read(Conversations(write(folder, ending, [*records, GOOD[0]])))
     assert len(pairs) == 1
     for number, (own, (reason, _)) in enumerate(zip(bad, faults, strict=True), 1):
@@ -188,17 +230,28 @@ def test_a_source_of_conversations_is_built(folder: Path, parts: Path) -> None:
     write(folder, "json", GOOD)
     write(folder, "jsonl", GOOD)
     (folder / "docs_1.jsonl").write_text(json.dumps({"text_list": []}))
-    for path, kind in {"talk.json": Conversations, "talk.jsonl": Conversations, "docs_1.jsonl": Interleaved}.items():
+    for path, kind in {
+        "talk.json": Conversations,
+        "talk.jsonl": Conversations,
+        "docs_1.jsonl": Interleaved,
+    }.items():
         assert isinstance(build_source({"path": path}, folder), kind)
-    assert isinstance(build_source({"source": "interleaved", "path": "docs_*.jsonl"}, folder), Interleaved)
+    assert isinstance(
+        build_source({"source": "interleaved", "path": "docs_*.jsonl"}, folder), Interleaved
+    )
     tokenizer = AutoTokenizer.from_pretrained(parts / "language_model")
     tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}[end]{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
-    pairs, bad = read(build_source({"path": "talk.json", "template": "tokenizer"}, folder, lambda: tokenizer))
-    assert pairs[0].caption.startswith("[user]What?") and learnt(pairs[0]) == ["A cat.[end]", "Red.[end]"]
+    pairs, bad = read(
+        build_source({"path": "talk.json", "template": "tokenizer"}, folder, lambda: tokenizer)
+    )
+    assert pairs[0].caption.startswith("[user]What?") and learnt(pairs[0]) == [
+        "A cat.[end]",
+        "Red.[end]",
+    ]
     assert [(own.place, own.reason) for own in bad] == [
         ("talk.json, record 3, id text", "refused by the chat template")
     ]
@@ -209,8 +262,14 @@ def test_a_source_of_conversations_is_built(folder: Path, parts: Path) -> None:
     build_source({"path": "talk.json"}, folder, unused)
     wrong: dict[str, dict[str, Any]] = {
         "expected a language model's tokenizer": {"path": "talk.json", "template": "tokenizer"},
-        "template 'alpaca' of a conversation; expected one of plain": {"path": "talk.json", "template": "alpaca"},
-        "image_position 'back'; expected keep or front": {"path": "talk.json", "image_position": "back"},
+        "template 'alpaca' of a conversation; expected one of plain": {
+            "path": "talk.json",
+            "template": "alpaca",
+        },
+        "image_position 'back'; expected keep or front": {
+            "path": "talk.json",
+            "image_position": "back",
+        },
         "no folder nowhere": {"path": "talk.json", "images": "nowhere"},
         "no conversations at none.json": {"path": "none.json", "source": "conversations"},
         "no documents at docs_": {"path": "docs_[2-9].jsonl", "source": "interleaved"},
@@ -229,8 +288,15 @@ def test_a_source_of_conversations_is_built(folder: Path, parts: Path) -> None:
 
 def test_only_rows_with_high_figures(folder: Path) -> None:
     values: list[Any] = [0.31, 0.3, 0.29, float("nan"), None]
-    rows = [{"path": "a.png", "text": f"cat {i}", "clip": own, "size": 9} for i, own in enumerate(values)]
-    asked: dict[str, Any] = {"image": "path", "caption": "text", "at_least": {"size": 9, "clip": 0.3}}
+    rows = [
+        {"path": "a.png", "text": f"cat {i}", "clip": own, "size": 9}
+        for i, own in enumerate(values)
+    ]
+    asked: dict[str, Any] = {
+        "image": "path",
+        "caption": "text",
+        "at_least": {"size": 9, "clip": 0.3},
+    }
     pq.write_table(pa.Table.from_pylist(rows), folder / "coyo.parquet")
     (folder / "coyo.jsonl").write_text("\n".join(map(json.dumps, rows)))
     lines = ["path,text,clip,size", *(f"a.png,{row['text']},{row['clip'] or ''},9" for row in rows)]
@@ -240,11 +306,18 @@ def test_only_rows_with_high_figures(folder: Path) -> None:
         assert [pair.caption for pair in pairs] == ["cat 0", "cat 1"]
         assert [(own.reason, own.dropped) for own in bad] == [("clip under 0.3", True)] * 3
     with pytest.raises(VLMIGError, match="no column clap"):
-        list(Table(folder / "coyo.jsonl", image="path", caption="text", at_least={"clap": 0.3}).pairs())
+        list(
+            Table(
+                folder / "coyo.jsonl", image="path", caption="text", at_least={"clap": 0.3}
+            ).pairs()
+        )
     with tarfile.open(folder / "x.tar", "w") as archive:
         for i, row in enumerate(rows):
             archive.add(folder / "a.png", f"{i}.png")
-            for ending, text in ((".txt", row["text"]), (".json", json.dumps({"clip": row["clip"]})))[: 1 + (i < 4)]:
+            for ending, text in (
+                (".txt", row["text"]),
+                (".json", json.dumps({"clip": row["clip"]})),
+            )[: 1 + (i < 4)]:
                 member = tarfile.TarInfo(f"{i}{ending}")
                 member.size = len(text)
                 archive.addfile(member, io.BytesIO(text.encode()))
@@ -261,11 +334,22 @@ def test_a_mark_in_a_caption_has_its_picture(folder: Path) -> None:
     assert [own.reason for own in bad] == ["more <image> than pictures", "<image> without picture"]
 
 
-def test_check_and_curation_see_every_picture(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_and_curation_see_every_picture(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (folder / "broken.png").write_bytes(b"no picture")
-    names = [["a.png", "b.png"], ["a.png", "b.png"], ["a.png", "c.png"], "a.png", ["c.png", "a.png", "broken.png"]]
+    names = [
+        ["a.png", "b.png"],
+        ["a.png", "b.png"],
+        ["a.png", "c.png"],
+        "a.png",
+        ["c.png", "a.png", "broken.png"],
+    ]
     rows = [
-        {"image": own, "conversations": said(IMAGE * (len(own) if isinstance(own, list) else 1) + " ?", "A")}
+        {
+            "image": own,
+            "conversations": said(IMAGE * (len(own) if isinstance(own, list) else 1) + " ?", "A"),
+        }
         for own in names
     ]
     rows.append({"image": "broken.png", "conversations": said("<image>", "B")})
@@ -299,4 +383,6 @@ def test_pictures_are_found_beyond_one_batch(folder: Path, monkeypatch: pytest.M
     for row in rows:
         row["conversations"] = said(IMAGE * len(row["image"]), "A")
     found = check(Conversations(write(folder, "json", rows)), folder / "index", Curation())
-    assert found.good.tolist() == [i for i, row in enumerate(rows) if "broken.png" not in row["image"]]
+    assert found.good.tolist() == [
+        i for i, row in enumerate(rows) if "broken.png" not in row["image"]
+    ]

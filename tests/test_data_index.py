@@ -44,7 +44,12 @@ class Given:
 def some(count: int) -> list[Pair]:
     return [
         Pair(
-            f"caption {i} – é", f"{i // 3}.jpg", (i, 1, i + 9, 10) if i % 2 else None, "p" * (i % 4), f"{i // 3}", "1 2"
+            f"caption {i} – é",
+            f"{i // 3}.jpg",
+            (i, 1, i + 9, 10) if i % 2 else None,
+            "p" * (i % 4),
+            f"{i // 3}",
+            "1 2",
         )
         for i in range(count)
     ]
@@ -54,11 +59,21 @@ def test_an_index_is_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(vlmig.data.index, "BATCH", 8)
     for count in (0, 5, 16, 37):
         pairs = some(count)
-        bad = [Bad("a, line 1", "empty caption"), Bad("b", "empty caption"), Bad("c", "too small", dropped=True)]
+        bad = [
+            Bad("a, line 1", "empty caption"),
+            Bad("b", "empty caption"),
+            Bad("c", "too small", dropped=True),
+        ]
         source = Given([*pairs[:3], *bad, *pairs[3:]])
         made = index(source, tmp_path / str(count))
         assert [made[row] for row in range(len(made))] == pairs
-        assert made.counts == {"records": count + 3, "pairs": count, "clamped": 0, "too small": 1, "empty caption": 2}
+        assert made.counts == {
+            "records": count + 3,
+            "pairs": count,
+            "clamped": 0,
+            "too small": 1,
+            "empty caption": 2,
+        }
         assert list(made.faults()) == bad
         assert [made[row] for row in np.arange(count)] == pairs
         for row in (-1, count):
@@ -66,7 +81,12 @@ def test_an_index_is_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
                 made[row]
         again = index(source, tmp_path / str(count))
         assert source.read == 1 and again.counts == made.counts
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "16", "37", "5"]  # no parts are left
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "0",
+        "16",
+        "37",
+        "5",
+    ]  # no parts are left
 
 
 def test_an_index_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -80,7 +100,11 @@ def test_an_index_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     made = index(Given(some(9)), tmp_path / "x", limit=4)
     assert len(made) == 4
-    for source, limit in ((Given(some(9), "another"), 4), (Given(some(9)), None), (Given(some(9)), 0)):
+    for source, limit in (
+        (Given(some(9), "another"), 4),
+        (Given(some(9)), None),
+        (Given(some(9)), 0),
+    ):
         with pytest.raises(VLMIGError):
             index(source, tmp_path / "x", limit)
     (tmp_path / "x/pairs.arrow").write_bytes(b"cut")
@@ -100,7 +124,13 @@ def test_a_row_is_read_at_once(tmp_path: Path) -> None:
 def test_check_share_says_everything() -> None:
     check_share({"empty caption": 4}, 40, 0.1, "x")
     with pytest.raises(VLMIGError) as error:
-        check_share({"no such picture": 5, "empty caption": 7}, 40, 0.1, "visual_genome vg", Path("x/bad.jsonl"))
+        check_share(
+            {"no such picture": 5, "empty caption": 7},
+            40,
+            0.1,
+            "visual_genome vg",
+            Path("x/bad.jsonl"),
+        )
     assert str(error.value) == (
         "12 of 40 records of visual_genome vg are bad (30 %): 7 empty caption, 5 no such picture; at most 10 % are "
         "skipped; mend them (listed in x/bad.jsonl) or raise max_bad"
@@ -126,20 +156,38 @@ def test_curation_by_hand(tmp_path: Path) -> None:
 
     def alignment(own: Sequence[Pair]) -> list[float]:
         asked.extend(own)
-        return [np.nan if not pair.picture else 0.1 if "blue" in pair.caption else 0.3 for pair in own]
+        return [
+            np.nan if not pair.picture else 0.1 if "blue" in pair.caption else 0.3 for pair in own
+        ]
 
-    rows, dropped = curate(made, Curation(min_words=2, max_words=4, duplicates=True, min_alignment=0.2), alignment)
+    rows, dropped = curate(
+        made, Curation(min_words=2, max_words=4, duplicates=True, min_alignment=0.2), alignment
+    )
     assert rows.dtype == np.int64 and rows.tolist() == [0, 2, 3, 8, 9]
     assert dropped == {"min_words": 1, "max_words": 1, "duplicates": 2, "min_alignment": 1}
     assert asked == [pairs[i] for i in (0, 2, 3, 6, 8, 9)]
-    assert curate(made, Curation())[0].tolist() == list(range(10)) and curate(made, Curation())[1] == {}
+    assert (
+        curate(made, Curation())[0].tolist() == list(range(10))
+        and curate(made, Curation())[1] == {}
+    )
     with pytest.raises(VLMIGError, match="no vision encoder"):
         curate(made, Curation(min_alignment=0.2))
-    for wrong in ({"min_word": 1}, {"min_words": "x"}, {"min_words": 5, "max_words": 4}, {"duplicates": 1}, [1]):
+    for wrong in (
+        {"min_word": 1},
+        {"min_words": "x"},
+        {"min_words": 5, "max_words": 4},
+        {"duplicates": 1},
+        [1],
+    ):
         with pytest.raises(VLMIGError):
             Curation.from_mapping(wrong)  # type: ignore[arg-type]
     empty = index(Given([]), tmp_path / "empty")
-    assert curate(empty, Curation(min_words=1, max_words=9, duplicates=True, min_alignment=0.0), alignment)[0].tolist() == []
+    assert (
+        curate(
+            empty, Curation(min_words=1, max_words=9, duplicates=True, min_alignment=0.0), alignment
+        )[0].tolist()
+        == []
+    )
     assert [len(part) for part in split(empty, np.arange(0), 0.5)] == [0, 0]
 
 
@@ -160,7 +208,9 @@ def test_split_is_by_group_and_blind_to_order(tmp_path: Path) -> None:
     other = split(made, np.arange(len(pairs)), 0.2, seed=4)[1]
     assert set(other) != set(split(made, np.arange(len(pairs)), 0.2, seed=3)[1])
     some_rows = np.arange(0, len(pairs), 7)
-    assert set(split(made, some_rows, 0.2, 3)[1]) == set(split(made, np.arange(len(pairs)), 0.2, 3)[1]) & set(some_rows)
+    assert set(split(made, some_rows, 0.2, 3)[1]) == set(
+        split(made, np.arange(len(pairs)), 0.2, 3)[1]
+    ) & set(some_rows)
 
 
 @pytest.fixture()
@@ -178,7 +228,9 @@ def faulty(tmp_path: Path) -> Path:
     return folder
 
 
-def test_data_check_tells_known_faults(faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_tells_known_faults(
+    faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "page.html"
     command = [
         "data",
@@ -193,14 +245,26 @@ def test_data_check_tells_known_faults(faulty: Path, tmp_path: Path, capsys: pyt
     ]
     assert main(command) == 2
     out, err = capsys.readouterr()
-    rows = {line.split("  ")[1].strip(): line.split() for line in out.splitlines()[1:] if line.startswith("  ")}
+    rows = {
+        line.split("  ")[1].strip(): line.split()
+        for line in out.splitlines()[1:]
+        if line.startswith("  ")
+    }
     assert err.strip().splitlines()[-1] == (
         f"vlmig: 2 of 11 records of folder {faulty} are bad (18 %): 1 no caption, 1 no picture; at most 10 % are skipped; "
         f"mend them (listed in {page}) or raise max_bad"
     )
-    found = {name: next(part for part in line if part.isdigit()) for name, line in rows.items() if name in NUMBERS}
+    found = {
+        name: next(part for part in line if part.isdigit())
+        for name, line in rows.items()
+        if name in NUMBERS
+    }
     assert found == NUMBERS
-    assert "1 / 2 / 3  fewest" in out and "20 / 35 / 50  pixels" in out and "30 / 30 / 30  pixels" in out
+    assert (
+        "1 / 2 / 3  fewest" in out
+        and "20 / 35 / 50  pixels" in out
+        and "30 / 30 / 30  pixels" in out
+    )
     assert 'broken.jpg "broken"' in out and "silent.png" in out
     text = page.read_text()
     assert text.count("<figure><img") == 9 and "<b>" not in text and "&lt;b&gt;bold" in text
@@ -225,10 +289,20 @@ NUMBERS = {
 }
 
 
-def test_data_check_of_a_recipe(faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_check_of_a_recipe(
+    faulty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tmp_path / "recipe.yaml"
-    entry = {"path": "faulty", "source": "folder", "limit": 6, "curate": {"min_words": 2, "min_alignment": 0.1}}
-    stages = [{"data": [{**entry, "weight": 1}, {**entry, "names": True}]}, {"data": [{**entry, "weight": 2}]}]
+    entry = {
+        "path": "faulty",
+        "source": "folder",
+        "limit": 6,
+        "curate": {"min_words": 2, "min_alignment": 0.1},
+    }
+    stages = [
+        {"data": [{**entry, "weight": 1}, {**entry, "names": True}]},
+        {"data": [{**entry, "weight": 2}]},
+    ]
     recipe.write_text(json.dumps({"stages": stages}))
     assert main(["data", "check", str(recipe), "--data", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("records") >= 2
@@ -236,13 +310,20 @@ def test_data_check_of_a_recipe(faulty: Path, tmp_path: Path, capsys: pytest.Cap
         recipe.write_text(text)
         assert main(["data", "check", str(recipe), "--data", str(tmp_path)]) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
-    for wrong in (["--option", "names"], ["--option", "name=1"], ["--source", "x"], ["--curate", "min_words=x"]):
+    for wrong in (
+        ["--option", "names"],
+        ["--option", "name=1"],
+        ["--source", "x"],
+        ["--curate", "min_words=x"],
+    ):
         assert main(["data", "check", str(faulty), *wrong]) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 @pytest.mark.scaled
-def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_stays_flat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The peak for many regions is that for few, but for what is held of each image."""
     # An index holds a little for each batch: with more records, batches as large as in use.
     monkeypatch.setattr(vlmig.data.index, "BATCH", 4096 if PROOF else 512)
@@ -267,7 +348,10 @@ def test_memory_stays_flat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
                     }
                     for j in range(50)
                 ]
-                file.write(("[" if image == 0 else ",") + json.dumps({"id": 1 + image % 100, "regions": regions}))
+                file.write(
+                    ("[" if image == 0 else ",")
+                    + json.dumps({"id": 1 + image % 100, "regions": regions})
+                )
             file.write("]")
         source = VisualGenome(folder)
         tracemalloc.start()

@@ -30,7 +30,8 @@ def document(pictures: list[tuple[str, int]] | None = None, **more: Any) -> dict
     """A page whose second sentence has two pictures and whose list is not in the order of the page."""
     listed = pictures or [("b.png", 3), ("a.png", 1), ("gone.png", 0), ("c.png", 1), ("a.png", 3)]
     infos = [
-        {"image_name": name, "matched_text_index": place, "matched_sim": 0.2 + 0.05 * place} for name, place in listed
+        {"image_name": name, "matched_text_index": place, "matched_sim": 0.2 + 0.05 * place}
+        for name, place in listed
     ]
     text = ["We planted beans.", " The <image> pods. ", "", "Pick them dry.", "The end."]
     return {"url": "http://ex.org/p", "text_list": text, "image_info": infos, **more}
@@ -45,7 +46,9 @@ def test_documents(folder: Path) -> None:
     source = interleaved(folder, document())
     (pair,), bad = read(source)
     assert not bad and [pair] == read(source)[0]
-    assert pair.caption == ("We planted beans. <image><image>The <IMAGE> pods. <image><image>Pick them dry. The end.")
+    assert pair.caption == (
+        "We planted beans. <image><image>The <IMAGE> pods. <image><image>Pick them dry. The end."
+    )
     assert ((pair.picture, *pair.more), pair.learnt) == (("a.png", "c.png", "b.png", "a.png"), ())
     assert [source.open(own).size[0] for own in pair.pictures()] == [20, 22, 21, 20]
     made = index(source, folder / "index")
@@ -53,8 +56,12 @@ def test_documents(folder: Path) -> None:
 
     (pair,), _ = read(interleaved(folder, document(), loss="after_picture"))
     assert learnt(pair) == ["The <IMAGE> pods.", "Pick them dry."]
-    (pair,), _ = read(interleaved(folder, document(), max_pictures=2))  # the first of the list that are there
-    assert pair.caption == "We planted beans. <image>The <IMAGE> pods. <image>Pick them dry. The end."
+    (pair,), _ = read(
+        interleaved(folder, document(), max_pictures=2)
+    )  # the first of the list that are there
+    assert (
+        pair.caption == "We planted beans. <image>The <IMAGE> pods. <image>Pick them dry. The end."
+    )
     assert (pair.picture, pair.more) == ("a.png", ("b.png",))
     (pair,), _ = read(interleaved(folder, document(), min_similarity=0.3))
     assert (pair.picture, pair.more) == ("b.png", ("a.png",))
@@ -83,12 +90,20 @@ def test_documents_that_cannot_be_used(folder: Path) -> None:
         ("no sentence behind a picture", False, document([("a.png", 2)])),
         ("no picture fetched", True, document([("gone.png", 0)])),
         ("no picture listed", True, document(image_info=[])),
-        ("similarity under 0.2", True, document(image_info=[{"image_name": "a.png", "matched_text_index": 0}])),
+        (
+            "similarity under 0.2",
+            True,
+            document(image_info=[{"image_name": "a.png", "matched_text_index": 0}]),
+        ),
     ]
-    source = interleaved(folder, *(own for _, _, own in faults), loss="after_picture", min_similarity=0.2)
+    source = interleaved(
+        folder, *(own for _, _, own in faults), loss="after_picture", min_similarity=0.2
+    )
     pairs, bad = read(source)
     assert not pairs
-    assert bad == [Bad(f"docs.jsonl, line {i}", reason, left) for i, (reason, left, _) in enumerate(faults, 1)]
+    assert bad == [
+        Bad(f"docs.jsonl, line {i}", reason, left) for i, (reason, left, _) in enumerate(faults, 1)
+    ]
     pairs, bad = read(interleaved(folder, document([("a.png", 2), ("b.png", 3)]), break_up=True))
     assert [own.picture for own in pairs] == ["b.png"]
     assert bad == [Bad("docs.jsonl, line 1, picture 1", "empty caption")]

@@ -53,7 +53,8 @@ def test_visual_genome_counts_and_crops(tmp_path: Path, sizes: bool) -> None:
         assert opened.mode == "RGB"
         assert opened.tobytes() == stored.crop(pair.box).tobytes()
         assert (
-            pair.version == f"{(tmp_path / 'vg' / name).stat().st_size} {(tmp_path / 'vg' / name).stat().st_mtime_ns}"
+            pair.version
+            == f"{(tmp_path / 'vg' / name).stat().st_size} {(tmp_path / 'vg' / name).stat().st_mtime_ns}"
         )
     with pytest.raises(BadPicture, match="truncated picture"):
         source.open(pairs[-1])
@@ -81,7 +82,11 @@ def test_damaged_json_says_where(tmp_path: Path, kind: str) -> None:
         path.unlink()
         (folder / f"{path.name}.zip").write_bytes((folder / "whole.zip").read_bytes()[:300])
     else:
-        told = {"broken off": text[:place], "damaged": text[:place] + "}" + text[place:], "object": '{"id": 1}'}
+        told = {
+            "broken off": text[:place],
+            "damaged": text[:place] + "}" + text[place:],
+            "object": '{"id": 1}',
+        }
         path.write_text(told[kind])
     with pytest.raises(VLMIGError) as error:
         list(VisualGenome(folder).pairs())
@@ -96,8 +101,17 @@ def test_laion_reads_local_coco(tmp_path: Path) -> None:
     (tmp_path / "coco/train2017").mkdir(parents=True)
     noise(0).save(tmp_path / "coco/train2017/000000.jpg", quality=95)
     host = "http://images.cocodataset.org/"
-    urls = [f"{host}train2017/000000.jpg", f"{host}val2017/1.jpg", None, f"{host}../../x.jpg", "http://[x"]
-    rows = [{"url": url, "caption": f"long {i}", "short_caption": f"short {i}"} for i, url in enumerate(urls)]
+    urls = [
+        f"{host}train2017/000000.jpg",
+        f"{host}val2017/1.jpg",
+        None,
+        f"{host}../../x.jpg",
+        "http://[x",
+    ]
+    rows = [
+        {"url": url, "caption": f"long {i}", "short_caption": f"short {i}"}
+        for i, url in enumerate(urls)
+    ]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "lvis_caption_url.parquet")
     for caption, found in (("caption", "long 0"), ("short_caption", "short 0")):
         source = Laion220k(tmp_path, tmp_path / "coco", caption)
@@ -137,7 +151,9 @@ def test_wikitext_blocks(tmp_path: Path, parts: Path) -> None:
         "Second": "Upsilon phi chi psi omega . Over .",
     }.items():
         blocks = [pair.caption for pair in pairs if pair.group == title]
-        assert " ".join(" ".join(blocks).split()) == paragraphs  # nothing lost, nothing cut inside a word
+        assert (
+            " ".join(" ".join(blocks).split()) == paragraphs
+        )  # nothing lost, nothing cut inside a word
     lengths = [len(tokenizer(pair.caption).input_ids) for pair in pairs]
     assert max(lengths) <= 40 and len(pairs) > 3
     assert all(pair.prompt and pair.prompt in pair.caption and not pair.picture for pair in pairs)
@@ -145,8 +161,13 @@ def test_wikitext_blocks(tmp_path: Path, parts: Path) -> None:
     assert not any(pair.prompt for pair in read(Wikitext(tmp_path, tokenizer, imagine=False))[0])
     pq.write_table(pa.table({"text": WIKI.splitlines(keepends=True)}), tmp_path / "train-0.parquet")
     assert list(Wikitext(tmp_path / "train-0.parquet", tokenizer, tokens=40).pairs()) == pairs
-    (tmp_path / "many.txt").write_text("\n".join(f" = T{i} = \n\n text number {i} here .\n" for i in range(400)))
+    (tmp_path / "many.txt").write_text(
+        "\n".join(f" = T{i} = \n\n text number {i} here .\n" for i in range(400))
+    )
     share = {pair.group for pair in Wikitext(tmp_path / "many.txt", tokenizer, share=0.25).pairs()}
     assert 70 < len(share) < 130  # 100 expected, standard deviation 9
     (tmp_path / "word.txt").write_text("x" * 100)
-    assert "".join(p.caption for p in Wikitext(tmp_path / "word.txt", tokenizer, tokens=30).pairs()) == "x" * 100
+    assert (
+        "".join(p.caption for p in Wikitext(tmp_path / "word.txt", tokenizer, tokens=30).pairs())
+        == "x" * 100
+    )

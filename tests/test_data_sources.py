@@ -38,7 +38,9 @@ def as_table(folder: Path, ending: str) -> Source:
     rows = [{"image": name, "caption": caption} for name, caption in CONTENT.items()]
     path = folder / f"table.{ending}"
     if ending == "jsonl":
-        path.write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
+        path.write_text(
+            "\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8"
+        )
     elif ending == "csv":
         with path.open("w", newline="", encoding="utf-8-sig") as file:
             writer = csv.DictWriter(file, ["image", "caption"])
@@ -56,7 +58,9 @@ def as_embedded(folder: Path, kind: str) -> Source:
         datasets.DatasetDict({"train": made}).save_to_disk(folder.parent / "disk")
         return Table(folder.parent / "disk")
     structs = [{"bytes": (folder / name).read_bytes(), "path": name} for name in CONTENT]
-    pq.write_table(pa.table({"image": structs, "caption": rows["caption"]}), folder.parent / "embedded.parquet")
+    pq.write_table(
+        pa.table({"image": structs, "caption": rows["caption"]}), folder.parent / "embedded.parquet"
+    )
     return Table(folder.parent / "embedded.parquet")
 
 
@@ -106,7 +110,9 @@ def test_every_format_gives_the_same_pairs(tmp_path: Path, name: str) -> None:
     pairs, bad = read(source)
     assert not bad
     assert [pair.caption for pair in pairs] == list(CONTENT.values())
-    assert [source.open(pair).tobytes() for pair in pairs] == [noise(i).tobytes() for i in range(len(CONTENT))]
+    assert [source.open(pair).tobytes() for pair in pairs] == [
+        noise(i).tobytes() for i in range(len(CONTENT))
+    ]
     assert len({pair.group for pair in pairs}) == len(pairs)
     assert all(pair.version for pair in pairs)
 
@@ -148,7 +154,10 @@ def test_table_lines_that_cannot_be_read_are_bad_records(tmp_path: Path) -> None
         b'image,caption,where\na.png,one,"1, 2, 9, 9"\na.png\n\na.png,\xff\xfe,\na.png,"two\nlines",\na.png,"a"b,\n'
     )
     pairs, bad = read(Table(tmp_path / "t.csv", box="where"))
-    assert [(pair.caption, pair.box) for pair in pairs] == [("one", (1, 2, 10, 11)), ("two\nlines", None)]
+    assert [(pair.caption, pair.box) for pair in pairs] == [
+        ("one", (1, 2, 10, 11)),
+        ("two\nlines", None),
+    ]
     assert [(own.place, own.reason) for own in bad] == [
         ("t.csv, line 3", "wrong number of fields"),
         ("t.csv, line 5", "not UTF-8"),
@@ -174,7 +183,15 @@ def test_pictures_of_every_mode_become_rgb(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("no picture")
     source = Folder(tmp_path, names=True)
     pairs, bad = read(source)
-    assert not bad and [pair.caption for pair in pairs] == ["alpha", "deep", "empty", "grey", "ink", "palette", "text"]
+    assert not bad and [pair.caption for pair in pairs] == [
+        "alpha",
+        "deep",
+        "empty",
+        "grey",
+        "ink",
+        "palette",
+        "text",
+    ]
     for pair in pairs:
         if pair.caption in ("empty", "text"):
             with pytest.raises(BadPicture, match="no picture"):
@@ -190,7 +207,9 @@ def test_pictures_of_every_mode_become_rgb(tmp_path: Path) -> None:
         source.open(Pair("x", "gone.png"))
 
 
-def test_a_decompression_bomb_is_a_bad_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_a_bad_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     noise(0).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BadPicture, match="too large"):
@@ -202,8 +221,12 @@ def test_folder_conventions(tmp_path: Path) -> None:
     for name in ("a.png", "b.png", "red_apple-03.png", "sub/c.png"):
         noise(0).save(tmp_path / name)
     (tmp_path / "a.txt").write_text("first\n\nsecond\n")
-    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,hidden by a.txt\nb.png,bee\ngone.png,x\n")
-    (tmp_path / "sub/metadata.jsonl").write_text('{"file_name": "c.png", "text": "sea"}\n{"text": "x"}\n')
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,text\na.png,hidden by a.txt\nb.png,bee\ngone.png,x\n"
+    )
+    (tmp_path / "sub/metadata.jsonl").write_text(
+        '{"file_name": "c.png", "text": "sea"}\n{"text": "x"}\n'
+    )
     (tmp_path / "loop").symlink_to(tmp_path)
     pairs, bad = read(Folder(tmp_path))
     assert [(p.picture, p.caption) for p in pairs] == [
@@ -259,7 +282,11 @@ def test_a_hostile_tar(tmp_path: Path) -> None:
     assert sorted(tmp_path.iterdir()) == before
     whole = path.read_bytes()
     place = whole.index(b"last.png")
-    for length, found in ((place + 100, 1), (place + 700, 1), (place + 512, 1)):  # in a head, in a picture, between
+    for length, found in (
+        (place + 100, 1),
+        (place + 700, 1),
+        (place + 512, 1),
+    ):  # in a head, in a picture, between
         path.write_bytes(whole[:length])
         pairs, bad = read(WebDataset(path))
         assert [pair.caption for pair in pairs] == ["fine"]
@@ -281,8 +308,13 @@ def test_build_source(tmp_path: Path) -> None:
     for path, kind in kinds.items():
         assert isinstance(build_source({"path": path}, tmp_path), kind)
         assert isinstance(build_source({"path": str(tmp_path / path)}), kind)
-    assert build_source({"source": "visual_genome", "path": "vg", "min_side": 3}, tmp_path).min_side == 3  # type: ignore[attr-defined]
-    assert isinstance(build_source({"source": "mine"}, own={"mine": lambda: Folder(tmp_path)}), Folder)
+    assert (
+        build_source({"source": "visual_genome", "path": "vg", "min_side": 3}, tmp_path).min_side
+        == 3
+    )  # type: ignore[attr-defined]
+    assert isinstance(
+        build_source({"source": "mine"}, own={"mine": lambda: Folder(tmp_path)}), Folder
+    )
     wrong = {
         "expected one of visual_genome, laion220k": {"source": "imagenet", "path": "vg"},
         "has no option 'side'; expected path, min_side": {"path": "vg", "side": 3},

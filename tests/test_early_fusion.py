@@ -25,7 +25,10 @@ FAMILIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "gpt2": ({}, {"projector": "mlp"}),
     "llama": ({}, {"projector": "linear", "mix": "prob"}),
     "opt": ({}, {"projector": "pooled"}),  # input and output narrower than the states
-    "gemma2": ({"sliding_window": 8}, {"projector": "resampler", "projector_queries": 3, "projector_width": 16}),
+    "gemma2": (
+        {"sliding_window": 8},
+        {"projector": "resampler", "projector_queries": 3, "projector_width": 16},
+    ),
     "qwen2": ({"tie_word_embeddings": True}, {"projector": "mlp"}),
     "bloom": ({}, {"projector": "pooled", "mix": "logit"}),
 }
@@ -35,7 +38,9 @@ def make(kind: str, **fields: Any) -> VLMIGForCausalLM:
     changes, own = FAMILIES[kind]
     base = build(kind, **changes)
     shape = {"vision_patches": PATCHES, "vision_width": WIDTH}
-    config = VLMIGConfig(text_config=base.config.to_dict(), **shape, **{"fusion": "prefix", **own, **fields})
+    config = VLMIGConfig(
+        text_config=base.config.to_dict(), **shape, **{"fusion": "prefix", **own, **fields}
+    )
     torch.manual_seed(1)
     model = VLMIGForCausalLM(config, base).eval()
     model.blank_features.normal_()
@@ -51,7 +56,13 @@ def model(request: pytest.FixtureRequest) -> VLMIGForCausalLM:
 def rows_of(model: VLMIGForCausalLM) -> tuple[list[list[int]], list[int]]:
     """Texts with pictures in the middle, two, none, at the start and at the end, and how many each has."""
     picture = [model.config.placeholder_id] * model.config.visual_tokens
-    rows = [[1, 5, *picture, 7, 8], [1, *picture, 9, 10, *picture, 11], [1, 6, 7], [*picture, 12], [1, 5, 6, *picture]]
+    rows = [
+        [1, 5, *picture, 7, 8],
+        [1, *picture, 9, 10, *picture, 11],
+        [1, 6, 7],
+        [*picture, 12],
+        [1, 5, 6, *picture],
+    ]
     return rows, [1, 2, 0, 1, 1]
 
 
@@ -59,7 +70,11 @@ def padded(rows: list[list[int]]) -> dict[str, Tensor]:
     length = max(map(len, rows))
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
     ids = torch.tensor([[0] * (length - len(row)) + row for row in rows])
-    return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp_min(0)}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": (mask.cumsum(-1) - 1).clamp_min(0),
+    }
 
 
 def pictures(rows: int, count: int, seed: int = 0) -> Tensor:
@@ -74,7 +89,9 @@ def spelled_out(model: VLMIGForCausalLM, row: list[int], shown: Tensor) -> Tenso
     """Put visual tokens (M, N, E) among the words' embeddings one position after another: (1, T, E)."""
     words, tokens = model.language_model.get_input_embeddings(), iter(shown.flatten(0, 1))
     place = model.config.placeholder_id
-    return torch.stack([next(tokens) if token == place else words(torch.tensor(token)) for token in row])[None]
+    return torch.stack(
+        [next(tokens) if token == place else words(torch.tensor(token)) for token in row]
+    )[None]
 
 
 @torch.no_grad()
@@ -96,7 +113,9 @@ def test_a_batch_beside_imagined_pictures_is_its_rows(model: VLMIGForCausalLM) -
     together = model(**padded(rows), **both()).logits
     for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
         shown, imagined = (features[i : i + 1] for features in both().values())
-        alone = model(input_ids=torch.tensor([row]), shown_features=shown[:, :count], visual_features=imagined)
+        alone = model(
+            input_ids=torch.tensor([row]), shown_features=shown[:, :count], visual_features=imagined
+        )
         assert torch.allclose(together[i, -len(row) :], alone.logits[0], atol=SAME)
 
 
@@ -113,10 +132,14 @@ def test_imagined_pictures_are_mixed_over_separate_runs_of_the_base_lm(
     for picture in imagined[0]:
         visual = model.projector(picture[None])
         embeddings = torch.cat([text[:, : len(begin)], visual, text[:, len(begin) :]], 1)
-        runs.append(model.language_model(inputs_embeds=embeddings).logits[:, -len(row) :].softmax(-1))
+        runs.append(
+            model.language_model(inputs_embeds=embeddings).logits[:, -len(row) :].softmax(-1)
+        )
     monkeypatch.setattr(model.config, "mix", "prob")
     monkeypatch.setattr(model.config, "weights", "uniform")
-    mixed = model(input_ids=torch.tensor([row]), shown_features=shown, visual_features=imagined).logits
+    mixed = model(
+        input_ids=torch.tensor([row]), shown_features=shown, visual_features=imagined
+    ).logits
     assert torch.allclose(mixed.exp(), torch.stack(runs).mean(0), atol=SAME)
 
 
@@ -136,14 +159,25 @@ def test_pictures_matter(model: VLMIGForCausalLM) -> None:
 @pytest.mark.parametrize("beams", [1, 2])
 @pytest.mark.parametrize("given", ["shown_features", "visual_features", "both"])
 @torch.no_grad()
-def test_cached_generation_is_full_recomputation(model: VLMIGForCausalLM, given: str, beams: int) -> None:
+def test_cached_generation_is_full_recomputation(
+    model: VLMIGForCausalLM, given: str, beams: int
+) -> None:
     """The cache keeps keys and values; without one every step reads everything anew."""
-    rows = rows_of(model)[0][:3] if given != "visual_features" else [[1, 5, 7, 8], [1, 6], [7, 8, 9]]
+    rows = (
+        rows_of(model)[0][:3] if given != "visual_features" else [[1, 5, 7, 8], [1, 6], [7, 8, 9]]
+    )
     features = {name: value for name, value in both(3).items() if given in (name, "both")}
     inputs = {name: value for name, value in padded(rows).items() if name != "position_ids"}
-    settings: dict[str, Any] = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False, "num_beams": beams}
+    settings: dict[str, Any] = {
+        "max_new_tokens": 3,
+        "min_new_tokens": 3,
+        "do_sample": False,
+        "num_beams": beams,
+    }
     settings |= {"return_dict_in_generate": True, "output_scores": True}
-    cached, anew = (model.generate(**inputs, **features, **settings, use_cache=use) for use in (True, False))
+    cached, anew = (
+        model.generate(**inputs, **features, **settings, use_cache=use) for use in (True, False)
+    )
     assert torch.equal(cached.sequences, anew.sequences)
     for ours, theirs in zip(cached.scores, anew.scores, strict=True):
         assert torch.allclose(ours, theirs, atol=SAME)
@@ -152,10 +186,14 @@ def test_cached_generation_is_full_recomputation(model: VLMIGForCausalLM, given:
 @torch.no_grad()
 def test_a_static_cache_generates_the_same() -> None:
     model = make("llama")
-    inputs = {name: value for name, value in padded(rows_of(model)[0]).items() if name != "position_ids"}
+    inputs = {
+        name: value for name, value in padded(rows_of(model)[0]).items() if name != "position_ids"
+    }
     settings: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
     plain = model.generate(**inputs, **both(), **settings)
-    assert torch.equal(model.generate(**inputs, **both(), **settings, cache_implementation="static"), plain)
+    assert torch.equal(
+        model.generate(**inputs, **both(), **settings, cache_implementation="static"), plain
+    )
 
 
 @pytest.mark.parametrize("place", [None, 40])
@@ -163,7 +201,9 @@ def test_a_static_cache_generates_the_same() -> None:
 def test_generation_writes_no_places(place: int | None) -> None:
     """Places have an id beyond the vocabulary, which penalties cannot look up, or one within it, which could be written."""
     model = make("gpt2", image_token_id=place)
-    inputs = {name: value for name, value in padded(rows_of(model)[0]).items() if name != "position_ids"}
+    inputs = {
+        name: value for name, value in padded(rows_of(model)[0]).items() if name != "position_ids"
+    }
     settings: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "repetition_penalty": 1.2}
     settings |= {"no_repeat_ngram_size": 2, "return_dict_in_generate": True, "output_scores": True}
     generated = model.generate(**inputs, shown_features=pictures(5, SHOWN), **settings)
@@ -180,7 +220,12 @@ def test_without_pictures_it_is_the_base_lm_bit_for_bit(model: VLMIGForCausalLM)
         assert torch.equal(model(**inputs, visual_features=none).logits, base(**inputs).logits)
         assert torch.equal(model(**inputs, shown_features=none).logits, base(**inputs).logits)
     del inputs["position_ids"]
-    settings: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "pad_token_id": 0, "do_sample": False}
+    settings: dict[str, Any] = {
+        "max_new_tokens": 4,
+        "min_new_tokens": 4,
+        "pad_token_id": 0,
+        "do_sample": False,
+    }
     assert torch.equal(model.generate(**inputs, **settings), base.generate(**inputs, **settings))
 
 
@@ -195,7 +240,9 @@ def test_labels_at_places_never_count(model: VLMIGForCausalLM, imagined: bool) -
     output = model(**inputs, **features, labels=labels)
     logits, targets = output.logits[:, :-1], labels[:, 1:]
     counted = (targets != -100) & (targets != model.config.placeholder_id)
-    assert output.loss.item() == pytest.approx(F.cross_entropy(logits[counted], targets[counted]).item(), abs=SAME)
+    assert output.loss.item() == pytest.approx(
+        F.cross_entropy(logits[counted], targets[counted]).item(), abs=SAME
+    )
 
 
 def test_only_the_projector_learns() -> None:
@@ -211,7 +258,10 @@ def test_only_the_projector_learns() -> None:
 @torch.no_grad()
 def test_pictures_that_do_not_fit_the_text_are_refused() -> None:
     model, late = make("gpt2"), make("gpt2", fusion="cross_attention", fusion_heads=4)
-    place, picture = model.config.placeholder_id, [model.config.placeholder_id] * model.config.visual_tokens
+    place, picture = (
+        model.config.placeholder_id,
+        [model.config.placeholder_id] * model.config.visual_tokens,
+    )
     for built, row, count, message in (
         (model, [1, *picture], None, "9 placeholder tokens in the text and no image"),
         (model, [1, *picture], 0, "9 placeholder tokens in the text and no image"),
@@ -222,16 +272,26 @@ def test_pictures_that_do_not_fit_the_text_are_refused() -> None:
         (late, [1, 5], 1, "shown_features with fusion='cross_attention'"),
     ):
         with pytest.raises(VLMIGError, match=message):
-            built(input_ids=torch.tensor([row]), shown_features=None if count is None else pictures(1, count))
-    with pytest.raises(VLMIGError, match=r"\[18, 0\] placeholder tokens"):  # as many places as pictures, but all in one row
+            built(
+                input_ids=torch.tensor([row]),
+                shown_features=None if count is None else pictures(1, count),
+            )
+    with pytest.raises(
+        VLMIGError, match=r"\[18, 0\] placeholder tokens"
+    ):  # as many places as pictures, but all in one row
         model(**padded([[1, *picture, *picture], [1, 5]]), shown_features=pictures(2, 1))
 
 
 @torch.no_grad()
 def test_a_cache_of_another_start_is_refused() -> None:
     model, inputs, more = make("gpt2"), padded([[1, 5, 6]]), torch.tensor([[7]])
-    for features, message in ((None, "read without images"), (pictures(1, 2), "with 3 images, 2 given")):
-        cache = text_cache(model(**inputs, use_cache=True, visual_features=features))  # a blank one is one more
+    for features, message in (
+        (None, "read without images"),
+        (pictures(1, 2), "with 3 images, 2 given"),
+    ):
+        cache = text_cache(
+            model(**inputs, use_cache=True, visual_features=features)
+        )  # a blank one is one more
         with pytest.raises(VLMIGError, match=message):
             model(input_ids=more, visual_features=pictures(1, 1), **cache_argument(cache))
 
@@ -252,7 +312,10 @@ def test_round_trip(model: VLMIGForCausalLM, tmp_path: Path) -> None:
     model.save_pretrained(tmp_path, save_base=True)
     loaded, inputs = VLMIGForCausalLM.from_pretrained(tmp_path), padded(rows_of(model)[0])
     assert set(loaded.adapter_state()) == set(model.adapter_state())
-    assert (loaded.config.fusion, loaded.config.visual_tokens) == ("prefix", model.config.visual_tokens)
+    assert (loaded.config.fusion, loaded.config.visual_tokens) == (
+        "prefix",
+        model.config.visual_tokens,
+    )
     assert torch.equal(loaded(**inputs, **both()).logits, model(**inputs, **both()).logits)
 
 
@@ -274,9 +337,14 @@ def test_a_pooled_token_is_two_by_two_patches(side: int) -> None:
     expected = []
     for row in range(0, side, 2):
         for column in range(0, side, 2):
-            block = np.concatenate([patch(row + i, column + j) for i, j in ((0, 0), (0, 1), (1, 0), (1, 1))])
+            block = np.concatenate(
+                [patch(row + i, column + j) for i, j in ((0, 0), (0, 1), (1, 0), (1, 1))]
+            )
             block = (block - block.mean()) / np.sqrt(block.var() + norm.eps)
-            inner = first.weight.numpy() @ (block * norm.weight.numpy() + norm.bias.numpy()) + first.bias.numpy()
+            inner = (
+                first.weight.numpy() @ (block * norm.weight.numpy() + norm.bias.numpy())
+                + first.bias.numpy()
+            )
             inner = inner * (1 + erf(inner / np.sqrt(2))) / 2
             expected.append(second.weight.numpy() @ inner + second.bias.numpy())
     assert found.shape == (4, 20)
@@ -292,7 +360,9 @@ def test_a_resampler_reads_patches_as_a_set() -> None:
     tokens = resampler(features)
     assert tokens.shape == (2, 3, 5, 20)
     assert torch.allclose(resampler(features[:, :, torch.randperm(PATCHES)]), tokens, atol=SAME)
-    assert torch.allclose(resampler(features[1:, 2:])[0, 0], tokens[1, 2], atol=SAME), "pictures mix"
+    assert torch.allclose(resampler(features[1:, 2:])[0, 0], tokens[1, 2], atol=SAME), (
+        "pictures mix"
+    )
     assert (resampler(features.flip(-1)) - tokens).abs().max() > 1e-2
     assert resampler(features[:, :, :4]).shape == tokens.shape, "as many tokens of fewer patches"
 
@@ -302,7 +372,12 @@ def test_a_resampler_reads_patches_as_a_set() -> None:
 @torch.no_grad()
 def test_late_fusion_takes_fewer_tokens_than_patches(fusion: str, projector: str) -> None:
     """4 or 3 tokens of 9 patches: rows together and alone, with a cache and without."""
-    fields = {"projector": projector, "projector_queries": 3, "projector_width": 16, "fusion_heads": 4}
+    fields = {
+        "projector": projector,
+        "projector_queries": 3,
+        "projector_width": 16,
+        "fusion_heads": 4,
+    }
     model = make("llama", fusion=fusion, mix="evidence", **fields)
     for gate in ("attention_gate", "feed_gate") if fusion == "cross_attention" else ():
         nn.init.constant_(getattr(model.fusion, gate), 1.0)
@@ -314,7 +389,10 @@ def test_late_fusion_takes_fewer_tokens_than_patches(fusion: str, projector: str
     assert (together.softmax(-1) - model(**padded(rows)).logits.softmax(-1)).abs().max() > 1e-3
     inputs = {name: value for name, value in padded(rows).items() if name != "position_ids"}
     settings: dict[str, Any] = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
-    cached, anew = (model.generate(**inputs, visual_features=features, **settings, use_cache=u) for u in (True, False))
+    cached, anew = (
+        model.generate(**inputs, visual_features=features, **settings, use_cache=u)
+        for u in (True, False)
+    )
     assert torch.equal(cached, anew)
 
 

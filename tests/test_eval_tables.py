@@ -55,13 +55,19 @@ def model(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> VLMIG:
     torch.manual_seed(1)
     names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
     settings = {"fusion_heads": 4, "imaginer_size": 32, "imaginer_steps": 2}
-    model = VLMIG.from_base(str(parts / "language_model"), **names, store=tmp_path_factory.mktemp("store"), **settings)
+    model = VLMIG.from_base(
+        str(parts / "language_model"), **names, store=tmp_path_factory.mktemp("store"), **settings
+    )
     open_gates(model)
     return model
 
 
-def measured(model: VLMIG, data: Path, out: Path, *tasks: str, protocol: str = "default", **settings: Any) -> Path:
-    evaluator = Evaluator(model, Settings(**settings), data, out, covered=lambda name: name != "tar")
+def measured(
+    model: VLMIG, data: Path, out: Path, *tasks: str, protocol: str = "default", **settings: Any
+) -> Path:
+    evaluator = Evaluator(
+        model, Settings(**settings), data, out, covered=lambda name: name != "tar"
+    )
     measure_tasks(evaluator, choose_tasks(tasks, POCKET, protocol))
     return out
 
@@ -69,7 +75,10 @@ def measured(model: VLMIG, data: Path, out: Path, *tasks: str, protocol: str = "
 @pytest.fixture(scope="module")
 def folder(model: VLMIG, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every task of the published tables."""
-    tasks = [*object_commonsense.TASKS, *(task for family in family_averages.FAMILIES.values() for task in family)]
+    tasks = [
+        *object_commonsense.TASKS,
+        *(task for family in family_averages.FAMILIES.values() for task in family),
+    ]
     return measured(model, data, tmp_path_factory.mktemp("run"), *tasks, limit=3, ks=(0, 1, 2))
 
 
@@ -77,7 +86,10 @@ def folder(model: VLMIG, data: Path, tmp_path_factory: pytest.TempPathFactory) -
 def controlled(model: VLMIG, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every control, some rules, and a text."""
     asked = {"mixes": ("evidence", "prob"), "weights": ("clip", "uniform"), "controls": CONTROLS}
-    out, tasks = tmp_path_factory.mktemp("controlled"), ("imagenetvc_color", "memory_color", "pocket_text")
+    out, tasks = (
+        tmp_path_factory.mktemp("controlled"),
+        ("imagenetvc_color", "memory_color", "pocket_text"),
+    )
     return measured(model, data, out, *tasks, limit=3, ks=(0, 1, 2), **asked)
 
 
@@ -93,14 +105,22 @@ def other(model: VLMIG, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def table(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[tuple[str, str], str]]:
     """Print tables and read them again, or one of them: (row, column) -> cell."""
 
-    def read(module: ModuleType, *arguments: Path | str, only: int | None = None) -> dict[tuple[str, str], str]:
+    def read(
+        module: ModuleType, *arguments: Path | str, only: int | None = None
+    ) -> dict[tuple[str, str], str]:
         assert module.main([str(a) for a in arguments]) == 0
         found: dict[tuple[str, str], str] = {}
         blocks = re.findall(r"(?:^\|.*\n)+", capsys.readouterr().out, re.M)
         for block in blocks if only is None else [blocks[only]]:
-            head, line, *rows = [[c.strip(" *") for c in row[1:-1].split("|")] for row in block.strip().split("\n")]
+            head, line, *rows = [
+                [c.strip(" *") for c in row[1:-1].split("|")] for row in block.strip().split("\n")
+            ]
             assert set(line) == {"---"} and {len(row) for row in rows} == {len(head)}
-            found |= {(row[0], name): cell for row in rows for name, cell in zip(head[1:], row[1:], strict=True)}
+            found |= {
+                (row[0], name): cell
+                for row in rows
+                for name, cell in zip(head[1:], row[1:], strict=True)
+            }
         return found
 
     return read
@@ -112,17 +132,32 @@ def share(row: dict[str, Any]) -> str:
 
 def condition(folder: Path, task: str, **wanted: Any) -> dict[str, Any]:
     results = json.loads((folder / "results.json").read_text())
-    main = {"k": 2, "control": "none", "subset": "all", "mix": "evidence", "weights": "uniform", **wanted}
-    rows = [c for c in results["vlmig"]["conditions"] if c["task"] == task and main.items() <= c.items()]
+    main = {
+        "k": 2,
+        "control": "none",
+        "subset": "all",
+        "mix": "evidence",
+        "weights": "uniform",
+        **wanted,
+    }
+    rows = [
+        c for c in results["vlmig"]["conditions"] if c["task"] == task and main.items() <= c.items()
+    ]
     return next((row for row in rows if row["seed"] == "all"), rows[0])
 
 
 def samples(folder: Path, task: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / f"samples_{task}.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line) for line in (folder / f"samples_{task}.jsonl").read_text().splitlines()
+    ]
 
 
 def starting(cells: dict[tuple[str, str], str], row: str, column: str) -> str:
-    (found,) = [cell for (own, name), cell in cells.items() if own.startswith(row) and name.startswith(column)]
+    (found,) = [
+        cell
+        for (own, name), cell in cells.items()
+        if own.startswith(row) and name.startswith(column)
+    ]
     return found
 
 
@@ -140,7 +175,9 @@ def test_table_1(folder: Path, table: Callable) -> None:
     assert cells["VaLM, k=8", "color_terms, all (n = 2)"] == "50.2"
     assert cells["BERT", "object_shape, all (n = 3)"] == "28.1"
     assert cells["BERT", "memory_color, covered (n = 2)"] == "-"
-    assert cells[f"{folder}, text only", "memory_color, all (n = 3)"] == share(condition(folder, "memory_color", k=0))
+    assert cells[f"{folder}, text only", "memory_color, all (n = 3)"] == share(
+        condition(folder, "memory_color", k=0)
+    )
     assert cells[f"{folder}, k=2", "memory_color, covered (n = 2)"] == share(
         condition(folder, "memory_color", subset="covered")
     )
@@ -167,7 +204,9 @@ def test_table_2_of_an_early_model(folder: Path, tmp_path: Path, table: Callable
     )
     cells = table(fusion_ablation, tmp_path / "early")
     ours = f"color_terms, all (n = 2), {tmp_path / 'early'}"
-    assert cells["late", ours] == "-" and cells["early", ours] == share(condition(folder, "color_terms", k=1))
+    assert cells["late", ours] == "-" and cells["early", ours] == share(
+        condition(folder, "color_terms", k=1)
+    )
     assert cells["early + multi", ours] == share(condition(folder, "color_terms", k=2))
 
 
@@ -186,13 +225,18 @@ def test_the_measured_ablation(
     for name in fusion_ablation.SYSTEMS:
         for seed in (0, 1):
             for part in ("all", "text"):
-                shutil.copytree(controlled, tmp_path / f"{fusion_ablation.folder(name, seed)}_{part}")
+                shutil.copytree(
+                    controlled, tmp_path / f"{fusion_ablation.folder(name, seed)}_{part}"
+                )
     cells = table(fusion_ablation, "--measure", tmp_path, "--seeds", "0,1", "--store", tmp_path)
     for command in asked:
         build_parser().parse_args(command)
     assert [command[0] for command in asked] == ["train", "eval", "eval"] * 5
     assert sum("stages.0.trains=[projector]" in command for command in asked) == 1
-    own, text = json.loads((controlled / "results.json").read_text())["vlmig"]["default"], "pocket_text, perplexity"
+    own, text = (
+        json.loads((controlled / "results.json").read_text())["vlmig"]["default"],
+        "pocket_text, perplexity",
+    )
     for row, k, control in (
         ("the LM itself", 0, "none"),
         ("early", 1, "none"),
@@ -203,7 +247,9 @@ def test_the_measured_ablation(
     assert cells["early + multi", text] == cells["late + multi", text]
     assert "(+0.0 % [" in cells["early: text only", text]
     assert all(
-        "tied" in cell and cell.startswith("+0.0") for (name, _), cell in cells.items() if " less early + multi" in name
+        "tied" in cell and cell.startswith("+0.0")
+        for (name, _), cell in cells.items()
+        if " less early + multi" in name
     )
 
 
@@ -215,7 +261,10 @@ def test_a_perplexity_ratio_by_hand() -> None:
 
 def test_table_3(folder: Path, table: Callable) -> None:
     cells = table(compute_matched, folder)
-    assert cells["text only, ensemble (published: best of N, same runtime as k=6)", "VC, published"] == "47.8"
+    assert (
+        cells["text only, ensemble (published: best of N, same runtime as k=6)", "VC, published"]
+        == "47.8"
+    )
     assert cells["pictures", "CR, published"] == "65.1"
     ours = "memory_color, all (n = 3)"
     assert cells["text only", ours] == share(condition(folder, "memory_color", k=0))
@@ -223,16 +272,23 @@ def test_table_3(folder: Path, table: Callable) -> None:
     rows = samples(folder, "memory_color")
     means = [log_softmax(row["text_only"], axis=-1).mean(0) for row in rows]
     right = np.mean(
-        [row["doc"]["choices"][own.argmax()] == row["target"] for row, own in zip(rows, means, strict=True)]
+        [
+            row["doc"]["choices"][own.argmax()] == row["target"]
+            for row, own in zip(rows, means, strict=True)
+        ]
     )
-    assert starting(cells, "text only, ensemble", "memory_color, all").startswith(f"{100 * right:.1f} [")
+    assert starting(cells, "text only, ensemble", "memory_color, all").startswith(
+        f"{100 * right:.1f} ["
+    )
     assert not any(name.startswith("piqa") for _, name in cells), "one wording is no ensemble"
 
 
 def test_wordings_with_opposite_answers_are_apart(folder: Path) -> None:
     own = compute_matched.Samples(Results(folder), "relative_size", "all")
     found = compute_matched.ensemble(own, own.read(0, *own.main))
-    assert len({row.tobytes() for row in found}) == 2 * 2  # two pairs in two orders, whatever the number of wordings
+    assert (
+        len({row.tobytes() for row in found}) == 2 * 2
+    )  # two pairs in two orders, whatever the number of wordings
 
 
 def test_table_4(folder: Path, table: Callable) -> None:
@@ -241,7 +297,9 @@ def test_table_4(folder: Path, table: Callable) -> None:
     assert cells["Qwen2-VL-7B-Instruct", "RC"] == "57.9"
     assert cells["LaMI Qwen-2.5-7B-I", "average"] == "66.0"
     families = family_averages.FAMILIES
-    means = [np.mean([condition(folder, task)["acc"] for task in family]) for family in families.values()]
+    means = [
+        np.mean([condition(folder, task)["acc"] for task in family]) for family in families.values()
+    ]
     for name, share in zip(families, means, strict=True):
         assert cells[f"{folder}, all: k=2", name].startswith(f"{100 * share:.1f} [")
     assert cells[f"{folder}, all: k=2", "average"] == f"{100 * np.mean(means):.1f}"
@@ -257,11 +315,15 @@ def test_the_interval_of_a_mean_is_that_of_independent_normals() -> None:
     rows = [{"acc": 0.5, "ci95": [0.2, 0.8]}, {"acc": 0.7, "ci95": [0.3, 1.0]}]
     mean = tables.mean(rows)
     assert mean["acc"] == pytest.approx(0.6)
-    assert mean["ci95"] == pytest.approx([0.6 - np.hypot(0.3, 0.4) / 2, 0.6 + np.hypot(0.3, 0.3) / 2])
+    assert mean["ci95"] == pytest.approx(
+        [0.6 - np.hypot(0.3, 0.4) / 2, 0.6 + np.hypot(0.3, 0.3) / 2]
+    )
     assert tables.mean(rows[:1])["ci95"] == pytest.approx(rows[0]["ci95"])
 
 
-def test_table_5(folder: Path, tmp_path: Path, table: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_5(
+    folder: Path, tmp_path: Path, table: Callable, capsys: pytest.CaptureFixture[str]
+) -> None:
     cells = table(visual_source, folder)
     assert cells["Gemma-2B: CLIP's text embedding of nouns", "VC, published"] == "47.9"
     assert cells["Gemma-2B: generated, k=6", "ms, published"] == "389"
@@ -280,7 +342,10 @@ def test_table_6(controlled: Path, table: Callable) -> None:
     assert cells["single picture", "Color, published"] == "40.8"
     assert cells["max confidence", "BoolQ, published"] == "66.9"
     assert cells["CLIP: prob / clip", "PIQA, published"] == "77.7"
-    for name, rule in (("average: prob / uniform", ("prob", "uniform")), ("evidence / clip", ("evidence", "clip"))):
+    for name, rule in (
+        ("average: prob / uniform", ("prob", "uniform")),
+        ("evidence / clip", ("evidence", "clip")),
+    ):
         row = condition(controlled, "memory_color", subset="covered", mix=rule[0], weights=rule[1])
         assert cells[name, "memory_color, covered (n = 2)"] == share(row)
     vote = condition(controlled, "memory_color", subset="covered", mix="vote")
@@ -295,7 +360,9 @@ def test_single_and_surest_pictures_are_counted_by_hand(controlled: Path) -> Non
         for images in log_softmax(np.array(row["per_image"]), axis=-1):
             answers = [choices[own.argmax()] == row["target"] for own in images]
             alone.append(np.mean(answers))
-            surest.append(float(answers[int(np.argmin([-(np.exp(own) * own).sum() for own in images]))]))
+            surest.append(
+                float(answers[int(np.argmin([-(np.exp(own) * own).sum() for own in images]))])
+            )
     assert found["single picture"] == pytest.approx(alone)
     assert found["max confidence"] == pytest.approx(surest)
 
@@ -303,8 +370,12 @@ def test_single_and_surest_pictures_are_counted_by_hand(controlled: Path) -> Non
 def test_figure_3(folder: Path, controlled: Path, table: Callable, tmp_path: Path) -> None:
     cells = table(k_sweep, folder, controlled, "--png", tmp_path / "sweep.png")
     for k in (0, 1, 2):
-        assert cells[f"{folder}, k={k}", "boolq, all (n = 2)"] == share(condition(folder, "boolq", k=k))
-    three = np.mean([condition(folder, task, k=1)["acc"] for task in ("imagenetvc_color", "piqa", "boolq")])
+        assert cells[f"{folder}, k={k}", "boolq, all (n = 2)"] == share(
+            condition(folder, "boolq", k=k)
+        )
+    three = np.mean(
+        [condition(folder, task, k=1)["acc"] for task in ("imagenetvc_color", "piqa", "boolq")]
+    )
     assert cells[f"{folder}, k=1", "mean of Color, PIQA, BoolQ"].startswith(f"{100 * three:.1f} [")
     assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
 
@@ -327,7 +398,11 @@ def test_headline(controlled: Path, table: Callable, capsys: pytest.CaptureFixtu
     for column, wanted in {**told, **seen}.items():
         assert others[row, column] == share(condition(controlled, "imagenetvc_color", **wanted))
     gain = Results(controlled).comparison("imagenetvc_color", "all", "shuffled")
-    assert others[row, "visual gain"] == table(headline, controlled, only=2)[row, "shuffled"] == tables.difference(gain)
+    assert (
+        others[row, "visual gain"]
+        == table(headline, controlled, only=2)[row, "shuffled"]
+        == tables.difference(gain)
+    )
     headline.main([str(controlled)])
     assert "pocket_text, k=2: perplexity" in capsys.readouterr().out
 
@@ -335,7 +410,9 @@ def test_headline(controlled: Path, table: Callable, capsys: pytest.CaptureFixtu
 def test_seeds_are_pooled(other: Path, table: Callable) -> None:
     row = condition(other, "memory_color", mix="evidence", weights="uniform")
     assert row["seed"] == "all"
-    assert starting(table(object_commonsense, other), f"{other}, k=2", "memory_color, all") == share(row)
+    assert starting(
+        table(object_commonsense, other), f"{other}, k=2", "memory_color, all"
+    ) == share(row)
 
 
 @pytest.mark.parametrize("module", TABLES, ids=lambda m: m.__name__)
@@ -357,13 +434,18 @@ def test_results_without_pictures_are_said(
     assert "measure one with --k 0,6" in capsys.readouterr().err
 
 
-def test_make_eval_measures_what_is_there(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_make_eval_measures_what_is_there(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert colours_and_shapes.measurable(data) == list(colours_and_shapes.TASKS)
     for name in ("vicomte/color/train.jsonl", "valm/shape.csv"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     assert colours_and_shapes.measurable(tmp_path) == ["object_shape", "vicomte_color@train"]
-    assert "left out" in (said := capsys.readouterr().out) and "memory_color (valm/memory_color_data.csv)" in said
+    assert (
+        "left out" in (said := capsys.readouterr().out)
+        and "memory_color (valm/memory_color_data.csv)" in said
+    )
     with pytest.raises(VLMIGError, match="pass --data"):
         colours_and_shapes.measurable(tmp_path / "none")
 

@@ -25,7 +25,9 @@ from vlmig.report import table
 
 
 def evaluate(model: VLMIG, data: Path, out: Path, *tasks: str, **settings: Any) -> dict[str, Any]:
-    evaluator = Evaluator(model, Settings(**settings), data, out, covered=lambda name: name != "tar")
+    evaluator = Evaluator(
+        model, Settings(**settings), data, out, covered=lambda name: name != "tar"
+    )
     return measure_tasks(evaluator, choose_tasks(tasks, {}))
 
 
@@ -34,23 +36,60 @@ def samples(out: Path, task: str) -> list[dict[str, Any]]:
 
 
 def found(results: dict[str, Any], **wanted: Any) -> list[dict[str, Any]]:
-    return [c for c in results["vlmig"]["conditions"] if all(c[name] == value for name, value in wanted.items())]
+    return [
+        c
+        for c in results["vlmig"]["conditions"]
+        if all(c[name] == value for name, value in wanted.items())
+    ]
 
 
-def test_results_have_lm_evals_keys_and_every_condition(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    asked = {"ks": (0, 1, 2), "mixes": ("prob", "evidence"), "weights": ("clip", "uniform"), "controls": CONTROLS}
+def test_results_have_lm_evals_keys_and_every_condition(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
+    asked = {
+        "ks": (0, 1, 2),
+        "mixes": ("prob", "evidence"),
+        "weights": ("clip", "uniform"),
+        "controls": CONTROLS,
+    }
     evaluate(tiny, data, tmp_path, "memory_color", "imagenetvc_color", **asked)
     written = json.loads((tmp_path / "results.json").read_text())
-    assert {"results", "versions", "n-samples", "n-shot", "config", "configs", "git_hash", "date"} <= written.keys()
+    assert {
+        "results",
+        "versions",
+        "n-samples",
+        "n-shot",
+        "config",
+        "configs",
+        "git_hash",
+        "date",
+    } <= written.keys()
     # 3 k x 4 rules; 2 k x 4 rules under blank and shuffled; caption; few-shot where there are demonstrations; 3 baselines
-    for task, count in (("memory_color", 12 + 8 + 8 + 1 + 3), ("imagenetvc_color", 12 + 8 + 8 + 2 + 3)):
+    for task, count in (
+        ("memory_color", 12 + 8 + 8 + 1 + 3),
+        ("imagenetvc_color", 12 + 8 + 8 + 2 + 3),
+    ):
         assert len(found(written, task=task, subset="all")) == count
     row = written["vlmig"]["conditions"][0]
-    assert {"task", "subset", "k", "mix", "weights", "control", "seed", "acc", "stderr", "ci95", "n"} <= row.keys()
+    assert {
+        "task",
+        "subset",
+        "k",
+        "mix",
+        "weights",
+        "control",
+        "seed",
+        "acc",
+        "stderr",
+        "ci95",
+        "n",
+    } <= row.keys()
     assert {c["n"] for c in found(written, task="memory_color")} == {3, 2}
     third = pytest.approx(1 / 3)
     assert written["vlmig"]["baselines"]["memory_color"] == {"majority": third, "chance": third}
-    assert {"delta", "ci95", "p", "p_holm", "mcnemar_p", "verdict"} <= written["vlmig"]["comparisons"][0].keys()
+    assert {"delta", "ci95", "p", "p_holm", "mcnemar_p", "verdict"} <= written["vlmig"][
+        "comparisons"
+    ][0].keys()
     assert "visual gain" in table(written)
     (entry,) = yaml.safe_load((tmp_path / ".eval_results" / "imagenetvc_color.yaml").read_text())
     assert entry["dataset"] == {"id": "hemingkx/ImageNetVC", "task_id": "imagenetvc_color"}
@@ -58,9 +97,13 @@ def test_results_have_lm_evals_keys_and_every_condition(tiny: VLMIG, data: Path,
 
 
 @pytest.mark.parametrize("task", known_tasks())
-def test_every_task_is_measured_under_both_protocols(tiny: VLMIG, data: Path, tmp_path: Path, task: str) -> None:
+def test_every_task_is_measured_under_both_protocols(
+    tiny: VLMIG, data: Path, tmp_path: Path, task: str
+) -> None:
     for protocol in ("default", "reference"):
-        tiny.config.mix, tiny.config.weights = ("evidence", "entropy") if protocol == "default" else ("logit", "clip")
+        tiny.config.mix, tiny.config.weights = (
+            ("evidence", "entropy") if protocol == "default" else ("logit", "clip")
+        )
         evaluator = Evaluator(tiny, Settings(ks=(0, 1)), data, tmp_path / protocol)
         results = measure_tasks(evaluator, choose_tasks([task], {}, protocol))
         metrics = results["results"][task]
@@ -77,18 +120,32 @@ def test_k_zero_is_text_only_under_every_rule(tiny: VLMIG, data: Path, tmp_path:
     results = evaluate(tiny, data, tmp_path, "memory_color", **asked, controls=("none", "blank"))
     alone = {c["acc"] for c in found(results, k=0, subset="all")}
     assert len(alone) == 1
-    blank = {c["acc"] for c in found(results, control="blank", mix="evidence", weights="entropy", subset="all")}
+    blank = {
+        c["acc"]
+        for c in found(results, control="blank", mix="evidence", weights="entropy", subset="all")
+    }
     assert blank == alone, "an empty picture is no evidence"
 
 
-def test_one_pass_serves_every_k_rule_and_picture_control(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_one_pass_serves_every_k_rule_and_picture_control(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
     calls: list[int] = []
     tiny.model.language_model.get_decoder().register_forward_hook(lambda *_: calls.append(1))
     evaluate(tiny, data, tmp_path / "one", "memory_color", ks=(0, 2))
     once = len(calls)
-    many = {"mixes": ("prob", "logit", "geometric"), "weights": ("clip", "uniform", "learned", "entropy")}
+    many = {
+        "mixes": ("prob", "logit", "geometric"),
+        "weights": ("clip", "uniform", "learned", "entropy"),
+    }
     evaluate(
-        tiny, data, tmp_path / "many", "memory_color", ks=(0, 1, 2), controls=("none", "blank", "shuffled"), **many
+        tiny,
+        data,
+        tmp_path / "many",
+        "memory_color",
+        ks=(0, 1, 2),
+        controls=("none", "blank", "shuffled"),
+        **many,
     )
     assert len(calls) == 2 * once, "the shuffled pictures are read beside the own ones"
     evaluate(
@@ -105,15 +162,25 @@ def test_one_pass_serves_every_k_rule_and_picture_control(tiny: VLMIG, data: Pat
 
 def test_samples_rebuild_the_accuracies(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     """By hand from the file: text alone; the mean over pictures of f p_i + (1 - f) p_0; length-normalised."""
-    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2), mixes=("prob",), weights=("clip",))
+    results = evaluate(
+        tiny, data, tmp_path, "memory_color", ks=(0, 2), mixes=("prob",), weights=("clip",)
+    )
     alone, mixed, normal = [], [], []
     for row in samples(tmp_path, "memory_color"):
         right = row["doc"]["choices"].index(row["target"])
-        for text, images, cosines in zip(row["text_only"], row["per_image"], row["alignment"], strict=True):
+        for text, images, cosines in zip(
+            row["text_only"], row["per_image"], row["alignment"], strict=True
+        ):
             alone.append(np.argmax(text) == right)
-            normal.append(np.argmax([t / len(c) for t, c in zip(text, row["doc"]["choices"], strict=True)]) == right)
+            normal.append(
+                np.argmax([t / len(c) for t, c in zip(text, row["doc"]["choices"], strict=True)])
+                == right
+            )
             trust = np.clip(cosines, 0, 1)[:, None]
-            mixed.append((trust * softmax(images, -1) + (1 - trust) * softmax(text)).mean(0).argmax() == right)
+            mixed.append(
+                (trust * softmax(images, -1) + (1 - trust) * softmax(text)).mean(0).argmax()
+                == right
+            )
     (text_only,) = found(results, k=0, mix="prob", subset="all")
     (pictures,) = found(results, k=2, mix="prob", subset="all")
     assert text_only["acc"] == np.mean(alone) and text_only["acc_norm"] == np.mean(normal)
@@ -136,23 +203,39 @@ def test_baselines_over_the_same_pictures_by_hand(tiny: VLMIG, data: Path, tmp_p
         assert found(results, mix=mix, subset="all")[0]["acc"] == np.mean(expected)
 
 
-def test_caption_and_demonstrations_are_read_without_pictures(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    evaluate(tiny, data, tmp_path, "imagenetvc_color", ks=(0, 1), controls=("none", "caption", "few-shot"))
+def test_caption_and_demonstrations_are_read_without_pictures(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
+    evaluate(
+        tiny,
+        data,
+        tmp_path,
+        "imagenetvc_color",
+        ks=(0, 1),
+        controls=("none", "caption", "few-shot"),
+    )
     row = samples(tmp_path, "imagenetvc_color")[0]
     question = row["doc"]["questions"][1]["contexts"][0]
     assert question == "What color is a brick? Answer:"
     solved = "What color is coal? Answer: black. What color is chalk? Answer: white. "
     empty = tiny.imagine(["x"], k=0)
-    for name, context in (("caption", f"A picture of a brick. {question}"), ("few_shot", solved + question)):
+    for name, context in (
+        ("caption", f"A picture of a brick. {question}"),
+        ("few_shot", solved + question),
+    ):
         expected = tiny.score([context], [row["doc"]["choices"]], empty)[0].text
         assert row[name][1] == pytest.approx(expected, abs=1e-5)
 
 
-def test_calibration_divides_by_the_content_free_prediction(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_calibration_divides_by_the_content_free_prediction(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
     plain = evaluate(tiny, data, tmp_path / "plain", "memory_color", ks=(0, 1))
     results = evaluate(tiny, data, tmp_path / "divided", "memory_color", ks=(0, 1), calibrated=True)
     row = samples(tmp_path / "divided", "memory_color")[0]
-    empty = tiny.score(["The color of N/A is"], [row["doc"]["choices"]], tiny.imagine(["x"], k=0))[0].text
+    empty = tiny.score(["The color of N/A is"], [row["doc"]["choices"]], tiny.imagine(["x"], k=0))[
+        0
+    ].text
     assert row["content_free"][4] == pytest.approx(empty, abs=1e-5)
     rows = samples(tmp_path / "divided", "memory_color")
     right = [
@@ -164,7 +247,9 @@ def test_calibration_divides_by_the_content_free_prediction(tiny: VLMIG, data: P
     assert plain["vlmig"]["settings"]["calibrated"] is False
 
 
-def test_learned_weights_never_saw_the_object_they_are_used_on(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_learned_weights_never_saw_the_object_they_are_used_on(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
     """Another label for one object leaves its own weights as they are."""
     from vlmig.evaluation.metrics.rescoring import Rescorer
 
@@ -177,17 +262,23 @@ def test_learned_weights_never_saw_the_object_they_are_used_on(tiny: VLMIG, data
         rescorer = Rescorer(task, chosen, records, tiny.config)
         return rescorer.learned("none", 3)
 
-    other = replace(items[0], questions=tuple(replace(q, answer=(q.answer + 1) % 3) for q in items[0].questions))
+    other = replace(
+        items[0], questions=tuple(replace(q, answer=(q.answer + 1) % 3) for q in items[0].questions)
+    )
     before, after = trust(items), trust([other, *items[1:]])
     assert np.array_equal(before[:9], after[:9]) and not np.array_equal(before[9:], after[9:])
     assert ((before >= 0) & (before <= 1)).all()
 
 
-def test_shuffling_gives_every_object_another_objects_pictures(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_shuffling_gives_every_object_another_objects_pictures(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
     items = choose_tasks(["imagenetvc_color"], {})[0].load(data)
     taken = others(items)
     assert all(taken[item.cluster].cluster != item.cluster for item in items)
-    results = evaluate(tiny, data, tmp_path, "imagenetvc_color", ks=(0, 2), controls=("none", "shuffled"))
+    results = evaluate(
+        tiny, data, tmp_path, "imagenetvc_color", ks=(0, 2), controls=("none", "shuffled")
+    )
     rows = samples(tmp_path, "imagenetvc_color")
     own = {row["doc"]["cluster"]: row for row in rows}
     for row in rows:
@@ -195,8 +286,12 @@ def test_shuffling_gives_every_object_another_objects_pictures(tiny: VLMIG, data
         q = row["doc"]["questions"][0]
         expected = tiny.score([q["contexts"][0]], [q["continuations"]], shown)[0]
         # One pass beside four pictures against one beside two: sums in another order.
-        assert np.array(row["shuffled"]["per_image"][0]) == pytest.approx(expected.per_image, abs=1e-4)
-    gain = [c for c in results["vlmig"]["comparisons"] if c["b"] == "shuffled" and c["subset"] == "all"][0]
+        assert np.array(row["shuffled"]["per_image"][0]) == pytest.approx(
+            expected.per_image, abs=1e-4
+        )
+    gain = [
+        c for c in results["vlmig"]["comparisons"] if c["b"] == "shuffled" and c["subset"] == "all"
+    ][0]
     pictures = main_condition(results, "imagenetvc_color")
     turned = main_condition(results, "imagenetvc_color", control="shuffled")
     assert pictures is not None and turned is not None
@@ -216,7 +311,9 @@ def test_candidates_with_contexts_of_their_own(
     assert len(row["pictures"]) == sets and np.shape(row["alignment"][0]) == shape
     question = row["doc"]["questions"][0]
     shown = (
-        tiny.imagine([question["contexts"][0]], 2, policy=policy, options=[question["continuations"][0]])
+        tiny.imagine(
+            [question["contexts"][0]], 2, policy=policy, options=[question["continuations"][0]]
+        )
         if sets > 1
         else None
     )
@@ -225,8 +322,12 @@ def test_candidates_with_contexts_of_their_own(
     assert np.array(row["per_image"][0])[:, 0] == pytest.approx(expected.per_image[:, 0], abs=1e-4)
 
 
-def test_seeds_are_pooled_with_an_item_as_one_cluster(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    results = evaluate(tiny, data, tmp_path, "memory_color", "memory_color", ks=(0, 2), seeds=(0, 1, 2, 1))
+def test_seeds_are_pooled_with_an_item_as_one_cluster(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
+    results = evaluate(
+        tiny, data, tmp_path, "memory_color", "memory_color", ks=(0, 2), seeds=(0, 1, 2, 1)
+    )
     rows = found(results, k=2, mix="evidence", subset="all")
     assert [row["seed"] for row in rows] == [0, 1, 2, "all"]
     assert rows[3]["acc"] == pytest.approx(np.mean([row["acc"] for row in rows[:3]]))
@@ -247,7 +348,9 @@ def says(rank: Any) -> Any:
         made = []
         for own, seen in zip(choices, visuals, strict=True):
             text = log_softmax([-float(rank(i, c)) for i, c in enumerate(own)])
-            made.append(Scores(text, np.tile(text, (len(seen.features), 1)), text, seen.alignment.numpy()))
+            made.append(
+                Scores(text, np.tile(text, (len(seen.features), 1)), text, seen.alignment.numpy())
+            )
         return made
 
     return score
@@ -257,9 +360,21 @@ def says(rank: Any) -> Any:
     ("task", "rank", "shown"),
     [
         # Two of three are round: as good as the majority, and no better than one class of two.
-        ("object_shape", lambda i, c: c != "round", {"acc": 2 / 3, "majority": 2 / 3, "balanced_acc": 1 / 2}),
-        ("relative_size", lambda i, c: c != "Yes", {"acc": 1 / 2, "majority": 1 / 2, "balanced_acc": 1 / 2}),
-        ("imagenetvc_component", lambda i, c: i, {"acc": 2 / 3, "majority": 2 / 3, "balanced_acc": 1 / 2}),
+        (
+            "object_shape",
+            lambda i, c: c != "round",
+            {"acc": 2 / 3, "majority": 2 / 3, "balanced_acc": 1 / 2},
+        ),
+        (
+            "relative_size",
+            lambda i, c: c != "Yes",
+            {"acc": 1 / 2, "majority": 1 / 2, "balanced_acc": 1 / 2},
+        ),
+        (
+            "imagenetvc_component",
+            lambda i, c: i,
+            {"acc": 2 / 3, "majority": 2 / 3, "balanced_acc": 1 / 2},
+        ),
     ],
     ids=["always round", "always yes", "always the first"],
 )
@@ -275,7 +390,9 @@ def test_models_that_know_nothing_are_shown_for_what_they_are(
     assert f"{100 * shown['majority']:.1f}%" in table(results) and "+0.0 tied" in table(results)
 
 
-def test_an_item_counts_once_where_any_wording_may_hit(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_an_item_counts_once_where_any_wording_may_hit(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
     evaluator = Evaluator(tiny, Settings(ks=(0,)), data, tmp_path)
     results = measure_tasks(evaluator, choose_tasks(["vicomte_shape"], {}, "reference"))
     rows = samples(tmp_path, "vicomte_shape")
@@ -297,9 +414,14 @@ def test_another_split_stands_in_the_tasks_name(tiny: VLMIG, data: Path, tmp_pat
 
 
 def test_only_what_the_world_covers(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    results = evaluate(tiny, data, tmp_path, "memory_color", "imagenetvc_color", ks=(0, 1), subset="covered")
+    results = evaluate(
+        tiny, data, tmp_path, "memory_color", "imagenetvc_color", ks=(0, 1), subset="covered"
+    )
     assert {c["subset"] for c in results["vlmig"]["conditions"]} == {"covered"}
-    assert results["n-samples"]["memory_color"]["original"] == 2 and "acc,none" in results["results"]["memory_color"]
+    assert (
+        results["n-samples"]["memory_color"]["original"] == 2
+        and "acc,none" in results["results"]["memory_color"]
+    )
     assert not (tmp_path / ".eval_results").exists(), "a part of a benchmark is not its result"
     with pytest.raises(VLMIGError, match="only the pocket model's world has one"):
         Evaluator(tiny, Settings(subset="covered"), data, tmp_path)

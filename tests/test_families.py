@@ -22,14 +22,23 @@ CAUSAL = [
     for fusion in ("cross_attention", "decoder_layer")
     if not (family in ALIBI and fusion == "decoder_layer")
 ]
-MASKED = [(family, fusion) for family in families.MASKED for fusion in ("cross_attention", "decoder_layer")]
+MASKED = [
+    (family, fusion)
+    for family in families.MASKED
+    for fusion in ("cross_attention", "decoder_layer")
+]
 
 
 def visual(family: str, fusion: str, masked: bool = False) -> VLMIGPreTrainedModel:
     """Make a family's tiny LM visual, with an adapter that matters."""
     base = families.build(family, masked)
     config = VLMIGConfig(
-        text_config=base.config, vision_width=12, vision_patches=5, fusion_heads=4, fusion=fusion, mix="prob"
+        text_config=base.config,
+        vision_width=12,
+        vision_patches=5,
+        fusion_heads=4,
+        fusion=fusion,
+        mix="prob",
     )
     model = (VLMIGForMaskedLM if masked else VLMIGForCausalLM)(config, base).eval()
     generator = torch.Generator().manual_seed(3)
@@ -53,7 +62,9 @@ def left_padded() -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def steps(model: Any, batch: dict[str, torch.Tensor], features: torch.Tensor, **settings: Any) -> torch.Tensor:
+def steps(
+    model: Any, batch: dict[str, torch.Tensor], features: torch.Tensor, **settings: Any
+) -> torch.Tensor:
     """Log-probabilities of four generated steps, (4, B, V)."""
     output = model.generate(
         **batch,
@@ -73,19 +84,28 @@ def steps(model: Any, batch: dict[str, torch.Tensor], features: torch.Tensor, **
 def test_causal_family(family: str, fusion: str, tmp_path: Path) -> None:
     model, batch, features = visual(family, fusion), left_padded(), pictures()
     with torch.no_grad():  # without pictures it is the base LM, bit for bit
-        assert torch.equal(model(**batch, visual_features=features[:, :0]).logits, model.language_model(**batch).logits)
+        assert torch.equal(
+            model(**batch, visual_features=features[:, :0]).logits,
+            model.language_model(**batch).logits,
+        )
     cached = steps(model, batch, features)
     assert torch.allclose(cached, steps(model, batch, features, use_cache=False), atol=SAME)
     for row, start in enumerate((3, 0)):
         alone = {"input_ids": batch["input_ids"][row : row + 1, start:]}
-        assert torch.allclose(cached[:, row : row + 1], steps(model, alone, features[row : row + 1]), atol=SAME)
+        assert torch.allclose(
+            cached[:, row : row + 1], steps(model, alone, features[row : row + 1]), atol=SAME
+        )
     unpadded = {"input_ids": batch["input_ids"]}
     # In transformers 5.20 even plain Bloom refuses a text without padding in a static cache.
     old_bloom = family == "bloom" and version("transformers").startswith("5.20.")
-    for rows in (batch,) if old_bloom else (batch, unpadded):  # a static cache, longer than any sliding window
+    for rows in (
+        (batch,) if old_bloom else (batch, unpadded)
+    ):  # a static cache, longer than any sliding window
         long = {**rows, "input_ids": rows["input_ids"]}
         expected = cached if rows is batch else steps(model, unpadded, features)
-        static = steps(model, long, features, cache_implementation="static", cache_config={"max_cache_len": 40})
+        static = steps(
+            model, long, features, cache_implementation="static", cache_config={"max_cache_len": 40}
+        )
         assert torch.allclose(static, expected, atol=SAME)
     # Other pictures change every step: the first comes from the prefill, the others from decoding.
     others = steps(model, batch, features.roll(1, 0) * 2)
@@ -97,8 +117,12 @@ def test_causal_family(family: str, fusion: str, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_masked_family(family: str, fusion: str, tmp_path: Path) -> None:
     model, features = visual(family, fusion, masked=True), pictures()
-    batch = {name: value.flip(1) for name, value in left_padded().items()}  # masked LMs are padded on the right
-    assert torch.equal(model(**batch, visual_features=features[:, :0]).logits, model.language_model(**batch).logits)
+    batch = {
+        name: value.flip(1) for name, value in left_padded().items()
+    }  # masked LMs are padded on the right
+    assert torch.equal(
+        model(**batch, visual_features=features[:, :0]).logits, model.language_model(**batch).logits
+    )
     together = model(**batch, visual_features=features).logits
     alone = model(batch["input_ids"][:1, :4], visual_features=features[:1]).logits
     assert torch.allclose(together[:1, :4], alone, atol=SAME)
@@ -108,19 +132,24 @@ def test_masked_family(family: str, fusion: str, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def check_round_trip(model: VLMIGPreTrainedModel, batch: dict[str, torch.Tensor], folder: Path) -> None:
+def check_round_trip(
+    model: VLMIGPreTrainedModel, batch: dict[str, torch.Tensor], folder: Path
+) -> None:
     """Saved with its base LM and loaded again, a model gives the same bits."""
     model.save_pretrained(folder, save_base=True)
     loaded = type(model).from_pretrained(folder)
     features = pictures()
     assert torch.equal(
-        loaded(**batch, visual_features=features).logits, model(**batch, visual_features=features).logits
+        loaded(**batch, visual_features=features).logits,
+        model(**batch, visual_features=features).logits,
     )
 
 
 @pytest.mark.parametrize("family", ALIBI)
 def test_a_block_that_takes_no_positions_is_refused(family: str) -> None:
-    with pytest.raises(ValueError, match="decoder_layer' does not fit .* use fusion='cross_attention'"):
+    with pytest.raises(
+        ValueError, match="decoder_layer' does not fit .* use fusion='cross_attention'"
+    ):
         visual(family, "decoder_layer")
 
 
@@ -128,13 +157,22 @@ def test_the_family_layer_equals_one_run_over_the_whole_sequence() -> None:
     """Keys and values kept per text and per image, against the block run over [visual ; text] image by image."""
     for family in ("gpt2", "opt", "llama", "qwen3", "phi"):
         model = visual(family, "decoder_layer")
-        tokens, hidden = torch.randn(2, 3, 5, model.state_width()), torch.randn(2, 6, model.state_width())
+        tokens, hidden = (
+            torch.randn(2, 3, 5, model.state_width()),
+            torch.randn(2, 6, model.state_width()),
+        )
         places = torch.arange(6).expand(2, -1)
         mask = torch.ones(2, 6, 6, dtype=torch.bool).tril()
         with torch.no_grad():
             fused = model.fusion(
-                hidden, model.fusion.read_images(tokens), model.fusion.read_text(hidden, places), mask, places
+                hidden,
+                model.fusion.read_images(tokens),
+                model.fusion.read_text(hidden, places),
+                mask,
+                places,
             )
             for image in range(3):
-                whole = model.fusion.block(inputs_embeds=torch.cat([tokens[:, image], hidden], 1)).last_hidden_state
+                whole = model.fusion.block(
+                    inputs_embeds=torch.cat([tokens[:, image], hidden], 1)
+                ).last_hidden_state
                 assert torch.allclose(fused[:, image], whole[:, 5:], atol=SAME), family

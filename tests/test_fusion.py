@@ -29,7 +29,9 @@ def plain_fusion(
         heads = [x.unflatten(-1, (built.heads, -1)).transpose(1, 2) for x in (query, keys, values)]
         seen = torch.cat([torch.ones(*mask.shape[:2], image.shape[1], dtype=torch.bool), mask], -1)
         attended = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=seen[:, None])
-        fused = hidden + built.attention_gate.tanh() * built.out(attended.transpose(1, 2).flatten(2))
+        fused = hidden + built.attention_gate.tanh() * built.out(
+            attended.transpose(1, 2).flatten(2)
+        )
         outputs.append(fused + built.feed_gate.tanh() * built.feed(built.feed_norm(fused)))
     return torch.stack(outputs, 1)
 
@@ -37,8 +39,12 @@ def plain_fusion(
 POSITIONS = torch.arange(5).expand(2, -1)
 
 
-def fuse(built: CrossAttentionFusion, hidden: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    return built(hidden, built.read_images(visual), built.read_text(hidden, POSITIONS), mask, POSITIONS)
+def fuse(
+    built: CrossAttentionFusion, hidden: torch.Tensor, visual: torch.Tensor, mask: torch.Tensor
+) -> torch.Tensor:
+    return built(
+        hidden, built.read_images(visual), built.read_text(hidden, POSITIONS), mask, POSITIONS
+    )
 
 
 def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

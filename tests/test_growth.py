@@ -62,8 +62,12 @@ def test_measuring_keeps_keys_and_places_alone(model: VLMIG, tmp_path: Path) -> 
     assert again < 300 and peak < 400, "nor does going on read the records"
 
 
-def test_the_read_out_keeps_numbers_alone(model: VLMIG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "RESAMPLES", 20)  # the draws are few, and those of whole runs come in blocks
+def test_the_read_out_keeps_numbers_alone(
+    model: VLMIG, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        statistics, "RESAMPLES", 20
+    )  # the draws are few, and those of whole runs come in blocks
     monkeypatch.setattr(statistics, "KEPT", 0)
     evaluators = {}
     for count in (FEW // 2, FEW, MANY):
@@ -77,14 +81,20 @@ def test_the_read_out_keeps_numbers_alone(model: VLMIG, tmp_path: Path, monkeypa
     stays, peak = grown(read)
     assert stays < 600 and peak < 1800, "numbers in arrays, and one condition at a time"
     stays, peak = grown(
-        lambda count: measure_tasks(evaluators[count], [Task("things", lambda _: growth.Things(count))])
+        lambda count: measure_tasks(
+            evaluators[count], [Task("things", lambda _: growth.Things(count))]
+        )
     )
     assert stays < 100 and peak < 1500, "samples are written line by line"
 
 
 def test_filling_the_store_keeps_nothing(model: VLMIG, tmp_path: Path) -> None:
     texts = [f"a thing {i}" for i in range(MANY)]
-    stays, _ = grown(lambda count: model.imagination.fill(texts[:count], growth.K, report=tmp_path / "report.jsonl"))
+    stays, _ = grown(
+        lambda count: model.imagination.fill(
+            texts[:count], growth.K, report=tmp_path / "report.jsonl"
+        )
+    )
     assert stays < 80, "one key kept of each would take more than 110"
     assert len((tmp_path / "report.jsonl").read_text().splitlines()) == MANY
 
@@ -96,12 +106,14 @@ def test_columns_and_codes_are_what_lists_would_be() -> None:
     column.add([[7.0, 8.0]])
     assert column.items == 2 and column.sizes.tolist() == [2, 6, 0, 2]
     assert [own.tolist() for own in column][1:] == [[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [], [7.0, 8.0]]
-    assert np.isnan(column.of(np.array([0, 3]))[0, 1]) and column.of(np.array([3])).tolist() == [[7.0, 8.0]]
+    assert np.isnan(column.of(np.array([0, 3]))[0, 1]) and column.of(np.array([3])).tolist() == [
+        [7.0, 8.0]
+    ]
     names = ["pear", "apple", "pear", "Äpfel", "fig"]
     codes, ordered = coded(names)
-    assert [ordered[code] for code in codes] == names and codes.tolist() == np.unique(names, return_inverse=True)[
-        1
-    ].tolist()
+    assert [ordered[code] for code in codes] == names and codes.tolist() == np.unique(
+        names, return_inverse=True
+    )[1].tolist()
 
 
 @pytest.mark.proof
@@ -109,9 +121,12 @@ def test_the_benchmark_runs_and_says_what_it_simulates(capsys: pytest.CaptureFix
     growth.main(["--items", "4,8", "--fast"])
     told = capsys.readouterr().out
     assert (
-        "simulated: noise in place of a generator, made items, embeddings in place of pictures, random scores" in told
+        "simulated: noise in place of a generator, made items, embeddings in place of pictures, random scores"
+        in told
     )
     assert len(re.findall(r"^ +slope.*B/item.*n\^", told, re.MULTILINE)) == 2
     assert json.dumps(
-        growth.slopes([1, 10], [{"work, s": 1.0, "peak, MiB": 1.0}, {"work, s": 100.0, "peak, MiB": 2.0}])
+        growth.slopes(
+            [1, 10], [{"work, s": 1.0, "peak, MiB": 1.0}, {"work, s": 100.0, "peak, MiB": 2.0}]
+        )
     ) == ('{"work, s": "n^2.00", "peak, MiB": "116508 B/item"}')

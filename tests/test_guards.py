@@ -46,7 +46,9 @@ def test_what_counts_as_faulty() -> None:
     noise = torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8)
     assert not faulty(noise)
     assert faulty(noise * 0) and faulty(torch.full((3, 8, 8), 255, dtype=torch.uint8))
-    assert faulty(torch.tensor([9, 200, 30], dtype=torch.uint8)[:, None, None].expand(3, 8, 8)), "one colour is nothing"
+    assert faulty(torch.tensor([9, 200, 30], dtype=torch.uint8)[:, None, None].expand(3, 8, 8)), (
+        "one colour is nothing"
+    )
     spot = torch.zeros(3, 8, 8, dtype=torch.uint8)
     spot[0, 3, 3] = 100
     assert not faulty(spot)
@@ -62,7 +64,9 @@ def test_a_faulty_picture_is_drawn_again_from_the_next_seed(imaginer: DiffusionS
     assert redraws == [0, 2, -1, 0]
     again = imaginer.imagine([Request("a cat", 1, next_seed(next_seed(asked[1].seed)))])[0]
     assert torch.equal(pictures[1], again)
-    assert (pictures[2] == torch.tensor(BLANK)[:, None, None]).all(), "an empty picture stands for what stays faulty"
+    assert (pictures[2] == torch.tensor(BLANK)[:, None, None]).all(), (
+        "an empty picture stands for what stays faulty"
+    )
     assert torch.equal(pictures[0], imaginer.imagine(asked)[0])
 
 
@@ -84,7 +88,9 @@ def test_a_generator_that_draws_nothing_at_all_is_an_error(tiny: VLMIG) -> None:
     imaginer = tiny.imagination.source
     assert isinstance(imaginer, DiffusionSource)
     imaginer.pipeline.vae.decoder.conv_out.bias.data.fill_(torch.nan)
-    with pytest.raises(VLMIGError, match="all 4 images of a batch are black.*imaginer_dtype=float32") as caught:
+    with pytest.raises(
+        VLMIGError, match="all 4 images of a batch are black.*imaginer_dtype=float32"
+    ) as caught:
         tiny.imagine(["a cat", "a dog"], k=2)
     assert "\n" not in str(caught.value)
     assert len(tiny.imagination.store) == 0
@@ -125,14 +131,19 @@ def test_a_batch_without_memory_is_halved(
     assert "no memory for a batch of 3 images; continuing with 1" in caplog.text
     assert poor.identity() == imaginer.identity(), "what is stored stays found"
     poor._draw = lambda batch: (_ for _ in ()).throw(RuntimeError("can't allocate memory"))  # type: ignore[method-assign]
-    with pytest.raises(VLMIGError, match="no memory for even one image of 32 pixels; choose a smaller imaginer_size"):
+    with pytest.raises(
+        VLMIGError,
+        match="no memory for even one image of 32 pixels; choose a smaller imaginer_size",
+    ):
         poor.imagine(asked)
     poor._draw = lambda batch: (_ for _ in ()).throw(RuntimeError("shape mismatch"))  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="shape mismatch"):
         poor.imagine(asked)
 
 
-def test_a_safety_checker_does_not_paint_pictures_black(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_safety_checker_does_not_paint_pictures_black(
+    parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checked = load_pipeline(str(parts / "generator"), None, torch.float32)
     checked.safety_checker = torch.nn.Identity()
     monkeypatch.setattr("vlmig.imagination.sources.diffusion.load_pipeline", lambda *_: checked)

@@ -51,14 +51,22 @@ def test_seeds_are_stable_across_processes() -> None:
 
 def test_settings_and_weights_are_part_of_the_identity(parts: Path) -> None:
     first = imaginer(parts).identity()
-    others: list[dict[str, Any]] = [{"steps": 3}, {"guidance": 4.0}, {"size": 64}, {"batch": 3}, {"compile": True}]
+    others: list[dict[str, Any]] = [
+        {"steps": 3},
+        {"guidance": 4.0},
+        {"size": 64},
+        {"batch": 3},
+        {"compile": True},
+    ]
     described = [first, *(imaginer(parts, **other).identity() for other in others)]
     assert len({tuple(sorted(d.items())) for d in described}) == 6
     assert first == imaginer(parts).identity()
 
 
 def test_a_missing_generator_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(VLMIGError, match="cannot load the generator .*expected the hub id or folder") as caught:
+    with pytest.raises(
+        VLMIGError, match="cannot load the generator .*expected the hub id or folder"
+    ) as caught:
         DiffusionSource(tmp_path / "nothing").imagine([request("a cat", 0)])
     assert "\n" not in str(caught.value)
 
@@ -66,7 +74,9 @@ def test_a_missing_generator_is_said_in_one_line(tmp_path: Path) -> None:
 def test_predictor_imagines_nothing_twice(tiny: VLMIG) -> None:
     drawn: list[int] = []
     plain = tiny.imagination.source.imagine
-    tiny.imagination.source.imagine = lambda requests: drawn.append(len(requests)) or plain(requests)  # type: ignore[method-assign]
+    tiny.imagination.source.imagine = lambda requests: (
+        drawn.append(len(requests)) or plain(requests)
+    )  # type: ignore[method-assign]
     few = tiny.imagine(["a cat", "a dog", "a cat"], k=2)
     assert sum(drawn) == 4
     more = tiny.imagine(["a cat"], k=3)[0]
@@ -107,11 +117,15 @@ def test_weights_trained_with_quick_gelu_get_it(monkeypatch: pytest.MonkeyPatch)
     assert [settings["force_quick_gelu"] for settings in asked] == [True, False]
 
 
-def test_bulk_imagination_in_shards_equals_one_run_and_is_never_repeated(tiny: VLMIG, tmp_path: Path) -> None:
+def test_bulk_imagination_in_shards_equals_one_run_and_is_never_repeated(
+    tiny: VLMIG, tmp_path: Path
+) -> None:
     prompts = [f"thing {i}" for i in range(9)] + ["thing 3"]
     shards = [shard_of(prompts, i, 3) for i in range(3)]
     assert sorted(sum(shards, [])) == sorted(prompts)
-    assert [shard_of(prompts[::-1], i, 3)[::-1] for i in range(3)] == shards, "a shard depends on the order"
+    assert [shard_of(prompts[::-1], i, 3)[::-1] for i in range(3)] == shards, (
+        "a shard depends on the order"
+    )
     for shard in shards:
         tiny.imagination.fill(shard, k=2)
     tally = tiny.imagination.tally
@@ -140,7 +154,11 @@ def test_a_full_store_needs_no_generator(tiny: VLMIG) -> None:
         ("p.csv", "text\na cat\n", "line 2 has no column prompt; it has text"),
         ("p.jsonl", "{\n", "line 1: not JSON"),
         ("p.jsonl", '{"prompt": 1}\n', "line 1: prompt is 1; expected text"),
-        ("p.csv", "prompt\na red, big apple\n", "line 2: wrong number of fields .got 2, expected 1"),
+        (
+            "p.csv",
+            "prompt\na red, big apple\n",
+            "line 2: wrong number of fields .got 2, expected 1",
+        ),
         ("p.txt", "\n\n", "holds no prompts"),
     ],
 )

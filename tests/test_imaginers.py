@@ -40,7 +40,12 @@ from vlmig.models.config import VLMIGConfig, changed
 from vlmig.pocket.tasks import draws_pocket_pictures
 from vlmig.vision import BLANK
 
-TEXT = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+TEXT = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 
 
 def build(parts: Path, store: Path, imaginer: str, **settings: Any) -> VLMIG:
@@ -63,7 +68,9 @@ def photos(tmp_path: Path) -> Path:
 def test_pictures_of_a_folder(parts: Path, tmp_path: Path, photos: Path) -> None:
     model = build(parts, tmp_path / "store", f"folder:{photos}")
     seen = model.imagine(["A cat"], k=11)[0]
-    assert np.array_equal(np.asarray(seen.images[10]), np.asarray(Image.open(photos / "a_cat_10.png"))), "10 is after 9"
+    assert np.array_equal(
+        np.asarray(seen.images[10]), np.asarray(Image.open(photos / "a_cat_10.png"))
+    ), "10 is after 9"
     alone = model.imagination.encoder.encode([Image.open(photos / "a_cat_3.png")])[0][0]
     assert torch.equal(seen.features[3], alone.float())
     with pytest.raises(VLMIGError, match="1 images of 'the sea' in .*expected the_sea/"):
@@ -78,9 +85,26 @@ def test_pictures_of_a_folder(parts: Path, tmp_path: Path, photos: Path) -> None
 def test_what_imagine_writes_a_folder_imaginer_reads(tmp_path: Path) -> None:
     out, store = str(tmp_path / "out"), ["--store", str(tmp_path / "store")]
     assert main(["imagine", "a banana!", "--k", "2", "--out", out, *store]) == 0
-    assert main(["imagine", "a banana!", "--k", "2", "--out", out + "2", "--imaginer", f"folder:{out}", *store]) == 0
+    assert (
+        main(
+            [
+                "imagine",
+                "a banana!",
+                "--k",
+                "2",
+                "--out",
+                out + "2",
+                "--imaginer",
+                f"folder:{out}",
+                *store,
+            ]
+        )
+        == 0
+    )
     for i in range(2):
-        drawn, given = (np.asarray(Image.open(f"{folder}/a_banana_{i}.png")) for folder in (out, out + "2"))
+        drawn, given = (
+            np.asarray(Image.open(f"{folder}/a_banana_{i}.png")) for folder in (out, out + "2")
+        )
         assert np.array_equal(drawn, given)
 
 
@@ -118,7 +142,9 @@ def test_an_index_that_was_cut_off_is_made_again(parts: Path, tmp_path: Path, ph
 def test_a_dataset_is_a_gallery(parts: Path, tmp_path: Path, photos: Path) -> None:
     images = [Image.open(path) for path in sorted(photos.glob("*.png"))]
     Dataset.from_dict({"image": images}).save_to_disk(tmp_path / "rows")
-    by_rows = build(parts, tmp_path / "a", f"retrieval:{tmp_path / 'rows'}").imagine(["a cat"], k=3)[0]
+    by_rows = build(parts, tmp_path / "a", f"retrieval:{tmp_path / 'rows'}").imagine(
+        ["a cat"], k=3
+    )[0]
     by_files = build(parts, tmp_path / "b", f"retrieval:{photos}").imagine(["a cat"], k=3)[0]
     assert torch.equal(by_rows.features, by_files.features)
     Dataset.from_dict({"text": ["a"]}).save_to_disk(tmp_path / "texts")
@@ -137,12 +163,20 @@ def test_the_prompts_own_embedding_in_place_of_a_picture(parts: Path, tmp_path: 
     model.config.trained = True
     answer = model.ask("What is the color of a cat?", choices=["red", "blue"], k=2)
     assert len(answer.images) == 2
-    with pytest.raises(VLMIGError, match="gives embeddings without pixels, this adapter reads patches"):
+    with pytest.raises(
+        VLMIGError, match="gives embeddings without pixels, this adapter reads patches"
+    ):
         build(parts, tmp_path / "store", "text").imagine(["a cat"], k=1)
 
 
 def test_pooled_features_are_the_unit_embedding(parts: Path, tmp_path: Path) -> None:
-    model = build(parts, tmp_path / "store", str(parts / "generator"), vision_features="pooled", imaginer_size=32)
+    model = build(
+        parts,
+        tmp_path / "store",
+        str(parts / "generator"),
+        vision_features="pooled",
+        imaginer_size=32,
+    )
     seen = model.imagine(["a cat"], k=2)[0]
     assert seen.features.shape == (2, 1, 16)
     assert seen.features.norm(dim=-1).flatten() == pytest.approx([1.0, 1.0], abs=1e-3)
@@ -172,13 +206,17 @@ def test_embeddings_from_a_prior_pipeline(parts: Path, tmp_path: Path) -> None:
         image_encoder=CLIPVisionModelWithProjection(vision),
         text_encoder=CLIPTextModelWithProjection(text),
         tokenizer=tokenizer,
-        scheduler=UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000),
+        scheduler=UnCLIPScheduler(
+            variance_type="fixed_small_log", prediction_type="sample", num_train_timesteps=1000
+        ),
         image_processor=CLIPImageProcessor(),
     ).save_pretrained(tmp_path / "prior")
     settings = {"vision_features": "pooled", "imaginer_steps": 2}
     model = build(parts, tmp_path / "store", f"prior:{tmp_path / 'prior'}", **settings)
     three, two = model.imagine(["a cat"], k=3)[0], model.imagine(["a dog", "a cat"], k=2)[1]
-    assert torch.equal(three.features[:2], two.features) and not torch.equal(three.features[0], three.features[1])
+    assert torch.equal(three.features[:2], two.features) and not torch.equal(
+        three.features[0], three.features[1]
+    )
     fresh = build(parts, tmp_path / "other", f"prior:{tmp_path / 'prior'}", **settings)
     assert torch.equal(fresh.imagine(["a cat"], k=1)[0].features[0], three.features[0])
     assert not model.imagination.source.fits("x " * 100)
@@ -195,7 +233,9 @@ def test_embeddings_from_a_prior_pipeline(parts: Path, tmp_path: Path) -> None:
         ("prior:nowhere", "gives embeddings without pixels"),
     ],
 )
-def test_wrong_imaginers_are_said_in_one_line(parts: Path, tmp_path: Path, imaginer: str, message: str) -> None:
+def test_wrong_imaginers_are_said_in_one_line(
+    parts: Path, tmp_path: Path, imaginer: str, message: str
+) -> None:
     with pytest.raises(VLMIGError, match=message) as caught:
         build(parts, tmp_path, imaginer).imagine(["a cat"], k=1)
     assert "\n" not in str(caught.value)
@@ -235,7 +275,9 @@ def save_xl(parts: Path, folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sd", "sdxl"])
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
-def test_embedded_prompts_draw_what_texts_draw(parts: Path, tmp_path: Path, kind: str, guidance: float) -> None:
+def test_embedded_prompts_draw_what_texts_draw(
+    parts: Path, tmp_path: Path, kind: str, guidance: float
+) -> None:
     folder = parts / "generator"
     if kind == "sdxl":
         folder = tmp_path / "xl"
@@ -256,12 +298,16 @@ def test_embedded_prompts_draw_what_texts_draw(parts: Path, tmp_path: Path, kind
 
 
 def test_a_prompt_is_embedded_once(parts: Path) -> None:
-    imaginer = DiffusionSource(parts / "generator", Sampling(steps=1, guidance=3.0, size=32, batch=2))
+    imaginer = DiffusionSource(
+        parts / "generator", Sampling(steps=1, guidance=3.0, size=32, batch=2)
+    )
     embedded: list[str] = []
     plain = imaginer.pipeline.encode_prompt
 
     def counted(prompt: str | None, *rest: Any, **settings: Any) -> Any:
-        embedded.extend([prompt] if prompt else [])  # a call with embeddings passes through here without a text
+        embedded.extend(
+            [prompt] if prompt else []
+        )  # a call with embeddings passes through here without a text
         return plain(prompt, *rest, **settings)
 
     imaginer.pipeline.encode_prompt = counted
@@ -269,7 +315,9 @@ def test_a_prompt_is_embedded_once(parts: Path) -> None:
     assert sorted(embedded) == ["a cat", "the sea"]
 
 
-def test_a_pipeline_that_the_auto_class_does_not_know(parts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_that_the_auto_class_does_not_know(
+    parts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def unknown(*_: Any, **__: Any) -> Any:
         raise ValueError("AutoPipeline can't find a pipeline linked to it")
 
@@ -281,7 +329,9 @@ def test_a_pipeline_that_the_auto_class_does_not_know(parts: Path, monkeypatch: 
 def test_a_compiled_denoiser_draws_the_same(parts: Path) -> None:
     asked = [request("a cat", i) for i in range(3)]
     settings = {"steps": 2, "guidance": 3.0, "size": 32, "batch": 2}
-    plain, compiled = (DiffusionSource(parts / "generator", Sampling(**settings, compile=c)) for c in (False, True))
+    plain, compiled = (
+        DiffusionSource(parts / "generator", Sampling(**settings, compile=c)) for c in (False, True)
+    )
     for one, other in zip(plain.imagine(asked), compiled.imagine(asked), strict=True):
         assert (one.int() - other.int()).abs().max() <= 1, "fused operations may round another way"
 
@@ -289,7 +339,10 @@ def test_a_compiled_denoiser_draws_the_same(parts: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"imaginer_dtype": "fp16"}, "imaginer_dtype='fp16' in the configuration; expected one of None, float32"),
+        (
+            {"imaginer_dtype": "fp16"},
+            "imaginer_dtype='fp16' in the configuration; expected one of None, float32",
+        ),
         ({"imaginer_vae": "nowhere"}, "cannot load imaginer_vae='nowhere'"),
         ({"imaginer_size": 33}, "cannot draw with .*size=33.*change imaginer_size"),
     ],
@@ -316,7 +369,8 @@ def test_a_smaller_decoder(parts: Path, tmp_path: Path) -> None:
         num_decoder_blocks=(1, 1),
     ).save_pretrained(tmp_path / "taesd")
     plain, smaller = (
-        DiffusionSource(parts / "generator", Sampling(1, 0.0, 32, vae=vae)) for vae in (None, str(tmp_path / "taesd"))
+        DiffusionSource(parts / "generator", Sampling(1, 0.0, 32, vae=vae))
+        for vae in (None, str(tmp_path / "taesd"))
     )
     assert type(smaller.pipeline.vae).__name__ == "AutoencoderTiny"
     assert smaller.imagine([request("a cat", 0)])[0].shape == (3, 32, 32)
@@ -329,7 +383,9 @@ def test_settings_of_a_family_are_found_by_name_and_by_class(parts: Path) -> Non
     assert sampling_for("Efficient-Large-Model/Sana_Sprint_0.6B_1024px_diffusers").steps == 2
     assert sampling_for("black-forest-labs/FLUX.2-klein-4B", steps=6).steps == 6
     assert sampling_for("stabilityai/stable-diffusion-xl-base-1.0").size == 1024
-    assert sampling_for(str(parts / "generator")).guidance == 7.5, "StableDiffusionPipeline, by its index"
+    assert sampling_for(str(parts / "generator")).guidance == 7.5, (
+        "StableDiffusionPipeline, by its index"
+    )
     assert sampling_for("someone/something", steps=None) == sampling_for("another/thing")
     assert all(licence for _, _, licence in FAMILIES)
 
@@ -337,9 +393,16 @@ def test_settings_of_a_family_are_found_by_name_and_by_class(parts: Path) -> Non
 def test_another_imaginer_brings_its_own_settings() -> None:
     """The pocket model's eight steps and 64 pixels suit no other generator."""
     own = VLMIGConfig.from_pretrained(POCKET)
-    other = VLMIGConfig.from_pretrained(POCKET, **changed({"imaginer": "stabilityai/sdxl-turbo", "imaginer_steps": 2}))
+    other = VLMIGConfig.from_pretrained(
+        POCKET, **changed({"imaginer": "stabilityai/sdxl-turbo", "imaginer_steps": 2})
+    )
     assert (own.imaginer_steps, own.imaginer_size) == (8, 64)
     for device, batch in (("cpu", 1), ("cuda", 8)):
         sampling = sampling_of(other, POCKET, torch.device(device))
-        assert (sampling.steps, sampling.guidance, sampling.size, sampling.batch) == (2, 0.0, 512, batch)
+        assert (sampling.steps, sampling.guidance, sampling.size, sampling.batch) == (
+            2,
+            0.0,
+            512,
+            batch,
+        )
     assert changed({"mix": "prob"}) == {"mix": "prob"}

@@ -37,7 +37,9 @@ HOMES = {
     "peft": {"models"},
 }
 FILES = sorted((ROOT / "vlmig").rglob("*.py"))
-MODULES = {".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES}
+MODULES = {
+    ".".join(f.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): f for f in FILES
+}
 
 
 def imported(path: Path) -> set[str]:
@@ -58,7 +60,9 @@ def package(path: Path) -> str:
     return path.relative_to(ROOT / "vlmig").parts[0].removesuffix(".py")
 
 
-@pytest.mark.parametrize("path", [f for f in FILES if package(f) != "__init__"], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", [f for f in FILES if package(f) != "__init__"], ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_imports_flow_downward(path: Path) -> None:
     own = ORDER.index(package(path))
     for name in imported(path):
@@ -68,7 +72,9 @@ def test_imports_flow_downward(path: Path) -> None:
         outside = ("eval", "tests", "tools", "notebooks", "benchmarks")
         assert top not in outside, f"{path.name} imports {name}"
         if top in HOMES:
-            assert package(path) in HOMES[top], f"{path.name} imports {top}, whose home is {HOMES[top]}"
+            assert package(path) in HOMES[top], (
+                f"{path.name} imports {top}, whose home is {HOMES[top]}"
+            )
 
 
 def test_files_make_no_cycle() -> None:

@@ -23,13 +23,27 @@ from vlmig.data.sources.conversations import Conversations
 from vlmig.errors import VLMIGError
 
 
-def test_rows_report_and_cost(genome: Path, tmp_path: Path, endpoint: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rows_report_and_cost(
+    genome: Path, tmp_path: Path, endpoint: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     server = endpoint()
-    command = ["data", "instruct", str(genome), "--out", str(tmp_path), "--teacher", "m", "--endpoint", server.url]
+    command = [
+        "data",
+        "instruct",
+        str(genome),
+        "--out",
+        str(tmp_path),
+        "--teacher",
+        "m",
+        "--endpoint",
+        server.url,
+    ]
     assert main([*command, "--price-in", "2.5", "--price-out", "10", "--max-tokens", "77"]) == 0
     rows = lines(tmp_path / "instructions.jsonl")
     assert Counter(row["kind"] for row in rows) == dict.fromkeys(KINDS, 8)
-    assert {row["id"] for row in rows} == {f"{image}_{kind}" for image in range(1, 9) for kind in KINDS}
+    assert {row["id"] for row in rows} == {
+        f"{image}_{kind}" for image in range(1, 9) for kind in KINDS
+    }
     told = {one.image: one for one in contexts(genome, 16, 0, Counter())}
     places, requests = Counter[bool](), Prompts().requests
     for row in rows:
@@ -45,7 +59,11 @@ def test_rows_report_and_cost(genome: Path, tmp_path: Path, endpoint: Any, capsy
         places[before] += 1
         question = values[0].replace("<image>", "").strip()
         assert (question in requests) == (row["kind"] == "detail")
-        assert (row["teacher"], row["prompt_version"], row["rejections"]) == ("m", Prompts().version, [])
+        assert (row["teacher"], row["prompt_version"], row["rejections"]) == (
+            "m",
+            Prompts().version,
+            [],
+        )
     # Of 24 fair draws fewer than 4 on one side have a chance of 3e-4; the seed is fixed.
     assert min(places.values()) >= 4
     asked = {json.dumps(body["messages"]): body for body in server.bodies}
@@ -60,22 +78,32 @@ def test_rows_report_and_cost(genome: Path, tmp_path: Path, endpoint: Any, capsy
     assert {row["seed"] for row in rows} == {body["seed"] for body in server.bodies}
     assert "jpg" not in json.dumps(server.bodies), "the teacher sees words only"
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["finished"] and report["rows"] == dict.fromkeys(KINDS, 8) and report["rejected"] == {}
+    assert (
+        report["finished"]
+        and report["rows"] == dict.fromkeys(KINDS, 8)
+        and report["rejected"] == {}
+    )
     assert (report["requests"], report["retries"], report["sent_again"]) == (24, 0, 0)
     assert (report["prompt_tokens"], report["answer_tokens"]) == (2400, 720)
     # 2400 tokens at 2.5 and 720 at 10 per million: 0.006 + 0.0072; rounding of one product and sum.
     assert report["cost"] == pytest.approx(0.0132, rel=1e-12)
-    assert 0 < report["seconds"] < 60 and report["left_out"] == {"objects: object without a name": 1}
+    assert 0 < report["seconds"] < 60 and report["left_out"] == {
+        "objects: object without a name": 1
+    }
     assert (tmp_path / "rejects.jsonl").read_bytes() == b""
     learnt = list(Conversations(tmp_path / "instructions.jsonl", images=genome).pairs())
-    assert [pair.picture for pair in learnt if isinstance(pair, Pair)] == [row["image"] for row in rows], (
-        "training reads it"
-    )
+    assert [pair.picture for pair in learnt if isinstance(pair, Pair)] == [
+        row["image"] for row in rows
+    ], "training reads it"
     assert "conversation: 8 rows, 0 rejected" in capsys.readouterr().out
-    assert main(command + ["--max-tokens", "77"]) == 0 and len(server.bodies) == 24, "nothing is asked twice"
+    assert main(command + ["--max-tokens", "77"]) == 0 and len(server.bodies) == 24, (
+        "nothing is asked twice"
+    )
 
 
-def test_replies_of_no_use_are_asked_for_again_and_then_rejected(genome: Path, tmp_path: Path, endpoint: Any) -> None:
+def test_replies_of_no_use_are_asked_for_again_and_then_rejected(
+    genome: Path, tmp_path: Path, endpoint: Any
+) -> None:
     """Conversations come well the third time, details never, reasonings at once; a tuple gives a reply that was cut off."""
 
     def reply(body: dict[str, Any], number: int) -> Any:
@@ -90,26 +118,36 @@ def test_replies_of_no_use_are_asked_for_again_and_then_rejected(genome: Path, t
 
     server = endpoint(reply)
     report = ask(genome, tmp_path, server.url, bounds=Bounds(images=2))
-    leak, cut = "speaks of captions, boxes or coordinates", "cut off at the largest number of tokens"
+    leak, cut = (
+        "speaks of captions, boxes or coordinates",
+        "cut off at the largest number of tokens",
+    )
     assert report["rows"] == {"conversation": 2, "reasoning": 2}
     assert report["rejected"] == {"detail": {leak: 2}}
     assert report["rejected_replies"] == {cut: 2, "no answer": 2, leak: 6}
     assert (report["requests"], report["retries"]) == (14, 8)
-    assert (report["prompt_tokens"], report["answer_tokens"]) == (1400, 420), "replies of no use are paid for too"
+    assert (report["prompt_tokens"], report["answer_tokens"]) == (1400, 420), (
+        "replies of no use are paid for too"
+    )
     rejects = lines(tmp_path / "rejects.jsonl")
     assert [(own["id"], own["reason"], own["rejections"]) for own in rejects] == [
         (f"{image}_detail", leak, [leak] * 3) for image in (1, 2)
     ]
     assert "bounding box" in rejects[0]["reply"]
     rows = {row["id"]: row for row in lines(tmp_path / "instructions.jsonl")}
-    assert rows["1_conversation"]["rejections"] == [cut, "no answer"] and rows["1_conversation"]["requests"] == 3
+    assert (
+        rows["1_conversation"]["rejections"] == [cut, "no answer"]
+        and rows["1_conversation"]["requests"] == 3
+    )
     seeds = [body["seed"] for body in server.bodies if kind_of(body) == "conversation"]
     assert len(set(seeds)) == 6, "another try has another seed"
     once = ask(genome, tmp_path / "once", server.url, Settings("m", retries=0), Bounds(images=2))
     assert (once["requests"], once["retries"], sum(once["rows"].values())) == (6, 0, 2)
 
 
-def test_one_request_that_is_not_taken_is_a_reject(genome: Path, tmp_path: Path, endpoint: Any) -> None:
+def test_one_request_that_is_not_taken_is_a_reject(
+    genome: Path, tmp_path: Path, endpoint: Any
+) -> None:
     server = endpoint(lambda body, number: (400, b"filtered") if number == 2 else good(body))
     report = ask(genome, tmp_path, server.url, bounds=Bounds(images=1))
     assert report["rejected"] == {"detail": {"request refused": 1}} and report["retries"] == 0
@@ -117,7 +155,9 @@ def test_one_request_that_is_not_taken_is_a_reject(genome: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("parallel", [1, 3])
-def test_a_stopped_run_goes_on_to_the_same_rows(genome: Path, tmp_path: Path, endpoint: Any, parallel: int) -> None:
+def test_a_stopped_run_goes_on_to_the_same_rows(
+    genome: Path, tmp_path: Path, endpoint: Any, parallel: int
+) -> None:
     """Details are worth nothing, so that rejects are stopped and gone on with too."""
 
     def reply(body: dict[str, Any], number: int) -> Any:
@@ -159,7 +199,9 @@ def test_a_stopped_run_goes_on_to_the_same_rows(genome: Path, tmp_path: Path, en
     assert left <= len(server.bodies) <= 2 * left and len(server.bodies) < 32
 
 
-def test_one_at_a_time_the_order_is_that_of_the_files(genome: Path, tmp_path: Path, endpoint: Any) -> None:
+def test_one_at_a_time_the_order_is_that_of_the_files(
+    genome: Path, tmp_path: Path, endpoint: Any
+) -> None:
     def dying(body: dict[str, Any], number: int) -> Any:
         return good(body) if number <= 10 else (500, b"gone")
 
@@ -208,8 +250,12 @@ def test_other_settings_and_damage_are_refused(genome: Path, tmp_path: Path, end
     with pytest.raises(VLMIGError, match="no region_descriptions.json"):
         ask(tmp_path, tmp_path / "out", server.url)
     assert not (tmp_path / "out").exists()
-    (tmp_path / "region_descriptions.json").write_text(json.dumps([{"id": 1, "regions": [region(1, (0, 0, 9, 9))]}]))
-    with pytest.raises(VLMIGError, match=r"no image of .* has a picture and a phrase \({'no such picture': 1}\)"):
+    (tmp_path / "region_descriptions.json").write_text(
+        json.dumps([{"id": 1, "regions": [region(1, (0, 0, 9, 9))]}])
+    )
+    with pytest.raises(
+        VLMIGError, match=r"no image of .* has a picture and a phrase \({'no such picture': 1}\)"
+    ):
         ask(tmp_path, tmp_path / "out", server.url)
 
 
@@ -219,13 +265,27 @@ def test_cost_and_rejects_stop_a_run(genome: Path, tmp_path: Path, endpoint: Any
     with pytest.raises(VLMIGError, match=r"6 rows cost 0.0960 of --max-cost 0.09;"):
         ask(genome, tmp_path, server.url, bounds=Bounds(price_in=100, price_out=200, max_cost=0.09))
     assert len(server.bodies) == 6
-    more = ask(genome, tmp_path, server.url, bounds=Bounds(images=3, price_in=100, price_out=200, max_cost=1))
+    more = ask(
+        genome,
+        tmp_path,
+        server.url,
+        bounds=Bounds(images=3, price_in=100, price_out=200, max_cost=1),
+    )
     assert len(server.bodies) == 9 and more["cost"] == pytest.approx(9 * 0.016, rel=1e-12)
     silent = endpoint(lambda body, number: (200, completion(good(body), usage=False)))
     with pytest.raises(VLMIGError, match="does not say how many tokens"):
-        ask(genome, tmp_path / "silent", silent.url, bounds=Bounds(price_in=1, price_out=1, max_cost=1))
+        ask(
+            genome,
+            tmp_path / "silent",
+            silent.url,
+            bounds=Bounds(price_in=1, price_out=1, max_cost=1),
+        )
     report = ask(genome, tmp_path / "silent", silent.url, bounds=Bounds(images=1))
-    assert (report["replies_without_usage"], report["prompt_tokens"], report["cost"]) == (3, 0, None)
+    assert (report["replies_without_usage"], report["prompt_tokens"], report["cost"]) == (
+        3,
+        0,
+        None,
+    )
     useless = endpoint(lambda body, number: "{}")
     with pytest.raises(VLMIGError, match=r"20 of 20 rejected, mostly no answer"):
         ask(
@@ -235,6 +295,12 @@ def test_cost_and_rejects_stop_a_run(genome: Path, tmp_path: Path, endpoint: Any
             Settings("m", kinds=("detail", "reasoning", "conversation"), retries=0),
         )
     assert len(useless.bodies) == 20
-    for wrong in ({"price_in": 1.0}, {"max_cost": 1.0}, {"parallel": 0}, {"images": 0}, {"max_rejected": 2.0}):
+    for wrong in (
+        {"price_in": 1.0},
+        {"max_cost": 1.0},
+        {"parallel": 0},
+        {"images": 0},
+        {"max_rejected": 2.0},
+    ):
         with pytest.raises(VLMIGError):
             Bounds(**wrong)

@@ -48,10 +48,20 @@ def test_contexts_are_phrases_and_normalised_boxes(genome: Path, tmp_path: Path)
     for number in (1, 2):
         noise(number).save(tmp_path / f"VG_100K/{number}.jpg")
     whole, part, other = (0, 0, 40, 30), (2, 0, 38, 30), (30, 20, 10, 10)
-    same = [region(1, whole, "a red ball"), region(2, part, "the red ball is old"), region(3, part, "A red ball.")]
+    same = [
+        region(1, whole, "a red ball"),
+        region(2, part, "the red ball is old"),
+        region(3, part, "A red ball."),
+    ]
     differ = [region(4, other, "a red car is old"), region(5, whole, "a blue car")]
     (tmp_path / "region_descriptions.json").write_text(
-        json.dumps([{"id": 1, "regions": same + differ}, {"id": 2, "regions": differ}, {"id": 1, "regions": same}])
+        json.dumps(
+            [
+                {"id": 1, "regions": same + differ},
+                {"id": 2, "regions": differ},
+                {"id": 1, "regions": same},
+            ]
+        )
     )
     left_out = Counter()
     for seed in range(5):  # whichever comes first stands for those that say the same
@@ -67,16 +77,26 @@ def test_requests_show_examples_that_we_would_take_ourselves() -> None:
     context = Context("7", "7.jpg", ("a cat",), (("cat", (0.0, 0.25, 0.5, 1.0)),))
     for kind in KINDS:
         messages = prompts.messages(kind, context, "Describe it.", "not JSON")
-        assert [message["role"] for message in messages] == ["system", *["user", "assistant"] * 2, "user"]
+        assert [message["role"] for message in messages] == [
+            "system",
+            *["user", "assistant"] * 2,
+            "user",
+        ]
         for shown in (2, 4):
             assert read_reply(kind, messages[shown]["content"], "Describe it.")
         last = messages[-1]["content"]
-        assert ("cat: [0.000, 0.250, 0.500, 1.000]" in last) == ("[" in last) == (kind != "conversation")
+        assert (
+            ("cat: [0.000, 0.250, 0.500, 1.000]" in last)
+            == ("[" in last)
+            == (kind != "conversation")
+        )
         assert ("Request: Describe it." in last) == (kind == "detail")
         assert "could not be used: not JSON" in last and "{" not in last
         assert "could not" not in prompts.messages(kind, context, "Describe it.")[-1]["content"]
     drawn = [prompts.request(str(image), 0) for image in range(200)]
-    assert set(drawn) == set(prompts.requests) and drawn != [prompts.request(str(image), 1) for image in range(200)]
+    assert set(drawn) == set(prompts.requests) and drawn != [
+        prompts.request(str(image), 1) for image in range(200)
+    ]
 
 
 OTHER = {"question": "Is it big?", "answer": "No, it is small."}
@@ -100,10 +120,26 @@ WRONG: list[tuple[str, Any, str]] = [
         {"turns": [{"question": f"Is it {i}?", "answer": "Yes."} for i in range(11)]},
         "not 2 to 10 turns",
     ),
-    ("conversation", {"turns": [TURN, OTHER, TURN | {"question": "what is THERE"}]}, "question asked twice"),
-    ("conversation", {"turns": [TURN, OTHER | {"answer": "Is it big? No."}]}, "answer repeats the question"),
-    ("conversation", {"turns": [TURN, OTHER | {"answer": "I'm sorry, I cannot see it."}]}, "refused to answer"),
-    ("conversation", {"turns": [TURN, OTHER | {"answer": "As an AI I do not know."}]}, "refused to answer"),
+    (
+        "conversation",
+        {"turns": [TURN, OTHER, TURN | {"question": "what is THERE"}]},
+        "question asked twice",
+    ),
+    (
+        "conversation",
+        {"turns": [TURN, OTHER | {"answer": "Is it big? No."}]},
+        "answer repeats the question",
+    ),
+    (
+        "conversation",
+        {"turns": [TURN, OTHER | {"answer": "I'm sorry, I cannot see it."}]},
+        "refused to answer",
+    ),
+    (
+        "conversation",
+        {"turns": [TURN, OTHER | {"answer": "As an AI I do not know."}]},
+        "refused to answer",
+    ),
     ("conversation", {"turns": [TURN, OTHER | {"answer": "See <image>."}]}, "has an image mark"),
     ("conversation", {"turns": [TURN, OTHER | {"answer": "half \ud800"}]}, "not Unicode"),
     ("conversation", {"turns": [TURN, OTHER | {"question": "word " * 61}]}, "question too long"),
@@ -146,4 +182,6 @@ def test_replies_of_use() -> None:
     ):
         assert read_reply("conversation", text) == turns
     plain = f"{LONG} A box [of wood] stands on the lines of the 2 courts."  # innocent boxes, brackets and lines
-    assert read_reply("detail", json.dumps({"answer": plain}), "Describe it.") == [("Describe it.", plain)]
+    assert read_reply("detail", json.dumps({"answer": plain}), "Describe it.") == [
+        ("Describe it.", plain)
+    ]

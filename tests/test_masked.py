@@ -17,10 +17,18 @@ from vlmig.processing.tokens import encode_gaps
 @pytest.fixture(params=["cross_attention", "decoder_layer"])
 def masked(request: pytest.FixtureRequest, bert: Path, parts: Path, tmp_path: Path) -> VLMIG:
     names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
-    settings = {"fusion": request.param, "fusion_heads": 4, "mix": "prob", "imaginer_size": 32, "imaginer_steps": 1}
+    settings = {
+        "fusion": request.param,
+        "fusion_heads": 4,
+        "mix": "prob",
+        "imaginer_size": 32,
+        "imaginer_steps": 1,
+    }
     model = VLMIG.from_base(str(bert), **names, store=tmp_path / "store", **settings)
     torch.manual_seed(1)
-    noisy = {name: torch.randn_like(value) * 0.3 for name, value in model.model.adapter_state().items()}
+    noisy = {
+        name: torch.randn_like(value) * 0.3 for name, value in model.model.adapter_state().items()
+    }
     load_adapter(model.model, noisy, bert)
     model.config.trained = True
     return model
@@ -50,18 +58,26 @@ def test_pseudo_log_likelihood_masks_each_token_in_turn(masked: VLMIG, k: int) -
     ids = masked.tokenizer(context + continuation).input_ids
     features = masked.imagine(["a cat"], k)[0].features[None] if k else None
     first = len(masked.tokenizer(context).input_ids) - 1
-    expected = sum(by_hand(masked, ids, gap, features)[ids[gap]].item() for gap in range(first, len(ids) - 1))
-    assert masked.loglikelihood([(context, continuation)], k=k)[0] == pytest.approx(expected, abs=5e-5)
+    expected = sum(
+        by_hand(masked, ids, gap, features)[ids[gap]].item() for gap in range(first, len(ids) - 1)
+    )
+    assert masked.loglikelihood([(context, continuation)], k=k)[0] == pytest.approx(
+        expected, abs=5e-5
+    )
 
 
 def test_batched_equals_single_and_candidates_share_gaps(masked: VLMIG) -> None:
     pairs = [("the color of a cat is", " red"), ("a", " dark blue cat"), ("what is", " the sea ?")]
     together = masked.loglikelihood(pairs, k=2)
-    assert together == pytest.approx([masked.loglikelihood([pair], k=2)[0] for pair in pairs], abs=5e-5)
+    assert together == pytest.approx(
+        [masked.loglikelihood([pair], k=2)[0] for pair in pairs], abs=5e-5
+    )
     answer = masked.ask("what is the color of a cat ?", choices=["red", "blue", "dark red"], k=2)
     assert sum(answer.probabilities.values()) == pytest.approx(1.0, abs=1e-5)
     assert masked.ask("a cat is [MASK] .", k=1).answer in WORDS
-    assert np.isfinite(masked.loglikelihood([("a cat " * 80, " red")], k=1)[0])  # a long text loses its left end
+    assert np.isfinite(
+        masked.loglikelihood([("a cat " * 80, " red")], k=1)[0]
+    )  # a long text loses its left end
 
 
 def test_where_the_candidate_goes(masked: VLMIG) -> None:
@@ -81,7 +97,9 @@ def test_where_the_candidate_goes(masked: VLMIG) -> None:
 def test_what_a_masked_lm_cannot_do_is_said(masked: VLMIG, tiny: VLMIG) -> None:
     with pytest.raises(VLMIGError, match="generate needs a causal LM"):
         masked.generate(["a cat"], k=1)
-    with pytest.raises(VLMIGError, match="cannot fill 'a cat'; expected a masked LM and a text with one"):
+    with pytest.raises(
+        VLMIGError, match="cannot fill 'a cat'; expected a masked LM and a text with one"
+    ):
         masked.fill("a cat", k=1)
     with pytest.raises(VLMIGError, match="expected a masked LM"):
         tiny.fill("a [MASK]", k=1)
@@ -92,4 +110,6 @@ def test_saved_and_loaded_as_a_masked_lm(masked: VLMIG, tmp_path: Path) -> None:
     loaded = VLMIG.from_pretrained(tmp_path / "saved", store=tmp_path / "store")
     assert isinstance(loaded.model, VLMIGForMaskedLM)
     pairs = [("a cat is", " dark red")]
-    assert loaded.loglikelihood(pairs, k=1) == masked.loglikelihood(pairs, k=1)  # its tokenizer came with it
+    assert loaded.loglikelihood(pairs, k=1) == masked.loglikelihood(
+        pairs, k=1
+    )  # its tokenizer came with it

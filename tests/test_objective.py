@@ -25,7 +25,13 @@ from vlmig.training.objective import Objective
 from vlmig.training.texts import IGNORED, Texts, Tokens
 
 CAPTIONS = [
-    Pair(text) for text in ("the color of a cat is red .", "a", "what is the color ? the answer is blue .", "dark")
+    Pair(text)
+    for text in (
+        "the color of a cat is red .",
+        "a",
+        "what is the color ? the answer is blue .",
+        "dark",
+    )
 ]
 
 
@@ -34,7 +40,9 @@ def rngs(count: int, seed: int = 0) -> list[np.random.Generator]:
 
 
 @pytest.fixture(params=["causal", "masked"])
-def model(request: pytest.FixtureRequest, tiny: VLMIG, bert: Path, parts: Path, tmp_path: Path) -> VLMIG:
+def model(
+    request: pytest.FixtureRequest, tiny: VLMIG, bert: Path, parts: Path, tmp_path: Path
+) -> VLMIG:
     if request.param == "causal":
         return tiny
     names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
@@ -49,13 +57,18 @@ def test_padding_changes_no_loss_and_never_trains(model: VLMIG) -> None:
     objective = Objective(model.model)
     model.model.freeze_base()
     features = torch.randn(
-        len(CAPTIONS), 1, *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0)
+        len(CAPTIONS),
+        1,
+        *model.model.blank_features.shape,
+        generator=torch.Generator().manual_seed(0),
     )
     batch = tokens.batch(CAPTIONS, rngs(4))
     assert (batch.labels[batch.attention_mask == 0] == IGNORED).all()
     together = objective(batch, features)["own"]
     together.backward()
-    padded = {name: p.grad.clone() for name, p in model.model.named_parameters() if p.grad is not None}
+    padded = {
+        name: p.grad.clone() for name, p in model.model.named_parameters() if p.grad is not None
+    }
     model.model.zero_grad()
     alone = sum(
         objective(tokens.batch([caption], [rng]), features[i : i + 1])["own"]
@@ -73,21 +86,34 @@ def test_the_loss_is_the_models_own_prediction(tiny: VLMIG) -> None:
     """Beside one picture, the drop-in class that mixes by probability with full trust predicts what is trained."""
     tiny.config.mix = "prob"
     batch = Tokens(tiny.tokenizer, tiny.model, 100, 0).batch(CAPTIONS[:1], rngs(1))
-    features = torch.randn(1, 1, *tiny.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(
+        1, 1, *tiny.model.blank_features.shape, generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
-        log_probs = tiny.model(batch.input_ids, batch.attention_mask, visual_features=features).logits
+        log_probs = tiny.model(
+            batch.input_ids, batch.attention_mask, visual_features=features
+        ).logits
         expected = -log_probs[0, :-1].gather(1, batch.input_ids[0, 1:, None]).sum()
-        assert Objective(tiny.model)(batch, features)["own"].item() == pytest.approx(expected.item(), rel=1e-5)
+        assert Objective(tiny.model)(batch, features)["own"].item() == pytest.approx(
+            expected.item(), rel=1e-5
+        )
         measured = Objective(tiny.model)(batch, features, features)
         text = tiny.model.language_model(batch.input_ids, labels=batch.input_ids).loss * batch.count
     assert measured["own"] == measured["shuffled"] == pytest.approx(expected.item(), rel=1e-5)
-    assert measured["text"].item() == pytest.approx(text.item(), rel=1e-5) and measured["blank"] != measured["own"]
+    assert (
+        measured["text"].item() == pytest.approx(text.item(), rel=1e-5)
+        and measured["blank"] != measured["own"]
+    )
 
 
-def test_many_logits_are_made_again_a_few_rows_at_a_time(tiny: VLMIG, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_logits_are_made_again_a_few_rows_at_a_time(
+    tiny: VLMIG, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny.model.freeze_base()
     batch = Tokens(tiny.tokenizer, tiny.model, 100, 0).batch(CAPTIONS, rngs(4))
-    features = torch.randn(4, 1, *tiny.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(
+        4, 1, *tiny.model.blank_features.shape, generator=torch.Generator().manual_seed(0)
+    )
     found = []
     for budget in (2**26, 1000):
         monkeypatch.setattr("vlmig.training.objective.LOGITS_BUDGET", budget)
@@ -103,10 +129,16 @@ def test_hidden_tokens_of_a_masked_lm(bert: Path, parts: Path, tmp_path: Path) -
     names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
     model = VLMIG.from_base(str(bert), **names, store=tmp_path / "store")
     tokens = Tokens(model.tokenizer, model.model, 100, 0.2)
-    batch = tokens.batch([Pair("the color of a cat is red . what is the answer ?")] * 400, rngs(400))
-    original = torch.tensor(model.tokenizer("the color of a cat is red . what is the answer ?").input_ids)
+    batch = tokens.batch(
+        [Pair("the color of a cat is red . what is the answer ?")] * 400, rngs(400)
+    )
+    original = torch.tensor(
+        model.tokenizer("the color of a cat is red . what is the answer ?").input_ids
+    )
     hidden = batch.labels != IGNORED
-    assert (batch.labels[hidden] == original.expand(400, -1)[hidden]).all(), "a label is the token that was there"
+    assert (batch.labels[hidden] == original.expand(400, -1)[hidden]).all(), (
+        "a label is the token that was there"
+    )
     assert (batch.input_ids[~hidden] == original.expand(400, -1)[~hidden]).all(), "all else stays"
     assert not hidden[:, [0, -1]].any(), "special tokens are never guessed"
     masked = hidden & (batch.input_ids == model.tokenizer.mask_token_id)
@@ -137,8 +169,14 @@ def test_visual_genome_as_it_comes(recipe: Path, tmp_path: Path) -> None:
     folder = visual_genome(tmp_path / "vg")
     data = f"stages.0.data=[{{source: visual_genome, path: {folder}}}]"
     small = ["stages.0.batch=4", "stages.0.steps=4", "validation.share=0"]
-    with pytest.raises(VLMIGError, match=r"records of visual_genome .* are bad .*at most 10 %") as caught:
-        train(load_recipe(recipe, [data, *small]), tmp_path / "strict", store=FeatureStore(tmp_path / "store"))
+    with pytest.raises(
+        VLMIGError, match=r"records of visual_genome .* are bad .*at most 10 %"
+    ) as caught:
+        train(
+            load_recipe(recipe, [data, *small]),
+            tmp_path / "strict",
+            store=FeatureStore(tmp_path / "store"),
+        )
     assert "bad.jsonl" in str(caught.value) and "\n" not in str(caught.value)
     told = {}
     for features in ("stored", "live"):
@@ -149,7 +187,9 @@ def test_visual_genome_as_it_comes(recipe: Path, tmp_path: Path) -> None:
         assert listed.count("truncated") == 1
     expected = read_faults(folder)
     assert told["stored"].pop("unreadable") > 0
-    assert {reason: told["stored"][reason] for reason in expected} == expected and told["stored"] == told["live"]
+    assert {reason: told["stored"][reason] for reason in expected} == expected and told[
+        "stored"
+    ] == told["live"]
     logs = [(tmp_path / f / "training/colors/log.jsonl").read_text() for f in ("stored", "live")]
     assert logs[0] == logs[1]
 
@@ -163,8 +203,12 @@ def read_faults(folder: Path) -> dict[str, int]:
 def test_texts_without_pictures_are_no_empty_batch(tiny: VLMIG) -> None:
     """The published loop cut such rows to nothing; here they are read beside the empty picture."""
     batch: Texts = Tokens(tiny.tokenizer, tiny.model, 100, 0).batch([Pair("a text alone")], rngs(1))
-    assert batch.count == len(tiny.tokenizer("a text alone").input_ids), "all but the first, and the end"
-    long = Tokens(tiny.tokenizer, tiny.model, 8, 0).batch([Pair("a text alone that is cut")], rngs(1))
+    assert batch.count == len(tiny.tokenizer("a text alone").input_ids), (
+        "all but the first, and the end"
+    )
+    long = Tokens(tiny.tokenizer, tiny.model, 8, 0).batch(
+        [Pair("a text alone that is cut")], rngs(1)
+    )
     assert long.input_ids.shape == (1, 8)
 
 

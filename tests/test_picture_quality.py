@@ -58,7 +58,10 @@ def test_drawings_are_named_and_blanks_are_not(judge: picture_quality.Judge) -> 
 
 def test_scenes_of_each_set_are_named(judge: picture_quality.Judge, tmp_path: Path) -> None:
     drawn = [Painter().paint(Request(concept.name, 0, 0)) for concept in CONCEPTS]
-    np.save(tmp_path / "scenes.npy", np.stack([drawn, [Blank().paint(Request("", 0, 0))] * 24])[:, :, None])
+    np.save(
+        tmp_path / "scenes.npy",
+        np.stack([drawn, [Blank().paint(Request("", 0, 0))] * 24])[:, :, None],
+    )
     first, second = picture_quality.name_scenes(tmp_path / "scenes.npy", judge, CONCEPTS, range(24))
     assert float(first.split("top-1 ")[1].split(" %")[0]) > 90
     assert float(second.split("top-1 ")[1].split(" %")[0]) < 15

@@ -28,13 +28,24 @@ def test_it_fits_in_a_pocket() -> None:
 
 
 def test_it_answers_from_pictures_what_its_text_never_said(pocket: VLMIG) -> None:
-    things = {"banana": "yellow", "strawberry": "red", "broccoli": "green", "carrot": "orange", "ocean": "blue"}
+    things = {
+        "banana": "yellow",
+        "strawberry": "red",
+        "broccoli": "green",
+        "carrot": "orange",
+        "ocean": "blue",
+    }
     answers = {}
     for thing in things:
         assert covered(thing)
-        answers[thing] = pocket.ask(f"What is the color of the {thing}?", choices=sorted(set(things.values())), k=6)
+        answers[thing] = pocket.ask(
+            f"What is the color of the {thing}?", choices=sorted(set(things.values())), k=6
+        )
     assert sum(answers[thing].answer == color for thing, color in things.items()) >= 4
-    assert sum(max(a.text_only, key=lambda c: a.text_only[c]) == things[t] for t, a in answers.items()) <= 2
+    assert (
+        sum(max(a.text_only, key=lambda c: a.text_only[c]) == things[t] for t, a in answers.items())
+        <= 2
+    )
 
 
 def test_what_it_was_told_stays(pocket: VLMIG) -> None:
@@ -58,7 +69,11 @@ def test_concepts_are_found_by_name_alias_and_plural() -> None:
         concept = find_concept(phrase)
         assert concept is not None and concept.name == "banana"
     assert find_concept("stapler") is None and not covered("stapler")
-    assert plural("cherry") == "cherries" and plural("glass") == "glasses" and plural("leaf") == "leaves"
+    assert (
+        plural("cherry") == "cherries"
+        and plural("glass") == "glasses"
+        and plural("leaf") == "leaves"
+    )
 
 
 def test_calibration_concepts_are_in_no_task() -> None:
@@ -78,7 +93,9 @@ def test_splits_are_as_the_tasks_need_them() -> None:
     assert len(known) >= 40 and len(asked) >= 300
 
 
-@pytest.mark.skipif(not FONT.exists(), reason="the recipe's font fonts-noto-color-emoji is not installed")
+@pytest.mark.skipif(
+    not FONT.exists(), reason="the recipe's font fonts-noto-color-emoji is not installed"
+)
 def test_scenes_show_their_glyph_and_labels_come_from_pixels() -> None:
     concepts = {c.name: c for c in load_concepts()}
     for name, color in (
@@ -89,24 +106,48 @@ def test_scenes_show_their_glyph_and_labels_come_from_pixels() -> None:
     ):
         assert read_color(glyph(concepts[name].glyph))[0] == concepts[name].color == color
     assert read_shape(glyph(concepts["basketball"].glyph)) == "round"
-    first, again = (scene(glyph(concepts["banana"].glyph), np.random.default_rng(3)) for _ in range(2))
+    first, again = (
+        scene(glyph(concepts["banana"].glyph), np.random.default_rng(3)) for _ in range(2)
+    )
     assert first.size == (64, 64) and np.array_equal(np.asarray(first), np.asarray(again))
-    seen = {read_color(recolored(glyph(concepts["banana"].glyph), np.random.default_rng(i)))[0] for i in range(120)}
+    seen = {
+        read_color(recolored(glyph(concepts["banana"].glyph), np.random.default_rng(i)))[0]
+        for i in range(120)
+    }
     assert seen == set(COLORS), "recolouring should reach every colour"
 
 
-@pytest.mark.skipif(not FONT.exists(), reason="the recipe's font fonts-noto-color-emoji is not installed")
+@pytest.mark.skipif(
+    not FONT.exists(), reason="the recipe's font fonts-noto-color-emoji is not installed"
+)
 def test_its_adapter_is_trained_by_the_command(tmp_path: Path) -> None:
-    small = ["stages.0.steps=2", "stages.0.data.0.scenes=1", "probe.limit=2", "probe.k=1", "validation.samples=8"]
+    small = [
+        "stages.0.steps=2",
+        "stages.0.data.0.scenes=1",
+        "probe.limit=2",
+        "probe.k=1",
+        "validation.samples=8",
+    ]
     changes = [part for change in small for part in ("--set", change)]
-    command = ["train", str(ROOT / "configs/pocket.yaml"), *changes, "--store", str(tmp_path / "store")]
+    command = [
+        "train",
+        str(ROOT / "configs/pocket.yaml"),
+        *changes,
+        "--store",
+        str(tmp_path / "store"),
+    ]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     trained = VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
     (stage,) = trained.config.training["stages"]  # type: ignore[index]
     assert stage["data"][0]["pairs"] == 5 * sum(c.split == "supervised" for c in load_concepts())
     assert {"validation", "probe"} <= stage["measured"].keys()
-    own, shipped = trained.model.adapter_state(), VLMIG.from_pretrained("pocket").model.adapter_state()
-    assert {name: value.shape for name, value in own.items()} == {name: v.shape for name, v in shipped.items()}
+    own, shipped = (
+        trained.model.adapter_state(),
+        VLMIG.from_pretrained("pocket").model.adapter_state(),
+    )
+    assert {name: value.shape for name, value in own.items()} == {
+        name: v.shape for name, v in shipped.items()
+    }
 
 
 def test_no_shipped_file_names_a_folder_of_a_machine() -> None:

@@ -18,7 +18,14 @@ from vlmig.pocket.concepts import load_concepts, plural
 from vlmig.pocket.lessons import SceneConversations, SceneDocuments, Sentences
 from vlmig.pocket.scene_source import RecoloredScenes, captions
 from vlmig.pocket.scenes import COLORS
-from vlmig.pocket.text import COLOR_WORDS, CORPUS_SEED, SENTENCES, SHAPE_WORDS, language_corpus, picture_captions
+from vlmig.pocket.text import (
+    COLOR_WORDS,
+    CORPUS_SEED,
+    SENTENCES,
+    SHAPE_WORDS,
+    language_corpus,
+    picture_captions,
+)
 
 DATA = Path(os.environ.get("VLMIG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LOOKS = {*COLOR_WORDS, *COLORS, *SHAPE_WORDS, "grey"}
@@ -26,19 +33,33 @@ CONCEPTS = load_concepts()
 
 
 def names_of(split: str) -> set[str]:
-    return {form for c in CONCEPTS if c.split == split for name in c.names for form in (name, plural(name))}
+    return {
+        form
+        for c in CONCEPTS
+        if c.split == split
+        for name in c.names
+        for form in (name, plural(name))
+    }
 
 
 def phrases(text: str) -> set[str]:
     words = [word.removesuffix("'s") for word in re.findall(r"[a-z0-9'\-]+", text.lower())]
-    return {" ".join(words[i:j]) for i in range(len(words)) for j in range(i + 1, min(i + 5, len(words) + 1))}
+    return {
+        " ".join(words[i:j])
+        for i in range(len(words))
+        for j in range(i + 1, min(i + 5, len(words) + 1))
+    }
 
 
 def offends(text: str, held_out: set[str], told: set[str]) -> bool:
     """Say whether a text names a held-out concept and, beside all names, a colour or shape."""
     found = phrases(text)
     # "roller skate" (told) does not name a "skate": only the longest names count.
-    named = {n for n in found & (held_out | told) if not any(n != m and n in m for m in found & (held_out | told))}
+    named = {
+        n
+        for n in found & (held_out | told)
+        if not any(n != m and n in m for m in found & (held_out | told))
+    }
     if not named & held_out:
         return False
     rest = text.lower()
@@ -77,7 +98,12 @@ def test_no_adapter_caption_names_a_held_out_concept() -> None:
 def test_no_lesson_of_early_fusion_names_a_held_out_concept(lesson: RecoloredScenes) -> None:
     held_out, told = names_of("held_out"), names_of("supervised")
     texts = [pair.caption for pair in lesson.pairs() if isinstance(pair, Pair)]
-    bad = [text for text in texts for part in re.split(r"[.?\n]|<image>", text) if offends(part, held_out, told)]
+    bad = [
+        text
+        for text in texts
+        for part in re.split(r"[.?\n]|<image>", text)
+        if offends(part, held_out, told)
+    ]
     assert len(texts) > 200 and not bad, bad[:5]
 
 
@@ -90,7 +116,9 @@ def test_no_picture_caption_tells_a_look() -> None:
     for concept in CONCEPTS:
         for text in picture_captions(concept):
             rest = text
-            for name in sorted((form for n in concept.names for form in (n, plural(n))), key=len, reverse=True):
+            for name in sorted(
+                (form for n in concept.names for form in (n, plural(n))), key=len, reverse=True
+            ):
                 rest = rest.replace(name, " ")
             assert not set(re.findall(r"[a-z]+", rest)) & LOOKS, text
 
@@ -115,6 +143,8 @@ def test_every_concept_that_a_benchmark_names_is_held_out() -> None:
             texts |= {row["sub"], *([row["obj"], row["alt"]] if "size" in path.parent.name else [])}
     named = set().union(*(phrases(text) for text in texts))
     told = {
-        c.name for c in CONCEPTS if c.split == "supervised" and {f for n in c.names for f in (n, plural(n))} & named
+        c.name
+        for c in CONCEPTS
+        if c.split == "supervised" and {f for n in c.names for f in (n, plural(n))} & named
     }
     assert not told, f"named by a benchmark, yet told in text: {sorted(told)}"

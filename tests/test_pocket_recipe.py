@@ -26,7 +26,9 @@ def run(path: Path, steps: int, until: int | None = None) -> dict[str, Tensor]:
     return loop.train(module, loss_at, optimisers, loop.Schedule(steps), path)
 
 
-def test_an_interrupted_run_ends_where_a_whole_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_ends_where_a_whole_one_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = run(tmp_path / "whole.pt", 40)
     monkeypatch.setattr(loop, "SAVE_SECONDS", -1)
     with pytest.raises(KeyboardInterrupt):
@@ -53,7 +55,10 @@ def test_training_computes_what_the_pipeline_does(monkeypatch: pytest.MonkeyPatc
     noisy, times, states = torch.randn(2, 8, side, side), torch.rand(2), torch.randn(2, 7, width)
     mask = torch.tensor([[1] * 7, [1] * 3 + [0] * 4])
     rope = get_2d_rotary_pos_embed_lumina(model.head_dim, 384, 384)
-    settings = {"cross_attention_kwargs": {"base_sequence_length": (side // 2) ** 2}, "return_dict": False}
+    settings = {
+        "cross_attention_kwargs": {"base_sequence_length": (side // 2) ** 2},
+        "return_dict": False,
+    }
     with torch.no_grad():
         expected = model(noisy, times, states, mask, rope, **settings)[0][:, :8]
         computed = transformer.velocity_of(model)(noisy, times, states, mask)

@@ -44,7 +44,9 @@ def test_long_prompts_are_cut_split_or_refused() -> None:
     assert fitted(["a cat", words], short, "cut") == ["a cat", "word17 word18 word19"]
     parts = fitted([words] * 30, short, "split")
     assert all(map(short, parts))
-    assert parts[0] == "word17 word18 word19", "pictures before any others show the end, where a question stands"
+    assert parts[0] == "word17 word18 word19", (
+        "pictures before any others show the end, where a question stands"
+    )
     assert sorted(set(" ".join(parts).split())) == sorted(words.split()), "a word got lost"
     with pytest.raises(VLMIGError, match="longer than the text encoders read"):
         fitted([words], short, "refuse")
@@ -59,7 +61,9 @@ def test_long_prompts_are_counted_and_never_reach_a_text_encoder(tiny: VLMIG) ->
     assert tiny.imagination.tally.cut == 1
     assert long.strip().endswith(seen[0].prompts[0])
     fits = tiny.imagination.source.fits
-    assert fits(seen[0].prompts[0]) and not fits("nothing " + seen[0].prompts[0]), "as much as fits stays"
+    assert fits(seen[0].prompts[0]) and not fits("nothing " + seen[0].prompts[0]), (
+        "as much as fits stays"
+    )
     tiny.config.long_prompts = "split"
     first, second = tiny.imagine([long], k=2)[0].prompts
     assert first == seen[0].prompts[0] and first != second
@@ -70,7 +74,9 @@ def test_every_option_has_its_own_pictures(tiny: VLMIG) -> None:
     context, options = "The color of a cat is", ["red", "dark blue"]
     same = tiny.imagine([context], k=3)
     together = tiny.score([context], [options], same)[0]
-    apart = type(together).joined(tiny.score([context] * 2, [[option] for option in options], same * 2))
+    apart = type(together).joined(
+        tiny.score([context] * 2, [[option] for option in options], same * 2)
+    )
     for name in ("text", "per_image", "blank"):
         assert np.allclose(getattr(together, name), getattr(apart, name), atol=2e-5)
     assert apart.alignment.shape == (3, 2)

@@ -21,13 +21,22 @@ from vlmig.evaluation.tasks.yaml_task import choose_tasks
 def published(tiny: VLMIG) -> VLMIG:
     """The tiny model mixing as published. Its tokenizer splits " 2" into " " and "2", as Llama-3's does, and " red" into " r", "ed"."""
     tiny.config.mix, tiny.config.weights, tiny.config.protocol = "logit", "clip", "reference"
-    assert tiny.tokenizer.tokenize(" 2") == ["Ġ", "2"] and tiny.tokenizer.tokenize(" red") == ["Ġr", "ed"]
+    assert tiny.tokenizer.tokenize(" 2") == ["Ġ", "2"] and tiny.tokenizer.tokenize(" red") == [
+        "Ġr",
+        "ed",
+    ]
     return tiny
 
 
-def run(model: VLMIG, data: Path, out: Path, task: str, protocol: str, **settings: Any) -> tuple[dict, list[dict]]:
-    results = measure_tasks(Evaluator(model, Settings(**settings), data, out), choose_tasks([task], {}, protocol))
-    return results, [json.loads(line) for line in (out / f"samples_{task}.jsonl").read_text().splitlines()]
+def run(
+    model: VLMIG, data: Path, out: Path, task: str, protocol: str, **settings: Any
+) -> tuple[dict, list[dict]]:
+    results = measure_tasks(
+        Evaluator(model, Settings(**settings), data, out), choose_tasks([task], {}, protocol)
+    )
+    return results, [
+        json.loads(line) for line in (out / f"samples_{task}.jsonl").read_text().splitlines()
+    ]
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -55,20 +64,30 @@ def test_only_the_first_sub_token_is_scored(published: VLMIG, tmp_path: Path) ->
     expected = next_token(published, question["contexts"][0])
     vocabulary = published.tokenizer.get_vocab()
     for spelled, value in zip(question["continuations"], rows[0]["text_only"][1], strict=True):
-        assert value == pytest.approx(expected[vocabulary["Ġr" if spelled == "red" else "Ġ"]], abs=1e-4)
+        assert value == pytest.approx(
+            expected[vocabulary["Ġr" if spelled == "red" else "Ġ"]], abs=1e-4
+        )
     # Every candidate is its first sub-token only, so none reads like the answer: nobody is ever right.
     assert set(rows[0]["tokens"][1]) == {"", "r"}
     assert rows[0]["acc"] == 0.0
 
 
-def test_numbers_are_always_wrong_with_such_a_tokenizer_and_not_by_default(published: VLMIG, tmp_path: Path) -> None:
+def test_numbers_are_always_wrong_with_such_a_tokenizer_and_not_by_default(
+    published: VLMIG, tmp_path: Path
+) -> None:
     lines = [f"stool,How many legs has stool {i}?,{n}" for i, n in enumerate("2461835")]
-    data = write(tmp_path, "imagenetvc/others.csv", "\n".join(["category,question,answer", *lines, ""]))
-    results, rows = run(published, data, tmp_path / "reference", "imagenetvc_others", "reference", ks=(0, 1))
+    data = write(
+        tmp_path, "imagenetvc/others.csv", "\n".join(["category,question,answer", *lines, ""])
+    )
+    results, rows = run(
+        published, data, tmp_path / "reference", "imagenetvc_others", "reference", ks=(0, 1)
+    )
     assert results["results"]["imagenetvc_others"]["acc,none"] == 0.0
     assert {token for row in rows for tokens in row["tokens"] for token in tokens} == {""}
     published.config.protocol = "default"
-    results, rows = run(published, data, tmp_path / "default", "imagenetvc_others", "default", ks=(0, 1))
+    results, rows = run(
+        published, data, tmp_path / "default", "imagenetvc_others", "default", ks=(0, 1)
+    )
     # All seven labels occur once, so whatever a model prefers, some question is right by whole candidates.
     assert results["results"]["imagenetvc_others"]["acc,none"] > 0
 
@@ -79,7 +98,9 @@ def test_image_weights_are_doubled_cosines_in_logit_space(published: VLMIG, tmp_
         "imagenetvc/shape.csv",
         "category,question,answer\nball,What shape is it?,round\nsail,Which shape?,star\n",
     )
-    results, rows = run(published, data, tmp_path / "out", "imagenetvc_shape", "reference", ks=(0, 3))
+    results, rows = run(
+        published, data, tmp_path / "out", "imagenetvc_shape", "reference", ks=(0, 3)
+    )
     assert results["configs"]["imagenetvc_shape"]["weights"] == "doubled"
     right = []
     for row in rows:
@@ -92,7 +113,9 @@ def test_image_weights_are_doubled_cosines_in_logit_space(published: VLMIG, tmp_
             logits = text + (shares * (images - text)).mean(0)
             right.append(tokens[int(logits.argmax())] == row["target"])
     (found,) = [
-        c for c in results["vlmig"]["conditions"] if (c["k"], c["weights"], c["mix"]) == (3, "doubled", "logit")
+        c
+        for c in results["vlmig"]["conditions"]
+        if (c["k"], c["weights"], c["mix"]) == (3, "doubled", "logit")
     ]
     assert found["acc"] == np.mean(right)
 
@@ -129,7 +152,9 @@ def test_commonsense_takes_the_mean_loss_of_question_and_option_beside_pictures_
     assert found["acc"] == np.mean(right)
 
 
-def test_sequence_losses_with_pictures_are_the_models_own(published: VLMIG, data: Path, tmp_path: Path) -> None:
+def test_sequence_losses_with_pictures_are_the_models_own(
+    published: VLMIG, data: Path, tmp_path: Path
+) -> None:
     """Two ways: the evaluation's, and the drop-in class given the same features, token by token."""
     _, rows = run(published, data, tmp_path, "openbookqa", "reference", ks=(0, 2))
     question = rows[0]["doc"]["questions"][0]
@@ -138,15 +163,21 @@ def test_sequence_losses_with_pictures_are_the_models_own(published: VLMIG, data
     ids = torch.tensor([published.tokenizer(text).input_ids])
     weights = seen.alignment.clamp(0, 1)[None]
     with torch.inference_mode():
-        logits = published.model(ids, visual_features=seen.features[None], image_weights=weights).logits
+        logits = published.model(
+            ids, visual_features=seen.features[None], image_weights=weights
+        ).logits
     own = logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).sum().item()
     assert rows[0]["loss"]["2"][0] == pytest.approx(-own, abs=1e-3)
 
 
 def test_boolq_and_sizes_compare_yes_with_no(published: VLMIG, data: Path, tmp_path: Path) -> None:
     _, rows = run(published, data, tmp_path, "relative_size", "reference", ks=(0,))
-    assert [len(row["doc"]["questions"]) for row in rows] == [4, 4], "one order only, and three prompts run as one"
-    assert all(q["answer"] == 0 for row in rows for q in row["doc"]["questions"]), "every published label is yes"
+    assert [len(row["doc"]["questions"]) for row in rows] == [4, 4], (
+        "one order only, and three prompts run as one"
+    )
+    assert all(q["answer"] == 0 for row in rows for q in row["doc"]["questions"]), (
+        "every published label is yes"
+    )
 
 
 def test_default_scores_only_the_answer(tiny: VLMIG, data: Path, tmp_path: Path) -> None:

@@ -34,13 +34,17 @@ def whole(store: FeatureStore) -> VLMIG:
 
 def logits(model: VLMIG) -> torch.Tensor:
     ids = model.tokenizer("A banana is a yellow fruit.", return_tensors="pt").input_ids
-    features = torch.randn(1, 2, *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(
+        1, 2, *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         return model.model(ids, visual_features=features).logits.float()
 
 
 @pytest.mark.parametrize("kind", ["8bit", "4bit"])
-def test_the_pocket_model_is_smaller_and_answers(kind: str, whole: VLMIG, store: FeatureStore) -> None:
+def test_the_pocket_model_is_smaller_and_answers(
+    kind: str, whole: VLMIG, store: FeatureStore
+) -> None:
     small = VLMIG.from_pretrained("pocket", store=store, quantization_config=config_for(kind))
     before, after = (weight_bytes(model.model.language_model) for model in (whole, small))
     assert after < SHARE[kind] * before
@@ -58,7 +62,9 @@ def test_the_pocket_model_is_smaller_and_answers(kind: str, whole: VLMIG, store:
 def test_a_checkpoint_of_few_bits_is_loaded_as_it_is(
     settings: dict[str, Any], store: FeatureStore, tmp_path: Path
 ) -> None:
-    model = VLMIG.from_pretrained("pocket", store=store, quantization_config=config_for("4bit"), **settings)
+    model = VLMIG.from_pretrained(
+        "pocket", store=store, quantization_config=config_for("4bit"), **settings
+    )
     model.model.save_pretrained(tmp_path, save_base=True)
     loaded = VLMIG.from_pretrained(tmp_path, store=store)
     assert weight_bytes(loaded.model.language_model) == weight_bytes(model.model.language_model)
@@ -69,18 +75,33 @@ def test_what_cannot_be_quantized(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(VLMIGError, match="quantize='2bit'; expected one of 8bit, 4bit"):
         config_for("2bit")
     monkeypatch.setattr("vlmig.models.quantization.find_spec", lambda name: None)
-    with pytest.raises(VLMIGError, match=r"needs bitsandbytes; install it with pip install \"vlmig\[quantize\]\""):
+    with pytest.raises(
+        VLMIGError, match=r"needs bitsandbytes; install it with pip install \"vlmig\[quantize\]\""
+    ):
         config_for("8bit")
 
 
 def test_the_benchmark_prints_a_row_for_each(
-    tmp_path: Path, store: FeatureStore, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    store: FeatureStore,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delitem(benchmark.TASKS, "pocket_text")  # its corpus takes seconds to write
-    monkeypatch.setattr(benchmark, "KINDS", {name: benchmark.KINDS[name] for name in ("whole", "4bit")})
+    monkeypatch.setattr(
+        benchmark, "KINDS", {name: benchmark.KINDS[name] for name in ("whole", "4bit")}
+    )
     places = ["--store", str(store.path.parent), "--out", str(tmp_path), "--data", str(tmp_path)]
     benchmark.main(["--limit", "1", "--k", "1", *places])
-    head, _, *rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line[:1] == "|"]
-    assert head[3:] == ["pocket_known, text only", "pocket_known, k=1"], "there is no file of memory_color"
-    assert [row[0] for row in rows] == ["whole", "4bit"] and float(rows[1][1]) < 0.4 * float(rows[0][1])
+    head, _, *rows = [
+        line.strip("| ").split(" | ")
+        for line in capsys.readouterr().out.splitlines()
+        if line[:1] == "|"
+    ]
+    assert head[3:] == ["pocket_known, text only", "pocket_known, k=1"], (
+        "there is no file of memory_color"
+    )
+    assert [row[0] for row in rows] == ["whole", "4bit"] and float(rows[1][1]) < 0.4 * float(
+        rows[0][1]
+    )
     assert benchmark.cell({"acc": None, "perplexity": 3.5, "n": 7}) == "3.5000 (n = 7)"

@@ -12,7 +12,9 @@ from vlmig.training import load_recipe
 
 GOOD = {
     "model": {"from": "pocket"},
-    "stages": [{"name": "a", "data": [{"path": "x"}], "steps": 5, "batch": 4, "learning_rate": "5e-4"}],
+    "stages": [
+        {"name": "a", "data": [{"path": "x"}], "steps": 5, "batch": 4, "learning_rate": "5e-4"}
+    ],
 }
 
 
@@ -29,7 +31,11 @@ def test_numbers_as_yaml_writes_them(tmp_path: Path) -> None:
 
 def test_one_extends_another(tmp_path: Path) -> None:
     written(tmp_path)
-    above = {"extends": "recipe.yaml", "model": {"fusion": "decoder_layer"}, "stages": [{"batch": 8}]}
+    above = {
+        "extends": "recipe.yaml",
+        "model": {"fusion": "decoder_layer"},
+        "stages": [{"batch": 8}],
+    }
     (tmp_path / "above.yaml").write_text(yaml.safe_dump(above))
     recipe = load_recipe(tmp_path / "above.yaml", ["stages.0.steps=9", "precision=bf16"])
     assert recipe.model == {"from": "pocket", "fusion": "decoder_layer"}
@@ -49,22 +55,34 @@ STAGE = GOOD["stages"][0]  # type: ignore[index]
         ({"stages": [{**STAGE, "steps": "many"}]}, "expected a whole number"),
         ({"stages": [{**STAGE, "learning_rate": "fast"}]}, "expected a number"),
         ({"stages": [{**STAGE, "batch": 0}]}, "expected at least 1"),
-        ({"stages": [{**STAGE, "trains": ["encoder"]}]}, "trains.0 is 'encoder'; expected 'projector'"),
+        (
+            {"stages": [{**STAGE, "trains": ["encoder"]}]},
+            "trains.0 is 'encoder'; expected 'projector'",
+        ),
         ({"stages": [{**STAGE, "data": []}]}, "data is ..; expected at least 1"),
         ({"stages": [STAGE, STAGE]}, "expected different names"),
         ({"stages": [{**STAGE, "name": "../x"}]}, "expected letters, digits"),
-        ({"stages": [{k: v for k, v in STAGE.items() if k != "batch"}]}, "stages.0 is missing 'batch' .given: data, learning_rate, name, steps."),
+        (
+            {"stages": [{k: v for k, v in STAGE.items() if k != "batch"}]},
+            "stages.0 is missing 'batch' .given: data, learning_rate, name, steps.",
+        ),
         ({"stages": {"a": 1}}, "expected a list"),
         ({"precision": "fp8"}, "expected 'fp32', 'bf16' or 'fp16'"),
         ({"validation": {"evry": 2}}, "did you mean every"),
         ({"model": "pocket"}, "expected a mapping"),
         ({"stages": [{**STAGE, "betas": [0.9]}]}, "expected two numbers"),
-        ({"stages": [{**STAGE, "data": [{"path": "x", "weight": "much"}]}]}, "expected a number above 0"),
+        (
+            {"stages": [{**STAGE, "data": [{"path": "x", "weight": "much"}]}]},
+            "expected a number above 0",
+        ),
         (
             {"stages": [{**STAGE, "data": [{"path": "x", "weight": 1.0}, {"path": "y"}]}]},
             "expected less than 1 together",
         ),
-        ({"stages": [{**STAGE, "trains": ["language_model", "lora"]}]}, "expected one of them: only one"),
+        (
+            {"stages": [{**STAGE, "trains": ["language_model", "lora"]}]},
+            "expected one of them: only one",
+        ),
         ({"validation": {"every": 0}}, "expected at least 1"),
         ({"seed": -1}, "expected at least 0"),
     ],

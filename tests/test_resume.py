@@ -33,15 +33,28 @@ def files(tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "valm"
     folder.mkdir(parents=True)
     colors = [f"{i},a,thing{i},{'red' if i % 3 else 'blue'}" for i in range(ITEMS)]
-    (folder / "memory_color_data.csv").write_text("\n".join(["Index,Descriptor,Item,Shape", *colors, ""]))
+    (folder / "memory_color_data.csv").write_text(
+        "\n".join(["Index,Descriptor,Item,Shape", *colors, ""])
+    )
     sizes = [f"a,thing{i},a,other{i},yes" for i in range(ITEMS // 2)]
-    (folder / "size.csv").write_text("\n".join(["Descriptor1,Item1,Descriptor2,Item2,Label", *sizes, ""]))
+    (folder / "size.csv").write_text(
+        "\n".join(["Descriptor1,Item1,Descriptor2,Item2,Label", *sizes, ""])
+    )
     return folder.parent
 
 
 def command(checkpoint: Path, files: Path, out: Path) -> list[str]:
     asked = ["--tasks", ",".join(TASKS), "--k", "0,2", "--seed", "0,1", "--data", str(files)]
-    return ["eval", "--model", str(checkpoint), *asked, "--out", str(out), "--store", str(out / "store")]
+    return [
+        "eval",
+        "--model",
+        str(checkpoint),
+        *asked,
+        "--out",
+        str(out),
+        "--store",
+        str(out / "store"),
+    ]
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
@@ -84,8 +97,16 @@ def test_killed_again_and_again_and_then_shared(
         assert not (out / "results.json").exists() or json.loads((out / "results.json").read_text())
     before = measured(out)
     assert 0 < before < total, "the kills should have come while items were measured"
-    launcher = [str(Path(sys.executable).parent / "torchrun"), "--nproc-per-node", "2", "-m", "vlmig.cli"]
-    subprocess.run([*launcher, *command(checkpoint, files, out)], env=QUIET, check=True, capture_output=True)
+    launcher = [
+        str(Path(sys.executable).parent / "torchrun"),
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "vlmig.cli",
+    ]
+    subprocess.run(
+        [*launcher, *command(checkpoint, files, out)], env=QUIET, check=True, capture_output=True
+    )
     assert files_of(out) == whole
     # A kill leaves at most one half line, which is measured again; nothing else is.
     assert measured(out) <= total + kills
@@ -93,19 +114,30 @@ def test_killed_again_and_again_and_then_shared(
 
 def test_a_finished_run_measures_nothing_again(tiny: VLMIG, files: Path, tmp_path: Path) -> None:
     task = declaration("memory_color").made()
-    first = measure_tasks(Evaluator(tiny, Settings(ks=(0, 1), limit=6), files, tmp_path / "out"), [task])
+    first = measure_tasks(
+        Evaluator(tiny, Settings(ks=(0, 1), limit=6), files, tmp_path / "out"), [task]
+    )
     tiny.score = None  # type: ignore[method-assign,assignment]
-    again = measure_tasks(Evaluator(tiny, Settings(ks=(0, 1), limit=6), files, tmp_path / "out"), [task])
+    again = measure_tasks(
+        Evaluator(tiny, Settings(ks=(0, 1), limit=6), files, tmp_path / "out"), [task]
+    )
     assert again["vlmig"] == first["vlmig"] and measured(tmp_path / "out") == 6
     fewer = Evaluator(tiny, Settings(ks=(0, 1), limit=3), files, tmp_path / "out")
-    assert measure_tasks(fewer, [task])["n-samples"]["memory_color"]["effective"] == 3, "items are found one by one"
+    assert measure_tasks(fewer, [task])["n-samples"]["memory_color"]["effective"] == 3, (
+        "items are found one by one"
+    )
 
 
-def test_another_model_or_setting_never_meets_old_lines(tiny: VLMIG, files: Path, tmp_path: Path) -> None:
+def test_another_model_or_setting_never_meets_old_lines(
+    tiny: VLMIG, files: Path, tmp_path: Path
+) -> None:
     task = declaration("memory_color").made()
 
     def lines(**settings: Any) -> int:
-        measure_tasks(Evaluator(tiny, Settings(ks=(0, 1), limit=2, **settings), files, tmp_path / "out"), [task])
+        measure_tasks(
+            Evaluator(tiny, Settings(ks=(0, 1), limit=2, **settings), files, tmp_path / "out"),
+            [task],
+        )
         return measured(tmp_path / "out")
 
     assert lines() == 2

@@ -61,9 +61,17 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def built(parts: Path, store: Path, generator: str | None = None, **settings: Any) -> VLMIG:
     """Build a model on the tiny parts, always of the same weights."""
     torch.manual_seed(1)
-    names = {"vision": str(parts / "vision_encoder"), "generator": generator or str(parts / "generator")}
+    names = {
+        "vision": str(parts / "vision_encoder"),
+        "generator": generator or str(parts / "generator"),
+    }
     model = VLMIG.from_base(
-        str(parts / "language_model"), **names, store=store, imaginer_size=32, imaginer_steps=2, **settings
+        str(parts / "language_model"),
+        **names,
+        store=store,
+        imaginer_size=32,
+        imaginer_steps=2,
+        **settings,
     )
     model.config.trained = True
     return model
@@ -77,11 +85,15 @@ def early(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> VLMIG:
 
 def features(model: VLMIG, paths: Sequence[Path]) -> Tensor:
     """Encode pictures one by one: (M, P, C)."""
-    return torch.stack([model.imagination.encoder.encode([Image.open(path)])[0][0].float() for path in paths])
+    return torch.stack(
+        [model.imagination.encoder.encode([Image.open(path)])[0][0].float() for path in paths]
+    )
 
 
 @torch.no_grad()
-def embedded(model: VLMIG, text: str, paths: Sequence[Path], before: Tensor | None = None) -> Tensor:
+def embedded(
+    model: VLMIG, text: str, paths: Sequence[Path], before: Tensor | None = None
+) -> Tensor:
     """Put a text and its pictures together by hand, as the LM's input, (1, T, D)."""
     words, rows = model.get_words(), []
     tokens = iter(model.model.projector(features(model, paths))) if paths else iter(())
@@ -95,7 +107,9 @@ def embedded(model: VLMIG, text: str, paths: Sequence[Path], before: Tensor | No
 
 
 @torch.no_grad()
-def by_hand(model: VLMIG, text: str, said: str, paths: Sequence[Path], before: Tensor | None = None) -> float:
+def by_hand(
+    model: VLMIG, text: str, said: str, paths: Sequence[Path], before: Tensor | None = None
+) -> float:
     """Score what is said behind a text with the bare LM."""
     ids = model.tokenizer(said).input_ids
     inputs = embedded(model, text + said, paths, before)
@@ -116,7 +130,10 @@ def greedy(model: VLMIG, text: str, paths: Sequence[Path], count: int) -> str:
 @pytest.fixture(autouse=True)
 def words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        VLMIG, "get_words", lambda self: self.model.language_model.get_input_embeddings(), raising=False
+        VLMIG,
+        "get_words",
+        lambda self: self.model.language_model.get_input_embeddings(),
+        raising=False,
     )
 
 
@@ -124,7 +141,9 @@ def chosen(pictures: list[Path], which: Sequence[int]) -> list[Path]:
     return [pictures[i] for i in which]
 
 
-def test_scores_are_the_lm_s_own_and_a_batch_equals_single_texts(early: VLMIG, pictures: list[Path]) -> None:
+def test_scores_are_the_lm_s_own_and_a_batch_equals_single_texts(
+    early: VLMIG, pictures: list[Path]
+) -> None:
     pairs = [(text, SAID) for text, _ in TEXTS]
     images = [chosen(pictures, which) for _, which in TEXTS]
     together = early.loglikelihood(pairs, images=images)
@@ -133,7 +152,9 @@ def test_scores_are_the_lm_s_own_and_a_batch_equals_single_texts(early: VLMIG, p
     )
     for pair, own, value in zip(pairs, images, together, strict=True):
         assert early.loglikelihood([pair], images=[own])[0] == pytest.approx(value, abs=SAME)
-        assert early.loglikelihood([pair], images=[own], per="sequence")[0] == pytest.approx(value, abs=SAME)
+        assert early.loglikelihood([pair], images=[own], per="sequence")[0] == pytest.approx(
+            value, abs=SAME
+        )
 
 
 def test_the_order_of_pictures_matters(early: VLMIG, pictures: list[Path]) -> None:
@@ -145,7 +166,9 @@ def test_the_order_of_pictures_matters(early: VLMIG, pictures: list[Path]) -> No
 
 
 def test_pictures_of_a_text_without_marks_go_first(early: VLMIG, pictures: list[Path]) -> None:
-    values = early.loglikelihood([(f"{IMAGE}{IMAGE}x", " y"), ("x", " y")], images=[pictures, pictures])
+    values = early.loglikelihood(
+        [(f"{IMAGE}{IMAGE}x", " y"), ("x", " y")], images=[pictures, pictures]
+    )
     assert values[0] == pytest.approx(values[1], abs=SAME)
     assert early.loglikelihood([("x", " y")], images=[pictures[0]]) == early.loglikelihood(
         [("x", " y")], images=[Image.open(pictures[0])]
@@ -157,7 +180,9 @@ def test_candidates_beside_imagined_and_shown_pictures(early: VLMIG, pictures: l
     seen = early.look([pictures[::-1]], [context], 2)
     scores = early.score([context], [["red", "blue"]], seen)[0]
     for i, option in enumerate((" red", " blue")):
-        assert scores.text[i] == pytest.approx(by_hand(early, context, option, pictures[::-1]), abs=SAME)
+        assert scores.text[i] == pytest.approx(
+            by_hand(early, context, option, pictures[::-1]), abs=SAME
+        )
         for picture in range(2):
             expected = by_hand(early, context, option, pictures[::-1], seen[0].features[picture])
             assert scores.per_image[picture, i] == pytest.approx(expected, abs=SAME)
@@ -168,12 +193,22 @@ def test_generation_is_greedy_by_hand(early: VLMIG, pictures: list[Path]) -> Non
     images = [chosen(pictures, which) for _, which in TEXTS]
     texts = [text for text, _ in TEXTS]
     together = early.generate(texts, images=images, max_new_tokens=5, do_sample=False)
-    assert together == [greedy(early, text, own, 5) for text, own in zip(texts, images, strict=True)]
+    assert together == [
+        greedy(early, text, own, 5) for text, own in zip(texts, images, strict=True)
+    ]
     beside = early.generate(texts[:2], 2, images=images[:2], max_new_tokens=4, do_sample=False)
-    beams = early.generate(texts[3:], images=images[3:], max_new_tokens=3, num_beams=2, num_return_sequences=2)
-    alone = [early.generate([t], images=[i], max_new_tokens=3, num_beams=2) for t, i in zip(texts, images, strict=True)]
+    beams = early.generate(
+        texts[3:], images=images[3:], max_new_tokens=3, num_beams=2, num_return_sequences=2
+    )
+    alone = [
+        early.generate([t], images=[i], max_new_tokens=3, num_beams=2)
+        for t, i in zip(texts, images, strict=True)
+    ]
     assert [[first] for first in beams[::2]] == alone[3:]
-    assert beside[1] == early.generate(texts[1:2], 2, images=images[1:2], max_new_tokens=4, do_sample=False)[0]
+    assert (
+        beside[1]
+        == early.generate(texts[1:2], 2, images=images[1:2], max_new_tokens=4, do_sample=False)[0]
+    )
 
 
 def test_log_probs_of_every_token(early: VLMIG, pictures: list[Path]) -> None:
@@ -185,7 +220,9 @@ def test_log_probs_of_every_token(early: VLMIG, pictures: list[Path]) -> None:
         by_hand(early, TEXTS[2][0], SAID, chosen(pictures, which)), abs=SAME
     )
     words = [early.tokenizer(piece).input_ids for piece in text.split(IMAGE)]
-    assert len(values) == sum(map(len, words)) - 1  # the text begins with a word, and its picture is none
+    assert (
+        len(values) == sum(map(len, words)) - 1
+    )  # the text begins with a word, and its picture is none
 
 
 def test_a_picture_at_the_cut_goes_as_a_whole() -> None:
@@ -204,21 +241,33 @@ def test_long_texts_lose_their_first_pictures_with_their_features(
     early: VLMIG, pictures: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     room = 96 - 2 * 4 - len(early.tokenizer(SAID).input_ids)
-    kept = 12 * "a" + f"{IMAGE}" + (room - 12 + 2) * "b"  # with the first picture two tokens too many
-    values = early.loglikelihood([(IMAGE + kept, SAID), (kept, SAID)], images=[pictures, pictures[1:]])
+    kept = (
+        12 * "a" + f"{IMAGE}" + (room - 12 + 2) * "b"
+    )  # with the first picture two tokens too many
+    values = early.loglikelihood(
+        [(IMAGE + kept, SAID), (kept, SAID)], images=[pictures, pictures[1:]]
+    )
     assert "lost their first pictures: 1 of 2" in caplog.text
     assert values == pytest.approx(2 * [by_hand(early, kept, SAID, pictures[1:])], abs=SAME)
-    with pytest.raises(VLMIGError, match="30 pictures of 4 tokens in a text; at most 96 tokens fit this model"):
+    with pytest.raises(
+        VLMIGError, match="30 pictures of 4 tokens in a text; at most 96 tokens fit this model"
+    ):
         early.loglikelihood([("x", SAID)], images=[15 * pictures])
     with pytest.raises(VLMIGError, match="at most 76 tokens fit"):
         early.generate(["x"], images=[10 * pictures], max_new_tokens=20)
 
 
-def test_nothing_is_encoded_twice(early: VLMIG, pictures: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_encoded_twice(
+    early: VLMIG, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     counts, encode = [], early.imagination.encoder.encode
-    monkeypatch.setattr(early.imagination.encoder, "encode", lambda own: counts.append(len(own)) or encode(own))
+    monkeypatch.setattr(
+        early.imagination.encoder, "encode", lambda own: counts.append(len(own)) or encode(own)
+    )
     early.imagination._encoded.clear()
-    early.loglikelihood([(f"{text}!", SAID) for text, _ in TEXTS], images=[chosen(pictures, w) for _, w in TEXTS])
+    early.loglikelihood(
+        [(f"{text}!", SAID) for text, _ in TEXTS], images=[chosen(pictures, w) for _, w in TEXTS]
+    )
     assert counts == [2]
     early.ask("What?", ["red", "blue"], images=pictures, shots=[(pictures[0], "Which?", "red")])
     assert counts == [2]
@@ -226,25 +275,37 @@ def test_nothing_is_encoded_twice(early: VLMIG, pictures: list[Path], monkeypatc
 
 def test_demonstrations_and_turns_become_one_text(early: VLMIG, pictures: list[Path]) -> None:
     a, b = pictures
-    shots = [(a, "What is it?", "a cat"), ([], "And?", "no"), (pictures, f"{IMAGE} or {IMAGE}?", "b")]
+    shots = [
+        (a, "What is it?", "a cat"),
+        ([], "And?", "no"),
+        (pictures, f"{IMAGE} or {IMAGE}?", "b"),
+    ]
     reply = early.chat("Now?", b, shots=shots, max_new_tokens=2)
     assert reply.prompt == (
         f"{IMAGE}Question: What is it? Answer: a cat\nQuestion: And? Answer: no\n"
         f"{IMAGE}Question: or {IMAGE}? Answer: b\n{IMAGE}Question: Now? Answer:"
     )
-    assert [picture.tobytes() for picture in reply.shown] == [opened(p).tobytes() for p in (a, a, b, b)]
+    assert [picture.tobytes() for picture in reply.shown] == [
+        opened(p).tobytes() for p in (a, a, b, b)
+    ]
     turns = [Turn("user", "What?"), Turn("assistant", "a cat"), Turn("user", f"And {IMAGE}?")]
     with pytest.raises(VLMIGError, match="2 pictures for 1 <image>"):
         early.chat(turns, pictures)
-    assert early.chat(turns, b, max_new_tokens=2).prompt.endswith(f"cat\nQuestion: And {IMAGE}? Answer:")
+    assert early.chat(turns, b, max_new_tokens=2).prompt.endswith(
+        f"cat\nQuestion: And {IMAGE}? Answer:"
+    )
     turns[2] = Turn("user", "And?")
-    assert early.chat(turns, pictures, max_new_tokens=2).prompt.startswith(f"{IMAGE}{IMAGE}Question: What?")
+    assert early.chat(turns, pictures, max_new_tokens=2).prompt.startswith(
+        f"{IMAGE}{IMAGE}Question: What?"
+    )
 
 
 def test_a_chat_is_greedy_by_hand_up_to_its_stop(early: VLMIG, pictures: list[Path]) -> None:
     prompt = f"{IMAGE}Question: What is it? Answer:"
     whole = greedy(early, prompt, pictures[:1], 9)
-    assert early.chat("What is it?", pictures[0], max_new_tokens=9) == whole.partition("\n")[0].strip()
+    assert (
+        early.chat("What is it?", pictures[0], max_new_tokens=9) == whole.partition("\n")[0].strip()
+    )
     newline = early.tokenizer("\n").input_ids[0]  # so likely that it comes at once
     assert early.chat("What is it?", pictures[0], sequence_bias={(newline,): 1e4}) == ""
 
@@ -261,7 +322,12 @@ def test_a_stop_of_several_tokens_ends_generation_and_is_no_answer(
         return torch.zeros(len(ids), dtype=torch.bool)
 
     bias = {(early.tokenizer("#").input_ids[0],): 1e4}  # writes ### and would go on
-    assert early.chat("What?", pictures[0], sequence_bias=bias, stopping_criteria=[count], max_new_tokens=9) == ""
+    assert (
+        early.chat(
+            "What?", pictures[0], sequence_bias=bias, stopping_criteria=[count], max_new_tokens=9
+        )
+        == ""
+    )
     assert len(steps) == 3
 
 
@@ -280,11 +346,21 @@ def test_choices_follow_as_the_template_writes_them(
     answer = early.ask("What is it?", choices, images=pictures[0])
     asked = f"{IMAGE}Question: What is it? Answer:"
     assert said(answer.probabilities) == pytest.approx(expected(asked, [" red", " blue"]), abs=SAME)
-    alone = early.loglikelihood([("Question: What is it? Answer:", f" {choice}") for choice in choices], 0)
-    assert said(answer.text_only) == pytest.approx(list(alone - np.logaddexp.reduce(alone)), abs=SAME)
-    assert len(answer.shown) == 1 and answer.images == [] and early.ask("What is it?", images=pictures[0]).answer
+    alone = early.loglikelihood(
+        [("Question: What is it? Answer:", f" {choice}") for choice in choices], 0
+    )
+    assert said(answer.text_only) == pytest.approx(
+        list(alone - np.logaddexp.reduce(alone)), abs=SAME
+    )
+    assert (
+        len(answer.shown) == 1
+        and answer.images == []
+        and early.ask("What is it?", images=pictures[0]).answer
+    )
     answer = early.ask("It is", choices, images=pictures[0])  # asks nothing: continued as it is
-    assert said(answer.probabilities) == pytest.approx(expected(f"{IMAGE}It is", [" red", " blue"]), abs=SAME)
+    assert said(answer.probabilities) == pytest.approx(
+        expected(f"{IMAGE}It is", [" red", " blue"]), abs=SAME
+    )
     monkeypatch.setattr(early.config, "chat_template", "chatml")
     monkeypatch.setattr("vlmig.processing.chat_templates.TEMPLATES", _without_system())
     answer = early.ask("Is it?", choices, images=pictures[0])
@@ -297,7 +373,9 @@ def _without_system() -> dict[str, Any]:
 
     from vlmig.processing.chat_templates import TEMPLATES
 
-    return {name: replace(template, system="") for name, template in TEMPLATES.items()}  # the tiny LM reads 96 tokens
+    return {
+        name: replace(template, system="") for name, template in TEMPLATES.items()
+    }  # the tiny LM reads 96 tokens
 
 
 def test_a_question_to_a_model_of_captions_is_not_dropped(
@@ -305,7 +383,10 @@ def test_a_question_to_a_model_of_captions_is_not_dropped(
 ) -> None:
     monkeypatch.setattr(early.config, "chat_template", "plain")
     assert early.chat("", pictures[0], max_new_tokens=2).prompt == IMAGE
-    assert early.chat("What?", pictures[0], max_new_tokens=2).prompt == f"{IMAGE}Question: What? Answer:"
+    assert (
+        early.chat("What?", pictures[0], max_new_tokens=2).prompt
+        == f"{IMAGE}Question: What? Answer:"
+    )
 
 
 def test_thinking_step_by_step(early: VLMIG, pictures: list[Path]) -> None:
@@ -316,9 +397,13 @@ def test_thinking_step_by_step(early: VLMIG, pictures: list[Path]) -> None:
     assert reply.prompt == f"{begun} {thought} Therefore, the answer is"
     assert reply == greedy(early, reply.prompt, pictures[:1], 4).partition("\n")[0].strip()
     answer = early.ask("Is it?", ["red", "blue"], images=pictures[0], steps=True, max_new_tokens=4)
-    scores = [by_hand(early, reply.prompt, f" {choice}", pictures[:1]) for choice in ("red", "blue")]
+    scores = [
+        by_hand(early, reply.prompt, f" {choice}", pictures[:1]) for choice in ("red", "blue")
+    ]
     assert answer.rationale == thought
-    assert np.log(list(answer.probabilities.values())) == pytest.approx(scores - np.logaddexp.reduce(scores), abs=SAME)
+    assert np.log(list(answer.probabilities.values())) == pytest.approx(
+        scores - np.logaddexp.reduce(scores), abs=SAME
+    )
 
 
 @pytest.fixture(scope="module")
@@ -351,26 +436,47 @@ def test_late_fusion_looks_at_given_pictures_in_place_of_imagined_ones(
     with torch.no_grad():
         log_probs = late.model(ids, visual_features=features(late, pictures)[None]).logits[0]
     count = len(late.tokenizer(" red").input_ids)
-    hand = sum(log_probs[i - 1, ids[0, i]].item() for i in range(ids.shape[1] - count, ids.shape[1]))
+    hand = sum(
+        log_probs[i - 1, ids[0, i]].item() for i in range(ids.shape[1] - count, ids.shape[1])
+    )
     assert together[0] == pytest.approx(hand, abs=SAME)
     texts = late.generate(["A cat", "x"], images=[pictures, []], max_new_tokens=3, do_sample=False)
-    assert texts[0] == late.generate(["A cat"], images=[pictures], max_new_tokens=3, do_sample=False)[0]
+    assert (
+        texts[0]
+        == late.generate(["A cat"], images=[pictures], max_new_tokens=3, do_sample=False)[0]
+    )
     assert texts[1] == late.generate(["x"], 0, max_new_tokens=3, do_sample=False)[0]
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, p: m.generate([f"a {IMAGE}"], images=[p]), f"2 pictures for 1 {IMAGE} in 'a {IMAGE}'"),
+        (
+            lambda m, p: m.generate([f"a {IMAGE}"], images=[p]),
+            f"2 pictures for 1 {IMAGE} in 'a {IMAGE}'",
+        ),
         (lambda m, p: m.loglikelihood([(f"a {IMAGE}", " b")], 0), f"0 pictures for 1 {IMAGE}"),
-        (lambda m, p: m.loglikelihood([("a", f" {IMAGE}")], images=[p]), "contains <image>, which is only allowed in the context"),
-        (lambda m, p: m.loglikelihood([("a", " b")], images=[p, p]), "pictures for 2 texts, 1 texts"),
+        (
+            lambda m, p: m.loglikelihood([("a", f" {IMAGE}")], images=[p]),
+            "contains <image>, which is only allowed in the context",
+        ),
+        (
+            lambda m, p: m.loglikelihood([("a", " b")], images=[p, p]),
+            "pictures for 2 texts, 1 texts",
+        ),
         (lambda m, p: m.ask("a?", images=[p[0].parent / "none.png"]), "no picture file .*none.png"),
         (lambda m, p: m.ask("a?", images=[3]), "a picture of type int"),
-        (lambda m, p: m.chat([Turn("user", "a"), Turn("assistant", IMAGE), Turn("user", "b")], p), "only allowed in questions"),
+        (
+            lambda m, p: m.chat(
+                [Turn("user", "a"), Turn("assistant", IMAGE), Turn("user", "b")], p
+            ),
+            "only allowed in questions",
+        ),
     ],
 )
-def test_wrong_pictures_are_said_in_one_line(early: VLMIG, pictures: list[Path], call: Any, message: str) -> None:
+def test_wrong_pictures_are_said_in_one_line(
+    early: VLMIG, pictures: list[Path], call: Any, message: str
+) -> None:
     with pytest.raises(VLMIGError, match=message) as caught:
         call(early, pictures)
     assert "\n" not in str(caught.value)
@@ -385,14 +491,19 @@ def test_wrong_pictures_are_said_in_one_line(early: VLMIG, pictures: list[Path],
         (lambda m, p: m.generate([f"a {IMAGE}"], images=[p]), "leave it out"),
     ],
 )
-def test_late_fusion_has_no_pictures_in_its_text(late: VLMIG, pictures: list[Path], call: Any, message: str) -> None:
+def test_late_fusion_has_no_pictures_in_its_text(
+    late: VLMIG, pictures: list[Path], call: Any, message: str
+) -> None:
     with pytest.raises(VLMIGError, match=message):
         call(late, pictures)
 
 
 def test_marks_of_a_question_are_llava_s() -> None:
     assert with_placeholders("What?", 2, line=True) == f"{IMAGE}\n{IMAGE}\nWhat?"
-    assert with_placeholders(" ", 1, line=True) == IMAGE and with_placeholders("What?", 1) == f"{IMAGE}What?"
+    assert (
+        with_placeholders(" ", 1, line=True) == IMAGE
+        and with_placeholders("What?", 1) == f"{IMAGE}What?"
+    )
     assert with_placeholders(f"Image 1: {IMAGE}", 1, line=True) == f"Image 1: {IMAGE}"
 
 
@@ -407,13 +518,22 @@ def test_frames_of_animations_are_evenly_spread_and_in_order(tmp_path: Path, nam
     path = animation(tmp_path / name, 10, **({"lossless": True} if name.endswith("webp") else {}))
 
     def reds(count: int) -> list[int]:
-        return [round(frame.getpixel((8, 8))[0] / 20) for frame in frames(path, count)]  # GIF's colours are near
+        return [
+            round(frame.getpixel((8, 8))[0] / 20) for frame in frames(path, count)
+        ]  # GIF's colours are near
 
-    assert reds(4) == [0, 3, 6, 9] and reds(5) == [0, 2, 4, 7, 9] and reds(1) == [0] and reds(99) == list(range(10))
+    assert (
+        reds(4) == [0, 3, 6, 9]
+        and reds(5) == [0, 2, 4, 7, 9]
+        and reds(1) == [0]
+        and reds(99) == list(range(10))
+    )
     assert opened(path).getpixel((8, 8))[0] < 10
 
 
-@pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])  # Matroska does not say how many frames there are
+@pytest.mark.parametrize(
+    "name", ["a.mp4", "a.mkv"]
+)  # Matroska does not say how many frames there are
 def test_frames_of_videos(tmp_path: Path, name: str) -> None:
     av = pytest.importorskip("av")
     with av.open(str(tmp_path / name), "w") as container:
@@ -424,7 +544,9 @@ def test_frames_of_videos(tmp_path: Path, name: str) -> None:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(shade)))
         container.mux(stream.encode())
     means = [np.asarray(frame).mean() / 25 for frame in frames(tmp_path / name, 4)]
-    assert means == pytest.approx([0, 3, 6, 9], abs=0.4)  # lossy, and video's darkest black is not 0
+    assert means == pytest.approx(
+        [0, 3, 6, 9], abs=0.4
+    )  # lossy, and video's darkest black is not 0
 
 
 @pytest.fixture(scope="module")
@@ -435,13 +557,26 @@ def checkpoint_of(early: VLMIG, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 def test_the_command_line_answers_about_pictures(
-    early: VLMIG, checkpoint_of: Path, pictures: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    early: VLMIG,
+    checkpoint_of: Path,
+    pictures: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     a, b = map(str, pictures)
-    common = ["--model", str(checkpoint_of), "--store", str(tmp_path), "--html", str(tmp_path / "page.html")]
+    common = [
+        "--model",
+        str(checkpoint_of),
+        "--store",
+        str(tmp_path),
+        "--html",
+        str(tmp_path / "page.html"),
+    ]
 
     def page() -> dict[str, Any]:
-        return json.loads(re.findall(r'id="data">(.*?)</script>', (tmp_path / "page.html").read_text(), re.S)[0])
+        return json.loads(
+            re.findall(r'id="data">(.*?)</script>', (tmp_path / "page.html").read_text(), re.S)[0]
+        )
 
     shot = ["--shot", b, "Which?", "red"]
     assert main(["ask", "What is it?", "--image", a, "--image", b, *shot, *common]) == 0
@@ -452,21 +587,34 @@ def test_the_command_line_answers_about_pictures(
     choices = ["--choices", "red,blue", "--video", video, "--frames", "2", "--steps"]
     assert main(["ask", "Which?", *choices, *common]) == 0
     said = capsys.readouterr().out
-    assert "p = " in said and "text only" in said and len(page()["items"][0]["runs"][0]["shown"]) == 2
+    assert (
+        "p = " in said and "text only" in said and len(page()["items"][0]["runs"][0]["shown"]) == 2
+    )
 
 
 def test_pages_show_given_pictures_and_steps(tmp_path: Path, browser: Any) -> None:
-    hostile, seen = test_report.HOSTILE, [Image.new("RGB", (99, 60), shade) for shade in ("red", "blue")]
-    write_reply(f"{IMAGE} What?", Reply(f"A cat{hostile}", f"It purrs{hostile}", "", seen), tmp_path / "page.html")
+    hostile, seen = (
+        test_report.HOSTILE,
+        [Image.new("RGB", (99, 60), shade) for shade in ("red", "blue")],
+    )
+    write_reply(
+        f"{IMAGE} What?",
+        Reply(f"A cat{hostile}", f"It purrs{hostile}", "", seen),
+        tmp_path / "page.html",
+    )
     browser.get((tmp_path / "page.html").as_uri())
     assert len(browser.find_elements("css selector", ".strip img.picture")) == 2
     assert "A cat" in browser.find_element("css selector", ".answered").text
     assert "It purrs" in browser.find_element("css selector", ".facts").text
     shares = {"red": 0.75, "blue": 0.25}
-    write_answer(Answer("What?", "red", shares, [], shares, [], [], "", shown=seen), tmp_path / "page.html")
+    write_answer(
+        Answer("What?", "red", shares, [], shares, [], [], "", shown=seen), tmp_path / "page.html"
+    )
     browser.get((tmp_path / "page.html").as_uri())
     assert len(browser.find_elements("css selector", ".strip img.picture")) == 2
-    assert [node.text for node in browser.find_elements("css selector", ".matrix .mixed .number")] == ["75.0", "25.0"]
+    assert [
+        node.text for node in browser.find_elements("css selector", ".matrix .mixed .number")
+    ] == ["75.0", "25.0"]
     assert browser.title == "What?" and browser.get_log("browser") == []
 
 
@@ -475,14 +623,26 @@ def test_pages_show_given_pictures_and_steps(tmp_path: Path, browser: Any) -> No
     [
         (["--image", "{tmp}/none.png"], "no picture file .*none.png; expected a path to one"),
         (["--image", "{tmp}/text.png"], "text.png is not a picture that can be read"),
-        (["--image", "{picture}", f"{IMAGE} {IMAGE}"], "2 <image> in the question, 1 pictures; give one for each"),
-        (["--image", "{picture}", "--k", "2", "--choices", "a,b"], "k=2 with pictures; expected no k"),
+        (
+            ["--image", "{picture}", f"{IMAGE} {IMAGE}"],
+            "2 <image> in the question, 1 pictures; give one for each",
+        ),
+        (
+            ["--image", "{picture}", "--k", "2", "--choices", "a,b"],
+            "k=2 with pictures; expected no k",
+        ),
         (["--video", "{tmp}/none.mp4"], "no video file .*none.mp4"),
         (["--video", "{tmp}/text.gif"], "text.gif is not a video that can be read"),
-        (["--video", "{tmp}/text.mp4"], r'needs PyAV; install it with pip install "vlmig\[video\]"'),
+        (
+            ["--video", "{tmp}/text.mp4"],
+            r'needs PyAV; install it with pip install "vlmig\[video\]"',
+        ),
         (["--video", "{tmp}/text.gif", "--frames", "0"], "0 frames of .*; expected at least one"),
         (["--shot", "{picture}", "Which?"], "expected 3 arguments"),
-        (["--shot", "{picture}", "Which?", "red"], "a demonstration with pictures, but fusion='cross_attention'"),
+        (
+            ["--shot", "{picture}", "Which?", "red"],
+            "a demonstration with pictures, but fusion='cross_attention'",
+        ),
     ],
 )
 def test_errors_of_the_command_line_are_one_line(

@@ -16,7 +16,12 @@ from vlmig.evaluation.tasks.yaml_task import declaration, known_tasks
 
 
 def test_every_file_has_a_source_and_every_source_a_task() -> None:
-    declared = {name for task in known_tasks() for names in declaration(task).files.values() for name in names}
+    declared = {
+        name
+        for task in known_tasks()
+        for names in declaration(task).files.values()
+        for name in names
+    }
     assert declared == set(SOURCES)
     for source in SOURCES.values():
         assert source.url.startswith("https://")
@@ -28,7 +33,9 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def set_source(monkeypatch: pytest.MonkeyPatch, path: Path, sha256: str | None, member: str | None = None) -> None:
+def set_source(
+    monkeypatch: pytest.MonkeyPatch, path: Path, sha256: str | None, member: str | None = None
+) -> None:
     """Let valm/shape.csv come from a file of our own, for the time of a test."""
     monkeypatch.setitem(SOURCES, "valm/shape.csv", Source(path.as_uri(), sha256, member))
 
@@ -55,15 +62,23 @@ def test_files_are_fetched_once_and_only_with_the_known_content(
 def test_of_an_archive_the_named_member_alone_is_taken(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    archive, folder, names = tmp_path / "a.zip", tmp_path / "own", ("piqa/dev.jsonl", "piqa/dev-labels.lst")
+    archive, folder, names = (
+        tmp_path / "a.zip",
+        tmp_path / "own",
+        ("piqa/dev.jsonl", "piqa/dev-labels.lst"),
+    )
     with zipfile.ZipFile(archive, "w") as packed:
         packed.writestr("../outside.txt", "no")
         for name in names:
             packed.write(data / name, f"inner/{name}")
     for name in names:
-        monkeypatch.setitem(SOURCES, name, Source(archive.as_uri(), digest(archive), f"inner/{name}"))
+        monkeypatch.setitem(
+            SOURCES, name, Source(archive.as_uri(), digest(archive), f"inner/{name}")
+        )
     fetch(names, folder)
-    assert sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()) == sorted(names)
+    assert sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()
+    ) == sorted(names)
     assert all((folder / name).read_bytes() == (data / name).read_bytes() for name in names)
     set_source(monkeypatch, archive, digest(archive), "dev.jsonl")
     with pytest.raises(VLMIGError, match="has no member dev.jsonl, but 3 others; pass --data"):
@@ -89,7 +104,10 @@ def test_an_unknown_content_is_recorded_and_held_to(
     assert "no known SHA-256" in caplog.text
     fetch([name], tmp_path / "own")  # the same again
     place.write_text("changed by hand")
-    with pytest.raises(VLMIGError, match="SHA-256 mismatch: got .*, recorded .*changed after the first download; restore it, or delete"):
+    with pytest.raises(
+        VLMIGError,
+        match="SHA-256 mismatch: got .*, recorded .*changed after the first download; restore it, or delete",
+    ):
         fetch([name], tmp_path / "own")
     place.unlink()
     origin.write_text("changed at its source")

@@ -23,7 +23,13 @@ ASK = ["ask", "What is the color of a banana?", "--choices", "yellow,red", "--k"
 def imported_by(code: str, *arguments: str) -> set[str]:
     """Run code in a process of its own and return the libraries that it has imported."""
     code = f"import sys; {code}; print(); print(*sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True, cwd=ROOT)
+    run = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
     return {name.partition(".")[0] for name in run.stdout.splitlines()[-1].split()}
 
 
@@ -31,7 +37,9 @@ def imported_by_command(*arguments: str) -> set[str]:
     return imported_by("from vlmig.cli.main import main; main(sys.argv[1:])", *arguments)
 
 
-def test_answers_from_stored_pictures_and_plans_import_no_more_than_they_use(tmp_path: Path) -> None:
+def test_answers_from_stored_pictures_and_plans_import_no_more_than_they_use(
+    tmp_path: Path,
+) -> None:
     asked = [*ASK, "--store", str(tmp_path)]
     main(asked)  # draws the picture
     # Some releases of transformers import scikit-learn by themselves.
@@ -42,10 +50,17 @@ def test_answers_from_stored_pictures_and_plans_import_no_more_than_they_use(tmp
 
 
 def test_a_folder_without_a_run_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
-    assert not imported_by_command("report", str(tmp_path)) & {"torch", "transformers", "numpy", "scipy"}
+    assert not imported_by_command("report", str(tmp_path)) & {
+        "torch",
+        "transformers",
+        "numpy",
+        "scipy",
+    }
 
 
-def test_the_public_names_are_listed_and_the_version_is_the_metadata(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_public_names_are_listed_and_the_version_is_the_metadata(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     assert set(vlmig.__all__) <= set(dir(vlmig))
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
@@ -73,11 +88,17 @@ def test_every_package_is_shipped() -> None:
 def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
     uv = ROOT / ".uv/bin/uv"
     # Without a choice uv builds the wheel from the source archive, so both are complete or this fails.
-    subprocess.run([uv, "build", "--quiet", "--out-dir", tmp_path, ROOT], check=True, capture_output=True)
+    subprocess.run(
+        [uv, "build", "--quiet", "--out-dir", tmp_path, ROOT], check=True, capture_output=True
+    )
     (wheel,) = tmp_path.glob("*.whl")
     python = tmp_path / "venv/bin/python"
-    subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True)
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, "--no-deps", wheel], check=True)
+    subprocess.run(
+        [uv, "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True
+    )
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", python, "--no-deps", wheel], check=True
+    )
     place = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")})
     # The libraries are those of this environment; a plain line of a path file brings no editable install along.
     (Path(place) / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -87,7 +108,9 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
 
     def told(*arguments: str) -> str:
         command = [tmp_path / "venv/bin/vlmig", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=folder
+        ).stdout
 
     assert told("--version") == f"vlmig {vlmig.__version__}\n"
     assert "92,000 pairs" in told("train", "pocket", "--plan", "--store", str(tmp_path / "store"))

@@ -26,7 +26,9 @@ def test_bootstrap_draws_clusters_not_items(rng: np.random.Generator) -> None:
     assert clustered(values, clusters).stderr == pytest.approx(objects.std() / np.sqrt(50), rel=0.1)
 
 
-def test_values_may_come_in_any_order_and_blocks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_may_come_in_any_order_and_blocks(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     values, clusters = rng.random(60), np.repeat([f"{i:02}" for i in range(20)], 3)
     order = rng.permutation(60)
     first = clustered(values, clusters)
@@ -37,9 +39,12 @@ def test_values_may_come_in_any_order_and_blocks(rng: np.random.Generator, monke
 
 @pytest.mark.scaled
 @pytest.mark.parametrize(
-    ("objects", "wordings", "a", "b"), [(40, 5, 2, 2), (62, 9, 1, 1), (30, 9, 3, 1), (100, 5, 0.5, 0.5)]
+    ("objects", "wordings", "a", "b"),
+    [(40, 5, 2, 2), (62, 9, 1, 1), (30, 9, 3, 1), (100, 5, 0.5, 0.5)],
 )
-def test_intervals_cover_the_truth_as_often_as_they_say(objects: int, wordings: int, a: float, b: float) -> None:
+def test_intervals_cover_the_truth_as_often_as_they_say(
+    objects: int, wordings: int, a: float, b: float
+) -> None:
     """Items of an object share its difficulty, beta(a, b); the truth is the mean over all objects there could be."""
     generator, runs = np.random.default_rng(3), 1000 if PROOF else 150
     clusters, hits = np.repeat(np.arange(objects), wordings), 0
@@ -63,7 +68,9 @@ def test_an_interval_without_spread_is_not_a_point() -> None:
     assert (one.low, one.high) == (0.0, 1.0), "one cluster knows nothing"
 
 
-def test_p_is_under_five_percent_just_where_the_interval_leaves_zero_out(rng: np.random.Generator) -> None:
+def test_p_is_under_five_percent_just_where_the_interval_leaves_zero_out(
+    rng: np.random.Generator,
+) -> None:
     seen = set()
     for shift in np.linspace(-0.5, 0.5, 41):
         values = rng.normal(shift, 1.0, 60).clip(-1, 1)
@@ -81,18 +88,24 @@ def test_p_goes_on_where_the_draws_end(rng: np.random.Generator) -> None:
     values = np.where(rng.random(300) < 0.8, 1.0, -1.0)
     estimate = clustered(values, np.arange(300), least=-1.0)
     assert estimate.p < 1e-12
-    assert np.log10(estimate.p) == pytest.approx(np.log10(stats.ttest_1samp(values, 0).pvalue), rel=0.1)
+    assert np.log10(estimate.p) == pytest.approx(
+        np.log10(stats.ttest_1samp(values, 0).pvalue), rel=0.1
+    )
 
 
 @pytest.mark.parametrize("n", [5, 40, 400])
 def test_mcnemar_is_the_exact_binomial_test(n: int, rng: np.random.Generator) -> None:
     a, b = (rng.random(n) < 0.7).astype(float), (rng.random(n) < 0.5).astype(float)
     wins, losses = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
-    assert mcnemar(a, b, np.arange(n)) == pytest.approx(stats.binomtest(wins, wins + losses, 0.5).pvalue)
+    assert mcnemar(a, b, np.arange(n)) == pytest.approx(
+        stats.binomtest(wins, wins + losses, 0.5).pvalue
+    )
     assert mcnemar(a, b, np.arange(n)) == pytest.approx(mcnemar(b, a, np.arange(n)))
     assert mcnemar(a, a, np.arange(n)) == 1.0
     # Nine wordings of every item say nothing new.
-    assert mcnemar(np.repeat(a, 9), np.repeat(b, 9), np.repeat(np.arange(n), 9)) == mcnemar(a, b, np.arange(n))
+    assert mcnemar(np.repeat(a, 9), np.repeat(b, 9), np.repeat(np.arange(n), 9)) == mcnemar(
+        a, b, np.arange(n)
+    )
 
 
 def test_holm_by_hand() -> None:
@@ -102,7 +115,11 @@ def test_holm_by_hand() -> None:
 
 
 def test_words() -> None:
-    assert [verdict(0.1, 0.01), verdict(-0.1, 0.01), verdict(0.1, 0.2)] == ["better", "worse", "tied"]
+    assert [verdict(0.1, 0.01), verdict(-0.1, 0.01), verdict(0.1, 0.2)] == [
+        "better",
+        "worse",
+        "tied",
+    ]
 
 
 def test_baselines() -> None:

@@ -27,7 +27,9 @@ def entry(seed: int = 0) -> Imagined:
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.randint(0, 255, (8, 8, 3), generator=generator, dtype=torch.uint8).numpy()
     return Imagined(
-        Image.fromarray(pixels), torch.randn(4, 6, generator=generator).half(), torch.randn(5, generator=generator)
+        Image.fromarray(pixels),
+        torch.randn(4, 6, generator=generator).half(),
+        torch.randn(5, generator=generator),
     )
 
 
@@ -57,15 +59,23 @@ def filled(folder: Path, count: int = 6) -> FeatureStore:
 
 
 def same(one: Imagined | None, other: Imagined) -> bool:
-    return one is not None and torch.equal(one.patches, other.patches) and torch.equal(one.pooled, other.pooled)
+    return (
+        one is not None
+        and torch.equal(one.patches, other.patches)
+        and torch.equal(one.pooled, other.pooled)
+    )
 
 
 COLUMNS = ("key", "prompt", "seed", "identity", "redraws", "digest", "features", "picture")
 
 
 @pytest.mark.scaled
-def test_every_flipped_bit_of_an_entry_is_noticed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("WARNING", logger="vlmig")  # the command line may have turned it down in this process
+def test_every_flipped_bit_of_an_entry_is_noticed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(
+        "WARNING", logger="vlmig"
+    )  # the command line may have turned it down in this process
     store, rng = filled(tmp_path, 1), np.random.default_rng(0)
     (whole,) = store._rows()
     for flip in range(200 if PROOF else 40):
@@ -102,7 +112,11 @@ def test_a_flipped_bit_anywhere_in_the_file_never_gives_a_wrong_entry(tmp_path: 
         try:
             store = FeatureStore(folder)
             found = [store.get(at(f"prompt {i}").key) for i in range(6)]
-            store.present([at("prompt 0").key]), store.statistics(), len(store)  # never more than one line of error
+            (
+                store.present([at("prompt 0").key]),
+                store.statistics(),
+                len(store),
+            )  # never more than one line of error
         except VLMIGError:
             noticed += 1
             continue
@@ -110,7 +124,9 @@ def test_a_flipped_bit_anywhere_in_the_file_never_gives_a_wrong_entry(tmp_path: 
         noticed += any(item is None for item in found)
         store.mend()
         store.put((at(f"prompt {i}"), entry(i)) for i in range(6))
-        assert all(same(store.get(at(f"prompt {i}").key), entry(i)) for i in range(6)), "mended, all can be made again"
+        assert all(same(store.get(at(f"prompt {i}").key), entry(i)) for i in range(6)), (
+            "mended, all can be made again"
+        )
     assert noticed > 0
 
 
@@ -122,7 +138,10 @@ def test_a_killed_writer_leaves_only_whole_entries(tmp_path: Path) -> None:
         "for i in range(10**6): store.put([(at(str(i)), entry(i % 7))])"
     )
     for _ in range(5 if PROOF else 1):
-        writers = [subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1]) for _ in range(4)]
+        writers = [
+            subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parents[1])
+            for _ in range(4)
+        ]
         deadline = time.monotonic() + 120
         store = FeatureStore(tmp_path)
         before = len(store)
@@ -185,7 +204,12 @@ def test_statistics_by_identity(tmp_path: Path) -> None:
     other.redraws = -1
     store.put([(at("x", 7, describe({"generator": "y"})), other)])
     first, second = store.statistics()
-    assert (second["identity"], second["entries"], second["prompts"], second["faulty"]) == ("{}", 3, 3, 0)
+    assert (second["identity"], second["entries"], second["prompts"], second["faulty"]) == (
+        "{}",
+        3,
+        3,
+        0,
+    )
     assert (first["identity"], first["faulty"]) == (describe({"generator": "y"}), 1)
     assert first["bytes"] + second["bytes"] == store.size()
 

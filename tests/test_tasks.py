@@ -15,8 +15,15 @@ from vlmig.evaluation.tasks.items import Item, Question
 from vlmig.evaluation.tasks.yaml_task import declaration, known_tasks, read_declaration
 
 PROTOCOLS = ("default", "reference")
-CASES = [(task, protocol, s) for task in known_tasks() for protocol in PROTOCOLS for s in declaration(task).files]
-LOOKS = [name for name in known_tasks() if name.endswith(("color", "color_terms", "shape", "material"))]
+CASES = [
+    (task, protocol, s)
+    for task in known_tasks()
+    for protocol in PROTOCOLS
+    for s in declaration(task).files
+]
+LOOKS = [
+    name for name in known_tasks() if name.endswith(("color", "color_terms", "shape", "material"))
+]
 
 
 def load(task: str, data: Path, protocol: str = "default") -> list[Item]:
@@ -41,11 +48,17 @@ def test_every_task_reads_every_split(task: str, protocol: str, split: str, data
         for question in item.questions:
             assert all(question.contexts)
             if made.kind == "generate":
-                assert (question.answer, question.continuations, made.max_new_tokens) == (-1, (), 50)
+                assert (question.answer, question.continuations, made.max_new_tokens) == (
+                    -1,
+                    (),
+                    50,
+                )
             else:
                 assert 0 <= question.answer < len(item.choices)
                 assert len(question.contexts) in (1, len(item.choices))
-                assert len(question.continuations) % len(item.choices) == 0 and all(question.continuations)
+                assert len(question.continuations) % len(item.choices) == 0 and all(
+                    question.continuations
+                )
 
 
 @pytest.mark.parametrize("task", LOOKS)
@@ -70,8 +83,14 @@ def test_always_yes_is_right_in_half_of_the_comparisons(task: str, data: Path) -
 
 def test_both_orders_of_a_pair_are_one_cluster(data: Path) -> None:
     larger, *_, smaller = load("vicomte_size", data)
-    assert (larger.questions[0].contexts, larger.label) == (("Is a barn larger than a needle?",), "yes")
-    assert (smaller.questions[0].contexts, smaller.label) == (("Is a thimble larger than a ladder?",), "no")
+    assert (larger.questions[0].contexts, larger.label) == (
+        ("Is a barn larger than a needle?",),
+        "yes",
+    )
+    assert (smaller.questions[0].contexts, smaller.label) == (
+        ("Is a thimble larger than a ladder?",),
+        "no",
+    )
     assert smaller.cluster == "ladder / thimble"
 
 
@@ -89,7 +108,9 @@ def test_arc_has_three_to_five_answers_under_letters_or_numbers(data: Path) -> N
 
 def test_equal_candidates_are_one_and_the_right_one_stays_right(data: Path, tmp_path: Path) -> None:
     row = json.loads((data / "arc/ARC-Easy-Test.jsonl").read_text().splitlines()[0])
-    for choice, text in zip(row["question"]["choices"], ["ice", "ice", "sand", "iron"], strict=True):
+    for choice, text in zip(
+        row["question"]["choices"], ["ice", "ice", "sand", "iron"], strict=True
+    ):
         choice["text"] = text
     changed(data, tmp_path, "arc/ARC-Easy-Test.jsonl", json.dumps({**row, "answerKey": "D"}))
     item = load("arc", tmp_path / "data")[0]
@@ -99,7 +120,9 @@ def test_equal_candidates_are_one_and_the_right_one_stays_right(data: Path, tmp_
 def test_winogrande_scores_what_follows_either_name(data: Path) -> None:
     first, second, third = load("winogrande", data)
     start = "The pie did not fit the box because the "
-    assert first.questions[0] == Question((f"{start}pie", f"{start}box"), (" was too small.",) * 2, 1)
+    assert first.questions[0] == Question(
+        (f"{start}pie", f"{start}box"), (" was too small.",) * 2, 1
+    )
     assert first.cluster == second.cluster == "x" != third.cluster
     assert first.picture == start.strip()
 
@@ -107,10 +130,19 @@ def test_winogrande_scores_what_follows_either_name(data: Path) -> None:
 def test_hellaswag_loses_its_brackets_unless_as_published(data: Path) -> None:
     film, guide = load("hellaswag", data)
     assert film.questions[0].contexts == ("Baking bread: A man kneads dough on a table. He",)
-    assert guide.questions[0].contexts == ("Home: How to sharpen a knife. Wet the stone. Use water.",)
-    assert guide.questions[0].continuations[1:] == ("Burn it. Run.", "Sell it.", "Draw the edge over it. Turn it.")
+    assert guide.questions[0].contexts == (
+        "Home: How to sharpen a knife. Wet the stone. Use water.",
+    )
+    assert guide.questions[0].continuations[1:] == (
+        "Burn it. Run.",
+        "Sell it.",
+        "Draw the edge over it. Turn it.",
+    )
     published = load("hellaswag", data, "reference")[1].questions[0]
-    assert published.contexts[0].startswith("[header] How") and "[title] Run" in published.continuations[1]
+    assert (
+        published.contexts[0].startswith("[header] How")
+        and "[title] Run" in published.continuations[1]
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,9 +171,13 @@ def test_a_name_may_stand_before_a_letter(data: Path) -> None:
 def test_boolq_is_asked_in_both_ways(data: Path) -> None:
     no, yes = load("boolq", data)
     assert (no.label, yes.label, no.cluster) == ("no", "yes", "whale")
-    assert no.questions[0].contexts == ("Whales are mammals of the Sea.\nQuestion: is a whale a fish?\nAnswer:",)
+    assert no.questions[0].contexts == (
+        "Whales are mammals of the Sea.\nQuestion: is a whale a fish?\nAnswer:",
+    )
     published = load("boolq", data, "reference")[0].questions[0]
-    assert published.contexts == ("Context: Whales are mammals of the sea.. Question: Is a whale a fish? Answer:",)
+    assert published.contexts == (
+        "Context: Whales are mammals of the sea.. Question: Is a whale a fish? Answer:",
+    )
     assert published.continuations == ("Yes", "No")
 
 
@@ -158,11 +194,17 @@ def test_squad_shows_the_answered_question_before(data: Path) -> None:
 def test_quac_shows_the_answered_turn_before(data: Path) -> None:
     then, became = load("quac", data)
     text = then.questions[0].contexts[0]
-    assert then.choices == ("She sailed north.", "sailed north") and (then.cluster, became.cluster) == (
+    assert then.choices == ("She sailed north.", "sailed north") and (
+        then.cluster,
+        became.cluster,
+    ) == (
         "c_1_0",
         "c_2_0",
     )
-    assert "Paragraph: Youth\n\nBackground: Born in Ely, Ada soon left it. She sailed north.\n\n" in text
+    assert (
+        "Paragraph: Youth\n\nBackground: Born in Ely, Ada soon left it. She sailed north.\n\n"
+        in text
+    )
     assert text.endswith("Q: Where was she born?\n\nA: Born in Ely\n\nQ: Then?\n\nA:")
     assert "CANNOTANSWER" not in text + became.questions[0].contexts[0]
 
@@ -179,7 +221,9 @@ def test_demonstrations_come_from_their_own_split(data: Path) -> None:
     taught = task.load(data)[0].taught(task.demonstrations(data))
     assert taught is not None
     assert (
-        taught.questions[1].contexts[0].endswith("What color is chalk? Answer: white. What color is a brick? Answer:")
+        taught.questions[1]
+        .contexts[0]
+        .endswith("What color is chalk? Answer: white. What color is a brick? Answer:")
     )
 
 
@@ -212,14 +256,44 @@ BROKEN = [
     ),
     ("memory_color", MEMORY, HEADER, r"has no rows; fetch"),
     ("memory_color", MEMORY, "", r"is empty; expected a first line of column names; fetch"),
-    ("memory_color", MEMORY, HEADER.encode() + b"1,a,caf\xe9,red\n", r"line 2: not UTF-8 \(byte 0xe9\); save"),
-    ("memory_color", MEMORY, HEADER + "1,a,brick,red\n1,a,brick,red\n", r"line 3, repeats .*, line 2; remove"),
-    ("memory_color", MEMORY, HEADER + "1,a,brick\n", r"line 2: wrong number of fields \(got 3, expected 4\); correct"),
-    ("memory_color", MEMORY, HEADER + "1,a,brick,red,dry\n", r"line 2: wrong number of fields \(got 5, expected 4\); correct"),
+    (
+        "memory_color",
+        MEMORY,
+        HEADER.encode() + b"1,a,caf\xe9,red\n",
+        r"line 2: not UTF-8 \(byte 0xe9\); save",
+    ),
+    (
+        "memory_color",
+        MEMORY,
+        HEADER + "1,a,brick,red\n1,a,brick,red\n",
+        r"line 3, repeats .*, line 2; remove",
+    ),
+    (
+        "memory_color",
+        MEMORY,
+        HEADER + "1,a,brick\n",
+        r"line 2: wrong number of fields \(got 3, expected 4\); correct",
+    ),
+    (
+        "memory_color",
+        MEMORY,
+        HEADER + "1,a,brick,red,dry\n",
+        r"line 2: wrong number of fields \(got 5, expected 4\); correct",
+    ),
     ("memory_color", MEMORY, HEADER + '1,a,"brick,red\n', r"line 2: not CSV \(.*\); correct"),
-    ("openbookqa", "openbookqa/test.jsonl", SOUP + '{"question": {}}\n', r"line 2 has no column answerKey; expected"),
+    (
+        "openbookqa",
+        "openbookqa/test.jsonl",
+        SOUP + '{"question": {}}\n',
+        r"line 2 has no column answerKey; expected",
+    ),
     ("openbookqa", "openbookqa/test.jsonl", SOUP + SOUP[:30], r"line 2: not JSON \(.*\); correct"),
-    ("openbookqa", "openbookqa/test.jsonl", SOUP + "[1]\n", r"line 2: not a JSON object \(got a list\); correct"),
+    (
+        "openbookqa",
+        "openbookqa/test.jsonl",
+        SOUP + "[1]\n",
+        r"line 2: not a JSON object \(got a list\); correct",
+    ),
     (
         "openbookqa",
         "openbookqa/test.jsonl",
@@ -249,12 +323,19 @@ BROKEN = [
         '{"data": [{"title": "Elm"}]}',
         r"has no list 'paragraphs' of objects in .*; fetch",
     ),
-    ("squad", "squad/dev-v2.0.json", '{"data": ["Elm"]}', r"has no list 'data' of objects in .*; fetch"),
+    (
+        "squad",
+        "squad/dev-v2.0.json",
+        '{"data": ["Elm"]}',
+        r"has no list 'data' of objects in .*; fetch",
+    ),
     ("squad", "squad/dev-v2.0.json", '{"data": []}', r"has no rows; fetch"),
 ]
 
 
-@pytest.mark.parametrize(("task", "file", "text", "message"), BROKEN, ids=[str(i) for i in range(len(BROKEN))])
+@pytest.mark.parametrize(
+    ("task", "file", "text", "message"), BROKEN, ids=[str(i) for i in range(len(BROKEN))]
+)
 def test_what_is_wrong_with_a_file_is_said_in_one_line(
     task: str, file: str, text: str | bytes | None, message: str, data: Path, tmp_path: Path
 ) -> None:
@@ -266,7 +347,12 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(
 
 
 def test_a_line_ends_at_its_line_feed_only(data: Path, tmp_path: Path) -> None:
-    changed(data, tmp_path, "openbookqa/test.jsonl", SOUP.replace("Soup is", "Soup\u2028 is").replace("\n", "\r\n"))
+    changed(
+        data,
+        tmp_path,
+        "openbookqa/test.jsonl",
+        SOUP.replace("Soup is", "Soup\u2028 is").replace("\n", "\r\n"),
+    )
     assert load("openbookqa", tmp_path / "data")[0].label == "hot"
 
 

@@ -51,22 +51,42 @@ def weights_of(out: Path) -> dict[str, torch.Tensor]:
 
 
 def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name], second[name]) for name in first
+    )
 
 
-def test_it_learns_to_read_pictures_and_moves_nothing_else(recipe: Path, parts: Path, tmp_path: Path) -> None:
-    before = frozen_digest(AutoModelForCausalLM.from_pretrained(parts / "language_model").requires_grad_(False))
+def test_it_learns_to_read_pictures_and_moves_nothing_else(
+    recipe: Path, parts: Path, tmp_path: Path
+) -> None:
+    before = frozen_digest(
+        AutoModelForCausalLM.from_pretrained(parts / "language_model").requires_grad_(False)
+    )
     encoder = VLMIG.from_base(**before_parts(parts)).imagination.encoder.identity()
-    model = run(recipe, tmp_path / "out", "stages.0.steps=100", "stages.0.learning_rate=1e-2", "validation.every=100")
+    model = run(
+        recipe,
+        tmp_path / "out",
+        "stages.0.steps=100",
+        "stages.0.learning_rate=1e-2",
+        "validation.every=100",
+    )
     first, last = (line["validation"] for line in log_of(tmp_path / "out") if "validation" in line)
-    assert first["own"] == first["text"] == last["text"], "an untrained adapter is the text model, and it stays"
+    assert first["own"] == first["text"] == last["text"], (
+        "an untrained adapter is the text model, and it stays"
+    )
     assert last["own"] < min(last["shuffled"], last["blank"]) - 0.02 < last["text"]
     assert frozen_digest(model.model.language_model.requires_grad_(False)) == before
     assert model.imagination.encoder.identity() == encoder
-    assert {name.split(".")[0] for name in weights_of(tmp_path / "out")} == {"projector", "fusion", "blank_features"}
+    assert {name.split(".")[0] for name in weights_of(tmp_path / "out")} == {
+        "projector",
+        "fusion",
+        "blank_features",
+    }
     loaded = VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
     ids = model.tokenizer("the color of a cat is", return_tensors="pt").input_ids
-    features = torch.randn(1, 2, *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0))
+    features = torch.randn(
+        1, 2, *model.model.blank_features.shape, generator=torch.Generator().manual_seed(0)
+    )
     with torch.inference_mode():
         own, again = (m.model(ids, visual_features=features).logits for m in (model, loaded))
     assert torch.equal(own, again)
@@ -74,7 +94,11 @@ def test_it_learns_to_read_pictures_and_moves_nothing_else(recipe: Path, parts: 
 
 
 def before_parts(parts: Path) -> dict[str, Any]:
-    names = {"vision": "vision_encoder", "generator": "generator", "language_model": "language_model"}
+    names = {
+        "vision": "vision_encoder",
+        "generator": "generator",
+        "language_model": "language_model",
+    }
     return {**{key: str(parts / name) for key, name in names.items()}, "fusion_heads": 4}
 
 
@@ -83,7 +107,9 @@ def test_other_ways_to_the_same_run(recipe: Path, tmp_path: Path) -> None:
     run(recipe, tmp_path / "plain")
     plain, losses = weights_of(tmp_path / "plain"), losses_of(tmp_path / "plain")
     run(recipe, tmp_path / "live", "features=live", store=tmp_path / "another")
-    assert losses_of(tmp_path / "live") == losses and same_bits(weights_of(tmp_path / "live"), plain)
+    assert losses_of(tmp_path / "live") == losses and same_bits(
+        weights_of(tmp_path / "live"), plain
+    )
     assert len(FeatureStore(tmp_path / "another")) == 0
     run(recipe, tmp_path / "workers", "workers=2")
     assert log_of(tmp_path / "workers") == log_of(tmp_path / "plain") and same_bits(
@@ -91,7 +117,9 @@ def test_other_ways_to_the_same_run(recipe: Path, tmp_path: Path) -> None:
     )
     run(recipe, tmp_path / "micro", "stages.0.micro_batch=3")
     # Sums of floats in another order: a few units in the last place each, over 20 steps.
-    assert torch.allclose(torch.tensor(losses_of(tmp_path / "micro")), torch.tensor(losses), atol=1e-5)
+    assert torch.allclose(
+        torch.tensor(losses_of(tmp_path / "micro")), torch.tensor(losses), atol=1e-5
+    )
     run(recipe, tmp_path / "other", "seed=4")
     assert losses_of(tmp_path / "other") != losses, "another seed is another run"
 
@@ -132,7 +160,9 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.proof
-def test_stopped_at_random_it_ends_with_the_same_bits(recipe: Path, tmp_path: Path, one_thread: None) -> None:
+def test_stopped_at_random_it_ends_with_the_same_bits(
+    recipe: Path, tmp_path: Path, one_thread: None
+) -> None:
     """Killed, also while the index, the features or a state are written; asked to stop; then left to finish."""
     steps, kills = (600, 20) if PROOF else (60, 1)
     changes = (f"stages.0.steps={steps}", "save_seconds=0.2")
@@ -141,7 +171,9 @@ def test_stopped_at_random_it_ends_with_the_same_bits(recipe: Path, tmp_path: Pa
     arguments = command(recipe, out, *changes)
     for kill in range(kills):
         before = max(logged(out), kill * steps // (kills + 2))
-        stopped(arguments, out, before + rng.randint(1, max(2, steps // (kills + 2))), signal.SIGKILL)
+        stopped(
+            arguments, out, before + rng.randint(1, max(2, steps // (kills + 2))), signal.SIGKILL
+        )
     asked = stopped(arguments, out, logged(out) + 5, signal.SIGTERM)
     assert asked.returncode == 130 and b"same command goes on" in asked.stderr.read()  # type: ignore[union-attr]
     (state,) = out.glob("training/colors/state-*")
@@ -158,12 +190,23 @@ def test_two_processes_follow_one(recipe: Path, tmp_path: Path) -> None:
     """Half the batch each under torchrun, 50 steps: the same curve to 1e-5."""
     changes = ("stages.0.steps=50", "validation.every=25", "stages.0.micro_batch=3")
     assert main(command(recipe, tmp_path / "one", *changes)) == 0
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29653", "-m")
+    launcher = (
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29653",
+        "-m",
+    )
     both = start(command(recipe, tmp_path / "two", *changes), *launcher)
     assert both.wait() == 0, both.stderr.read().decode()[-2000:]  # type: ignore[union-attr]
     one, two = (losses_of(tmp_path / name) for name in ("one", "two"))
     assert len(two) == 50 and one == pytest.approx(two, abs=1e-5)
-    held_out = [[line["validation"] for line in log_of(tmp_path / n) if "validation" in line] for n in ("one", "two")]
+    held_out = [
+        [line["validation"] for line in log_of(tmp_path / n) if "validation" in line]
+        for n in ("one", "two")
+    ]
     assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(*held_out, strict=True))
 
 
@@ -172,29 +215,52 @@ def test_sharded_over_two_processes(recipe: Path, tmp_path: Path) -> None:
     """FSDP spreads LM and adapter, twice; the losses, and the checkpoint that is put together again, follow one process's."""
     yaml_stages(recipe, [{"name": "colors"}, {"name": "more", "trains": ["projector"]}])
     assert main(command(recipe, tmp_path / "one")) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29655"]
-    sharded = [str(Path(__file__).with_name("sharded.py")), *command(recipe, tmp_path / "two", "save_seconds=0.1")]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--master-port",
+        "29655",
+    ]
+    sharded = [
+        str(Path(__file__).with_name("sharded.py")),
+        *command(recipe, tmp_path / "two", "save_seconds=0.1"),
+    ]
     both = subprocess.run([*launch, *sharded], env=QUIET, capture_output=True)
     assert both.returncode == 0, both.stderr.decode()[-3000:]
     for name in ("colors", "more"):
-        logs = [[line["loss"] for line in read_log(tmp_path / out, name) if "loss" in line] for out in ("one", "two")]
+        logs = [
+            [line["loss"] for line in read_log(tmp_path / out, name) if "loss" in line]
+            for out in ("one", "two")
+        ]
         assert logs[0] == pytest.approx(logs[1], abs=1e-5)
     one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
     assert one.keys() == two.keys() and all(torch.allclose(one[n], two[n], atol=1e-4) for n in one)
 
 
-def test_low_rank_layers_travel_with_the_checkpoint(recipe: Path, parts: Path, tmp_path: Path) -> None:
+def test_low_rank_layers_travel_with_the_checkpoint(
+    recipe: Path, parts: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("peft")
-    lora = ["stages.0.trains=[projector, fusion, lora]", "stages.0.lora={r: 2, target_modules: [c_attn]}"]
+    lora = [
+        "stages.0.trains=[projector, fusion, lora]",
+        "stages.0.lora={r: 2, target_modules: [c_attn]}",
+    ]
     model = run(recipe, tmp_path / "out", *lora)
     base = AutoModelForCausalLM.from_pretrained(parts / "language_model").state_dict()
     own = {
-        n.replace(".base_layer", ""): v for n, v in model.model.language_model.state_dict().items() if "lora_" not in n
+        n.replace(".base_layer", ""): v
+        for n, v in model.model.language_model.state_dict().items()
+        if "lora_" not in n
     }
     assert same_bits(own, base), "only the low-rank layers moved"
     added = {n: v for n, v in model.model.language_model.state_dict().items() if "lora_B" in n}
     assert added and all(v.abs().max() > 0 for v in added.values())
-    assert not (tmp_path / "out/language_model/model.safetensors").exists(), "the base LM is not saved again"
+    assert not (tmp_path / "out/language_model/model.safetensors").exists(), (
+        "the base LM is not saved again"
+    )
     loaded = VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
     ids = model.tokenizer("the color of a cat is", return_tensors="pt").input_ids
     with torch.inference_mode():
@@ -202,13 +268,21 @@ def test_low_rank_layers_travel_with_the_checkpoint(recipe: Path, parts: Path, t
     path = tmp_path / "out/language_model/adapter_model.safetensors"
     weights = load_file(path)
     save_file(dict(list(weights.items())[1:]), path)
-    with pytest.raises(VLMIGError, match="adapter_model.safetensors: weights missing or unknown: transformer"):
+    with pytest.raises(
+        VLMIGError, match="adapter_model.safetensors: weights missing or unknown: transformer"
+    ):
         VLMIG.from_pretrained(tmp_path / "out", store=tmp_path / "store")
 
 
-def test_the_lm_itself_trains_where_a_stage_says_so(recipe: Path, parts: Path, tmp_path: Path) -> None:
+def test_the_lm_itself_trains_where_a_stage_says_so(
+    recipe: Path, parts: Path, tmp_path: Path
+) -> None:
     two = yaml_stages(
-        recipe, [{"trains": ["projector"], "name": "colors"}, {"trains": ["language_model"], "name": "all"}]
+        recipe,
+        [
+            {"trains": ["projector"], "name": "colors"},
+            {"trains": ["language_model"], "name": "all"},
+        ],
     )
     model = run(two, tmp_path / "out")
     base = AutoModelForCausalLM.from_pretrained(parts / "language_model").state_dict()
@@ -228,14 +302,18 @@ def yaml_stages(recipe: Path, stages: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("fusion", ["cross_attention", "decoder_layer"])
 @pytest.mark.parametrize("lm", ["gpt2", "bert"])
-def test_kinds_of_lm_and_fusion(recipe: Path, bert: Path, lm: str, fusion: str, tmp_path: Path) -> None:
+def test_kinds_of_lm_and_fusion(
+    recipe: Path, bert: Path, lm: str, fusion: str, tmp_path: Path
+) -> None:
     changes = [
         f"model.fusion={fusion}",
         "stages.0.learning_rate=1e-3",
         *([f"model.language_model={bert}"] if lm == "bert" else []),
     ]
     run(recipe, tmp_path / "out", *changes, "stages.0.steps=40", "validation.every=40")
-    first, last = (line["validation"]["own"] for line in log_of(tmp_path / "out") if "validation" in line)
+    first, last = (
+        line["validation"]["own"] for line in log_of(tmp_path / "out") if "validation" in line
+    )
     assert last < first
 
 
@@ -249,30 +327,50 @@ def test_half_precision_with_a_probe(recipe: Path, tmp_path: Path) -> None:
     probe = TaskProbe([task], tmp_path, k=1, limit=1)
     model = run(recipe, tmp_path / "half", *half, probe=probe)
     assert weights_of(tmp_path / "half")["projector.layers.0.weight"].dtype == torch.float32
-    assert model.model.language_model.dtype == model.model.projector.layers[0].weight.dtype == torch.bfloat16
+    assert (
+        model.model.language_model.dtype
+        == model.model.projector.layers[0].weight.dtype
+        == torch.bfloat16
+    )
     # bfloat16 has 8 bits: losses of 7 nats differ in the second digit behind the point.
     assert losses_of(tmp_path / "half") == pytest.approx(losses_of(tmp_path / "full"), abs=0.05)
     assert all(
-        line["probe"].keys() == {"cats", "cats text only"} for line in log_of(tmp_path / "half") if "validation" in line
+        line["probe"].keys() == {"cats", "cats text only"}
+        for line in log_of(tmp_path / "half")
+        if "validation" in line
     )
     with pytest.raises(VLMIGError, match="expected precision: bf16"):
         run(recipe, tmp_path / "mixed", "model.dtype=bfloat16")
 
 
 def test_imagined_pictures_and_texts_alone(recipe: Path, tmp_path: Path) -> None:
-    lines = [{"caption": "a red cat", "prompt": "a red cat"}, {"caption": "the answer is dark"}, {"caption": "cat"}]
+    lines = [
+        {"caption": "a red cat", "prompt": "a red cat"},
+        {"caption": "the answer is dark"},
+        {"caption": "cat"},
+    ]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines * 4))
     data = f"stages.0.data=[{{path: {tmp_path / 'texts.jsonl'}, image: null, prompt: prompt}}]"
     run(recipe, tmp_path / "out", data, "validation.share=0", "stages.0.steps=5")
     assert len(FeatureStore(tmp_path / "store")) == 1, "one prompt, imagined once"
-    assert all(loss > 0 for loss in losses_of(tmp_path / "out")) and len(losses_of(tmp_path / "out")) == 5
+    assert (
+        all(loss > 0 for loss in losses_of(tmp_path / "out"))
+        and len(losses_of(tmp_path / "out")) == 5
+    )
 
 
-def test_the_card_counts_what_curation_left_out(recipe: Path, colored: Path, tmp_path: Path) -> None:
+def test_the_card_counts_what_curation_left_out(
+    recipe: Path, colored: Path, tmp_path: Path
+) -> None:
     lines = (colored / "pairs.jsonl").read_text().splitlines()
     short = sum(len(json.loads(line)["caption"].split()) < 9 for line in lines)
     assert 0 < short < len(lines)
-    run(recipe, tmp_path / "out", "stages.0.steps=1", "stages.0.data.0.curate={min_words: 9, duplicates: true}")
+    run(
+        recipe,
+        tmp_path / "out",
+        "stages.0.steps=1",
+        "stages.0.data.0.curate={min_words: 9, duplicates: true}",
+    )
     card = (tmp_path / "out" / "README.md").read_text()
     assert f"48 records, 48 pairs, {len(lines) - short - held_out_of(card)} trained" in card
     assert f"{short} left out by min words" in card and "by duplicates" not in card, "none were"
@@ -283,7 +381,9 @@ def held_out_of(card: str) -> int:
     return int(found)
 
 
-def test_another_recipe_in_the_same_folder(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_another_recipe_in_the_same_folder(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(recipe, tmp_path / "out", "stages.0.steps=2")
     with pytest.raises(VLMIGError, match="begun with another recipe: stages"):
         run(recipe, tmp_path / "out", "stages.0.steps=3")
@@ -298,7 +398,9 @@ def test_another_recipe_in_the_same_folder(recipe: Path, tmp_path: Path, capsys:
     [
         ("stages.0.schedule=often", "expected a schedule of transformers.get_scheduler"),
         ("tracker=pigeon", "tracker pigeon"),
-        pytest.param("precision=fp16", "expected a GPU", marks=pytest.mark.skipif(GPU, reason="there is one")),
+        pytest.param(
+            "precision=fp16", "expected a GPU", marks=pytest.mark.skipif(GPU, reason="there is one")
+        ),
         ("model.fusion_heds=2", "did you mean fusion_heads"),
         ("model.adapter=old", "expected new or kept"),
         ("stages.0.data=[{path: nowhere.jsonl}]", "nowhere.jsonl"),
@@ -307,7 +409,9 @@ def test_another_recipe_in_the_same_folder(recipe: Path, tmp_path: Path, capsys:
         ("stages.0.data.0.curate={min_words: 99}", "no pairs to train on"),
     ],
 )
-def test_what_cannot_run_is_said_before_it_trains(recipe: Path, tmp_path: Path, change: str, said: str) -> None:
+def test_what_cannot_run_is_said_before_it_trains(
+    recipe: Path, tmp_path: Path, change: str, said: str
+) -> None:
     with pytest.raises(VLMIGError, match=said) as caught:
         run(recipe, tmp_path / "out", change)
     assert "\n" not in str(caught.value) and not (tmp_path / "out/training/colors").exists()
@@ -315,11 +419,24 @@ def test_what_cannot_run_is_said_before_it_trains(recipe: Path, tmp_path: Path, 
 
 def test_a_loss_that_is_no_number_stops_the_run(recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(VLMIGError, match="the loss of step .* lower learning_rate"):
-        run(recipe, tmp_path / "out", "stages.0.learning_rate=1e30", "stages.0.warmup=0", "stages.0.clip=null")
+        run(
+            recipe,
+            tmp_path / "out",
+            "stages.0.learning_rate=1e30",
+            "stages.0.warmup=0",
+            "stages.0.clip=null",
+        )
 
 
-def test_the_plan_says_what_would_run(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_says_what_would_run(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["train", str(recipe), "--plan", "--store", str(tmp_path / "store")]) == 0
     told = capsys.readouterr().out
-    assert "12,770 trained" in told and "20 of 8 samples" in told and "48 pairs" in told and "features" in told
+    assert (
+        "12,770 trained" in told
+        and "20 of 8 samples" in told
+        and "48 pairs" in told
+        and "features" in told
+    )
     assert main(["train", str(recipe)]) == 2 and "--out" in capsys.readouterr().err

@@ -39,7 +39,9 @@ def early(parts: Path, tmp_path: Path) -> VLMIG:
     torch.manual_seed(1)
     names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
     fields = {"fusion": "prefix", "projector": "pooled", "mix": "prob", "weights": "uniform"}
-    model = VLMIG.from_base(str(parts / "language_model"), **names, **fields, store=tmp_path / "store")
+    model = VLMIG.from_base(
+        str(parts / "language_model"), **names, **fields, store=tmp_path / "store"
+    )
     model.config.trained = True
     return model
 
@@ -64,7 +66,9 @@ def learnt_text(model: VLMIG, texts: Texts, row: int = 0) -> str:
 def test_only_answers_and_no_place_of_a_picture_are_predicted(early: VLMIG) -> None:
     tokens = Tokens(early.tokenizer, early.model, 96, 0)
     for pair, expected in zip(
-        PAIRS, ["the color is red .", " red\n no\n", "one two ", "no picture at all", "ab"], strict=True
+        PAIRS,
+        ["the color is red .", " red\n no\n", "one two ", "no picture at all", "ab"],
+        strict=True,
     ):
         texts = tokens.batch([pair])
         end = "" if pair.learnt else "<|endoftext|>"
@@ -72,14 +76,18 @@ def test_only_answers_and_no_place_of_a_picture_are_predicted(early: VLMIG) -> N
         start = 0 if pair.picture and IMAGE not in pair.caption or pair.learnt else 1
         assert learnt_text(early, texts) == (expected + end)[start:]
         places = texts.input_ids[0] == early.config.placeholder_id
-        assert int(places.sum()) == 4 * len(pair.pictures()) and texts.shown == [len(pair.pictures())]
+        assert int(places.sum()) == 4 * len(pair.pictures()) and texts.shown == [
+            len(pair.pictures())
+        ]
         following = torch.cat([texts.input_ids[0, 1:], torch.tensor([0])])
         counted = texts.labels[0] != IGNORED
         assert (texts.labels[0][counted] == following[counted]).all(), "a label is the next token"
 
 
 def test_a_cut_takes_whole_pictures_with_it(early: VLMIG) -> None:
-    pair = Pair(f"one {IMAGE}two {IMAGE}three", "a", more=("b",))  # 4 letters, 4 places, 4 letters, 4 places, 5 letters
+    pair = Pair(
+        f"one {IMAGE}two {IMAGE}three", "a", more=("b",)
+    )  # 4 letters, 4 places, 4 letters, 4 places, 5 letters
     for limit, length, shown in ((21, 21, 2), (16, 16, 2), (15, 12, 1), (8, 8, 1), (7, 4, 0)):
         texts = Tokens(early.tokenizer, early.model, limit, 0).batch([pair])
         assert (texts.input_ids.shape[1], texts.shown) == (length, [shown])
@@ -99,7 +107,14 @@ def test_packed_texts_have_the_loss_and_gradients_of_padded_ones(early: VLMIG) -
         loss = Objective(network)(texts, features_for(texts, early))["own"]
         loss.backward()
         found.append(
-            (loss.item(), {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+            (
+                loss.item(),
+                {
+                    name: p.grad.clone()
+                    for name, p in network.named_parameters()
+                    if p.grad is not None
+                },
+            )
         )
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-5)
     for name, own in found[0][1].items():
@@ -113,7 +128,9 @@ def test_the_loss_is_the_models_own_prediction(early: VLMIG) -> None:
     text = torch.tensor([[0, *early.tokenizer(PAIRS[0].caption).input_ids, 0]])
     with torch.no_grad():
         trained = Objective(early.model)(shown, features)["own"].item()
-        logits = early.model(shown.input_ids, shown.attention_mask, shown_features=features).logits.log_softmax(-1)
+        logits = early.model(
+            shown.input_ids, shown.attention_mask, shown_features=features
+        ).logits.log_softmax(-1)
         counted = shown.labels[0] != IGNORED
         by_place = -logits[0, counted].gather(1, shown.labels[0, counted, None]).sum().item()
         # This tokenizer writes no BOS; with one by hand the imagined picture goes behind it.
@@ -132,10 +149,15 @@ def test_what_is_measured_beside_the_own_picture(early: VLMIG) -> None:
     texts, alone = tokens.batch(PAIRS), tokens.batch(PAIRS, alone=True)
     features = features_for(texts, early)
     with torch.no_grad():
-        losses = Objective(early.model).eval()(texts, features, features_for(texts, early, 7), alone)
+        losses = Objective(early.model).eval()(
+            texts, features, features_for(texts, early, 7), alone
+        )
         same = Objective(early.model)(texts, features, features, alone)
         total = sum(_text_loss(early, pair) for pair in PAIRS)
-    assert set(losses) == {"own", "shuffled", "blank", "text"} and same["own"] == same["shuffled"] != losses["shuffled"]
+    assert (
+        set(losses) == {"own", "shuffled", "blank", "text"}
+        and same["own"] == same["shuffled"] != losses["shuffled"]
+    )
     assert losses["text"].item() == pytest.approx(total * texts.count / alone.count, rel=1e-5)
     assert exchanged([["a", "b"], ["c"], []], [["x"], [], ["y"]]) == [["x", "x"], [None], []]  # type: ignore[list-item]
 
@@ -167,16 +189,22 @@ def test_the_alignment_term_by_hand() -> None:
             seen, said = [i for i in own if places[row, i]], [i for i in own if not places[row, i]]
             if not seen:
                 continue
-            distance = np.array([[1 - _cosine(embeddings[row, a], embeddings[row, b]) for b in said] for a in seen])
+            distance = np.array(
+                [[1 - _cosine(embeddings[row, a], embeddings[row, b]) for b in said] for a in seen]
+            )
             toward += list(distance.min(1))
             back += list(distance.min(0))
     given = torch.tensor(embeddings, requires_grad=True)
     value = chamfer(given, torch.tensor(places), torch.tensor(samples))
     assert value.item() == pytest.approx((np.mean(toward) + np.mean(back)) / 2, rel=1e-5)
     value.backward()
-    assert not given.grad[~torch.tensor(places)].any() and given.grad[0, 0].any(), "words are not moved"
+    assert not given.grad[~torch.tensor(places)].any() and given.grad[0, 0].any(), (
+        "words are not moved"
+    )
     like = torch.ones(1, 3, 4)
-    assert chamfer(like, torch.tensor([[True, False, False]]), torch.ones(1, 3)).item() == pytest.approx(0, abs=1e-6)
+    assert chamfer(
+        like, torch.tensor([[True, False, False]]), torch.ones(1, 3)
+    ).item() == pytest.approx(0, abs=1e-6)
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> float:
@@ -189,7 +217,11 @@ def conversations(folder: Path, broken: Sequence[str] = ()) -> Path:
     for i in range(48):
         said = [("human", f"{IMAGE}\nwhat?"), ("gpt", ("red", "green", "blue")[i % 3])]
         rows.append(
-            {"id": i, "image": f"{i}.png", "conversations": [{"from": who, "value": what} for who, what in said]}
+            {
+                "id": i,
+                "image": f"{i}.png",
+                "conversations": [{"from": who, "value": what} for who, what in said],
+            }
         )
     alone = [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b"}]
     rows[5] = {"id": 5, "conversations": alone}
@@ -200,7 +232,13 @@ def conversations(folder: Path, broken: Sequence[str] = ()) -> Path:
     }
     for reason in broken:
         said = faulty[reason]
-        rows.append({"id": reason, "image": "0.png", "conversations": [{"from": w, "value": x} for w, x in said]})
+        rows.append(
+            {
+                "id": reason,
+                "image": "0.png",
+                "conversations": [{"from": w, "value": x} for w, x in said],
+            }
+        )
     path = folder / "conversations.json"
     path.write_text(json.dumps(rows))
     return path
@@ -227,14 +265,22 @@ def llava(recipe: Path, colored: Path, tmp_path: Path) -> Path:
     }
     settings["stages"] = [
         stage | {"name": "align", "trains": ["projector"]},
-        stage | {"name": "instruct", "trains": ["projector", "language_model"], "data": [talk], "pack": 96},
+        stage
+        | {
+            "name": "instruct",
+            "trains": ["projector", "language_model"],
+            "data": [talk],
+            "pack": 96,
+        },
     ]
     path = tmp_path / "llava.yaml"
     path.write_text(yaml.safe_dump(settings))
     return path
 
 
-def test_each_stage_moves_what_it_trains_and_nothing_else(llava: Path, parts: Path, tmp_path: Path) -> None:
+def test_each_stage_moves_what_it_trains_and_nothing_else(
+    llava: Path, parts: Path, tmp_path: Path
+) -> None:
     store = FeatureStore(tmp_path / "features")
     whole = load_recipe(llava)
     values = yaml.safe_load(llava.read_text())
@@ -242,14 +288,22 @@ def test_each_stage_moves_what_it_trains_and_nothing_else(llava: Path, parts: Pa
     aligned = train(load_recipe(tmp_path / "align.yaml"), tmp_path / "align", store=store)
     base = load_file(parts / "language_model" / "model.safetensors")
     words = aligned.model.language_model.state_dict()
-    assert all(torch.equal(value, words[name]) for name, value in base.items()), "stage 1 leaves the LM"
+    assert all(torch.equal(value, words[name]) for name, value in base.items()), (
+        "stage 1 leaves the LM"
+    )
     assert not (tmp_path / "align" / "language_model").exists()
     instructed = train(whole, tmp_path / "both", store=store)
     moved = load_file(tmp_path / "both" / "language_model" / "model.safetensors")
-    assert all(not torch.equal(value, moved[name]) for name, value in base.items() if value.ndim == 2)
+    assert all(
+        not torch.equal(value, moved[name]) for name, value in base.items() if value.ndim == 2
+    )
     first = load_file(tmp_path / "align" / "model.safetensors")
     second = load_file(tmp_path / "both" / "model.safetensors")
-    assert all(not torch.equal(value, second[name]) for name, value in first.items() if name.startswith("projector"))
+    assert all(
+        not torch.equal(value, second[name])
+        for name, value in first.items()
+        if name.startswith("projector")
+    )
     told = instructed.config.training["stages"]  # type: ignore[index]
     assert [(one["name"], one["trains"]) for one in told] == [
         ("align", ["projector"]),
@@ -263,35 +317,55 @@ def test_each_stage_moves_what_it_trains_and_nothing_else(llava: Path, parts: Pa
     ids = torch.tensor([[0, *[again.config.placeholder_id] * 16, 5, 6]])
     seen = torch.randn(1, 1, *again.model.blank_features.shape)
     with torch.no_grad():
-        ours, theirs = (m.model(ids, torch.ones_like(ids), shown_features=seen).logits for m in (instructed, again))
+        ours, theirs = (
+            m.model(ids, torch.ones_like(ids), shown_features=seen).logits
+            for m in (instructed, again)
+        )
     assert torch.equal(ours.cpu(), theirs)
 
 
-def test_bad_conversations_are_skipped_and_counted_or_stop_the_run(llava: Path, tmp_path: Path) -> None:
+def test_bad_conversations_are_skipped_and_counted_or_stop_the_run(
+    llava: Path, tmp_path: Path
+) -> None:
     conversations(tmp_path, ["turns do not alternate", "no answer", "picture without <image>"])
     changes = ["stages.0.steps=1", "stages.1.steps=1", "validation.share=0"]
     store = FeatureStore(tmp_path / "features")
     trained = train(load_recipe(llava, changes), tmp_path / "skipped", store=store)
     (told,) = trained.config.training["stages"][1]["data"]  # type: ignore[index]
-    assert told["records"] == 51 and told["trained"] == 48 and told["no answer"] == told["turns do not alternate"] == 1
-    with pytest.raises(VLMIGError, match=r"3 of 51 records of .*conversations.json are bad .*no answer") as caught:
+    assert (
+        told["records"] == 51
+        and told["trained"] == 48
+        and told["no answer"] == told["turns do not alternate"] == 1
+    )
+    with pytest.raises(
+        VLMIGError, match=r"3 of 51 records of .*conversations.json are bad .*no answer"
+    ) as caught:
         train(load_recipe(llava, [*changes, "max_bad=0.01"]), tmp_path / "strict", store=store)
     assert "\n" not in str(caught.value)
-    listed = "".join(file.read_text() for file in (tmp_path / "strict" / "training").rglob("bad.jsonl"))
-    assert all(name in listed for name in ("turns do not alternate", "no answer", "picture without <image>"))
+    listed = "".join(
+        file.read_text() for file in (tmp_path / "strict" / "training").rglob("bad.jsonl")
+    )
+    assert all(
+        name in listed
+        for name in ("turns do not alternate", "no answer", "picture without <image>")
+    )
 
 
 def test_a_batch_without_any_picture_trains_the_lm_alone(early: VLMIG) -> None:
     early.model.requires_grad_(True).zero_grad()
     texts = Tokens(early.tokenizer, early.model, 96, 0).batch([PAIRS[3]])
-    Objective(early.model)(texts, torch.zeros(1, 0, *early.model.blank_features.shape))["own"].backward()
-    assert all(p.grad is not None and not p.grad.any() for p in early.model.projector.parameters()), (
-        "used, and not moved"
-    )
+    Objective(early.model)(texts, torch.zeros(1, 0, *early.model.blank_features.shape))[
+        "own"
+    ].backward()
+    assert all(
+        p.grad is not None and not p.grad.any() for p in early.model.projector.parameters()
+    ), "used, and not moved"
     assert early.model.get_input_embeddings().weight.grad.any()
 
 
-def test_what_does_not_go_together_is_said(recipe: Path, llava: Path, colored: Path, tmp_path: Path) -> None:
+def test_what_does_not_go_together_is_said(
+    recipe: Path, llava: Path, colored: Path, tmp_path: Path
+) -> None:
     store = FeatureStore(tmp_path / "features")
 
     folders = iter(tmp_path / f"refused_{i}" for i in range(9))
@@ -302,10 +376,16 @@ def test_what_does_not_go_together_is_said(recipe: Path, llava: Path, colored: P
         assert "\n" not in str(caught.value)
 
     refused(recipe, "stages.0.pack=90", r"pack: 90 with fusion cross_attention; expected prefix")
-    refused(llava, "stages.0.trains=[projector,fusion]", r"trains: .*with fusion prefix, which has no fusion layer")
+    refused(
+        llava,
+        "stages.0.trains=[projector,fusion]",
+        r"trains: .*with fusion prefix, which has no fusion layer",
+    )
     several = tmp_path / "several.json"
     turns = [{"from": "human", "value": f"{IMAGE}{IMAGE}a?"}, {"from": "gpt", "value": "b"}]
-    several.write_text(json.dumps([{"id": 1, "image": ["0.png", "1.png"], "conversations": turns}] * 9))
+    several.write_text(
+        json.dumps([{"id": 1, "image": ["0.png", "1.png"], "conversations": turns}] * 9)
+    )
     data = f"stages.0.data=[{{source: conversations, path: {several}, images: {colored}, template: question}}]"
     refused(recipe, data, r"2 pictures in .*expected fusion: prefix, or one picture")
     wrong = Pair(f"a {IMAGE} b {IMAGE}", "a")
@@ -319,7 +399,9 @@ def test_late_fusion_learns_answers_too(recipe: Path, colored: Path, tmp_path: P
     text, spans = without_places(Pair(ASKED, "a", learnt=ANSWERS))
     assert IMAGE not in text and [text[a:b] for a, b in spans] == [" red\n", " no\n"]
     data = f"{{source: conversations, path: {conversations(tmp_path)}, images: {colored}, template: question}}"
-    chosen = load_recipe(recipe, [f"stages.0.data=[{data}]", "stages.0.steps=60", "stages.0.learning_rate=1e-2"])
+    chosen = load_recipe(
+        recipe, [f"stages.0.data=[{data}]", "stages.0.steps=60", "stages.0.learning_rate=1e-2"]
+    )
     train(chosen, tmp_path / "out", store=FeatureStore(tmp_path / "features"))
     log = read_log(tmp_path / "out", "colors")
     assert log[-1]["validation"]["own"] < 0.8 * log[0]["validation"]["own"]

@@ -39,7 +39,12 @@ from vlmig.vision.openclip import OpenClipTower
 
 SIDE, PATCH, WIDTH = 32, 8, 24
 PATCHES = (SIDE // PATCH) ** 2
-BODY = {"hidden_size": WIDTH, "intermediate_size": 30, "num_hidden_layers": 3, "num_attention_heads": 2}
+BODY = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 30,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+}
 SEEN = {**BODY, "image_size": SIDE, "patch_size": PATCH}
 READ = {**BODY, "vocab_size": 514}
 SQUARE = {"height": SIDE, "width": SIDE}
@@ -51,13 +56,19 @@ FAMILIES = {
         CLIPImageProcessor(**RESIZED),
     ),
     "siglip": (
-        lambda: SiglipModel(SiglipConfig(text_config={**READ, "max_position_embeddings": 64}, vision_config=SEEN)),
+        lambda: SiglipModel(
+            SiglipConfig(text_config={**READ, "max_position_embeddings": 64}, vision_config=SEEN)
+        ),
         SiglipImageProcessor(size=SQUARE),
     ),
     "flava": (
         lambda: FlavaModel(
             FlavaConfig(
-                text_config=READ, image_config=SEEN, multimodal_config=BODY, hidden_size=WIDTH, projection_dim=16
+                text_config=READ,
+                image_config=SEEN,
+                multimodal_config=BODY,
+                hidden_size=WIDTH,
+                projection_dim=16,
             )
         ),
         FlavaImageProcessor(size=SQUARE, crop_size=SQUARE),
@@ -78,13 +89,17 @@ def towers(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, (make, processor) in FAMILIES.items():
         make().save_pretrained(folder / name)
         processor.save_pretrained(folder / name)
-        CLIPTokenizer.from_pretrained(parts / "generator" / "tokenizer").save_pretrained(folder / name)
+        CLIPTokenizer.from_pretrained(parts / "generator" / "tokenizer").save_pretrained(
+            folder / name
+        )
     return folder
 
 
 def pictures(count: int = 3) -> list[Image.Image]:
     rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (40 + i, 48, 3), dtype=np.uint8)) for i in range(count)]
+    return [
+        Image.fromarray(rng.integers(0, 256, (40 + i, 48, 3), dtype=np.uint8)) for i in range(count)
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -100,7 +115,9 @@ def test_a_tower_of_transformers_gives_its_own_states(towers: Path, family: str)
     # Pictures of one size pass together there, filled-up batches here: rounding of float32, then of half precision.
     assert torch.allclose(patches.float(), states[-2][:, -PATCHES:], atol=4e-3)
     second = VisionEncoder(towers / family, layer=1).encode(pictures())[0]
-    assert torch.allclose(second.float(), states[2][:, -PATCHES:], atol=4e-3), "block 1 is the second"
+    assert torch.allclose(second.float(), states[2][:, -PATCHES:], atol=4e-3), (
+        "block 1 is the second"
+    )
     assert pooled.norm(dim=-1) == pytest.approx([1.0] * 3, abs=1e-5)
 
 
@@ -116,16 +133,28 @@ def test_alignment_is_the_models_own_cosine(towers: Path, family: str) -> None:
     embedded = encoder.encode_text(texts)
     assert embedded is not None
     assert torch.allclose(embedded, F.normalize(own.text_embeds, dim=-1), atol=1e-5)
-    assert torch.allclose(encoder.encode(pictures())[1], F.normalize(own.image_embeds, dim=-1), atol=1e-5)
+    assert torch.allclose(
+        encoder.encode(pictures())[1], F.normalize(own.image_embeds, dim=-1), atol=1e-5
+    )
 
 
-def test_towers_without_a_text_side_give_no_alignment(towers: Path, parts: Path, tmp_path: Path) -> None:
-    names = {"vision": str(towers / "dinov2"), "generator": str(parts / "generator"), "store": tmp_path}
+def test_towers_without_a_text_side_give_no_alignment(
+    towers: Path, parts: Path, tmp_path: Path
+) -> None:
+    names = {
+        "vision": str(towers / "dinov2"),
+        "generator": str(parts / "generator"),
+        "store": tmp_path,
+    }
     settings = {"imaginer_size": 32, "imaginer_steps": 1, "trained": True}
     model = VLMIG.from_base(str(parts / "language_model"), **names, **settings)
     assert model.imagine(["a cat"], k=2)[0].alignment.isnan().all()
-    assert model.ask("What is the color of a cat?", choices=["red", "blue"], k=2, weights="entropy").answer
-    with pytest.raises(VLMIGError, match="weights='clip' need the cosine.*expected weights uniform or entropy"):
+    assert model.ask(
+        "What is the color of a cat?", choices=["red", "blue"], k=2, weights="entropy"
+    ).answer
+    with pytest.raises(
+        VLMIGError, match="weights='clip' need the cosine.*expected weights uniform or entropy"
+    ):
         model.ask("What is the color of a cat?", choices=["red", "blue"], k=2, weights="clip")
     model.config.imaginer = f"retrieval:{tmp_path}"
     del model.imagination.source
@@ -146,7 +175,9 @@ def test_tensors_are_prepared_as_pictures_are(parts: Path) -> None:
     same_size = [picture.resize((SIDE, SIDE)) for picture in pictures()]
     ours = encoder.tower.prepare([as_tensor(picture) for picture in same_size])
     theirs = torch.stack([preprocess(picture) for picture in same_size])
-    assert torch.allclose(ours, theirs, atol=1e-6), "nothing to resize: but for one rounding of float32 the same"
+    assert torch.allclose(ours, theirs, atol=1e-6), (
+        "nothing to resize: but for one rounding of float32 the same"
+    )
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
@@ -191,10 +222,19 @@ def test_coca_of_open_clip(tmp_path: Path) -> None:
             "embed_cls": True,
             "output_tokens": True,
         },
-        "multimodal_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+        "multimodal_cfg": {
+            "context_length": 20,
+            "vocab_size": 49408,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
     }
     model = open_clip.CoCa(**config)
-    save_file({n: v.contiguous() for n, v in model.state_dict().items()}, tmp_path / "open_clip_model.safetensors")
+    save_file(
+        {n: v.contiguous() for n, v in model.state_dict().items()},
+        tmp_path / "open_clip_model.safetensors",
+    )
     (tmp_path / "open_clip_config.json").write_text(
         json.dumps({"model_cfg": {**config, "custom_text": True}, "preprocess_cfg": {}})
     )
@@ -210,7 +250,10 @@ def test_wrong_encoders_are_said_in_one_line(tmp_path: Path, parts: Path) -> Non
     for name, message in (
         ("ViT-B-32", "names no weights; expected"),
         ("nobody/nothing-at-all", "cannot load the vision encoder nobody/nothing-at-all"),
-        (str(parts / "language_model"), "expected the folder or hub id of a CLIP, SigLIP, FLAVA or DINOv2"),
+        (
+            str(parts / "language_model"),
+            "expected the folder or hub id of a CLIP, SigLIP, FLAVA or DINOv2",
+        ),
         (str(tmp_path), "cannot load the vision encoder"),
     ):
         with pytest.raises(VLMIGError, match=message) as caught:
@@ -230,5 +273,7 @@ def test_identity_follows_weights_layer_and_kind(parts: Path, tmp_path: Path) ->
     changed = VisionEncoder(parts / "vision_encoder")
     assert isinstance(changed.tower.vision, CLIP)
     changed.tower.vision.visual.proj.data[0, 0] += 1
-    described = {json.dumps(encoder.identity(), sort_keys=True) for encoder in (first, *others, changed)}
+    described = {
+        json.dumps(encoder.identity(), sort_keys=True) for encoder in (first, *others, changed)
+    }
     assert len(described) == 4

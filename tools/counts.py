@@ -13,7 +13,9 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 def main() -> None:
     """Print one figure a line."""
-    files = {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "vlmig").rglob("*.py"))}
+    files = {
+        path: path.read_text(encoding="utf-8") for path in sorted((ROOT / "vlmig").rglob("*.py"))
+    }
     trees = {path: ast.parse(text) for path, text in files.items()}
     lines = [line for text in files.values() for line in text.splitlines()]
     print(f"files                                {len(files)}")

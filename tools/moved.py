@@ -26,7 +26,11 @@ def moved(lock: str, installed: dict[str, str]) -> list[str]:
     """
     locked = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock, re.M))
     both = sorted(locked.keys() & installed.keys())
-    return [f"{name} {installed[name]} (locked: {locked[name]})" for name in both if installed[name] != locked[name]]
+    return [
+        f"{name} {installed[name]} (locked: {locked[name]})"
+        for name in both
+        if installed[name] != locked[name]
+    ]
 
 
 def main() -> None:

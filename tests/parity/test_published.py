@@ -24,7 +24,9 @@ from vlmig.models.modeling import VLMIGForCausalLM, VLMIGForMaskedLM
 
 GOLDEN = Path(os.environ.get("VLMIG_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
 FILES = sorted(p for p in GOLDEN.glob("*.safetensors")) if GOLDEN.is_dir() else []
-pytestmark = pytest.mark.skipif(not FILES, reason=f"no golden numbers at {GOLDEN}; set VLMIG_GOLDEN")
+pytestmark = pytest.mark.skipif(
+    not FILES, reason=f"no golden numbers at {GOLDEN}; set VLMIG_GOLDEN"
+)
 
 # fp32 sums in another order: attention kernels alone differ by 3.9e-6 on these models, and logits are of order 1.
 TOLERANCE = 2e-5
@@ -37,7 +39,11 @@ class Golden:
     def __init__(self, path: Path) -> None:
         self.spec: dict[str, Any] = json.loads(path.with_suffix(".json").read_text())
         self.tensors = load_file(path)
-        weights = {n.removeprefix("weights."): v for n, v in self.tensors.items() if n.startswith("weights.")}
+        weights = {
+            n.removeprefix("weights."): v
+            for n, v in self.tensors.items()
+            if n.startswith("weights.")
+        }
         self.model = build(self.spec, weights, self["case_b.clip_features"])
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -47,7 +53,10 @@ class Golden:
         return name in self.tensors
 
     def text(self, case: str) -> dict[str, torch.Tensor]:
-        return {"input_ids": self[f"{case}.input_ids"], "attention_mask": self[f"{case}.attention_mask"]}
+        return {
+            "input_ids": self[f"{case}.input_ids"],
+            "attention_mask": self[f"{case}.attention_mask"],
+        }
 
     def features(self, case: str) -> torch.Tensor:
         """The vision tower's features as (B, K, P, C): one image per text, or several beside one text."""
@@ -56,7 +65,9 @@ class Golden:
 
     def read(self, case: str) -> Any:
         base = self.text(case)
-        return self.model.read(base if isinstance(self.model, VLMIGForMaskedLM) else {**base, "use_cache": False})
+        return self.model.read(
+            base if isinstance(self.model, VLMIGForMaskedLM) else {**base, "use_cache": False}
+        )
 
     def comparable(self, case: str) -> torch.Tensor:
         """Mark the text positions (B, T) whose published logits are defined: real tokens.
@@ -120,14 +131,18 @@ def test_text_only_logits_and_losses(golden: Golden) -> None:
 @torch.no_grad()
 def test_projected_visual_tokens(golden: Golden) -> None:
     for case in cases(golden, "case_b case_c case_e_left case_e_right"):
-        assert close(golden.model.projector(golden[f"{case}.clip_features"]), golden[f"{case}.projected"]), case
+        assert close(
+            golden.model.projector(golden[f"{case}.clip_features"]), golden[f"{case}.projected"]
+        ), case
 
 
 @torch.no_grad()
 def test_fused_logits_beside_each_image(golden: Golden) -> None:
     for case in cases(golden, "case_b case_c case_e_left case_e_right"):
         features = golden.features(case)
-        images = torch.stack(list(golden.model.image_logits(golden.read(case), features)), 1).flatten(0, 1)
+        images = torch.stack(
+            list(golden.model.image_logits(golden.read(case), features)), 1
+        ).flatten(0, 1)
         valid = golden.comparable(case).repeat_interleave(features.shape[1], 0)
         assert close(images[valid], golden.fused(case)[valid]), case
 

@@ -15,7 +15,9 @@ def main() -> None:
     """Run one command."""
     parser = argparse.ArgumentParser(prog="python -m tools.generator", description=__doc__)
     parser.add_argument("command", choices=("autoencoder", "train", "export"))
-    parser.add_argument("--state", type=Path, default=Path("runs/generator"), help="folder of everything unfinished")
+    parser.add_argument(
+        "--state", type=Path, default=Path("runs/generator"), help="folder of everything unfinished"
+    )
     parser.add_argument("--autoencoder-steps", type=int, default=6000)
     parser.add_argument("--steps", type=int, default=20000, help="steps of the transformer")
     parser.add_argument("--out", type=Path, help="where export writes; default: STATE/exported")

@@ -49,10 +49,16 @@ def train_autoencoder(work: Path, steps: int) -> AutoencoderDC:
             decoded = model.decode(latents + NOISE * torch.randn_like(latents)).sample
         # Edges alone teach brightness first and hues late: coarse colours count by themselves.
         coarse = F.l1_loss(F.avg_pool2d(decoded.float(), 8), F.avg_pool2d(pixels, 8))
-        return reconstruction(decoded.float(), pixels) + 2 * coarse + 1e-3 * latents.float().square().mean()
+        return (
+            reconstruction(decoded.float(), pixels)
+            + 2 * coarse
+            + 1e-3 * latents.float().square().mean()
+        )
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    average = train(model, loss_at, [optimiser], Schedule(steps, average=0.99), work / "autoencoder.pt")
+    average = train(
+        model, loss_at, [optimiser], Schedule(steps, average=0.99), work / "autoencoder.pt"
+    )
     model.load_state_dict(average)
     model.requires_grad_(False).eval()
     some = encode(model, np.asarray(scenes[:, ::16, 0]).reshape(-1, *scenes.shape[3:]))
@@ -72,7 +78,11 @@ def encode(model: AutoencoderDC, pictures: np.ndarray) -> Tensor:
     rows = []
     for part in np.array_split(pictures, max(1, len(pictures) // 48)):
         with cpu_autocast():
-            rows.append(model.encode(to_pixels(part).contiguous(memory_format=torch.channels_last)).latent.half())
+            rows.append(
+                model.encode(
+                    to_pixels(part).contiguous(memory_format=torch.channels_last)
+                ).latent.half()
+            )
     return torch.cat(rows)
 
 

@@ -58,7 +58,9 @@ def upright_scene(ink: Image.Image, rng: np.random.Generator, size: int = SIZE) 
     """Place a drawing on a random background, RGB: never mirrored and hardly turned, as things are seen."""
     side = round(size * rng.uniform(0.78, 0.96))
     turned = ink.resize((2 * side, 2 * side), Image.Resampling.LANCZOS)
-    turned = turned.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC).resize((side, side), Image.Resampling.BOX)
+    turned = turned.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC).resize(
+        (side, side), Image.Resampling.BOX
+    )
     picture = background(rng).resize((size, size), Image.Resampling.BILINEAR)
     x, y = rng.integers(0, size - side + 1, 2)
     picture.paste(turned, (int(x), int(y)), turned)

@@ -78,9 +78,13 @@ def train(
 class _Run:
     """Everything of a run that outlives an interruption."""
 
-    def __init__(self, module: nn.Module, optimisers: Sequence[torch.optim.Optimizer], path: Path) -> None:
+    def __init__(
+        self, module: nn.Module, optimisers: Sequence[torch.optim.Optimizer], path: Path
+    ) -> None:
         self.module, self.optimisers, self.path = module, optimisers, path
-        self.average = {name: value.detach().clone().float() for name, value in module.state_dict().items()}
+        self.average = {
+            name: value.detach().clone().float() for name, value in module.state_dict().items()
+        }
         self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
         self.step = 0
 
@@ -104,7 +108,12 @@ class _Run:
     def save(self) -> None:
         """Replace the checkpoint."""
         states = [optimiser.state_dict() for optimiser in self.optimisers]
-        state = {"module": self.module.state_dict(), "optimisers": states, "average": self.average, "step": self.step}
+        state = {
+            "module": self.module.state_dict(),
+            "optimisers": states,
+            "average": self.average,
+            "step": self.step,
+        }
         save_atomically(state, self.path)
 
 
@@ -113,4 +122,6 @@ def follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
     """Move the average a little towards the weights."""
     values = module.state_dict()
     moving = [name for name, value in values.items() if value.is_floating_point()]
-    torch._foreach_lerp_([average[n] for n in moving], [values[n].float() for n in moving], 1 - decay)
+    torch._foreach_lerp_(
+        [average[n] for n in moving], [values[n].float() for n in moving], 1 - decay
+    )

@@ -12,7 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderDC, FlowMatchEulerDiscreteScheduler, LuminaNextDiT2DModel, LuminaPipeline
+from diffusers import (
+    AutoencoderDC,
+    FlowMatchEulerDiscreteScheduler,
+    LuminaNextDiT2DModel,
+    LuminaPipeline,
+)
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -80,16 +85,26 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return model
 
 
-def read_texts(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> tuple[Tensor, Tensor]:
+def read_texts(
+    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]
+) -> tuple[Tensor, Tensor]:
     """Encode texts as the pipeline does: states (B, MAX_TOKENS, TEXT_WIDTH) and mask (B, MAX_TOKENS)."""
-    read = tokenizer(texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt")
-    states = encoder(read.input_ids, attention_mask=read.attention_mask, output_hidden_states=True).hidden_states[-2]
+    read = tokenizer(
+        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
+    )
+    states = encoder(
+        read.input_ids, attention_mask=read.attention_mask, output_hidden_states=True
+    ).hidden_states[-2]
     return states, read.attention_mask
 
 
-def velocity_of(transformer: LuminaNextDiT2DModel) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+def velocity_of(
+    transformer: LuminaNextDiT2DModel,
+) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
     """Return the compiled function (noisy, times, states, mask) -> data minus noise, (B, 8, H, W)."""
-    rope = torch.view_as_real(get_2d_rotary_pos_embed_lumina(transformer.head_dim, 384, 384)[:SIDE, :SIDE].clone())
+    rope = torch.view_as_real(
+        get_2d_rotary_pos_embed_lumina(transformer.head_dim, 384, 384)[:SIDE, :SIDE].clone()
+    )
     for layer in transformer.layers:
         layer.attn1.processor = layer.attn2.processor = RealAttention()
 
@@ -151,7 +166,9 @@ def build_optimisers(model: nn.ModuleDict) -> list[torch.optim.Optimizer]:
     """
     matrices, rest = [], []
     for name, value in model.named_parameters():
-        inside = name.startswith("transformer.layers.") and value.ndim == 2 and ".norm1." not in name
+        inside = (
+            name.startswith("transformer.layers.") and value.ndim == 2 and ".norm1." not in name
+        )
         (matrices if inside else rest).append(value)
     return [
         torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1),
@@ -164,7 +181,9 @@ def build_model(work: Path) -> tuple[nn.ModuleDict, CLIPTokenizer]:
     captions = [c for concept in load_concepts() for c in picture_captions(concept)]
     tokenizer = build_tokenizer(captions, work / "tokenizer")
     torch.manual_seed(1)
-    return nn.ModuleDict({"transformer": build_transformer(), "text": build_text_encoder(tokenizer)}), tokenizer
+    return nn.ModuleDict(
+        {"transformer": build_transformer(), "text": build_text_encoder(tokenizer)}
+    ), tokenizer
 
 
 def train_transformer(work: Path, autoencoder: AutoencoderDC, steps: int) -> None:
@@ -177,10 +196,16 @@ def train_transformer(work: Path, autoencoder: AutoencoderDC, steps: int) -> Non
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((31, step))
         which = rng.integers(0, len(concepts), BATCH)
-        captions = [draw_caption(concepts[i], rng) if rng.random() >= UNCONDITIONAL else "" for i in which]
-        clean = latents[torch.from_numpy(which), torch.from_numpy(rng.integers(0, latents.shape[1], BATCH))].float()
+        captions = [
+            draw_caption(concepts[i], rng) if rng.random() >= UNCONDITIONAL else "" for i in which
+        ]
+        clean = latents[
+            torch.from_numpy(which), torch.from_numpy(rng.integers(0, latents.shape[1], BATCH))
+        ].float()
         noise = torch.randn_like(clean)
-        times = torch.sigmoid(torch.randn(BATCH) - 0.4)  # 0 is noise, 1 is data: what a thing is, is settled early
+        times = torch.sigmoid(
+            torch.randn(BATCH) - 0.4
+        )  # 0 is noise, 1 is data: what a thing is, is settled early
         noisy = torch.lerp(noise, clean, times.view(-1, 1, 1, 1))
         with cpu_autocast():
             states, mask = read_texts(model["text"], tokenizer, captions)

@@ -180,7 +180,9 @@ class VlmigLM(LM):
         for start in range(0, len(questions), self.batch):
             groups = chain(*(question.groups for question in questions[start : start + self.batch]))
             batches.append([(group, next(visuals)) for group in groups])
-        scored = deterministic_map(lambda batch: self._scored(batch, single), batches, self.vlmig.model.device)
+        scored = deterministic_map(
+            lambda batch: self._scored(batch, single), batches, self.vlmig.model.device
+        )
         flat = chain(*scored)
         for question in questions:
             scores, greedy = zip(*(next(flat) for _ in question.groups), strict=True)
@@ -242,7 +244,9 @@ class VlmigLM(LM):
                 for i in range(start, min(start + self._at_once, len(texts))):
                     visuals = self._visuals([prompts[i]], self.k if prompts[i] else 0)[0]
                     pairs.append((texts[i], visuals))
-                sums += deterministic_map(lambda pair: self._rolled(*pair), pairs, self.vlmig.model.device)
+                sums += deterministic_map(
+                    lambda pair: self._rolled(*pair), pairs, self.vlmig.model.device
+                )
                 bar.update(len(pairs))
         return sums
 

@@ -52,15 +52,21 @@ class Clusters:
         """
         return self.estimates([values], least)[0]
 
-    def estimates(self, many: Sequence[Sequence[float] | np.ndarray], least: float = 0.0) -> list[Estimate]:
+    def estimates(
+        self, many: Sequence[Sequence[float] | np.ndarray], least: float = 0.0
+    ) -> list[Estimate]:
         """Estimate several means from the same draws, each as if alone; drawing is what takes time."""
         arrays = [np.asarray(values, dtype=float) for values in many]
         sums = [np.bincount(self.index, array) for array in arrays]
         spread = [bool(np.ptp(own / self.counts) >= 1e-12) for own in sums]
-        drawn = iter(self._means([own for own, differs in zip(sums, spread, strict=True) if differs]))
+        drawn = iter(
+            self._means([own for own, differs in zip(sums, spread, strict=True) if differs])
+        )
         n = len(self.counts)
         return [
-            _expanded(float(array.mean()), next(drawn), n) if differs else _agreed(float(array.mean()), n, least)
+            _expanded(float(array.mean()), next(drawn), n)
+            if differs
+            else _agreed(float(array.mean()), n, least)
             for array, differs in zip(arrays, spread, strict=True)
         ]
 
@@ -83,7 +89,9 @@ class Clusters:
             drawn = generator.integers(0, n, (min(block, RESAMPLES - start), n))
             drawn += n * np.arange(len(drawn))[:, None]
             weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-            if RESAMPLES * n <= KEPT:  # no cluster is drawn more often than there are clusters: two bytes are enough
+            if (
+                RESAMPLES * n <= KEPT
+            ):  # no cluster is drawn more often than there are clusters: two bytes are enough
                 self._kept.append(weights.astype(np.uint16))
             yield weights
 
@@ -102,7 +110,9 @@ def _expanded(mean: float, means: np.ndarray, n: int) -> Estimate:
     beyond = (min((means <= 0).sum(), (means >= 0).sum()) + 1) / (RESAMPLES + 2)
     p = 2 * stats.t.cdf(stats.norm.ppf(min(beyond, 0.5)) * np.sqrt((n - 1) / n), n - 1)
     stderr = float(means.std(ddof=1))
-    if beyond * (RESAMPLES + 2) < 1.5:  # zero lies beyond all draws, where only the normal's shape says how far
+    if (
+        beyond * (RESAMPLES + 2) < 1.5
+    ):  # zero lies beyond all draws, where only the normal's shape says how far
         p = min(p, 2 * stats.t.cdf(-abs(mean) / stderr, n - 1))
     return Estimate(mean, stderr, float(low), float(high), float(min(1.0, p)))
 
@@ -163,7 +173,11 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> tuple[float, lis
     for place in np.unique(places):
         here = places == place
         rows.append(
-            {"confidence": float(confidence[here].mean()), "acc": float(correct[here].mean()), "n": int(here.sum())}
+            {
+                "confidence": float(confidence[here].mean()),
+                "acc": float(correct[here].mean()),
+                "n": int(here.sum()),
+            }
         )
     error = sum(row["n"] * abs(row["confidence"] - row["acc"]) for row in rows) / len(confidence)
     return float(error), rows
