@@ -116,16 +116,14 @@ class VLMIG:
         steps: bool = False,
         **settings: Any,
     ) -> Answer:
-        """Answer a question by choosing among ``choices``, or among the likeliest next words
-        without them.
+        """Answer by choosing among ``choices``, or among the likeliest next words without them.
 
         Args:
             k: imagined images; 6 when None, or none where images are given. ``auto`` imagines only
                 where it can matter and stops when the answer is safe
                 (``vlmig.predict.adaptive_k``), ``auto:0.01`` at another error level.
-            images: given images, or one. With early fusion they go to the question's placeholders
-                (``<image>``) or, without any, before it; with late fusion they replace the imagined
-                ones.
+            images: given images, or one: for the question's placeholders (``<image>``) or, without
+                any, before it; with late fusion in place of imagined ones.
             shots: few-shot examples: (images, question, answer) each.
             steps: whether to think step by step first; ``Answer.rationale`` keeps it.
             settings: see ``AskOptions``.
@@ -156,10 +154,9 @@ class VLMIG:
                 candidates = spaced([options])[0]
             else:
                 candidates = conversation.continuations(options)
-            scored = self._scored((context, candidates), visuals, count, mixture, draw)
-            text_only = self.scorer.text_only(context, candidates, visuals, scored[0])
-        scores, visuals = scored
-        in_text = bool(len(visuals.shown))
+            pair = (context, candidates)
+            scores, visuals = self._scored(pair, visuals, count, mixture, draw)
+            text_only = self.scorer.text_only(context, candidates, visuals, scores)
         return Answer.of(
             options,
             scores,
@@ -168,8 +165,8 @@ class VLMIG:
             mixture,
             question=question,
             seconds=dict(self.stopwatch.seconds),
-            given=bool(conversation.images) and not in_text,
-            shown=conversation.images if in_text else [],
+            given=bool(conversation.images) and not len(visuals.shown),
+            shown=conversation.images if len(visuals.shown) else [],
             rationale=rationale,
         )
 

@@ -1,5 +1,4 @@
-"""Conversations as text: how turns are put for a language model, and which parts of the text are
-its answers."""
+"""Conversations as text: turns in a language model's format, and the spans of its answers."""
 
 from __future__ import annotations
 
@@ -12,17 +11,17 @@ from vlmig.errors import VLMIGError, one_line
 from vlmig.models.config import IMAGE
 
 TOKENIZER = "tokenizer"
-"""The template that is the tokenizer's own (``chat_template``)."""
+"""Stands for the tokenizer's ``chat_template``."""
 Spans = tuple[tuple[int, int], ...]
-"""Begin and end of parts of a text in characters."""
+"""Begin and end of spans of a text, in characters."""
 LEADING = re.compile(rf"(?:\s*{IMAGE})+\s*")
 PROBE = "an-answer-like-no-other"
-"""Tells where a tokenizer's template puts an answer."""
+"""A text by which an answer is located in what a tokenizer's template writes."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What one of two speakers says."""
+    """One turn of a conversation."""
 
     role: str
     """``user`` or ``assistant``."""
@@ -35,11 +34,11 @@ class Template:
     """The text around turns; ``{}`` in a field is where the turn's own text goes."""
 
     user: str
-    """A question up to the place where its answer begins: the text that asks for it ends here."""
+    """A question up to where its answer begins."""
     answer: str
-    """An answer up to and with what stops it."""
+    """An answer with its stop mark."""
     stop: str
-    """What ends an answer, for generation."""
+    """The stop mark of an answer, for generation."""
     between: str = ""
     """Between an answer and the next question."""
     system: str = ""
@@ -117,7 +116,7 @@ def render(
     """
     _check(turns, template, "assistant")
     if template == TOKENIZER:
-        return _render_by(tokenizer, turns, system)
+        return _render_applied(tokenizer, turns, system)
     return _write(turns, TEMPLATES[template], system)
 
 
@@ -138,7 +137,7 @@ def prompt(
     """
     _check(turns, template, "user")
     if template == TOKENIZER:
-        return _by(tokenizer, turns, system, asks=True)
+        return _apply(tokenizer, turns, system, asks=True)
     return _write(turns, TEMPLATES[template], system)[0]
 
 
@@ -152,13 +151,13 @@ def stop_of(template: str, tokenizer: Any = None) -> str:
     """
     if template != TOKENIZER:
         return TEMPLATES[template].stop
-    text, spans = _render_by(tokenizer, [Turn("user", "?"), Turn("assistant", PROBE)], None)
+    text, spans = _render_applied(tokenizer, [Turn("user", "?"), Turn("assistant", PROBE)], None)
     mark = text[text.index(PROBE) + len(PROBE) : spans[-1][1]]
     return mark.strip() or mark or tokenizer.eos_token
 
 
 def _check(turns: Sequence[Turn], template: str, last: str) -> None:
-    """Insist on a known template and on turns that alternate and say something."""
+    """Insist on a known template and on turns that alternate and are not empty."""
     if template != TOKENIZER and template not in TEMPLATES:
         known = ", ".join((*TEMPLATES, TOKENIZER))
         raise VLMIGError(
@@ -187,12 +186,12 @@ def _write(turns: Sequence[Turn], template: Template, system: str | None) -> tup
             spans.append((start, len(text)))
             continue
         inner = first if template.inside and number == 0 else ""
-        text += (template.between if number else "") + _asked(turn.text, template, inner)
+        text += (template.between if number else "") + _user_text(turn.text, template, inner)
     return text, tuple(spans)
 
 
-def _asked(text: str, template: Template, inner: str) -> str:
-    """Write a question, with its pictures where the template has them."""
+def _user_text(text: str, template: Template, inner: str) -> str:
+    """Write a user's turn, with its images where the template has them."""
     if template.pictures == "only":
         return template.user.format(IMAGE * text.count(IMAGE))
     found = LEADING.match(text) if template.pictures == "first" else None
@@ -201,33 +200,31 @@ def _asked(text: str, template: Template, inner: str) -> str:
     marks, rest = IMAGE * found[0].count(IMAGE), text[found.end() :]
     return marks + (
         template.user.format(inner + rest) if rest else ""
-    )  # a picture alone asks nothing
+    )  # an image alone is no question
 
 
-def _render_by(tokenizer: Any, turns: Sequence[Turn], system: str | None) -> tuple[str, Spans]:
-    """Write a conversation by the tokenizer's template, and find its answers by writing it turn by
-    turn."""
-    text, spans = _by(tokenizer, turns, system), []
+def _render_applied(tokenizer: Any, turns: Sequence[Turn], system: str | None) -> tuple[str, Spans]:
+    """Write a conversation by the tokenizer's template, turn by turn to locate its answers."""
+    text, spans = _apply(tokenizer, turns, system), []
     for i in range(1, len(turns), 2):
-        asking, answer = _by(tokenizer, turns[:i], system, asks=True), turns[i].text.strip()
-        behind = _by(tokenizer, turns[: i + 1], system)
+        asking, answer = _apply(tokenizer, turns[:i], system, asks=True), turns[i].text.strip()
+        behind = _apply(tokenizer, turns[: i + 1], system)
         if not (behind.startswith(asking) and text.startswith(behind)):
-            # Some write the last answer otherwise than those before it, such as with an empty thought.
-            one = _by(tokenizer, [turns[0], Turn("assistant", PROBE)], system)
+            # Some write the last answer differently, for example with an empty thought.
+            one = _apply(tokenizer, [turns[0], Turn("assistant", PROBE)], system)
             behind = asking + answer + one.rpartition(PROBE)[2]
         if not text.startswith(behind):
             raise VLMIGError(
                 f"the tokenizer's chat template writes turn {i + 1} otherwise once others follow; expected one that only adds to a conversation; choose a template among {', '.join(TEMPLATES)}"
             )
-        stopped = behind.rstrip()  # line breaks behind a stop mark belong to what follows
+        stopped = behind.rstrip()  # line breaks after a stop mark belong to the next turn
         end = len(behind) if stopped.endswith(answer) else len(stopped)
         spans.append((len(asking), end))
     return text, tuple(spans)
 
 
-def _by(tokenizer: Any, turns: Sequence[Turn], system: str | None, asks: bool = False) -> str:
-    """Apply the tokenizer's own template, less the first token where the tokenizer writes that
-    itself."""
+def _apply(tokenizer: Any, turns: Sequence[Turn], system: str | None, asks: bool = False) -> str:
+    """Apply the tokenizer's template, without the first token where the tokenizer adds it."""
     from jinja2 import TemplateError
 
     if not getattr(tokenizer, "chat_template", None):
