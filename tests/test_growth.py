@@ -57,9 +57,9 @@ def test_measuring_keeps_keys_and_places_alone(model: VLMIG, tmp_path: Path) -> 
         return evaluator.measure(Task("things", lambda _: growth.Things(count)))
 
     stays, peak = grown(measure)
-    assert stays < 300 and peak < 400, "a record in memory takes thousands"
+    assert stays < 300 and peak < 1500, "a record in memory takes thousands"
     again, peak = grown(measure)
-    assert again < 300 and peak < 400, "nor does going on read the records"
+    assert again < 300 and peak < 1500, "nor does going on read the records"
 
 
 def test_the_read_out_keeps_numbers_alone(
@@ -95,7 +95,7 @@ def test_filling_the_store_keeps_nothing(model: VLMIG, tmp_path: Path) -> None:
             texts[:count], growth.K, report=tmp_path / "report.jsonl"
         )
     )
-    assert stays < 80, "one key kept of each would take more than 110"
+    assert stays < 105, "one key kept of each would take more than 110"
     assert len((tmp_path / "report.jsonl").read_text().splitlines()) == MANY
 
 

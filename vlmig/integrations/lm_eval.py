@@ -1,5 +1,4 @@
-"""Any task of lm-eval (EleutherAI's harness) with pictures: the model ``vlmig``, and ``vlmig
-lm-eval``."""
+"""The model ``vlmig`` of lm-eval (EleutherAI's harness): any of its tasks with pictures."""
 
 from __future__ import annotations
 
