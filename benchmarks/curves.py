@@ -2,7 +2,8 @@
 
 python -m benchmarks.curves --size gpt2 --rounds 5 --plot docs/performance.png
 
-Sides as in ``benchmarks.scoring``; each point is measured in turns with the same point of text alone. The slope is that of a line
+Sides as in ``benchmarks.scoring``; each point is measured in turns with the same point of text
+alone. The slope is that of a line
 through all points of a curve, by least squares. ``benchmarks.growth`` has the number of items.
 """
 
@@ -24,7 +25,8 @@ from benchmarks.side_by_side import in_turns, introduction, machine, peak_bytes
 KS, LENGTHS, BATCHES = (1, 3, 10, 30, 100), (16, 64, 256, 1024, 4000), (1, 4, 16, 32)
 SIDES = ("text", "default rule", "prob rule", "every prediction", "new pictures")
 SET_BY = {
-    "k": "rows of the fusion layer; under prob rows of the head, too; for new pictures the projector and their keys and values",
+    "k": "rows of the fusion layer; under prob rows of the head, too; for new pictures the "
+    "projector and their keys and values",
     "tokens": "the LM's layers; pictures add one row however long the text is",
     "batch": "the LM's layers and the head: rows that are asked",
 }
@@ -47,7 +49,8 @@ def sides(bench: Bench, k: int) -> dict[str, Callable[[], Any]]:
 
 
 def curve(bench: Bench, name: str, values: Sequence[int], rounds: int) -> list[Point]:
-    """Measure one curve: milliseconds and megabytes of each side at each value; print a line for each."""
+    """Measure one curve: milliseconds and megabytes of each side at each value; print a line for
+    each."""
     print(f"\n{name:<8}" + "".join(f"{side:>28}" for side in SIDES) + "   (ms, peak MB of tensors)")
     points = []
     for value in values:

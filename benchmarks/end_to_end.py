@@ -1,16 +1,24 @@
-"""A benchmark's questions from nothing to answers: ``vlmig eval`` beside a plain loop written as the published scripts work.
+"""A benchmark's questions from nothing to answers: ``vlmig eval`` beside a plain loop written as
+the published scripts work.
 
 python -m benchmarks.end_to_end --data DATA --questions 200 --k 10
 
-The task is ImageNetVC's (five wordings a question), the model the embedded one. Blocks of questions go through all sides in turns:
+The task is ImageNetVC's (five wordings a question), the model the embedded one. Blocks of
+questions go through all sides in turns:
 
-- plain: for each wording of each question one call of the diffusion pipeline, two passes of the vision tower and one of the text
-  tower, then the LM with every position beside every picture through the head, once for each candidate of several tokens.
-- wording: ``vlmig eval`` with the same pictures, k for each wording (``--policy question``); nothing stored before.
-- shared: ``vlmig eval`` as it works, with the wordings of a question sharing their pictures; nothing stored before.
-- wording, stored and shared, stored: the same again with the pictures in the store, and nothing measured before.
+- plain: for each wording of each question one call of the diffusion pipeline, two passes of the
+vision tower and one of the text
+  tower, then the LM with every position beside every picture through the head, once for each
+  candidate of several tokens.
+- wording: ``vlmig eval`` with the same pictures, k for each wording (``--policy question``);
+nothing stored before.
+- shared: ``vlmig eval`` as it works, with the wordings of a question sharing their pictures;
+nothing stored before.
+- wording, stored and shared, stored: the same again with the pictures in the store, and nothing
+measured before.
 
-What is loaded once is loaded, and used once, before the clock starts. ``wording`` and ``plain`` answer from the same pictures:
+What is loaded once is loaded, and used once, before the clock starts. ``wording`` and ``plain``
+answer from the same pictures:
 their answers are compared.
 """
 
@@ -83,12 +91,14 @@ class Plain:
         return int(scores.mixed(self.k, Mixture.of(self.model.config)).argmax())
 
     def continued(self, ids: list[int], split: int, pictures: torch.Tensor) -> np.ndarray:
-        """Return the log-probability of a candidate alone, beside nothing and beside each picture."""
+        """Return the log-probability of a candidate alone, beside nothing and beside each
+        picture."""
         every = self.predict(ids[:-1], pictures)
         return sum(every[:, place - 1, ids[place]] for place in range(split, len(ids)))
 
     def predict(self, ids: list[int], pictures: torch.Tensor) -> np.ndarray:
-        """Predict at every position, alone and beside every picture: log-probabilities (1 + K, T, V)."""
+        """Predict at every position, alone and beside every picture: log-probabilities (1 + K, T,
+        V)."""
         model = self.model.model
         hidden = model.trunk(torch.tensor([ids], device=model.device)).last_hidden_state
         beside = hidden.expand(len(pictures), -1, -1)
@@ -121,7 +131,8 @@ def evaluate(
 def block(
     model: VLMIG, plain: Plain, items: Sequence[Item], turn: int
 ) -> tuple[dict[str, float], float]:
-    """Take every side through a block of questions: seconds, and the share of equal answers of ``plain`` and ``wording``."""
+    """Take every side through a block of questions: seconds, and the share of equal answers of
+    ``plain`` and ``wording``."""
     answers: dict[str, list[list[int]]] = {}
     spent: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -206,7 +217,8 @@ def main(argv: list[str] | None = None) -> None:
         ratio, low, high = ratios(found, "plain", side)
         whole = sum(found["plain"]) / sum(found[side])
         print(
-            f"{side:<18}{sum(found[side]):>9.1f} s   {whole:>7.2f} times as fast; blocks: {ratio:.2f}, quartiles {low:.2f} to {high:.2f}"
+            f"{side:<18}{sum(found[side]):>9.1f} s   {whole:>7.2f} times as fast; blocks: "
+            f"{ratio:.2f}, quartiles {low:.2f} to {high:.2f}"
         )
     print(
         f"plain and wording give the same answer to {sum(equal) / len(items):.2%} of the wordings"

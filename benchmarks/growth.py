@@ -2,14 +2,21 @@
 
 python -m benchmarks.growth --items 1000,10000,100000 --fast
 
-Two long jobs, each with every number of items in a process of its own and a fresh folder, then once more with one item added,
-as after a stop: ``eval`` measures a task of one question, two candidates and k pictures; ``imagine`` fills the store. Times begin when
-the model is loaded. Memory is the process's resident memory; what it had before the job stands beside it.
+Two long jobs, each with every number of items in a process of its own and a fresh folder, then
+once more with one item added,
+as after a stop: ``eval`` measures a task of one question, two candidates and k pictures;
+``imagine`` fills the store. Times begin when
+the model is loaded. Memory is the process's resident memory; what it had before the job stands
+beside it.
 
-Simulated: the pictures (noise by seed, no generator), the items (sentences with a number) and the models: a GPT-2 of one layer
-and a ViT of one layer without a text side, of random weights. ``--fast`` leaves out the models' arithmetic too: the generator gives
-embeddings in place of pictures, and scores are random. So an item costs little, and what is told is what the package itself needs
-for it. Nothing else is replaced: store, journal, statistics and samples are those of ``vlmig eval``.
+Simulated: the pictures (noise by seed, no generator), the items (sentences with a number) and the
+models: a GPT-2 of one layer
+and a ViT of one layer without a text side, of random weights. ``--fast`` leaves out the models'
+arithmetic too: the generator gives
+embeddings in place of pictures, and scores are random. So an item costs little, and what is told
+is what the package itself needs
+for it. Nothing else is replaced: store, journal, statistics and samples are those of ``vlmig
+eval``.
 """
 
 from __future__ import annotations
@@ -99,7 +106,8 @@ def guessed(
 
 
 class Things(Sequence[Item]):
-    """Items that are made when they are asked for, so that a list of them is not what is measured."""
+    """Items that are made when they are asked for, so that a list of them is not what is
+    measured."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -123,7 +131,8 @@ class Things(Sequence[Item]):
 
 
 class Watched(Evaluator):
-    """An evaluator that notes when its first new item and all of them were measured, and the memory then."""
+    """An evaluator that notes when its first new item and all of them were measured, and the
+    memory then."""
 
     def measure(self, task: Task) -> Measured:
         """Measure as ever."""
@@ -248,7 +257,8 @@ def alone(job: str, checkpoint: Path, folder: Path, count: int, fast: bool) -> T
 
 
 def slopes(counts: Sequence[int], rows: Sequence[Told]) -> Told:
-    """Fit how each column grows: times as a power of the number of items, memory in bytes per item."""
+    """Fit how each column grows: times as a power of the number of items, memory in bytes per
+    item."""
     if len(set(counts)) < 2:
         return {}
     fits: Told = {}
@@ -262,7 +272,8 @@ def slopes(counts: Sequence[int], rows: Sequence[Told]) -> Told:
 
 
 def grow(job: str, checkpoint: Path, counts: Sequence[int], fast: bool) -> list[Told]:
-    """Run a job with each number of items, and once more with one item added; print the table and return its rows."""
+    """Run a job with each number of items, and once more with one item added; print the table and
+    return its rows."""
     rows = []
     for count in counts:
         with tempfile.TemporaryDirectory() as folder:
@@ -304,7 +315,8 @@ def items(counts: Sequence[int], fast: bool) -> None:
     )
     print(f"simulated: noise in place of a generator, made items, {models}; real: all else")
     print(
-        f"one question of two candidates, k={K}; one thread; load of the machine before: {os.getloadavg()[0]:.1f}"
+        f"one question of two candidates, k={K}; one thread; load of the machine before: "
+        f"{os.getloadavg()[0]:.1f}"
     )
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = build(Path(folder))

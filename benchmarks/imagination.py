@@ -1,9 +1,12 @@
-"""Imagining with the pocket model: a plain loop over diffusers and open_clip beside ``Imagination.fill``.
+"""Imagining with the pocket model: a plain loop over diffusers and open_clip beside
+``Imagination.fill``.
 
 python -m benchmarks.imagination --prompts 8 --k 6 --rounds 3
 
-Both run in one process, in turns, on the same prompts and seeds. What is loaded once is loaded, and used once, before the
-clock starts. The plain loop keeps nothing; ``fill`` checks every picture, and writes pictures and features to a new store.
+Both run in one process, in turns, on the same prompts and seeds. What is loaded once is loaded,
+and used once, before the
+clock starts. The plain loop keeps nothing; ``fill`` checks every picture, and writes pictures and
+features to a new store.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ WARM_UP = "a warm-up"
 
 
 class PlainLoop:
-    """What one writes first: a call of the pipeline for each prompt, then two passes of the encoder over its pictures."""
+    """What one writes first: a call of the pipeline for each prompt, then two passes of the
+    encoder over its pictures."""
 
     def __init__(self, config: VLMIGConfig, device: torch.device) -> None:
         self.layer, self.device = config.vision_layer, device
@@ -91,7 +95,8 @@ class PlainLoop:
 def fill(
     config: VLMIGConfig, prompts: Sequence[str], k: int, folder: Path
 ) -> tuple[float, dict[str, float]]:
-    """Fill a new store: seconds, and seconds by step. Models are new as well, so that no prompt is embedded already."""
+    """Fill a new store: seconds, and seconds by step. Models are new as well, so that no prompt is
+    embedded already."""
     stopwatch = Stopwatch()
     imagination = Imagination(config, POCKET, FeatureStore(folder), stopwatch)
     with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
@@ -103,7 +108,8 @@ def fill(
 
 @torch.no_grad()
 def operations(plain: Any) -> tuple[int, int]:
-    """Count the floating-point operations of one picture: all passes of the denoiser, and the decoder.
+    """Count the floating-point operations of one picture: all passes of the denoiser, and the
+    decoder.
 
     Args:
         plain: what has a pipeline and its sampling settings: the plain loop, or our imaginer.
@@ -151,7 +157,8 @@ def measure(
     loops, fills = (median(column) for column in zip(*rates, strict=True))
     ratios = [ours / loop for loop, ours in rates]
     print(
-        f"{'median':<7}{loops:>12.2f}{fills:>10.2f}{fills / loops:>8.2f}   (rounds: {min(ratios):.2f} to {max(ratios):.2f})"
+        f"{'median':<7}{loops:>12.2f}{fills:>10.2f}{fills / loops:>8.2f}   (rounds: "
+        f"{min(ratios):.2f} to {max(ratios):.2f})"
     )
     print(
         "fill, seconds: "
@@ -160,14 +167,16 @@ def measure(
 
 
 def limit(plain: PlainLoop, imaginer: Any) -> None:
-    """Print what the arithmetic of drawing alone allows on this machine, the pipeline's own and ours."""
+    """Print what the arithmetic of drawing alone allows on this machine, the pipeline's own and
+    ours."""
     rate = product_rate(plain.device)
     print(f"float32 product of {SIDE} x {SIDE}: {rate / 1e9:.1f} GFLOP/s")
     for name, side in (("plain loop", plain), ("fill", imaginer)):
         denoising, decoding = operations(side)
         each = f"{denoising / 1e9:.2f} + {decoding / 1e9:.2f} GFLOP (denoiser + decoder; no encoder, no text)"
         print(
-            f"a picture, {name}: {each}; at that rate {rate / (denoising + decoding):.2f} per second"
+            f"a picture, {name}: {each}; at that rate {rate / (denoising + decoding):.2f} per "
+            f"second"
         )
 
 
@@ -193,7 +202,8 @@ def main(argv: list[str] | None = None) -> None:
     with contextlib.redirect_stderr(io.StringIO()):  # the libraries' progress bars
         plain = PlainLoop(config, device)
     print(
-        f"{len(prompts)} prompts x {arguments.k} pictures on {device}, {torch.get_num_threads()} threads, float32"
+        f"{len(prompts)} prompts x {arguments.k} pictures on {device}, {torch.get_num_threads()} "
+        f"threads, float32"
     )
     print(
         f"load of the machine before: {load:.2f} (other work beside this makes the rounds differ)"

@@ -1,10 +1,14 @@
-"""What weights of 8 and 4 bits cost the pocket model: bytes, time, accuracy with and without pictures, perplexity.
+"""What weights of 8 and 4 bits cost the pocket model: bytes, time, accuracy with and without
+pictures, perplexity.
 
 VLMIG_DATA=DIR python -m benchmarks.quantization --store STORE --out runs/quantization
 
-The language model alone is quantized (bitsandbytes); adapter, generator and encoder stay whole, so every row sees the same
-pictures. ``memory_color`` counts objects that the pocket world can draw and the language model was told no colour of, and is
-left out without benchmark files; ``pocket_known`` asks for colours that it was told; ``pocket_text`` is plain text.
+The language model alone is quantized (bitsandbytes); adapter, generator and encoder stay whole, so
+every row sees the same
+pictures. ``memory_color`` counts objects that the pocket world can draw and the language model was
+told no colour of, and is
+left out without benchmark files; ``pocket_known`` asks for colours that it was told;
+``pocket_text`` is plain text.
 The time is that of the language model alone, whole texts of 64 tokens one by one.
 """
 

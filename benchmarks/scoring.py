@@ -1,19 +1,25 @@
-"""What k pictures cost beside text alone, and beside a plain loop written as the published scripts work.
+"""What k pictures cost beside text alone, and beside a plain loop written as the published scripts
+work.
 
 python -m benchmarks.scoring --size gpt2 --k 10,100 --rounds 15
 
 Sides, in turns in one process, all of them predicting one next token after a prompt:
 
 - text: the base LM, its head on the last position only.
-- kept: pictures whose keys and values are kept (asked about before), by a rule that mixes before the head.
+- kept: pictures whose keys and values are kept (asked about before), by a rule that mixes before
+the head.
 - kept, prob: the same by the paper's rule, which needs the prediction beside every picture.
 - all: every prediction by itself, which scoring and evaluation need.
-- new: the same as ``all`` for pictures whose features are stored, and which this adapter sees for the first time.
-- plain: as published: the vision tower over every picture and the text tower over the prompt, every position beside
+- new: the same as ``all`` for pictures whose features are stored, and which this adapter sees for
+the first time.
+- plain: as published: the vision tower over every picture and the text tower over the prompt,
+every position beside
   every picture through the head, for this one question. Drawing the pictures is not in it.
 
-``generation`` continues the prompt greedily. The floor is what the operations and bytes of a side take at the rates of a
-large matrix product and a large read, measured in the same run. Weights are random; a step's cost does not depend on them.
+``generation`` continues the prompt greedily. The floor is what the operations and bytes of a side
+take at the rates of a
+large matrix product and a large read, measured in the same run. Weights are random; a step's cost
+does not depend on them.
 """
 
 from __future__ import annotations
@@ -63,7 +69,8 @@ SIZES: dict[str, tuple[dict[str, Any], str]] = {
         "ViT-B-32",
     ),
 }
-"""The base LM's configuration (the embedded model's own where it is empty) and the vision encoder, of each size."""
+"""The base LM's configuration (the embedded model's own where it is empty) and the vision encoder,
+of each size."""
 DRAWN = 224
 """Side of a picture in pixels."""
 
@@ -236,7 +243,8 @@ def generation(bench: Bench, k: int, tokens: int, rounds: int) -> dict[str, Any]
 def table(
     bench: Bench, sides: dict[str, Callable[[], Any]], rounds: int, reads: int = 1
 ) -> dict[str, Any]:
-    """Measure, print and return every side: milliseconds, ratio to text, the tensors' peak memory, and the floor.
+    """Measure, print and return every side: milliseconds, ratio to text, the tensors' peak memory,
+    and the floor.
 
     Args:
         reads: how often every weight of the LM has to be read.
@@ -245,7 +253,8 @@ def table(
     compute, memory = product_rate(bench.device, bench.dtype), memory_rate(bench.device)
     weights = sum(p.numel() * p.element_size() for p in bench.model.language_model.parameters())
     print(
-        f"\n{'':<18}{'ms':>9}{'/ text':>8}  quartiles   {'MB':>8}{'GFLOP':>8}{'floor ms':>10}{'reached':>9}"
+        f"\n{'':<18}{'ms':>9}{'/ text':>8}  quartiles   "
+        f"{'MB':>8}{'GFLOP':>8}{'floor ms':>10}{'reached':>9}"
     )
     told: dict[str, Any] = {"compute_rate": compute, "memory_rate": memory, "weights": weights}
     for name, work in sides.items():
@@ -253,7 +262,8 @@ def table(
         ms, count, peak = 1000 * median(found[name]), operations(work), peak_bytes(work)
         floor = 1000 * max(count / compute, reads * weights / memory)
         print(
-            f"{name:<18}{ms:>9.1f}{ratio:>8.2f}  {low:.2f}-{high:.2f}  {peak / 1e6:>9.1f}{count / 1e9:>8.2f}{floor:>10.1f}{floor / ms:>9.0%}"
+            f"{name:<18}{ms:>9.1f}{ratio:>8.2f}  {low:.2f}-{high:.2f}  "
+            f"{peak / 1e6:>9.1f}{count / 1e9:>8.2f}{floor:>10.1f}{floor / ms:>9.0%}"
         )
         told[name] = {
             "ms": ms,
@@ -304,7 +314,8 @@ def main(argv: list[str] | None = None) -> None:
         bench.model.trunk.compile()
         bench.model.fusion.compile()
     print(
-        f"{arguments.size}, {arguments.fusion}, {arguments.tokens} tokens, {bench.dtype}; {arguments.rounds} rounds"
+        f"{arguments.size}, {arguments.fusion}, {arguments.tokens} tokens, {bench.dtype}; "
+        f"{arguments.rounds} rounds"
     )
     told["next_token"] = next_token(bench, ks, arguments.rounds, arguments.plain_k)
     if arguments.new_tokens:

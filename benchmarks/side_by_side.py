@@ -1,4 +1,5 @@
-"""What benchmarks share: sides measured in turns in one process, medians with spread, and what the machine could do at best."""
+"""What benchmarks share: sides measured in turns in one process, medians with spread, and what the
+machine could do at best."""
 
 from __future__ import annotations
 
@@ -51,7 +52,8 @@ def seconds(work: Work) -> float:
 
 
 def in_turns(sides: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
-    """Run every side once unmeasured, then in turns, every other round backwards: seconds of each side's rounds."""
+    """Run every side once unmeasured, then in turns, every other round backwards: seconds of each
+    side's rounds."""
     for work in sides.values():
         work()
     found: dict[str, list[float]] = {name: [] for name in sides}
@@ -63,7 +65,8 @@ def in_turns(sides: Mapping[str, Work], rounds: int) -> dict[str, list[float]]:
 
 
 def ratios(found: Mapping[str, list[float]], name: str, to: str) -> tuple[float, float, float]:
-    """Compare two sides round by round: the median ratio, and the quartiles of the rounds' ratios."""
+    """Compare two sides round by round: the median ratio, and the quartiles of the rounds'
+    ratios."""
     each = sorted(a / b for a, b in zip(found[name], found[to], strict=True))
     return median(each), each[len(each) // 4], each[-1 - len(each) // 4]
 
@@ -81,7 +84,8 @@ def product_rate(
 
 @torch.no_grad()
 def memory_rate(device: torch.device, repetitions: int = 8) -> float:
-    """Measure a product of a matrix with a vector, which reads every number once: bytes per second, the best of some."""
+    """Measure a product of a matrix with a vector, which reads every number once: bytes per
+    second, the best of some."""
     matrix = torch.rand(STREAM // SIDE, SIDE, device=device)
     vector = torch.rand(SIDE, device=device)
     work = lambda: matrix @ vector  # noqa: E731
@@ -91,7 +95,8 @@ def memory_rate(device: torch.device, repetitions: int = 8) -> float:
 
 @torch.no_grad()
 def operations(work: Work) -> int:
-    """Count the floating-point operations of work; attention as matrix products, which the counter knows everywhere."""
+    """Count the floating-point operations of work; attention as matrix products, which the counter
+    knows everywhere."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())

@@ -2,12 +2,17 @@
 
 python -m benchmarks.training --rounds 5
 
-``pocket``: the recipe of the pocket adapter on picture files. Sides train in one process, in turns, from the same weights
-on the same samples: ``stored`` reads features encoded before the clock starts, ``live`` opens and encodes the pictures of
-every step, ``photos`` files as large as photographs, ``imagined`` draws a picture for every caption, as published for text.
-``gpt2``: where a step's time goes at the size of GPT-2-small with the features of a ViT-B/32, all of them random.
+``pocket``: the recipe of the pocket adapter on picture files. Sides train in one process, in
+turns, from the same weights
+on the same samples: ``stored`` reads features encoded before the clock starts, ``live`` opens and
+encodes the pictures of
+every step, ``photos`` files as large as photographs, ``imagined`` draws a picture for every
+caption, as published for text.
+``gpt2``: where a step's time goes at the size of GPT-2-small with the features of a ViT-B/32, all
+of them random.
 
-The steps are those of ``vlmig train``: its data, its objective, its loop. Parts are timed from outside.
+The steps are those of ``vlmig train``: its data, its objective, its loop. Parts are timed from
+outside.
 """
 
 from __future__ import annotations
@@ -54,7 +59,8 @@ from vlmig.training.stage import Steps
 GPT2: dict[str, Any] = {}
 """What differs from the defaults of ``GPT2Config``, which are those of GPT-2-small."""
 PATCHES, WIDTH, EMBEDDING = 49, 768, 512
-"""The features of a ViT-B/32: 7 x 7 patches, their width, and the width of the picture's embedding."""
+"""The features of a ViT-B/32: 7 x 7 patches, their width, and the width of the picture's
+embedding."""
 PHOTO = (640, 480)
 """Width and height of a photograph."""
 TABLE = "pairs.jsonl"
@@ -74,12 +80,14 @@ GROUPS = {
     "model": ("LM", "fusion", "head and loss", "head, backward", "fusion, backward"),
     "other": ("optimiser", "rest"),
 }
-"""Parts of a step. data: samples are drawn, and on the sides without features pictures opened; features: they are read from
+"""Parts of a step. data: samples are drawn, and on the sides without features pictures opened;
+features: they are read from
 the store; pictures: they are put together. The frozen LM has no backward pass."""
 
 
 class Clock(Stopwatch):
-    """A stopwatch whose parts add up: what runs inside a part is not counted to that part as well."""
+    """A stopwatch whose parts add up: what runs inside a part is not counted to that part as
+    well."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +231,8 @@ def recipe_for(entry: Mapping[str, Any], features: str, steps: int, batch: int) 
 
 
 def draw(folder: Path, count: int) -> None:
-    """Save recoloured scenes as PNG and as large JPEG, and a table of these, their captions and what to imagine for them.
+    """Save recoloured scenes as PNG and as large JPEG, and a table of these, their captions and
+    what to imagine for them.
 
     Prompts are numbered: of equal ones only the first would be drawn.
     """
@@ -312,7 +321,8 @@ def _breakdown(sides: Mapping[str, Side]) -> dict[str, list[dict[str, float]]]:
 
 
 def _filling(stored: Side, live: Side) -> dict[str, float]:
-    """Tell what encoding once costs, after how much training it has paid, and whether both sides did the same."""
+    """Tell what encoding once costs, after how much training it has paid, and whether both sides
+    did the same."""
     store, seconds = stored.steps.session.pictures.imagination.store, stored.filling
     pictures, each = len(store), store.size() / len(store)
     saved = 1 / median(live.rates) - 1 / median(stored.rates)
@@ -328,7 +338,8 @@ def _filling(stored: Side, live: Side) -> dict[str, float]:
 
 
 def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure a step at the size of GPT-2-small and ViT-B/32, and print and return what came out."""
+    """Measure a step at the size of GPT-2-small and ViT-B/32, and print and return what came
+    out."""
     torch.manual_seed(0)
     base = GPT2LMHeadModel(GPT2Config(**GPT2))
     config = VLMIGConfig(
@@ -349,17 +360,20 @@ def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
         for turn in side.turns
     ]
     print(
-        f"captions of {words:.1f} words, {tokens:.1f} tokens; {median(side.rates):.2f} samples per second"
+        f"captions of {words:.1f} words, {tokens:.1f} tokens; {median(side.rates):.2f} samples "
+        f"per second"
     )
     told = _breakdown({"stored": side})
     print(
-        f"LM, fusion and head: {median(shares):.1%} of a step (rounds: {min(shares):.1%} to {max(shares):.1%})"
+        f"LM, fusion and head: {median(shares):.1%} of a step (rounds: {min(shares):.1%} to "
+        f"{max(shares):.1%})"
     )
     return {"seconds_per_step": told, "tokens": tokens, "model_share": shares}
 
 
 def keep_random(model: VLMIG, folder: Path, count: int) -> list[str]:
-    """Write a table of captions and of files that only bear the names of pictures, and store random features for these."""
+    """Write a table of captions and of files that only bear the names of pictures, and store
+    random features for these."""
     rng, names = random.Random(0), [concept.name for concept in load_concepts()]
     words = (
         {"a": rng.choice(names), "b": rng.choice(names), "c": rng.choice(COLORS)}
@@ -407,7 +421,8 @@ def main(argv: list[str] | None = None) -> None:
     told: dict[str, Any] = {"machine": machine()}
     print(", ".join(f"{name} {value}" for name, value in told["machine"].items()) + "; float32")
     print(
-        "other work beside this makes the rounds differ, and slows several threads more than one (OMP_NUM_THREADS=1)"
+        "other work beside this makes the rounds differ, and slows several threads more than one "
+        "(OMP_NUM_THREADS=1)"
     )
     for size, measure, steps, batch in (("pocket", pocket, 10, 64), ("gpt2", gpt2, 4, 32)):
         if arguments.size in (size, "all"):

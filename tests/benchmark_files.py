@@ -265,7 +265,8 @@ FILES = {
                     "paragraphs": [
                         {
                             "id": "C_1_0",
-                            "context": "Born in Ely, Ada soon left it. She sailed north. CANNOTANSWER",
+                            "context": "Born in Ely, Ada soon left it. She sailed north. "
+                            "CANNOTANSWER",
                             "qas": [
                                 turn("C_1_0_q#0", "Where was she born?", "Born in Ely", "in Ely"),
                                 turn("C_1_0_q#1", "Who was her aunt?", "CANNOTANSWER"),

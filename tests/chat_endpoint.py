@@ -1,6 +1,7 @@
 """A chat endpoint on this machine, and a small Visual Genome to be asked about.
 
-A good reply of the endpoint is a function of the request, as a seeded model's is, so that runs can be compared to the byte.
+A good reply of the endpoint is a function of the request, as a seeded model's is, so that runs can
+be compared to the byte.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ TURN = {"question": "What is there?", "answer": "A red ball."}
 
 
 class Endpoint:
-    """Chat completions from ``reply(body, number)``: text of a reply, or status and body, or None to hang up."""
+    """Chat completions from ``reply(body, number)``: text of a reply, or status and body, or None
+    to hang up."""
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Any]) -> None:
         self.reply, self.bodies, self.headers = (

@@ -1,4 +1,5 @@
-"""Tiny real components: real classes, tiny configurations, random weights, saved in the standard formats."""
+"""Tiny real components: real classes, tiny configurations, random weights, saved in the standard
+formats."""
 
 from __future__ import annotations
 
@@ -45,7 +46,8 @@ def own_store(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``language_model``, ``vision_encoder`` and ``generator``, each loadable by its own library."""
+    """A folder with ``language_model``, ``vision_encoder`` and ``generator``, each loadable by its
+    own library."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
     save_language_model(folder / "language_model")
@@ -187,7 +189,8 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture()
 def tiny(parts: Path, tmp_path: Path) -> VLMIG:
-    """A predictor on the tiny parts whose gates are open, so that pictures matter; marked as trained."""
+    """A predictor on the tiny parts whose gates are open, so that pictures matter; marked as
+    trained."""
     torch.manual_seed(1)
     model = VLMIG.from_base(
         str(parts / "language_model"),
@@ -218,7 +221,8 @@ def checkpoint(tiny: VLMIG, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def colored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ``pairs.jsonl``: 48 plain pictures in noise, each with a caption that says its colour."""
+    """A folder with ``pairs.jsonl``: 48 plain pictures in noise, each with a caption that says its
+    colour."""
     folder = tmp_path_factory.mktemp("colored")
     rng = np.random.default_rng(0)
     lines = []

@@ -1,4 +1,5 @@
-"""Tiny random models of many families of transformers, built from their real configuration classes."""
+"""Tiny random models of many families of transformers, built from their real configuration
+classes."""
 
 from __future__ import annotations
 
@@ -99,7 +100,8 @@ MASKED: dict[str, dict[str, Any]] = {
 
 
 def build(kind: str, masked: bool = False, **changes: Any) -> PreTrainedModel:
-    """Build a model whose weights are large enough that attention and pictures matter; ``changes`` to its configuration."""
+    """Build a model whose weights are large enough that attention and pictures matter; ``changes``
+    to its configuration."""
     torch.manual_seed(0)
     settings = (MASKED if masked else CAUSAL)[kind] | changes
     auto: Callable = (AutoModelForMaskedLM if masked else AutoModelForCausalLM).from_config

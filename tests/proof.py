@@ -1,4 +1,5 @@
-"""What ``make proof`` adds: tests that take long (mark ``proof``), and others with bigger numbers (mark ``scaled``)."""
+"""What ``make proof`` adds: tests that take long (mark ``proof``), and others with bigger numbers
+(mark ``scaled``)."""
 
 from __future__ import annotations
 

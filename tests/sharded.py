@@ -1,4 +1,5 @@
-"""The command line with FSDP on the CPU: accelerate shards on accelerators only, torch itself anywhere."""
+"""The command line with FSDP on the CPU: accelerate shards on accelerators only, torch itself
+anywhere."""
 
 from __future__ import annotations
 

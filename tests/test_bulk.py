@@ -62,7 +62,8 @@ def command(checkpoint: Path, prompts: Path, store: Path, *more: str) -> list[st
 
 @pytest.mark.scaled
 def test_the_same_bytes_for_any_schedule(tiny: VLMIG, tmp_path: Path) -> None:
-    """Random orders, numbers of pictures, portions, shards and batches of requests give one and the same store."""
+    """Random orders, numbers of pictures, portions, shards and batches of requests give one and
+    the same store."""
     texts, rng = [f"thing {i}" for i in range(12)], random.Random(0)
     tiny.imagination.fill(texts, k=3)
     whole = contents(tiny.imagination.store)

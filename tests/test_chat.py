@@ -1,4 +1,5 @@
-"""Conversations as text: what training reads begins with what inference asks, and only answers are learnt."""
+"""Conversations as text: what training reads begins with what inference asks, and only answers are
+learnt."""
 
 from __future__ import annotations
 
@@ -36,11 +37,16 @@ NO_STOP = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}{% 
 
 WRITTEN = {
     "plain": "<image>in {red}\n<image>Both are red\n",
-    "question": "<image>Question: What is it? Answer: in {red}\nQuestion: Compare:\n<image> Answer: Both are red\n",
-    "vicuna": "S USER: <image>\nWhat is it? ASSISTANT: in {red}</s>USER: Compare:\n<image> ASSISTANT: Both are red</s>",
-    "vicuna_v0": "S###Human: <image>\nWhat is it?###Assistant: in {red}###Human: Compare:\n<image>###Assistant: Both are red###",
-    "llama2": "[INST] <<SYS>>\nS\n<</SYS>>\n\n<image>\nWhat is it? [/INST] in {red} </s><s>[INST] Compare:\n<image> [/INST] Both are red </s>",
-    "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<image>\nWhat is it?<|im_end|>\n<|im_start|>assistant\nin {red}<|im_end|>\n"
+    "question": "<image>Question: What is it? Answer: in {red}\nQuestion: Compare:\n<image> "
+    "Answer: Both are red\n",
+    "vicuna": "S USER: <image>\nWhat is it? ASSISTANT: in {red}</s>USER: Compare:\n<image> "
+    "ASSISTANT: Both are red</s>",
+    "vicuna_v0": "S###Human: <image>\nWhat is it?###Assistant: in {red}###Human: "
+    "Compare:\n<image>###Assistant: Both are red###",
+    "llama2": "[INST] <<SYS>>\nS\n<</SYS>>\n\n<image>\nWhat is it? [/INST] in {red} </s><s>[INST] "
+    "Compare:\n<image> [/INST] Both are red </s>",
+    "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n<image>\nWhat is "
+    "it?<|im_end|>\n<|im_start|>assistant\nin {red}<|im_end|>\n"
     "<|im_start|>user\nCompare:\n<image><|im_end|>\n<|im_start|>assistant\nBoth are red<|im_end|>",
 }
 

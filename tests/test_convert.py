@@ -1,4 +1,5 @@
-"""Importing published checkpoints: a file in the published layout computes, once converted, what its weights computed before."""
+"""Importing published checkpoints: a file in the published layout computes, once converted, what
+its weights computed before."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def original(parts: Path, tmp_path: Path) -> VLMIG:
 
 
 def published(model: Any) -> dict[str, torch.Tensor]:
-    """Name the weights as the 2024 files do: the whole state under ``module.``, with parts that nothing uses."""
+    """Name the weights as the 2024 files do: the whole state under ``module.``, with parts that
+    nothing uses."""
     state: dict[str, torch.Tensor] = {}
     for name, value in model.state_dict().items():
         name = name.removeprefix("language_model.").replace("fusion.block.", "fusion_layer.")
@@ -85,7 +87,8 @@ def test_a_2024_file(
 
 
 def test_a_2026_folder(original: VLMIG, parts: Path, tmp_path: Path) -> None:
-    """The rewrite saves folders without the prefix, and keeps the unused embeddings of its one-layer models."""
+    """The rewrite saves folders without the prefix, and keeps the unused embeddings of its
+    one-layer models."""
     folder = tmp_path / "lami"
     folder.mkdir()
     state = {

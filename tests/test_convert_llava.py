@@ -1,4 +1,5 @@
-"""Importing LLaVA from transformers' own format: the checkpoint predicts what LlavaForConditionalGeneration predicts."""
+"""Importing LLaVA from transformers' own format: the checkpoint predicts what
+LlavaForConditionalGeneration predicts."""
 
 from __future__ import annotations
 
@@ -31,9 +32,11 @@ from vlmig import VLMIG
 from vlmig.cli.main import main
 from vlmig.vision import VisionEncoder, as_tensor
 
-# The same fp32 weights, and sums in another order: one batch of pictures there, filled-up batches here.
+# The same fp32 weights, and sums in another order: one batch of pictures there, filled-up batches
+# here.
 SAME = 1e-5
-# The encoder's features are kept in half precision: 11 bits of numbers around 1, through the projector and two layers.
+# The encoder's features are kept in half precision: 11 bits of numbers around 1, through the
+# projector and two layers.
 HALF = 5e-3
 PLACE, VOCABULARY, SIDE, PATCH = 259, 262, 28, 14
 PATCHES = (SIDE // PATCH) ** 2
@@ -106,7 +109,8 @@ KINDS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 def save_llava(
     folder: Path, text: str, tower: str, seen: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    """Save a random LLaVA with processor and tokenizer, its weights large enough that pictures matter."""
+    """Save a random LLaVA with processor and tokenizer, its weights large enough that pictures
+    matter."""
     torch.manual_seed(0)
     described, images, strategy = TOWERS[tower]
     settings = {
@@ -136,7 +140,8 @@ def save_llava(
 
 
 def tokenizer_of(text: str) -> Any:
-    """Make a tokenizer of bytes, of the class that transformers wants beside such a language model."""
+    """Make a tokenizer of bytes, of the class that transformers wants beside such a language
+    model."""
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *byte_vocabulary()])}
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "padding_side": "left"}
     if text == "llama":
@@ -201,7 +206,8 @@ def batch(rows: list[list[int]]) -> dict[str, Tensor]:
 
 
 def shown(features: Tensor) -> Tensor:
-    """Give each row its pictures in reading order, filled up with zeros: (n, P, C) -> (B, M, P, C)."""
+    """Give each row its pictures in reading order, filled up with zeros: (n, P, C) -> (B, M, P,
+    C)."""
     rows = torch.zeros(len(COUNTS), max(COUNTS), *features.shape[1:])
     for row, count, own in zip(rows, COUNTS, features.split(COUNTS), strict=True):
         row[:count] = own
@@ -265,7 +271,8 @@ def test_generation_and_pixels_are_the_originals(both: tuple[Any, VLMIG]) -> Non
 
 @torch.no_grad()
 def test_asking_about_pictures_gives_the_originals_probabilities(both: tuple[Any, VLMIG]) -> None:
-    """From a picture to the answers' log-likelihoods, all of it ours; features in half precision, as they are stored."""
+    """From a picture to the answers' log-likelihoods, all of it ours; features in half precision,
+    as they are stored."""
     theirs, ours = both
     processor = LlavaProcessor.from_pretrained(ours.folder.parent / "theirs")
     text, answers, seen = "a cat <image> <image> is", [" red", " dark blue", " a"], pictures(2)

@@ -92,7 +92,8 @@ def test_pictures_are_the_plain_pipelines() -> None:
     assert kinds(imaginer.pipeline.vae) == {Winograd: 0, Upsampled: 2}
     asked = [request(prompt, i) for prompt in ("a banana", "the sea") for i in range(3)]
     apart = (torch.stack(imaginer.imagine(asked)).int() - plain_pictures(asked)).abs()
-    # Rounding of the eighth digit decides a pixel that lies between two of 256 values, as one in ten thousand may.
+    # Rounding of the eighth digit decides a pixel that lies between two of 256 values, as one in
+    # ten thousand may.
     assert apart.max() <= 1 and (apart > 0).float().mean() < 1e-3
 
 

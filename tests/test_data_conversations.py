@@ -1,4 +1,5 @@
-"""Conversations about several pictures: what is read, what is learnt, and what is refused; and what a check sees of it."""
+"""Conversations about several pictures: what is read, what is learnt, and what is refused; and
+what a check sees of it."""
 
 from __future__ import annotations
 
@@ -242,7 +243,8 @@ def test_a_source_of_conversations_is_built(folder: Path, parts: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(parts / "language_model")
     tokenizer.chat_template = (
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' %}[end]{% endif %}{% endfor %}"
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% if m.role == 'assistant' "
+        "%}[end]{% endif %}{% endfor %}"
         "{% if add_generation_prompt %}[assistant]{% endif %}"
     )
     pairs, bad = read(

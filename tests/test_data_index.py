@@ -132,7 +132,8 @@ def test_check_share_says_everything() -> None:
             Path("x/bad.jsonl"),
         )
     assert str(error.value) == (
-        "12 of 40 records of visual_genome vg are bad (30 %): 7 empty caption, 5 no such picture; at most 10 % are "
+        "12 of 40 records of visual_genome vg are bad (30 %): 7 empty caption, 5 no such picture; "
+        "at most 10 % are "
         "skipped; mend them (listed in x/bad.jsonl) or raise max_bad"
     )
 
@@ -215,7 +216,8 @@ def test_split_is_by_group_and_blind_to_order(tmp_path: Path) -> None:
 
 @pytest.fixture()
 def faulty(tmp_path: Path) -> Path:
-    """A folder with known faults: ten pairs, one of a picture that is none; three of them are one; a missing caption."""
+    """A folder with known faults: ten pairs, one of a picture that is none; three of them are one;
+    a missing caption."""
     folder = tmp_path / "faulty"
     folder.mkdir()
     for i in range(4):
@@ -251,7 +253,8 @@ def test_data_check_tells_known_faults(
         if line.startswith("  ")
     }
     assert err.strip().splitlines()[-1] == (
-        f"vlmig: 2 of 11 records of folder {faulty} are bad (18 %): 1 no caption, 1 no picture; at most 10 % are skipped; "
+        f"vlmig: 2 of 11 records of folder {faulty} are bad (18 %): 1 no caption, 1 no picture; "
+        f"at most 10 % are skipped; "
         f"mend them (listed in {page}) or raise max_bad"
     )
     found = {

@@ -1,4 +1,5 @@
-"""Documents with pictures between their sentences: what is read, what is learnt, and what is refused."""
+"""Documents with pictures between their sentences: what is read, what is learnt, and what is
+refused."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def learnt(pair: Pair) -> list[str]:
 
 
 def document(pictures: list[tuple[str, int]] | None = None, **more: Any) -> dict[str, Any]:
-    """A page whose second sentence has two pictures and whose list is not in the order of the page."""
+    """A page whose second sentence has two pictures and whose list is not in the order of the
+    page."""
     listed = pictures or [("b.png", 3), ("a.png", 1), ("gone.png", 0), ("c.png", 1), ("a.png", 3)]
     infos = [
         {"image_name": name, "matched_text_index": place, "matched_sim": 0.2 + 0.05 * place}

@@ -1,4 +1,5 @@
-"""The published data sets in their own files: exact counts, exact crops, and damaged files that say where."""
+"""The published data sets in their own files: exact counts, exact crops, and damaged files that
+say where."""
 
 from __future__ import annotations
 
@@ -53,8 +54,8 @@ def test_visual_genome_counts_and_crops(tmp_path: Path, sizes: bool) -> None:
         assert opened.mode == "RGB"
         assert opened.tobytes() == stored.crop(pair.box).tobytes()
         assert (
-            pair.version
-            == f"{(tmp_path / 'vg' / name).stat().st_size} {(tmp_path / 'vg' / name).stat().st_mtime_ns}"
+            pair.version == f"{(tmp_path / 'vg' / name).stat().st_size} "
+            f"{(tmp_path / 'vg' / name).stat().st_mtime_ns}"
         )
     with pytest.raises(BadPicture, match="truncated picture"):
         source.open(pairs[-1])
@@ -147,7 +148,8 @@ def test_wikitext_blocks(tmp_path: Path, parts: Path) -> None:
     pairs, bad = read(source)
     assert not bad and {pair.group for pair in pairs} == {"First", "Second"}
     for title, paragraphs in {
-        "First": "Alpha beta gamma . Delta epsilon zeta eta theta . Iota kappa . Lambda mu nu xi omicron . Pi rho sigma tau .",
+        "First": "Alpha beta gamma . Delta epsilon zeta eta theta . Iota kappa . Lambda mu nu xi "
+        "omicron . Pi rho sigma tau .",
         "Second": "Upsilon phi chi psi omega . Over .",
     }.items():
         blocks = [pair.caption for pair in pairs if pair.group == title]

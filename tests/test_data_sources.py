@@ -151,7 +151,8 @@ def test_table_lines_that_cannot_be_read_are_bad_records(tmp_path: Path) -> None
         ("t.jsonl, line 11", "not Unicode"),
     ]
     (tmp_path / "t.csv").write_bytes(
-        b'image,caption,where\na.png,one,"1, 2, 9, 9"\na.png\n\na.png,\xff\xfe,\na.png,"two\nlines",\na.png,"a"b,\n'
+        b'image,caption,where\na.png,one,"1, 2, 9, '
+        b'9"\na.png\n\na.png,\xff\xfe,\na.png,"two\nlines",\na.png,"a"b,\n'
     )
     pairs, bad = read(Table(tmp_path / "t.csv", box="where"))
     assert [(pair.caption, pair.box) for pair in pairs] == [

@@ -49,7 +49,8 @@ def test_every_command_parses(command: str) -> None:
 def test_quick_commands_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In the order of the pages, and in one folder: a later command may read what an earlier one wrote."""
+    """In the order of the pages, and in one folder: a later command may read what an earlier one
+    wrote."""
     monkeypatch.chdir(tmp_path)
     Path("prompts.txt").write_text("a banana\na frog\n")
     monkeypatch.setenv("VLMIG_STORE", str(tmp_path / "store"))
@@ -154,7 +155,8 @@ def test_every_config_opens_with_its_command_and_the_figure_to_expect(path: Path
     ids=lambda p: p.name,
 )
 def test_every_recipe_builds(path: Path, parts: Path, bert: Path, tmp_path: Path) -> None:
-    """Around the embedded parts, or around tiny ones of the same families in place of what a hub would give."""
+    """Around the embedded parts, or around tiny ones of the same families in place of what a hub
+    would give."""
     recipe = load_recipe(path)
     early = recipe.model.get("fusion") == "prefix" or "runs/" in recipe.model.get("from", "")
     if recipe.model.get("from") != "pocket":

@@ -1,4 +1,5 @@
-"""What people already do with a transformers model, done with a visual one: each way once, on tiny real components."""
+"""What people already do with a transformers model, done with a visual one: each way once, on tiny
+real components."""
 
 from __future__ import annotations
 
@@ -90,7 +91,8 @@ def test_sampling_several_sequences_and_beams(model: Any) -> None:
     "settings", [{"prompt_lookup_num_tokens": 2}, {"assistant": "plain"}, {"assistant": "visual"}]
 )
 def test_assisted_decoding_gives_the_greedy_tokens(model: Any, settings: dict[str, Any]) -> None:
-    # Assisted decoding takes one prompt; guesses are taken back by cropping the cache, fusion layer included.
+    # Assisted decoding takes one prompt; guesses are taken back by cropping the cache, fusion
+    # layer included.
     batch = {name: value[1:] for name, value in left_padded().items()}
     if "assistant" in settings:  # an ordinary LM, or a visual one, which gets the pictures too
         other = visual("qwen2", model.config.fusion)
@@ -279,7 +281,8 @@ def test_ten_images_need_little_more_memory_than_text_alone(model: Any, mix: str
     assert (
         alone > 64 * 128_000 * 4
     )  # the logits; the model's weights are not counted on either side
-    # (K, T, V) would be ten times as much; what the images add is a few rows of the vocabulary at a time.
+    # (K, T, V) would be ten times as much; what the images add is a few rows of the vocabulary at
+    # a time.
     assert peak_memory(lambda: model(ids, visual_features=features)) < 1.5 * alone + features.nbytes
 
 

@@ -1,4 +1,5 @@
-"""What earlier versions wrote still loads: a checkpoint and a run folder, kept in ``tests/earlier``."""
+"""What earlier versions wrote still loads: a checkpoint and a run folder, kept in
+``tests/earlier``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Early fusion: however it is computed, a picture in the text or before it is what the base LM makes of its visual tokens."""
+"""Early fusion: however it is computed, a picture in the text or before it is what the base LM
+makes of its visual tokens."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from vlmig import VLMIGConfig, VLMIGError, VLMIGForCausalLM, VLMIGForMaskedLM
 from vlmig.models.cache import cache_argument, text_cache
 from vlmig.models.projector import PooledProjector, Resampler, build_projector
 
-# Two orders of the same fp32 sums, of numbers around 10: padding, caches and copies change the order. A picture in another
+# Two orders of the same fp32 sums, of numbers around 10: padding, caches and copies change the
+# order. A picture in another
 # place, or another picture, moves these logits by more than 1e-2 (test_pictures_matter).
 SAME = 1e-5
 PATCHES, WIDTH, SHOWN, IMAGINED = 9, 12, 2, 3
@@ -54,7 +56,8 @@ def model(request: pytest.FixtureRequest) -> VLMIGForCausalLM:
 
 
 def rows_of(model: VLMIGForCausalLM) -> tuple[list[list[int]], list[int]]:
-    """Texts with pictures in the middle, two, none, at the start and at the end, and how many each has."""
+    """Texts with pictures in the middle, two, none, at the start and at the end, and how many each
+    has."""
     picture = [model.config.placeholder_id] * model.config.visual_tokens
     rows = [
         [1, 5, *picture, 7, 8],
@@ -86,7 +89,8 @@ def both(rows: int = 5) -> dict[str, Tensor]:
 
 
 def spelled_out(model: VLMIGForCausalLM, row: list[int], shown: Tensor) -> Tensor:
-    """Put visual tokens (M, N, E) among the words' embeddings one position after another: (1, T, E)."""
+    """Put visual tokens (M, N, E) among the words' embeddings one position after another: (1, T,
+    E)."""
     words, tokens = model.language_model.get_input_embeddings(), iter(shown.flatten(0, 1))
     place = model.config.placeholder_id
     return torch.stack(
@@ -124,7 +128,8 @@ def test_a_batch_beside_imagined_pictures_is_its_rows(model: VLMIGForCausalLM) -
 def test_imagined_pictures_are_mixed_over_separate_runs_of_the_base_lm(
     model: VLMIGForCausalLM, begin: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One run for each picture: BOS if there is one, the picture, the text with a shown picture in it."""
+    """One run for each picture: BOS if there is one, the picture, the text with a shown picture in
+    it."""
     row = [*begin, 5, *[model.config.placeholder_id] * model.config.visual_tokens, 7, 8]
     shown, imagined = pictures(1, 1), pictures(1, IMAGINED, 1)
     text = spelled_out(model, row, model.projector(shown[0]))
@@ -199,7 +204,8 @@ def test_a_static_cache_generates_the_same() -> None:
 @pytest.mark.parametrize("place", [None, 40])
 @torch.no_grad()
 def test_generation_writes_no_places(place: int | None) -> None:
-    """Places have an id beyond the vocabulary, which penalties cannot look up, or one within it, which could be written."""
+    """Places have an id beyond the vocabulary, which penalties cannot look up, or one within it,
+    which could be written."""
     model = make("gpt2", image_token_id=place)
     inputs = {
         name: value for name, value in padded(rows_of(model)[0]).items() if name != "position_ids"
@@ -232,7 +238,8 @@ def test_without_pictures_it_is_the_base_lm_bit_for_bit(model: VLMIGForCausalLM)
 @pytest.mark.parametrize("imagined", [False, True])
 @torch.no_grad()
 def test_labels_at_places_never_count(model: VLMIGForCausalLM, imagined: bool) -> None:
-    """The loss is the mean over next tokens that are words; a picture's places stand among the labels all the same."""
+    """The loss is the mean over next tokens that are words; a picture's places stand among the
+    labels all the same."""
     inputs, features = padded(rows_of(model)[0]), both()
     if not imagined:
         del features["visual_features"]
@@ -322,7 +329,8 @@ def test_round_trip(model: VLMIGForCausalLM, tmp_path: Path) -> None:
 @pytest.mark.parametrize("side", [4, 3])
 @torch.no_grad()
 def test_a_pooled_token_is_two_by_two_patches(side: int) -> None:
-    """By loops and numpy: blocks row by row, then LayerNorm and two layers; a missing patch is zeros."""
+    """By loops and numpy: blocks row by row, then LayerNorm and two layers; a missing patch is
+    zeros."""
     torch.manual_seed(0)
     projector = PooledProjector(WIDTH, 20, 16).double()
     norm, first, second = (projector.layers[i] for i in (0, 1, 3))

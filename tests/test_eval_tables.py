@@ -1,4 +1,5 @@
-"""The tables of ``eval``: ours are results.json's numbers, the published ones the paper's, and every command in them is one."""
+"""The tables of ``eval``: ours are results.json's numbers, the published ones the paper's, and
+every command in them is one."""
 
 from __future__ import annotations
 
@@ -217,7 +218,8 @@ def test_the_measured_ablation(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The commands are ones that parse; of equal runs every difference is none, and every number the run's own."""
+    """The commands are ones that parse; of equal runs every difference is none, and every number
+    the run's own."""
     asked: list[list[str]] = []
     monkeypatch.setattr(fusion_ablation, "vlmig", lambda command: asked.append(command) or 0)
     monkeypatch.setattr(fusion_ablation, "MEASURED", {"all": ("imagenetvc_color", "memory_color")})

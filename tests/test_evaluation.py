@@ -1,4 +1,5 @@
-"""The evaluation: what one pass gives, what controls and baselines show, and what the table says of models that know nothing."""
+"""The evaluation: what one pass gives, what controls and baselines show, and what the table says
+of models that know nothing."""
 
 from __future__ import annotations
 
@@ -64,7 +65,8 @@ def test_results_have_lm_evals_keys_and_every_condition(
         "git_hash",
         "date",
     } <= written.keys()
-    # 3 k x 4 rules; 2 k x 4 rules under blank and shuffled; caption; few-shot where there are demonstrations; 3 baselines
+    # 3 k x 4 rules; 2 k x 4 rules under blank and shuffled; caption; few-shot where there are
+    # demonstrations; 3 baselines
     for task, count in (
         ("memory_color", 12 + 8 + 8 + 1 + 3),
         ("imagenetvc_color", 12 + 8 + 8 + 2 + 3),
@@ -161,7 +163,8 @@ def test_one_pass_serves_every_k_rule_and_picture_control(
 
 
 def test_samples_rebuild_the_accuracies(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    """By hand from the file: text alone; the mean over pictures of f p_i + (1 - f) p_0; length-normalised."""
+    """By hand from the file: text alone; the mean over pictures of f p_i + (1 - f) p_0;
+    length-normalised."""
     results = evaluate(
         tiny, data, tmp_path, "memory_color", ks=(0, 2), mixes=("prob",), weights=("clip",)
     )
@@ -340,7 +343,8 @@ def test_seeds_are_pooled_with_an_item_as_one_cluster(
 
 
 def says(rank: Any) -> Any:
-    """A stub in place of ``VLMIG.score``: candidates ranked by ``rank(place, text)``, whatever the question or pictures."""
+    """A stub in place of ``VLMIG.score``: candidates ranked by ``rank(place, text)``, whatever the
+    question or pictures."""
 
     def score(
         contexts: Sequence[str], choices: Sequence[Sequence[str]], visuals: Sequence[Any], **_: Any

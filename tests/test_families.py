@@ -1,4 +1,5 @@
-"""Thirty causal and seven masked families of transformers, each with both kinds of fusion where its block allows it."""
+"""Thirty causal and seven masked families of transformers, each with both kinds of fusion where
+its block allows it."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ import torch
 from vlmig import VLMIGConfig, VLMIGForCausalLM, VLMIGForMaskedLM
 from vlmig.models.base import VLMIGPreTrainedModel
 
-# Two orders of the same fp32 sums; logits are log-probabilities of order 5, pictures move them by more than 0.01.
+# Two orders of the same fp32 sums; logits are log-probabilities of order 5, pictures move them by
+# more than 0.01.
 SAME = 1e-5
 ALIBI = ("bloom", "mpt")  # attention that takes no positions: decoder_layer refuses them
 CAUSAL = [
@@ -154,7 +156,8 @@ def test_a_block_that_takes_no_positions_is_refused(family: str) -> None:
 
 
 def test_the_family_layer_equals_one_run_over_the_whole_sequence() -> None:
-    """Keys and values kept per text and per image, against the block run over [visual ; text] image by image."""
+    """Keys and values kept per text and per image, against the block run over [visual ; text]
+    image by image."""
     for family in ("gpt2", "opt", "llama", "qwen3", "phi"):
         model = visual(family, "decoder_layer")
         tokens, hidden = (

@@ -59,7 +59,8 @@ def test_equals_attention_over_the_concatenated_sequence() -> None:
     built = layer()
     hidden, visual, mask = inputs()
     fused = fuse(built, hidden, visual, mask)
-    # The two attentions are joined by their normalisers, which is exact up to rounding in double precision.
+    # The two attentions are joined by their normalisers, which is exact up to rounding in double
+    # precision.
     assert torch.allclose(fused, plain_fusion(built, hidden, visual, mask), atol=1e-6)
 
 

@@ -1,4 +1,5 @@
-"""What stays in memory for each item: bytes are counted, no clock is read. See benchmarks/growth.py for sizes of real work."""
+"""What stays in memory for each item: bytes are counted, no clock is read. See
+benchmarks/growth.py for sizes of real work."""
 
 from __future__ import annotations
 
@@ -121,8 +122,8 @@ def test_the_benchmark_runs_and_says_what_it_simulates(capsys: pytest.CaptureFix
     growth.main(["--items", "4,8", "--fast"])
     told = capsys.readouterr().out
     assert (
-        "simulated: noise in place of a generator, made items, embeddings in place of pictures, random scores"
-        in told
+        "simulated: noise in place of a generator, made items, embeddings in place of pictures, "
+        "random scores" in told
     )
     assert len(re.findall(r"^ +slope.*B/item.*n\^", told, re.MULTILINE)) == 2
     assert json.dumps(

@@ -1,4 +1,5 @@
-"""What a run of instruction data leaves behind: rows, rejects, counts, and the same after a stop."""
+"""What a run of instruction data leaves behind: rows, rejects, counts, and the same after a
+stop."""
 
 from __future__ import annotations
 
@@ -104,7 +105,8 @@ def test_rows_report_and_cost(
 def test_replies_of_no_use_are_asked_for_again_and_then_rejected(
     genome: Path, tmp_path: Path, endpoint: Any
 ) -> None:
-    """Conversations come well the third time, details never, reasonings at once; a tuple gives a reply that was cut off."""
+    """Conversations come well the third time, details never, reasonings at once; a tuple gives a
+    reply that was cut off."""
 
     def reply(body: dict[str, Any], number: int) -> Any:
         last = body["messages"][-1]["content"]
@@ -261,7 +263,8 @@ def test_other_settings_and_damage_are_refused(genome: Path, tmp_path: Path, end
 
 def test_cost_and_rejects_stop_a_run(genome: Path, tmp_path: Path, endpoint: Any) -> None:
     server = endpoint()
-    # A request costs 100 tokens at 100 and 30 at 200 per million: 0.016. Six of them reach 0.09, five do not.
+    # A request costs 100 tokens at 100 and 30 at 200 per million: 0.016. Six of them reach 0.09,
+    # five do not.
     with pytest.raises(VLMIGError, match=r"6 rows cost 0.0960 of --max-cost 0.09;"):
         ask(genome, tmp_path, server.url, bounds=Bounds(price_in=100, price_out=200, max_cost=0.09))
     assert len(server.bodies) == 6

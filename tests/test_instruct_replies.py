@@ -25,16 +25,19 @@ def test_contexts_are_phrases_and_normalised_boxes(genome: Path, tmp_path: Path)
     left_out: Counter[str] = Counter()
     found = list(contexts(genome, 16, 0, left_out))
     assert [one.image for one in found] == [str(number) for number in range(1, 9)]
-    # Of 40 x 30 pixels; the object reaches from 3 to 33 and is cut to 30. The first two have none of use: their phrases' boxes.
+    # Of 40 x 30 pixels; the object reaches from 3 to 33 and is cut to 30. The first two have none
+    # of use: their phrases' boxes.
     assert (
         found[2].text(True)
-        == "a red ball number 3\ngreen grass below\nthe sky is grey\n\nball: [0.250, 0.100, 0.500, 1.000]"
+        == "a red ball number 3\ngreen grass below\nthe sky is grey\n\nball: [0.250, 0.100, "
+        "0.500, 1.000]"
     )
     assert (
         found[0]
         .text(True)
         .endswith(
-            "\n\na red ball number 1: [0.100, 0.100, 0.600, 0.600]\ngreen grass below: [0.000, 0.500, 1.000, 1.000]\n"
+            "\n\na red ball number 1: [0.100, 0.100, 0.600, 0.600]\ngreen grass below: [0.000, "
+            "0.500, 1.000, 1.000]\n"
             "the sky is grey: [0.000, 0.000, 1.000, 0.400]"
         )
     )

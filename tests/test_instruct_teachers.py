@@ -73,7 +73,8 @@ def test_an_endpoint_out_of_order_ends_in_one_line(
 
 
 def test_keys(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key goes to its endpoint, and the hub's token, which the client would send by itself, to none."""
+    """A key goes to its endpoint, and the hub's token, which the client would send by itself, to
+    none."""
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("OWN_KEY", "k1\n")
     server = endpoint()
@@ -99,7 +100,8 @@ NO_SYSTEM = (
 
 @pytest.fixture(scope="module")
 def chat(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny byte-level tokenizer with a chat template, and a random GPT-2 with room for a whole prompt."""
+    """The tiny byte-level tokenizer with a chat template, and a random GPT-2 with room for a whole
+    prompt."""
     folder = tmp_path_factory.mktemp("chat")
     tokenizer = AutoTokenizer.from_pretrained(parts / "language_model")
     tokenizer.chat_template = TEMPLATE

@@ -1,4 +1,5 @@
-"""lm-eval on our models: the same items, the same answers as our own harness and as lm-eval's own model of the base LM."""
+"""lm-eval on our models: the same items, the same answers as our own harness and as lm-eval's own
+model of the base LM."""
 
 from __future__ import annotations
 
@@ -187,7 +188,8 @@ def test_greedy_is_what_generation_writes(tiny: VLMIG) -> None:
 
 
 LONG = " ".join(f"{i} is not {i + 1}." for i in range(20))
-"""Three times what the tiny LM takes at once. (lm-eval's own model mistakes windows of a text that repeats itself.)"""
+"""Three times what the tiny LM takes at once. (lm-eval's own model mistakes windows of a text that
+repeats itself.)"""
 
 
 @pytest.mark.parametrize("text", ["A red brick.", "", LONG])

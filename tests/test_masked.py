@@ -1,4 +1,5 @@
-"""Masked LMs with imagined pictures: gaps filled and texts scored, against the model masked by hand."""
+"""Masked LMs with imagined pictures: gaps filled and texts scored, against the model masked by
+hand."""
 
 from __future__ import annotations
 

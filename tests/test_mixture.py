@@ -30,7 +30,8 @@ def test_prob_is_the_papers_equation_with_its_one_over_k() -> None:
 def test_logit_is_the_published_codes_rule_on_raw_logits_too() -> None:
     text, images, _, trust = distributions()
     f = trust.T[..., None]
-    # Adding a constant per distribution turns log-probabilities back into arbitrary logits; the softmax drops it.
+    # Adding a constant per distribution turns log-probabilities back into arbitrary logits; the
+    # softmax drops it.
     plain = (f * (images + 3.0) + (1 - f) * (text - 2.0)).mean(0).softmax(-1)
     assert torch.allclose(Mixture("logit").combine(text, images, trust).exp(), plain, atol=1e-9)
 

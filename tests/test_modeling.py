@@ -1,4 +1,5 @@
-"""VLMIGForCausalLM on a tiny GPT-2: text-only is the base LM bit for bit, and every way to compute pictures agrees."""
+"""VLMIGForCausalLM on a tiny GPT-2: text-only is the base LM bit for bit, and every way to compute
+pictures agrees."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ from transformers import (
 from vlmig import VLMIGConfig, VLMIGForCausalLM
 from vlmig.models.heads import causal_logits, check_head
 
-# Two orders of the same fp32 sums differ by rounding only; pictures move logits by more than 1e-2 here.
+# Two orders of the same fp32 sums differ by rounding only; pictures move logits by more than 1e-2
+# here.
 SAME = 5e-6
 
 
@@ -90,7 +92,8 @@ def test_without_pictures_it_is_the_base_lm_bit_for_bit(model: VLMIGForCausalLM)
 
 @torch.no_grad()
 def test_texts_end_where_the_base_lm_ends_them(model: VLMIGForCausalLM) -> None:
-    """Chat models name what ends a turn in their generation settings only; how they sample by default is not taken over."""
+    """Chat models name what ends a turn in their generation settings only; how they sample by
+    default is not taken over."""
     base = model.language_model
     likeliest = base.generate(**inputs(), max_new_tokens=3, min_new_tokens=3, pad_token_id=0)[
         0, -3

@@ -1,4 +1,5 @@
-"""What is minimised and in which order: against the same computed one caption at a time, and by hand."""
+"""What is minimised and in which order: against the same computed one caption at a time, and by
+hand."""
 
 from __future__ import annotations
 
@@ -83,7 +84,8 @@ def test_padding_changes_no_loss_and_never_trains(model: VLMIG) -> None:
 
 
 def test_the_loss_is_the_models_own_prediction(tiny: VLMIG) -> None:
-    """Beside one picture, the drop-in class that mixes by probability with full trust predicts what is trained."""
+    """Beside one picture, the drop-in class that mixes by probability with full trust predicts
+    what is trained."""
     tiny.config.mix = "prob"
     batch = Tokens(tiny.tokenizer, tiny.model, 100, 0).batch(CAPTIONS[:1], rngs(1))
     features = torch.randn(
@@ -165,7 +167,8 @@ def test_an_order_is_shuffled_epochs_mixed_by_weight(colored: Path, tmp_path: Pa
 
 
 def test_visual_genome_as_it_comes(recipe: Path, tmp_path: Path) -> None:
-    """Boxes outside, a truncated picture, a grey one, a missing file, an empty phrase: skipped, counted, listed, trained."""
+    """Boxes outside, a truncated picture, a grey one, a missing file, an empty phrase: skipped,
+    counted, listed, trained."""
     folder = visual_genome(tmp_path / "vg")
     data = f"stages.0.data=[{{source: visual_genome, path: {folder}}}]"
     small = ["stages.0.batch=4", "stages.0.steps=4", "validation.share=0"]

@@ -1,4 +1,5 @@
-"""The measure of pictures: drawings are named right, blank ones are not, and numbers mean what they say."""
+"""The measure of pictures: drawings are named right, blank ones are not, and numbers mean what
+they say."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The honesty rule: no text that trained anything states the look of a held-out concept.
 
-Read over every training text: the language model's corpus, the adapter's captions and the captions of the pictures.
+Read over every training text: the language model's corpus, the adapter's captions and the captions
+of the pictures.
 """
 
 from __future__ import annotations

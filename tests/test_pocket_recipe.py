@@ -1,4 +1,5 @@
-"""The recipe of the embedded generator: it resumes exactly and trains what the pipeline will compute."""
+"""The recipe of the embedded generator: it resumes exactly and trains what the pipeline will
+compute."""
 
 from __future__ import annotations
 

@@ -70,7 +70,8 @@ def test_long_prompts_are_counted_and_never_reach_a_text_encoder(tiny: VLMIG) ->
 
 
 def test_every_option_has_its_own_pictures(tiny: VLMIG) -> None:
-    """Candidates scored apart and joined equal candidates scored together, where their pictures are the same."""
+    """Candidates scored apart and joined equal candidates scored together, where their pictures
+    are the same."""
     context, options = "The color of a cat is", ["red", "dark blue"]
     same = tiny.imagine([context], k=3)
     together = tiny.score([context], [options], same)[0]

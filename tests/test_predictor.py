@@ -64,7 +64,8 @@ def test_candidates_of_one_token_share_their_reading(tiny: VLMIG) -> None:
 
 
 def test_a_token_that_spans_the_join_belongs_to_the_continuation(tiny: VLMIG) -> None:
-    # " r" is one token of the tiny vocabulary, so a context ending in a space loses that space to the continuation.
+    # " r" is one token of the tiny vocabulary, so a context ending in a space loses that space to
+    # the continuation.
     ids, split = encode_pair(tiny.tokenizer, "a ", "red", None)
     assert ids == tiny.tokenizer("a red").input_ids
     assert tiny.tokenizer.decode(ids[split:]) == " red"
@@ -116,7 +117,8 @@ def test_the_text_edge(tiny: VLMIG) -> None:
 
 @pytest.mark.parametrize("per", ["token", "sequence"])
 def test_reference_scores_do_not_depend_on_the_batch(parts: Path, tmp_path: Path, per: str) -> None:
-    """The published GPT-2 layer numbers padding, and ran prompt by prompt: so do we under its protocol."""
+    """The published GPT-2 layer numbers padding, and ran prompt by prompt: so do we under its
+    protocol."""
     names = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
     settings = {
         **REFERENCE,
@@ -176,7 +178,8 @@ def test_batched_loglikelihoods_equal_single_ones(tiny: VLMIG, per: str) -> None
 
 
 def test_mixtures_per_token_and_per_sequence(tiny: VLMIG) -> None:
-    """Of one token they are the same; of several, the mixture of products is not the product of mixtures."""
+    """Of one token they are the same; of several, the mixture of products is not the product of
+    mixtures."""
     tiny.config.mix, tiny.config.weights = "prob", "uniform"
     pair = ("The color of a cat is", " dark red")
     visuals = tiny.imagine(["a cat"], k=2)[0]
@@ -204,7 +207,8 @@ def test_mixtures_per_token_and_per_sequence(tiny: VLMIG) -> None:
 @pytest.mark.parametrize("rule", ["prob", "logit", "evidence"])
 @pytest.mark.parametrize("weights", ["uniform", "clip", "entropy"])
 def test_every_rule_mixes_sequences(rule: str, weights: str) -> None:
-    """A sequence that every picture finds likelier than the text does becomes likelier, under every rule."""
+    """A sequence that every picture finds likelier than the text does becomes likelier, under
+    every rule."""
     scores = Scores(
         np.array([-40.0, -3.0]),
         np.array([[-30.0, -4.0], [-32.0, -5.0]]),

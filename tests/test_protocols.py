@@ -1,4 +1,5 @@
-"""``reference`` gives what the published scripts give, computed by hand on crafted files; ``default`` does not repeat it."""
+"""``reference`` gives what the published scripts give, computed by hand on crafted files;
+``default`` does not repeat it."""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from vlmig.evaluation.tasks.yaml_task import choose_tasks
 
 @pytest.fixture()
 def published(tiny: VLMIG) -> VLMIG:
-    """The tiny model mixing as published. Its tokenizer splits " 2" into " " and "2", as Llama-3's does, and " red" into " r", "ed"."""
+    """The tiny model mixing as published. Its tokenizer splits " 2" into " " and "2", as Llama-3's
+    does, and " red" into " r", "ed"."""
     tiny.config.mix, tiny.config.weights, tiny.config.protocol = "logit", "clip", "reference"
     assert tiny.tokenizer.tokenize(" 2") == ["Ġ", "2"] and tiny.tokenizer.tokenize(" red") == [
         "Ġr",
@@ -67,7 +69,8 @@ def test_only_the_first_sub_token_is_scored(published: VLMIG, tmp_path: Path) ->
         assert value == pytest.approx(
             expected[vocabulary["Ġr" if spelled == "red" else "Ġ"]], abs=1e-4
         )
-    # Every candidate is its first sub-token only, so none reads like the answer: nobody is ever right.
+    # Every candidate is its first sub-token only, so none reads like the answer: nobody is ever
+    # right.
     assert set(rows[0]["tokens"][1]) == {"", "r"}
     assert rows[0]["acc"] == 0.0
 
@@ -88,7 +91,8 @@ def test_numbers_are_always_wrong_with_such_a_tokenizer_and_not_by_default(
     results, rows = run(
         published, data, tmp_path / "default", "imagenetvc_others", "default", ks=(0, 1)
     )
-    # All seven labels occur once, so whatever a model prefers, some question is right by whole candidates.
+    # All seven labels occur once, so whatever a model prefers, some question is right by whole
+    # candidates.
     assert results["results"]["imagenetvc_others"]["acc,none"] > 0
 
 

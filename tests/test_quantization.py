@@ -15,7 +15,8 @@ from vlmig.models.quantization import config_for, weight_bytes
 
 pytest.importorskip("bitsandbytes")
 QUESTION, CHOICES = "What is the color of a banana?", ["yellow", "red", "green"]
-# What rounding to 127 steps, or to 16 values, does to a probability here; three and six times the largest seen (0.003, 0.005).
+# What rounding to 127 steps, or to 16 values, does to a probability here; three and six times the
+# largest seen (0.003, 0.005).
 CLOSE = {"8bit": 0.01, "4bit": 0.03}
 SHARE = {"8bit": 0.5, "4bit": 0.4}
 """Of the whole model's bytes; its embeddings, over a quarter of it, stay whole."""

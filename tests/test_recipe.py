@@ -1,4 +1,5 @@
-"""Recipes: read, extended and changed; what is wrong with one is said in one line before anything is loaded."""
+"""Recipes: read, extended and changed; what is wrong with one is said in one line before anything
+is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A stopped evaluation goes on item by item, whatever the processes, and ends with the files of an uninterrupted one."""
+"""A stopped evaluation goes on item by item, whatever the processes, and ends with the files of an
+uninterrupted one."""
 
 from __future__ import annotations
 
@@ -71,7 +72,8 @@ def files_of(out: Path) -> dict[str, Any]:
 
 @pytest.fixture()
 def whole(checkpoint: Path, files: Path, tmp_path: Path) -> dict[str, Any]:
-    """What one uninterrupted process writes, this one, with as many threads as there are cores where the others have one."""
+    """What one uninterrupted process writes, this one, with as many threads as there are cores
+    where the others have one."""
     assert main(command(checkpoint, files, tmp_path / "whole")) == 0
     return files_of(tmp_path / "whole")
 

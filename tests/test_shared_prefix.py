@@ -1,4 +1,5 @@
-"""A context that several candidates share is read once, and everything comes out as if each had been read whole."""
+"""A context that several candidates share is read once, and everything comes out as if each had
+been read whole."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def test_read_once_equals_read_whole(family: str, fusion: str) -> None:
 
 
 def test_what_is_asked_is_read_behind_the_shared_tokens() -> None:
-    """The last token of a context predicts its candidates' first, so it is not among what is shared."""
+    """The last token of a context predicts its candidates' first, so it is not among what is
+    shared."""
     assert (
         shared_length(
             [ScoreRequest(0, [1, 2, 3], [(0, [9])]), ScoreRequest(0, [1, 2, 3, 9], [(1, [9, 8])])]

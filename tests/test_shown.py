@@ -1,6 +1,8 @@
-"""Pictures shown in texts: what is scored and written equals the LM's own pass over hand-made embeddings.
+"""Pictures shown in texts: what is scored and written equals the LM's own pass over hand-made
+embeddings.
 
-``SAME``: both sides are float32 passes over the same numbers; they differ by padding and the order of sums only.
+``SAME``: both sides are float32 passes over the same numbers; they differ by padding and the order
+of sums only.
 """
 
 from __future__ import annotations

@@ -106,7 +106,8 @@ def test_an_unknown_content_is_recorded_and_held_to(
     place.write_text("changed by hand")
     with pytest.raises(
         VLMIGError,
-        match="SHA-256 mismatch: got .*, recorded .*changed after the first download; restore it, or delete",
+        match="SHA-256 mismatch: got .*, recorded .*changed after the first download; restore it, "
+        "or delete",
     ):
         fetch([name], tmp_path / "own")
     place.unlink()

@@ -1,4 +1,5 @@
-"""What a command does not need is not imported, and an installed package has all it needs; how fast that is is never tested."""
+"""What a command does not need is not imported, and an installed package has all it needs; how
+fast that is is never tested."""
 
 from __future__ import annotations
 
@@ -87,7 +88,8 @@ def test_every_package_is_shipped() -> None:
 @pytest.mark.proof
 def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
     uv = ROOT / ".uv/bin/uv"
-    # Without a choice uv builds the wheel from the source archive, so both are complete or this fails.
+    # Without a choice uv builds the wheel from the source archive, so both are complete or this
+    # fails.
     subprocess.run(
         [uv, "build", "--quiet", "--out-dir", tmp_path, ROOT], check=True, capture_output=True
     )
@@ -100,7 +102,8 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
         [uv, "pip", "install", "--quiet", "--python", python, "--no-deps", wheel], check=True
     )
     place = sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")})
-    # The libraries are those of this environment; a plain line of a path file brings no editable install along.
+    # The libraries are those of this environment; a plain line of a path file brings no editable
+    # install along.
     (Path(place) / "libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")
     assert (Path(place) / "vlmig/py.typed").is_file() and not (Path(place) / "configs").exists()
     folder = tmp_path / "elsewhere"

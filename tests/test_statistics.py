@@ -45,7 +45,8 @@ def test_values_may_come_in_any_order_and_blocks(
 def test_intervals_cover_the_truth_as_often_as_they_say(
     objects: int, wordings: int, a: float, b: float
 ) -> None:
-    """Items of an object share its difficulty, beta(a, b); the truth is the mean over all objects there could be."""
+    """Items of an object share its difficulty, beta(a, b); the truth is the mean over all objects
+    there could be."""
     generator, runs = np.random.default_rng(3), 1000 if PROOF else 150
     clusters, hits = np.repeat(np.arange(objects), wordings), 0
     for _ in range(runs):
@@ -53,13 +54,15 @@ def test_intervals_cover_the_truth_as_often_as_they_say(
         values = (generator.random((objects, wordings)) < rates[:, None]).astype(float)
         estimate = clustered(values.ravel(), clusters)
         hits += estimate.low <= a / (a + b) <= estimate.high
-    # 150 runs have a standard error of 1.8 points; the proof's 1,000 of 0.7, and must lie within 93 to 97 %.
+    # 150 runs have a standard error of 1.8 points; the proof's 1,000 of 0.7, and must lie within
+    # 93 to 97 %.
     low, high = (0.93, 0.97) if PROOF else (0.89, 1.0)
     assert low <= hits / runs <= high
 
 
 def test_an_interval_without_spread_is_not_a_point() -> None:
-    """All of n clusters right: the rate p at which that still happens in 2.5 % of samples is p^n = 0.025."""
+    """All of n clusters right: the rate p at which that still happens in 2.5 % of samples is p^n =
+    0.025."""
     estimate = clustered(np.ones(30), np.arange(30))
     assert (estimate.low, estimate.high) == (pytest.approx(0.025 ** (1 / 30)), 1.0)
     nothing = clustered(np.zeros(30), np.arange(30), least=-1.0)
@@ -75,7 +78,8 @@ def test_p_is_under_five_percent_just_where_the_interval_leaves_zero_out(
     for shift in np.linspace(-0.5, 0.5, 41):
         values = rng.normal(shift, 1.0, 60).clip(-1, 1)
         estimate = clustered(values, np.arange(60), least=-1.0)
-        # The two are read off the same draws, one by interpolation: at the border they may part by one draw.
+        # The two are read off the same draws, one by interpolation: at the border they may part by
+        # one draw.
         if 0.045 < estimate.p < 0.055:
             continue
         assert (estimate.p < 0.05) == (estimate.low > 0 or estimate.high < 0)

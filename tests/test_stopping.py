@@ -1,4 +1,5 @@
-"""``k="auto"``: the gate, the sequential test, and that no picture is imagined which it does not need."""
+"""``k="auto"``: the gate, the sequential test, and that no picture is imagined which it does not
+need."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ ALWAYS = Stopping(sure=NEVER, spread=1.0, freedom=4.0, group=2, level=0.05)
 def questions(
     rng: np.random.Generator, count: int, spread: float, pictures: int = 10, sure: float = 1.0
 ) -> list[Scores]:
-    """Simulate questions of four candidates: pictures scatter around a truth of the question's own."""
+    """Simulate questions of four candidates: pictures scatter around a truth of the question's
+    own."""
     made = []
     for _ in range(count):
         text = log_softmax(sure * rng.normal(size=4))
@@ -69,7 +71,8 @@ def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(mixture
         changed = sum(
             a != one.mixed(10, mixture).argmax() for a, one in zip(early, asked, strict=True)
         )
-        # Each of four looks may err; they look at the same pictures, so that together they err hardly more often than one.
+        # Each of four looks may err; they look at the same pictures, so that together they err
+        # hardly more often than one.
         assert binomtest(changed, count, 2 * level, alternative="greater").pvalue > 0.001, (
             changed,
             level,

@@ -1,4 +1,5 @@
-"""Training: what it learns and what it leaves alone; resumed, shared, accumulated and live runs equal the plain one."""
+"""Training: what it learns and what it leaves alone; resumed, shared, accumulated and live runs
+equal the plain one."""
 
 from __future__ import annotations
 
@@ -103,7 +104,8 @@ def before_parts(parts: Path) -> dict[str, Any]:
 
 
 def test_other_ways_to_the_same_run(recipe: Path, tmp_path: Path) -> None:
-    """Encoding in every step, workers, and two stages that make one give the same bits; accumulation the same sums."""
+    """Encoding in every step, workers, and two stages that make one give the same bits;
+    accumulation the same sums."""
     run(recipe, tmp_path / "plain")
     plain, losses = weights_of(tmp_path / "plain"), losses_of(tmp_path / "plain")
     run(recipe, tmp_path / "live", "features=live", store=tmp_path / "another")
@@ -163,7 +165,8 @@ def one_thread() -> Iterator[None]:
 def test_stopped_at_random_it_ends_with_the_same_bits(
     recipe: Path, tmp_path: Path, one_thread: None
 ) -> None:
-    """Killed, also while the index, the features or a state are written; asked to stop; then left to finish."""
+    """Killed, also while the index, the features or a state are written; asked to stop; then left
+    to finish."""
     steps, kills = (600, 20) if PROOF else (60, 1)
     changes = (f"stages.0.steps={steps}", "save_seconds=0.2")
     assert main(command(recipe, tmp_path / "whole", *changes)) == 0
@@ -212,7 +215,8 @@ def test_two_processes_follow_one(recipe: Path, tmp_path: Path) -> None:
 
 @pytest.mark.proof
 def test_sharded_over_two_processes(recipe: Path, tmp_path: Path) -> None:
-    """FSDP spreads LM and adapter, twice; the losses, and the checkpoint that is put together again, follow one process's."""
+    """FSDP spreads LM and adapter, twice; the losses, and the checkpoint that is put together
+    again, follow one process's."""
     yaml_stages(recipe, [{"name": "colors"}, {"name": "more", "trains": ["projector"]}])
     assert main(command(recipe, tmp_path / "one")) == 0
     launch = [
@@ -318,7 +322,8 @@ def test_kinds_of_lm_and_fusion(
 
 
 def test_half_precision_with_a_probe(recipe: Path, tmp_path: Path) -> None:
-    """An LM in bfloat16 under an adapter in full precision: the curve stays near, and the probe runs in between."""
+    """An LM in bfloat16 under an adapter in full precision: the curve stays near, and the probe
+    runs in between."""
     run(recipe, tmp_path / "full", "validation.every=20")
     half = ["model.dtype=bfloat16", "precision=bf16", "validation.every=20"]
 

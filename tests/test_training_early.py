@@ -1,4 +1,5 @@
-"""Training with pictures in the text: places, answers, packing, stages, bad conversations; against the same done by hand."""
+"""Training with pictures in the text: places, answers, packing, stages, bad conversations; against
+the same done by hand."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def test_only_answers_and_no_place_of_a_picture_are_predicted(early: VLMIG) -> N
     ):
         texts = tokens.batch([pair])
         end = "" if pair.learnt else "<|endoftext|>"
-        # The very first token has nothing before it to be predicted from, unless a picture stands there.
+        # The very first token has nothing before it to be predicted from, unless a picture stands
+        # there.
         start = 0 if pair.picture and IMAGE not in pair.caption or pair.learnt else 1
         assert learnt_text(early, texts) == (expected + end)[start:]
         places = texts.input_ids[0] == early.config.placeholder_id
@@ -94,7 +96,8 @@ def test_a_cut_takes_whole_pictures_with_it(early: VLMIG) -> None:
 
 
 def test_packed_texts_have_the_loss_and_gradients_of_padded_ones(early: VLMIG) -> None:
-    """Sums in another order: 1e-5 of about 300 nats; and neighbours in a row see nothing of each other."""
+    """Sums in another order: 1e-5 of about 300 nats; and neighbours in a row see nothing of each
+    other."""
     network = early.model.train()
     found = []
     for pack in (None, 96):
@@ -122,7 +125,8 @@ def test_packed_texts_have_the_loss_and_gradients_of_padded_ones(early: VLMIG) -
 
 
 def test_the_loss_is_the_models_own_prediction(early: VLMIG) -> None:
-    """Of a shown picture, and of an imagined one before the text: what is trained is what is asked later."""
+    """Of a shown picture, and of an imagined one before the text: what is trained is what is asked
+    later."""
     shown = Tokens(early.tokenizer, early.model, 96, 0).batch([PAIRS[0]])
     features = features_for(shown, early)
     text = torch.tensor([[0, *early.tokenizer(PAIRS[0].caption).input_ids, 0]])
@@ -395,7 +399,8 @@ def test_what_does_not_go_together_is_said(
 
 
 def test_late_fusion_learns_answers_too(recipe: Path, colored: Path, tmp_path: Path) -> None:
-    """A conversation about one picture is a text beside it: the mark goes, the answers are what counts."""
+    """A conversation about one picture is a text beside it: the mark goes, the answers are what
+    counts."""
     text, spans = without_places(Pair(ASKED, "a", learnt=ANSWERS))
     assert IMAGE not in text and [text[a:b] for a, b in spans] == [" red\n", " no\n"]
     data = f"{{source: conversations, path: {conversations(tmp_path)}, images: {colored}, template: question}}"

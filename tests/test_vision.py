@@ -112,7 +112,8 @@ def test_a_tower_of_transformers_gives_its_own_states(towers: Path, family: str)
     pixels = FAMILIES[family][1](images=pictures(), return_tensors="pt").pixel_values
     with torch.no_grad():
         states = body(pixels, output_hidden_states=True).hidden_states
-    # Pictures of one size pass together there, filled-up batches here: rounding of float32, then of half precision.
+    # Pictures of one size pass together there, filled-up batches here: rounding of float32, then
+    # of half precision.
     assert torch.allclose(patches.float(), states[-2][:, -PATCHES:], atol=4e-3)
     second = VisionEncoder(towers / family, layer=1).encode(pictures())[0]
     assert torch.allclose(second.float(), states[2][:, -PATCHES:], atol=4e-3), (
@@ -163,7 +164,8 @@ def test_towers_without_a_text_side_give_no_alignment(
 
 
 def test_tensors_are_prepared_as_pictures_are(parts: Path) -> None:
-    """The hot path has no PIL in it; open_clip's own transform of the PIL picture is the other way."""
+    """The hot path has no PIL in it; open_clip's own transform of the PIL picture is the other
+    way."""
     folder = parts / "vision_encoder"
     encoder = VisionEncoder(folder)
     preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")[2]

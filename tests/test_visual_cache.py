@@ -1,4 +1,5 @@
-"""Pictures are read once: between questions, between decoding steps; and what is mixed before the head equals what is mixed behind it."""
+"""Pictures are read once: between questions, between decoding steps; and what is mixed before the
+head equals what is mixed behind it."""
 
 from __future__ import annotations
 

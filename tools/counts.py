@@ -1,4 +1,5 @@
-"""Print how large and how dense the package is: ``python -m tools.counts``; ``make proof`` ends with it."""
+"""Print how large and how dense the package is: ``python -m tools.counts``; ``make proof`` ends
+with it."""
 
 from __future__ import annotations
 
@@ -63,7 +64,8 @@ def top_functions(tree: ast.Module) -> list[ast.FunctionDef | ast.AsyncFunctionD
 
 
 def floors(trees: dict[Path, ast.Module]) -> str:
-    """Return the length of the longest chain of imports between files, those within functions too."""
+    """Return the length of the longest chain of imports between files, those within functions
+    too."""
     modules = {}
     for path in trees:
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)

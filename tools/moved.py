@@ -1,6 +1,7 @@
 """Say which installed libraries differ from requirements.lock: python -m tools.moved.
 
-Printed before the checks on the newest and on the oldest libraries, so that a failure there says what moved.
+Printed before the checks on the newest and on the oldest libraries, so that a failure there says
+what moved.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Count the files and functions that one warm ``ask`` passes: python -m tools.path_of_ask [k].
 
-A change of file is a call from a function of one file of vlmig to a function of another one. Comprehensions
+A change of file is a call from a function of one file of vlmig to a function of another one.
+Comprehensions
 belong to the function that they are in.
 """
 

@@ -1,7 +1,10 @@
-"""What we compute against what the published code computed, for every family of the golden set and all its cases.
+"""What we compute against what the published code computed, for every family of the golden set and
+all its cases.
 
-The golden files hold the published code's own weights, inputs and outputs (``../shared/reference/forward.md``). Its weights
-go through ``vlmig.models.convert.published``, so the import is checked with them. Published logits include visual positions and stand in
+The golden files hold the published code's own weights, inputs and outputs
+(``../shared/reference/forward.md``). Its weights
+go through ``vlmig.models.convert.published``, so the import is checked with them. Published logits
+include visual positions and stand in
 the order [visual ; text]; ours are the text's.
 """
 
@@ -28,7 +31,8 @@ pytestmark = pytest.mark.skipif(
     not FILES, reason=f"no golden numbers at {GOLDEN}; set VLMIG_GOLDEN"
 )
 
-# fp32 sums in another order: attention kernels alone differ by 3.9e-6 on these models, and logits are of order 1.
+# fp32 sums in another order: attention kernels alone differ by 3.9e-6 on these models, and logits
+# are of order 1.
 TOLERANCE = 2e-5
 Model = VLMIGForCausalLM | VLMIGForMaskedLM
 
@@ -59,7 +63,8 @@ class Golden:
         }
 
     def features(self, case: str) -> torch.Tensor:
-        """The vision tower's features as (B, K, P, C): one image per text, or several beside one text."""
+        """The vision tower's features as (B, K, P, C): one image per text, or several beside one
+        text."""
         seen = self[f"{case}.clip_features"]
         return seen[:, None] if len(self[f"{case}.input_ids"]) == len(seen) else seen[None]
 
@@ -72,7 +77,8 @@ class Golden:
     def comparable(self, case: str) -> torch.Tensor:
         """Mark the text positions (B, T) whose published logits are defined: real tokens.
 
-        In Gemma's rows the image stands in the place of BOS, whose row is the last visual token's, in ours too.
+        In Gemma's rows the image stands in the place of BOS, whose row is the last visual token's,
+        in ours too.
         """
         return self[f"{case}.attention_mask"].bool()
 

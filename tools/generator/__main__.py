@@ -1,4 +1,5 @@
-"""Make the embedded generator: ``python -m tools.generator train``, again after any interruption; then ``export``."""
+"""Make the embedded generator: ``python -m tools.generator train``, again after any interruption;
+then ``export``."""
 
 from __future__ import annotations
 

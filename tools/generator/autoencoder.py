@@ -1,4 +1,5 @@
-"""The autoencoder: 96 x 96 pixels to 12 x 12 x 8, a small ``AutoencoderDC`` of diffusers without generative noise."""
+"""The autoencoder: 96 x 96 pixels to 12 x 12 x 8, a small ``AutoencoderDC`` of diffusers without
+generative noise."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def build_autoencoder() -> AutoencoderDC:
 
 
 def train_autoencoder(work: Path, steps: int) -> AutoencoderDC:
-    """Train on scenes of every set and return the averaged weights' model, scaled to unit variance."""
+    """Train on scenes of every set and return the averaged weights' model, scaled to unit
+    variance."""
     torch.manual_seed(0)
     model = build_autoencoder()
     scenes = render_scenes(work)

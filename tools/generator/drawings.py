@@ -34,7 +34,8 @@ def fetch_fluent(work: Path) -> Path:
 
 
 def drawing(concept: Concept, kind: str, fluent: Path) -> Image.Image | None:
-    """Return a concept's drawing as RGBA, square, cropped to its ink; None where the set has none."""
+    """Return a concept's drawing as RGBA, square, cropped to its ink; None where the set has
+    none."""
     if kind == "noto":
         return glyph(concept.glyph)
     code = "-".join(f"{ord(character):x}" for character in concept.glyph if character != "\ufe0f")
@@ -55,7 +56,8 @@ def squared(picture: Image.Image) -> Image.Image:
 
 
 def upright_scene(ink: Image.Image, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
-    """Place a drawing on a random background, RGB: never mirrored and hardly turned, as things are seen."""
+    """Place a drawing on a random background, RGB: never mirrored and hardly turned, as things are
+    seen."""
     side = round(size * rng.uniform(0.78, 0.96))
     turned = ink.resize((2 * side, 2 * side), Image.Resampling.LANCZOS)
     turned = turned.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC).resize(
@@ -71,7 +73,8 @@ def render_scenes(work: Path) -> np.ndarray:
     """Draw the pool of scenes once.
 
     Returns:
-        uint8 (sets, concepts, SCENES, SIZE, SIZE, 3), read from disk when needed; a set that lacks a concept
+        uint8 (sets, concepts, SCENES, SIZE, SIZE, 3), read from disk when needed; a set that lacks
+        a concept
         shows the first set's drawing.
     """
     path = work / "scenes.npy"

@@ -1,6 +1,8 @@
-"""The generator: a diffusion transformer of Lumina-Next's shape with a small text encoder of its own.
+"""The generator: a diffusion transformer of Lumina-Next's shape with a small text encoder of its
+own.
 
-``LuminaNextDiT2DModel`` takes a text twice: pooled, it modulates every block; token by token, every block attends to
+``LuminaNextDiT2DModel`` takes a text twice: pooled, it modulates every block; token by token,
+every block attends to
 it. Latents of 12 x 12 x 8 are 36 tokens. Trained by flow matching: it predicts data minus noise.
 """
 
@@ -60,7 +62,8 @@ def build_transformer(width: int = 256, layers: int = 6, heads: int = 4) -> Lumi
     nn.init.zeros_(model.norm_out.linear_2.weight)
     nn.init.zeros_(model.norm_out.linear_2.bias)
     with torch.no_grad():
-        # Times lie in [0, 1], where only the fast waves move (half of the inputs are cosines, half are sines).
+        # Times lie in [0, 1], where only the fast waves move (half of the inputs are cosines, half
+        # are sines).
         waves = model.time_caption_embed.timestep_embedder.linear_1.weight.view(width, 2, -1)
         waves[..., 32:] = 0
         waves[..., :32] *= 24
@@ -68,7 +71,8 @@ def build_transformer(width: int = 256, layers: int = 6, heads: int = 4) -> Lumi
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Build a CLIP text encoder of width 192; the pipeline reads the last but one of its three layers."""
+    """Build a CLIP text encoder of width 192; the pipeline reads the last but one of its three
+    layers."""
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -88,7 +92,8 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 def read_texts(
     encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]
 ) -> tuple[Tensor, Tensor]:
-    """Encode texts as the pipeline does: states (B, MAX_TOKENS, TEXT_WIDTH) and mask (B, MAX_TOKENS)."""
+    """Encode texts as the pipeline does: states (B, MAX_TOKENS, TEXT_WIDTH) and mask (B,
+    MAX_TOKENS)."""
     read = tokenizer(
         texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     )
@@ -101,7 +106,8 @@ def read_texts(
 def velocity_of(
     transformer: LuminaNextDiT2DModel,
 ) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Return the compiled function (noisy, times, states, mask) -> data minus noise, (B, 8, H, W)."""
+    """Return the compiled function (noisy, times, states, mask) -> data minus noise, (B, 8, H,
+    W)."""
     rope = torch.view_as_real(
         get_2d_rotary_pos_embed_lumina(transformer.head_dim, 384, 384)[:SIDE, :SIDE].clone()
     )
@@ -138,7 +144,8 @@ class RealAttention:
         key_rotary_emb: Tensor | None,
         base_sequence_length: int,
     ) -> Tensor:
-        """Attend: (B, L, C) to (B, M, ...) -> (B, L, heads, C / heads). Images fill their square: no mask for them."""
+        """Attend: (B, L, C) to (B, M, ...) -> (B, L, heads, C / heads). Images fill their square:
+        no mask for them."""
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(-1, (attn.heads, -1))
         key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(-1, (attn.heads, -1))
         value = attn.to_v(encoder_hidden_states).unflatten(-1, (attn.heads, -1))
@@ -152,7 +159,8 @@ class RealAttention:
 
 
 def turn(states: Tensor, rope: Tensor) -> Tensor:
-    """Turn pairs of channels of (B, L, heads, D) by angles given as (1, L, D / 2, 2): cosine, sine."""
+    """Turn pairs of channels of (B, L, heads, D) by angles given as (1, L, D / 2, 2): cosine,
+    sine."""
     even, odd = states.float().unflatten(-1, (-1, 2)).unbind(-1)
     cosine, sine = rope.unsqueeze(2).unbind(-1)
     return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
@@ -161,7 +169,8 @@ def turn(states: Tensor, rope: Tensor) -> Tensor:
 def build_optimisers(model: nn.ModuleDict) -> list[torch.optim.Optimizer]:
     """Muon for the matrices that tokens of pictures pass through, AdamW for the rest.
 
-    Muon's work does not shrink with the batch: on two cores it would take as long as the gradients if it also had
+    Muon's work does not shrink with the batch: on two cores it would take as long as the gradients
+    if it also had
     the modulation and the text encoder.
     """
     matrices, rest = [], []
@@ -187,7 +196,8 @@ def build_model(work: Path) -> tuple[nn.ModuleDict, CLIPTokenizer]:
 
 
 def train_transformer(work: Path, autoencoder: AutoencoderDC, steps: int) -> None:
-    """Train transformer and text encoder together; the checkpoint holds the average that ``export`` writes."""
+    """Train transformer and text encoder together; the checkpoint holds the average that
+    ``export`` writes."""
     latents = encode_pool(autoencoder, work)
     concepts = load_concepts()
     model, tokenizer = build_model(work)
@@ -216,7 +226,8 @@ def train_transformer(work: Path, autoencoder: AutoencoderDC, steps: int) -> Non
 
 
 def export(work: Path, autoencoder: AutoencoderDC, out: Path) -> int:
-    """Write the averaged weights of the last checkpoint as a pipeline in half precision; returns its step."""
+    """Write the averaged weights of the last checkpoint as a pipeline in half precision; returns
+    its step."""
     model, _ = build_model(work)
     state = torch.load(work / "transformer.pt", weights_only=True)
     model.load_state_dict(state["average"])

@@ -31,7 +31,8 @@ def rule_of(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
     if settings.main_k != settings.auto:
         return None
     raise VLMIGError(
-        f"k={settings.auto!r} for task {task.name}, whose answers do not share pictures or are none to choose between; "
+        f"k={settings.auto!r} for task {task.name}, whose answers do not share pictures or are "
+        f"none to choose between; "
         "expected a number of pictures, too"
     )
 
@@ -48,7 +49,8 @@ def rule_for(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
         return None
     if "shuffled" in settings.controls:
         raise VLMIGError(
-            f"the control shuffled with k={settings.auto!r}, which does not imagine all pictures; expected "
+            f"the control shuffled with k={settings.auto!r}, which does not imagine all pictures; "
+            f"expected "
             f"--k {settings.auto},{rule.most}, or no such control"
         )
     return rule

@@ -78,7 +78,8 @@ class Evaluator:
     ) -> None:
         if not model.config.trained:
             raise VLMIGError(
-                "the model's adapter is untrained and would be measured as noise; train it, or load a trained checkpoint"
+                "the model's adapter is untrained and would be measured as noise; train it, or "
+                "load a trained checkpoint"
             )
         if settings.subset == "covered" and covered is None:
             raise VLMIGError(

@@ -30,7 +30,8 @@ def calibrate(folder: Path, checkpoint: Path) -> Stopping:
     """
     if not (checkpoint / "config.json").is_file():
         raise VLMIGError(
-            f"no checkpoint in {checkpoint}; expected a folder with config.json, which is written to"
+            f"no checkpoint in {checkpoint}; expected a folder with config.json, which is written "
+            f"to"
         )
     config, run = VLMIGConfig.from_pretrained(checkpoint), read_run(folder)
     scores: list[Scores] = []
@@ -73,7 +74,8 @@ def fit(
     fewest = min((len(scores.per_image) for scores in questions), default=0)
     if fewest < most or len(questions) < 2 or most < 2:
         raise VLMIGError(
-            f"{len(questions)} questions beside {fewest} pictures; expected two or more questions beside {most} pictures "
+            f"{len(questions)} questions beside {fewest} pictures; expected two or more questions "
+            f"beside {most} pictures "
             "or more"
         )
     variances, confidence, changed = [], [], []

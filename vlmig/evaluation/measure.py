@@ -141,7 +141,8 @@ class Plan:
         if self.others:
             unseen = self._imagine([self.others[item.cluster] for item in items], seed)
         device = self.model.model.device
-        # On a CPU item by item, so that no number depends on an item's neighbors; elsewhere all together, for speed.
+        # On a CPU item by item, so that no number depends on an item's neighbors; elsewhere all
+        # together, for speed.
         size = 1 if device.type == "cpu" else len(items)
 
         def score(start: int) -> list[Record]:

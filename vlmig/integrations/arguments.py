@@ -28,7 +28,8 @@ def check(k: int, policy: str | None) -> None:
     processes = os.environ.get("WORLD_SIZE", "1")
     if processes != "1":
         raise VLMIGError(
-            f"WORLD_SIZE={processes}, but lm-eval runs in one process here; imagine with torchrun -m vlmig.cli imagine --prompts, then run vlmig lm-eval without it"
+            f"WORLD_SIZE={processes}, but lm-eval runs in one process here; imagine with torchrun "
+            f"-m vlmig.cli imagine --prompts, then run vlmig lm-eval without it"
         )
 
 

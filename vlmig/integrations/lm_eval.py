@@ -81,7 +81,8 @@ class VlmigLM(LM):
         config = self.vlmig.config
         if k and not config.trained:
             raise VLMIGError(
-                "the model's adapter is untrained and would be measured as noise; train it, or measure the LM alone with k=0"
+                "the model's adapter is untrained and would be measured as noise; train it, or "
+                "measure the LM alone with k=0"
             )
         self.policy, self.mixture = policy or config.prompt_policy, Mixture.of(config)
         self.tokenizer, self._device = self.vlmig.tokenizer, self.vlmig.model.device
@@ -115,7 +116,8 @@ class VlmigLM(LM):
         """
         if self.k:
             raise VLMIGError(
-                f"--use_cache keeps answers by their text, but with k={self.k} pictures decide too; leave it out (the store keeps the pictures), or choose k=0"
+                f"--use_cache keeps answers by their text, but with k={self.k} pictures decide "
+                f"too; leave it out (the store keeps the pictures), or choose k=0"
             )
         super().set_cache_hook(cache_hook)
 
@@ -227,7 +229,8 @@ class VlmigLM(LM):
         """
         if isinstance(self.vlmig.model, VLMIGForMaskedLM):
             raise VLMIGError(
-                "loglikelihood_rolling needs a causal LM, this is a masked one; expected another task"
+                "loglikelihood_rolling needs a causal LM, this is a masked one; expected another "
+                "task"
             )
         texts = [request.args[0] for request in requests]
         prompts: list[ImagePrompt | None] = []

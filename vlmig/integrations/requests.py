@@ -141,7 +141,8 @@ def image_prompt(doc: Any, context: str, policy: str, option: str = "") -> Image
     if policy == "option":
         if not option.strip():
             raise VLMIGError(
-                "policy=option draws each answer of a choice, and this task has none to choose between; expected another policy"
+                "policy=option draws each answer of a choice, and this task has none to choose "
+                "between; expected another policy"
             )
         return f"{text} {option.strip()}".strip(), "question"
     return (text, policy) if text else None

@@ -272,7 +272,8 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         return Mixture.of(self.config).combine(text, predictions, trust, blank)
 
     def _mix_states(self, states: Tensor, trust: Tensor) -> Tensor:
-        """Mix states, then predict: the same from one row per position; see ``Mixture.state_weights``."""
+        """Mix states, then predict: the same from one row per position; see
+        ``Mixture.state_weights``."""
         config, text = self.config, None
         if config.mix == "evidence" and config.doubt:
             text = F.log_softmax(self.head(self.language_model, states[:, 0]).float(), -1)

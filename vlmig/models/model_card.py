@@ -29,7 +29,8 @@ print(model.ask("What is the color of a banana?", choices=["yellow", "red"], k=6
 {training}
 The weights here are the adapter's; the named components keep their licenses.
 """
-LATE = """Late multi-image fusion (arXiv 2406.13621): a visual token projector and a late-fusion layer
+LATE = """Late multi-image fusion (arXiv 2406.13621): a visual token projector and a late-fusion
+layer
 ({fusion}) around the frozen {family} LM {language_model}."""
 EARLY = """Early fusion: a projector ({projector}) turns images into visual tokens among the input
 tokens of the {family} LM {language_model}."""

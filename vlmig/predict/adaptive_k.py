@@ -61,7 +61,8 @@ class Stopping:
     def __post_init__(self) -> None:
         if not (0 < self.level < 0.5 and 1 <= self.group <= self.most):
             raise VLMIGError(
-                f"level={self.level}, group={self.group}, most={self.most}; expected an error level in (0, 0.5) and "
+                f"level={self.level}, group={self.group}, most={self.most}; expected an error "
+                f"level in (0, 0.5) and "
                 "groups of 1 to most"
             )
 
@@ -121,7 +122,8 @@ def parse_k(
         return k
     if not decides:
         raise VLMIGError(
-            f"k={k!r} decides between answers by imagined pictures; expected choices, and neither images nor steps, "
+            f"k={k!r} decides between answers by imagined pictures; expected choices, and neither "
+            f"images nor steps, "
             "or a number"
         )
     name, colon, level = k.partition(":")
@@ -131,11 +133,13 @@ def parse_k(
         name = ""
     if name != "auto":
         raise VLMIGError(
-            f"k={k!r}; expected a number of pictures, auto, or auto:LEVEL with an error level such as 0.1"
+            f"k={k!r}; expected a number of pictures, auto, or auto:LEVEL with an error level "
+            f"such as 0.1"
         )
     if calibrated is None:
         raise VLMIGError(
-            "k='auto' needs a checkpoint that was calibrated for it, and this one was not; expected vlmig calibrate, or "
+            "k='auto' needs a checkpoint that was calibrated for it, and this one was not; "
+            "expected vlmig calibrate, or "
             "a number"
         )
     return Stopping(**{**calibrated, **chosen})

@@ -161,7 +161,8 @@ def add_scores(
     """Add the log-probabilities of a batch's candidates to the scores of their contexts, in place.
 
     Args:
-        visual: of each request's images, see ``VLMIGPreTrainedModel.encode_with_blank``; None without any.
+        visual: of each request's images, see ``VLMIGPreTrainedModel.encode_with_blank``; None
+        without any.
     """
     if visual is None:
         targets = [[results[request.context].text] for request in batch.requests]

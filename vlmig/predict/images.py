@@ -81,7 +81,8 @@ class Images:
         """
         if not isinstance(k, int):
             raise VLMIGError(
-                f"k={k!r}; expected a number of pictures here: auto decides between answers (ask with choices, "
+                f"k={k!r}; expected a number of pictures here: auto decides between answers (ask "
+                f"with choices, "
                 "loglikelihood, vlmig eval)"
             )
         prompts = []
@@ -127,7 +128,8 @@ class Images:
             refuse_placeholders(texts, BESIDE_TEXT)
             if k is not None:
                 raise VLMIGError(
-                    f"k={k} with pictures; expected no k: this model looks at pictures beside the text, and they take "
+                    f"k={k} with pictures; expected no k: this model looks at pictures beside the "
+                    f"text, and they take "
                     "the imagined ones' place"
                 )
         else:
@@ -200,7 +202,8 @@ class VisualCache:
         self._lock = Lock()
 
     def __call__(self, visuals: Sequence[Visuals]) -> VisualStates | None:
-        """Return ``VLMIGPreTrainedModel.encode_with_blank`` of the images of B texts, K of each; None where K is
+        """Return ``VLMIGPreTrainedModel.encode_with_blank`` of the images of B texts, K of each;
+        None where K is
         0."""
         if not visuals or not len(visuals[0].features):
             return None
@@ -227,7 +230,8 @@ class VisualCache:
         features = images.features[None].to(self.model.device)
         self.model.check_features(features, None, 1)
         states = self.model.encode_with_blank(features)
-        # Given images have no key. With early fusion the LM's own layers read images, together with the text.
+        # Given images have no key. With early fusion the LM's own layers read images, together
+        # with the text.
         if all(key) and not self.model.config.images_in_text:
             with self._lock:
                 self._add(key, states)

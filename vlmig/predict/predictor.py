@@ -178,7 +178,8 @@ class VLMIG:
         mixture: Mixture,
         draw: Draw,
     ) -> tuple[Scores, Visuals]:
-        """Score candidates after a context, with these images or with as many as the answer needs."""
+        """Score candidates after a context, with these images or with as many as the answer
+        needs."""
         if not isinstance(count, Stopping):
             context, candidates = question
             return self.scorer.score([context], [candidates], [visuals], verbatim=True)[0], visuals

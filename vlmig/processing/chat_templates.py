@@ -60,14 +60,16 @@ TEMPLATES = {
         "USER: {} ASSISTANT:",
         " {}</s>",
         "</s>",
-        system="A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.",
+        system="A chat between a curious user and an artificial intelligence assistant. The "
+        "assistant gives helpful, detailed, and polite answers to the user's questions.",
         opening="{} ",
     ),
     "vicuna_v0": Template(
         "Human: {}###Assistant:",
         " {}###",
         "###",
-        system="A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the human's questions.",
+        system="A chat between a curious human and an artificial intelligence assistant. The "
+        "assistant gives helpful, detailed, and polite answers to the human's questions.",
         opening="{}###",
     ),
     "llama2": Template(  # the tokenizer itself writes the first <s>
@@ -75,7 +77,9 @@ TEMPLATES = {
         " {} </s>",
         "</s>",
         between="<s>",
-        system="You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, and assist the user with a variety of tasks using natural language.",
+        system="You are a helpful language and vision assistant. You are able to understand the "
+        "visual content that the user provides, and assist the user with a variety of "
+        "tasks using natural language.",
         opening="<<SYS>>\n{}\n<</SYS>>\n\n",
         inside=True,
     ),
@@ -166,12 +170,14 @@ def _check(turns: Sequence[Turn], template: str, last: str) -> None:
     roles = [turn.role for turn in turns]
     if roles != [("user", "assistant")[i % 2] for i in range(len(roles))] or roles[-1:] != [last]:
         raise VLMIGError(
-            f"a conversation of {', '.join(map(str, roles)) or 'no turns'}; expected user and assistant in turn, the {last} last; correct it"
+            f"a conversation of {', '.join(map(str, roles)) or 'no turns'}; expected user and "
+            f"assistant in turn, the {last} last; correct it"
         )
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn.text, str) or not turn.text.strip():
             raise VLMIGError(
-                f"turn {number} of a conversation is {turn.text!r}; expected a text; give one, or leave it out"
+                f"turn {number} of a conversation is {turn.text!r}; expected a text; give one, or "
+                f"leave it out"
             )
 
 
@@ -215,7 +221,9 @@ def _render_applied(tokenizer: Any, turns: Sequence[Turn], system: str | None) -
             behind = asking + answer + one.rpartition(PROBE)[2]
         if not text.startswith(behind):
             raise VLMIGError(
-                f"the tokenizer's chat template writes turn {i + 1} otherwise once others follow; expected one that only adds to a conversation; choose a template among {', '.join(TEMPLATES)}"
+                f"the tokenizer's chat template writes turn {i + 1} otherwise once others follow; "
+                f"expected one that only adds to a conversation; choose a template among "
+                f"{', '.join(TEMPLATES)}"
             )
         stopped = behind.rstrip()  # line breaks after a stop mark belong to the next turn
         end = len(behind) if stopped.endswith(answer) else len(stopped)
@@ -229,7 +237,10 @@ def _apply(tokenizer: Any, turns: Sequence[Turn], system: str | None, asks: bool
 
     if not getattr(tokenizer, "chat_template", None):
         raise VLMIGError(
-            f"template {TOKENIZER} with {'no tokenizer' if tokenizer is None else 'a tokenizer that has no chat_template'}; expected a chat model's tokenizer; name its model, or choose a template among {', '.join(TEMPLATES)}"
+            f"template {TOKENIZER} with "
+            f"{'no tokenizer' if tokenizer is None else 'a tokenizer that has no chat_template'}; "
+            f"expected a chat model's tokenizer; name its model, or choose a template among "
+            f"{', '.join(TEMPLATES)}"
         )
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]
     if system:
@@ -239,7 +250,9 @@ def _apply(tokenizer: Any, turns: Sequence[Turn], system: str | None, asks: bool
     except (TemplateError, ValueError, TypeError) as error:
         reason = one_line(error, whole=True)
         raise VLMIGError(
-            f"the tokenizer's chat template refuses a conversation ({reason}); expected one with turns of user and assistant{' and a system' if system else ''}; choose a template among {', '.join(TEMPLATES)}"
+            f"the tokenizer's chat template refuses a conversation ({reason}); expected one with "
+            f"turns of user and assistant{' and a system' if system else ''}; choose a template "
+            f"among {', '.join(TEMPLATES)}"
         ) from None
     first = tokenizer.bos_token
     written = first is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]

@@ -37,7 +37,8 @@ def with_placeholders(text: str, images: int, line: bool = False) -> str:
     count = text.count(IMAGE)
     if count not in (0, images) or count > images:
         raise VLMIGError(
-            f"{images} pictures for {count} {IMAGE} in {_short(text)}; expected a picture for each {IMAGE}, or none at all"
+            f"{images} pictures for {count} {IMAGE} in {_short(text)}; expected a picture for "
+            f"each {IMAGE}, or none at all"
         )
     if count or not images:
         return text
@@ -102,7 +103,8 @@ class Conversation:
             opened = all_opened(example_images)
             if opened and not in_text:
                 raise VLMIGError(
-                    f"a demonstration with pictures, but fusion={config.fusion!r} looks at pictures beside the text; "
+                    f"a demonstration with pictures, but fusion={config.fusion!r} looks at "
+                    f"pictures beside the text; "
                     "expected none in it, or a model with fusion 'prefix'"
                 )
             turns += [

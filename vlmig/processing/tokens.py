@@ -179,7 +179,8 @@ def encode_pair(
     cut = len(whole) - len(shorter)
     if split - cut < 1:
         raise VLMIGError(
-            f"a continuation of {len(whole) - split} tokens; at most {limit} with its context fit this model"
+            f"a continuation of {len(whole) - split} tokens; at most {limit} with its context fit "
+            f"this model"
         )
     return shorter, split - cut
 
@@ -205,7 +206,8 @@ def cut_left(
         images = image_tokens.count(ids)
         if images * image_tokens.each + len(begin) >= limit:
             raise VLMIGError(
-                f"{images} pictures of {image_tokens.each} tokens in a text; at most {limit} tokens fit this model: show fewer"
+                f"{images} pictures of {image_tokens.each} tokens in a text; at most {limit} "
+                f"tokens fit this model: show fewer"
             )
         start += -ids[:start].count(image_tokens.placeholder) % image_tokens.each
     return begin + ids[start:]

@@ -1,4 +1,5 @@
-"""Intervals, differences and calibration for accuracies whose entries share objects: whole clusters are resampled."""
+"""Intervals, differences and calibration for accuracies whose entries share objects: whole
+clusters are resampled."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ RESAMPLES = 4000
 BLOCK = 2_000_000
 """Numbers drawn at a time, of 24 bytes each."""
 KEPT = 20_000_000
-"""Numbers of two bytes that are kept for the next estimate; where there would be more they are drawn again."""
+"""Numbers of two bytes that are kept for the next estimate; where there would be more they are
+drawn again."""
 LEVEL = 0.95
 BINS = 10
 """Of confidence, equally wide."""
@@ -28,11 +30,13 @@ class Estimate:
     low: float
     high: float
     p: float
-    """Two-sided p-value of the mean being zero; under 0.05 just where the interval leaves zero out."""
+    """Two-sided p-value of the mean being zero; under 0.05 just where the interval leaves zero
+    out."""
 
 
 class Clusters:
-    """The entries' clusters, and what drawing whole clusters with replacement makes of any values of the entries.
+    """The entries' clusters, and what drawing whole clusters with replacement makes of any values
+    of the entries.
 
     Args:
         names: the cluster of each entry; an object's entries belong together.
@@ -46,16 +50,18 @@ class Clusters:
     def estimate(self, values: Sequence[float] | np.ndarray, least: float = 0.0) -> Estimate:
         """Estimate a mean in [0, 1]; with ``least`` -1 a mean difference.
 
-        Percentiles of a bootstrap over n clusters are too narrow by about sqrt(1 - 1/n) and the normal's tails; they are
-        widened to those of Student's t (Hesterberg 2015, "expanded percentile"). Where all clusters agree, a bootstrap sees
-        no spread: then the interval reaches as far as a deviating cluster could hide, 1 - 0.025^(1/n).
+        Percentiles of a bootstrap over n clusters are too narrow by about sqrt(1 - 1/n) and the
+        normal's tails; they are widened to those of Student's t (Hesterberg 2015, "expanded
+        percentile"). Where all clusters agree, a bootstrap sees no spread: then the interval
+        reaches as far as a deviating cluster could hide, 1 - 0.025^(1/n).
         """
         return self.estimates([values], least)[0]
 
     def estimates(
         self, many: Sequence[Sequence[float] | np.ndarray], least: float = 0.0
     ) -> list[Estimate]:
-        """Estimate several means from the same draws, each as if alone; drawing is what takes time."""
+        """Estimate several means from the same draws, each as if alone; drawing is what takes
+        time."""
         arrays = [np.asarray(values, dtype=float) for values in many]
         sums = [np.bincount(self.index, array) for array in arrays]
         spread = [bool(np.ptp(own / self.counts) >= 1e-12) for own in sums]
@@ -79,7 +85,8 @@ class Clusters:
         return totals[:-1] / totals[-1]
 
     def _draws(self) -> Iterator[np.ndarray]:
-        """Yield how often each draw holds each cluster, (block, n); kept for the next estimate where that is small."""
+        """Yield how often each draw holds each cluster, (block, n); kept for the next estimate
+        where that is small."""
         if self._kept:
             yield from self._kept
             return
@@ -127,7 +134,8 @@ def clustered(
 def mcnemar(a: np.ndarray, b: np.ndarray, clusters: Sequence[str] | np.ndarray) -> float:
     """Return the p-value of the exact McNemar test over clusters.
 
-    A cluster speaks for the side that has more of its entries right; with one entry per cluster this is McNemar's test itself.
+    A cluster speaks for the side that has more of its entries right; with one entry per cluster
+    this is McNemar's test itself.
     """
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     gains = np.bincount(index, np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
@@ -136,7 +144,8 @@ def mcnemar(a: np.ndarray, b: np.ndarray, clusters: Sequence[str] | np.ndarray) 
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust the p-values of one table so that the chance of any false "better" or "worse" stays at the level (Holm 1979)."""
+    """Adjust the p-values of one table so that the chance of any false "better" or "worse" stays
+    at the level (Holm 1979)."""
     order = np.argsort(p_values, kind="stable")
     steps = np.asarray(p_values, dtype=float)[order] * np.arange(len(order), 0, -1)
     adjusted = np.empty(len(order))
@@ -156,7 +165,8 @@ def verdict(delta: float, p: float) -> str:
 
 
 def balanced_accuracy(correct: np.ndarray, labels: Sequence[str] | np.ndarray) -> float:
-    """Average the accuracy within each true class, so that a frequent class cannot carry the score."""
+    """Average the accuracy within each true class, so that a frequent class cannot carry the
+    score."""
     _, index, counts = np.unique(np.asarray(labels), return_inverse=True, return_counts=True)
     return float(np.mean(np.bincount(index, correct) / counts))
 
@@ -167,7 +177,8 @@ def majority(labels: Sequence[str] | np.ndarray) -> float:
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> tuple[float, list[dict[str, Any]]]:
-    """Return the expected calibration error (Guo et al. 2017) and, for each bin of confidence, how often it was right."""
+    """Return the expected calibration error (Guo et al. 2017) and, for each bin of confidence, how
+    often it was right."""
     places = np.minimum((confidence * BINS).astype(int), BINS - 1)
     rows = []
     for place in np.unique(places):
