@@ -30,6 +30,8 @@ from vlmig.io.hashing import source_of
 from vlmig.runtime import deterministic_map
 
 logger = logging.getLogger(__name__)
+# Where bitsandbytes is installed diffusers imports it, and it warns of a kernel no image needs.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 EMBEDDED = {
     "StableDiffusionPipeline": ("prompt_embeds", "negative_prompt_embeds"),
     "StableDiffusionXLPipeline": (
