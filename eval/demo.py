@@ -1,10 +1,8 @@
-"""make demo: imagine pictures, answer questions, and measure the pocket model against itself
-without pictures.
+"""make demo: imagine pictures, answer questions, and measure the pocket model against itself without pictures.
 
     python -m eval.demo [--data DIR]
 
-Runs offline on two cores in under five minutes. With benchmark files (``--data``, ``VLMIG_DATA``
-or ``../shared/data``)
+Runs offline on two cores in under five minutes. With benchmark files (``--data``, ``VLMIG_DATA`` or ``../shared/data``)
 it measures memory_color, all 108 objects; always pocket_known, colours the language model was told.
 """
 
@@ -43,8 +41,7 @@ def main() -> None:
             ["--limit", "100"],
         )  # minutes, not a quarter of an hour
         print(
-            f"\nno benchmark files at {arguments.data} (see README, Benchmark data): measuring "
-            f"the pocket world's own tasks"
+            f"\nno benchmark files at {arguments.data} (see README, Benchmark data): measuring the pocket world's own tasks"
         )
     command = [
         "eval",

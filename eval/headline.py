@@ -1,16 +1,11 @@
-"""The README's tables: accuracy with pictures beside text alone, one picture, controls, baselines
-and their differences.
+"""The README's tables: accuracy with pictures beside text alone, one picture, controls, baselines and their differences.
 
-    vlmig eval --tasks memory_color,imagenetvc_color,pocket_color,pocket_known,pocket_text --k
-    0,1,6 --out runs/headline
+    vlmig eval --tasks memory_color,imagenetvc_color,pocket_color,pocket_known,pocket_text --k 0,1,6 --out runs/headline
     python -m eval.headline runs/headline
 
-An adapter of another size (RUN is what a `vlmig train` recipe or `vlmig convert` wrote) is
-measured alike:
+An adapter of another size (RUN is what a `vlmig train` recipe or `vlmig convert` wrote) is measured alike:
 
-    vlmig eval --model RUN --tasks
-    memory_color,color_terms,object_shape,imagenetvc_color,imagenetvc_shape --k 0,1,6 --out
-    runs/other
+    vlmig eval --model RUN --tasks memory_color,color_terms,object_shape,imagenetvc_color,imagenetvc_shape --k 0,1,6 --out runs/other
     python -m eval.headline runs/other
 """
 
@@ -63,8 +58,7 @@ def _main(own: Results) -> str:
 
 
 def _others(own: Results) -> str:
-    """Other ways to spend the effort: solved examples or the pictures' prompt as text; CLIP alone
-    or beside the text; votes."""
+    """Other ways to spend the effort: solved examples or the pictures' prompt as text; CLIP alone or beside the text; votes."""
     head = [
         "task",
         "few-shot",
@@ -88,8 +82,7 @@ def _others(own: Results) -> str:
 
 
 def _differences(own: Results) -> str:
-    """The main setting less every other one, in points; verdicts are adjusted for all of them
-    together (Holm)."""
+    """The main setting less every other one, in points; verdicts are adjusted for all of them together (Holm)."""
     every = dict.fromkeys((c["task"], c["subset"]) for c in own.block["comparisons"])
     found = [column for column in every if column[0] not in own.tasks or column in columns([own])]
     names = [name for name in OTHERS if any(own.comparison(*column, name) for column in found)]

@@ -1,21 +1,16 @@
 """Figure 3 of arXiv 2406.13621v2: accuracy against the number of pictures.
 
-Published, Gemma-2B, k = 1 to 10, mean of ImageNetVC Color, PIQA and BoolQ on an axis from 60 to
-64: it rises from k = 1, is useful at
-k = 3, saturates near k = 6 and stays flat to 10. Numbers were not given. All k come from one pass
-over the largest.
+Published, Gemma-2B, k = 1 to 10, mean of ImageNetVC Color, PIQA and BoolQ on an axis from 60 to 64: it rises from k = 1, is useful at
+k = 3, saturates near k = 6 and stays flat to 10. Numbers were not given. All k come from one pass over the largest.
 
 The pocket model:
 
-    vlmig eval --tasks memory_color,imagenetvc_color,pocket_color --k 0,1,2,3,4,6,8,10 --control
-    none,shuffled --out runs/sweep
+    vlmig eval --tasks memory_color,imagenetvc_color,pocket_color --k 0,1,2,3,4,6,8,10 --control none,shuffled --out runs/sweep
     python -m eval.k_sweep runs/sweep --png sweep.png
 
-The paper's size (RUN_OF_GEMMA is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter
-of that size exists yet):
+The paper's size (RUN_OF_GEMMA is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter of that size exists yet):
 
-    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,piqa,boolq --k 0,1,2,3,4,6,8,10 --out
-    runs/gemma_sweep
+    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,piqa,boolq --k 0,1,2,3,4,6,8,10 --out runs/gemma_sweep
     python -m eval.k_sweep runs/gemma_sweep --png gemma_sweep.png
 """
 
@@ -51,8 +46,7 @@ def every_k(own: Results) -> list[int]:
 
 
 def _table(own: Results) -> str:
-    """Make a row for each k, with the published mean's tasks averaged where all of them are
-    there."""
+    """Make a row for each k, with the published mean's tasks averaged where all of them are there."""
     shown = columns([own])
     whole = all((task, "all") in shown for task in PUBLISHED)
     rows = []
@@ -92,8 +86,7 @@ def draw(runs: Sequence[Results]) -> Figure:
 
 
 def curve(own: Results, column: Column, control: str = "none") -> np.ndarray:
-    """Return every k, the accuracy there, and the lower and upper end of its interval, in %: (4,
-    k)."""
+    """Return every k, the accuracy there, and the lower and upper end of its interval, in %: (4, k)."""
     rows = [row for k in every_k(own) if (row := own.row(*column, k, control))]
     shares = 100 * np.array([[row["acc"], *row["ci95"]] for row in rows]).reshape(-1, 3)
     return np.vstack([[row["k"] for row in rows], shares.T])

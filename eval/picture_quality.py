@@ -1,12 +1,9 @@
-"""Can one recognise what a generator draws? Its pictures, named by an encoder that has never seen
-a generated one.
+"""Can one recognise what a generator draws? Its pictures, named by an encoder that has never seen a generated one.
 
 python -m eval.picture_quality [GENERATOR] [--steps 8 --guidance 2.5 --size 96] [--sheet sheet.png]
 
-GENERATOR is a folder or hub id of a text-to-image pipeline (default: the embedded one). The judge
-is the embedded vision
-encoder, trained on drawings alone; ``--judge`` takes any other that open_clip knows, for real
-generators.
+GENERATOR is a folder or hub id of a text-to-image pipeline (default: the embedded one). The judge is the embedded vision
+encoder, trained on drawings alone; ``--judge`` takes any other that open_clip knows, for real generators.
 """
 
 from __future__ import annotations
@@ -42,8 +39,7 @@ class Judge:
     """An open_clip model that names pictures.
 
     Args:
-        source: a folder in open_clip's format, or an architecture and its weights as
-        ``ViT-B-32:laion2b_s34b_b79k``.
+        source: a folder in open_clip's format, or an architecture and its weights as ``ViT-B-32:laion2b_s34b_b79k``.
     """
 
     def __init__(self, source: str) -> None:
@@ -85,8 +81,7 @@ def share(hits: np.ndarray) -> str:
 
 
 def color_distance(picture: Image.Image, concept: Concept) -> float:
-    """Return the CIELAB distance of mean colours: a picture's, and the drawing's, where the
-    drawing's ink would lie."""
+    """Return the CIELAB distance of mean colours: a picture's, and the drawing's, where the drawing's ink would lie."""
     side = round(0.87 * picture.width)
     ink = np.asarray(glyph(concept.glyph).resize((side, side)), dtype=np.float32) / 255
     edge = (picture.width - side) // 2
@@ -114,8 +109,7 @@ def draw(imaginer: Any, names: Sequence[str], first: int = 0) -> list[Image.Imag
 
 
 def load_imaginer(source: str, sampling: Sampling) -> DiffusionSource:
-    """Load a generator. Lumina's pipeline guides three channels of any latent; here all of them
-    are guided."""
+    """Load a generator. Lumina's pipeline guides three channels of any latent; here all of them are guided."""
     imaginer = DiffusionSource(source, sampling)
     pipeline = imaginer.pipeline
     if type(pipeline).__name__ != "LuminaPipeline" or sampling.guidance <= 1:
@@ -176,8 +170,7 @@ def measure(
         color_distance(p, concepts[i]) for p, i in zip(pictures, np.roll(things, 1), strict=True)
     ]
     lines.append(
-        f"colour: {np.nanmedian(own):.1f} from the drawing in CIELAB, {np.nanmedian(other):.1f} "
-        f"from another's"
+        f"colour: {np.nanmedian(own):.1f} from the drawing in CIELAB, {np.nanmedian(other):.1f} from another's"
     )
     if six:
         many = draw(imaginer, [name for name in asked[:six] for _ in range(SIX)], 50000)
@@ -193,19 +186,16 @@ def measure(
 def name_scenes(
     path: Path, judge: Judge, concepts: Sequence[Concept], things: Sequence[int]
 ) -> list[str]:
-    """Say how many drawn scenes of each set are named right: the most that a generator of that set
-    can reach.
+    """Say how many drawn scenes of each set are named right: the most that a generator of that set can reach.
 
     Args:
-        path: array (sets, concepts, scenes, H, W, 3), as the recipe of the embedded generator
-        keeps it.
+        path: array (sets, concepts, scenes, H, W, 3), as the recipe of the embedded generator keeps it.
     """
     names, lines = judge.names([concept.name for concept in concepts]), []
     for number, pool in enumerate(np.load(path, mmap_mode="r")):
         rank = ranks(judge.pictures([Image.fromarray(pool[i, 0]) for i in things]), names, things)
         lines.append(
-            f"scenes of set {number + 1}: top-1 {share(rank < 1)}, top-5 {share(rank < 5)}, n = "
-            f"{len(rank)}"
+            f"scenes of set {number + 1}: top-1 {share(rank < 1)}, top-5 {share(rank < 5)}, n = {len(rank)}"
         )
     return lines
 

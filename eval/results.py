@@ -1,5 +1,4 @@
-"""Results folders read again: accuracies as results.json has them, and samples as the evaluation
-read them."""
+"""Results folders read again: accuracies as results.json has them, and samples as the evaluation read them."""
 
 from __future__ import annotations
 
@@ -38,8 +37,7 @@ class Results:
             }
         except (OSError, ValueError, KeyError, TypeError):
             raise VLMIGError(
-                f"{folder} has no results of this version; expected a folder that vlmig eval "
-                f"--out wrote"
+                f"{folder} has no results of this version; expected a folder that vlmig eval --out wrote"
             ) from None
 
     @property
@@ -50,21 +48,18 @@ class Results:
     def row(
         self, task: str, subset: str, k: int | None = None, control: str = "none"
     ) -> Row | None:
-        """Find the main setting's numbers, or those of another k or control beside it; None where
-        there is no accuracy."""
+        """Find the main setting's numbers, or those of another k or control beside it; None where there is no accuracy."""
         found = (
             main_condition(self.content, task, subset, k, control) if task in self.mains else None
         )
         return found if found and found["acc"] is not None else None
 
     def baseline(self, task: str, subset: str, mix: str) -> Row | None:
-        """Find what another use of the same pictures gets: vote, clip or zlavi; of all seeds where
-        there are several."""
+        """Find what another use of the same pictures gets: vote, clip or zlavi; of all seeds where there are several."""
         return found_row(self.block["conditions"], task=task, subset=subset, k=self.k, mix=mix)
 
     def floor(self, task: str, subset: str) -> tuple[float | None, float | None]:
-        """Return the accuracy of the most frequent answer, and chance; None where answers are
-        generated."""
+        """Return the accuracy of the most frequent answer, and chance; None where answers are generated."""
         row, known = self.row(task, subset, 0), self.block["baselines"][task]
         return (row["majority"], known["chance"]) if row and known else (None, None)
 
@@ -82,8 +77,7 @@ class Results:
 
 
 class Samples:
-    """A task's samples as the evaluation read them, so that rules can be tried which results.json
-    does not have.
+    """A task's samples as the evaluation read them, so that rules can be tried which results.json does not have.
 
     An entry is a wording of an item under a seed, or the item where the best wording counts.
 
@@ -128,8 +122,7 @@ class Samples:
         return self.rescorer.correct(found)[self.inside]
 
     def estimate(self, values: np.ndarray, least: float = 0.0) -> Row:
-        """Estimate a mean over the entries, or with ``least`` -1 a difference, in the shape of a
-        condition."""
+        """Estimate a mean over the entries, or with ``least`` -1 a difference, in the shape of a condition."""
         found = self._drawn.estimate(values, least)
         return {
             "acc": found.mean,

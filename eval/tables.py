@@ -18,8 +18,7 @@ SUBSETS = ("all", "covered")
 
 
 def columns(runs: Sequence[Results], tasks: Sequence[str] | None = None) -> list[Column]:
-    """List what any of the folders has an accuracy of, of these tasks or of all; a subset that is
-    all of a task stands once.
+    """List what any of the folders has an accuracy of, of these tasks or of all; a subset that is all of a task stands once.
 
     Raises:
         VLMIGError: there is none.
@@ -67,8 +66,7 @@ def title(runs: Sequence[Results], column: Column) -> str:
 
 
 def beside(numbers: Mapping[str, str], shown: Sequence[Column]) -> list[str]:
-    """Put published numbers, by task, into their tasks' first columns: they are about no subset of
-    ours."""
+    """Put published numbers, by task, into their tasks' first columns: they are about no subset of ours."""
     first = dict(reversed(shown))
     return [numbers.get(task, "-") if first[task] == subset else "-" for task, subset in shown]
 
@@ -82,8 +80,7 @@ def floors(runs: Sequence[Results], shown: Sequence[Column]) -> list[list[str]]:
 
 
 def mean(rows: Sequence[Row]) -> Row:
-    """Average several tasks' accuracies, taken as independent; the interval is made of theirs (Zou
-    and Donner 2008)."""
+    """Average several tasks' accuracies, taken as independent; the interval is made of theirs (Zou and Donner 2008)."""
     own, ends = np.array([row["acc"] for row in rows]), np.array([row["ci95"] for row in rows])
     below, above = np.sqrt(((ends - own[:, None]) ** 2).sum(0)) / len(rows)
     return {"acc": own.mean(), "ci95": [own.mean() - below, own.mean() + above]}
@@ -124,8 +121,7 @@ def remarks(runs: Sequence[Results], published: str) -> str:
         published: which numbers, of what model.
     """
     lines = [
-        f"Published: {published}, arXiv 2406.13621v2, in %; ours in % with 95 % intervals over "
-        f"objects."
+        f"Published: {published}, arXiv 2406.13621v2, in %; ours in % with 95 % intervals over objects."
     ]
     for run in runs:
         settings, content = run.block["settings"], run.content

@@ -24,6 +24,7 @@ from vlmig.integrations.requests import (
     ContextGroup,
     ImagePrompt,
     alike,
+    by_policy,
     gathered,
     image_prompt,
 )
@@ -324,21 +325,16 @@ class VlmigLM(LM):
 
     def _imagine(self, prompts: Sequence[ImagePrompt | None]) -> None:
         """Fill the store with the images of all prompts, each drawn once, in big batches."""
-        by_policy: dict[str, dict[str, None]] = {}
-        for text, policy in filter(None, prompts):
-            by_policy.setdefault(policy, {})[self._cleaned(text)] = None
-        for policy, texts in by_policy.items():
+        for policy, members in by_policy(prompts).items():
+            texts = dict.fromkeys(self._cleaned(text) for text, _ in members)
             self.vlmig.imagination.fill(list(texts), self.k, self.seed, policy)
 
     def _visuals(self, prompts: Sequence[ImagePrompt | None], k: int) -> list[Visuals]:
         """Take the images of each prompt from the store; none with k = 0."""
         if not k:
             return self.vlmig.imagine([""] * len(prompts), 0)
-        by_policy: dict[str, list[ImagePrompt]] = {}
-        for prompt in filter(None, dict.fromkeys(prompts)):
-            by_policy.setdefault(prompt[1], []).append(prompt)
         visuals: dict[ImagePrompt | None, Visuals] = {}
-        for policy, members in by_policy.items():
+        for policy, members in by_policy(prompts).items():
             texts = [self._cleaned(text) for text, _ in members]
             made = self.vlmig.imagine(texts, k, self.seed, policy=policy)
             visuals.update(zip(members, made, strict=True))

@@ -4,7 +4,7 @@ them."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -152,3 +152,11 @@ def last_paragraph(text: str) -> str:
     """Return a text's last paragraph that says more than ``Answer:``."""
     paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]
     return next((part for part in reversed(paragraphs) if not CUE.fullmatch(part)), "")
+
+
+def by_policy(prompts: Iterable[ImagePrompt | None]) -> dict[str, list[ImagePrompt]]:
+    """Group image prompts, each once, by their policy."""
+    groups: dict[str, list[ImagePrompt]] = {}
+    for prompt in filter(None, dict.fromkeys(prompts)):
+        groups.setdefault(prompt[1], []).append(prompt)
+    return groups
