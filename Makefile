@@ -45,6 +45,7 @@ test: .venv/ready
 proof: .venv/ready
 	VLMIG_PROOF=1 $(PYTEST) -m "proof or scaled"
 	$(RUN)/python -m tools.counts
+	$(RUN)/python -m tools.path_of_ask
 
 test-newest: $(UV)
 	$(MAKE) others RUN=.venv-newest/bin RESOLUTION=highest

@@ -1,4 +1,6 @@
-"""make eval: measure the embedded pocket model on every colour and shape task whose file is there, and print the README's tables.
+"""make eval: measure the embedded pocket model on every colour and shape task whose file is there.
+
+It prints the tables of docs/results.md.
 
     python -m eval.colours_and_shapes [--data DIR]
 

@@ -1,4 +1,5 @@
-"""The README's tables: accuracy with pictures beside text alone, one picture, controls, baselines and their differences.
+"""The tables of docs/results.md: accuracy with pictures beside text alone, one picture, controls,
+baselines and their differences.
 
     vlmig eval --tasks memory_color,imagenetvc_color,pocket_color,pocket_known,pocket_text --k 0,1,6 --out runs/headline
     python -m eval.headline runs/headline

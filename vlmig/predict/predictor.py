@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from vlmig.errors import VLMIGError
 from vlmig.imagination.store import FeatureStore
 from vlmig.imagination.visuals import Visuals
@@ -54,8 +56,6 @@ class VLMIG:
         self.visual_cache = VisualCache(model)
         self.scorer = Scorer(model, tokenizer, self.visual_cache)
         self.imagination, self.stopwatch = self.images.imagination, self.images.stopwatch
-        self.imagine, self.look = self.images.imagine, self.images.look
-        self.score, self.token_log_probs = self.scorer.score, self.scorer.token_log_probs
 
     @classmethod
     def from_pretrained(
@@ -88,8 +88,7 @@ class VLMIG:
         store: str | Path | FeatureStore | None = None,
         **settings: Any,
     ) -> VLMIG:
-        """Build a model with an untrained adapter, which can be trained but refuses to be
-        evaluated.
+        """Build a model with an untrained adapter: it can be trained, and refuses evaluation.
 
         Args:
             language_model: hub id or folder of a causal or masked LM.
@@ -178,8 +177,7 @@ class VLMIG:
         mixture: Mixture,
         draw: Draw,
     ) -> tuple[Scores, Visuals]:
-        """Score candidates after a context, with these images or with as many as the answer
-        needs."""
+        """Score candidates after a context, with these images or as many as it takes."""
         if not isinstance(count, Stopping):
             context, candidates = question
             return self.scorer.score([context], [candidates], [visuals], verbatim=True)[0], visuals
@@ -230,8 +228,7 @@ class VLMIG:
     def fill(
         self, text: str, k: int = DEFAULT_K, *, prompt: str | None = None, top: int = 5
     ) -> dict[str, float]:
-        """Fill the gap of a text, the masked LM's mask token: the likeliest words and their
-        probabilities.
+        """Fill the gap of a text (the mask token): the likeliest words with probabilities.
 
         Raises:
             VLMIGError: a causal LM; not exactly one gap.
@@ -255,11 +252,10 @@ class VLMIG:
         batch: int = 32,
         visuals: Sequence[Visuals] | None = None,
     ) -> list[float]:
-        """Return log p(continuation | context) of each pair; images are imagined by the
-        checkpoint's ``prompt_policy``.
+        """Return log p(continuation | context) of each pair, scored verbatim.
 
-        Continuations are scored verbatim, adding no leading space. A masked LM gives the
-        pseudo-log-likelihood.
+        The checkpoint's ``prompt_policy`` says what to imagine. No leading space is added. A
+        masked LM gives the pseudo-log-likelihood.
 
         Args:
             k: imagined images; 6 when None, or none with ``images``. ``auto``: as many as are
@@ -291,12 +287,26 @@ class VLMIG:
             chosen = dict(zip(texts, (scores.visuals for scores in safe), strict=True))
             visuals = [chosen[context] for context, _ in pairs]
         elif visuals is None:
-            contexts, continuations = (
-                [context for context, _ in pairs],
-                [option for _, option in pairs],
-            )
+            contexts = [context for context, _ in pairs]
+            continuations = [continuation for _, continuation in pairs]
             visuals = self.images.for_texts(contexts, count, seed, images, continuations)
         return self.scorer.loglikelihood(pairs, visuals, per, batch)
+
+    def imagine(self, *args: Any, **settings: Any) -> list[Visuals]:
+        """Imagine k images for each text; see ``Images.imagine``."""
+        return self.images.imagine(*args, **settings)
+
+    def look(self, *args: Any, **settings: Any) -> list[Visuals]:
+        """Encode the images given for each text; see ``Images.look``."""
+        return self.images.look(*args, **settings)
+
+    def score(self, *args: Any, **settings: Any) -> list[Scores]:
+        """Score candidates with text alone and with each image; see ``Scorer.score``."""
+        return self.scorer.score(*args, **settings)
+
+    def token_log_probs(self, *args: Any, **settings: Any) -> list[Tensor]:
+        """Return the log-probability of each token of a text; see ``Scorer.token_log_probs``."""
+        return self.scorer.token_log_probs(*args, **settings)
 
     def generate(
         self,
