@@ -43,7 +43,7 @@ test: .venv/ready
 	$(PYTEST)
 
 proof: .venv/ready
-	VLMIG_PROOF=1 $(PYTEST) -m "proof or scaled"
+	VLMIG_PROOF=1 $(PYTEST) $(MORE) -m "proof or scaled"
 	$(RUN)/python -m tools.counts
 	$(RUN)/python -m tools.path_of_ask
 
