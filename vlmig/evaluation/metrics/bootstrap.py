@@ -117,18 +117,10 @@ def _expanded(mean: float, means: np.ndarray, n: int) -> Estimate:
     beyond = (min((means <= 0).sum(), (means >= 0).sum()) + 1) / (RESAMPLES + 2)
     p = 2 * stats.t.cdf(stats.norm.ppf(min(beyond, 0.5)) * np.sqrt((n - 1) / n), n - 1)
     stderr = float(means.std(ddof=1))
-    if (
-        beyond * (RESAMPLES + 2) < 1.5
-    ):  # zero lies beyond all draws, where only the normal's shape says how far
+    if beyond * (RESAMPLES + 2) < 1.5:
+        # Zero lies beyond all draws, where only the normal's shape says how far.
         p = min(p, 2 * stats.t.cdf(-abs(mean) / stderr, n - 1))
     return Estimate(mean, stderr, float(low), float(high), float(min(1.0, p)))
-
-
-def clustered(
-    values: Sequence[float] | np.ndarray, clusters: Sequence[str] | np.ndarray, least: float = 0.0
-) -> Estimate:
-    """Estimate one mean; see ``Clusters.estimate``."""
-    return Clusters(clusters).estimate(values, least)
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray, clusters: Sequence[str] | np.ndarray) -> float:
