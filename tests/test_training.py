@@ -178,7 +178,7 @@ def test_stopped_at_random_it_ends_with_the_same_bits(
             arguments, out, before + rng.randint(1, max(2, steps // (kills + 2))), signal.SIGKILL
         )
     asked = stopped(arguments, out, logged(out) + 5, signal.SIGTERM)
-    assert asked.returncode == 130 and b"same command goes on" in asked.stderr.read()  # type: ignore[union-attr]
+    assert asked.returncode == 130 and b"run the same command again" in asked.stderr.read()  # type: ignore[union-attr]
     (state,) = out.glob("training/colors/state-*")
     assert int(state.name.rpartition("-")[2]) == logged(out) - 1, "nothing that was logged is lost"
     last = start(arguments)
