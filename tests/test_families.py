@@ -100,9 +100,8 @@ def test_causal_family(family: str, fusion: str, tmp_path: Path) -> None:
     unpadded = {"input_ids": batch["input_ids"]}
     # In transformers 5.20 even plain Bloom refuses a text without padding in a static cache.
     old_bloom = family == "bloom" and version("transformers").startswith("5.20.")
-    for rows in (
-        (batch,) if old_bloom else (batch, unpadded)
-    ):  # a static cache, longer than any sliding window
+    for rows in (batch,) if old_bloom else (batch, unpadded):
+        # A static cache, longer than any sliding window.
         long = {**rows, "input_ids": rows["input_ids"]}
         expected = cached if rows is batch else steps(model, unpadded, features)
         static = steps(
@@ -119,9 +118,8 @@ def test_causal_family(family: str, fusion: str, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_masked_family(family: str, fusion: str, tmp_path: Path) -> None:
     model, features = visual(family, fusion, masked=True), pictures()
-    batch = {
-        name: value.flip(1) for name, value in left_padded().items()
-    }  # masked LMs are padded on the right
+    # Masked LMs are padded on the right.
+    batch = {name: value.flip(1) for name, value in left_padded().items()}
     assert torch.equal(
         model(**batch, visual_features=features[:, :0]).logits, model.language_model(**batch).logits
     )

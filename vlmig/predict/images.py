@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import torch
+from PIL import Image
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.pipeline import Imagination
@@ -124,36 +126,51 @@ class Images:
                 f"pictures for {len(images)} texts, {len(texts)} texts; expected as many"
             )
         opened = [all_opened(given) for given in images]
-        if not self.in_text:
-            refuse_placeholders(texts, BESIDE_TEXT)
-            if k is not None:
-                raise VLMIGError(
-                    f"k={k} with pictures; expected no k: this model looks at pictures beside the "
-                    f"text, and they take "
-                    "the imagined ones' place"
-                )
-        else:
-            for text, given in zip(texts, opened, strict=True):
-                with_placeholders(text, len(given))
-        flat = []
-        for given in opened:
-            flat += given
-        encoded = iter(self.imagination.look(flat))  # in whole batches
         options = options or [""] * len(texts)
-        results = []
         if self.in_text:
-            words = [without_placeholders(text) for text in texts]
-            imagined = self.imagine(words, k or 0, seed, policy=policy, options=options)
-            for visuals, given in zip(imagined, opened, strict=True):
-                features = [next(encoded).patches.float() for _ in given]
-                results.append(
-                    replace(visuals, shown=torch.stack(features)) if features else visuals
-                )
-            return results
-        for text, given, option in zip(texts, opened, options, strict=True):
-            prompts = self.imagination.prompts(
-                self._words(text), len(given), policy, option, drawn=False
+            return self._in_text(opened, texts, k or 0, seed, policy, options)
+        refuse_placeholders(texts, BESIDE_TEXT)
+        if k is not None:
+            raise VLMIGError(
+                f"k={k} with pictures; expected no k: this model looks at pictures beside the "
+                "text, and they take the imagined ones' place"
             )
+        return self._beside_text(opened, texts, policy, options)
+
+    def _in_text(
+        self,
+        opened: list[list[Image.Image]],
+        texts: Sequence[str],
+        k: int,
+        seed: int,
+        policy: str | None,
+        options: Sequence[str],
+    ) -> list[Visuals]:
+        """Encode images for the placeholders of texts, and imagine k more for each text."""
+        for text, given in zip(texts, opened, strict=True):
+            with_placeholders(text, len(given))  # refuses another number of them
+        encoded = iter(self.imagination.look(list(chain.from_iterable(opened))))
+        words = [without_placeholders(text) for text in texts]
+        imagined = self.imagine(words, k, seed, policy=policy, options=options)
+        results = []
+        for visuals, given in zip(imagined, opened, strict=True):
+            features = [next(encoded).patches.float() for _ in given]
+            results.append(replace(visuals, shown=torch.stack(features)) if features else visuals)
+        return results
+
+    def _beside_text(
+        self,
+        opened: list[list[Image.Image]],
+        texts: Sequence[str],
+        policy: str | None,
+        options: Sequence[str],
+    ) -> list[Visuals]:
+        """Encode images in the imagined ones' place."""
+        self.imagination.look(list(chain.from_iterable(opened)))  # in whole batches
+        results = []
+        for text, given, option in zip(texts, opened, options, strict=True):
+            words, count = self._words(text), len(given)
+            prompts = self.imagination.prompts(words, count, policy, option, drawn=False)
             results.append(self.imagination.given(given, prompts))
         return results
 

@@ -149,12 +149,9 @@ class VLMIG:
             context = conversation.conclude(rationale)
         with self.stopwatch("read, fuse, mix"):
             options = list(self.scorer.likely(context, visuals, 8) if choices is None else choices)
-            if conversation.template == "question" or steps or gap:
-                candidates = spaced([options])[0]
-            else:
-                candidates = conversation.continuations(options)
-            pair = (context, candidates)
-            scores, visuals = self._scored(pair, visuals, count, mixture, draw)
+            after_text = conversation.template == "question" or steps or gap
+            candidates = spaced([options])[0] if after_text else conversation.continuations(options)
+            scores, visuals = self._scored((context, candidates), visuals, count, mixture, draw)
             text_only = self.scorer.text_only(context, candidates, visuals, scores)
         return Answer.of(
             options,
