@@ -36,11 +36,11 @@ def model(checkpoint: Path, tmp_path: Path) -> VLMIG:
     return growth.load(checkpoint, tmp_path / "store", fast=True)
 
 
-def grown(work: Callable[[int], object]) -> tuple[float, float]:
+def grown(work: Callable[[int], object], most: int = MANY) -> tuple[float, float]:
     """Bytes that stay for each item while the result is held, and at the peak."""
     work(FEW // 2)  # what is loaded or made once
     found = []
-    for count in (FEW, MANY):
+    for count in (FEW, most):
         gc.collect()
         tracemalloc.start()
         held = work(count)
@@ -49,7 +49,7 @@ def grown(work: Callable[[int], object]) -> tuple[float, float]:
         tracemalloc.stop()
         del held
     (few, few_peak), (many, many_peak) = found
-    return (many - few) / (MANY - FEW), (many_peak - few_peak) / (MANY - FEW)
+    return (many - few) / (most - FEW), (many_peak - few_peak) / (most - FEW)
 
 
 def test_measuring_keeps_keys_and_places_alone(model: VLMIG, tmp_path: Path) -> None:
@@ -90,14 +90,16 @@ def test_the_read_out_keeps_numbers_alone(
 
 
 def test_filling_the_store_keeps_nothing(model: VLMIG, tmp_path: Path) -> None:
-    texts = [f"a thing {i}" for i in range(MANY)]
+    most = 4 * MANY  # libraries keep some 60 kB, however many texts there are
+    texts = [f"a thing {i}" for i in range(most)]
     stays, _ = grown(
         lambda count: model.imagination.fill(
             texts[:count], growth.K, report=tmp_path / "report.jsonl"
-        )
+        ),
+        most,
     )
-    assert stays < 105, "one key kept of each would take more than 110"
-    assert len((tmp_path / "report.jsonl").read_text().splitlines()) == MANY
+    assert stays < 50
+    assert len((tmp_path / "report.jsonl").read_text().splitlines()) == most
 
 
 def test_columns_and_codes_are_what_lists_would_be() -> None:
