@@ -176,7 +176,7 @@ def limit(plain: PlainLoop, imaginer: Any) -> None:
         each = f"{denoising / 1e9:.2f} + {decoding / 1e9:.2f} GFLOP (denoiser + decoder; no encoder, no text)"
         print(
             f"a picture, {name}: {each}; at that rate {rate / (denoising + decoding):.2f} per "
-            f"second"
+            "second"
         )
 
 
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
         plain = PlainLoop(config, device)
     print(
         f"{len(prompts)} prompts x {arguments.k} pictures on {device}, {torch.get_num_threads()} "
-        f"threads, float32"
+        "threads, float32"
     )
     print(
         f"load of the machine before: {load:.2f} (other work beside this makes the rounds differ)"

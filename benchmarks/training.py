@@ -361,7 +361,7 @@ def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     ]
     print(
         f"captions of {words:.1f} words, {tokens:.1f} tokens; {median(side.rates):.2f} samples "
-        f"per second"
+        "per second"
     )
     told = _breakdown({"stored": side})
     print(

@@ -2,7 +2,7 @@
 
     python -m eval.demo [--data DIR]
 
-Runs offline on two cores in under five minutes. With benchmark files (``--data``, ``VLMIG_DATA`` or ``../shared/data``)
+Runs offline on two cores in about two minutes. With benchmark files (``--data``, ``VLMIG_DATA`` or ``../shared/data``)
 it measures memory_color, all 108 objects; always pocket_known, colours the language model was told.
 """
 

@@ -254,7 +254,7 @@ def test_data_check_tells_known_faults(
     }
     assert err.strip().splitlines()[-1] == (
         f"vlmig: 2 of 11 records of folder {faulty} are bad (18 %): 1 no caption, 1 no picture; "
-        f"at most 10 % are skipped; "
+        "at most 10 % are skipped; "
         f"mend them (listed in {page}) or raise max_bad"
     )
     found = {

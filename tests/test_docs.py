@@ -215,7 +215,7 @@ def test_the_pocket_world_can_be_rebuilt() -> None:
         "adapter": adapter.train_pocket_adapter,
         "generator": generator.train_generator,
     }
-    sizes = yaml.safe_load((ROOT / "configs/pocket_world.yaml").read_text())
+    sizes = yaml.safe_load((ROOT / "tools/pocket/world.yaml").read_text())
     assert sizes.keys() == stages.keys() <= STAGES.keys()
     for stage, settings in sizes.items():
         inspect.signature(stages[stage]).bind(Path(), Path(), **settings)

@@ -1,7 +1,7 @@
 """Rebuild the pocket world from scratch: ``python -m tools.pocket [stage ...]``, by default all
 stages in order.
 
-An interrupted stage resumes. Steps and batch sizes are in ``configs/pocket_world.yaml``.
+An interrupted stage resumes. Steps and batch sizes are in ``world.yaml`` beside this file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tools.pocket import adapter, calibration, encoder, generator, labels, langu
 from vlmig.pocket.concepts import FOLDER
 
 MODEL = FOLDER / "model"
-CONFIG = Path("configs/pocket_world.yaml")
+CONFIG = Path(__file__).with_name("world.yaml")
 STAGES: dict[str, Any] = {
     "labels": lambda model, work: labels.label_concepts(),
     "autoencoder": lambda model, work, **size: generator.train_autoencoder(

@@ -31,7 +31,7 @@ def calibrate(folder: Path, checkpoint: Path) -> Stopping:
     if not (checkpoint / "config.json").is_file():
         raise VLMIGError(
             f"no checkpoint in {checkpoint}; expected a folder with config.json, which is written "
-            f"to"
+            "to"
         )
     config, run = VLMIGConfig.from_pretrained(checkpoint), read_run(folder)
     scores: list[Scores] = []

@@ -79,7 +79,7 @@ def _some(task: Task, data: Path, limit: int) -> Sequence[Item]:
     if task.kind != "choice" or any(len(item.questions[0].contexts) != 1 for item in items):
         raise VLMIGError(
             f"{task.name} cannot be probed during training; expected a task with candidates "
-            f"behind one context, such as "
+            "behind one context, such as "
             "memory_color"
         )
     return items[:: max(1, len(items) // limit)][:limit]

@@ -130,7 +130,7 @@ def _object(text: str, where: str) -> Row:
     except json.JSONDecodeError as error:
         raise VLMIGError(
             f"{where} is not JSON ({error.msg}, line {error.lineno}, column {error.colno}); "
-            f"expected what vlmig eval "
+            "expected what vlmig eval "
             "wrote, run it again: it goes on from its journal"
         ) from None
     if not isinstance(value, dict):

@@ -29,7 +29,7 @@ def check(k: int, policy: str | None) -> None:
     if processes != "1":
         raise VLMIGError(
             f"WORLD_SIZE={processes}, but lm-eval runs in one process here; imagine with torchrun "
-            f"-m vlmig.cli imagine --prompts, then run vlmig lm-eval without it"
+            "-m vlmig.cli imagine --prompts, then run vlmig lm-eval without it"
         )
 
 

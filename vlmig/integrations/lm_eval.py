@@ -118,7 +118,7 @@ class VlmigLM(LM):
         if self.k:
             raise VLMIGError(
                 f"--use_cache keeps answers by their text, but with k={self.k} pictures decide "
-                f"too; leave it out (the store keeps the pictures), or choose k=0"
+                "too; leave it out (the store keeps the pictures), or choose k=0"
             )
         super().set_cache_hook(cache_hook)
 

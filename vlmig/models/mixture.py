@@ -84,7 +84,7 @@ class Mixture:
             if unknown.any():
                 raise VLMIGError(
                     f"weights={self.weights!r} need the cosine of picture and prompt, and this "
-                    f"vision encoder has no text"
+                    "vision encoder has no text"
                     " side; expected weights uniform or entropy, or an encoder such as a CLIP"
                 )
             return alignment.clamp(0.0, 1.0) * (2 if self.weights == "doubled" else 1)

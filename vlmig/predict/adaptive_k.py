@@ -62,7 +62,7 @@ class Stopping:
         if not (0 < self.level < 0.5 and 1 <= self.group <= self.most):
             raise VLMIGError(
                 f"level={self.level}, group={self.group}, most={self.most}; expected an error "
-                f"level in (0, 0.5) and "
+                "level in (0, 0.5) and "
                 "groups of 1 to most"
             )
 
@@ -123,7 +123,7 @@ def parse_k(
     if not decides:
         raise VLMIGError(
             f"k={k!r} decides between answers by imagined pictures; expected choices, and neither "
-            f"images nor steps, "
+            "images nor steps, "
             "or a number"
         )
     name, colon, level = k.partition(":")
@@ -134,7 +134,7 @@ def parse_k(
     if name != "auto":
         raise VLMIGError(
             f"k={k!r}; expected a number of pictures, auto, or auto:LEVEL with an error level "
-            f"such as 0.1"
+            "such as 0.1"
         )
     if calibrated is None:
         raise VLMIGError(

@@ -84,7 +84,7 @@ class Images:
         if not isinstance(k, int):
             raise VLMIGError(
                 f"k={k!r}; expected a number of pictures here: auto decides between answers (ask "
-                f"with choices, "
+                "with choices, "
                 "loglikelihood, vlmig eval)"
             )
         prompts = []

@@ -177,7 +177,7 @@ def _check(turns: Sequence[Turn], template: str, last: str) -> None:
         if not isinstance(turn.text, str) or not turn.text.strip():
             raise VLMIGError(
                 f"turn {number} of a conversation is {turn.text!r}; expected a text; give one, or "
-                f"leave it out"
+                "leave it out"
             )
 
 
@@ -222,7 +222,7 @@ def _render_applied(tokenizer: Any, turns: Sequence[Turn], system: str | None) -
         if not text.startswith(behind):
             raise VLMIGError(
                 f"the tokenizer's chat template writes turn {i + 1} otherwise once others follow; "
-                f"expected one that only adds to a conversation; choose a template among "
+                "expected one that only adds to a conversation; choose a template among "
                 f"{', '.join(TEMPLATES)}"
             )
         stopped = behind.rstrip()  # line breaks after a stop mark belong to the next turn
@@ -239,7 +239,7 @@ def _apply(tokenizer: Any, turns: Sequence[Turn], system: str | None, asks: bool
         raise VLMIGError(
             f"template {TOKENIZER} with "
             f"{'no tokenizer' if tokenizer is None else 'a tokenizer that has no chat_template'}; "
-            f"expected a chat model's tokenizer; name its model, or choose a template among "
+            "expected a chat model's tokenizer; name its model, or choose a template among "
             f"{', '.join(TEMPLATES)}"
         )
     messages = [{"role": turn.role, "content": turn.text} for turn in turns]

@@ -104,7 +104,7 @@ class Conversation:
             if opened and not in_text:
                 raise VLMIGError(
                     f"a demonstration with pictures, but fusion={config.fusion!r} looks at "
-                    f"pictures beside the text; "
+                    "pictures beside the text; "
                     "expected none in it, or a model with fusion 'prefix'"
                 )
             turns += [

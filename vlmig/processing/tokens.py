@@ -180,7 +180,7 @@ def encode_pair(
     if split - cut < 1:
         raise VLMIGError(
             f"a continuation of {len(whole) - split} tokens; at most {limit} with its context fit "
-            f"this model"
+            "this model"
         )
     return shorter, split - cut
 
@@ -207,7 +207,7 @@ def cut_left(
         if images * image_tokens.each + len(begin) >= limit:
             raise VLMIGError(
                 f"{images} pictures of {image_tokens.each} tokens in a text; at most {limit} "
-                f"tokens fit this model: show fewer"
+                "tokens fit this model: show fewer"
             )
         start += -ids[:start].count(image_tokens.placeholder) % image_tokens.each
     return begin + ids[start:]
