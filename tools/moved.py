@@ -6,37 +6,41 @@ what moved.
 
 from __future__ import annotations
 
-import re
 from importlib.metadata import distributions
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 LOCK = Path(__file__).parents[1] / "requirements.lock"
-
-
-def canonical(name: str) -> str:
-    """Spell a distribution's name as the lock does."""
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def moved(lock: str, installed: dict[str, str]) -> list[str]:
     """Return a line for each installed library of another version than the lock's text says.
 
     Args:
-        lock: a requirements file of ``name==version`` lines.
+        lock: a requirements file of ``name==version`` lines, for several versions of Python.
         installed: version by canonical name.
     """
-    locked = dict(re.findall(r"^([\w.-]+)==([^\s;\\]+)", lock, re.M))
-    both = sorted(locked.keys() & installed.keys())
-    return [
-        f"{name} {installed[name]} (locked: {locked[name]})"
-        for name in both
-        if installed[name] != locked[name]
-    ]
+    lines = []
+    for line in lock.splitlines():
+        if not line[:1].isalnum():  # a comment, or a hash
+            continue
+        wanted = Requirement(line.removesuffix("\\").strip())
+        name = canonicalize_name(wanted.name)
+        if name not in installed or not (wanted.marker is None or wanted.marker.evaluate()):
+            continue
+        if not wanted.specifier.contains(installed[name], prereleases=True):
+            locked = str(wanted.specifier).removeprefix("==")
+            lines.append(f"{name} {installed[name]} (locked: {locked})")
+    return lines
 
 
 def main() -> None:
     """Print the differences."""
-    installed = {canonical(found.metadata["Name"]): found.version for found in distributions()}
+    installed = {
+        canonicalize_name(found.metadata["Name"]): found.version for found in distributions()
+    }
     lines = moved(LOCK.read_text(), installed)
     print("\n".join([f"{len(lines)} libraries differ from {LOCK.name}", *lines]))
 

@@ -1,0 +1,39 @@
+"""The tools that make proof and the other environments print their figures with."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from tools.counts import ROOT, density, floors, longest_function
+from tools.moved import moved
+
+LOCK = """\
+# made by hand
+numpy==1.0 ; python_full_version < '3' \\
+    --hash=sha256:00
+numpy==2.0 ; python_full_version >= '3' \\
+    --hash=sha256:00
+typing-extensions==4.0 \\
+    --hash=sha256:00
+absent==1.0
+"""
+
+
+def test_only_what_differs_from_this_pythons_lines_has_moved() -> None:
+    installed = {"numpy": "2.0", "typing-extensions": "4.1", "unlocked": "1"}
+    assert moved(LOCK, installed) == ["typing-extensions 4.1 (locked: 4.0)"]
+    assert moved(LOCK, {"numpy": "1.0"}) == ["numpy 1.0 (locked: 2.0)"]
+
+
+def trees(**texts: str) -> dict[Path, ast.Module]:
+    return {ROOT / f"vlmig/{name}.py": ast.parse(text) for name, text in texts.items()}
+
+
+def test_counts_are_those_of_small_files() -> None:
+    first = trees(a="import vlmig.b", b="def f():\n    from vlmig import c\n", c="")
+    assert floors(first) == "3, no cycle"
+    assert floors(trees(a="import vlmig.b", b="import vlmig.a")).startswith("a cycle: ")
+    text = 'def f(n):\n    """Two\n    lines."""\n    return [i for i in range(n)]\n'
+    assert longest_function(trees(a=text)) == (4, "vlmig/a.py:f")
+    assert density(trees(a=text)) == 50, "one in two lines, the docstring left out"
