@@ -53,18 +53,14 @@ def phrases(text: str) -> set[str]:
 
 
 def offends(text: str, held_out: set[str], told: set[str]) -> bool:
-    """Say whether a text names a held-out concept and, beside all names, a colour or shape."""
+    """Say whether a text holds a held-out name, alone or in a compound, and beside all names a
+    colour or shape.
+    """
     found = phrases(text)
-    # "roller skate" (told) does not name a "skate": only the longest names count.
-    named = {
-        n
-        for n in found & (held_out | told)
-        if not any(n != m and n in m for m in found & (held_out | told))
-    }
-    if not named & held_out:
+    if not found & held_out:
         return False
     rest = text.lower()
-    for name in sorted(named, key=len, reverse=True):
+    for name in sorted(found & (held_out | told), key=len, reverse=True):
         rest = rest.replace(name, " ")
     return bool(set(re.findall(r"[a-z]+", rest)) & LOOKS)
 
@@ -74,6 +70,18 @@ def test_the_reader_catches_a_planted_sentence() -> None:
     assert offends("The color of a banana is yellow.", held_out, told)
     assert offends("Bananas are easy to find. I saw a red one.", held_out, told)
     assert not offends("There was a banana last summer.", held_out, told)
+
+
+def test_a_held_out_name_counts_inside_a_compound_too() -> None:
+    held_out, told = names_of("held_out"), names_of("supervised") | {"rice ball", "paper lantern"}
+    assert offends("The rice ball is white.", held_out, told)
+    assert offends("Paper lanterns are usually red.", held_out, told)
+
+
+def test_no_told_name_holds_a_held_out_one() -> None:
+    held_out = names_of("held_out")
+    bad = {name: found for name in names_of("supervised") if (found := phrases(name) & held_out)}
+    assert not bad, bad
 
 
 def test_no_language_model_text_states_a_held_out_look() -> None:
