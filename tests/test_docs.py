@@ -217,6 +217,7 @@ def test_the_pocket_world_can_be_rebuilt() -> None:
     }
     sizes = yaml.safe_load((ROOT / "tools/pocket/world.yaml").read_text())
     assert sizes.keys() == stages.keys() <= STAGES.keys()
+    sizes["encoder"]["pools"] = []  # arrays, which no file of sizes holds
     for stage, settings in sizes.items():
         inspect.signature(stages[stage]).bind(Path(), Path(), **settings)
     assert (ROOT / sizes["adapter"]["recipe"]).is_file()

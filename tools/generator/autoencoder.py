@@ -20,6 +20,8 @@ from vlmig.runtime import cpu_autocast
 CHANNELS = 8
 BATCH = 32
 NOISE = 0.1
+DECODED = 10
+"""Decoded scenes of each concept and set that the encoder learns from."""
 
 
 def build_autoencoder() -> AutoencoderDC:
@@ -98,3 +100,29 @@ def encode_pool(model: AutoencoderDC, work: Path) -> Tensor:
             rows.append(encode(model, np.asarray(scenes[:, c]).reshape(-1, *scenes.shape[3:])))
         torch.save(torch.stack(rows) * model.config.scaling_factor, path)
     return torch.load(path, weights_only=True)
+
+
+def scene_pools(model: AutoencoderDC, work: Path) -> list[np.ndarray]:
+    """Return plain and decoded scenes of every set in turn, (concepts, n, 96, 96, 3) each."""
+    path = work / "decoded.npy"
+    scenes = render_scenes(work)
+    if not path.exists():
+        latents = encode_pool(model, work)
+        some = latents.unflatten(1, (len(scenes), -1))[:, :, :DECODED]
+        rows = [
+            decode(model, row.flatten(0, 1)).reshape(*row.shape[:2], *scenes.shape[3:])
+            for row in some
+        ]
+        part = work / "decoded.part.npy"
+        np.save(part, np.stack(rows, axis=1))
+        part.rename(path)
+    decoded = np.load(path, mmap_mode="r")
+    return [pool[number] for number in range(len(scenes)) for pool in (scenes, decoded)]
+
+
+@torch.no_grad()
+def decode(model: AutoencoderDC, latents: Tensor) -> np.ndarray:
+    """Decode scaled latents (n, 8, H/8, W/8) to pictures, uint8 (n, H, W, 3)."""
+    with cpu_autocast():
+        pixels = model.decode(latents.float() / model.config.scaling_factor).sample
+    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

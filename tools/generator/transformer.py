@@ -8,7 +8,7 @@ it. Latents of 12 x 12 x 8 are 36 tokens. Trained by flow matching: it predicts 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,7 @@ from tools.generator.autoencoder import CHANNELS, encode_pool
 from tools.generator.drawings import SIZE
 from tools.generator.loop import Schedule, train
 from tools.pocket.generator import build_tokenizer, draw_caption
-from vlmig.pocket.concepts import load_concepts
+from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.text import picture_captions
 from vlmig.runtime import cpu_autocast
 
@@ -37,6 +37,8 @@ MAX_TOKENS = 16
 """Tokens of a training caption; longer prompts are read whole."""
 SIDE = SIZE // 8
 TEXT_WIDTH = 192
+Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""(noisy, times, states, mask) -> data minus noise, (B, 8, H, W)."""
 UNCONDITIONAL = 0.1
 COMPILE = True
 
@@ -103,11 +105,8 @@ def read_texts(
     return states, read.attention_mask
 
 
-def velocity_of(
-    transformer: LuminaNextDiT2DModel,
-) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Return the compiled function (noisy, times, states, mask) -> data minus noise, (B, 8, H,
-    W)."""
+def velocity_of(transformer: LuminaNextDiT2DModel) -> Velocity:
+    """Return the compiled velocity of a transformer."""
     rope = torch.view_as_real(
         get_2d_rotary_pos_embed_lumina(transformer.head_dim, 384, 384)[:SIDE, :SIDE].clone()
     )
@@ -166,8 +165,11 @@ def turn(states: Tensor, rope: Tensor) -> Tensor:
     return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
 
 
-def build_optimisers(model: nn.ModuleDict) -> list[torch.optim.Optimizer]:
+def build_optimisers(model: nn.ModuleDict, rate: float = 1.0) -> list[torch.optim.Optimizer]:
     """Muon for the matrices that tokens of pictures pass through, AdamW for the rest.
+
+    Args:
+        rate: factor of both learning rates.
 
     Muon's work does not shrink with the batch: on two cores it would take as long as the gradients
     if it also had
@@ -175,13 +177,15 @@ def build_optimisers(model: nn.ModuleDict) -> list[torch.optim.Optimizer]:
     """
     matrices, rest = [], []
     for name, value in model.named_parameters():
+        if not value.requires_grad:
+            continue
         inside = (
             name.startswith("transformer.layers.") and value.ndim == 2 and ".norm1." not in name
         )
         (matrices if inside else rest).append(value)
     return [
-        torch.optim.Muon(matrices, lr=0.02, weight_decay=0.1),
-        torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0),
+        torch.optim.Muon(matrices, lr=0.02 * rate, weight_decay=0.1),
+        torch.optim.AdamW(rest, lr=2e-3 * rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
 
 
@@ -205,13 +209,7 @@ def train_transformer(work: Path, autoencoder: AutoencoderDC, steps: int) -> Non
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((31, step))
-        which = rng.integers(0, len(concepts), BATCH)
-        captions = [
-            draw_caption(concepts[i], rng) if rng.random() >= UNCONDITIONAL else "" for i in which
-        ]
-        clean = latents[
-            torch.from_numpy(which), torch.from_numpy(rng.integers(0, latents.shape[1], BATCH))
-        ].float()
+        clean, captions = training_batch(latents, concepts, rng, UNCONDITIONAL)
         noise = torch.randn_like(clean)
         times = torch.sigmoid(
             torch.randn(BATCH) - 0.4
@@ -225,11 +223,28 @@ def train_transformer(work: Path, autoencoder: AutoencoderDC, steps: int) -> Non
     train(model, loss_at, build_optimisers(model), Schedule(steps), work / "transformer.pt")
 
 
+def training_batch(
+    latents: Tensor, concepts: Sequence[Concept], rng: np.random.Generator, unconditional: float
+) -> tuple[Tensor, list[str]]:
+    """Draw latents (BATCH, 8, H, W) and their captions, a share of which is empty."""
+    which = rng.integers(0, len(concepts), BATCH)
+    captions = [
+        draw_caption(concepts[i], rng) if rng.random() >= unconditional else "" for i in which
+    ]
+    scenes = rng.integers(0, latents.shape[1], BATCH)
+    return latents[torch.from_numpy(which), torch.from_numpy(scenes)].float(), captions
+
+
 def export(work: Path, autoencoder: AutoencoderDC, out: Path) -> int:
-    """Write the averaged weights of the last checkpoint as a pipeline in half precision; returns
-    its step."""
+    """Write averaged weights as a pipeline in half precision: the student's if there is one.
+
+    Returns:
+        The step of its checkpoint.
+    """
     model, _ = build_model(work)
-    state = torch.load(work / "transformer.pt", weights_only=True)
+    student = work / "distilled.pt"
+    checkpoint = student if student.exists() else work / "transformer.pt"
+    state = torch.load(checkpoint, weights_only=True)
     model.load_state_dict(state["average"])
     pipeline = LuminaPipeline(
         transformer=model["transformer"],

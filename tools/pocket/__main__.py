@@ -26,7 +26,7 @@ STAGES: dict[str, Any] = {
     ),
     "latents": lambda model, work: generator.encode_pool(model / "generator", work),
     "encoder": lambda model, work, **size: encoder.train_encoder(
-        model / "vision_encoder", work, **size
+        model / "vision_encoder", work, pools=generator.scene_pools(work), **size
     ),
     "language": lambda model, work, **size: language.train_language_model(
         model / "language_model", work, **size

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,16 @@ def model_config(tokenizer: CLIPTokenizer) -> dict:
     }
 
 
-def train_encoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
-    """Train contrastively on scenes, half of them passed through the generator's autoencoder, and
-    save."""
+def train_encoder(
+    out: Path, work: Path, *, pools: Sequence[np.ndarray], steps: int, batch: int
+) -> None:
+    """Train contrastively on scenes and save.
+
+    Args:
+        pools: scenes of every concept, (concepts, n, H, W, 3) each, taken in turn: plain ones, and
+            ones passed through the generator's autoencoder.
+    """
     concepts = load_concepts()
-    scenes = np.load(work / "scenes.npy", mmap_mode="r")
-    decoded = np.load(work / "decoded.npy", mmap_mode="r")
     tokenizer = build_tokenizer(
         [c for concept in concepts for c in picture_captions(concept)], work / "tokenizer"
     )
@@ -67,7 +72,7 @@ def train_encoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((5, step))
         which = rng.permutation(len(concepts))[:batch]
-        pool = decoded if step % 2 else scenes
+        pool = pools[step % len(pools)]
         pictures = normalized(pool[which, rng.integers(0, pool.shape[1], batch)], rng)
         texts = tokenize(tokenizer, [draw_caption(concepts[i], rng) for i in which])
         with cpu_autocast():
@@ -76,18 +81,20 @@ def train_encoder(out: Path, work: Path, *, steps: int, batch: int) -> None:
 
     fit_alone(model, loss_at, work / "encoder", steps=steps, learning_rate=1e-3, weight_decay=0.05)
     save_open_clip(model, config, tokenizer, out)
-    logger.info(
-        "encoder names %.3f of decoded scenes", naming_accuracy(model, tokenizer, decoded[:, 0])
-    )
+    for number, pool in enumerate(pools):
+        share = naming_accuracy(model, tokenizer, pool[:, 0])
+        logger.info("encoder names %.3f of the scenes of pool %d", share, number)
 
 
 def normalized(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:
-    """Turn uint8 images (B, H, W, 3) into model input (B, 3, H, W), with a little noise if ``rng``
-    is given."""
-    values = pixels.astype(np.float32) / 255
+    """Turn uint8 images (B, H, W, 3) of any size into model input (B, 3, SIZE, SIZE), with a little
+    noise if ``rng`` is given."""
+    values = torch.from_numpy(pixels.astype(np.float32) / 255).permute(0, 3, 1, 2)
+    if values.shape[-1] != SIZE:
+        values = F.interpolate(values, (SIZE, SIZE), mode="bicubic", antialias=True)
     if rng is not None:
-        values = values + rng.normal(0, 0.03, values.shape).astype(np.float32)
-    return (torch.from_numpy(values).permute(0, 3, 1, 2) - MEAN_STD[0]) / MEAN_STD[1]
+        values = values + torch.from_numpy(rng.normal(0, 0.03, values.shape).astype(np.float32))
+    return (values - MEAN_STD[0]) / MEAN_STD[1]
 
 
 @torch.no_grad()

@@ -236,3 +236,8 @@ def encode_pool(out: Path, work: Path) -> None:
         work / "decoded.npy",
         np.stack([decode_latents(vae, row[:DECODED_PER_CONCEPT]) for row in latents]),
     )
+
+
+def scene_pools(work: Path) -> list[np.ndarray]:
+    """Return plain and decoded scenes, (concepts, n, 64, 64, 3) each."""
+    return [np.load(work / name, mmap_mode="r") for name in ("scenes.npy", "decoded.npy")]
