@@ -162,11 +162,8 @@ def _pictures(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
         Hashes of their names, uint64, their rows, and their positions in the row, from 0: all (n,).
     """
-    numbers, rows, turns = (
-        [_numbers(pairs, "picture")],
-        [np.arange(len(pairs))],
-        [np.zeros(len(pairs), np.int64)],
-    )
+    numbers = [pairs.hashed(lambda batch: batch["picture"].to_pylist())]
+    rows, turns = [np.arange(len(pairs))], [np.zeros(len(pairs), np.int64)]
     start = 0
     for batch in pairs.table.to_batches():
         lengths = pc.list_value_length(batch["more"]).to_numpy(zero_copy_only=False)
@@ -197,12 +194,6 @@ def _outside(pairs: Index, sizes: np.ndarray) -> Iterator[int]:
         corners = batch["box"].flatten().to_numpy().reshape(-1, 4)[:, :2]
         yield from rows[((corners >= sizes[rows]) & (sizes[rows] > 0)).any(axis=1)]
         start += len(batch)
-
-
-def _numbers(pairs: Index, name: str) -> np.ndarray:
-    """Hash a column's texts, uint64 (rows,)."""
-    parts = [numbers_of(batch[name].to_pylist()) for batch in pairs.table.to_batches()]
-    return np.concatenate([np.empty(0, np.uint64), *parts])
 
 
 def _note(fault: Bad, examples: dict[str, list[str]], listed: list[Bad]) -> None:

@@ -35,13 +35,8 @@ class Visuals:
     @classmethod
     def none(cls, config: VLMIGConfig, prompts: Sequence[str] = ()) -> Visuals:
         """Return no images: text alone."""
-        return cls(
-            list(prompts),
-            torch.zeros(0, config.vision_patches, config.vision_width),
-            torch.zeros(0),
-            [],
-            [],
-        )
+        features = torch.zeros(0, config.vision_patches, config.vision_width)
+        return cls(list(prompts), features, torch.zeros(0), [], [])
 
     def first(self, k: int) -> Visuals:
         """Return the first k images beside the text, and all of those in it."""
@@ -70,11 +65,9 @@ class Visuals:
 
     def described(self) -> dict[str, Any]:
         """Return the figures of the images, for a report."""
-        alignment = [None if a != a else round(a, 4) for a in self.alignment.tolist()]
-        redraws = [item.redraws for item in self.items]
         return {
             "prompts": self.prompts,
-            "alignment": alignment,
+            "alignment": [None if a != a else round(a, 4) for a in self.alignment.tolist()],
             "diversity": round(self.diversity, 4),
-            "redraws": redraws,
+            "redraws": [item.redraws for item in self.items],
         }

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
@@ -147,15 +148,15 @@ class Batches(Dataset):
             samples = [self._sample(one) for one in drawn]
         else:
             samples = deterministic_map(self._sample, drawn, torch.device("cpu"))
-        pairs = [pair for pair, _, _ in samples]
+        pairs, loaded, bad = zip(*samples, strict=True)
         texts = self.tokens.batch(pairs, rngs)
         rows: list[list[Loaded]] = []
         for numbers in texts.rows:  # the texts that share a row
             images: list[Loaded] = []
             for i in numbers:
-                images += samples[i][1][: texts.shown[i]]
+                images += loaded[i][: texts.shown[i]]
             rows.append(images)
-        return Batch(texts, rows, pairs, [fault for _, _, bad in samples for fault in bad])
+        return Batch(texts, rows, list(pairs), list(chain.from_iterable(bad)))
 
     def _sample(
         self, drawn: tuple[int, np.random.Generator]

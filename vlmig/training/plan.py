@@ -45,9 +45,8 @@ def plan(
     for stage in recipe.stages:
         choose_trained(model.model, stage.trains, stage.lora)
         sources = [_read(entry, data, own or {}, model) for entry in stage.data]
-        pairs: int | None = 0
-        for source in sources:
-            pairs = None if pairs is None or source.pairs is None else pairs + source.pairs
+        known = [source.pairs for source in sources if source.pairs is not None]
+        pairs = sum(known) if len(known) == len(sources) else None
         tokens = max(source.tokens for source in sources) or stage.max_tokens
         lines += ["", f"stage {stage.name}", *_parameters(model.model)]
         lines += [f"  data        {source.told}" for source in sources]
@@ -151,11 +150,11 @@ def compute_hours(model: Model, samples: int, tokens: float) -> float:
     There is a gradient of the states, and one of the weights where they train. With early fusion
     the LM also reads the image's tokens, and passes gradients on to the projector.
     """
-    early, lm = model.config.images_in_text, model.language_model
-    base = sum(p.numel() for p in lm.parameters())
-    learns = any(p.requires_grad for p in lm.parameters())
+    early = model.config.images_in_text
+    counts = count_parameters(model)
+    base, adapter = sum(counts["language_model"]), sum(counts["projector"] + counts["fusion"])
+    learns = counts["language_model"][0] > 0
     head = model.get_output_embeddings().weight.numel()
-    adapter = sum(p.numel() for part in (model.projector, model.fusion) for p in part.parameters())
     per_token = base * (6 if learns else 4 if early else 2) + 4 * head
     per_token += 6 * (0 if early else adapter)
     per_image = 6 * adapter * model.config.vision_patches

@@ -121,10 +121,7 @@ class Tokens:
             alone: without image tokens.
         """
         texts = self._tokenized(pairs, alone)
-        groups = [[i] for i in range(len(texts))]
-        if self.pack is not None:
-            groups = self._packed([len(text.ids) for text in texts])
-        length = max(sum(len(texts[i].ids) for i in group) for group in groups)
+        groups, length = self._packed([len(text.ids) for text in texts])
         ids = torch.full((len(groups), length), self.pad)
         samples = torch.zeros(len(groups), length, dtype=torch.long)
         labels = torch.full((len(groups), length), IGNORED)
@@ -171,20 +168,21 @@ class Tokens:
             expanded.learnt += [learnt and not is_image] * size
         return expanded
 
-    def _packed(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Put each text into the first row with room for it."""
+    def _packed(self, lengths: Sequence[int]) -> tuple[list[list[int]], int]:
+        """Put each text into the first row with room for it; return the texts of each row, and the
+        length of the longest row."""
         groups: list[list[int]] = []
-        room: list[int] = []
+        filled: list[int] = []
         for i, length in enumerate(lengths):
-            for row, left in enumerate(room):
-                if left >= length:
+            for row, used in enumerate(filled):
+                if self.pack is not None and used + length <= self.pack:
                     groups[row].append(i)
-                    room[row] -= length
+                    filled[row] += length
                     break
             else:
                 groups.append([i])
-                room.append((self.pack or 0) - length)
-        return groups
+                filled.append(length)
+        return groups, max(filled)
 
     def _ended(self, text: _Text, closes: bool) -> _Text:
         """Append the end token to a text that was not cut; a chat template has its end marks."""

@@ -47,11 +47,8 @@ class Interleaved(ImageFiles):
         break_up: bool = False,
     ) -> None:
         self.shards, self.name = _shards(str(path)), f"interleaved {path}"
-        self.max_pictures, self.min_similarity, self.break_up = (
-            max_pictures,
-            min_similarity,
-            break_up,
-        )
+        self.max_pictures, self.break_up = max_pictures, break_up
+        self.min_similarity = min_similarity
         self.after_picture = loss == "after_picture"
         if loss not in LOSSES:
             raise VLMIGError(
@@ -90,7 +87,8 @@ class Interleaved(ImageFiles):
         if reason:
             yield Bad(place, reason, dropped=True)
             return
-        group = row["url"] if isinstance(row.get("url"), str) and is_unicode(row["url"]) else place
+        url = row.get("url")
+        group = url if isinstance(url, str) and is_unicode(url) else place
         if not self.break_up:
             yield self._whole(place, sentences, pictures, group)
             return

@@ -107,11 +107,8 @@ class VisualGenome(ImageFiles):
         sizes = {}
         for record in json_items(path) if path else ():
             if isinstance(record, dict):
-                number, width, height = (
-                    record.get("image_id", record.get("id")),
-                    record.get("width"),
-                    record.get("height"),
-                )
+                number = record.get("image_id", record.get("id"))
+                width, height = record.get("width"), record.get("height")
                 if isinstance(number, int) and isinstance(width, int) and isinstance(height, int):
                     sizes[number] = width, height
         return sizes
