@@ -136,7 +136,7 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
 
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(order), desc="opening", unit=" pictures", smoothing=0.1) as bar,
+        tqdm(total=len(order), desc="opening", unit=" images", smoothing=0.1) as bar,
     ):
         for start in range(0, len(order), PORTION):
             portion = order[start : start + PORTION]
@@ -152,7 +152,7 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
         row, turn = int(rows[i]), int(turns[i])
         faults.setdefault(row, Bad(_place(pairs[row], turn), reasons[int(which[i])]))
     for row in map(int, _outside(pairs, sizes[which[: len(pairs)]])):
-        faults.setdefault(row, Bad(_place(pairs[row]), "box outside the picture"))
+        faults.setdefault(row, Bad(_place(pairs[row]), "box outside the image"))
     return sizes[sizes[:, 0] > 0], dict(sorted(faults.items()))
 
 
@@ -215,7 +215,7 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
     rows = [
         ("records", str(pairs.records), ""),
         ("pairs", str(len(pairs)), ""),
-        ("pictures", str(found.pictures), ""),
+        ("images", str(found.pictures), ""),
         ("groups", str(found.groups), ""),
         ("bad", str(bad), f"{100 * found.share:.2g} % of the records"),
         *_by_reason(found.bad, found.examples),
@@ -224,8 +224,8 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
         ("clamped boxes", str(pairs.clamped), ""),
         ("duplicates", str(found.duplicates), ""),
         ("caption words", _spread(found.words), "fewest / median / most"),
-        ("picture width", _spread(found.sizes[:, 0]), "pixels"),
-        ("picture height", _spread(found.sizes[:, 1]), "pixels"),
+        ("image width", _spread(found.sizes[:, 0]), "pixels"),
+        ("image height", _spread(found.sizes[:, 1]), "pixels"),
     ]
     if len(found.alignment):
         similarities = _spread(found.alignment.round(3))

@@ -68,7 +68,7 @@ def curate(
     """
     if rules.min_alignment is not None and alignment is None:
         raise VLMIGError(
-            "min_alignment got no vision encoder; expected one that compares pictures with "
+            "min_alignment got no vision encoder; expected one that compares images with "
             "captions; name a model"
         )
     kept, dropped = np.arange(len(index)), {}

@@ -26,14 +26,14 @@ def open_picture(file: Path | IO[bytes]) -> Image.Image:
         with Image.open(file) as picture:
             return _rgb(picture)
     except FileNotFoundError:
-        raise BadPicture("no such picture") from None
+        raise BadPicture("no such image") from None
     except Image.DecompressionBombError:
-        raise BadPicture("picture too large") from None
+        raise BadPicture("image too large") from None
     except UnidentifiedImageError:
-        raise BadPicture("no picture") from None
+        raise BadPicture("not an image") from None
     except Exception as error:  # Pillow's readers raise anything on damaged files
         cut = "truncated" in str(error) or isinstance(error, EOFError)
-        raise BadPicture("truncated picture" if cut else "no picture") from None
+        raise BadPicture("truncated image" if cut else "not an image") from None
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
@@ -53,9 +53,9 @@ def size_of(file: Path | IO[bytes]) -> tuple[int, int]:
         with Image.open(file) as picture:
             return picture.size
     except FileNotFoundError:
-        raise BadPicture("no such picture") from None
+        raise BadPicture("no such image") from None
     except Exception:
-        raise BadPicture("no picture") from None
+        raise BadPicture("not an image") from None
 
 
 def cut(picture: Image.Image, box: Box | None) -> Image.Image:
@@ -69,7 +69,7 @@ def cut(picture: Image.Image, box: Box | None) -> Image.Image:
     left, top, right, bottom = box
     inner = max(0, left), max(0, top), min(picture.width, right), min(picture.height, bottom)
     if inner[0] >= inner[2] or inner[1] >= inner[3]:
-        raise BadPicture("box outside the picture")
+        raise BadPicture("box outside the image")
     return picture.crop(inner)
 
 
@@ -108,7 +108,7 @@ def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:
         raise BadPicture("box without area")
     inner = max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
     if inner[0] >= inner[2] or inner[1] >= inner[3]:
-        raise BadPicture("box outside the picture")
+        raise BadPicture("box outside the image")
     return inner, inner != whole
 
 

@@ -52,7 +52,7 @@ class Tally:
     """Images that stayed so after all redraws; their features count as a blank image's."""
 
     def __str__(self) -> str:
-        told = [f"{self.stored} pictures were there", f"{self.drawn} drawn"]
+        told = [f"{self.stored} images were there", f"{self.drawn} drawn"]
         for name in ("cut", "redrawn", "faulty"):
             if getattr(self, name):
                 told.append(f"{getattr(self, name)} {name}")
@@ -147,7 +147,7 @@ class Imagination:
             VLMIGError: a negative k.
         """
         if k < 0:
-            raise VLMIGError(f"k={k}; expected 0 (text only) or more pictures")
+            raise VLMIGError(f"k={k}; expected 0 (text only) or more images")
         if k == 0 or not prompts:
             return [Visuals.none(self.config, text_prompts[:1]) for text_prompts in prompts]
         requests = [self._requests(text_prompts[:k], seed) for text_prompts in prompts]
@@ -206,7 +206,7 @@ class Imagination:
                 redraws.
         """
         with (
-            tqdm(total=len(texts) * k, desc="imagining", unit=" pictures", smoothing=0.1) as bar,
+            tqdm(total=len(texts) * k, desc="imagining", unit=" images", smoothing=0.1) as bar,
             written_lines(report) as write,
         ):
             for start in range(0, len(texts), CHUNK):
@@ -285,7 +285,7 @@ class Imagination:
         self.tally.stored += len(images)
         hidden = not (progress and missing)
         made = self._make(missing)
-        bar = tqdm(made, "imagining", len(missing), unit=" pictures", disable=hidden)
+        bar = tqdm(made, "imagining", len(missing), unit=" images", disable=hidden)
         return images | dict(bar)
 
     def _make(self, addresses: dict[Request, Address]) -> Iterator[tuple[Request, Imagined]]:

@@ -38,7 +38,7 @@ tokens of the {family} LM {language_model}."""
 
 def model_card(config: VLMIGConfig) -> str:
     """Write the card of a checkpoint from its configuration."""
-    state = "**The adapter is untrained**: pictures have no effect until it is trained."
+    state = "**The adapter is untrained**: images have no effect until it is trained."
     if config.trained:
         state = "The adapter is trained."
     masked = (config.architectures or [""])[0].endswith("MaskedLM")
@@ -94,7 +94,7 @@ def _told(training: dict[str, Any]) -> str:
             losses = _figures(measured["validation"], 4)
             lines.append(
                 "  Held-out loss per token beside (text: without any; own, shuffled, blank "
-                f"picture): {losses}."
+                f"image): {losses}."
             )
         if "probe" in measured:
             lines.append(f"  Accuracy on a few items: {_figures(measured['probe'], 3)}.")

@@ -58,7 +58,7 @@ class ImageTokens(NamedTuple):
         cut = sum(count < len(features) for count, features in zip(counts, images, strict=True))
         if cut:
             logger.warning(
-                "texts longer than the model's context lost their first pictures: %d of %d",
+                "texts longer than the model's context lost their first images: %d of %d",
                 cut,
                 len(rows),
             )
@@ -206,7 +206,7 @@ def cut_left(
         images = image_tokens.count(ids)
         if images * image_tokens.each + len(begin) >= limit:
             raise VLMIGError(
-                f"{images} pictures of {image_tokens.each} tokens in a text; at most {limit} "
+                f"{images} images of {image_tokens.each} tokens in a text; at most {limit} "
                 "tokens fit this model: show fewer"
             )
         start += -ids[:start].count(image_tokens.placeholder) % image_tokens.each

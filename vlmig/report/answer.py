@@ -14,13 +14,13 @@ from vlmig.report.page import write_data_page
 from vlmig.report.thumbnails import thumbnail
 
 SIDE = 192
-"""Longest side of a picture on the page, in pixels."""
+"""Longest side of an image on the page, in pixels."""
 ROOM = 200_000
-"""Most characters of a picture."""
+"""Most characters of an image."""
 
 
 def write_answer(answer: Answer, path: Path) -> None:
-    """Write one answer with its pictures as a self-contained page.
+    """Write one answer with its images as a self-contained page.
 
     Raises:
         VLMIGError: the file cannot be written.
@@ -44,7 +44,7 @@ def write_answer(answer: Answer, path: Path) -> None:
 
 
 def write_reply(question: str, reply: Reply, path: Path) -> None:
-    """Write a written answer with the given pictures as a self-contained page.
+    """Write a written answer with the given images as a self-contained page.
 
     Raises:
         VLMIGError: the file cannot be written.

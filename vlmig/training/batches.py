@@ -177,7 +177,7 @@ class Batches(Dataset):
                 bad.append(Bad(f"{source.name}, {pair.picture}", str(error)))
                 row = self.order.instead(position, rng)
         raise VLMIGError(
-            f"{TRIES} pictures of {share.index.source.name} in a row could not be read, the last "
+            f"{TRIES} images of {share.index.source.name} in a row could not be read, the last "
             f"one because of: {bad[-1].reason}; see what vlmig data check says of it"
         )
 
@@ -192,7 +192,7 @@ class Batches(Dataset):
             return pairs
         if len(pairs) > 1:
             raise VLMIGError(
-                f"{len(pairs)} pictures in {pair.caption[:60]!r}; expected fusion: prefix, or one "
-                "picture for each text"
+                f"{len(pairs)} images in {pair.caption[:60]!r}; expected fusion: prefix, or one "
+                "image for each text"
             )
         return pairs or [pair]  # read beside the blank image

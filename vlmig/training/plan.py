@@ -130,7 +130,7 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     each = model.config.vision_patches * model.config.vision_width * 2
     if recipe.features == "stored" and pairs:
         most = size(min(pairs, samples) * each)
-        told.append(f"storage     at most {most} of features ({size(each)} a picture)")
+        told.append(f"storage     at most {most} of features ({size(each)} an image)")
     rows = min(stage.micro_batch or stage.batch, stage.batch)
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
     logits = min(rows * stage.max_tokens * vocabulary, LOGITS_BUDGET)

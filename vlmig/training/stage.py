@@ -161,7 +161,7 @@ class Steps:
             self.data.note_bad(bad)
             if self.count >= ENOUGH:
                 most, listed = self.session.recipe.max_bad, self.data.bad_list
-                check_share(self.bad, self.count, most, "pictures", listed)
+                check_share(self.bad, self.count, most, "images", listed)
 
     def measure(self, module: nn.Module, step: int) -> dict[str, Any]:
         """Measure held-out losses and probe tasks if they are due; an empty mapping otherwise."""

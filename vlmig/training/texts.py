@@ -109,7 +109,7 @@ class Tokens:
         if pack is not None and not self.early:
             raise VLMIGError(
                 f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every "
-                "text has a picture beside it"
+                "text has an image beside it"
             )
 
     def batch(
@@ -225,7 +225,7 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     pictures, marks = len(pair.pictures()) or bool(pair.prompt), pair.caption.count(IMAGE)
     if marks not in (0, pictures):
         raise VLMIGError(
-            f"{marks} {IMAGE} for {pictures} pictures in {pair.caption[:60]!r}; expected one for "
+            f"{marks} {IMAGE} for {pictures} images in {pair.caption[:60]!r}; expected one for "
             "each, or none at all"
         )
     if marks or not pictures:

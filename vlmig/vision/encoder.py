@@ -17,7 +17,7 @@ from vlmig.errors import VLMIGError, one_line
 from vlmig.runtime import deterministic_map
 
 BLANK = (128, 128, 128)
-"""Color of the blank picture."""
+"""Color of the blank image."""
 BATCH = 4
 """Images per pass on an accelerator: a fixed number, since rounding may depend on it."""
 
@@ -127,7 +127,7 @@ class VisionEncoder:
         return not self.tower.has_text or self.tower.fits(text)
 
     def encode_blank(self) -> Tensor:
-        """Encode the blank picture: (P, C)."""
+        """Encode the blank image: (P, C)."""
         return self.encode([Image.new("RGB", (64, 64), BLANK)])[0][0].float()
 
     def identity(self) -> dict[str, str | int | float]:

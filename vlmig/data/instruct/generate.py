@@ -109,8 +109,8 @@ def generate(
             raise
         if not images:
             raise VLMIGError(
-                f"no image of {folder} has a picture and a phrase ({dict(ledger.left_out)}); "
-                "expected VG_100K and its regions; fetch the pictures"
+                f"no image of {folder} has a file and a phrase ({dict(ledger.left_out)}); "
+                "expected VG_100K and its regions; fetch the images"
             )
         return ledger.report(finished=True)
 

@@ -48,7 +48,7 @@ class Prompts:
 
         Args:
             kind: one of ``KINDS``.
-            context: the picture; a conversation is written from its phrases alone.
+            context: the image; a conversation is written from its phrases alone.
             request: the question of a detailed description.
             complaint: why an earlier reply could not be used.
         """

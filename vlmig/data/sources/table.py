@@ -100,12 +100,12 @@ class Table:
         if not isinstance(value, str) or not isinstance(prompt, str):
             yield Bad(
                 place,
-                "picture is no file name" if not isinstance(value, str) else "prompt is no text",
+                "image is no file name" if not isinstance(value, str) else "prompt is no text",
             )
             return
         version = self._version(value) if value else ""
         if version is None:
-            yield Bad(place, "no such picture")
+            yield Bad(place, "no such image")
             return
         box, clamped = None, False
         if value and self.box and row.get(self.box) not in (None, "", []):
@@ -193,8 +193,7 @@ def _names(column: Any, first: int) -> list[str]:
         embedded = pc.is_valid(column).to_pylist()
     else:
         raise VLMIGError(
-            f"the column of pictures holds {kind}; expected file names or pictures; name another "
-            "one"
+            f"the column of images holds {kind}; expected file names or images; name another one"
         )
     names = []
     for row, (has_bytes, path) in enumerate(zip(embedded, paths, strict=True), first):

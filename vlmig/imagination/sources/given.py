@@ -122,7 +122,7 @@ class RetrievalSource(_ByText):
     def __init__(self, source: str, encoder: VisionEncoder, cache: Path) -> None:
         if not encoder.tower.has_text:
             raise VLMIGError(
-                f"{encoder.name} has no text side to retrieve pictures with; expected one, such as "
+                f"{encoder.name} has no text side to retrieve images with; expected one, such as "
                 "a CLIP"
             )
         self.gallery, self.encoder, self.cache = Gallery(source), encoder, cache
@@ -233,9 +233,7 @@ class Gallery:
         self.source, self.folder = source, Path(source)
         self.rows: Any = None
         if not self.folder.is_dir() or any(self.folder.glob("**/state.json")):
-            self.rows = load_dataset(
-                source, "a folder of pictures, or a dataset's folder or hub id"
-            )
+            self.rows = load_dataset(source, "a folder of images, or a dataset's folder or hub id")
             if "image" not in self.rows.column_names:
                 columns = ", ".join(self.rows.column_names)
                 raise VLMIGError(f"{source} has the columns {columns}; expected one named image")
