@@ -350,8 +350,7 @@ def test_bad_conversations_are_skipped_and_counted_or_stop_the_run(
         file.read_text() for file in (tmp_path / "strict" / "training").rglob("bad.jsonl")
     )
     assert all(
-        name in listed
-        for name in ("turns do not alternate", "no answer", "image without <image>")
+        name in listed for name in ("turns do not alternate", "no answer", "image without <image>")
     )
 
 
