@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ class Visuals:
     items: list[Imagined]
     keys: list[str]
     """The key of each image in the store; empty for an image that is not stored."""
-    shown: Tensor = field(default_factory=lambda: torch.zeros(0))
+    shown: Tensor = field(default_factory=partial(torch.zeros, 0))
     """Features of the images inside the text, in their order, (M, P, C)."""
 
     @classmethod

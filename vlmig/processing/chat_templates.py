@@ -204,9 +204,8 @@ def _user_text(text: str, template: Template, inner: str) -> str:
     if found is None:
         return template.user.format(inner + text)
     marks, rest = IMAGE * found[0].count(IMAGE), text[found.end() :]
-    return marks + (
-        template.user.format(inner + rest) if rest else ""
-    )  # an image alone is no question
+    # An image alone is no question.
+    return marks + template.user.format(inner + rest) if rest else marks
 
 
 def _render_applied(tokenizer: Any, turns: Sequence[Turn], system: str | None) -> tuple[str, Spans]:

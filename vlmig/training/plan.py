@@ -44,14 +44,16 @@ def plan(
     lines = [f"seed {recipe.seed}, precision {recipe.precision}, features {recipe.features}"]
     for stage in recipe.stages:
         choose_trained(model.model, stage.trains, stage.lora)
-        sources = [_read(entry, data, own or {}, model) for entry in stage.data]
-        known = [source.pairs for source in sources if source.pairs is not None]
-        pairs = sum(known) if len(known) == len(sources) else None
-        tokens = max(source.tokens for source in sources) or stage.max_tokens
         lines += ["", f"stage {stage.name}", *_parameters(model.model)]
-        lines += [f"  data        {source.told}" for source in sources]
-        for line in _run(model, recipe, stage, pairs, min(tokens, stage.max_tokens)):
-            lines.append(f"  {line}")
+        pairs: int | None = 0
+        tokens = 0.0
+        for entry in stage.data:
+            source = _read(entry, data, own or {}, model)
+            lines.append(f"  data        {source.told}")
+            pairs = None if pairs is None or source.pairs is None else pairs + source.pairs
+            tokens = max(tokens, source.tokens)
+        tokens = min(tokens or stage.max_tokens, stage.max_tokens)
+        lines += [f"  {line}" for line in _run(model, recipe, stage, pairs, tokens)]
     return "\n".join(lines)
 
 

@@ -191,21 +191,19 @@ class Steps:
         sums, count = torch.zeros(4, device=self.device), torch.zeros((), device=self.device)
         names: tuple[str, ...] = ()
         for first in range(start, start + each, held_out.micro):
-            positions = range(first, min(first + held_out.micro, start + each))
-            batch = held_out.batch([position % total for position in positions])
-            others = held_out.batch([(position + 1) % total for position in positions]).images
+            last = min(first + held_out.micro, start + each)
+            batch = held_out.batch([position % total for position in range(first, last)])
+            others = held_out.batch([position % total for position in range(first + 1, last + 1)])
             alone = batch.texts
             if held_out.tokens.early:
                 alone = held_out.tokens.batch(batch.pairs, alone=True)
-            excess = [position >= total for position in positions]
             for texts in (batch.texts, alone):
-                texts.labels[excess] = IGNORED
-            features = self.session.pictures.features(batch.images).to(self.device)
-            shuffled = self.session.pictures.features(exchanged(batch.images, others))
+                texts.labels[max(0, total - first) :] = IGNORED
+            pictures, shuffled = self.session.pictures, exchanged(batch.images, others.images)
             losses = module(
                 batch.texts.to(self.device),
-                features,
-                shuffled.to(self.device),
+                pictures.features(batch.images).to(self.device),
+                pictures.features(shuffled).to(self.device),
                 alone.to(self.device),
             )
             names = tuple(losses)

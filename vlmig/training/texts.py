@@ -5,7 +5,6 @@ Axes: B rows, T tokens. A row is one text, or several that do not attend to each
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
 from vlmig.models.config import IMAGE
 from vlmig.models.modeling import Model, VLMIGForMaskedLM
+from vlmig.processing.conversation import without_placeholders
 
 IGNORED = -100
 Span = tuple[int, int]
@@ -236,15 +236,12 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
 
 def without_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     """Return a pair's text without placeholders, and its learnt spans, for late fusion."""
-    marks = [found.span() for found in re.finditer(rf"{re.escape(IMAGE)}\n?", pair.caption)]
-    if not marks:
-        return pair.caption, pair.learnt
 
     def moved(position: int) -> int:
-        return position - sum(min(position, b) - a for a, b in marks if a < position)
+        return len(without_placeholders(pair.caption[:position]))
 
-    kept = re.sub(rf"{re.escape(IMAGE)}\n?", "", pair.caption)
-    return kept, tuple((moved(a), moved(b)) for a, b in pair.learnt)
+    learnt = tuple((moved(start), moved(end)) for start, end in pair.learnt)
+    return without_placeholders(pair.caption), learnt
 
 
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
