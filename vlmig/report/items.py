@@ -153,19 +153,13 @@ def _outputs(run: Run, line: Row) -> list[Row]:
     wordings = []
     targets = line["doc"]["choices"]
     for i in range(len(line["doc"]["questions"])):
-        texts = {int(k): outputs[i] for k, outputs in line["outputs"].items()}
-        scores = {k: _best(exact_match, text, targets) for k, text in texts.items()}
-        rows = []
-        for k, text in texts.items():
-            rows.append([k, text, scores[k], round(_best(f1, text, targets), 3)])
-        wordings.append(
-            {
-                "ok": bool(scores[run.most]),
-                "answer": texts[run.most],
-                "alone": texts[0],
-                "outputs": rows,
-            }
-        )
+        rows: dict[int, list[Any]] = {}
+        for k, outputs in line["outputs"].items():
+            exact, overlap = (_best(metric, outputs[i], targets) for metric in (exact_match, f1))
+            rows[int(k)] = [int(k), outputs[i], exact, round(overlap, 3)]
+        _, answer, exact, _ = rows[run.most]
+        wording = {"ok": bool(exact), "answer": answer, "alone": rows[0][1]}
+        wordings.append({**wording, "outputs": list(rows.values())})
     return wordings
 
 

@@ -77,8 +77,12 @@ class Order:
 
 def _probabilities(shares: Sequence[Share]) -> np.ndarray:
     """Return each source's share of the samples, (n,); they add up to 1."""
-    given = sum(share.weight for share in shares if share.weight is not None)
-    rows = sum(len(share.rows) for share in shares if share.weight is None)
+    given, rows = 0.0, 0
+    for share in shares:
+        if share.weight is None:
+            rows += len(share.rows)
+        else:
+            given += share.weight
     rest = max(0.0, 1 - given)
     weights = []
     for share in shares:
