@@ -171,9 +171,8 @@ def encode_pair(
     while split < min(len(alone), len(whole) - 1) and alone[split] == whole[split]:
         split += 1
     if split == 0:  # nothing to predict the first token from: begin as the LM's training texts do
-        start = (
-            tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        )
+        bos = tokenizer.bos_token_id
+        start = bos if bos is not None else tokenizer.eos_token_id
         whole, split = [start, *whole], 1
     shorter = cut_left(whole, limit, tokenizer, image_tokens)
     cut = len(whole) - len(shorter)

@@ -29,11 +29,8 @@ class Prompts:
         content = PLACE.read_bytes()
         texts = yaml.safe_load(content)
         self.version = f"{texts['version']}-{hashlib.sha256(content).hexdigest()[:8]}"
-        self.common, self.repair, self.requests = (
-            texts["common"],
-            texts["repair"],
-            texts["requests"],
-        )
+        self.common, self.repair = texts["common"], texts["repair"]
+        self.requests = texts["requests"]
         self.kinds: dict[str, dict[str, Any]] = texts["kinds"]
         self.examples: list[dict[str, Any]] = texts["examples"]
 

@@ -142,12 +142,9 @@ class Table:
                 number += 1
 
     def _version(self, picture: str) -> str | None:
-        embedded = self.rows is not None and _row(picture) is not None
-        return (
-            self.rows._fingerprint
-            if embedded and self.rows is not None
-            else version_of(self.images / picture)
-        )
+        if self.rows is not None and _row(picture) is not None:
+            return self.rows._fingerprint
+        return version_of(self.images / picture)
 
     def _file(self, picture: str) -> Path | IO[bytes]:
         """Return the file of an image, or its bytes if it is embedded."""

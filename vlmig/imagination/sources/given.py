@@ -51,9 +51,8 @@ class FolderSource(ImageSource):
         numbers: dict[str, list[int]] = {}
         for i, path in enumerate(self.gallery.paths):
             inside = path.relative_to(self.gallery.folder)
-            name = (
-                inside.parts[0] if len(inside.parts) > 1 else re.sub(r"[_ -]*\d+$", "", inside.stem)
-            )
+            folder, unnumbered = inside.parts[:-1], re.sub(r"[_ -]*\d+$", "", inside.stem)
+            name = folder[0] if folder else unnumbered
             numbers.setdefault(slug(name), []).append(i)
         return numbers
 
@@ -206,9 +205,8 @@ class BlankSource(ImageSource):
 
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
         """Return a blank image for each request."""
-        return [torch.tensor(BLANK, dtype=torch.uint8)[:, None, None].expand(3, 64, 64)] * len(
-            requests
-        )
+        blank = torch.tensor(BLANK, dtype=torch.uint8)[:, None, None].expand(3, 64, 64)
+        return [blank] * len(requests)
 
     def identity(self) -> dict[str, str | int | float]:
         """Return the kind."""
