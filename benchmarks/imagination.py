@@ -30,7 +30,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.side_by_side import SIDE, product_rate, seconds
-from vlmig.imagination import image_seed
+from vlmig.imagination import request
 from vlmig.imagination.pipeline import Imagination
 from vlmig.imagination.sources.families import sampling_for
 from vlmig.imagination.store import FeatureStore
@@ -79,7 +79,9 @@ class PlainLoop:
             guidance_scale=self.sampling.guidance,
             height=self.sampling.size,
             width=self.sampling.size,
-            generator=[torch.Generator("cpu").manual_seed(image_seed(prompt, i)) for i in range(k)],
+            generator=[
+                torch.Generator("cpu").manual_seed(request(prompt, i).seed) for i in range(k)
+            ],
         ).images
 
     def _see(self, prompt: str, pictures: list[Any]) -> tuple[Tensor, Tensor]:

@@ -146,7 +146,7 @@ def test_ask_shows_pictures_probabilities_and_time(
     assert shown.startswith("yellow")
     assert (
         "text only" in shown
-        and "picture 2" in shown
+        and "image 2" in shown
         and "CLIP similarity" in shown
         and "imagine " in shown
     )
@@ -246,9 +246,9 @@ def test_bulk_imagination(
     monkeypatch.delenv("WORLD_SIZE")
     assert "part 2 of 2" in capsys.readouterr().out
     assert main(command) == 0
-    assert "3 prompts, 3 pictures were there, 0 drawn" in capsys.readouterr().out
+    assert "3 prompts, 3 images were there, 0 drawn" in capsys.readouterr().out
     assert main(["imagine", "--stats", "--store", str(tmp_path)]) == 0
-    assert "3 pictures with features" in capsys.readouterr().out
+    assert "3 images with features" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -290,4 +290,4 @@ def test_pictures_that_are_not_kept_are_not_written(
     command = ["imagine", "a banana", "--k", "1", "--store", str(tmp_path), "--no-pictures"]
     assert main(command) == 0
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
-    assert "no pictures of 'a banana' to write" in capsys.readouterr().err
+    assert "no images of 'a banana' to write" in capsys.readouterr().err

@@ -161,7 +161,7 @@ def test_marks_in_front(folder: Path) -> None:
         "<|im_start|>user\n<image>",
         "<|im_start|>user\nSure?",
     ]
-    assert [own.reason for own in bad] == ["more <image> than pictures"]
+    assert [own.reason for own in bad] == ["more <image> than images"]
 
 
 FAULTS: list[tuple[str, Any]] = [
@@ -183,29 +183,29 @@ FAULTS: list[tuple[str, Any]] = [
     ("turns do not alternate", {"conversations": [*said("Hi"), *said("Hi")]}),
     ("no answer", {"conversations": []}),
     ("no answer", {"conversations": said("Hi", "Hello", "And?")}),
-    ("no such picture", {"image": "gone.png", "conversations": said("<image>", "x")}),
+    ("no such image", {"image": "gone.png", "conversations": said("<image>", "x")}),
     (
-        "no such picture",
+        "no such image",
         {"image": ["a.png", "gone.png"], "conversations": said("<image><image>", "x")},
     ),
-    ("picture without <image>", {"image": "a.png", "conversations": said("Hi", "x")}),
-    ("<image> without picture", {"conversations": said("<image>", "x")}),
-    ("<image> without picture", {"image": [], "instruction": "<image>", "output": "x"}),
-    ("<image> without picture", {"image": "a.png", "conversations": said("<image>", "a <image>")}),
+    ("image without <image>", {"image": "a.png", "conversations": said("Hi", "x")}),
+    ("<image> without image", {"conversations": said("<image>", "x")}),
+    ("<image> without image", {"image": [], "instruction": "<image>", "output": "x"}),
+    ("<image> without image", {"image": "a.png", "conversations": said("<image>", "a <image>")}),
     (
-        "<image> without picture",
+        "<image> without image",
         {"conversations": [{"from": "system", "value": "<image>"}, *said("Hi", "x")]},
     ),
     (
-        "more <image> than pictures",
+        "more <image> than images",
         {"image": "a.png", "conversations": said("<image>", "x", "<image>", "y")},
     ),
     (
-        "fewer <image> than pictures",
+        "fewer <image> than images",
         {"image": ["a.png", "b.png"], "conversations": said("<image>", "x")},
     ),
-    ("picture name is no text", {"image": 3, "conversations": said("<image>", "x")}),
-    ("picture name is no text", {"image": ["a.png", None], "conversations": said("<image>", "x")}),
+    ("image name is no text", {"image": 3, "conversations": said("<image>", "x")}),
+    ("image name is no text", {"image": ["a.png", None], "conversations": said("<image>", "x")}),
     ("not Unicode", {"conversations": said("Hi", "half \ud800")}),
     ("not Unicode", {"image": "\ud800.png", "conversations": said("<image>", "x")}),
 ]
@@ -333,7 +333,7 @@ def test_a_mark_in_a_caption_has_its_picture(folder: Path) -> None:
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, [*rows, {"caption": "no <image>"}])))
     pairs, bad = read(Table(folder / "t.jsonl"))
     assert [pair.caption for pair in pairs] == ["a <image> b"]
-    assert [own.reason for own in bad] == ["more <image> than pictures", "<image> without picture"]
+    assert [own.reason for own in bad] == ["more <image> than images", "<image> without image"]
 
 
 def test_check_and_curation_see_every_picture(
@@ -359,7 +359,7 @@ def test_check_and_curation_see_every_picture(
     found = check(source, folder / "index", Curation(duplicates=True))
     assert (found.pictures, found.groups) == (3, 3)
     assert sorted(found.sizes[:, 0]) == [20, 21, 22]
-    assert found.good.tolist() == [0, 1, 2, 3] and found.bad == {"no picture": 2}
+    assert found.good.tolist() == [0, 1, 2, 3] and found.bad == {"not an image": 2}
     assert [own.place for own in found.listed] == [
         'broken.png "<image><image><image>A\n"',
         'broken.png "<image>B\n"',
@@ -370,7 +370,7 @@ def test_check_and_curation_see_every_picture(
     command = ["data", "check", str(folder / "talk.json"), "--max-bad", "0.5", "--out", str(page)]
     assert main([*command, "--option", "template=plain"]) == 0
     assert page.read_text().count("<img") == 7
-    assert "pictures" in capsys.readouterr().out
+    assert "images" in capsys.readouterr().out
 
 
 def test_pictures_are_found_beyond_one_batch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

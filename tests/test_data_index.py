@@ -38,7 +38,7 @@ class Given:
         yield from self.records
 
     def open(self, pair: Pair) -> Image.Image:
-        raise BadPicture("no such picture")
+        raise BadPicture("no such image")
 
 
 def some(count: int) -> list[Pair]:
@@ -125,14 +125,14 @@ def test_check_share_says_everything() -> None:
     check_share({"empty caption": 4}, 40, 0.1, "x")
     with pytest.raises(VLMIGError) as error:
         check_share(
-            {"no such picture": 5, "empty caption": 7},
+            {"no such image": 5, "empty caption": 7},
             40,
             0.1,
             "visual_genome vg",
             Path("x/bad.jsonl"),
         )
     assert str(error.value) == (
-        "12 of 40 records of visual_genome vg are bad (30 %): 7 empty caption, 5 no such picture; "
+        "12 of 40 records of visual_genome vg are bad (30 %): 7 empty caption, 5 no such image; "
         "at most 10 % are "
         "skipped; mend them (listed in x/bad.jsonl) or raise max_bad"
     )
@@ -253,7 +253,7 @@ def test_data_check_tells_known_faults(
         if line.startswith("  ")
     }
     assert err.strip().splitlines()[-1] == (
-        f"vlmig: 2 of 11 records of folder {faulty} are bad (18 %): 1 no caption, 1 no picture; "
+        f"vlmig: 2 of 11 records of folder {faulty} are bad (18 %): 1 no caption, 1 not an image; "
         "at most 10 % are skipped; "
         f"mend them (listed in {page}) or raise max_bad"
     )
@@ -280,7 +280,7 @@ def test_data_check_tells_known_faults(
 NUMBERS = {
     "records": "11",
     "pairs": "10",
-    "pictures": "4",
+    "images": "4",
     "groups": "5",
     "bad": "2",
     "left out": "0",

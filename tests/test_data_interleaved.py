@@ -85,13 +85,13 @@ def test_documents_that_cannot_be_used(folder: Path) -> None:
         ("sentence is no text", False, document(text_list=["x", None])),
         ("no image_info", False, document(image_info={})),
         ("image_info holds no object", False, document(image_info=["a.png"])),
-        ("picture name is no text", False, document([(None, 0)])),  # type: ignore[list-item]
+        ("image name is no text", False, document([(None, 0)])),  # type: ignore[list-item]
         ("matched_text_index out of range", False, document([("a.png", 5)])),
         ("matched_text_index out of range", False, document([("a.png", 0), ("a.png", -1)])),
         ("not Unicode", False, document(text_list=["\udc00"] * 5)),
-        ("no sentence behind a picture", False, document([("a.png", 2)])),
-        ("no picture fetched", True, document([("gone.png", 0)])),
-        ("no picture listed", True, document(image_info=[])),
+        ("no sentence behind an image", False, document([("a.png", 2)])),
+        ("no image fetched", True, document([("gone.png", 0)])),
+        ("no image listed", True, document(image_info=[])),
         (
             "similarity under 0.2",
             True,
@@ -108,7 +108,7 @@ def test_documents_that_cannot_be_used(folder: Path) -> None:
     ]
     pairs, bad = read(interleaved(folder, document([("a.png", 2), ("b.png", 3)]), break_up=True))
     assert [own.picture for own in pairs] == ["b.png"]
-    assert bad == [Bad("docs.jsonl, line 1, picture 1", "empty caption")]
+    assert bad == [Bad("docs.jsonl, line 1, image 1", "empty caption")]
 
 
 def test_shards_in_natural_order(folder: Path) -> None:

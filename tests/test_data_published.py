@@ -34,13 +34,13 @@ def test_visual_genome_counts_and_crops(tmp_path: Path, sizes: bool) -> None:
         "broken off",
     ]
     assert reasons([own for own in bad if not own.dropped]) == {
-        "box outside the picture": 2,
+        "box outside the image": 2,
         "box without area": 1,
         "empty caption": 1,
         "box without four numbers": 2,
         "no y": 1,
         "no caption": 1,
-        "no such picture": 1,
+        "no such image": 1,
         "no list of regions": 1,
     }
     assert reasons([own for own in bad if own.dropped]) == {"side under 8 pixels": 2}
@@ -57,7 +57,7 @@ def test_visual_genome_counts_and_crops(tmp_path: Path, sizes: bool) -> None:
             pair.version == f"{(tmp_path / 'vg' / name).stat().st_size} "
             f"{(tmp_path / 'vg' / name).stat().st_mtime_ns}"
         )
-    with pytest.raises(BadPicture, match="truncated picture"):
+    with pytest.raises(BadPicture, match="truncated image"):
         source.open(pairs[-1])
 
 
@@ -118,7 +118,7 @@ def test_laion_reads_local_coco(tmp_path: Path) -> None:
         source = Laion220k(tmp_path, tmp_path / "coco", caption)
         pairs, bad = read(source)
         assert [pair.caption for pair in pairs] == [found]
-        assert reasons(bad) == {"no such picture": 1, "no url": 2, "url leaves the folder": 1}
+        assert reasons(bad) == {"no such image": 1, "no url": 2, "url leaves the folder": 1}
     stored = Image.open(tmp_path / "coco/train2017/000000.jpg").convert("RGB")
     assert source.open(pairs[0]).tobytes() == stored.tobytes()
     (tmp_path / "lvis_caption_url.parquet").write_bytes(b"PAR1 no")

@@ -144,7 +144,7 @@ def test_table_lines_that_cannot_be_read_are_bad_records(tmp_path: Path) -> None
         ("t.jsonl, line 2", "not UTF-8"),
         ("t.jsonl, line 3", "not JSON"),
         ("t.jsonl, line 4", "not a JSON object"),
-        ("t.jsonl, line 7", "no such picture"),
+        ("t.jsonl, line 7", "no such image"),
         ("t.jsonl, line 8", "no caption"),
         ("t.jsonl, line 9", "caption is no text"),
         ("t.jsonl, line 10", "box without four numbers"),
@@ -195,16 +195,16 @@ def test_pictures_of_every_mode_become_rgb(tmp_path: Path) -> None:
     ]
     for pair in pairs:
         if pair.caption in ("empty", "text"):
-            with pytest.raises(BadPicture, match="no picture"):
+            with pytest.raises(BadPicture, match="not an image"):
                 source.open(pair)
         else:
             assert (source.open(pair).mode, source.open(pair).size) == ("RGB", (40, 30))
     deep = np.asarray(source.open(pairs[1]))
     assert (deep == (ramp // 256)[..., None]).all()
-    with pytest.raises(BadPicture, match="box outside the picture"):
+    with pytest.raises(BadPicture, match="box outside the image"):
         source.open(Pair("x", "grey.png", (40, 0, 50, 10)))
     assert source.open(Pair("x", "grey.png", (30, 0, 50, 10))).size == (10, 10)
-    with pytest.raises(BadPicture, match="no such picture"):
+    with pytest.raises(BadPicture, match="no such image"):
         source.open(Pair("x", "gone.png"))
 
 
@@ -237,7 +237,7 @@ def test_folder_conventions(tmp_path: Path) -> None:
         ("a.png", "second"),
     ]
     assert [(own.place, own.reason) for own in bad] == [
-        ("metadata.csv, line 4", "no such picture"),
+        ("metadata.csv, line 4", "no such image"),
         ("sub/metadata.jsonl, line 2", "no file_name"),
         ("red_apple-03.png", "no caption"),
     ]
@@ -275,7 +275,7 @@ def test_a_hostile_tar(tmp_path: Path) -> None:
     assert reasons(bad) == {
         "unsafe member": 5,
         "no caption": 1,
-        "no such picture": 1,
+        "no such image": 1,
         "not UTF-8": 1,
         "caption too long": 1,
         "not JSON": 1,

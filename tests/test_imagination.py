@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.imagination import image_seed, request
+from vlmig.imagination import request
 from vlmig.imagination.prompts import subject_of
 from vlmig.imagination.sources.diffusion import DiffusionSource
 from vlmig.imagination.sources.families import Sampling
@@ -44,9 +44,9 @@ def test_a_picture_is_the_same_whatever_the_batch_the_order_and_the_number(parts
 
 def test_seeds_are_stable_across_processes() -> None:
     # Written down once: a change would orphan every stored picture.
-    assert image_seed("a banana", 0) == image_seed("a banana", 0)
-    assert image_seed("a banana", 3, seed=1) == 41739212577958013
-    assert len({image_seed(p, i, s) for p in ("a", "b") for i in range(9) for s in range(3)}) == 54
+    assert request("a banana", 0) == request("a banana", 0)
+    assert request("a banana", 3, seed=1).seed == 41739212577958013
+    assert len({request(p, i, s).seed for p in "ab" for i in range(9) for s in range(3)}) == 54
 
 
 def test_settings_and_weights_are_part_of_the_identity(parts: Path) -> None:

@@ -256,7 +256,7 @@ def test_other_settings_and_damage_are_refused(genome: Path, tmp_path: Path, end
         json.dumps([{"id": 1, "regions": [region(1, (0, 0, 9, 9))]}])
     )
     with pytest.raises(
-        VLMIGError, match=r"no image of .* has a picture and a phrase \({'no such picture': 1}\)"
+        VLMIGError, match=r"no image of .* has a file and a phrase \({'no such image': 1}\)"
     ):
         ask(tmp_path, tmp_path / "out", server.url)
 

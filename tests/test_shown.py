@@ -235,7 +235,7 @@ def test_a_picture_at_the_cut_goes_as_a_whole() -> None:
         assert cut_left(ids, limit, tokenizer, places) == [1, 5, 9, 9, 9, 6, 7]
     assert cut_left(ids[1:], 8, SimpleNamespace(bos_token_id=None), places) == [5, 9, 9, 9, 6, 7]
     assert cut_left([9, 9, 9, 5, 6, 7], 4, SimpleNamespace(bos_token_id=None), places) == [5, 6, 7]
-    with pytest.raises(VLMIGError, match="2 pictures of 3 tokens in a text; at most 7 tokens fit"):
+    with pytest.raises(VLMIGError, match="2 images of 3 tokens in a text; at most 7 tokens fit"):
         cut_left(ids, 7, tokenizer, places)
 
 
@@ -249,10 +249,10 @@ def test_long_texts_lose_their_first_pictures_with_their_features(
     values = early.loglikelihood(
         [(IMAGE + kept, SAID), (kept, SAID)], images=[pictures, pictures[1:]]
     )
-    assert "lost their first pictures: 1 of 2" in caplog.text
+    assert "lost their first images: 1 of 2" in caplog.text
     assert values == pytest.approx(2 * [by_hand(early, kept, SAID, pictures[1:])], abs=SAME)
     with pytest.raises(
-        VLMIGError, match="30 pictures of 4 tokens in a text; at most 96 tokens fit this model"
+        VLMIGError, match="30 images of 4 tokens in a text; at most 96 tokens fit this model"
     ):
         early.loglikelihood([("x", SAID)], images=[15 * pictures])
     with pytest.raises(VLMIGError, match="at most 76 tokens fit"):
@@ -291,7 +291,7 @@ def test_demonstrations_and_turns_become_one_text(early: VLMIG, pictures: list[P
         opened(p).tobytes() for p in (a, a, b, b)
     ]
     turns = [Turn("user", "What?"), Turn("assistant", "a cat"), Turn("user", f"And {IMAGE}?")]
-    with pytest.raises(VLMIGError, match="2 pictures for 1 <image>"):
+    with pytest.raises(VLMIGError, match="2 images for 1 <image>"):
         early.chat(turns, pictures)
     assert early.chat(turns, b, max_new_tokens=2).prompt.endswith(
         f"cat\nQuestion: And {IMAGE}? Answer:"
@@ -455,9 +455,9 @@ def test_late_fusion_looks_at_given_pictures_in_place_of_imagined_ones(
     [
         (
             lambda m, p: m.generate([f"a {IMAGE}"], images=[p]),
-            f"2 pictures for 1 {IMAGE} in 'a {IMAGE}'",
+            f"2 images for 1 {IMAGE} in 'a {IMAGE}'",
         ),
-        (lambda m, p: m.loglikelihood([(f"a {IMAGE}", " b")], 0), f"0 pictures for 1 {IMAGE}"),
+        (lambda m, p: m.loglikelihood([(f"a {IMAGE}", " b")], 0), f"0 images for 1 {IMAGE}"),
         (
             lambda m, p: m.loglikelihood([("a", f" {IMAGE}")], images=[p]),
             "contains <image>, which is only allowed in the context",
@@ -466,8 +466,8 @@ def test_late_fusion_looks_at_given_pictures_in_place_of_imagined_ones(
             lambda m, p: m.loglikelihood([("a", " b")], images=[p, p]),
             "pictures for 2 texts, 1 texts",
         ),
-        (lambda m, p: m.ask("a?", images=[p[0].parent / "none.png"]), "no picture file .*none.png"),
-        (lambda m, p: m.ask("a?", images=[3]), "a picture of type int"),
+        (lambda m, p: m.ask("a?", images=[p[0].parent / "none.png"]), "no image file .*none.png"),
+        (lambda m, p: m.ask("a?", images=[3]), "an image of type int"),
         (
             lambda m, p: m.chat(
                 [Turn("user", "a"), Turn("assistant", IMAGE), Turn("user", "b")], p
@@ -487,9 +487,9 @@ def test_wrong_pictures_are_said_in_one_line(
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda m, p: m.ask(f"a {IMAGE}?", images=p[0]), "looks at pictures beside the text"),
+        (lambda m, p: m.ask(f"a {IMAGE}?", images=p[0]), "looks at images beside the text"),
         (lambda m, p: m.ask("a?", k=2, images=p), "k=2 with pictures; expected no k"),
-        (lambda m, p: m.ask("a?", shots=[(p, "b?", "c")]), "a demonstration with pictures"),
+        (lambda m, p: m.ask("a?", shots=[(p, "b?", "c")]), "a demonstration with images"),
         (lambda m, p: m.generate([f"a {IMAGE}"], images=[p]), "leave it out"),
     ],
 )
@@ -623,11 +623,11 @@ def test_pages_show_given_pictures_and_steps(tmp_path: Path, browser: Any) -> No
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--image", "{tmp}/none.png"], "no picture file .*none.png; expected a path to one"),
-        (["--image", "{tmp}/text.png"], "text.png is not a picture that can be read"),
+        (["--image", "{tmp}/none.png"], "no image file .*none.png; expected a path to one"),
+        (["--image", "{tmp}/text.png"], "text.png is not an image that can be read"),
         (
             ["--image", "{picture}", f"{IMAGE} {IMAGE}"],
-            "2 <image> in the question, 1 pictures; give one for each",
+            "2 <image> in the question, 1 images; give one for each",
         ),
         (
             ["--image", "{picture}", "--k", "2", "--choices", "a,b"],
@@ -643,7 +643,7 @@ def test_pages_show_given_pictures_and_steps(tmp_path: Path, browser: Any) -> No
         (["--shot", "{picture}", "Which?"], "expected 3 arguments"),
         (
             ["--shot", "{picture}", "Which?", "red"],
-            "a demonstration with pictures, but fusion='cross_attention'",
+            "a demonstration with images, but fusion='cross_attention'",
         ),
     ],
 )

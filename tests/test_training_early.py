@@ -232,7 +232,7 @@ def conversations(folder: Path, broken: Sequence[str] = ()) -> Path:
     faulty = {
         "turns do not alternate": [("human", f"{IMAGE}a?"), ("human", "b")],
         "no answer": [("human", f"{IMAGE}a?")],
-        "picture without <image>": [("human", "a?"), ("gpt", "b")],
+        "image without <image>": [("human", "a?"), ("gpt", "b")],
     }
     for reason in broken:
         said = faulty[reason]
@@ -331,7 +331,7 @@ def test_each_stage_moves_what_it_trains_and_nothing_else(
 def test_bad_conversations_are_skipped_and_counted_or_stop_the_run(
     llava: Path, tmp_path: Path
 ) -> None:
-    conversations(tmp_path, ["turns do not alternate", "no answer", "picture without <image>"])
+    conversations(tmp_path, ["turns do not alternate", "no answer", "image without <image>"])
     changes = ["stages.0.steps=1", "stages.1.steps=1", "validation.share=0"]
     store = FeatureStore(tmp_path / "features")
     trained = train(load_recipe(llava, changes), tmp_path / "skipped", store=store)
@@ -350,8 +350,7 @@ def test_bad_conversations_are_skipped_and_counted_or_stop_the_run(
         file.read_text() for file in (tmp_path / "strict" / "training").rglob("bad.jsonl")
     )
     assert all(
-        name in listed
-        for name in ("turns do not alternate", "no answer", "picture without <image>")
+        name in listed for name in ("turns do not alternate", "no answer", "image without <image>")
     )
 
 
@@ -391,10 +390,10 @@ def test_what_does_not_go_together_is_said(
         json.dumps([{"id": 1, "image": ["0.png", "1.png"], "conversations": turns}] * 9)
     )
     data = f"stages.0.data=[{{source: conversations, path: {several}, images: {colored}, template: question}}]"
-    refused(recipe, data, r"2 pictures in .*expected fusion: prefix, or one picture")
+    refused(recipe, data, r"2 images in .*expected fusion: prefix, or one image")
     wrong = Pair(f"a {IMAGE} b {IMAGE}", "a")
     names = VLMIG.from_base(**{**yaml.safe_load(llava.read_text())["model"], "store": store})
-    with pytest.raises(VLMIGError, match=r"2 <image> for 1 pictures"):
+    with pytest.raises(VLMIGError, match=r"2 <image> for 1 images"):
         Tokens(names.tokenizer, names.model, 96, 0).batch([wrong])
 
 

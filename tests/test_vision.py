@@ -159,7 +159,7 @@ def test_towers_without_a_text_side_give_no_alignment(
         model.ask("What is the color of a cat?", choices=["red", "blue"], k=2, weights="clip")
     model.config.imaginer = f"retrieval:{tmp_path}"
     del model.imagination.source
-    with pytest.raises(VLMIGError, match="has no text side to retrieve pictures with"):
+    with pytest.raises(VLMIGError, match="has no text side to retrieve images with"):
         model.imagine(["a dog"], k=1)
 
 

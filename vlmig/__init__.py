@@ -1,4 +1,4 @@
-"""vlmig: language models that imagine pictures before answering (arXiv 2406.13621).
+"""vlmig: language models that look at imagined images before answering (arXiv 2406.13621).
 
 from vlmig import VLMIG
 VLMIG.from_pretrained("pocket").ask("What is the color of a banana?", choices=["yellow", "red"])

@@ -1,4 +1,4 @@
-"""``vlmig ask``: answer a question, choose among candidates, or describe given pictures."""
+"""``vlmig ask``: answer a question, choose among candidates, or describe given images."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ COLUMNS = 6
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s QUESTION [options]"
-    text = "the question; each <image> in it is replaced by a picture given with --image"
+    text = "the question; each <image> in it is replaced by an image given with --image"
     parser.add_argument("question", metavar="QUESTION", help=text)
     text = (
         "candidate answers, separated by commas (default: the likeliest next words; "
-        "with early fusion and given pictures, a written answer)"
+        "with early fusion and given images, a written answer)"
     )
     parser.add_argument("--choices", type=options.words, metavar="A,B,...", help=text)
-    text = "write the answer and its pictures to an HTML page"
+    text = "write the answer and its images to an HTML page"
     parser.add_argument("--html", type=Path, metavar="FILE", help=text)
-    _add_imagined(parser.add_argument_group("imagined pictures"))
-    title = "given pictures"
+    _add_imagined(parser.add_argument_group("imagined images"))
+    title = "given images"
     text = "With early fusion they stand in the text; with late fusion they replace imagined ones."
     _add_given(parser.add_argument_group(title, text))
     options.add_language_model(options.add_model(parser))
@@ -38,26 +38,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_imagined(group: argparse._ArgumentGroup) -> None:
     text = (
-        "number of pictures, or auto: as many as the answer needs "
-        "(default: 6, or 0 with given pictures)"
+        "number of images, or auto: as many as the answer needs "
+        "(default: 6, or 0 with given images)"
     )
     group.add_argument("--k", type=options.picture_count, metavar="K", help=text)
     text = "what to imagine (default: the question's subject)"
     group.add_argument("--prompt", metavar="TEXT", help=text)
     text = "which text of the question to imagine (default: the checkpoint's)"
     group.add_argument("--policy", choices=options.POLICIES[:3], help=text)
-    text = "seed of the imagined pictures (default: %(default)s)"
+    text = "seed of the imagined images (default: %(default)s)"
     group.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     text = "mixing rule: prob, logit, geometric or evidence (default: the checkpoint's)"
     group.add_argument("--mix", metavar="RULE", help=text)
-    text = "picture weights: uniform, clip, doubled or entropy (default: the checkpoint's)"
+    text = "image weights: uniform, clip, doubled or entropy (default: the checkpoint's)"
     group.add_argument("--weights", metavar="RULE", help=text)
 
 
 def _add_given(group: argparse._ArgumentGroup) -> None:
     text = "an image file; may be repeated"
     group.add_argument("--image", type=Path, action="append", default=[], metavar="FILE", help=text)
-    text = "a video file, whose frames are added as pictures"
+    text = "a video file, whose frames are added as images"
     group.add_argument("--video", type=Path, metavar="FILE", help=text)
     text = "number of frames, at even distances (default: %(default)s)"
     group.add_argument("--frames", type=int, default=8, metavar="N", help=text)
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
         example = 'vlmig ask "What is the color of a banana?"'
         raise VLMIGError(f"the question is empty; ask something, e.g. {example}")
     if isinstance(arguments.k, int) and arguments.k < 0:
-        raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more pictures")
+        raise VLMIGError(f"--k {arguments.k}; expected 0 (text only) or more images")
     given = _open_given(arguments)
     fields = {"prompt_policy": arguments.policy} if arguments.policy else {}
     model = options.load_model(arguments, **fields)
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _open_given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Open the given pictures: images, then frames of the video; and those of the examples."""
+    """Open the given images: images, then frames of the video; and those of the examples."""
     from vlmig.vision import frames, opened
 
     images = [opened(path) for path in arguments.image]
@@ -103,7 +103,7 @@ def _open_given(arguments: argparse.Namespace) -> dict[str, Any]:
     expected = arguments.question.count("<image>")
     if expected > len(images):
         raise VLMIGError(
-            f"{expected} <image> in the question, {len(images)} pictures; "
+            f"{expected} <image> in the question, {len(images)} images; "
             "give one for each with --image"
         )
     shots = [([opened(path)], question, answer) for path, question, answer in arguments.shot]
@@ -111,7 +111,7 @@ def _open_given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
-    """Choose among candidates, and print what each picture makes of them."""
+    """Choose among candidates, and print what each image makes of them."""
     settings = {name: getattr(arguments, name) for name in ("prompt", "seed", "mix", "weights")}
     answer = model.ask(arguments.question, arguments.choices, arguments.k, **given, **settings)
     print(f"{answer.answer}  (p = {answer.probabilities[answer.answer]:.2f})")
@@ -122,7 +122,7 @@ def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) 
         low = mean < model.config.alignment_floor
         source = "compared with" if answer.given else "imagined"
         line = f'{source} "{answer.prompt}", mean CLIP similarity {options.similarity(mean)}'
-        print(line + (": low, the pictures are guesses" if low else ""))
+        print(line + (": low, the images are guesses" if low else ""))
     if arguments.html:
         from vlmig.report import write_answer
 
@@ -130,17 +130,17 @@ def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) 
 
 
 def _probabilities(answer: Answer) -> str:
-    """Lay out the candidates' probabilities: mixed, text only, and by picture."""
+    """Lay out the candidates' probabilities: mixed, text only, and by image."""
     from vlmig.report.text_table import text_table
 
     candidates = sorted(answer.probabilities, key=lambda name: -answer.probabilities[name])[
         :COLUMNS
     ]
     distributions = [answer.probabilities, answer.text_only, *answer.per_image]
-    names = ["with pictures", "text only"]
+    names = ["with images", "text only"]
     remarks = ["", ""]
     for number, weight in enumerate(answer.weights, 1):
-        names.append(f"picture {number}")
+        names.append(f"image {number}")
         remarks.append(f" CLIP similarity {options.similarity(weight)}")
     rows = [["", *candidates, ""]]
     for name, distribution, remark in zip(names, distributions, remarks, strict=True):

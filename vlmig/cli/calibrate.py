@@ -19,6 +19,6 @@ def run(arguments: argparse.Namespace) -> None:
 
     rule = calibrate(arguments.folder, arguments.model)
     print(
-        f"text alone is enough from a probability of {rule.sure:.3f}; pictures scatter by "
-        f"{rule.spread:.3f} nats; level {rule.level}, at most {rule.most} pictures"
+        f"text alone is enough from a probability of {rule.sure:.3f}; images scatter by "
+        f"{rule.spread:.3f} nats; level {rule.level}, at most {rule.most} images"
     )

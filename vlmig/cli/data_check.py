@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _alignment(arguments: argparse.Namespace) -> Any:
-    """Return the function that computes the CLIP similarity of pictures and captions."""
+    """Return the function that computes the CLIP similarity of images and captions."""
     import torch
 
     from vlmig.training.pictures import Pictures

@@ -13,7 +13,7 @@ KINDS = ["conversation", "detail", "reasoning"]
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s VG_FOLDER --out FOLDER --teacher MODEL [options]"
-    text = "folder with region_descriptions.json and the pictures"
+    text = "folder with region_descriptions.json and the images"
     parser.add_argument("path", metavar="VG_FOLDER", help=text)
     text = "folder of the new rows; run the command again to resume"
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)

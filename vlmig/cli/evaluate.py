@@ -28,15 +28,15 @@ def _add_items(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_conditions(group: argparse._ArgumentGroup) -> None:
-    text = "comma-separated numbers of pictures; auto: as many as each answer needs (default: 0,6)"
+    text = "comma-separated numbers of images; auto: as many as each answer needs (default: 0,6)"
     group.add_argument(
         "--k", type=options.picture_counts, default=[0, 6], metavar="K,...", help=text
     )
-    text = "comma-separated seeds of the imagined pictures (default: 0)"
+    text = "comma-separated seeds of the imagined images (default: 0)"
     group.add_argument("--seed", type=options.integers, default=[0], metavar="N,...", help=text)
     text = "further mixing rules: prob, logit, geometric, evidence"
     group.add_argument("--mix", type=options.words, default=[], metavar="RULE,...", help=text)
-    text = "further picture weights: uniform, clip, doubled, entropy, learned"
+    text = "further image weights: uniform, clip, doubled, entropy, learned"
     group.add_argument("--weights", type=options.words, default=[], metavar="RULE,...", help=text)
     text = (
         "controls: none,blank,shuffled,caption,few-shot "
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     tasks = choose_tasks(arguments.tasks, pocket.TASKS, arguments.protocol or "default")
     numbers = [k for k in arguments.k if isinstance(k, int)]
-    # Shuffled pictures are another item's, which under auto alone may have too few.
+    # Shuffled images are another item's, which under auto alone may have too few.
     shuffles = len(numbers) == len(arguments.k) or max(numbers, default=0) >= MOST
     settings = Settings(
         ks=arguments.k,

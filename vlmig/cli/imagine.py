@@ -1,4 +1,4 @@
-"""``vlmig imagine``: generate pictures for a few prompts or many, and maintain the store."""
+"""``vlmig imagine``: generate images for a few prompts or many, and maintain the store."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [PROMPT ...] [options]"
     text = "what to imagine; several prompts are separate arguments"
     parser.add_argument("prompt", nargs="*", metavar="PROMPT", help=text)
-    text = "pictures for each prompt (default: %(default)s)"
+    text = "images for each prompt (default: %(default)s)"
     parser.add_argument("--k", type=int, default=6, metavar="K", help=text)
-    text = "seed of the pictures (default: %(default)s)"
+    text = "seed of the images (default: %(default)s)"
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     text = "which text of a prompt to imagine (default: question, all of it)"
     parser.add_argument("--policy", choices=options.POLICIES[:3], default="question", help=text)
-    text = "write the pictures to this folder as PNG files"
+    text = "write the images to this folder as PNG files"
     parser.add_argument("--out", type=Path, metavar="FOLDER", help=text)
     text = "Run the command again to resume. Work is split under torchrun, or by --shard."
     _add_many(parser.add_argument_group("many prompts", text))
@@ -57,7 +57,7 @@ def _add_maintenance(group: argparse._ArgumentGroup) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     if arguments.k < 1:
-        raise VLMIGError(f"--k {arguments.k}; expected at least one picture")
+        raise VLMIGError(f"--k {arguments.k}; expected at least one image")
     if arguments.prompts and (arguments.prompt or arguments.out):
         raise VLMIGError("--prompts fills the store; it goes neither with a prompt nor with --out")
     if arguments.prompt and (arguments.report or arguments.shard):
@@ -82,16 +82,16 @@ def _imagine_few(arguments: argparse.Namespace) -> None:
         print(f"{visuals.prompt}: CLIP similarity {similarities}, {diversity}")
         if arguments.out:
             _write_pictures(visuals, arguments.out)
-    print(f"{imagination.tally}; {len(imagination.store)} pictures in {imagination.store.path}")
+    print(f"{imagination.tally}; {len(imagination.store)} images in {imagination.store.path}")
 
 
 def _write_pictures(visuals: Visuals, folder: Path) -> None:
-    """Write pictures under names that ``--imaginer folder:FOLDER`` looks for."""
+    """Write images under names that ``--imaginer folder:FOLDER`` looks for."""
     from vlmig.imagination.prompts import slug
 
     if any(item.picture is None for item in visuals.items):
         raise VLMIGError(
-            f"no pictures of {visuals.prompt!r} to write: the store keeps none, or the imaginer "
+            f"no images of {visuals.prompt!r} to write: the store keeps none, or the imaginer "
             "gives none; choose another --store"
         )
     try:
@@ -100,7 +100,7 @@ def _write_pictures(visuals: Visuals, folder: Path) -> None:
             picture.save(folder / f"{slug(prompt)}_{visuals.prompts[:i].count(prompt)}.png")
     except OSError as error:
         raise VLMIGError(
-            f"cannot write pictures to {folder}: {error}; choose a folder that can be written"
+            f"cannot write images to {folder}: {error}; choose a folder that can be written"
         ) from error
 
 
@@ -122,7 +122,7 @@ def _imagine_many(arguments: argparse.Namespace) -> None:
     imagination.fill(prompts, arguments.k, arguments.seed, arguments.policy, report)
     rate = imagination.tally.drawn / (time.monotonic() - start)
     name = f"part {index + 1} of {count}: " if count > 1 else ""
-    print(f"{name}{len(prompts)} prompts, {imagination.tally}, {rate:.2f} pictures per second")
+    print(f"{name}{len(prompts)} prompts, {imagination.tally}, {rate:.2f} images per second")
 
 
 def _maintain_store(arguments: argparse.Namespace) -> None:
@@ -135,11 +135,11 @@ def _maintain_store(arguments: argparse.Namespace) -> None:
             raise VLMIGError(
                 f"no store to merge at {other}; expected a folder that was given with --store"
             )
-        print(f"{store.merge(FeatureStore(other))} pictures imported from {other}")
+        print(f"{store.merge(FeatureStore(other))} images imported from {other}")
     if arguments.mend:
         kept, damaged = store.mend()
         print(f"{kept} intact entries kept, {damaged} damaged ones removed; imagine them again")
-    print(f"{len(store)} pictures with features, {store.size() / 1e6:.1f} MB, in {store.path}")
+    print(f"{len(store)} images with features, {store.size() / 1e6:.1f} MB, in {store.path}")
     for row in store.statistics():
         identity = row.pop("identity").strip("{}").replace('"', "")
         size = row.pop("bytes") / max(1, row["entries"]) / 1e3

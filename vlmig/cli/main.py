@@ -27,24 +27,24 @@ from vlmig.cli import (
 from vlmig.cli.options import Parser
 from vlmig.errors import VLMIGError
 
-ABOUT = "A language model that imagines pictures before answering."
+ABOUT = "A language model that looks at imagined images before answering."
 VERBOSE = "show the libraries' warnings; after an answer, the time of each step"
 DATA_COMMANDS = {
     "commands": {
-        "check": (data_check, "Read every record and picture, and list what is wrong with them."),
+        "check": (data_check, "Read every record and image, and list what is wrong with them."),
         "instruct": (data_instruct, "Generate LLaVA-style instruction data from Visual Genome."),
     }
 }
 COMMANDS: dict[str, Any] = {
     "answer and imagine": {
-        "ask": (ask, "Answer a question with imagined pictures, or with yours."),
-        "imagine": (imagine, "Generate pictures and store their features; maintain the store."),
+        "ask": (ask, "Answer a question with imagined images, or with yours."),
+        "imagine": (imagine, "Generate images and store their features; maintain the store."),
     },
     "measure": {
         "eval": (evaluate, "Evaluate on benchmark tasks and write a report."),
         "report": (report, "Write the report of a results folder again, or compare two."),
         "calibrate": (calibrate, "Fit --k auto to a run of vlmig eval --k 0,10."),
-        "lm-eval": (lm_eval, "Run lm-eval tasks with pictures (see vlmig lm-eval run --help)."),
+        "lm-eval": (lm_eval, "Run lm-eval tasks with images (see vlmig lm-eval run --help)."),
     },
     "train": {
         "train": (train, "Train an adapter from a recipe, or print what the recipe would do."),

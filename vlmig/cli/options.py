@@ -71,7 +71,7 @@ def integers(text: str) -> list[int]:
 
 
 def picture_count(text: str) -> int | str:
-    """Parse a number of pictures, ``auto`` or ``auto:LEVEL``."""
+    """Parse a number of images, ``auto`` or ``auto:LEVEL``."""
     try:
         return text if text.partition(":")[0] == "auto" else int(text)
     except ValueError:
@@ -79,7 +79,7 @@ def picture_count(text: str) -> int | str:
 
 
 def picture_counts(text: str) -> list[int | str]:
-    """Split a comma-separated list of numbers of pictures, which may include ``auto``."""
+    """Split a comma-separated list of numbers of images, which may include ``auto``."""
     return [picture_count(word) for word in text.split(",")]
 
 
@@ -109,7 +109,7 @@ def add_data(options: Options, text: str) -> None:
 
 
 def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the options of the checkpoint and of its source of pictures."""
+    """Add the options of the checkpoint and of its source of images."""
     group = parser.add_argument_group("model")
     text = "pocket, a checkpoint folder or a hub id (default: %(default)s)"
     group.add_argument("--model", default="pocket", help=text)
@@ -140,7 +140,7 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--store", type=Path, metavar="FOLDER", help=text)
     text = "keep at most this much, such as 20GB (default: no limit)"
     group.add_argument("--store-limit", type=byte_count, metavar="BYTES", help=text)
-    text = "store the features only, not the pictures"
+    text = "store the features only, not the images"
     group.add_argument("--no-pictures", action="store_true", help=text)
 
 

@@ -14,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help=text)
     text = "file to write (default: RUN/report.html, or RUN/against_OTHER.html)"
     parser.add_argument("--out", type=Path, metavar="FILE", help=text)
-    text = "feature store with the pictures of the runs (default: VLMIG_STORE, or the user's cache)"
+    text = "feature store with the images of the runs (default: VLMIG_STORE, or the user's cache)"
     parser.add_argument("--store", type=Path, metavar="FOLDER", help=text)
 
 

@@ -1,1 +1,1 @@
-"""Training data: pictures with captions."""
+"""Training data: images with captions."""

@@ -136,7 +136,7 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
 
     with (
         ThreadPoolExecutor(os.cpu_count()) as pool,
-        tqdm(total=len(order), desc="opening", unit=" pictures", smoothing=0.1) as bar,
+        tqdm(total=len(order), desc="opening", unit=" images", smoothing=0.1) as bar,
     ):
         for start in range(0, len(order), PORTION):
             portion = order[start : start + PORTION]
@@ -152,7 +152,7 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
         row, turn = int(rows[i]), int(turns[i])
         faults.setdefault(row, Bad(_place(pairs[row], turn), reasons[int(which[i])]))
     for row in map(int, _outside(pairs, sizes[which[: len(pairs)]])):
-        faults.setdefault(row, Bad(_place(pairs[row]), "box outside the picture"))
+        faults.setdefault(row, Bad(_place(pairs[row]), "box outside the image"))
     return sizes[sizes[:, 0] > 0], dict(sorted(faults.items()))
 
 
@@ -162,11 +162,8 @@ def _pictures(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
         Hashes of their names, uint64, their rows, and their positions in the row, from 0: all (n,).
     """
-    numbers, rows, turns = (
-        [_numbers(pairs, "picture")],
-        [np.arange(len(pairs))],
-        [np.zeros(len(pairs), np.int64)],
-    )
+    numbers = [pairs.hashed(lambda batch: batch["picture"].to_pylist())]
+    rows, turns = [np.arange(len(pairs))], [np.zeros(len(pairs), np.int64)]
     start = 0
     for batch in pairs.table.to_batches():
         lengths = pc.list_value_length(batch["more"]).to_numpy(zero_copy_only=False)
@@ -199,12 +196,6 @@ def _outside(pairs: Index, sizes: np.ndarray) -> Iterator[int]:
         start += len(batch)
 
 
-def _numbers(pairs: Index, name: str) -> np.ndarray:
-    """Hash a column's texts, uint64 (rows,)."""
-    parts = [numbers_of(batch[name].to_pylist()) for batch in pairs.table.to_batches()]
-    return np.concatenate([np.empty(0, np.uint64), *parts])
-
-
 def _note(fault: Bad, examples: dict[str, list[str]], listed: list[Bad]) -> None:
     places = examples.setdefault(fault.reason, [])
     if len(places) < EXAMPLES:
@@ -224,7 +215,7 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
     rows = [
         ("records", str(pairs.records), ""),
         ("pairs", str(len(pairs)), ""),
-        ("pictures", str(found.pictures), ""),
+        ("images", str(found.pictures), ""),
         ("groups", str(found.groups), ""),
         ("bad", str(bad), f"{100 * found.share:.2g} % of the records"),
         *_by_reason(found.bad, found.examples),
@@ -233,8 +224,8 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
         ("clamped boxes", str(pairs.clamped), ""),
         ("duplicates", str(found.duplicates), ""),
         ("caption words", _spread(found.words), "fewest / median / most"),
-        ("picture width", _spread(found.sizes[:, 0]), "pixels"),
-        ("picture height", _spread(found.sizes[:, 1]), "pixels"),
+        ("image width", _spread(found.sizes[:, 0]), "pixels"),
+        ("image height", _spread(found.sizes[:, 1]), "pixels"),
     ]
     if len(found.alignment):
         similarities = _spread(found.alignment.round(3))

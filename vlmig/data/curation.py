@@ -3,7 +3,7 @@ share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from vlmig.data.index import Index
 from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
 from vlmig.io.config_file import Checked, parse
-from vlmig.io.hashing import numbers_of
 
 PORTION = 1024
 """Pairs that are compared with their images together."""
@@ -69,7 +68,7 @@ def curate(
     """
     if rules.min_alignment is not None and alignment is None:
         raise VLMIGError(
-            "min_alignment got no vision encoder; expected one that compares pictures with "
+            "min_alignment got no vision encoder; expected one that compares images with "
             "captions; name a model"
         )
     kept, dropped = np.arange(len(index)), {}
@@ -87,14 +86,14 @@ def curate(
             keep("max_words", words[kept] <= rules.max_words)
     if rules.duplicates:
         first = np.zeros(len(kept), dtype=bool)
-        first[np.unique(_contents(index)[kept], return_index=True)[1]] = True
+        first[np.unique(index.hashed(_contents)[kept], return_index=True)[1]] = True
         keep("duplicates", first)
     if rules.min_alignment is not None and alignment is not None:
-        parts = [kept[i : i + PORTION] for i in range(0, len(kept), PORTION)]
-        cosines = [
-            np.asarray(alignment([index[int(row)] for row in part]), dtype=float) for part in parts
-        ]
-        keep("min_alignment", ~(np.concatenate([np.empty(0), *cosines]) < rules.min_alignment))
+        cosines = np.empty(len(kept))
+        for start in range(0, len(kept), PORTION):
+            pairs = [index[int(row)] for row in kept[start : start + PORTION]]
+            cosines[start : start + len(pairs)] = alignment(pairs)
+        keep("min_alignment", ~(cosines < rules.min_alignment))
     return kept, dropped
 
 
@@ -114,28 +113,19 @@ def split(
     Returns:
         The rows to learn from and the rows held out, in their order.
     """
-    numbers = []
-    for batch in index.table.to_batches():
-        groups = batch["group"].to_pylist()
-        contents = _content(batch).to_pylist() if "" in groups else groups
-        numbers.append(
-            numbers_of(
-                (f"group {g}" if g else c for g, c in zip(groups, contents, strict=True)), seed
-            )
-        )
-    held_out = (
-        np.concatenate([np.empty(0, np.uint64), *numbers])[rows] < np.float64(share) * 2.0**64
-    )
+    held_out = index.hashed(_groups, seed)[rows] < np.float64(share) * 2.0**64
     return rows[~held_out], rows[held_out]
 
 
-def _contents(index: Index) -> np.ndarray:
-    """Hash the content of every pair, uint64 (rows,)."""
-    numbers = [numbers_of(_content(batch).to_pylist()) for batch in index.table.to_batches()]
-    return np.concatenate([np.empty(0, np.uint64), *numbers])
+def _groups(batch: pa.RecordBatch) -> Iterator[str]:
+    """Yield the group of each pair; the content of a pair without a group."""
+    groups = batch["group"].to_pylist()
+    contents = _contents(batch) if "" in groups else groups
+    for group, content in zip(groups, contents, strict=True):
+        yield f"group {group}" if group else content
 
 
-def _content(batch: pa.RecordBatch) -> pa.Array:
+def _contents(batch: pa.RecordBatch) -> list[str]:
     """Join what each pair holds: images, box, prompt, and the caption in lower case without
     marks."""
     more = pc.binary_join(batch["more"], "\n")
@@ -144,4 +134,4 @@ def _content(batch: pa.RecordBatch) -> pa.Array:
     box = pc.fill_null(pc.binary_join(batch["box"].cast(pa.list_(pa.string())), ","), "")
     caption = pc.replace_substring_regex(pc.utf8_lower(batch["caption"]), r"\s+", " ")
     caption = pc.utf8_rtrim(pc.utf8_trim_whitespace(caption), " .,;:!?…")
-    return pc.binary_join_element_wise(pictures, box, batch["prompt"], caption, "\0")
+    return pc.binary_join_element_wise(pictures, box, batch["prompt"], caption, "\0").to_pylist()

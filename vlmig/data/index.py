@@ -7,16 +7,18 @@ import os
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
 from vlmig.data.pairs import Pair, Source
 from vlmig.errors import VLMIGError
 from vlmig.io.atomic import write_json
+from vlmig.io.hashing import numbers_of
 from vlmig.io.rows import Bad
 
 BATCH = 16_384
@@ -86,11 +88,20 @@ class Index:
         for name, column in zip(SCHEMA.names, columns, strict=True):
             fields[name] = column[row % BATCH].as_py()
         fields["box"] = tuple(fields["box"]) if fields["box"] else None
-        fields["more"], fields["learnt"] = (
-            tuple(fields["more"]),
-            tuple(map(tuple, fields["learnt"])),
-        )
+        fields["more"] = tuple(fields["more"])
+        fields["learnt"] = tuple(map(tuple, fields["learnt"]))
         return Pair(**fields)
+
+    def hashed(self, texts: Callable[[pa.RecordBatch], Iterable[str]], seed: int = 0) -> np.ndarray:
+        """Hash a text of every pair, uint64 (rows,).
+
+        Args:
+            texts: makes the texts of a batch of rows.
+        """
+        parts = [np.empty(0, np.uint64)]
+        for batch in self.table.to_batches():
+            parts.append(numbers_of(texts(batch), seed))
+        return np.concatenate(parts)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a field of all pairs, for work on whole columns."""
@@ -180,9 +191,7 @@ def _write(source: Source, folder: Path, limit: int | None) -> None:
 
 
 def _batch(pairs: Sequence[Pair]) -> pa.RecordBatch:
-    rows = [vars(pair) for pair in pairs]
-    columns = [pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA]
-    return pa.record_batch(columns, schema=SCHEMA)
+    return pa.RecordBatch.from_pylist([vars(pair) for pair in pairs], schema=SCHEMA)
 
 
 def check_share(

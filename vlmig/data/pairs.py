@@ -102,8 +102,8 @@ def captioned(captions: Any, place: str, pair: Pair) -> Iterator[Pair | Bad]:
         elif not all(map(is_unicode, (caption, pair.picture, pair.prompt))):
             yield Bad(where, "not Unicode")
         elif caption.count(IMAGE) > bool(pair.picture or pair.prompt):
-            without = f"{IMAGE} without picture"
-            yield Bad(where, f"more {IMAGE} than pictures" if pair.picture else without)
+            without = f"{IMAGE} without image"
+            yield Bad(where, f"more {IMAGE} than images" if pair.picture else without)
         else:
             yield replace(pair, caption=caption.strip())
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vlmig.data.pairs import BadPicture, Box, Pair
 from vlmig.imagination.sources.given import SUFFIXES, natural
+from vlmig.vision.files import rgb
 
 
 def open_picture(file: Path | IO[bytes]) -> Image.Image:
@@ -24,23 +24,16 @@ def open_picture(file: Path | IO[bytes]) -> Image.Image:
     """
     try:
         with Image.open(file) as picture:
-            return _rgb(picture)
+            return rgb(picture)
     except FileNotFoundError:
-        raise BadPicture("no such picture") from None
+        raise BadPicture("no such image") from None
     except Image.DecompressionBombError:
-        raise BadPicture("picture too large") from None
+        raise BadPicture("image too large") from None
     except UnidentifiedImageError:
-        raise BadPicture("no picture") from None
+        raise BadPicture("not an image") from None
     except Exception as error:  # Pillow's readers raise anything on damaged files
         cut = "truncated" in str(error) or isinstance(error, EOFError)
-        raise BadPicture("truncated picture" if cut else "no picture") from None
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits: Pillow's conversion would clip values above 255
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
-    return picture.convert("RGB")
+        raise BadPicture("truncated image" if cut else "not an image") from None
 
 
 def size_of(file: Path | IO[bytes]) -> tuple[int, int]:
@@ -53,9 +46,9 @@ def size_of(file: Path | IO[bytes]) -> tuple[int, int]:
         with Image.open(file) as picture:
             return picture.size
     except FileNotFoundError:
-        raise BadPicture("no such picture") from None
+        raise BadPicture("no such image") from None
     except Exception:
-        raise BadPicture("no picture") from None
+        raise BadPicture("not an image") from None
 
 
 def cut(picture: Image.Image, box: Box | None) -> Image.Image:
@@ -64,13 +57,15 @@ def cut(picture: Image.Image, box: Box | None) -> Image.Image:
     Raises:
         BadPicture: nothing of the box lies within the image.
     """
-    if box is None:
-        return picture
+    return picture if box is None else picture.crop(_clip(box, picture.size))
+
+
+def _clip(box: Box, size: tuple[int, int]) -> Box:
     left, top, right, bottom = box
-    inner = max(0, left), max(0, top), min(picture.width, right), min(picture.height, bottom)
+    inner = max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
     if inner[0] >= inner[2] or inner[1] >= inner[3]:
-        raise BadPicture("box outside the picture")
-    return picture.crop(inner)
+        raise BadPicture("box outside the image")
+    return inner
 
 
 class ImageFiles:
@@ -106,9 +101,7 @@ def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:
     left, top, right, bottom = whole = round(x), round(y), round(x + width), round(y + height)
     if left >= right or top >= bottom:
         raise BadPicture("box without area")
-    inner = max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
-    if inner[0] >= inner[2] or inner[1] >= inner[3]:
-        raise BadPicture("box outside the picture")
+    inner = _clip(whole, size)
     return inner, inner != whole
 
 

@@ -46,13 +46,8 @@ class ImageSource(Protocol):
 
 
 def request(prompt: str, index: int, seed: int = 0) -> Request:
-    """Return the request for image ``index`` of a prompt, the same in every run."""
-    return Request(prompt, index, image_seed(prompt, index, seed))
-
-
-def image_seed(prompt: str, index: int, seed: int = 0) -> int:
-    """Derive the seed of image ``index`` of a prompt, the same in every process and batch."""
-    return _number(f"{seed}\x1f{index}\x1f{prompt}")
+    """Return the request for image ``index`` of a prompt, the same in every process and batch."""
+    return Request(prompt, index, _number(f"{seed}\x1f{index}\x1f{prompt}"))
 
 
 def next_seed(seed: int) -> int:

@@ -46,31 +46,30 @@ def guarded(
     images, redraws = source.imagine(batch), [0] * len(batch)
     if not source.seeded:  # another seed would give the same image
         return images, redraws
-    seeds = {i: request.seed for i, request in enumerate(batch) if faulty(images[i])}
+    failed = {i: request for i, request in enumerate(batch) if faulty(images[i])}
     for attempt in range(1, REDRAWS + 1):
-        if not seeds:
+        if not failed:
             break
-        seeds = {i: next_seed(seed) for i, seed in seeds.items()}
-        drawn = source.imagine([replace(batch[i], seed=seed) for i, seed in seeds.items()])
-        for i, image in zip(list(seeds), drawn, strict=True):
+        for i, request in failed.items():
+            failed[i] = replace(request, seed=next_seed(request.seed))
+        drawn = source.imagine(list(failed.values()))
+        for i, image in zip(list(failed), drawn, strict=True):
             images[i], redraws[i] = image, attempt
             if not faulty(image):
-                del seeds[i]
-    if first and len(seeds) == len(batch) and len({request.prompt for request in batch}) > 1:
+                del failed[i]
+    if first and len(failed) == len(batch) and len({request.prompt for request in batch}) > 1:
         raise VLMIGError(
             f"all {len(batch)} images of a batch are black or of one color after {REDRAWS} redraws "
             f"(the first: {batch[0].prompt!r}); expected a generator that draws; a decoder that "
             "overflows in half precision needs imaginer_dtype=float32 or bfloat16"
         )
-    for i in seeds:
+    blank = torch.tensor(BLANK, dtype=torch.uint8)[:, None, None]
+    for i, request in failed.items():
         logger.warning(
             "the images of %r stay black or of one color; the blank image replaces them",
-            batch[i].prompt,
+            request.prompt,
         )
-        images[i], redraws[i] = (
-            torch.tensor(BLANK, dtype=torch.uint8)[:, None, None].expand_as(images[i]),
-            -1,
-        )
+        images[i], redraws[i] = blank.expand_as(images[i]), -1
     return images, redraws
 
 

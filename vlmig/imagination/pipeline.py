@@ -52,12 +52,11 @@ class Tally:
     """Images that stayed so after all redraws; their features count as a blank image's."""
 
     def __str__(self) -> str:
-        unusual = [
-            f"{getattr(self, name)} {name}"
-            for name in ("cut", "redrawn", "faulty")
-            if getattr(self, name)
-        ]
-        return ", ".join([f"{self.stored} pictures were there", f"{self.drawn} drawn", *unusual])
+        told = [f"{self.stored} images were there", f"{self.drawn} drawn"]
+        for name in ("cut", "redrawn", "faulty"):
+            if getattr(self, name):
+                told.append(f"{getattr(self, name)} {name}")
+        return ", ".join(told)
 
 
 class Imagination:
@@ -81,20 +80,17 @@ class Imagination:
     def device(self) -> torch.device:
         """The first GPU, or the process's GPU under torchrun; a CPU without any."""
         count = torch.cuda.device_count()
-        return (
-            torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count)
-            if count
-            else torch.device("cpu")
-        )
+        if not count:
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)) % count)
 
     @cached_property
     def encoder(self) -> VisionEncoder:
         """The vision encoder."""
-        name = self.config.locate(self.config.vision_encoder, self.folder)
+        config = self.config
+        name = config.locate(config.vision_encoder, self.folder)
         with self.stopwatch("load vision encoder"):
-            return VisionEncoder(
-                name, self.config.vision_layer, self.config.vision_features, self.device
-            )
+            return VisionEncoder(name, config.vision_layer, config.vision_features, self.device)
 
     @cached_property
     def source(self) -> ImageSource:
@@ -131,9 +127,8 @@ class Imagination:
         prompts = prompts_for(policy, text, max(k, 1), option)
         if k < 1:  # nothing is drawn, so no model needs to be loaded
             return prompts
-        shortened = fitted(
-            prompts, self._fits if drawn else self.encoder.fits, self.config.long_prompts
-        )
+        fits = self._fits if drawn else self.encoder.fits
+        shortened = fitted(prompts, fits, self.config.long_prompts)
         self.tally.cut += shortened != prompts
         return shortened
 
@@ -152,7 +147,7 @@ class Imagination:
             VLMIGError: a negative k.
         """
         if k < 0:
-            raise VLMIGError(f"k={k}; expected 0 (text only) or more pictures")
+            raise VLMIGError(f"k={k}; expected 0 (text only) or more images")
         if k == 0 or not prompts:
             return [Visuals.none(self.config, text_prompts[:1]) for text_prompts in prompts]
         requests = [self._requests(text_prompts[:k], seed) for text_prompts in prompts]
@@ -160,13 +155,16 @@ class Imagination:
         images = self._find_or_make(addresses, progress)
         embeddings = self._embed({request.prompt for request in addresses})
         visuals: dict[tuple[Request, ...], Visuals] = {}
-        for wanted in dict.fromkeys(requests):
-            names = [request.prompt for request in wanted]
-            items = [images[request] for request in wanted]
-            keys = [addresses[request].key for request in wanted]
-            visuals[wanted] = self._assemble(names, items, keys, embeddings)
-        self.store.touch([key for one in visuals.values() for key in one.keys])
-        return [visuals[wanted] for wanted in requests]
+        for text_prompts, of_text in zip(prompts, requests, strict=True):
+            if of_text in visuals:
+                continue
+            items, keys = [], []
+            for wanted in of_text:
+                items.append(images[wanted])
+                keys.append(addresses[wanted].key)
+            visuals[of_text] = self._assemble(text_prompts[:k], items, keys, embeddings)
+        self.store.touch([address.key for address in addresses.values()])
+        return [visuals[of_text] for of_text in requests]
 
     def look(self, pictures: Sequence[Image.Image]) -> list[Imagined]:
         """Encode given images, each once. The last ones stay in memory; none is stored."""
@@ -208,18 +206,13 @@ class Imagination:
                 redraws.
         """
         with (
-            tqdm(total=len(texts) * k, desc="imagining", unit=" pictures", smoothing=0.1) as bar,
+            tqdm(total=len(texts) * k, desc="imagining", unit=" images", smoothing=0.1) as bar,
             written_lines(report) as write,
         ):
             for start in range(0, len(texts), CHUNK):
                 chunk = texts[start : start + CHUNK]
                 prompts = [self.prompts(text, k, policy) for text in chunk]
-                requests = chain(*(self._requests(text_prompts, seed) for text_prompts in prompts))
-                addresses = {request: self.address(request) for request in requests}
-                present = self.store.present([address.key for address in addresses.values()])
-                missing = {r: a for r, a in addresses.items() if a.key not in present}
-                self.store.touch(list(present))  # or the store could evict what this run needs
-                self.tally.stored += len(addresses) - len(missing)
+                missing = self._missing(prompts, seed)
                 bar.update(len(chunk) * k - len(missing))
                 for _ in self._make(missing):
                     bar.update()
@@ -228,6 +221,18 @@ class Imagination:
                     for text, visuals in zip(chunk, self.visuals(prompts, k, seed), strict=True):
                         write(json.dumps({"text": text, **visuals.described()}))
                     self.tally.stored = stored
+
+    def _missing(self, prompts: Sequence[Sequence[str]], seed: int) -> dict[Request, Address]:
+        """Return the requests whose images the store does not have."""
+        addresses: dict[Request, Address] = {}
+        for text_prompts in prompts:
+            for wanted in self._requests(text_prompts, seed):
+                addresses[wanted] = self.address(wanted)
+        present = self.store.present([address.key for address in addresses.values()])
+        self.store.touch(list(present))  # or the store could evict what this run needs
+        missing = {r: a for r, a in addresses.items() if a.key not in present}
+        self.tally.stored += len(addresses) - len(missing)
+        return missing
 
     @staticmethod
     def _requests(prompts: Sequence[str], seed: int) -> tuple[Request, ...]:
@@ -280,7 +285,7 @@ class Imagination:
         self.tally.stored += len(images)
         hidden = not (progress and missing)
         made = self._make(missing)
-        bar = tqdm(made, "imagining", len(missing), unit=" pictures", disable=hidden)
+        bar = tqdm(made, "imagining", len(missing), unit=" images", disable=hidden)
         return images | dict(bar)
 
     def _make(self, addresses: dict[Request, Address]) -> Iterator[tuple[Request, Imagined]]:
@@ -309,9 +314,12 @@ class Imagination:
     def _images(self, batch: list[Request]) -> list[Imagined]:
         with self.stopwatch("imagine"):
             images, redraws = guarded(self.source, batch, self.tally.drawn == 0)
-        self.tally.redrawn += sum(count > 0 for count in redraws)
-        self.tally.faulty += sum(count < 0 for count in redraws)
         with self.stopwatch("encode"):
             patches, pooled = self.encoder.encode(images)
-        pictures = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in images]
-        return [Imagined(*parts) for parts in zip(pictures, patches, pooled, redraws, strict=True)]
+        made = []
+        for image, features, unit, count in zip(images, patches, pooled, redraws, strict=True):
+            self.tally.redrawn += count > 0
+            self.tally.faulty += count < 0
+            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+            made.append(Imagined(picture, features, unit, count))
+        return made

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class FeatureStore:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.base = sqlite3.connect(self.path, timeout=120, isolation_level=None)
             # Damaged text fails the checksum.
-            self.base.text_factory = lambda text: text.decode(errors="replace")
+            self.base.text_factory = partial(bytes.decode, errors="replace")
             self.base.execute("PRAGMA busy_timeout = 120000")
             # Tables and version appear at once, so the version is read second.
             (tables,) = self.base.execute("SELECT count(*) FROM sqlite_master").fetchone()

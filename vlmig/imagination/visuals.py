@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,19 +30,14 @@ class Visuals:
     items: list[Imagined]
     keys: list[str]
     """The key of each image in the store; empty for an image that is not stored."""
-    shown: Tensor = field(default_factory=lambda: torch.zeros(0))
+    shown: Tensor = field(default_factory=partial(torch.zeros, 0))
     """Features of the images inside the text, in their order, (M, P, C)."""
 
     @classmethod
     def none(cls, config: VLMIGConfig, prompts: Sequence[str] = ()) -> Visuals:
         """Return no images: text alone."""
-        return cls(
-            list(prompts),
-            torch.zeros(0, config.vision_patches, config.vision_width),
-            torch.zeros(0),
-            [],
-            [],
-        )
+        features = torch.zeros(0, config.vision_patches, config.vision_width)
+        return cls(list(prompts), features, torch.zeros(0), [], [])
 
     def first(self, k: int) -> Visuals:
         """Return the first k images beside the text, and all of those in it."""
@@ -70,11 +66,9 @@ class Visuals:
 
     def described(self) -> dict[str, Any]:
         """Return the figures of the images, for a report."""
-        alignment = [None if a != a else round(a, 4) for a in self.alignment.tolist()]
-        redraws = [item.redraws for item in self.items]
         return {
             "prompts": self.prompts,
-            "alignment": alignment,
+            "alignment": [None if a != a else round(a, 4) for a in self.alignment.tolist()],
             "diversity": round(self.diversity, 4),
-            "redraws": redraws,
+            "redraws": [item.redraws for item in self.items],
         }

@@ -22,7 +22,7 @@ def check(k: int, policy: str | None) -> None:
         VLMIGError: one of them is wrong.
     """
     if not isinstance(k, int) or k < 0:
-        raise VLMIGError(f"k={k!r}; expected 0 (text only) or more pictures")
+        raise VLMIGError(f"k={k!r}; expected 0 (text only) or more images")
     if policy not in (None, *POLICIES):
         raise VLMIGError(f"policy={policy!r}; expected one of {', '.join(POLICIES)}")
     processes = os.environ.get("WORLD_SIZE", "1")

@@ -1,4 +1,4 @@
-"""The model ``vlmig`` of lm-eval (EleutherAI's harness): any of its tasks with pictures."""
+"""The model ``vlmig`` of lm-eval (EleutherAI's harness): any of its tasks with images."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Answer = tuple[float, bool]
 
 
 class VlmigLM(LM):
-    """A model with pictures, for lm-eval.
+    """A model with images, for lm-eval.
 
     Images show a document's field ``picture`` where it has one; otherwise what a policy makes of
     the context's last paragraph. All images of a run are imagined first, each once; then every
@@ -117,8 +117,8 @@ class VlmigLM(LM):
         """
         if self.k:
             raise VLMIGError(
-                f"--use_cache keeps answers by their text, but with k={self.k} pictures decide "
-                "too; leave it out (the store keeps the pictures), or choose k=0"
+                f"--use_cache keeps answers by their text, but with k={self.k} images decide "
+                "too; leave it out (the store keeps the images), or choose k=0"
             )
         super().set_cache_hook(cache_hook)
 
@@ -147,15 +147,15 @@ class VlmigLM(LM):
     def loglikelihood(self, requests: list[Instance]) -> list[Answer]:
         """Give every continuation its log-probability behind its context.
 
-        The requests about one document are its candidates: the pictures share the text's whole
+        The requests about one document are its candidates: the images share the text's whole
         probability of them out anew, as in ``vlmig eval``. A lone request gets the mixture of its
         whole probabilities, as ``VLMIG.loglikelihood(per="sequence")``. Nothing is imagined for an
         empty context.
 
         Returns:
             (log-probability, whether greedy decoding would write it). A lone continuation is greedy
-            if the model with its pictures, as ``generate`` mixes them at every token, likes each of
-            its tokens best. Candidates are greedy if text alone does: their pictures only weigh
+            if the model with its images, as ``generate`` mixes them at every token, likes each of
+            its tokens best. Candidates are greedy if text alone does: their images only weigh
             them against each other, not against everything else that could be said.
         """
         questions, positions = gathered(requests, self.policy if self.k else None)
@@ -221,8 +221,8 @@ class VlmigLM(LM):
         """Give every text its log-probability, in windows as lm-eval's own models read it, mixed at
         every token.
 
-        Where a document has no field ``picture``, the pictures are imagined from the very text that
-        is predicted. Then what comes out is no perplexity of a language model: the pictures know
+        Where a document has no field ``picture``, the images are imagined from the very text that
+        is predicted. Then what comes out is no perplexity of a language model: the images know
         the text.
 
         Raises:
@@ -270,7 +270,7 @@ class VlmigLM(LM):
         return total
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Continue every context up to one of its stop texts, the pictures mixed in at every token.
+        """Continue every context up to one of its stop texts, the images mixed in at every token.
 
         Raises:
             VLMIGError: a masked LM; no room for the answer.

@@ -163,7 +163,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     def encode_with_blank(
         self, visual_features: Tensor, cache: Cache | None = None
     ) -> VisualStates:
-        """Encode the blank picture followed by each prompt's K pictures, (B, 1 + K, ...). Reused
+        """Encode the blank image followed by each prompt's K images, (B, 1 + K, ...). Reused
         while decoding with a cache.
 
         Args:
@@ -244,7 +244,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
         """
         shape, images = reading.hidden.shape[:2], visual[0].shape[1] - 1
-        if self.config.mix != "evidence":  # the other rules do not use the blank picture
+        if self.config.mix != "evidence":  # the other rules do not use the blank image
             visual = tuple(states[:, 1:] for states in visual)
         fused = self.fuse(reading, visual).transpose(1, 2).flatten(0, 1)
         trust = torch.ones(shape[0], images) if image_weights is None else image_weights

@@ -38,7 +38,7 @@ tokens of the {family} LM {language_model}."""
 
 def model_card(config: VLMIGConfig) -> str:
     """Write the card of a checkpoint from its configuration."""
-    state = "**The adapter is untrained**: pictures have no effect until it is trained."
+    state = "**The adapter is untrained**: images have no effect until it is trained."
     if config.trained:
         state = "The adapter is trained."
     masked = (config.architectures or [""])[0].endswith("MaskedLM")
@@ -91,14 +91,15 @@ def _told(training: dict[str, Any]) -> str:
         )
         measured = stage["measured"]
         if "validation" in measured:
-            losses = ", ".join(
-                f"{name} {loss:.4f}" for name, loss in measured["validation"].items()
-            )
+            losses = _figures(measured["validation"], 4)
             lines.append(
                 "  Held-out loss per token beside (text: without any; own, shuffled, blank "
-                f"picture): {losses}."
+                f"image): {losses}."
             )
         if "probe" in measured:
-            figures = ", ".join(f"{name} {value:.3f}" for name, value in measured["probe"].items())
-            lines.append(f"  Accuracy on a few items: {figures}.")
+            lines.append(f"  Accuracy on a few items: {_figures(measured['probe'], 3)}.")
     return "\n".join([*lines, ""])
+
+
+def _figures(values: dict[str, float], digits: int) -> str:
+    return ", ".join(f"{name} {value:.{digits}f}" for name, value in values.items())

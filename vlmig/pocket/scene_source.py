@@ -57,12 +57,8 @@ class RecoloredScenes:
                 f"the source pocket draws with {FONT}, which is missing; apt-get install "
                 "fonts-noto-color-emoji"
             )
-        self.name, self.scenes, self.vae, self._loading = (
-            "pocket",
-            scenes,
-            Path(generator) / "vae",
-            Lock(),
-        )
+        self.name, self.scenes = "pocket", scenes
+        self.vae, self._loading = Path(generator) / "vae", Lock()
         self.concepts = [c for c in load_concepts() if c.split == "supervised"]
 
     def __len__(self) -> int:

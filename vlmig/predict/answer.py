@@ -62,13 +62,16 @@ class Answer:
         text_only: np.ndarray,
         visuals: Visuals,
         mixture: Mixture,
+        given: list[Image.Image],
         **fields: Any,
     ) -> Answer:
         """Mix the scores of options; ``fields`` are the fields that do not follow from them.
 
         Args:
             text_only: log-probabilities without any image, (C,).
+            given: images of the question and its examples.
         """
+        in_text = len(visuals.shown) > 0
         mixed = np.exp(scores.mixed(len(visuals.features), mixture))
         return cls(
             answer=options[int(mixed.argmax())],
@@ -78,6 +81,8 @@ class Answer:
             weights=visuals.alignment.tolist(),
             images=visuals.images,
             prompt=" / ".join(dict.fromkeys(visuals.prompts)),
+            given=bool(given) and not in_text,
+            shown=given if in_text else [],
             **fields,
         )
 

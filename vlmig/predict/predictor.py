@@ -159,10 +159,9 @@ class VLMIG:
             text_only,
             visuals,
             mixture,
+            conversation.images,
             question=question,
             seconds=dict(self.stopwatch.seconds),
-            given=bool(conversation.images) and not len(visuals.shown),
-            shown=conversation.images if len(visuals.shown) else [],
             rationale=rationale,
         )
 

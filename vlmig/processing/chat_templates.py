@@ -26,7 +26,7 @@ class Turn:
     role: str
     """``user`` or ``assistant``."""
     text: str
-    """With marks (``vlmig.models.config.IMAGE``) where pictures stand."""
+    """With marks (``vlmig.models.config.IMAGE``) where images stand."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Template:
     """Whether the system's text stands at the begin of the first question rather than before it."""
     pictures: str = "kept"
     """``kept``: where they are in the question; ``first``: those it begins with stand before all of
-    ``user``; ``only``: the question is its pictures, and its text is dropped."""
+    ``user``; ``only``: the question is its images, and its text is dropped."""
 
 
 TEMPLATES = {
@@ -92,7 +92,7 @@ TEMPLATES = {
         opening="<|im_start|>system\n{}<|im_end|>\n",
     ),
 }
-"""``plain``: pictures and answer, for captions. ``question``: the short form that small LMs
+"""``plain``: images and answer, for captions. ``question``: the short form that small LMs
 understand. ``vicuna``: LLaVA 1.5; ``vicuna_v0``: LLaVA 1.0. ``llama2``, ``chatml``: LMs trained on
 these."""
 
@@ -204,9 +204,8 @@ def _user_text(text: str, template: Template, inner: str) -> str:
     if found is None:
         return template.user.format(inner + text)
     marks, rest = IMAGE * found[0].count(IMAGE), text[found.end() :]
-    return marks + (
-        template.user.format(inner + rest) if rest else ""
-    )  # an image alone is no question
+    # An image alone is no question.
+    return marks + template.user.format(inner + rest) if rest else marks
 
 
 def _render_applied(tokenizer: Any, turns: Sequence[Turn], system: str | None) -> tuple[str, Spans]:

@@ -21,7 +21,7 @@ Shot = tuple[Pictures, str, str]
 """A few-shot example: its images (none, one or several), a question, the answer."""
 THINKING = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is"
-BESIDE_TEXT = "but this model looks at pictures beside the text; leave it out"
+BESIDE_TEXT = "but this model looks at images beside the text; leave it out"
 
 
 def with_placeholders(text: str, images: int, line: bool = False) -> str:
@@ -37,7 +37,7 @@ def with_placeholders(text: str, images: int, line: bool = False) -> str:
     count = text.count(IMAGE)
     if count not in (0, images) or count > images:
         raise VLMIGError(
-            f"{images} pictures for {count} {IMAGE} in {_short(text)}; expected a picture for "
+            f"{images} images for {count} {IMAGE} in {_short(text)}; expected an image for "
             f"each {IMAGE}, or none at all"
         )
     if count or not images:
@@ -103,8 +103,8 @@ class Conversation:
             opened = all_opened(example_images)
             if opened and not in_text:
                 raise VLMIGError(
-                    f"a demonstration with pictures, but fusion={config.fusion!r} looks at "
-                    "pictures beside the text; "
+                    f"a demonstration with images, but fusion={config.fusion!r} looks at "
+                    "images beside the text; "
                     "expected none in it, or a model with fusion 'prefix'"
                 )
             turns += [

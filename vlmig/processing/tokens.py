@@ -58,7 +58,7 @@ class ImageTokens(NamedTuple):
         cut = sum(count < len(features) for count, features in zip(counts, images, strict=True))
         if cut:
             logger.warning(
-                "texts longer than the model's context lost their first pictures: %d of %d",
+                "texts longer than the model's context lost their first images: %d of %d",
                 cut,
                 len(rows),
             )
@@ -171,9 +171,8 @@ def encode_pair(
     while split < min(len(alone), len(whole) - 1) and alone[split] == whole[split]:
         split += 1
     if split == 0:  # nothing to predict the first token from: begin as the LM's training texts do
-        start = (
-            tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-        )
+        bos = tokenizer.bos_token_id
+        start = bos if bos is not None else tokenizer.eos_token_id
         whole, split = [start, *whole], 1
     shorter = cut_left(whole, limit, tokenizer, image_tokens)
     cut = len(whole) - len(shorter)
@@ -206,7 +205,7 @@ def cut_left(
         images = image_tokens.count(ids)
         if images * image_tokens.each + len(begin) >= limit:
             raise VLMIGError(
-                f"{images} pictures of {image_tokens.each} tokens in a text; at most {limit} "
+                f"{images} images of {image_tokens.each} tokens in a text; at most {limit} "
                 "tokens fit this model: show fewer"
             )
         start += -ids[:start].count(image_tokens.placeholder) % image_tokens.each

@@ -1,4 +1,4 @@
-"""Reports: tables for the terminal, and self-contained HTML pages with every picture."""
+"""Reports: tables for the terminal, and self-contained HTML pages with every image."""
 
 from __future__ import annotations
 

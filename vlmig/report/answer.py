@@ -14,13 +14,13 @@ from vlmig.report.page import write_data_page
 from vlmig.report.thumbnails import thumbnail
 
 SIDE = 192
-"""Longest side of a picture on the page, in pixels."""
+"""Longest side of an image on the page, in pixels."""
 ROOM = 200_000
-"""Most characters of a picture."""
+"""Most characters of an image."""
 
 
 def write_answer(answer: Answer, path: Path) -> None:
-    """Write one answer with its pictures as a self-contained page.
+    """Write one answer with its images as a self-contained page.
 
     Raises:
         VLMIGError: the file cannot be written.
@@ -30,10 +30,7 @@ def write_answer(answer: Answer, path: Path) -> None:
     def shares(distribution: dict[str, float]) -> list[int]:
         return thousandths(distribution[name] for name in names)
 
-    k, shown = len(answer.images), len(answer.shown)
     wording = {
-        "set": 0,
-        "ok": None,
         "answer": answer.answer,
         "alone": max(answer.text_only, key=lambda name: answer.text_only[name]),
         "text": shares(answer.text_only),
@@ -41,58 +38,52 @@ def write_answer(answer: Answer, path: Path) -> None:
         "images": [shares(distribution) for distribution in answer.per_image],
         "alignment": [None if value != value else round(value, 3) for value in answer.weights],
     }
-    entry: Row = {
-        "seed": None,
-        "low": False,
-        "prompts": [answer.prompt] if answer.images and not answer.given else [],
-        "sets": [list(range(k))],
-        "shown": list(range(k, k + shown)),
-        "wordings": [wording],
-    }
-    item: Row = {
-        "kind": "choice",
-        "names": names,
-        "targets": [],
-        "covered": None,
-        "runs": [entry],
-        "wordings": [{"text": answer.question, "right": None}],
-        "steps": answer.rationale,
-    }
-    _write(path, answer.question, item, len(answer.per_image), [*answer.images, *answer.shown])
+    item = {"kind": "choice", "names": names, "steps": answer.rationale}
+    prompts = [answer.prompt] if answer.images and not answer.given else []
+    _write(path, answer.question, item, wording, answer.images, answer.shown, prompts)
 
 
 def write_reply(question: str, reply: Reply, path: Path) -> None:
-    """Write a written answer with the given pictures as a self-contained page.
+    """Write a written answer with the given images as a self-contained page.
 
     Raises:
         VLMIGError: the file cannot be written.
     """
+    item = {"kind": "reply", "steps": reply.rationale}
+    _write(path, question, item, {"answer": str(reply), "alone": None}, [], reply.shown, [])
+
+
+def _write(
+    path: Path,
+    question: str,
+    item: Row,
+    wording: Row,
+    beside: Sequence[Image.Image],
+    shown: Sequence[Image.Image],
+    prompts: list[str],
+) -> None:
+    """Write a page of one item with one wording, its images beside the text and in it."""
+    k = len(beside)
     entry: Row = {
         "seed": None,
-        "prompts": [],
         "low": False,
-        "sets": [[]],
-        "shown": list(range(len(reply.shown))),
-        "wordings": [{"set": 0, "ok": None, "answer": str(reply), "alone": None}],
+        "prompts": prompts,
+        "sets": [list(range(k))],
+        "shown": list(range(k, k + len(shown))),
+        "wordings": [{"set": 0, "ok": None, **wording}],
     }
-    item: Row = {
-        "kind": "reply",
+    item |= {
         "targets": [],
         "covered": None,
         "runs": [entry],
-        "steps": reply.rationale,
         "wordings": [{"text": question, "right": None}],
     }
-    _write(path, question, item, 0, reply.shown)
-
-
-def _write(path: Path, title: str, item: Row, k: int, images: Sequence[Image.Image]) -> None:
     data: Row = {
         "kind": "answer",
         "k": k,
         "floor": None,
         "seeds": [],
         "items": [item],
-        "pictures": [thumbnail(picture, ROOM, SIDE) for picture in images],
+        "pictures": [thumbnail(image, ROOM, SIDE) for image in (*beside, *shown)],
     }
-    write_data_page(path, title, data)
+    write_data_page(path, question, data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -267,8 +268,8 @@ def _items(
             if line["seed"] != seed or name not in wanted:
                 continue
             item, entry = item_of(pair.task, line), entry_of(run, line, numbers)
-            shared = [i for i, key in enumerate(_keys(line)) if key in pair.shared]
+            shared = [key in pair.shared for key in _keys(line)]
             for row in (item, entry):
-                row["wordings"] = [row["wordings"][i] for i in shared]
+                row["wordings"] = list(compress(row["wordings"], shared))
             items.setdefault(name, item)["runs"].append(entry)
     return [items[name] for name in ids]

@@ -16,7 +16,7 @@ from vlmig.report.page import style, write_page
 
 SAMPLES = 24
 SIDE = 224
-"""Longest side of a picture on the page, in pixels."""
+"""Longest side of an image on the page, in pixels."""
 
 
 def write_findings(path: Path, findings: Sequence[Findings], seed: int = 0) -> None:
@@ -47,7 +47,7 @@ def _source(found: Findings, seed: int) -> dict[str, Any]:
 
 
 def _sample(found: Findings, pair: Pair) -> dict[str, Any] | None:
-    """Describe a pair; None if a picture changed since it was checked and cannot be read."""
+    """Describe a pair; None if an image changed since it was checked and cannot be read."""
     pictures = []
     for name in pair.pictures():
         try:

@@ -1,4 +1,4 @@
-"""From a line of samples to what the page shows of an item: probabilities, answers and pictures."""
+"""From a line of samples to what the page shows of an item: probabilities, answers and images."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from vlmig.evaluation.metrics.squad import exact_match, f1
 from vlmig.evaluation.run_folder import Row, Run
 
 Numbers = dict[str, int]
-"""Store key -> index among the page's pictures, in the order in which they are first used."""
+"""Store key -> index among the page's images, in the order in which they are first used."""
 LIMIT = 500
 """Most items of a page; an item counts once for every seed and run that it is shown with."""
 PICTURES = 3000
-"""Most pictures of a page."""
+"""Most images of a page."""
 
 
 def item_of(task: str, line: Row) -> Row:
@@ -70,7 +70,7 @@ def _names(doc: Row, question: Row) -> list[str]:
 
 
 def entry_of(run: Run, line: Row, numbers: Numbers) -> Row:
-    """Describe what one run measured of an item under one seed, and number its pictures."""
+    """Describe what one run measured of an item under one seed, and number its images."""
     wordings = _measured(run, line)
     for wording, picture_set in zip(wordings, _picture_sets(line), strict=True):
         wording["set"] = picture_set
@@ -95,7 +95,7 @@ def rights(run: Run, line: Row) -> list[bool | None]:
 
 
 def _picture_sets(line: Row) -> list[Any]:
-    """Return the index of each wording's set of pictures, or a list with one for each candidate."""
+    """Return the index of each wording's set of images, or a list with one for each candidate."""
     counts = _scored(line)
     sets = len(line["pictures"])
     if sets == 1:
@@ -112,7 +112,7 @@ def _scored(line: Row) -> list[int]:
 
 
 def _mean_alignment(run: Run, line: Row) -> float | None:
-    """Average the CLIP similarities of all pictures that have one."""
+    """Average the CLIP similarities of all images that have one."""
     known: list[float] = []
     for values in line.get("alignment") or []:
         known += [value for value in np.ravel(values[: run.most]) if value is not None]
@@ -149,23 +149,17 @@ def _choices(run: Run, line: Row) -> list[Row]:
 
 
 def _outputs(run: Run, line: Row) -> list[Row]:
-    """Return what was generated with each number of pictures, with exact match and F1."""
+    """Return what was generated with each number of images, with exact match and F1."""
     wordings = []
     targets = line["doc"]["choices"]
     for i in range(len(line["doc"]["questions"])):
-        texts = {int(k): outputs[i] for k, outputs in line["outputs"].items()}
-        scores = {k: _best(exact_match, text, targets) for k, text in texts.items()}
-        rows = []
-        for k, text in texts.items():
-            rows.append([k, text, scores[k], round(_best(f1, text, targets), 3)])
-        wordings.append(
-            {
-                "ok": bool(scores[run.most]),
-                "answer": texts[run.most],
-                "alone": texts[0],
-                "outputs": rows,
-            }
-        )
+        rows: dict[int, list[Any]] = {}
+        for k, outputs in line["outputs"].items():
+            exact, overlap = (_best(metric, outputs[i], targets) for metric in (exact_match, f1))
+            rows[int(k)] = [int(k), outputs[i], exact, round(overlap, 3)]
+        _, answer, exact, _ = rows[run.most]
+        wording = {"ok": bool(exact), "answer": answer, "alone": rows[0][1]}
+        wordings.append({**wording, "outputs": list(rows.values())})
     return wordings
 
 
@@ -174,7 +168,7 @@ def _best(metric: Callable[[str, str], float], text: str, targets: Sequence[str]
 
 
 def _losses(run: Run, line: Row) -> list[Row]:
-    """Return the loss per token of a text, or of each candidate, for each number of pictures."""
+    """Return the loss per token of a text, or of each candidate, for each number of images."""
     tokens = np.array(line["tokens"], dtype=float)
     wordings, start = [], 0
     for question, count in zip(line["doc"]["questions"], _scored(line), strict=True):
@@ -208,7 +202,7 @@ def _short(values: Any) -> Any:
 
 
 def shares(runs: Sequence[Run], sizes: Mapping[str, int], seeds: int) -> dict[str, int]:
-    """Return how many items of each task a page can carry, with ``seeds`` sets of pictures."""
+    """Return how many items of each task a page can carry, with ``seeds`` sets of images."""
     pictures = 0
     for run in runs:
         pictures += seeds * max((run.pictures(task) for task in sizes), default=0)

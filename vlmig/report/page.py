@@ -1,4 +1,4 @@
-"""Self-contained HTML pages: style, script, data and pictures inline, nothing from any network."""
+"""Self-contained HTML pages: style, script, data and images inline, nothing from any network."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vlmig.report.tables import rounded
 from vlmig.report.thumbnails import thumbnails
 
 CHARACTERS = 9_300_000
-"""Size of a page with its pictures; mail and browsers handle 10 MB easily."""
+"""Size of a page with its images; mail and browsers handle 10 MB easily."""
 SCRIPTS = ("dom.js", "tables.js", "charts.js", "detail.js", "items.js", "page.js")
 
 
@@ -65,7 +65,7 @@ def write_data_page(path: Path, title: str, data: Row) -> Path:
 def write_stored_page(
     path: Path, title: str, data: Row, store: FeatureStore, numbers: Numbers
 ) -> Path:
-    """Add the store's pictures to ``data``, as large as there is room for, and write the page.
+    """Add the store's images to ``data``, as large as there is room for, and write the page.
 
     Raises:
         VLMIGError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""The report of one run: tables, charts and its items with their pictures."""
+"""The report of one run: tables, charts and its items with their images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlmig.report.tables import charts, headline, main_rows
 
 
 def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Path:
-    """Write ``OUT/report.html`` from results.json, the samples and the stored pictures.
+    """Write ``OUT/report.html`` from results.json, the samples and the stored images.
 
     Args:
         page: another file to write.

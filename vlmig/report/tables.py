@@ -20,7 +20,7 @@ def headline(run: Run) -> Row:
     seeds = ", ".join(map(str, run.seeds))
     facts = {
         "model": config["model_args"]["pretrained"],
-        "pictures": str(run.k),
+        "images": str(run.k),
         "mixture": " / ".join(block.get("default", {}).values()),
         "seeds": seeds,
     }
@@ -111,7 +111,7 @@ def _metric(config: Row) -> str:
 
 
 def _visual_gain(results: Row, task: str, subset: str) -> Row | None:
-    """Find the comparison of the pictures with another object's pictures."""
+    """Find the comparison of the images with another object's images."""
     for row in results["vlmig"]["comparisons"]:
         if (row["task"], row["subset"], row["b"]) == (task, subset, "shuffled"):
             return row

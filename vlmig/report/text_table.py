@@ -14,6 +14,8 @@ def text_table(rows: Sequence[Sequence[str]], align: str) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = zip(row, align, widths, strict=True)
-        lines.append("  ".join(f"{text:{side}{width}}" for text, side, width in cells).rstrip())
+        line = ""
+        for text, side, width in zip(row, align, widths, strict=True):
+            line += f"{text:{side}{width}}  "
+        lines.append(line.rstrip())
     return "\n".join(lines)

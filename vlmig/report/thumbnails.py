@@ -1,4 +1,4 @@
-"""Pictures small enough that hundreds of them fit into one page."""
+"""Images small enough that hundreds of them fit into one page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlmig.imagination.store import FeatureStore
 
 SIDE = 96
 SIZES = ((1.0, 70), (1.0, 55), (0.8, 50), (0.65, 45), (0.5, 40), (0.5, 20))
-"""Scale of the side and JPEG quality, tried in turn until a picture fits."""
+"""Scale of the side and JPEG quality, tried in turn until an image fits."""
 
 
 def thumbnail(picture: Image.Image, allowance: float, side: int = SIDE) -> str:
@@ -29,7 +29,7 @@ def thumbnail(picture: Image.Image, allowance: float, side: int = SIDE) -> str:
 
 
 def thumbnails(store: FeatureStore, keys: Iterable[str], characters: int) -> list[str | None]:
-    """Return each entry's picture; None if the store has lost it, or holds features only.
+    """Return each entry's image; None if the store has lost it, or holds features only.
 
     Args:
         characters: the size of all of them together.

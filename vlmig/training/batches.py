@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 import torch
@@ -76,8 +77,12 @@ class Order:
 
 def _probabilities(shares: Sequence[Share]) -> np.ndarray:
     """Return each source's share of the samples, (n,); they add up to 1."""
-    given = sum(share.weight for share in shares if share.weight is not None)
-    rows = sum(len(share.rows) for share in shares if share.weight is None)
+    given, rows = 0.0, 0
+    for share in shares:
+        if share.weight is None:
+            rows += len(share.rows)
+        else:
+            given += share.weight
     rest = max(0.0, 1 - given)
     weights = []
     for share in shares:
@@ -147,15 +152,15 @@ class Batches(Dataset):
             samples = [self._sample(one) for one in drawn]
         else:
             samples = deterministic_map(self._sample, drawn, torch.device("cpu"))
-        pairs = [pair for pair, _, _ in samples]
+        pairs, loaded, bad = zip(*samples, strict=True)
         texts = self.tokens.batch(pairs, rngs)
         rows: list[list[Loaded]] = []
         for numbers in texts.rows:  # the texts that share a row
             images: list[Loaded] = []
             for i in numbers:
-                images += samples[i][1][: texts.shown[i]]
+                images += loaded[i][: texts.shown[i]]
             rows.append(images)
-        return Batch(texts, rows, pairs, [fault for _, _, bad in samples for fault in bad])
+        return Batch(texts, rows, list(pairs), list(chain.from_iterable(bad)))
 
     def _sample(
         self, drawn: tuple[int, np.random.Generator]
@@ -176,7 +181,7 @@ class Batches(Dataset):
                 bad.append(Bad(f"{source.name}, {pair.picture}", str(error)))
                 row = self.order.instead(position, rng)
         raise VLMIGError(
-            f"{TRIES} pictures of {share.index.source.name} in a row could not be read, the last "
+            f"{TRIES} images of {share.index.source.name} in a row could not be read, the last "
             f"one because of: {bad[-1].reason}; see what vlmig data check says of it"
         )
 
@@ -191,7 +196,7 @@ class Batches(Dataset):
             return pairs
         if len(pairs) > 1:
             raise VLMIGError(
-                f"{len(pairs)} pictures in {pair.caption[:60]!r}; expected fusion: prefix, or one "
-                "picture for each text"
+                f"{len(pairs)} images in {pair.caption[:60]!r}; expected fusion: prefix, or one "
+                "image for each text"
             )
         return pairs or [pair]  # read beside the blank image

@@ -101,15 +101,11 @@ class Loop:
         self.settings, self.folder, self.accelerator = settings, folder, accelerator
         self.step, self.total = 0, settings.steps or 0
         self.log: list[dict[str, Any]] = []
-        optimizer, schedule = optimizer_for(
-            [p for p in module.parameters() if p.requires_grad], settings
-        )
+        optimizer, schedule = optimizer_for(list(trainable(module).values()), settings)
         accelerator.free_memory()  # of an earlier stage
         accelerator._custom_objects.clear()
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
-        self.trained = [
-            p for p in self.module.parameters() if p.requires_grad
-        ]  # sharding replaces them
+        self.trained = list(trainable(self.module).values())  # sharding replaces them
         self.average = [p.detach().clone() for p in self.trained] if settings.average else []
         self.schedule = schedule  # not prepared: accelerate would advance it once per process
         self._hooks = (
@@ -145,12 +141,10 @@ class Loop:
         mean, stops, saves = self.accelerator.reduce(
             torch.cat([total[None].float(), flags]), "mean"
         ).tolist()
-        norm = float(
-            whole(self.accelerator.clip_grad_norm_(self.trained, self.settings.clip or math.inf))
-        )
-        scaled = (
-            self.accelerator.scaler is not None
-        )  # fp16 detects infinite gradients and skips the step
+        clip = self.settings.clip or math.inf
+        norm = float(whole(self.accelerator.clip_grad_norm_(self.trained, clip)))
+        # fp16 detects infinite gradients and skips the step.
+        scaled = self.accelerator.scaler is not None
         if not math.isfinite(mean) or not (math.isfinite(norm) or scaled):
             raise VLMIGError(
                 f"the loss of step {self.step + 1} is {mean}, its gradient {norm}; lower "
@@ -196,12 +190,10 @@ class Loop:
 
     def resume(self) -> None:
         """Continue from the newest state, and drop what was logged after it."""
-        states = _states(self.folder)
+        states, log = _states(self.folder), self.folder / LOG
         if states:
             self.accelerator.load_state(str(states[-1][1]))
             logger.info("%s: resumed at step %d of %d", self.folder.name, self.step, self.total)
-        log = self.folder / LOG
-        if states:
             self.log = [line for line in _logged(log) if line["step"] <= self.step]
         if self.accelerator.is_main_process and log.exists():
             part = log.with_suffix(".part")
@@ -233,7 +225,7 @@ class Loop:
     ) -> None:
         """Save only what is trained: the frozen LM is large and can be loaded again."""
         for model, state in zip(models, weights, strict=False):
-            for name in [name for name in state if name not in _trained_names(model)]:
+            for name in state.keys() - trainable(model).keys():
                 del state[name]
 
     def _load_trained(self, models: list[nn.Module], folder: str) -> None:
@@ -242,10 +234,9 @@ class Loop:
         path = Path(folder) / "model.safetensors"
         if not path.exists():  # sharded: FSDP and DeepSpeed load their shards
             return
-        model = models.pop()
-        parameters, saved = dict(model.named_parameters()), load_file(path)
-        for name in _trained_names(model):
-            parameters[name].data.copy_(saved[name])
+        saved = load_file(path)
+        for name, parameter in trainable(models.pop()).items():
+            parameter.data.copy_(saved[name])
 
 
 def optimizer_for(
@@ -296,8 +287,9 @@ def whole(value: Any) -> Any:
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def _trained_names(model: nn.Module) -> set[str]:
-    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+def trainable(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that train, by name."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def _states(folder: Path) -> list[tuple[int, Path]]:

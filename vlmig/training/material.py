@@ -121,7 +121,7 @@ class Material:
                 {"unreadable": unreadable[-1]},
                 len(rows),
                 session.recipe.max_bad,
-                f"{source.name} (pictures)",
+                f"{source.name} (images)",
                 self.bad_list,
             )
         return unreadable

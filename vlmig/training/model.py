@@ -66,9 +66,13 @@ def count_parameters(model: Model) -> dict[str, tuple[int, int]]:
     """Count the trained and the frozen parameters of projector, fusion layer and base LM."""
     counts = {}
     for part in ("projector", "fusion", "language_model"):
-        parameters = list(getattr(model, part).parameters())
-        trained = sum(p.numel() for p in parameters if p.requires_grad)
-        counts[part] = (trained, sum(p.numel() for p in parameters) - trained)
+        trained = frozen = 0
+        for parameter in getattr(model, part).parameters():
+            if parameter.requires_grad:
+                trained += parameter.numel()
+            else:
+                frozen += parameter.numel()
+        counts[part] = trained, frozen
     return counts
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TypeVar
 
 import numpy as np
@@ -74,7 +74,9 @@ class Pictures:
         image.
         """
         most = max(map(len, rows))
-        loaded = [image for row in rows for image in (*row, *[None] * (most - len(row)))]
+        loaded: list[Loaded] = []
+        for row in rows:
+            loaded += [*row, *[None] * (most - len(row))]
         features: list[Tensor] = [self.blank] * len(loaded)
         images: dict[int, Image.Image] = {}
         prompts: dict[int, str] = {}
@@ -127,7 +129,7 @@ class Pictures:
             disable=quiet,
         ) as bar:
             for portion in batched(pairs, PORTION):
-                images = [image for pair in portion for image in pair.pictures()]
+                images = list(chain.from_iterable(pair.pictures() for pair in portion))
                 self._fill(source, images, reasons)
                 for image in images:
                     reason = reasons.get(self.address(source, image).key)

@@ -44,15 +44,16 @@ def plan(
     lines = [f"seed {recipe.seed}, precision {recipe.precision}, features {recipe.features}"]
     for stage in recipe.stages:
         choose_trained(model.model, stage.trains, stage.lora)
-        sources = [_read(entry, data, own or {}, model) for entry in stage.data]
-        pairs: int | None = 0
-        for source in sources:
-            pairs = None if pairs is None or source.pairs is None else pairs + source.pairs
-        tokens = max(source.tokens for source in sources) or stage.max_tokens
         lines += ["", f"stage {stage.name}", *_parameters(model.model)]
-        lines += [f"  data        {source.told}" for source in sources]
-        for line in _run(model, recipe, stage, pairs, min(tokens, stage.max_tokens)):
-            lines.append(f"  {line}")
+        pairs: int | None = 0
+        tokens = 0.0
+        for entry in stage.data:
+            source = _read(entry, data, own or {}, model)
+            lines.append(f"  data        {source.told}")
+            pairs = None if pairs is None or source.pairs is None else pairs + source.pairs
+            tokens = max(tokens, source.tokens)
+        tokens = min(tokens or stage.max_tokens, stage.max_tokens)
+        lines += [f"  {line}" for line in _run(model, recipe, stage, pairs, tokens)]
     return "\n".join(lines)
 
 
@@ -131,7 +132,7 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     each = model.config.vision_patches * model.config.vision_width * 2
     if recipe.features == "stored" and pairs:
         most = size(min(pairs, samples) * each)
-        told.append(f"storage     at most {most} of features ({size(each)} a picture)")
+        told.append(f"storage     at most {most} of features ({size(each)} an image)")
     rows = min(stage.micro_batch or stage.batch, stage.batch)
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
     logits = min(rows * stage.max_tokens * vocabulary, LOGITS_BUDGET)
@@ -151,11 +152,11 @@ def compute_hours(model: Model, samples: int, tokens: float) -> float:
     There is a gradient of the states, and one of the weights where they train. With early fusion
     the LM also reads the image's tokens, and passes gradients on to the projector.
     """
-    early, lm = model.config.images_in_text, model.language_model
-    base = sum(p.numel() for p in lm.parameters())
-    learns = any(p.requires_grad for p in lm.parameters())
+    early = model.config.images_in_text
+    counts = count_parameters(model)
+    base, adapter = sum(counts["language_model"]), sum(counts["projector"] + counts["fusion"])
+    learns = counts["language_model"][0] > 0
     head = model.get_output_embeddings().weight.numel()
-    adapter = sum(p.numel() for part in (model.projector, model.fusion) for p in part.parameters())
     per_token = base * (6 if learns else 4 if early else 2) + 4 * head
     per_token += 6 * (0 if early else adapter)
     per_image = 6 * adapter * model.config.vision_patches

@@ -142,12 +142,16 @@ class Recipe(Checked):
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError(f"has the stages {', '.join(names)}; expected different names")
-        trained = {name for stage in self.stages for name in stage.trains}
-        if {"language_model", "lora"} <= trained:
+        if {"language_model", "lora"} <= self.trained:
             raise ValueError(
                 "trains language_model and lora; expected one of them: only one could be saved"
             )
         return self
+
+    @property
+    def trained(self) -> set[str]:
+        """The parts of the model that any stage trains."""
+        return set().union(*(stage.trains for stage in self.stages))
 
     def resolved(self) -> dict[str, Any]:
         """Return every field, defaults included, as plain values."""

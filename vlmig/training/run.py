@@ -72,18 +72,16 @@ def train(
         logger.warning("%s is trained already; choose another --out to train anew", out)
         return VLMIG.from_pretrained(out, store=store)
     model = start(recipe, store)
-    pictures = Pictures(
-        model.imagination, model.model.blank_features, recipe.features == "stored", recipe.seed
-    )
-    session = Session(
-        recipe, out / "training", model, accelerator, pictures, data, own or {}, probe
-    )
+    blank, stored = model.model.blank_features, recipe.features == "stored"
+    pictures = Pictures(model.imagination, blank, stored, recipe.seed)
+    folder = out / "training"
+    session = Session(recipe, folder, model, accelerator, pictures, data, own or {}, probe)
+    # All data is read first: a bad source is reported before hours of training.
     materials = [Material(session, number, stage) for number, stage in enumerate(recipe.stages)]
     told = [_stage(session, number, material) for number, material in enumerate(materials)]
     _describe(session.model, recipe, told)
     if accelerator.is_main_process:
-        trained = {name for stage in recipe.stages for name in stage.trains}
-        base_changed = bool({"language_model", "lora"} & trained)
+        base_changed = bool({"language_model", "lora"} & recipe.trained)
         session.model.model.save_pretrained(out, save_base=base_changed)
         _clean(out)
     accelerator.wait_for_everyone()

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from vlmig.data.index import check_share
+from vlmig.io.rows import Bad
 from vlmig.predict.predictor import VLMIG
 from vlmig.training.batches import Batch, Batches
-from vlmig.training.loop import fit
+from vlmig.training.loop import fit, trainable
 from vlmig.training.material import Material
 from vlmig.training.model import choose_trained, count_parameters, frozen_digest, set_modes, start
 from vlmig.training.objective import Objective
@@ -41,10 +42,8 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
     choose_trained(network, stage.trains, stage.lora)
     before = frozen_digest(network)
     counts = count_parameters(network)
-    parameters = sum(trained for trained, _ in counts.values())
-    told = ", ".join(
-        f"{name} {trained:,} of {trained + frozen:,}" for name, (trained, frozen) in counts.items()
-    )
+    parameters = sum(counted[0] for counted in counts.values())
+    told = ", ".join(f"{part} {n[0]:,} of {sum(n):,}" for part, n in counts.items())
     logger.info("stage %s trains %s parameters (%s)", stage.name, f"{parameters:,}", told)
     steps = Steps(session, number, stage, data)
     log, prepared = fit(
@@ -81,9 +80,8 @@ def _gathered(session: Session, number: int, prepared: nn.Module) -> VLMIG:
     again."""
     accelerator, stages = session.accelerator, session.recipe.stages[: number + 1]
     state = accelerator.get_state_dict(prepared)  # whole on the main process
-    trained = {name for name, parameter in prepared.named_parameters() if parameter.requires_grad}
     if accelerator.is_main_process:
-        kept = {name: value.contiguous() for name, value in state.items() if name in trained}
+        kept = {name: state[name].contiguous() for name in trainable(prepared) if name in state}
         save_file(kept, session.folder / stages[-1].name / TRAINED)
     accelerator.wait_for_everyone()
     model = start(session.recipe, session.model.imagination.store)
@@ -154,19 +152,16 @@ class Steps:
 
     def _judge(self, batches: Sequence[Batch]) -> None:
         """Count images that could not be read, and stop if there are too many."""
-        bad = [one for batch in batches for one in batch.bad]
-        self.count += sum(len(batch.images) for batch in batches) + len(bad)
+        bad: list[Bad] = []
+        for batch in batches:
+            bad += batch.bad
+            self.count += len(batch.images) + len(batch.bad)
         self.bad.update(one.reason for one in bad)
         if bad and not self.session.pictures.stored:
             self.data.note_bad(bad)
             if self.count >= ENOUGH:
-                check_share(
-                    self.bad,
-                    self.count,
-                    self.session.recipe.max_bad,
-                    "pictures",
-                    self.data.bad_list,
-                )
+                most, listed = self.session.recipe.max_bad, self.data.bad_list
+                check_share(self.bad, self.count, most, "images", listed)
 
     def measure(self, module: nn.Module, step: int) -> dict[str, Any]:
         """Measure held-out losses and probe tasks if they are due; an empty mapping otherwise."""
@@ -196,20 +191,19 @@ class Steps:
         sums, count = torch.zeros(4, device=self.device), torch.zeros((), device=self.device)
         names: tuple[str, ...] = ()
         for first in range(start, start + each, held_out.micro):
-            positions = range(first, min(first + held_out.micro, start + each))
-            batch = held_out.batch([position % total for position in positions])
-            others = held_out.batch([(position + 1) % total for position in positions]).images
+            last = min(first + held_out.micro, start + each)
+            batch = held_out.batch([position % total for position in range(first, last)])
+            others = held_out.batch([position % total for position in range(first + 1, last + 1)])
             alone = batch.texts
             if held_out.tokens.early:
                 alone = held_out.tokens.batch(batch.pairs, alone=True)
             for texts in (batch.texts, alone):
-                texts.labels[[position >= total for position in positions]] = IGNORED
-            features = self.session.pictures.features(batch.images).to(self.device)
-            shuffled = self.session.pictures.features(exchanged(batch.images, others))
+                texts.labels[max(0, total - first) :] = IGNORED
+            pictures, shuffled = self.session.pictures, exchanged(batch.images, others.images)
             losses = module(
                 batch.texts.to(self.device),
-                features,
-                shuffled.to(self.device),
+                pictures.features(batch.images).to(self.device),
+                pictures.features(shuffled).to(self.device),
                 alone.to(self.device),
             )
             names = tuple(losses)

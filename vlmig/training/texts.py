@@ -5,7 +5,6 @@ Axes: B rows, T tokens. A row is one text, or several that do not attend to each
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,6 +17,7 @@ from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
 from vlmig.models.config import IMAGE
 from vlmig.models.modeling import Model, VLMIGForMaskedLM
+from vlmig.processing.conversation import without_placeholders
 
 IGNORED = -100
 Span = tuple[int, int]
@@ -109,7 +109,7 @@ class Tokens:
         if pack is not None and not self.early:
             raise VLMIGError(
                 f"pack: {pack} with fusion {config.fusion}; expected prefix, or no packing: every "
-                "text has a picture beside it"
+                "text has an image beside it"
             )
 
     def batch(
@@ -121,10 +121,7 @@ class Tokens:
             alone: without image tokens.
         """
         texts = self._tokenized(pairs, alone)
-        groups = [[i] for i in range(len(texts))]
-        if self.pack is not None:
-            groups = self._packed([len(text.ids) for text in texts])
-        length = max(sum(len(texts[i].ids) for i in group) for group in groups)
+        groups, length = self._packed([len(text.ids) for text in texts])
         ids = torch.full((len(groups), length), self.pad)
         samples = torch.zeros(len(groups), length, dtype=torch.long)
         labels = torch.full((len(groups), length), IGNORED)
@@ -171,20 +168,21 @@ class Tokens:
             expanded.learnt += [learnt and not is_image] * size
         return expanded
 
-    def _packed(self, lengths: Sequence[int]) -> list[list[int]]:
-        """Put each text into the first row with room for it."""
+    def _packed(self, lengths: Sequence[int]) -> tuple[list[list[int]], int]:
+        """Put each text into the first row with room for it; return the texts of each row, and the
+        length of the longest row."""
         groups: list[list[int]] = []
-        room: list[int] = []
+        filled: list[int] = []
         for i, length in enumerate(lengths):
-            for row, left in enumerate(room):
-                if left >= length:
+            for row, used in enumerate(filled):
+                if self.pack is not None and used + length <= self.pack:
                     groups[row].append(i)
-                    room[row] -= length
+                    filled[row] += length
                     break
             else:
                 groups.append([i])
-                room.append((self.pack or 0) - length)
-        return groups
+                filled.append(length)
+        return groups, max(filled)
 
     def _ended(self, text: _Text, closes: bool) -> _Text:
         """Append the end token to a text that was not cut; a chat template has its end marks."""
@@ -227,7 +225,7 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     pictures, marks = len(pair.pictures()) or bool(pair.prompt), pair.caption.count(IMAGE)
     if marks not in (0, pictures):
         raise VLMIGError(
-            f"{marks} {IMAGE} for {pictures} pictures in {pair.caption[:60]!r}; expected one for "
+            f"{marks} {IMAGE} for {pictures} images in {pair.caption[:60]!r}; expected one for "
             "each, or none at all"
         )
     if marks or not pictures:
@@ -238,15 +236,12 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
 
 def without_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     """Return a pair's text without placeholders, and its learnt spans, for late fusion."""
-    marks = [found.span() for found in re.finditer(rf"{re.escape(IMAGE)}\n?", pair.caption)]
-    if not marks:
-        return pair.caption, pair.learnt
 
     def moved(position: int) -> int:
-        return position - sum(min(position, b) - a for a, b in marks if a < position)
+        return len(without_placeholders(pair.caption[:position]))
 
-    kept = re.sub(rf"{re.escape(IMAGE)}\n?", "", pair.caption)
-    return kept, tuple((moved(a), moved(b)) for a, b in pair.learnt)
+    learnt = tuple((moved(start), moved(end)) for start, end in pair.learnt)
+    return without_placeholders(pair.caption), learnt
 
 
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:

@@ -17,7 +17,7 @@ from vlmig.errors import VLMIGError, one_line
 from vlmig.runtime import deterministic_map
 
 BLANK = (128, 128, 128)
-"""Color of the blank picture."""
+"""Color of the blank image."""
 BATCH = 4
 """Images per pass on an accelerator: a fixed number, since rounding may depend on it."""
 
@@ -74,12 +74,8 @@ class VisionEncoder:
     ) -> None:
         if features not in ("patches", "pooled"):
             raise VLMIGError(f"vision_features={features!r}; expected patches or pooled")
-        self.name, self.layer, self.features, self.device = (
-            str(name),
-            layer,
-            features,
-            torch.device(device),
-        )
+        self.name, self.layer, self.features = str(name), layer, features
+        self.device = torch.device(device)
         self.tower = load_tower(str(name))
         self.tower.vision.to(self.device)
 
@@ -93,20 +89,17 @@ class VisionEncoder:
         """
         size = self._pass_size()
         batches = [images[start : start + size] for start in range(0, len(images), size)]
-        features, pooled = zip(
-            *deterministic_map(self._encode_batch, batches, self.device), strict=True
-        )
+        encoded = deterministic_map(self._encode_batch, batches, self.device)
+        features, pooled = zip(*encoded, strict=True)
         return torch.cat(features), torch.cat(pooled)
 
     def _encode_batch(self, images: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
         batch = [as_tensor(image).to(self.device) for image in images]
         padding = batch[:1] * (self._pass_size() - len(batch))
-        patches, embeddings = self.tower.encode_images(
-            self.tower.prepare(batch + padding), self.layer
-        )
-        patches, embeddings = patches[: len(batch)], embeddings[: len(batch)]
-        unit = F.normalize(embeddings.float(), dim=-1)
-        features = unit[:, None] if self.features == "pooled" else patches
+        pixels = self.tower.prepare(batch + padding)
+        patches, embeddings = self.tower.encode_images(pixels, self.layer)
+        unit = F.normalize(embeddings[: len(batch)].float(), dim=-1)
+        features = unit[:, None] if self.features == "pooled" else patches[: len(batch)]
         return features.half().cpu(), unit.cpu()
 
     def _pass_size(self) -> int:
@@ -127,7 +120,7 @@ class VisionEncoder:
         return not self.tower.has_text or self.tower.fits(text)
 
     def encode_blank(self) -> Tensor:
-        """Encode the blank picture: (P, C)."""
+        """Encode the blank image: (P, C)."""
         return self.encode([Image.new("RGB", (64, 64), BLANK)])[0][0].float()
 
     def identity(self) -> dict[str, str | int | float]:
@@ -169,11 +162,10 @@ def load_tower(name: str) -> Tower:
         if name.startswith(("hf-hub:", "local-dir:")):
             return openclip.load(name)
         architecture, _, tag = name.partition("/")
+        if tag and architecture in openclip.architectures():
+            return openclip.load(architecture, tag)
         if tag:
-            is_open_clip = architecture in openclip.architectures()
-            return (
-                openclip.load(architecture, tag) if is_open_clip else transformers_tower.load(name)
-            )
+            return transformers_tower.load(name)
     except (RuntimeError, OSError, ValueError, AttributeError) as error:
         raise VLMIGError(
             f"cannot load the vision encoder {name}: {one_line(error)}; expected the folder or hub "

@@ -29,16 +29,16 @@ def opened(picture: str | Path | Image.Image) -> Image.Image:
         return rgb(picture)
     if not isinstance(picture, str | Path):
         raise VLMIGError(
-            f"a picture of type {type(picture).__name__}; expected a PIL image or a file's path"
+            f"an image of type {type(picture).__name__}; expected a PIL image or a file's path"
         )
     try:
         with Image.open(picture) as image:
             return rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError:
-        raise VLMIGError(f"no picture file {picture}; expected a path to one: correct it") from None
+        raise VLMIGError(f"no image file {picture}; expected a path to one: correct it") from None
     except Exception as error:  # a damaged file may break Pillow's readers in any way
         raise VLMIGError(
-            f"{picture} is not a picture that can be read ({one_line(error, whole=True)}); "
+            f"{picture} is not an image that can be read ({one_line(error, whole=True)}); "
             "expected a file such as PNG, JPEG or WebP"
         ) from None
 

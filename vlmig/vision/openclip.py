@@ -18,11 +18,8 @@ class OpenClipTower:
     has_text = True
 
     def __init__(self, model: Any, preprocess: Any, tokenizer: Any) -> None:
-        self.model, self.vision, self.tokenizer = (
-            model.eval().requires_grad_(False),
-            model,
-            tokenizer,
-        )
+        self.model = self.vision = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
         steps = [step for step in preprocess.transforms if isinstance(step, nn.Module)]
         # Takes PIL images only.
         if any(type(step).__name__ == "ResizeKeepRatio" for step in preprocess.transforms):

@@ -17,17 +17,12 @@ class TransformersTower:
     """A model of transformers; see ``vlmig.vision.encoder.Tower``."""
 
     def __init__(self, model: Any, processor: Any, tokenizer: Any) -> None:
-        self.model, self.processor, self.tokenizer = (
-            model.eval().requires_grad_(False),
-            processor,
-            tokenizer,
-        )
+        self.model = self.vision = model.eval().requires_grad_(False)
+        self.processor, self.tokenizer = processor, tokenizer
+        self.preprocessing = processor.to_json_string()
         self.has_text = hasattr(model, "get_text_features")
-        self.vision, self.preprocessing = model, processor.to_json_string()
-        vision = (
-            getattr(model, "vision_model", None) or getattr(model, "image_model", None) or model
-        )
-        self.patch_size = vision.config.patch_size
+        side = getattr(model, "vision_model", None) or getattr(model, "image_model", None)
+        self.patch_size = (side or model).config.patch_size
         text = getattr(model.config, "text_config", None)
         self.text_limit = getattr(text, "max_position_embeddings", None)
 
@@ -39,23 +34,18 @@ class TransformersTower:
         """Return patch features and embeddings from one pass."""
         run = getattr(self.model, "get_image_features", self.model)
         output = run(pixel_values=pixels, output_hidden_states=True)
-        states = output.hidden_states[
-            layer if layer < 0 else layer + 1
-        ]  # the first is the embedding of the patches
+        # The first state is the embedding of the patches.
+        states = output.hidden_states[layer if layer < 0 else layer + 1]
         patches = (pixels.shape[-2] // self.patch_size) * (pixels.shape[-1] // self.patch_size)
         pooled = output.pooler_output
         if pooled is None:  # SigLIP towers of LLaVA models have no head
             pooled = output.last_hidden_state.mean(1)
-        return states[:, -patches:], pooled[
-            :, 0
-        ] if pooled.dim() == 3 else pooled  # FLAVA projects every token
+        return states[:, -patches:], _of_first_token(pooled)
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         """Embed texts."""
-        pooled = self.model.get_text_features(
-            **self._tokens(texts).to(self.model.device)
-        ).pooler_output
-        return pooled[:, 0] if pooled.dim() == 3 else pooled
+        tokens = self._tokens(texts).to(self.model.device)
+        return _of_first_token(self.model.get_text_features(**tokens).pooler_output)
 
     def fits(self, text: str) -> bool:
         """Tell whether the text is read without cutting."""
@@ -78,3 +68,8 @@ def load(name: str) -> TransformersTower:
     processor = AutoImageProcessor.from_pretrained(name)
     tokenizer = AutoTokenizer.from_pretrained(name) if hasattr(config, "text_config") else None
     return TransformersTower(model, processor, tokenizer)
+
+
+def _of_first_token(pooled: Tensor) -> Tensor:
+    """Return embeddings (n, E); FLAVA projects every token."""
+    return pooled[:, 0] if pooled.dim() == 3 else pooled

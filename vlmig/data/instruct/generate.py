@@ -109,8 +109,8 @@ def generate(
             raise
         if not images:
             raise VLMIGError(
-                f"no image of {folder} has a picture and a phrase ({dict(ledger.left_out)}); "
-                "expected VG_100K and its regions; fetch the pictures"
+                f"no image of {folder} has a file and a phrase ({dict(ledger.left_out)}); "
+                "expected VG_100K and its regions; fetch the images"
             )
         return ledger.report(finished=True)
 
@@ -200,10 +200,14 @@ def answer(task: Task, teacher: Teacher, settings: Settings, prompts: Prompts) -
         "context": context.digest,
     }
     line |= {"seed": seed, "rejections": rejections, "requests": attempt + 1}
-    for name in ("prompt_tokens", "answer_tokens"):
-        line[name] = sum(getattr(reply, name) or 0 for reply in replies)
-    line["uncounted"] = sum(None in (reply.prompt_tokens, reply.answer_tokens) for reply in replies)
-    return Outcome(line, sum(reply.repeats for reply in replies))
+    line |= {"prompt_tokens": 0, "answer_tokens": 0, "uncounted": 0}
+    repeats = 0
+    for reply in replies:
+        line["prompt_tokens"] += reply.prompt_tokens or 0
+        line["answer_tokens"] += reply.answer_tokens or 0
+        line["uncounted"] += None in (reply.prompt_tokens, reply.answer_tokens)
+        repeats += reply.repeats
+    return Outcome(line, repeats)
 
 
 def _turns(kind: str, reply: Reply, request: str) -> Turns:

@@ -29,11 +29,8 @@ class Prompts:
         content = PLACE.read_bytes()
         texts = yaml.safe_load(content)
         self.version = f"{texts['version']}-{hashlib.sha256(content).hexdigest()[:8]}"
-        self.common, self.repair, self.requests = (
-            texts["common"],
-            texts["repair"],
-            texts["requests"],
-        )
+        self.common, self.repair = texts["common"], texts["repair"]
+        self.requests = texts["requests"]
         self.kinds: dict[str, dict[str, Any]] = texts["kinds"]
         self.examples: list[dict[str, Any]] = texts["examples"]
 
@@ -48,7 +45,7 @@ class Prompts:
 
         Args:
             kind: one of ``KINDS``.
-            context: the picture; a conversation is written from its phrases alone.
+            context: the image; a conversation is written from its phrases alone.
             request: the question of a detailed description.
             complaint: why an earlier reply could not be used.
         """

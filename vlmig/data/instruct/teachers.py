@@ -168,15 +168,12 @@ class EndpointTeacher:
             seed=seed,
         )
         choice, usage = completion.choices[0], getattr(completion, "usage", None)
-        counts = [getattr(usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-        known = [count if isinstance(count, int) else None for count in counts]
-        return Reply(
-            choice.message.content or "",
-            known[0],
-            known[1],
-            choice.finish_reason != "length",
-            repeats,
-        )
+        counts = []
+        for name in ("prompt_tokens", "completion_tokens"):
+            count = getattr(usage, name, None)
+            counts.append(count if isinstance(count, int) else None)
+        whole = choice.finish_reason != "length"
+        return Reply(choice.message.content or "", counts[0], counts[1], whole, repeats)
 
     def _judge(self, error: HfHubHTTPError) -> str:
         """Return the fault, if sending again may help.

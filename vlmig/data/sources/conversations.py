@@ -1,4 +1,4 @@
-"""Conversations about pictures, and instructions without: LLaVA's JSON, JSON lines, or parquet."""
+"""Conversations about images, and instructions without: LLaVA's JSON, JSON lines, or parquet."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Conversations(ImageFiles):
             )
         if not self.images.is_dir():
             raise VLMIGError(
-                f"no folder {images}; expected the one that names of pictures start from; correct "
+                f"no folder {images}; expected the one that names of images start from; correct "
                 "images"
             )
         prompt([Turn("user", "?")], template, tokenizer)  # refuses a wrong template early
@@ -123,7 +123,7 @@ class Conversations(ImageFiles):
                 raise _Fault("not Unicode")
             versions = [version_of(self.images / picture) or "" for picture in pictures]
             if not all(versions):
-                raise _Fault("no such picture")
+                raise _Fault("no such image")
         except _Fault as reason:
             return Bad(place, str(reason))
         first, more = "".join(pictures[:1]), tuple(pictures[1:])
@@ -204,7 +204,7 @@ def _pictures(row: Row) -> list[str]:
     value = row.get("image")
     names = value if isinstance(value, list) else [] if value in (None, "") else [value]
     if not all(isinstance(name, str) and name for name in names):
-        raise _Fault("picture name is no text")
+        raise _Fault("image name is no text")
     return names
 
 
@@ -217,11 +217,11 @@ def _check_marks(system: str | None, turns: list[Turn], pictures: int) -> None:
         else:
             elsewhere += turn.text.count(IMAGE)
     if elsewhere or (marks and not pictures):
-        raise _Fault(f"{IMAGE} without picture")
+        raise _Fault(f"{IMAGE} without image")
     if pictures and not marks:
-        raise _Fault(f"picture without {IMAGE}")
+        raise _Fault(f"image without {IMAGE}")
     if marks != pictures:
-        raise _Fault(f"{'more' if marks > pictures else 'fewer'} {IMAGE} than pictures")
+        raise _Fault(f"{'more' if marks > pictures else 'fewer'} {IMAGE} than images")
 
 
 def _in_front(text: str) -> str:

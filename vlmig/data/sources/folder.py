@@ -35,7 +35,7 @@ class Folder(ImageFiles):
         self.folder = self.images = Path(path)
         self.names, self.name = names, f"folder {path}"
         if not self.folder.is_dir():
-            raise VLMIGError(f"no folder {path}; expected one with pictures; correct the path")
+            raise VLMIGError(f"no folder {path}; expected one with images; correct the path")
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield the images that a metadata file names, then all others in natural order.
@@ -70,7 +70,7 @@ class Folder(ImageFiles):
             listed.add(number_of(picture))
             version = version_of(self.folder / picture)
             if version is None:
-                yield Bad(place, "no such picture")
+                yield Bad(place, "no such image")
             else:
                 yield from captioned(
                     fields.get("text"), place, Pair("", picture, group=picture, version=version)
@@ -91,7 +91,7 @@ class Folder(ImageFiles):
             captions = [re.sub(r"[\W_]+", " ", re.sub(r"[\W_]*\d*[\W_]*$", "", stem)).strip()]
         version = version_of(self.folder / picture)
         if version is None:
-            yield Bad(picture, "no such picture")
+            yield Bad(picture, "no such image")
         else:
             yield from captioned(
                 captions, picture, Pair("", picture, group=picture, version=version)

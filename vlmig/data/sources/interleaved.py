@@ -47,11 +47,8 @@ class Interleaved(ImageFiles):
         break_up: bool = False,
     ) -> None:
         self.shards, self.name = _shards(str(path)), f"interleaved {path}"
-        self.max_pictures, self.min_similarity, self.break_up = (
-            max_pictures,
-            min_similarity,
-            break_up,
-        )
+        self.max_pictures, self.break_up = max_pictures, break_up
+        self.min_similarity = min_similarity
         self.after_picture = loss == "after_picture"
         if loss not in LOSSES:
             raise VLMIGError(
@@ -90,18 +87,19 @@ class Interleaved(ImageFiles):
         if reason:
             yield Bad(place, reason, dropped=True)
             return
-        group = row["url"] if isinstance(row.get("url"), str) and is_unicode(row["url"]) else place
+        url = row.get("url")
+        group = url if isinstance(url, str) and is_unicode(url) else place
         if not self.break_up:
             yield self._whole(place, sentences, pictures, group)
             return
         for number, image in enumerate(pictures, 1):
             pair = Pair("", image.name, group=group, version=image.version)
-            yield from captioned(sentences[image.sentence], f"{place}, picture {number}", pair)
+            yield from captioned(sentences[image.sentence], f"{place}, image {number}", pair)
 
     def _kept(self, listed: list[_Picture]) -> tuple[list[_Picture], str]:
         """Choose a document's images, in the order of their sentences; if there are none, say
         why."""
-        least, reason = self.min_similarity, "no picture fetched" if listed else "no picture listed"
+        least, reason = self.min_similarity, "no image fetched" if listed else "no image listed"
         kept = []
         for image in listed:
             version = version_of(self.images / image.name)
@@ -130,7 +128,7 @@ class Interleaved(ImageFiles):
         if not is_unicode(text):
             return Bad(place, "not Unicode")
         if self.after_picture and not learnt:
-            return Bad(place, "no sentence behind a picture")
+            return Bad(place, "no sentence behind an image")
         if not any(sentences):  # only placeholders would be learnt
             return Bad(place, "no sentence")
         return Pair(
@@ -168,7 +166,7 @@ def _content(row: Row) -> tuple[list[str], list[_Picture]] | str:
             return "image_info holds no object"
         name, place = info.get("image_name"), info.get("matched_text_index")
         if not isinstance(name, str) or not name:
-            return "picture name is no text"
+            return "image name is no text"
         if not is_unicode(name):
             return "not Unicode"
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(sentences):

@@ -38,7 +38,7 @@ class Laion220k(ImageFiles):
             )
         if not self.images.is_dir():
             raise VLMIGError(
-                f"no folder {images}; expected the COCO pictures (with train2017 in it); correct "
+                f"no folder {images}; expected the COCO images (with train2017 in it); correct "
                 "images"
             )
 
@@ -56,7 +56,7 @@ class Laion220k(ImageFiles):
             elif ".." in name.split("/"):
                 yield Bad(place, "url leaves the folder")
             elif version is None:
-                yield Bad(place, "no such picture")
+                yield Bad(place, "no such image")
             else:
                 yield from captioned(
                     row[self.caption], place, Pair("", name, group=name, version=version)

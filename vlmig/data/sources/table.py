@@ -100,12 +100,12 @@ class Table:
         if not isinstance(value, str) or not isinstance(prompt, str):
             yield Bad(
                 place,
-                "picture is no file name" if not isinstance(value, str) else "prompt is no text",
+                "image is no file name" if not isinstance(value, str) else "prompt is no text",
             )
             return
         version = self._version(value) if value else ""
         if version is None:
-            yield Bad(place, "no such picture")
+            yield Bad(place, "no such image")
             return
         box, clamped = None, False
         if value and self.box and row.get(self.box) not in (None, "", []):
@@ -142,12 +142,9 @@ class Table:
                 number += 1
 
     def _version(self, picture: str) -> str | None:
-        embedded = self.rows is not None and _row(picture) is not None
-        return (
-            self.rows._fingerprint
-            if embedded and self.rows is not None
-            else version_of(self.images / picture)
-        )
+        if self.rows is not None and _row(picture) is not None:
+            return self.rows._fingerprint
+        return version_of(self.images / picture)
 
     def _file(self, picture: str) -> Path | IO[bytes]:
         """Return the file of an image, or its bytes if it is embedded."""
@@ -193,8 +190,7 @@ def _names(column: Any, first: int) -> list[str]:
         embedded = pc.is_valid(column).to_pylist()
     else:
         raise VLMIGError(
-            f"the column of pictures holds {kind}; expected file names or pictures; name another "
-            "one"
+            f"the column of images holds {kind}; expected file names or images; name another one"
         )
     names = []
     for row, (has_bytes, path) in enumerate(zip(embedded, paths, strict=True), first):

@@ -28,9 +28,9 @@ class VisualGenome(ImageFiles):
     """Regions of images with their phrases; the regions of one image are one group.
 
     Args:
-        path: folder with ``region_descriptions.json`` (or ``.json.zip``), the pictures ``<image
+        path: folder with ``region_descriptions.json`` (or ``.json.zip``), the images ``<image
             id>.jpg`` at any depth (``VG_100K``, ``VG_100K_2``), and, if there, ``image_data.json``
-            with their sizes, which otherwise are read from the pictures' heads.
+            with their sizes, which otherwise are read from the images' heads.
         min_side: regions of fewer pixels than this in width or height are left out.
 
     Raises:
@@ -107,11 +107,8 @@ class VisualGenome(ImageFiles):
         sizes = {}
         for record in json_items(path) if path else ():
             if isinstance(record, dict):
-                number, width, height = (
-                    record.get("image_id", record.get("id")),
-                    record.get("width"),
-                    record.get("height"),
-                )
+                number = record.get("image_id", record.get("id"))
+                width, height = record.get("width"), record.get("height")
                 if isinstance(number, int) and isinstance(width, int) and isinstance(height, int):
                     sizes[number] = width, height
         return sizes
@@ -128,7 +125,7 @@ class _Image:
         self.found: tuple[str, tuple[int, int], str] | BadPicture
 
     def look_up(self, number: int) -> tuple[str, tuple[int, int], str]:
-        """Return an image's picture, its size and its version.
+        """Return an image's file, its size and its version.
 
         Raises:
             BadPicture: there is none, or its size cannot be read.
@@ -143,7 +140,7 @@ class _Image:
         name = self.pictures.get(number)
         version = version_of(self.folder / name) if name else None
         if name is None or version is None:
-            return BadPicture("no such picture")
+            return BadPicture("no such image")
         try:
             return name, self.sizes.get(number) or size_of(self.folder / name), version
         except BadPicture as reason:

@@ -76,7 +76,7 @@ class WebDataset:
                 file.seek(int(offset))
                 content = file.read(int(size))
         except OSError:
-            raise BadPicture("no such picture") from None
+            raise BadPicture("no such image") from None
         return cut(open_picture(io.BytesIO(content)), pair.box)
 
     def _shard(self, path: Path) -> Iterator[Pair | Bad]:
@@ -105,7 +105,7 @@ class WebDataset:
         if picture is None and text is None:  # some other file, or the empty start
             return
         if picture is None or text is None:
-            yield Bad(place, "no such picture" if picture is None else "no caption")
+            yield Bad(place, "no such image" if picture is None else "no caption")
             return
         try:
             caption = _read(file, parts, text)

@@ -85,7 +85,7 @@ class Wikitext:
         Raises:
             BadPicture: always.
         """
-        raise BadPicture("no such picture")
+        raise BadPicture("no such image")
 
     def _documents(self) -> Iterator[tuple[str, str]]:
         """Join each article's paragraphs; headings and blank lines are dropped."""

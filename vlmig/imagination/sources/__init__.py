@@ -1,1 +1,1 @@
-"""Image sources: diffusion models, given pictures."""
+"""Image sources: diffusion models, given images."""

@@ -87,7 +87,7 @@ class Winograd(nn.Module):
 
 
 class Upsampled(nn.Module):
-    """Doubling and a 3 x 3 convolution as four of 2 x 2 on the small picture, one for even and odd
+    """Doubling and a 3 x 3 convolution as four of 2 x 2 on the small image, one for even and odd
     rows and columns each.
 
     Of the nine pixels that the convolution sees five are copies, whose weights are added

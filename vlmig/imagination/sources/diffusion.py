@@ -145,10 +145,9 @@ class DiffusionSource(_PipelineSource):
         Raises:
             VLMIGError: no such pipeline, wrong settings for it, or no memory for one image.
         """
-        batches = [
-            list(requests[start : start + self.batch])
-            for start in range(0, len(requests), self.batch)
-        ]
+        batches = []
+        for start in range(0, len(requests), self.batch):
+            batches.append(list(requests[start : start + self.batch]))
         # Threads can share only pipelines whose parts are known, and no compiled one.
         together = type(self.pipeline).__name__ in EMBEDDED and not self.sampling.compile
         try:

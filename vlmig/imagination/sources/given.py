@@ -51,9 +51,8 @@ class FolderSource(ImageSource):
         numbers: dict[str, list[int]] = {}
         for i, path in enumerate(self.gallery.paths):
             inside = path.relative_to(self.gallery.folder)
-            name = (
-                inside.parts[0] if len(inside.parts) > 1 else re.sub(r"[_ -]*\d+$", "", inside.stem)
-            )
+            folder, unnumbered = inside.parts[:-1], re.sub(r"[_ -]*\d+$", "", inside.stem)
+            name = folder[0] if folder else unnumbered
             numbers.setdefault(slug(name), []).append(i)
         return numbers
 
@@ -122,7 +121,7 @@ class RetrievalSource(_ByText):
     def __init__(self, source: str, encoder: VisionEncoder, cache: Path) -> None:
         if not encoder.tower.has_text:
             raise VLMIGError(
-                f"{encoder.name} has no text side to retrieve pictures with; expected one, such as "
+                f"{encoder.name} has no text side to retrieve images with; expected one, such as "
                 "a CLIP"
             )
         self.gallery, self.encoder, self.cache = Gallery(source), encoder, cache
@@ -206,9 +205,8 @@ class BlankSource(ImageSource):
 
     def imagine(self, requests: Sequence[Request]) -> list[Tensor]:
         """Return a blank image for each request."""
-        return [torch.tensor(BLANK, dtype=torch.uint8)[:, None, None].expand(3, 64, 64)] * len(
-            requests
-        )
+        blank = torch.tensor(BLANK, dtype=torch.uint8)[:, None, None].expand(3, 64, 64)
+        return [blank] * len(requests)
 
     def identity(self) -> dict[str, str | int | float]:
         """Return the kind."""
@@ -233,9 +231,7 @@ class Gallery:
         self.source, self.folder = source, Path(source)
         self.rows: Any = None
         if not self.folder.is_dir() or any(self.folder.glob("**/state.json")):
-            self.rows = load_dataset(
-                source, "a folder of pictures, or a dataset's folder or hub id"
-            )
+            self.rows = load_dataset(source, "a folder of images, or a dataset's folder or hub id")
             if "image" not in self.rows.column_names:
                 columns = ", ".join(self.rows.column_names)
                 raise VLMIGError(f"{source} has the columns {columns}; expected one named image")

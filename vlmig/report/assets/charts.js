@@ -1,4 +1,4 @@
-// Charts as inline SVG: accuracy over the number of pictures, and reliability. Every chart says its numbers in words.
+// Charts as inline SVG: accuracy over the number of images, and reliability. Every chart says its numbers in words.
 
 const BOX = { width: 300, height: 190, left: 34, right: 12, top: 12, bottom: 30 };
 let charts = 0;
@@ -53,7 +53,7 @@ function curve(chart) {
   const x = scale(0, places.length - 1, BOX.left + 14, BOX.width - BOX.right - 14);
   const at = (k) => x(places.indexOf(k));
   const [y, ticks] = vertical(chart, own);
-  const title = `${chart.task}: ${chart.metric} by number of pictures`;
+  const title = `${chart.task}: ${chart.metric} by number of images`;
   const words = own.map((p) =>
     known(p.acc)
       ? `k = ${p.k}: ${percent(p.acc)} %, interval ${interval(p.ci95)}`
@@ -70,18 +70,18 @@ function curve(chart) {
       y,
       own.map((p) => [p.k, String(p.k)]),
       ticks,
-      'pictures',
+      'images',
     ),
     chance,
     series(shuffled, at, y, 'shuffled', 4),
     series(own, at, y, 'pictures'),
   );
   const keys = [
-    ['pictures', 'the object’s pictures'],
+    ['pictures', 'the object’s images'],
     shuffled.length && ['shuffled', 'another object’s'],
     known(chart.chance) && ['chance', 'chance'],
   ].filter(Boolean);
-  return figure(`${chart.metric} by number of pictures`, drawing, keys.length > 1 ? keys : []);
+  return figure(`${chart.metric} by number of images`, drawing, keys.length > 1 ? keys : []);
 }
 
 function vertical(chart, points) {

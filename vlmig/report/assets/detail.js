@@ -1,4 +1,4 @@
-// One item: its pictures, what each predicts, what text alone predicts, and the mixture.
+// One item: its images, what each predicts, what text alone predicts, and the mixture.
 
 const ROWS = 12;
 
@@ -77,7 +77,7 @@ function block(item, run, state, change, side) {
   );
 }
 
-// Pictures that stood in the text.
+// Images that stood in the text.
 const given = (run) => run.shown || [];
 const pictured = (run) => given(run).length > 0 || run.sets.some((set) => set.length);
 
@@ -108,18 +108,18 @@ function imagined(run) {
     'p',
     { class: 'imagined' },
     `imagined ${shown}${run.prompts.length > 6 ? ` and ${run.prompts.length - 6} more` : ''}${mean}`,
-    run.low ? el('span', { class: 'low' }, ' low: the pictures are guesses') : null,
+    run.low ? el('span', { class: 'low' }, ' low: the images are guesses') : null,
   );
 }
 
-// The pictures of a wording; where every candidate has its own, those of one that can be chosen.
+// The images of a wording; where every candidate has its own, those of one that can be chosen.
 function chosenSet(item, run, found, state, change, names, best) {
   if (!Array.isArray(found.set)) return [run.sets[found.set] || [], null, null];
   const candidate = state.candidate ?? best;
   const pick = el(
     'label',
     { class: 'pick' },
-    el('span', {}, 'pictures imagined for'),
+    el('span', {}, 'images imagined for'),
     el(
       'select',
       { 'data-pick': 'candidate', onchange: (event) => change({ candidate: Number(event.target.value) }) },
@@ -136,7 +136,7 @@ function matrix(item, run, found, state, change) {
   const right = item.wordings[state.wording].right;
   const columns = [
     ...(found.images.length || given(run).length
-      ? [{ head: el('span', { class: 'what mixed' }, 'with pictures'), shares: found.mixed, kind: 'mixed' }]
+      ? [{ head: el('span', { class: 'what mixed' }, 'with images'), shares: found.mixed, kind: 'mixed' }]
       : []),
     { head: el('span', { class: 'what text' }, 'text only'), shares: found.text, kind: 'text' },
     ...found.images.map((shares, i) => ({
@@ -174,7 +174,7 @@ function matrix(item, run, found, state, change) {
       { type: 'button', class: 'more', onclick: () => change({ whole: true }) },
       `all ${order.length} candidates`,
     );
-  return [pick, frame('What each picture predicts, in percent', table), more];
+  return [pick, frame('What each image predicts, in percent', table), more];
 }
 
 function pictureHead(set, i, alignment, candidate) {
@@ -182,10 +182,10 @@ function pictureHead(set, i, alignment, candidate) {
   const text = known(own) ? fixed(own, 2) : '?';
   const low = known(own) && known(DATA.floor) && own < DATA.floor;
   return [
-    picture(set[i], `picture ${i + 1}`, 72),
+    picture(set[i], `image ${i + 1}`, 72),
     el(
       'span',
-      { class: low ? 'alignment low' : 'alignment', title: 'CLIP similarity of the picture and its prompt' },
+      { class: low ? 'alignment low' : 'alignment', title: 'CLIP similarity of the image and its prompt' },
       el('span', { class: 'aligned' }, 'align. '),
       text,
     ),
@@ -209,7 +209,7 @@ const strip = (set) =>
   el(
     'div',
     { class: 'strip' },
-    set.map((number, i) => picture(number, `picture ${i + 1}`, 72)),
+    set.map((number, i) => picture(number, `image ${i + 1}`, 72)),
   );
 
 function outputs(item, run, found) {
@@ -271,7 +271,7 @@ function losses(item, run, found, state, change) {
     pick,
     strip(set),
     frame(
-      'Loss by number of pictures',
+      'Loss by number of images',
       el('table', { class: 'plain losses' }, el('thead', {}, head), el('tbody', {}, body)),
     ),
   ];

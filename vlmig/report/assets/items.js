@@ -6,7 +6,7 @@ const FILTERS = {
     ['all', 'all', () => true, 'every item'],
     [
       'changed',
-      'changed by pictures',
+      'changed by images',
       (w) => known(w.answer) && w.answer !== w.alone,
       'text only gives another answer, in some wording',
     ],

@@ -71,7 +71,7 @@ function gainCell(gain) {
 }
 
 // name, group, heading, content of a row
-const GROUPS = ['', 'without pictures', 'controls', 'with pictures', 'same pictures, other rules'];
+const GROUPS = ['', 'without images', 'controls', 'with images', 'same images, other rules'];
 const MAIN = (k) => [
   ['n', 0, 'items', (r) => (known(r.n) ? String(r.n) : null)],
   ['chance', 1, 'chance', (r) => (known(r.chance) ? percent(r.chance) : null)],
