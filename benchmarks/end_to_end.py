@@ -49,7 +49,7 @@ from vlmig.imagination.store import FeatureStore
 from vlmig.models.checkpoint import POCKET
 from vlmig.models.mixture import Mixture
 from vlmig.predict.scores import Scores
-from vlmig.processing.tokens import encode_pair, spaced
+from vlmig.processing.tokens import spaced
 
 SIDES = ("plain", "wording", "shared", "wording, stored", "shared, stored")
 
@@ -77,11 +77,9 @@ class Plain:
         ((prompt, *_),) = [self.model.imagination.prompts(context, self.k, "question")]
         ((features, alignment),) = self.loop([prompt], self.k)
         pictures = torch.cat([model.blank_features[None], features.to(model.device)])
-        (choices,) = spaced([question.continuations])
-        pairs = [
-            encode_pair(self.model.tokenizer, context, own, self.model.config.text_limit)
-            for own in choices
-        ]
+        choices = spaced(context, question.continuations)
+        tokenizer, limit = self.model.scorer.texts, self.model.config.text_limit
+        pairs = [tokenizer.pair(context, own, limit) for own in choices]
         if all(len(ids) == split + 1 and ids[:-1] == pairs[0][0][:-1] for ids, split in pairs):
             every = self.predict(pairs[0][0][:-1], pictures)
             found = np.stack([every[:, -1, ids[-1]] for ids, _ in pairs], -1)

@@ -12,7 +12,6 @@ from conftest import WORDS
 
 from vlmig import VLMIG, VLMIGError, VLMIGForMaskedLM
 from vlmig.models.checkpoint import load_adapter
-from vlmig.processing.tokens import encode_gaps
 
 
 @pytest.fixture(params=["cross_attention", "decoder_layer"])
@@ -82,17 +81,17 @@ def test_batched_equals_single_and_candidates_share_gaps(masked: VLMIG) -> None:
 
 
 def test_where_the_candidate_goes(masked: VLMIG) -> None:
-    gaps = list(encode_gaps(masked.tokenizer, "a [MASK] cat", " dark red", None))
+    gaps = list(masked.scorer.texts.gaps("a [MASK] cat", " dark red", None))
     assert [masked.tokenizer.decode(ids) for ids, _, _ in gaps] == [
         "[CLS] a [MASK] red cat [SEP]",
         "[CLS] a dark [MASK] cat [SEP]",
     ]
-    long = list(encode_gaps(masked.tokenizer, "a " * 50 + "[MASK]" + " cat" * 50, "dark red", 40))
+    long = list(masked.scorer.texts.gaps("a " * 50 + "[MASK]" + " cat" * 50, "dark red", 40))
     assert len(long) == 2 and {len(ids) for ids, _, _ in long} == {40}
     with pytest.raises(VLMIGError, match="a candidate of 50 tokens; at most 40"):
-        list(encode_gaps(masked.tokenizer, "a cat is", " red" * 50, 40))
+        list(masked.scorer.texts.gaps("a cat is", " red" * 50, 40))
     with pytest.raises(VLMIGError, match="2 gaps in"):
-        list(encode_gaps(masked.tokenizer, "[MASK] [MASK]", "red", None))
+        list(masked.scorer.texts.gaps("[MASK] [MASK]", "red", None))
 
 
 def test_what_a_masked_lm_cannot_do_is_said(masked: VLMIG, tiny: VLMIG) -> None:

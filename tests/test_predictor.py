@@ -12,7 +12,7 @@ from vlmig import VLMIG, VLMIGError
 from vlmig.models.config import REFERENCE
 from vlmig.models.mixture import Mixture
 from vlmig.predict.scores import Scores
-from vlmig.processing.tokens import encode_pair, score_requests
+from vlmig.processing.pairs import score_requests
 
 CONTEXTS = ["The color of a cat is", "Q: dog? A:", "x"]
 CHOICES = [("red", "blue", "dark red"), ("red", "no"), ("red", "blue")]
@@ -24,7 +24,7 @@ def test_text_scores_equal_the_base_lms_log_probabilities(tiny: VLMIG) -> None:
         CONTEXTS, CHOICES, tiny.score(CONTEXTS, CHOICES, visuals), strict=True
     ):
         for option, value in zip(options, scores.text, strict=True):
-            ids, split = encode_pair(tiny.tokenizer, context, " " + option, None)
+            ids, split = tiny.scorer.texts.pair(context, " " + option, None)
             with torch.no_grad():
                 plain = tiny.model.language_model(torch.tensor([ids])).logits[0].log_softmax(-1)
             expected = sum(plain[i - 1, ids[i]].item() for i in range(split, len(ids)))
@@ -47,7 +47,7 @@ def test_batched_scores_equal_single_ones_and_k_is_a_prefix(tiny: VLMIG) -> None
 def test_loglikelihood_is_the_model_s_mixture_token_by_token(tiny: VLMIG) -> None:
     context, continuation = "The color of a cat is", " dark red"
     visuals = tiny.imagine(["a cat"], k=2)[0]
-    ids, split = encode_pair(tiny.tokenizer, context, continuation, None)
+    ids, split = tiny.scorer.texts.pair(context, continuation, None)
     with torch.no_grad():
         log_probs = tiny.model(torch.tensor([ids]), visual_features=visuals.features[None]).logits[
             0
@@ -59,20 +59,20 @@ def test_loglikelihood_is_the_model_s_mixture_token_by_token(tiny: VLMIG) -> Non
 
 
 def test_candidates_of_one_token_share_their_reading(tiny: VLMIG) -> None:
-    requests = score_requests(tiny.tokenizer, ["The color is"], [(" x", " b", " g")], [None])
+    requests = score_requests(tiny.scorer.texts, ["The color is"], [(" x", " b", " g")], [None])
     assert [len(request.targets) for request in requests] == [3]
 
 
 def test_a_token_that_spans_the_join_belongs_to_the_continuation(tiny: VLMIG) -> None:
     # " r" is one token of the tiny vocabulary, so a context ending in a space loses that space to
     # the continuation.
-    ids, split = encode_pair(tiny.tokenizer, "a ", "red", None)
+    ids, split = tiny.scorer.texts.pair("a ", "red", None)
     assert ids == tiny.tokenizer("a red").input_ids
     assert tiny.tokenizer.decode(ids[split:]) == " red"
 
 
 def test_long_texts_lose_their_left_end(tiny: VLMIG) -> None:
-    ids, split = encode_pair(tiny.tokenizer, "a" * 200, " red", limit=50)
+    ids, split = tiny.scorer.texts.pair("a" * 200, " red", limit=50)
     assert len(ids) == 50 and tiny.tokenizer.decode(ids[split:]) == " red"
     assert np.isfinite(tiny.loglikelihood([("a" * 200, " red")], k=1)[0])
 
@@ -106,7 +106,7 @@ def test_the_text_edge(tiny: VLMIG) -> None:
     with pytest.raises(VLMIGError, match="a continuation of 300 tokens; at most 96"):
         tiny.loglikelihood([("A cat", "b" * 300)], k=1)
     tiny.tokenizer.bos_token = "b"  # a text that is cut keeps its BOS
-    ids, _ = encode_pair(tiny.tokenizer, "b" + "a" * 200, " red", limit=50)
+    ids, _ = tiny.scorer.texts.pair("b" + "a" * 200, " red", limit=50)
     assert tiny.tokenizer.decode(ids).startswith("ba") and len(ids) == 50
     assert len(tiny.generate(["a" * 200], k=1, max_new_tokens=4)) == 1
     with pytest.raises(VLMIGError, match="max_new_tokens=96; this model has 96 places"):
@@ -183,7 +183,7 @@ def test_mixtures_per_token_and_per_sequence(tiny: VLMIG) -> None:
     tiny.config.mix, tiny.config.weights = "prob", "uniform"
     pair = ("The color of a cat is", " dark red")
     visuals = tiny.imagine(["a cat"], k=2)[0]
-    ids, split = encode_pair(tiny.tokenizer, *pair, None)
+    ids, split = tiny.scorer.texts.pair(*pair, None)
     each = []
     for i in range(2):
         with torch.no_grad():

@@ -22,7 +22,7 @@ from vlmig.predict.batching import (
     split_shared,
 )
 from vlmig.predict.scores import Scores
-from vlmig.processing.tokens import ScoreRequest
+from vlmig.processing.pairs import ScoreRequest
 
 ATOL = 2e-5
 """Sums of another order, in float32, on log-probabilities of some ten nats."""

@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -228,15 +227,15 @@ def test_log_probs_of_every_token(early: VLMIG, pictures: list[Path]) -> None:
 
 
 def test_a_picture_at_the_cut_goes_as_a_whole() -> None:
-    tokenizer, places = SimpleNamespace(bos_token_id=1), ImageTokens(9, 3)
+    places = ImageTokens(9, 3)
     ids = [1, 9, 9, 9, 5, 9, 9, 9, 6, 7]
-    assert cut_left(ids, 10, tokenizer, places) == ids
+    assert cut_left(ids, 10, 1, places) == ids
     for limit in (8, 9):  # the cut falls into the first picture
-        assert cut_left(ids, limit, tokenizer, places) == [1, 5, 9, 9, 9, 6, 7]
-    assert cut_left(ids[1:], 8, SimpleNamespace(bos_token_id=None), places) == [5, 9, 9, 9, 6, 7]
-    assert cut_left([9, 9, 9, 5, 6, 7], 4, SimpleNamespace(bos_token_id=None), places) == [5, 6, 7]
+        assert cut_left(ids, limit, 1, places) == [1, 5, 9, 9, 9, 6, 7]
+    assert cut_left(ids[1:], 8, 0, places) == [5, 9, 9, 9, 6, 7]
+    assert cut_left([9, 9, 9, 5, 6, 7], 4, 0, places) == [5, 6, 7]
     with pytest.raises(VLMIGError, match="2 images of 3 tokens in a text; at most 7 tokens fit"):
-        cut_left(ids, 7, tokenizer, places)
+        cut_left(ids, 7, 1, places)
 
 
 def test_long_texts_lose_their_first_pictures_with_their_features(

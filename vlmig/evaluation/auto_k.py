@@ -82,11 +82,12 @@ def score_items(
         )
         sizes.append(len(sets))
         for questions in sets:
-            groups = []
+            groups, first = [], task.scoring == "first_token"
             for question in questions:
-                parts = parts_of(question)
-                groups.append([(context, spaced([candidates])[0]) for context, candidates in parts])
-            first = task.scoring == "first_token"
+                parts = []
+                for context, candidates in parts_of(question):
+                    parts.append((context, spaced("" if first else context, candidates)))
+                groups.append(parts)
             adaptive.append(
                 AdaptiveScores(model.scorer, groups, rule, mixture, least=least, first=first)
             )

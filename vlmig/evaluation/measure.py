@@ -21,7 +21,6 @@ from vlmig.evaluation.tasks.items import Item, Question, Task, parts_of
 from vlmig.imagination.visuals import Visuals
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
-from vlmig.processing.tokens import first_token
 from vlmig.runtime import deterministic_map
 
 logger = logging.getLogger(__name__)
@@ -213,8 +212,8 @@ class Plan:
     def _first_token(self, candidate: str) -> str:
         """Return a candidate's first sub-token as the published scripts compare it: stripped, in
         lower case."""
-        tokenizer = self.model.tokenizer
-        return tokenizer.decode([first_token(tokenizer, f" {candidate}")]).strip().lower()
+        token = self.model.scorer.texts.first_token(f" {candidate}")
+        return self.model.tokenizer.decode([token]).strip().lower()
 
     def _scores(self, items: list[Item], visuals: list[list[Visuals]]) -> list[list[Scores]]:
         """Score items' questions: candidates together, or one by one where each has its own context

@@ -255,10 +255,11 @@ class VlmigLM(LM):
 
     def _rolled(self, text: str, visuals: Visuals) -> float:
         """Sum a text's log-probabilities, the first token's after the LM's BOS, or its EOS where it
-        has none."""
-        tokenizer, scorer = self.tokenizer, self.vlmig.scorer
-        start = self.eot_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-        ids = tokenizer(text, add_special_tokens=False).input_ids
+        has none; a BOS that the text holds is no word of it."""
+        scorer = self.vlmig.scorer
+        *_, start = scorer.texts.start
+        ids = scorer.texts.words(text)
+        ids = ids[1:] if ids[:1] == [start] else ids
         model, total = scorer.causal("loglikelihood_rolling"), 0.0
         for window in get_rolling_token_windows(ids, start, self.max_length, 1):
             before, targets = make_disjoint_window(window)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmig.errors import VLMIGError
+from vlmig.processing.pairs import moved
 
 ImagePrompt = tuple[str, str]
 """What to imagine: a text, and the policy that turns it into prompts."""
@@ -110,13 +111,6 @@ def _groups(question: Candidates, policy: str | None) -> list[ContextGroup]:
         return separate
     continuations = tuple(group.continuations[0] for group in separate)
     return [ContextGroup(first.context, continuations, first.prompt)]
-
-
-def moved(context: str, continuation: str) -> tuple[str, str]:
-    """Move the spaces at a context's end to the continuation, as lm-eval's models do: tokens begin
-    with a space."""
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
 
 
 def image_prompt(doc: Any, context: str, policy: str, option: str = "") -> ImagePrompt | None:

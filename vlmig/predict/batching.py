@@ -21,7 +21,8 @@ from vlmig.models.cache import cache_argument
 from vlmig.models.modeling import Model, VLMIGForCausalLM
 from vlmig.models.text_states import Reading, VisualStates
 from vlmig.predict.scores import Scores
-from vlmig.processing.tokens import ScoreRequest, pad_rows
+from vlmig.processing.pairs import ScoreRequest
+from vlmig.processing.tokens import pad_rows
 
 LEAST = 16
 """Tokens to save, over all candidates of a context: below that, two shorter calls of the LM cost

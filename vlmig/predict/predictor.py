@@ -129,10 +129,12 @@ class VLMIG:
 
         Raises:
             VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule,
-                images that do not fit; ``auto`` without choices, or with images or steps.
+                images that do not fit, a choice with a word that the LM lacks; ``auto`` without
+                choices, or with images or steps.
         """
         asked = AskOptions(**settings)
         _check(question, choices)
+        self.scorer.texts.refuse_unknown(choices or ())
         mixture = Mixture.of(self.config, asked.mix, asked.weights)
         conversation = Conversation.of(question.strip(), images, shots, self.config, self.tokenizer)
         decides = choices is not None and not conversation.images and not steps
@@ -150,7 +152,9 @@ class VLMIG:
         with self.stopwatch("read, fuse, mix"):
             options = list(self.scorer.likely(context, visuals, 8) if choices is None else choices)
             after_text = conversation.template == "question" or steps or gap
-            candidates = spaced([options])[0] if after_text else conversation.continuations(options)
+            candidates = (
+                spaced(context, options) if after_text else conversation.continuations(options)
+            )
             scores, visuals = self._scored((context, candidates), visuals, count, mixture, draw)
             text_only = self.scorer.text_only(context, candidates, visuals, scores)
         return Answer.of(
@@ -250,8 +254,8 @@ class VLMIG:
     ) -> list[float]:
         """Return log p(continuation | context) of each pair, scored verbatim.
 
-        The checkpoint's ``prompt_policy`` says what to imagine. No leading space is added. A
-        masked LM gives the pseudo-log-likelihood.
+        The checkpoint's ``prompt_policy`` says what to imagine. No leading space is added; spaces
+        at a context's end belong to the continuation. A masked LM gives the pseudo-log-likelihood.
 
         Args:
             k: imagined images; 6 when None, or none with ``images``. ``auto``: as many as are

@@ -36,18 +36,14 @@ from vlmig.processing.conversation import (
     with_placeholders,
     without_placeholders,
 )
-from vlmig.processing.tokens import (
-    ImageTokens,
-    ScoreRequest,
-    cut_left,
-    likely_words,
-    pad_rows,
-    score_requests,
-    spaced,
-)
+from vlmig.processing.pairs import ScoreRequest, TextTokenizer, score_requests
+from vlmig.processing.tokens import ImageTokens, likely_words, pad_rows, spaced
+from vlmig.runtime import deterministic_map
 
 ANSWER_TOKENS = 128
 """The most tokens of an answer in words."""
+ROWS = 32
+"""Candidates of one context that are read together on a CPU."""
 
 
 class Scorer:
@@ -63,12 +59,19 @@ class Scorer:
         self.model, self.tokenizer, self.visual_cache = model, tokenizer, visual_cache
         self.config: VLMIGConfig = model.config
         self.image_tokens = ImageTokens.of(self.config)
+        self.masked = isinstance(model, VLMIGForMaskedLM)
+        self.texts = TextTokenizer(tokenizer, self.image_tokens, masked=self.masked)
 
     @property
     def pad(self) -> int:
         """The token that fills rows."""
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.tokenizer.eos_token_id
+
+    @property
+    def alone(self) -> bool:
+        """Whether each context is read by itself, see ``batches``."""
+        return self.model.device.type == "cpu"
 
     def causal(self, wanted: str) -> VLMIGForCausalLM:
         """Return the model.
@@ -99,20 +102,32 @@ class Scorer:
 
         Args:
             visuals: from ``VLMIG.imagine`` or ``VLMIG.look``.
-            verbatim: score candidates verbatim, adding no leading space.
+            batch: texts that are read together; it changes no score, see ``batches``.
+            verbatim: score candidates verbatim, adding no space where neither context nor candidate
+                has one.
             first: score each candidate's first sub-token only, as published.
 
         Raises:
             VLMIGError: an empty candidate.
         """
-        choices = choices if verbatim else spaced(choices)
-        results = []
-        for options, images in zip(choices, visuals, strict=True):
-            results.append(Scores.zero(len(options), images.alignment.numpy()))
-        with torch.inference_mode():
-            for group in self.batches(contexts, choices, visuals, batch, first):
+        if not verbatim:
+            pairs = zip(contexts, choices, strict=True)
+            choices = [spaced("" if first else context, options) for context, options in pairs]
+
+        def read(part: slice) -> list[Scores]:
+            results = []
+            for options, images in zip(choices[part], visuals[part], strict=True):
+                results.append(Scores.zero(len(options), images.alignment.numpy()))
+            for group in self.batches(contexts[part], choices[part], visuals[part], batch, first):
                 add_scores(self.model, group, self.visual_cache(group.visuals), results)
-        return results
+            return results
+
+        return list(chain(*deterministic_map(read, self._parts(len(contexts)), self.model.device)))
+
+    def _parts(self, count: int) -> list[slice]:
+        """Split texts into those to score together: one by one on a CPU, else all."""
+        step = 1 if self.alone else max(1, count)
+        return [slice(start, start + step) for start in range(0, count, step)]
 
     def text_only(
         self, context: str, candidates: Sequence[str], visuals: Visuals, scores: Scores
@@ -137,9 +152,24 @@ class Scorer:
         batch: int = 32,
         first: bool = False,
     ) -> Iterator[Batch]:
-        """Read candidates in batches of similar length and equally many images."""
+        """Read candidates in batches of similar length and equally many images.
+
+        On a CPU each context is read by itself with its candidates, in an order of their own: what
+        stands beside a text in a batch changes how its sums are rounded. So no score depends on the
+        batch, or on other texts.
+        """
         requests = self._requests(contexts, choices, visuals, first)
-        requests.sort(key=lambda request: len(request.ids))
+        requests.sort(key=lambda request: (len(request.ids), request.ids))
+        if not self.alone:
+            yield from self._batches(requests, visuals, batch)
+            return
+        for context in range(len(contexts)):
+            own = [request for request in requests if request.context == context]
+            yield from self._batches(own, visuals, ROWS)
+
+    def _batches(
+        self, requests: Sequence[ScoreRequest], visuals: Sequence[Visuals], batch: int
+    ) -> Iterator[Batch]:
         single, shared = split_shared(self.model, requests)
         batch = 1 if self.model.padding_counts else batch
         largest = max((len(group) for group in shared), default=1)
@@ -169,10 +199,7 @@ class Scorer:
             self._expanded(text, images) for text, images in zip(contexts, visuals, strict=True)
         ]
         limits = [self.limit(images) for images in visuals]
-        masked = isinstance(self.model, VLMIGForMaskedLM)
-        return score_requests(
-            self.tokenizer, texts, choices, limits, self.image_tokens, masked=masked, first=first
-        )
+        return score_requests(self.texts, texts, choices, limits, first=first)
 
     @staticmethod
     def _same_images(
@@ -206,8 +233,7 @@ class Scorer:
     def ids(self, text: str, visuals: Visuals, reserved: int = 0) -> list[int]:
         """Tokenize a text with its images, cut so that ``reserved`` further tokens fit."""
         limit = self.limit(visuals)
-        ids = self.tokenizer(self._expanded(text, visuals)).input_ids
-        return cut_left(ids, limit and limit - reserved, self.tokenizer, self.image_tokens)
+        return self.texts.text(self._expanded(text, visuals), limit and limit - reserved)
 
     @torch.inference_mode()
     def token_log_probs(self, text: str, visuals: Visuals, ks: Sequence[int]) -> list[Tensor]:
@@ -245,12 +271,11 @@ class Scorer:
     def likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:
         """Return the likeliest next words, or words for a masked LM's gap, with their
         probabilities."""
-        ids = self.ids(context, visuals)
-        gap = (
-            ids.index(self.tokenizer.mask_token_id)
-            if isinstance(self.model, VLMIGForMaskedLM)
-            else None
-        )
+        gap = None
+        if self.masked:
+            ids, gap = self.texts.gap(context, self.limit(visuals))
+        else:
+            ids = self.ids(context, visuals)
         request = ScoreRequest(0, ids, [(0, [0])], gap)
         reading = read_requests(self.model, [request], self.pad, self._shown([ids], [visuals]))
         return likely_words(self.tokenizer, self.predict(reading, [visuals])[0, -1].exp(), count)
@@ -263,21 +288,22 @@ class Scorer:
         batch: int = 32,
     ) -> list[float]:
         """Return log p(continuation | context) of each pair, see ``VLMIG.loglikelihood``."""
-        contexts, choices = (
-            [context for context, _ in pairs],
-            [[continuation] for _, continuation in pairs],
-        )
+        contexts = [context for context, _ in pairs]
+        choices = [[continuation] for _, continuation in pairs]
         if per == "sequence":
             mixture, sums = Mixture.of(self.config), []
             for scores in self.score(contexts, choices, visuals, batch, verbatim=True):
                 sums.append(float(scores.sequences(len(scores.per_image), mixture)[0]))
             return sums
-        values = np.zeros(len(pairs))
-        with torch.inference_mode():
-            for group in self.batches(contexts, choices, visuals, batch):
+
+        def read(part: slice) -> list[float]:
+            values = np.zeros(len(contexts[part]))
+            for group in self.batches(contexts[part], choices[part], visuals[part], batch):
                 visual = self.visual_cache(group.visuals)
                 add_mixed(self.model, group, visual, self._trust(group.visuals), values)
-        return values.tolist()
+            return values.tolist()
+
+        return list(chain(*deterministic_map(read, self._parts(len(pairs)), self.model.device)))
 
     def generate(
         self, prompts: Sequence[str], visuals: Sequence[Visuals], batch: int = 8, **settings: Any
