@@ -105,15 +105,20 @@ def calibrate(out: Path, work: Path) -> None:
 
 
 def _stopping(model: VLMIG, mixture: Mixture) -> Stopping:
-    """Calibrate ``k="auto"``; the wordings about a concept share its images and count together."""
+    """Calibrate ``k="auto"``, for told and untold concepts each.
+
+    The wordings about a concept share its images and count together.
+    """
     scores: list[Scores] = []
     concepts: list[str] = []
+    splits: list[str] = []
     for split in ("supervised", "held_out"):
         found, _ = _scores(model, split, MOST)
         names = [concept.name for concept in _concepts() if concept.split == split]
         scores += found
         concepts += np.repeat(names, len(found) // len(names)).tolist()
-    return fit(scores, mixture, items=concepts)
+        splits += [split] * len(found)
+    return fit(scores, mixture, items=concepts, kinds=splits)
 
 
 def mixtures(floors: list[float]) -> Iterator[Mixture]:

@@ -4,8 +4,8 @@ On a third of the items the estimate of a change is fitted, on the others the th
 by conformal risk control (Angelopoulos et al. 2024, arXiv 2208.02814). The loss of an item, in [0,
 1], is the share of its questions whose answer changes, over random orders of its images. The
 greatest loss at this threshold or a lower one falls as the threshold does. If over n items its mean
-is R, then for a further item, exchangeable with them, the expected loss is at most
-(n R + 1) / (n + 1).
+is R, then for a further item, exchangeable with them, the expected loss is at most (n R + 1) / (n + 1). That holds for each kind of
+question by itself (each task of the run): a threshold has the bound of the worst.
 """
 
 from __future__ import annotations
@@ -54,15 +54,17 @@ def calibrate(folder: Path, checkpoint: Path) -> Stopping:
     config, run = VLMIGConfig.from_pretrained(checkpoint), read_run(folder)
     scores: list[Scores] = []
     items: list[str] = []
+    kinds: list[str] = []
     for task in run.tasks:
         for cluster, question in scores_of(run, task):
             scores.append(question)
             items.append(cluster)
+            kinds.append(task)
     if not scores:
         raise VLMIGError(
             f"no questions with candidates in {folder}; expected a run of vlmig eval --k 0,{MOST}"
         )
-    rule = fit(scores, Mixture.of(config), items=items)
+    rule = fit(scores, Mixture.of(config), items=items, kinds=kinds)
     config.auto = rule.described()
     write_text(checkpoint / "config.json", config.to_json_string())
     return rule
@@ -87,6 +89,7 @@ def fit(
     most: int = MOST,
     group: int = GROUP,
     items: Sequence[str] | None = None,
+    kinds: Sequence[str] | None = None,
 ) -> Stopping:
     """Calibrate the rule on questions that were scored with ``most`` images.
 
@@ -96,26 +99,30 @@ def fit(
     Args:
         items: what each question is about, where several are about one thing: they are no
             independent witnesses, and count together. Each by itself when None.
+        kinds: of each question, for which the level is to hold separately; one kind when None.
 
     Raises:
         VLMIGError: fewer images than ``most``, or fewer than two items.
     """
-    names = range(len(questions)) if items is None else items
-    owner = np.unique(np.array(names), return_inverse=True)[1]
+    names = [str(i) for i in range(len(questions))] if items is None else items
+    found, owner = np.unique(np.array(names), return_inverse=True)
     fewest = min((len(scores.per_image) for scores in questions), default=0)
-    if fewest < most or len(set(owner.tolist())) < 2 or most < 2:
+    if fewest < most or len(found) < 2 or most < 2:
         raise VLMIGError(
-            f"questions about {len(set(owner.tolist()))} items beside {fewest} pictures; expected "
-            f"two or more items beside {most} pictures or more"
+            f"{len(questions)} questions about {len(found)} items beside {fewest} pictures; "
+            f"expected two or more items beside {most} pictures or more"
         )
     random = np.random.default_rng(0)
-    shuffled = random.permutation(owner.max() + 1)
-    fitted = set(shuffled[: max(1, len(shuffled) // FITTED)].tolist())
-    shaping = [own for own, item in zip(questions, owner, strict=True) if item in fitted]
-    judging = [own for own, item in zip(questions, owner, strict=True) if item not in fitted]
-    rule = _shape(shaping, mixture, most, group)
-    owners = np.array([item for item in owner if item not in fitted])
-    return replace(rule, risks=risks(judging, owners, rule, mixture, random))
+    fitted = random.permutation(len(found))[: max(1, len(found) // FITTED)]
+    fits = np.isin(owner, fitted)
+    rule = _shape([questions[i] for i in np.flatnonzero(fits)], mixture, most, group)
+    judging = [questions[i] for i in np.flatnonzero(~fits)]
+    kind = np.zeros(len(owner), dtype=int)
+    if kinds is not None:
+        kind = np.unique(np.array(kinds), return_inverse=True)[1]
+    # An item of two kinds counts once in each.
+    units = np.stack([kind, owner], 1)[~fits]
+    return replace(rule, risks=risks(judging, units, rule, mixture, random))
 
 
 def _shape(questions: Sequence[Scores], mixture: Mixture, most: int, group: int) -> Stopping:
@@ -134,15 +141,15 @@ def _shape(questions: Sequence[Scores], mixture: Mixture, most: int, group: int)
 
 def risks(
     questions: Sequence[Scores],
-    items: np.ndarray,
+    units: np.ndarray,
     rule: Stopping,
     mixture: Mixture,
     random: np.random.Generator,
 ) -> list[list[float]]:
-    """Bound the share of answers that each threshold changes.
+    """Bound the share of answers that each threshold changes, in the kind where it is greatest.
 
     Args:
-        items: of each question, (Q,).
+        units: kind and item of each question, (Q, 2).
 
     Returns:
         Pairs of a threshold and its bound, rounded up; without those of no use to any level.
@@ -158,14 +165,17 @@ def risks(
             for t, threshold in enumerate(THRESHOLDS):
                 at_stop = changed_at_stop(doubts, changed, threshold)
                 losses[chosen, t] = at_stop.reshape(len(chosen), ORDERS).mean(1)
-    _, index, counts = np.unique(items, return_inverse=True, return_counts=True)
+    found, index, counts = np.unique(units, axis=0, return_inverse=True, return_counts=True)
     total = np.zeros((len(counts), len(THRESHOLDS)))
-    np.add.at(total, index, losses)
+    np.add.at(total, index.ravel(), losses)
     by_item = total / counts[:, None]
     # Of thresholds that fall from left to right: the greatest loss from here on.
     greatest = np.maximum.accumulate(by_item[:, ::-1], 1)[:, ::-1]
-    bounds = (greatest.sum(0) + 1) / (len(counts) + 1)
-    rounded = np.ceil(bounds * 1e4) / 1e4
+    bounds = []
+    for kind in np.unique(found[:, 0]):
+        own = greatest[found[:, 0] == kind]
+        bounds.append((own.sum(0) + 1) / (len(own) + 1))
+    rounded = np.ceil(np.max(bounds, axis=0) * 1e4) / 1e4
     return [[t, risk] for t, risk in zip(THRESHOLDS, rounded.tolist(), strict=True) if risk < 0.5]
 
 
