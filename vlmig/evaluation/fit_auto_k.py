@@ -4,8 +4,9 @@ On a third of the items the estimate of a change is fitted, on the others the th
 by conformal risk control (Angelopoulos et al. 2024, arXiv 2208.02814). The loss of an item, in [0,
 1], is the share of its questions whose answer changes, over random orders of its images. The
 greatest loss at this threshold or a lower one falls as the threshold does. If over n items its mean
-is R, then for a further item, exchangeable with them, the expected loss is at most (n R + 1) / (n + 1). That holds for each kind of
-question by itself (each task of the run): a threshold has the bound of the worst.
+is R, then for a further item, exchangeable with them, the expected loss is at most (n R + 1) / (n +
+1). That holds for each kind of question by itself (each task of the run): a threshold has the bound
+of the worst.
 """
 
 from __future__ import annotations
