@@ -12,7 +12,7 @@ from vlmig.evaluation.metrics.bootstrap import Clusters, balanced_accuracy, majo
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition, compare
 from vlmig.evaluation.metrics.rescoring import Rescorer, confidence
-from vlmig.evaluation.metrics.subsets import share_right, sizes
+from vlmig.evaluation.metrics.subsets import share_right, sizes, subsets
 from vlmig.evaluation.run_folder import EVERY_SEED, Row
 from vlmig.evaluation.tasks.items import Task
 
@@ -177,17 +177,12 @@ class Table:
             asked: numbers of images that were asked for.
         """
         most, k = min(rescorer.images for rescorer in rescorers), self.main.k
-        rule = (self.main.mix, self.main.weights)
-        if isinstance(k, int) and 1 < k <= most:
-            own = [share_right(rescorer, 1, k, rule)[0] for rescorer in rescorers]
-            self.outcome.single = np.concatenate(own)
         if most < 2:
             return
-        shares, counts = {}, {}
-        for size in sizes(most, asked):
-            found = [share_right(rescorer, size, most, rule) for rescorer in rescorers]
-            shares[size] = np.concatenate([share for share, _ in found])
-            counts[size] = found[0][1]
+        rule = (self.main.mix, self.main.weights)
+        shares = {size: share_right(rescorers, size, most, rule) for size in sizes(most, asked)}
+        if isinstance(k, int) and 1 < k <= most:
+            self.outcome.single = shares[1] if k == most else share_right(rescorers, 1, k, rule)
         seed = self.seeds[0] if len(self.seeds) == 1 else EVERY_SEED
         for subset, one in self.masks.items():
             mask, clusters = np.tile(one, len(self.seeds)), self._clusters[subset, True]
@@ -196,7 +191,7 @@ class Table:
             missing = clusters.estimates(gains, least=-1.0)
             for size, found, gain in zip(shares, accuracies, missing, strict=True):
                 row: Row = {"task": self.outcome.task.name, "subset": subset, "k": size}
-                row |= {"of": most, "subsets": counts[size], "seed": seed}
+                row |= {"of": most, "subsets": len(subsets(most, size)), "seed": seed}
                 row |= {"mix": rule[0], "weights": rule[1], "n": len(np.unique(self.owner[one]))}
                 row |= {"acc": found.mean, "stderr": found.stderr, "ci95": [found.low, found.high]}
                 row |= {"missing": gain.mean, "missing_ci95": [gain.low, gain.high]}

@@ -36,16 +36,22 @@ def subsets(most: int, size: int) -> list[tuple[int, ...]]:
 
 
 def share_right(
-    rescorer: Rescorer, size: int, most: int, rule: tuple[str, str]
-) -> tuple[np.ndarray, int]:
-    """Return the share of subsets by which each entry is right, (entries,), and their number.
+    rescorers: Sequence[Rescorer], size: int, most: int, rule: tuple[str, str]
+) -> np.ndarray:
+    """Return the share of subsets by which each entry is right, (seeds * entries,).
 
     Images are exchangeable, each with a seed of its own, so that this estimates the accuracy with
     ``size`` images, of which the first ``size`` are one draw.
 
     Args:
+        rescorers: of each seed.
+        most: images of which subsets are taken, the first ones.
         rule: mixing rule and weights.
     """
-    chosen = subsets(most, size)
-    right = [rescorer.correct(rescorer.rescore_images(places, *rule)) for places in chosen]
-    return np.mean(right, axis=0), len(chosen)
+    shares = []
+    for rescorer in rescorers:
+        right = []
+        for places in subsets(most, size):
+            right.append(rescorer.correct(rescorer.rescore_images(places, *rule)))
+        shares.append(np.mean(right, axis=0))
+    return np.concatenate(shares)
