@@ -91,7 +91,9 @@ def report(runs: Sequence[Results]) -> str:
 def _ours(fusion: str, own: Results, column: tuple[str, str]) -> str:
     """Format what stands for a kind of fusion in a folder."""
     kind = "early" if own.block.get("fusion") == "prefix" else "late"
-    k = {"base": 0, kind: 1, f"{kind} + multi": own.k}.get(fusion)
+    if fusion == kind:
+        return accuracy(own.average(*column, 1))
+    k = {"base": 0, f"{kind} + multi": own.k}.get(fusion)
     return "-" if k is None else accuracy(own.row(*column, k))
 
 

@@ -1,7 +1,8 @@
 """Figure 3 of arXiv 2406.13621v2: accuracy against the number of pictures.
 
 Published, Gemma-2B, k = 1 to 10, mean of ImageNetVC Color, PIQA and BoolQ on an axis from 60 to 64: it rises from k = 1, is useful at
-k = 3, saturates near k = 6 and stays flat to 10. Numbers were not given. All k come from one pass over the largest.
+k = 3, saturates near k = 6 and stays flat to 10. Numbers were not given. All k come from one pass over the largest:
+k pictures are any k of those (the mean over subsets; results.json: curves), not the first k, which are one draw.
 
 The pocket model:
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +43,9 @@ def report(runs: Sequence[Results], png: Path | None = None) -> str:
 
 
 def every_k(own: Results) -> list[int]:
-    """List the numbers of pictures measured."""
-    return sorted({c["k"] for c in own.block["conditions"]})
+    """List the numbers of pictures measured, or averaged over subsets of the largest."""
+    rows = [*own.block["conditions"], *own.block.get("curves", ())]
+    return sorted({row["k"] for row in rows if isinstance(row["k"], int)})
 
 
 def _table(own: Results) -> str:
@@ -51,8 +54,9 @@ def _table(own: Results) -> str:
     whole = all((task, "all") in shown for task in PUBLISHED)
     rows = []
     for k in every_k(own):
-        cells = [accuracy(own.row(*column, k)) for column in shown]
-        average = [accuracy(mean([own.row(task, "all", k) for task in PUBLISHED]))] if whole else []
+        cells = [accuracy(own.average(*column, k)) for column in shown]
+        published = [own.average(task, "all", k) for task in PUBLISHED]
+        average = [accuracy(mean(published) if all(published) else None)] if whole else []
         rows.append([f"{own.folder}, k={k}", SHAPE.get(k, ""), *cells, *average])
     rows += [[name, "", *cells, *["-"] * whole] for name, *cells in floors([own], shown)]
     head = [
@@ -87,7 +91,8 @@ def draw(runs: Sequence[Results]) -> Figure:
 
 def curve(own: Results, column: Column, control: str = "none") -> np.ndarray:
     """Return every k, the accuracy there, and the lower and upper end of its interval, in %: (4, k)."""
-    rows = [row for k in every_k(own) if (row := own.row(*column, k, control))]
+    of_k = own.average if control == "none" else partial(own.row, control=control)
+    rows = [row for k in every_k(own) if (row := of_k(*column, k))]
     shares = 100 * np.array([[row["acc"], *row["ci95"]] for row in rows]).reshape(-1, 3)
     return np.vstack([[row["k"] for row in rows], shares.T])
 

@@ -54,6 +54,14 @@ class Results:
         )
         return found if found and found["acc"] is not None else None
 
+    def average(self, task: str, subset: str, k: int) -> Row | None:
+        """Find the main setting's accuracy with k images of those measured, averaged over subsets; where there are no subsets, with the first k."""
+        rows = self.block.get("curves", ())
+        found = next(
+            (c for c in rows if (c["task"], c["subset"], c["k"]) == (task, subset, k)), None
+        )
+        return found or self.row(task, subset, k)
+
     def baseline(self, task: str, subset: str, mix: str) -> Row | None:
         """Find what another use of the same pictures gets: vote, clip or zlavi; of all seeds where there are several."""
         return found_row(self.block["conditions"], task=task, subset=subset, k=self.k, mix=mix)

@@ -101,11 +101,12 @@ def accuracy(row: Row | None) -> str:
 
 
 def difference(row: Row | None) -> str:
-    """Format a comparison in points with its interval and verdict."""
+    """Format a comparison in points with its interval, its verdict and what it could have found."""
     if row is None:
         return "-"
     low, high = row["ci95"]
-    return f"{100 * row['delta']:+.1f} [{100 * low:+.0f}, {100 * high:+.0f}] {row['verdict']}"
+    found = f"{100 * row['delta']:+.1f} [{100 * low:+.0f}, {100 * high:+.0f}] {row['verdict']}"
+    return f"{found}, finds {100 * row['detectable']:.1f}" if "detectable" in row else found
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

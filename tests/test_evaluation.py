@@ -89,9 +89,9 @@ def test_results_have_lm_evals_keys_and_every_condition(
     assert {c["n"] for c in found(written, task="memory_color")} == {3, 2}
     third = pytest.approx(1 / 3)
     assert written["vlmig"]["baselines"]["memory_color"] == {"majority": third, "chance": third}
-    assert {"delta", "ci95", "p", "p_holm", "mcnemar_p", "verdict"} <= written["vlmig"][
-        "comparisons"
-    ][0].keys()
+    assert {"delta", "ci95", "p", "p_holm", "mcnemar_p", "verdict", "detectable"} <= written[
+        "vlmig"
+    ]["comparisons"][0].keys()
     assert "visual gain" in table(written)
     (entry,) = yaml.safe_load((tmp_path / ".eval_results" / "imagenetvc_color.yaml").read_text())
     assert entry["dataset"] == {"id": "hemingkx/ImageNetVC", "task_id": "imagenetvc_color"}

@@ -4,6 +4,7 @@ need."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,20 @@ from proof import PROOF
 from scipy.special import log_softmax
 from scipy.stats import binomtest
 
+from eval import stopping
 from vlmig import VLMIG
 from vlmig.cli.main import main
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.evaluator import Evaluator
-from vlmig.evaluation.fit_auto_k import NEVER, fit, shrinkage
+from vlmig.evaluation.fit_auto_k import (
+    NEVER,
+    THRESHOLDS,
+    fit,
+    in_random_orders,
+    path,
+    risks,
+    shrinkage,
+)
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
@@ -60,9 +70,11 @@ def test_variances_of_few_pictures_are_shrunk_as_far_as_they_deserve() -> None:
 
 @pytest.mark.scaled
 @pytest.mark.parametrize("mixture", RULES, ids=lambda mixture: mixture.mix)
-def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(mixture: Mixture) -> None:
+def test_if_pictures_scatter_normally_answers_change_at_most_twice_as_often_as_at_a_look(
+    mixture: Mixture,
+) -> None:
     rng, count = np.random.default_rng(1), 2000 if PROOF else 300
-    rule = fit(questions(rng, 200, 0.7), mixture)
+    rule = fit(questions(rng, 80, 0.7), mixture)
     asked = questions(rng, count, 0.7)
     for level in (0.05, 0.2):
         own = Stopping(NEVER, rule.spread, rule.freedom, group=2, level=level)
@@ -79,6 +91,95 @@ def test_the_answer_changes_no_more_often_than_twice_the_level_of_a_look(mixture
         )
         assert used.mean() < 8 and used.min() == 2, "many stop early"
     assert {2, 10} <= set(used.tolist()) <= {2, 4, 6, 8, 10}
+
+
+@pytest.mark.scaled
+@pytest.mark.parametrize("name", stopping.SCATTERS)
+def test_answers_change_no_more_often_than_the_level_whatever_the_pictures(name: str) -> None:
+    """Of questions like those of the calibration; the level speaks of the mean over calibrations."""
+    scatter, calibrations = stopping.SCATTERS[name], 60 if PROOF else 8
+    rng = np.random.default_rng(0)
+    shares, drawn, uncalibrated = [], [], []
+    for _ in range(calibrations):
+        known, asked = scatter(rng, 60), scatter(rng, 200)
+        rule = fit([known.one(i) for i in range(60)], stopping.MIXTURE)
+        doubts, changed = path(asked, rule, stopping.MIXTURE)
+        for threshold, found in ((rule.threshold, shares), (rule.level, uncalibrated)):
+            stop = (doubts <= threshold).argmax(0)
+            found.append(changed[stop, np.arange(200)].mean())
+            drawn.append(stop.mean())
+    # What a calibration allows varies with the 40 questions that chose it.
+    error = np.std(shares, ddof=1) / np.sqrt(calibrations)
+    assert np.mean(shares) < rule.level + 2 * error, (shares, error)
+    assert np.mean(shares) > 0.02 and np.mean(drawn) < 8, "it stops early"
+    if name != "normal":
+        assert np.mean(uncalibrated) > 1.1 * rule.level, "the estimate alone promises too much"
+
+
+@pytest.mark.parametrize("mixture", RULES, ids=lambda mixture: mixture.mix)
+def test_stacked_questions_stop_where_each_would_by_itself(mixture: Mixture) -> None:
+    rng = np.random.default_rng(3)
+    asked = questions(rng, 12, 0.7)
+    rule = Stopping(
+        0.7, 0.7, 8.0, group=3, slope=1.3, risks=[[0.2, 0.4], [0.1, 0.05], [0.05, 0.04]]
+    )
+    assert rule.threshold == 0.1, "the greatest one that keeps the level"
+    stacked = in_random_orders(asked, 4, rng)
+    doubts, changed = path(stacked, rule, mixture)
+    looks = [0, 3, 6, 9, 10]
+    for i in range(48):
+        single = stacked.one(i)
+        n = rule.used([single], mixture)
+        assert looks[(doubts[:, i] <= 0.1).argmax()] == n
+        differs = single.mixed(n, mixture).argmax() != single.mixed(10, mixture).argmax()
+        assert changed[looks.index(n), i] == differs
+        own = asked[i // 4].per_image
+        assert sorted(map(tuple, single.per_image)) == sorted(map(tuple, own)), "its own pictures"
+
+
+def test_the_bound_of_a_threshold_by_hand() -> None:
+    """Identical pictures have no order, so that each item's loss is that of a single path."""
+    text = log_softmax(np.array([[1.0, 0.0], [2.0, 0.0], [3.0, 0.0]]), -1)
+    alike = [Scores(t, np.tile(t[::-1], (10, 1)), t, np.ones(10)) for t in text]
+    rule = Stopping(0.8, 0.5, 4.0, slope=1.0)
+    # All pictures change every answer: text alone errs where the threshold ends it there. The
+    # estimate is CHANGED where the odds are sure's, and falls by the slope.
+    doubts = [1 / (1 + 9 * np.exp(odds - np.log(4))) for odds in (1, 2, 3)]
+    one_kind, two_kinds = np.array([[0, 0], [0, 0], [0, 1]]), np.array([[0, 0], [0, 0], [1, 1]])
+    for units in (one_kind, two_kinds):
+        random = np.random.default_rng(0)
+        found = dict(risks(alike, units, rule, Mixture("logit"), random))
+        for threshold in THRESHOLDS:
+            ends = [float(doubt <= threshold) for doubt in doubts]
+            first, second = (ends[0] + ends[1]) / 2, ends[2]
+            bound = (first + second + 1) / 3
+            if units is two_kinds:
+                bound = max((first + 1) / 2, (second + 1) / 2)
+            assert found.get(threshold, 0.5) == pytest.approx(min(bound, 0.5), abs=1e-4)
+
+
+def test_wordings_of_an_item_are_no_further_witnesses() -> None:
+    asked = questions(np.random.default_rng(4), 30, 0.3)
+    names = [f"{i:02}" for i in range(30)]
+    once = fit(asked, RULES[0], items=names)
+    thrice = fit(asked * 3, RULES[0], items=names * 3)
+    least = [min(risk for _, risk in rule.risks) for rule in (once, thrice)]
+    assert least[0] == pytest.approx(1 / 21, abs=2e-4), "twenty items choose the threshold"
+    assert least[1] == pytest.approx(least[0], abs=0.01)
+    assert (thrice.sure, thrice.spread) == pytest.approx((once.sure, once.spread), rel=0.1)
+    strict = replace(once, level=0.03)
+    assert strict.threshold < 0 and strict.used(asked[:1], RULES[0]) == 10, "nothing vouches for it"
+
+
+def test_a_rule_of_before_reads_as_it_did() -> None:
+    kept = {"sure": 0.8, "spread": 0.7, "freedom": 3.5, "most": 10, "group": 1, "level": 0.1}
+    rule = Stopping(**kept)
+    assert rule.described() == kept and rule.threshold == 0.1
+    for probability, enough in ((0.79, False), (0.81, True)):
+        text = np.log([probability, 1 - probability])
+        one = Scores(text, np.tile(text, (10, 1)), text, np.ones(10))
+        for level in (0.01, 0.1):
+            assert replace(rule, level=level).enough(one, 0, RULES[0]) == enough
 
 
 def test_pictures_that_agree_end_it_and_pictures_that_do_not_go_on() -> None:
@@ -108,9 +209,13 @@ def test_the_gate_is_where_one_answer_in_ten_changes() -> None:
 
 
 def test_what_cannot_be_calibrated_or_asked_is_said() -> None:
-    with pytest.raises(VLMIGError, match=r"1 questions beside 10 pictures; expected two or more"):
+    with pytest.raises(
+        VLMIGError, match=r"1 questions about 1 items beside 10 pictures; expected two"
+    ):
         fit(questions(np.random.default_rng(0), 1, 1.0), RULES[0])
-    with pytest.raises(VLMIGError, match=r"3 questions beside 4 pictures; .* beside 10 pictures"):
+    with pytest.raises(
+        VLMIGError, match=r"3 questions about 3 items beside 4 pictures; .* beside 10 pictures"
+    ):
         fit(questions(np.random.default_rng(0), 3, 1.0, pictures=4), RULES[0])
     for k, said in (
         ("some", "expected a number of pictures, auto, or auto:LEVEL"),
@@ -255,7 +360,9 @@ def test_a_checkpoint_is_calibrated_by_a_run(
     auto.model.save_pretrained(tmp_path / "model")
     measured(auto, tmp_path / "run", ks=(0, 10))
     assert main(["calibrate", str(tmp_path / "run"), "--model", str(tmp_path / "model")]) == 0
-    assert "text alone is enough from a probability of" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "pictures change one answer in ten at a probability of" in out
+    assert "these items vouch for no level below 0.1" in out, "six items are too few"
     config = VLMIGConfig.from_pretrained(tmp_path / "model")
     seen = auto.imagine([item.picture for item in colours(9)], 10)
     pairs = [(q, own) for item, own in zip(colours(9), seen, strict=True) for q in item.questions]
@@ -264,14 +371,19 @@ def test_a_checkpoint_is_calibrated_by_a_run(
         [q.continuations for q, _ in pairs],
         [own for _, own in pairs],
     )
-    assert config.auto == pytest.approx(fit(scores, Mixture.of(auto.config)).described(), rel=1e-2)
+    names = [item.cluster for item in colours(9) for _ in item.questions]
+    kinds = ["things"] * len(names)
+    expected = fit(scores, Mixture.of(auto.config), items=names, kinds=kinds).described()
+    found = dict(config.auto or {})
+    assert np.array(found.pop("risks")) == pytest.approx(np.array(expected.pop("risks")), abs=0.02)
+    assert found == pytest.approx(expected, rel=1e-2)
     parse_k("auto", config.auto)
     measured(auto, tmp_path / "few", ks=(0, 2))
     for arguments, said in (
         (["calibrate", str(tmp_path / "run"), "--model", str(tmp_path)], "no checkpoint in"),
         (
             ["calibrate", str(tmp_path / "few"), "--model", str(tmp_path / "model")],
-            "27 questions beside 2 pictures; expected",
+            "27 questions about 9 items beside 2 pictures; expected",
         ),
         (["calibrate", str(tmp_path / "none"), "--model", str(tmp_path / "model")], "results.json"),
     ):

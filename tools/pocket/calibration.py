@@ -18,7 +18,7 @@ from vlmig.models.mixture import Mixture
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.tasks import look_items, topic
 from vlmig.pocket.text import language_corpus
-from vlmig.predict.adaptive_k import MOST
+from vlmig.predict.adaptive_k import MOST, Stopping
 from vlmig.predict.batching import read_padded
 from vlmig.predict.images import DEFAULT_K
 from vlmig.predict.predictor import VLMIG
@@ -95,16 +95,30 @@ def calibrate(out: Path, work: Path) -> None:
     config = model.config
     for name, value in asdict(mixture).items():
         setattr(config, name, value)
-    rule = fit(
-        [score for split in ("supervised", "held_out") for score in _scores(model, split, MOST)[0]],
-        mixture,
-    )
+    rule = _stopping(model, mixture)
     config.auto = rule.described()
     config.save_pretrained(out)
     logger.info("k=auto: %s", rule)
     logger.info(
         "chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", mixture, accuracy, kept, ratio
     )
+
+
+def _stopping(model: VLMIG, mixture: Mixture) -> Stopping:
+    """Calibrate ``k="auto"``, for told and untold concepts each.
+
+    The wordings about a concept share its images and count together.
+    """
+    scores: list[Scores] = []
+    concepts: list[str] = []
+    splits: list[str] = []
+    for split in ("supervised", "held_out"):
+        found, _ = _scores(model, split, MOST)
+        names = [concept.name for concept in _concepts() if concept.split == split]
+        scores += found
+        concepts += np.repeat(names, len(found) // len(names)).tolist()
+        splits += [split] * len(found)
+    return fit(scores, mixture, items=concepts, kinds=splits)
 
 
 def mixtures(floors: list[float]) -> Iterator[Mixture]:

@@ -19,6 +19,13 @@ def run(arguments: argparse.Namespace) -> None:
 
     rule = calibrate(arguments.folder, arguments.model)
     print(
-        f"text alone is enough from a probability of {rule.sure:.3f}; images scatter by "
-        f"{rule.spread:.3f} nats; level {rule.level}, at most {rule.most} images"
+        f"text alone: images change one answer in ten at a probability of {rule.sure:.3f}; they "
+        f"scatter by {rule.spread:.3f} nats; level {rule.level}, at most {rule.most} images"
     )
+    least = min((risk for _, risk in rule.risks), default=None)
+    if least is None or least > rule.level:
+        known = "no level below 0.5" if least is None else f"no level below {least}"
+        print(
+            f"these items vouch for {known}: at {rule.level} --k auto draws all images; "
+            "calibrate on more items"
+        )

@@ -21,9 +21,8 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.aggregate import assemble
-from vlmig.evaluation.metrics.bootstrap import holm, verdict
 from vlmig.evaluation.metrics.columns import coded
-from vlmig.evaluation.metrics.comparisons import Condition, compare
+from vlmig.evaluation.metrics.comparisons import Condition, compare, judge
 from vlmig.evaluation.metrics.outcome import Outcome
 from vlmig.evaluation.run_folder import Row, found_row
 from vlmig.evaluation.tasks.download import SOURCES
@@ -106,6 +105,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "fusion": model.config.fusion,
             "conditions": [c for o in outcomes for c in o.conditions],
             "baselines": {o.task.name: o.baselines for o in outcomes},
+            "curves": [c for o in outcomes for c in o.curves],
             "comparisons": _judged(evaluator, outcomes),
             "reliability": [r for o in outcomes for r in o.reliability],
             "settings": {**asdict(settings), "protocol": model.config.protocol},
@@ -179,8 +179,7 @@ def _judged(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     for outcome in outcomes:
         rows += outcome.comparisons
     rows += _pooled(evaluator, outcomes)
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row |= {"p_holm": p, "verdict": verdict(row["delta"], p)}
+    judge(rows)
     return rows
 
 
@@ -206,7 +205,10 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
             masks["covered"] = covered
     names = " + ".join(outcome.task.name for outcome in pooled)
     main = Condition(evaluator.settings.main_k, *pooled[0].main)
-    return compare(names, correct, main, clusters, masks)
+    single = None
+    if all(outcome.single is not None for outcome in pooled):
+        single = np.concatenate([o.single for o in pooled if o.single is not None])
+    return compare(names, correct, main, clusters, masks, single)
 
 
 def _lines(

@@ -1,16 +1,25 @@
 """When to imagine and when to stop: ``k="auto"``.
 
-A gate looks at the text-only prediction: above a certain probability no image is imagined.
-Otherwise images come in small groups until the leading answer is safe, that is, unlikely to change
-with all ``most`` images.
+The answer with all ``most`` images is the aim; images come in small groups until it is known well
+enough. Before the first image and after each group the rule estimates the probability that the
+answer will still change (``Stopping.doubt``), and stops where that is below a threshold.
 
-Each image, mixed with the text by itself, gives log-odds of the leader against every rival. They
-are independent draws (image i depends on the prompt and its seed only), and for the rules
-``evidence`` and ``logit`` their mean is that of the mixture. After n of ``most`` images, the mean
-of all differs from the mean so far by a standard error of s * sqrt(1/n - 1/most). A few draws
-hardly tell the standard deviation s, so it is shrunk towards that of other questions (empirical
-Bayes, Smyth 2004: s_0 with d_0 degrees of freedom). The leader is safe when for every rival mean /
-error exceeds Student's quantile of the error level.
+- By text alone the estimate is a logistic regression on the leader's log-odds.
+- Each image, mixed with the text by itself, gives log-odds of the leader against every rival. For
+  the rules ``evidence`` and ``logit`` their mean is that of the mixture. After n of ``most`` images
+  the mean of all differs from the mean so far by a standard error of s * sqrt(1/n - 1/most). A few
+  draws hardly tell the standard deviation s, so it is shrunk towards that of other questions
+  (empirical Bayes, Smyth 2004: s_0 with d_0 degrees of freedom). The estimate is the tail of
+  Student's t beyond mean / error, for the rival where it is greatest.
+
+Both are right only for images that scatter normally. They need not be right: the threshold is
+chosen by conformal risk control (``vlmig.evaluation.fit_auto_k``), which counts the changed answers
+of calibration questions. So the level is the share of questions, among those like the
+calibration's, that are answered otherwise than with all images, whatever the images hold.
+
+It says nothing of a single question, and no cheap rule could: where nine images agree and a tenth
+outweighs them, the first n look like those of ten that agree, and miss the tenth in 1 - n/10 of all
+orders. To err in at most one order of ten, for any images, takes nine of them.
 """
 
 from __future__ import annotations
@@ -32,8 +41,9 @@ from vlmig.predict.scores import Scores
 from vlmig.runtime import deterministic_map
 
 LEVEL = 0.1
-"""Error level: the probability, each time it is checked, that the leader is another one in the
-end."""
+"""Error level: the share of questions that are answered otherwise than with all images."""
+CHANGED = 0.1
+"""Share of answers that images change where text alone has the probability ``sure``."""
 MOST, GROUP = 10, 1
 
 
@@ -42,13 +52,18 @@ class Stopping:
     """The rule, calibrated on questions other than those it is used for.
 
     Args:
-        sure: text-only probability of the leader from which no image is imagined.
+        sure: text-only probability of the leader at which images change one answer in ten.
         spread: s_0, typical standard deviation of a rival's log-odds between images of one prompt,
             in nats.
         freedom: d_0, how alike that is from question to question, as degrees of freedom.
         most: the most images.
         group: images imagined at a time.
         level: chosen error level.
+        slope: how fast the log-odds of a change fall with those of the text's leader; None: at
+            once, no image is imagined from ``sure`` on.
+        risks: pairs of a threshold and the share of answers that change by it at most. Without
+            them, as in checkpoints calibrated before them, ``level`` itself is the threshold: an
+            error level of each look, and only if images scatter normally.
     """
 
     sure: float
@@ -57,6 +72,8 @@ class Stopping:
     most: int = MOST
     group: int = GROUP
     level: float = LEVEL
+    slope: float | None = None
+    risks: Sequence[Sequence[float]] = ()
 
     def __post_init__(self) -> None:
         if not (0 < self.level < 0.5 and 1 <= self.group <= self.most):
@@ -65,6 +82,14 @@ class Stopping:
                 "level in (0, 0.5) and "
                 "groups of 1 to most"
             )
+
+    @property
+    def threshold(self) -> float:
+        """The estimate of a change from which the rule stops; -1, which none reaches, where no
+        threshold is known to keep the level."""
+        if not self.risks:
+            return self.level
+        return max((threshold for threshold, risk in self.risks if risk <= self.level), default=-1)
 
     def after(self, n: int) -> int:
         """Return how many images there are after the group that follows n images; at the end there
@@ -78,10 +103,16 @@ class Stopping:
         Args:
             scores: of the candidates, with n images or more.
         """
-        if n >= self.most:
-            return True
+        return n >= self.most or bool(self.doubt(scores, n, mixture) <= self.threshold)
+
+    def doubt(self, scores: Scores, n: int, mixture: Mixture) -> np.ndarray:
+        """Estimate the probability that the answer by the first n images is not that by all, (...).
+
+        Args:
+            scores: of a question, or of several that are stacked, (..., C), with n images or more.
+        """
         if n == 0:
-            return bool(np.exp(scores.mixed(0, mixture)).max() >= self.sure)
+            return self._doubt_of_text(scores.mixed(0, mixture).max(-1))
         from scipy import stats  # half a second, which only k="auto" has to spend
 
         odds = leads(scores, n, mixture)
@@ -89,7 +120,14 @@ class Stopping:
         between = odds.var(0, ddof=1) if n > 1 else 0
         variance = (self.freedom * self.spread**2 + (n - 1) * between) / known
         error = np.sqrt(variance * (1 / n - 1 / self.most))
-        return bool((odds.mean(0) >= stats.t.isf(self.level, known) * error).all())
+        return np.asarray(stats.t.sf(odds.mean(0) / error, known).max(-1, initial=0))
+
+    def _doubt_of_text(self, confidence: np.ndarray) -> np.ndarray:
+        """Estimate the same by the log-probability of the text-only leader, (...)."""
+        if self.slope is None or self.sure >= 1:
+            return np.where(np.exp(confidence) >= self.sure, 0.0, 1.0)
+        above = log_odds(confidence) - np.log(self.sure / (1 - self.sure))
+        return 1 / (1 + (1 - CHANGED) / CHANGED * np.exp(np.minimum(self.slope * above, 500)))
 
     def used(self, questions: Sequence[Scores], mixture: Mixture) -> int:
         """Return how many images are used before the answers of questions that share them are
@@ -101,7 +139,13 @@ class Stopping:
 
     def described(self) -> dict[str, Any]:
         """Return the rule as a checkpoint keeps it."""
-        return {name: round(value, 4) for name, value in asdict(self).items()}
+        kept: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            if name == "risks":
+                kept |= {name: [list(pair) for pair in value]} if value else {}
+            elif value is not None:
+                kept[name] = round(value, 4)
+        return kept
 
 
 def parse_k(
@@ -147,10 +191,17 @@ def parse_k(
 
 def leads(scores: Scores, n: int, mixture: Mixture) -> np.ndarray:
     """Return the log-odds of the leader against every rival with each of the first n images alone,
-    (n, C - 1)."""
-    leader = int(scores.mixed(n, mixture).argmax())
+    (n, ..., C - 1)."""
+    leader = scores.mixed(n, mixture).argmax(-1)[..., None]
     alone = scores.alone(n).mixed(1, mixture)
-    return np.delete(alone[:, [leader]] - alone, leader, 1)
+    rival = np.arange(alone.shape[-1]) != leader
+    odds = np.take_along_axis(alone, np.broadcast_to(leader, (n, *leader.shape)), -1) - alone
+    return odds[:, rival].reshape(*alone.shape[:-1], -1)
+
+
+def log_odds(log_probability: np.ndarray) -> np.ndarray:
+    """Return log(p / (1 - p)) of log p, with 1 - p at least a millionth."""
+    return log_probability - np.log(-np.expm1(np.minimum(log_probability, -1e-6)))
 
 
 class AdaptiveScores:

@@ -119,7 +119,7 @@ class VLMIG:
 
         Args:
             k: imagined images; 6 when None, or none where images are given. ``auto`` imagines only
-                where it can matter and stops when the answer is safe
+                where it can matter and stops when the answer is not likely to change
                 (``vlmig.predict.adaptive_k``), ``auto:0.01`` at another error level.
             images: given images, or one: for the question's placeholders (``<image>``) or, without
                 any, before it; with late fusion in place of imagined ones.

@@ -12,7 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.metrics.bootstrap import Clusters, holm, mcnemar, verdict
+from vlmig.evaluation.metrics.bootstrap import Clusters, mcnemar
+from vlmig.evaluation.metrics.comparisons import judge
 from vlmig.evaluation.run_folder import Row, Run, main_condition, read_run
 from vlmig.imagination.store import FeatureStore
 from vlmig.report.items import Numbers, entry_of, item_of, rights, shares, text_of
@@ -174,8 +175,7 @@ def _rows(runs: tuple[Run, Run], pairs: Sequence[Paired]) -> list[Row]:
         rows.append(_row(pair, "all", np.ones(len(covered), dtype=bool)))
         if covered.any() and not covered.all():
             rows.append(_row(pair, "covered", covered))
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row |= {"p_holm": p, "verdict": verdict(row["delta"], p)}
+    judge(rows)
     return rows + unscored
 
 
@@ -192,6 +192,8 @@ def _row(pair: Paired, subset: str, mask: np.ndarray) -> Row:
         "ci95": [gain.low, gain.high],
         "p": gain.p,
         "mcnemar_p": mcnemar(a, b, names),
+        "stderr": gain.stderr,
+        "clusters": len(np.unique(names)),
         "both": int((a * b).sum()),
         "only_a": int((a > b).sum()),
         "only_b": int((b > a).sum()),

@@ -137,12 +137,19 @@ def charts(run: Run) -> list[Row]:
 def _chart(run: Run, task: str, subset: str) -> Row:
     results, block = run.results, run.results["vlmig"]
     rows = [row for row in block["conditions"] if row["task"] == task]
-    ks = sorted({row["k"] for row in rows if isinstance(row["k"], int)})
+    averaged = {
+        row["k"]: row
+        for row in block.get("curves", ())
+        if (row["task"], row["subset"]) == (task, subset)
+    }
+    ks = sorted({row["k"] for row in rows if isinstance(row["k"], int)} | averaged.keys())
     curves: dict[str, list[Row]] = {}
     for control in ("none", "shuffled", "blank"):
         curves[control] = []
         for k in ks:
             row = main_condition(results, task, subset, k, control)
+            if control == "none":
+                row = averaged.get(k, row)
             if row:
                 curves[control].append({"k": row["k"], **_cell(row)})
     reliability = []
@@ -211,4 +218,7 @@ def _accuracy(condition: Row | None) -> str:
 
 def _gain(results: Row, task: str, subset: str) -> str:
     gain = _visual_gain(results, task, subset)
-    return f"{100 * gain['delta']:+.1f} {gain['verdict']}" if gain else "-"
+    if not gain:
+        return "-"
+    found = f"{100 * gain['delta']:+.1f} {gain['verdict']}"
+    return f"{found}, finds {100 * gain['detectable']:.1f}" if "detectable" in gain else found

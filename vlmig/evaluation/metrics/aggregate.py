@@ -92,6 +92,8 @@ def _choices(
     rule = rule_of(evaluator.model, evaluator.settings, task)
     if rule is not None:
         answers = _add_auto(evaluator, measured, rule, rescorers, table, answers)
+    if outcome.main[1] != "learned":  # those are fitted for a number of images, the first ones
+        table.add_curve(rescorers, evaluator.settings.every_k)
     table.compare()
     return answers
 

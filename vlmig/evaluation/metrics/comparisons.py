@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vlmig.evaluation.metrics.bootstrap import Clusters, mcnemar
+from vlmig.evaluation.metrics.bootstrap import Clusters, holm, mcnemar, verdict
+from vlmig.evaluation.metrics.power import detectable
 from vlmig.evaluation.metrics.rescoring import BASELINES
 from vlmig.evaluation.run_folder import Row
 
@@ -27,12 +29,16 @@ def compare(
     main: Condition,
     clusters: np.ndarray,
     masks: dict[str, np.ndarray],
+    single: np.ndarray | None = None,
 ) -> list[Row]:
     """Compare the main condition with text alone, one image, controls and baselines, paired by
     entry.
 
     Args:
+        correct: of each condition, whether each entry is right.
         clusters: of each entry; questions and seeds about one object belong together.
+        single: share of the main condition's images by which each entry is right, each image used
+            by itself; ``k=1`` is then all of them, not the first.
     """
     k, mix, weights = main.k, main.mix, main.weights
     against = {
@@ -43,6 +49,9 @@ def compare(
         **{c: Condition(0, mix, weights, c) for c in ("caption", "few-shot")},
         **{b: Condition(k, b, "uniform") for b in BASELINES},
     }
+    values = {condition: right.astype(float) for condition, right in correct.items()}
+    if single is not None and against["k=1"] in values:
+        values[against["k=1"]] = single
     rows: list[Row] = []
     whole = masks.get("all")
     for subset, mask in masks.items():
@@ -50,11 +59,8 @@ def compare(
             continue  # the same comparisons again would only weaken the others
         pairs: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for label, other in against.items():
-            if main in correct and other in correct and other != main:
-                pairs[label] = (
-                    correct[main][mask].astype(float),
-                    correct[other][mask].astype(float),
-                )
+            if main in values and other in values and other != main:
+                pairs[label] = values[main][mask], values[other][mask]
         gains = Clusters(clusters[mask]).estimates([a - b for a, b in pairs.values()], least=-1.0)
         for label, gain in zip(pairs, gains, strict=True):
             p = mcnemar(*pairs[label], clusters[mask])
@@ -66,5 +72,13 @@ def compare(
                 "delta": gain.mean,
             }
             row |= {"ci95": [gain.low, gain.high], "p": gain.p, "mcnemar_p": p}
-            rows.append(row)
+            rows.append(row | {"stderr": gain.stderr, "clusters": len(np.unique(clusters[mask]))})
     return rows
+
+
+def judge(rows: Sequence[Row]) -> None:
+    """Add to the comparisons of one table what they found, and what they could have found, with
+    Holm's correction for their number."""
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        least = detectable(row["stderr"], row["clusters"], len(rows))
+        row |= {"p_holm": p, "verdict": verdict(row["delta"], p), "detectable": least}

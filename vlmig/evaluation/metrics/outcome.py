@@ -12,6 +12,7 @@ from vlmig.evaluation.metrics.bootstrap import Clusters, balanced_accuracy, majo
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition, compare
 from vlmig.evaluation.metrics.rescoring import Rescorer, confidence
+from vlmig.evaluation.metrics.subsets import share_right, sizes, subsets
 from vlmig.evaluation.run_folder import EVERY_SEED, Row
 from vlmig.evaluation.tasks.items import Task
 
@@ -28,9 +29,13 @@ class Outcome:
     conditions: list[Row] = field(default_factory=list)
     comparisons: list[Row] = field(default_factory=list)
     baselines: dict[str, float] = field(default_factory=dict)
+    curves: list[Row] = field(default_factory=list)
+    """Accuracy by the number of images, over subsets of those that were imagined."""
     reliability: list[Row] = field(default_factory=list)
     correct: dict[Condition, np.ndarray] = field(default_factory=dict)
     """Whether each entry is right, (seeds * entries,), for pooling over tasks."""
+    single: np.ndarray | None = None
+    """Share of the main condition's images by which each entry is right, each by itself."""
     clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
     """Of each entry, the index of its cluster in ``names``."""
     names: list[str] = field(default_factory=list)
@@ -164,9 +169,42 @@ class Table:
                 self.outcome.reliability.append({**named, "bins": bins})
         self.outcome.conditions.append(row)
 
+    def add_curve(self, rescorers: Sequence[Rescorer], asked: Sequence[int]) -> None:
+        """Add the accuracies with 1 to K images, over subsets of the K that were imagined; where
+        questions have different numbers of images there are none.
+
+        Args:
+            asked: numbers of images that were asked for.
+        """
+        most, k = min(rescorer.images for rescorer in rescorers), self.main.k
+        if most < 2:
+            return
+        rule = (self.main.mix, self.main.weights)
+        shares = {size: share_right(rescorers, size, most, rule) for size in sizes(most, asked)}
+        if isinstance(k, int) and 1 < k <= most:
+            self.outcome.single = shares[1] if k == most else share_right(rescorers, 1, k, rule)
+        seed = self.seeds[0] if len(self.seeds) == 1 else EVERY_SEED
+        for subset, one in self.masks.items():
+            mask, clusters = np.tile(one, len(self.seeds)), self._clusters[subset, True]
+            accuracies = clusters.estimates([share[mask] for share in shares.values()])
+            gains = [(shares[most] - share)[mask] for share in shares.values()]
+            missing = clusters.estimates(gains, least=-1.0)
+            for size, found, gain in zip(shares, accuracies, missing, strict=True):
+                row: Row = {"task": self.outcome.task.name, "subset": subset, "k": size}
+                row |= {"of": most, "subsets": len(subsets(most, size)), "seed": seed}
+                row |= {"mix": rule[0], "weights": rule[1], "n": len(np.unique(self.owner[one]))}
+                row |= {"acc": found.mean, "stderr": found.stderr, "ci95": [found.low, found.high]}
+                row |= {"missing": gain.mean, "missing_ci95": [gain.low, gain.high]}
+                self.outcome.curves.append(row)
+
     def compare(self) -> None:
         """Compare the main condition with all others of the table."""
         masks = {name: np.tile(mask, len(self.seeds)) for name, mask in self.masks.items()}
         self.outcome.comparisons = compare(
-            self.outcome.task.name, self.outcome.correct, self.main, self.outcome.clusters, masks
+            self.outcome.task.name,
+            self.outcome.correct,
+            self.main,
+            self.outcome.clusters,
+            masks,
+            self.outcome.single,
         )

@@ -4,6 +4,7 @@ measurement."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -179,6 +180,25 @@ class Rescorer:
             for question, row in zip(group, rows, strict=True):
                 result[question] = row
         return result
+
+    def rescore_images(self, chosen: Sequence[int], mix: str, weights: str) -> list[np.ndarray]:
+        """Return each question's log-likelihoods with some of its images, given by their places."""
+        mixture = Mixture.of(self.config, mix, weights)
+        result: list[Any] = [None] * len(self.owner)
+        for group in self.groups("none"):
+            whole, places = self._stacked("none", group), list(chosen)
+            part = replace(
+                whole, per_image=whole.per_image[places], alignment=whole.alignment[places]
+            )
+            for question, row in zip(group, part.loglikelihoods(len(places), mixture), strict=True):
+                result[question] = row
+        return result
+
+    @property
+    def images(self) -> int:
+        """How many images every question has; 0 where they have different numbers."""
+        sizes = self.columns["per_image"].sizes // self.columns["text_only"].sizes
+        return int(sizes[0]) if len(set(sizes.tolist())) == 1 else 0
 
     def _baseline(self, scores: Scores, group: np.ndarray, k: int, mix: str) -> np.ndarray:
         """Return the log-likelihoods of a group of questions, (Q, C)."""

@@ -164,6 +164,7 @@ function whisker(row) {
 }
 
 const TESTS = [
+  { name: 'finds', value: (r) => r.detectable, show: (r) => known(r.detectable) && percent(r.detectable) },
   { name: 'p', value: (r) => r.p, show: (r) => known(r.p) && pValue(r.p) },
   { name: 'p, Holm', value: (r) => r.p_holm, show: (r) => known(r.p_holm) && pValue(r.p_holm) },
   { name: 'p, McNemar', value: (r) => r.mcnemar_p, show: (r) => known(r.mcnemar_p) && pValue(r.mcnemar_p) },
