@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.metrics.bootstrap import Clusters, holm, mcnemar, verdict
+from vlmig.evaluation.metrics.bootstrap import Clusters, judge, mcnemar
 from vlmig.evaluation.run_folder import Row, Run, main_condition, read_run
 from vlmig.imagination.store import FeatureStore
 from vlmig.report.items import Numbers, entry_of, item_of, rights, shares, text_of
@@ -173,8 +173,7 @@ def _rows(runs: tuple[Run, Run], pairs: Sequence[Paired]) -> list[Row]:
         rows.append(_row(pair, "all", np.ones(len(covered), dtype=bool)))
         if covered.any() and not covered.all():
             rows.append(_row(pair, "covered", covered))
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row |= {"p_holm": p, "verdict": verdict(row["delta"], p)}
+    judge(rows)
     return rows + unscored
 
 

@@ -23,6 +23,8 @@ class OpenClipTower:
             model,
             tokenizer,
         )
+        scale = getattr(model, "logit_scale", None)
+        self.scale = None if scale is None else float(scale.exp())
         steps = [step for step in preprocess.transforms if isinstance(step, nn.Module)]
         # Takes PIL images only.
         if any(type(step).__name__ == "ResizeKeepRatio" for step in preprocess.transforms):

@@ -23,6 +23,8 @@ class TransformersTower:
             tokenizer,
         )
         self.has_text = hasattr(model, "get_text_features")
+        scale = getattr(model, "logit_scale", None)
+        self.scale = None if scale is None else float(scale.exp())
         self.vision, self.preprocessing = model, processor.to_json_string()
         vision = (
             getattr(model, "vision_model", None) or getattr(model, "image_model", None) or model

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vlmig.evaluation.metrics.bootstrap import Clusters, mcnemar
-from vlmig.evaluation.metrics.rescoring import BASELINES
+from vlmig.evaluation.metrics.rescoring import BASELINES, BY_CLIP
 from vlmig.evaluation.run_folder import Row
 
 
@@ -68,3 +68,11 @@ def compare(
             row |= {"ci95": [gain.low, gain.high], "p": gain.p, "mcnemar_p": p}
             rows.append(row)
     return rows
+
+
+def mark_unread(rows: list[Row], words: list[str]) -> None:
+    """Write the words that the image encoder never read into the comparisons with CLIP's
+    baselines; nothing where there are none."""
+    for row in rows:
+        if words and row["b"] in BY_CLIP:
+            row["unread"] = words
