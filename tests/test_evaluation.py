@@ -232,7 +232,7 @@ def test_an_encoder_that_never_read_the_candidates_is_not_judged(
     tiny: VLMIG, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = frozenset({"red", "black", "round", "yes"})
-    monkeypatch.setattr(type(tiny.imagination.encoder), "_caption_words", read)
+    monkeypatch.setitem(vars(tiny.imagination.encoder), "_caption_words", read)
     results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2))
     never = sorted({c for row in samples(tmp_path, "memory_color") for c in row["doc"]["choices"]})
     never = [word for word in never if word not in read]

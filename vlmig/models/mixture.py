@@ -195,7 +195,7 @@ class Mixture:
 
 
 def _removed(uncertainty: Tensor, image: Tensor) -> Tensor:
-    """Return the share of an uncertainty, (..., 1), that is gone beside an image, log p_i (..., V)."""
+    """Return the share of an uncertainty, (..., 1), that is gone beside an image, (..., V)."""
     return (1 - entropy(image) / uncertainty.clamp_min(1e-9)).clamp_min(0)
 
 
