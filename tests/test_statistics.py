@@ -110,7 +110,7 @@ def test_an_interval_without_spread_is_not_a_point() -> None:
     """All of n clusters right: Wilson's interval ends at n / (n + z^2). For a difference, the share
     of clusters that deviates is at most the rate p at which none of n does in 2.5 % of samples."""
     estimate = estimate_of(np.ones(30), np.arange(30))
-    assert (estimate.low, estimate.high) == (pytest.approx(30 / (30 + 1.96**2), abs=1e-5), 1.0)
+    assert (estimate.low, estimate.high) == pytest.approx((30 / (30 + 1.96**2), 1.0), abs=1e-5)
     nothing = estimate_of(np.zeros(30), np.arange(30), least=-1.0)
     assert nothing.low == -nothing.high == pytest.approx(0.025 ** (1 / 30) - 1)
     assert nothing.p == 1.0
