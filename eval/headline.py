@@ -23,7 +23,7 @@ OTHERS = ("text-only", "k=1", "shuffled", "blank", "caption", "few-shot", "vote"
 
 def report(runs: Sequence[Results]) -> str:
     """Print the tables of each folder, under its name where there are several."""
-    tables = (_main, _others, _differences, _perplexities)
+    tables = (_main, _others, _shuffled, _differences, _perplexities)
     parts = [[str(own.folder), *(table(own) for table in tables)] for own in runs]
     return "\n\n".join(text for part in parts for text in part[len(runs) == 1 :] if text)
 
@@ -78,8 +78,23 @@ def _others(own: Results) -> str:
         rows.append(
             [", ".join(column), *map(accuracy, cells), f"**{accuracy(own.row(*column))}**", gain]
         )
-    note = "Visual gain: less what another object's pictures (shuffled) get."
+    note = "Visual gain: less what other objects' pictures (shuffled) get."
+    if any("cannot name" in cell for row in rows for cell in row):
+        note += " Cannot name: the encoder's text side never read some of the candidates' words."
     return f"{markdown(head, rows)}\n\n{note}"
+
+
+def _shuffled(own: Results) -> str:
+    """Other objects' pictures: on average, and beside objects of the item's label and of another one."""
+    rows = []
+    for column in _shown(own):
+        row = own.row(*column, control="shuffled")
+        if row and row.get("donors"):
+            share = percent(row.get("same_label_share"))
+            apart = [percent(row.get(name)) for name in ("acc_same_label", "acc_other_label")]
+            rows.append([", ".join(column), str(row["donors"]), accuracy(row), *apart, share])
+    head = ["task", "other objects", "shuffled", "same label", "other label", "% same label"]
+    return markdown(head, rows) if rows else ""
 
 
 def _differences(own: Results) -> str:

@@ -108,7 +108,7 @@ class Samples:
                 )
                 for r in rows
             ]
-            self.rescorer = Rescorer(measured, items, rows, setting)
+            self.rescorer = Rescorer(measured, items, rows, setting, run.block.get("clip_scale"))
         except (OSError, ValueError, KeyError, TypeError):
             raise VLMIGError(
                 f"{path} is not there or of another version; run vlmig eval again"

@@ -93,17 +93,20 @@ def percent(share: float | None) -> str:
 
 def accuracy(row: Row | None) -> str:
     """Format an accuracy in % with its interval."""
-    return (
-        "-"
-        if row is None
-        else f"{percent(row['acc'])} [{100 * row['ci95'][0]:.0f}, {100 * row['ci95'][1]:.0f}]"
-    )
+    if row is None:
+        return "-"
+    if row.get("unread"):
+        return "cannot name"
+    low, high = row["ci95"]
+    return f"{percent(row['acc'])} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def difference(row: Row | None) -> str:
     """Format a comparison in points with its interval, its verdict and what it could have found."""
     if row is None:
         return "-"
+    if row.get("unread"):
+        return "cannot name"
     low, high = row["ci95"]
     found = f"{100 * row['delta']:+.1f} [{100 * low:+.0f}, {100 * high:+.0f}] {row['verdict']}"
     return f"{found}, finds {100 * row['detectable']:.1f}" if "detectable" in row else found
@@ -132,7 +135,7 @@ def remarks(runs: Sequence[Results], published: str) -> str:
                 "protocol default, where the published scripts differ (--protocol reference)"
             )
         if content["config"]["limit"]:
-            found.append(f"only the first {content['config']['limit']} items of each task")
+            found.append(f"only {content['config']['limit']} items of each task")
         if settings["subset"] == "covered" or any(
             c["subset"] == "covered" for c in run.block["conditions"]
         ):

@@ -407,10 +407,14 @@ def test_headline(controlled: Path, table: Callable, capsys: pytest.CaptureFixtu
     seen = {"CLIP alone": {"mix": "clip"}, "Z-LaVI": {"mix": "zlavi"}, "vote": {"mix": "vote"}}
     for column, wanted in {**told, **seen}.items():
         assert others[row, column] == share(condition(controlled, "imagenetvc_color", **wanted))
+    shuffled = condition(controlled, "imagenetvc_color", control="shuffled")
+    assert table(headline, controlled, only=2)[row, "other label"] == tables.percent(
+        shuffled["acc_other_label"]
+    )
     gain = Results(controlled).comparison("imagenetvc_color", "all", "shuffled")
     assert (
         others[row, "visual gain"]
-        == table(headline, controlled, only=2)[row, "shuffled"]
+        == table(headline, controlled, only=3)[row, "shuffled"]
         == tables.difference(gain)
     )
     headline.main([str(controlled)])

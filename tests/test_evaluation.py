@@ -15,8 +15,9 @@ import yaml
 from scipy.special import log_softmax, softmax
 
 from vlmig import VLMIG, VLMIGError
-from vlmig.evaluation.controls import others
+from vlmig.evaluation.controls import donors
 from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.metrics.bootstrap import holm
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.run_folder import main_condition
 from vlmig.evaluation.settings import CONTROLS, Settings
@@ -163,8 +164,8 @@ def test_one_pass_serves_every_k_rule_and_picture_control(
 
 
 def test_samples_rebuild_the_accuracies(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
-    """By hand from the file: text alone; the mean over pictures of f p_i + (1 - f) p_0;
-    length-normalised."""
+    """By hand from the file: text alone; the mean over pictures of f p_i + (1 - f) p_0, as the LM
+    gives them (equation 2); length-normalised."""
     results = evaluate(
         tiny, data, tmp_path, "memory_color", ks=(0, 2), mixes=("prob",), weights=("clip",)
     )
@@ -181,8 +182,7 @@ def test_samples_rebuild_the_accuracies(tiny: VLMIG, data: Path, tmp_path: Path)
             )
             trust = np.clip(cosines, 0, 1)[:, None]
             mixed.append(
-                (trust * softmax(images, -1) + (1 - trust) * softmax(text)).mean(0).argmax()
-                == right
+                (trust * np.exp(images) + (1 - trust) * np.exp(text)).mean(0).argmax() == right
             )
     (text_only,) = found(results, k=0, mix="prob", subset="all")
     (pictures,) = found(results, k=2, mix="prob", subset="all")
@@ -190,12 +190,34 @@ def test_samples_rebuild_the_accuracies(tiny: VLMIG, data: Path, tmp_path: Path)
     assert pictures["acc"] == np.mean(mixed)
 
 
+def test_samples_have_the_item_s_accuracy_and_every_digit(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
+    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2))
+    rows = samples(tmp_path, "memory_color")
+    metrics = results["results"]["memory_color"]
+    for name in ("acc", "acc_norm"):
+        assert np.mean([row[name] for row in rows]) == pytest.approx(metrics[f"{name},none"])
+    for row in rows:
+        right = row["doc"]["choices"].index(row["target"])
+        lengths = [len(choice) for choice in row["doc"]["choices"]]
+        found_right = [np.argmax(values) == right for values in row["loglikelihood"]]
+        normal = [np.argmax(np.divide(v, lengths)) == right for v in row["loglikelihood"]]
+        assert row["correct"] == found_right and row["acc"] == pytest.approx(np.mean(found_right))
+        assert row["correct_norm"] == normal and row["acc_norm"] == pytest.approx(np.mean(normal))
+        assert [r[0] for r in row["filtered_resps"]] == row["loglikelihood"][0]
+        for values, mixture in zip(row["loglikelihood"], row["mixture"], strict=True):
+            assert softmax(values) == pytest.approx(mixture, rel=1e-8)
+
+
 def test_baselines_over_the_same_pictures_by_hand(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 3))
     votes, clips, ensembles = [], [], []
+    scale = tiny.imagination.encoder.tower.model.logit_scale.exp().item()
+    assert results["vlmig"]["clip_scale"] == scale != 100
     for row in samples(tmp_path, "memory_color"):
         right = row["doc"]["choices"].index(row["target"])
-        clip = softmax(100 * np.array(row["clip"]).mean(0))
+        clip = softmax(scale * np.array(row["clip"]).mean(0))
         for text, images in zip(row["text_only"], row["per_image"], strict=True):
             counts = np.bincount(np.argmax(images, -1), minlength=len(text))
             best = np.flatnonzero(counts == counts.max())
@@ -204,6 +226,25 @@ def test_baselines_over_the_same_pictures_by_hand(tiny: VLMIG, data: Path, tmp_p
             ensembles.append((softmax(text) + clip).argmax() == right)
     for mix, expected in (("vote", votes), ("clip", clips), ("zlavi", ensembles)):
         assert found(results, mix=mix, subset="all")[0]["acc"] == np.mean(expected)
+
+
+def test_an_encoder_that_never_read_the_candidates_is_not_judged(
+    tiny: VLMIG, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = frozenset({"red", "black", "round", "yes"})
+    monkeypatch.setitem(vars(tiny.imagination.encoder), "_caption_words", read)
+    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2))
+    never = sorted({c for row in samples(tmp_path, "memory_color") for c in row["doc"]["choices"]})
+    never = [word for word in never if word not in read]
+    assert never
+    for row in results["vlmig"]["comparisons"]:
+        by_clip = row["b"] in ("clip", "zlavi")
+        assert by_clip == (row["verdict"] == "cannot name the candidates")
+        assert (row["p_holm"] is None) == by_clip and row.get("unread", never) == never
+    for row in results["vlmig"]["conditions"]:
+        assert ("unread" in row) == (row["mix"] in ("clip", "zlavi")) and row["acc"] is not None
+    fair = [row for row in results["vlmig"]["comparisons"] if "unread" not in row]
+    assert [row["p_holm"] for row in fair] == holm([row["p"] for row in fair])
 
 
 def test_caption_and_demonstrations_are_read_without_pictures(
@@ -273,25 +314,47 @@ def test_learned_weights_never_saw_the_object_they_are_used_on(
     assert ((before >= 0) & (before <= 1)).all()
 
 
-def test_shuffling_gives_every_object_another_objects_pictures(
+def test_shuffling_gives_every_object_other_objects_pictures(
     tiny: VLMIG, data: Path, tmp_path: Path
 ) -> None:
     items = choose_tasks(["imagenetvc_color"], {})[0].load(data)
-    taken = others(items)
-    assert all(taken[item.cluster].cluster != item.cluster for item in items)
+    taken = donors(items, seed=3)
     results = evaluate(
-        tiny, data, tmp_path, "imagenetvc_color", ks=(0, 2), controls=("none", "shuffled")
+        tiny,
+        data,
+        tmp_path,
+        "imagenetvc_color",
+        ks=(0, 2),
+        controls=("none", "shuffled"),
+        mixes=("prob",),
+        weights=("uniform",),
+        seeds=(3,),
     )
     rows = samples(tmp_path, "imagenetvc_color")
-    own = {row["doc"]["cluster"]: row for row in rows}
+    own = {row["doc"]["cluster"]: row for row in reversed(rows)}  # an object's first item
+    hits: dict[bool, list[bool]] = {True: [], False: []}
     for row in rows:
-        shown = tiny.imagine([own[row["shuffled"]["of"]]["doc"]["picture"]], k=2)
+        shown = row["shuffled"]
+        assert shown["of"] == [item.cluster for item in taken[row["doc"]["cluster"]]]
+        assert shown["labels"] == [own[name]["target"] for name in shown["of"]]
+        pictures = [own[name]["doc"]["picture"] for name in shown["of"]]
         q = row["doc"]["questions"][0]
-        expected = tiny.score([q["contexts"][0]], [q["continuations"]], shown)[0]
-        # One pass beside four pictures against one beside two: sums in another order.
-        assert np.array(row["shuffled"]["per_image"][0]) == pytest.approx(
-            expected.per_image, abs=1e-4
-        )
+        for found_images, seen in zip(
+            shown["per_image"][0], tiny.imagine(pictures, k=2, seed=3), strict=True
+        ):
+            expected = tiny.score([q["contexts"][0]], [q["continuations"]], [seen])[0]
+            # One pass beside all pictures against one beside two: sums in another order.
+            assert np.array(found_images) == pytest.approx(expected.per_image, abs=1e-4)
+        for question in shown["per_image"]:
+            for name, images in zip(shown["of"], question, strict=True):
+                right = row["doc"]["choices"][np.exp(images).mean(0).argmax()] == row["target"]
+                hits[own[name]["target"] == row["target"]].append(right)
+    turned = found(results, mix="prob", weights="uniform", k=2, control="shuffled", subset="all")[0]
+    assert turned["acc"] == pytest.approx(np.mean(hits[True] + hits[False]))
+    assert turned["donors"] == len(taken[rows[0]["doc"]["cluster"]])
+    for same, name in ((True, "acc_same_label"), (False, "acc_other_label")):
+        assert turned[name] == (pytest.approx(np.mean(hits[same])) if hits[same] else None)
+    assert turned["same_label_share"] == len(hits[True]) / len(hits[True] + hits[False])
     gain = [
         c for c in results["vlmig"]["comparisons"] if c["b"] == "shuffled" and c["subset"] == "all"
     ][0]

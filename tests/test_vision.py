@@ -132,7 +132,11 @@ def test_alignment_is_the_models_own_cosine(towers: Path, family: str) -> None:
     with torch.no_grad():
         own = model(pixel_values=pixels, **ids)
     embedded = encoder.encode_text(texts)
-    assert embedded is not None
+    assert embedded is not None and encoder.scale is not None
+    cosines = encoder.encode(pictures())[1] @ embedded.T
+    # Up to SigLIP's bias, which is the same for all: the model's logits are scaled cosines.
+    logits = (own.logits_per_image - own.logits_per_image[:, :1]).detach()
+    assert torch.allclose(encoder.scale * (cosines - cosines[:, :1]), logits, atol=1e-4)
     assert torch.allclose(embedded, F.normalize(own.text_embeds, dim=-1), atol=1e-5)
     assert torch.allclose(
         encoder.encode(pictures())[1], F.normalize(own.image_embeds, dim=-1), atol=1e-5
@@ -150,6 +154,7 @@ def test_towers_without_a_text_side_give_no_alignment(
     settings = {"imaginer_size": 32, "imaginer_steps": 1, "trained": True}
     model = VLMIG.from_base(str(parts / "language_model"), **names, **settings)
     assert model.imagine(["a cat"], k=2)[0].alignment.isnan().all()
+    assert model.imagination.encoder.scale is None
     assert model.ask(
         "What is the color of a cat?", choices=["red", "blue"], k=2, weights="entropy"
     ).answer

@@ -23,6 +23,7 @@ from vlmig.pocket.concepts import load_concepts
 from vlmig.pocket.scenes import SIZE
 from vlmig.pocket.text import picture_captions
 from vlmig.runtime import cpu_autocast
+from vlmig.vision.encoder import CAPTION_WORDS, words_of
 
 logger = logging.getLogger(__name__)
 MEAN_STD = (0.5, 0.25)
@@ -81,9 +82,16 @@ def train_encoder(
 
     fit_alone(model, loss_at, work / "encoder", steps=steps, learning_rate=1e-3, weight_decay=0.05)
     save_open_clip(model, config, tokenizer, out)
+    (out / CAPTION_WORDS).write_text("\n".join(caption_words()) + "\n")
     for number, pool in enumerate(pools):
         share = naming_accuracy(model, tokenizer, pool[:, 0])
         logger.info("encoder names %.3f of the scenes of pool %d", share, number)
+
+
+def caption_words() -> list[str]:
+    """List every word of the captions, which are all that the text side reads."""
+    captions = [text for concept in load_concepts() for text in picture_captions(concept)]
+    return sorted({word for text in captions for word in words_of(text)})
 
 
 def normalized(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:

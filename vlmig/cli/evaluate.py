@@ -36,7 +36,8 @@ def _add_items(group: argparse._ArgumentGroup) -> None:
     text = "folder for results.json, samples and report.html; run the command again to resume"
     group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)
     options.add_data(group, "folder of the benchmark files (default: VLMIG_DATA, or download)")
-    group.add_argument("--limit", type=int, metavar="N", help="only the first N items of each task")
+    text = "only N items of each task, drawn by a hash of the item"
+    group.add_argument("--limit", type=int, metavar="N", help=text)
     text = "covered: only the items that the pocket model's image generator can draw"
     group.add_argument("--subset", choices=["all", "covered"], default="all", help=text)
 

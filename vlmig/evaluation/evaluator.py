@@ -15,7 +15,7 @@ from vlmig.evaluation.journal import Journal, fingerprint
 from vlmig.evaluation.measure import Plan
 from vlmig.evaluation.records import Record
 from vlmig.evaluation.settings import Settings
-from vlmig.evaluation.tasks.items import Item, Task
+from vlmig.evaluation.tasks.items import Item, Task, drawn
 from vlmig.predict.predictor import VLMIG
 
 CHUNK = 16
@@ -109,7 +109,7 @@ class Evaluator:
         if not items:
             raise VLMIGError(f"task {task.name} has no covered items; leave --subset out")
         self.available[task.name] = len(items)
-        return items if self.settings.limit is None else items[: self.settings.limit]
+        return items if self.settings.limit is None else drawn(items, self.settings.limit)
 
     def measure(self, task: Task) -> Measured:
         """Measure every item under every seed, except those in the journal."""

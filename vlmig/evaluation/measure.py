@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from vlmig.evaluation.auto_k import rule_for, score_items
-from vlmig.evaluation.controls import captioned, content_free, others
+from vlmig.evaluation.controls import captioned, content_free, donors
 from vlmig.evaluation.journal import key_of
 from vlmig.evaluation.records import Record, listed
 from vlmig.evaluation.settings import Settings
@@ -52,10 +53,11 @@ class Plan:
         self.policy = self.settings.policy or task.policy
         self.rule = rule_for(model, settings, task)
         shuffled = "shuffled" in self.settings.controls and task.kind == "choice"
-        self.others = others(items) if shuffled else {}
+        self.donors = {seed: donors(items, seed) for seed in settings.seeds} if shuffled else {}
         self.examples = task.demonstrations(data) if "few-shot" in self.settings.controls else []
         self._examples_key = key_of(items=[item.described() for item in self.examples])
-        for control, available in (("shuffled", self.others), ("few-shot", self.examples)):
+        found = any(self.donors.values())
+        for control, available in (("shuffled", found), ("few-shot", self.examples)):
             if control in self.settings.controls and not available:
                 logger.info(
                     "%s: no other objects or few-shot examples, so no control %s",
@@ -66,7 +68,7 @@ class Plan:
     def key(self, seed: int, item: Item) -> str:
         """Name the measurement of an item by its content, so that it is found in any list of
         items."""
-        settings = self.settings
+        settings, others = self.settings, self._donors(seed, item)
         controls = sorted({"shuffled", "caption", "few-shot"} & set(settings.controls))
         return key_of(
             model=self.identity,
@@ -76,10 +78,13 @@ class Plan:
             seed=seed,
             policy=self.policy,
             controls=controls,
-            other=self.others[item.cluster].picture if self.others else None,
+            other=[[donor.picture, donor.label] for donor in others] or None,
             solved=self._examples_key,
             calibrated=settings.calibrated,
         )
+
+    def _donors(self, seed: int, item: Item) -> list[Item]:
+        return self.donors.get(seed, {}).get(item.cluster, [])
 
     def _decisive_ks(self) -> Any:
         """Return what the numbers of images decide: any k up to the largest is computed from one
@@ -97,7 +102,8 @@ class Plan:
             yield from self._losses(items, seed)
         elif self.rule is not None:
             scored = score_items(self.model, self.task, self.rule, self.policy, self.k, items, seed)
-            records = [self._record(item, *own) for item, own in zip(items, scored, strict=True)]
+            pairs = zip(items, scored, strict=True)
+            records = [self._record(item, *own, others=[]) for item, own in pairs]
             yield from self._with_text_only(items, records)
         else:
             yield from self._choices(items, seed)
@@ -133,12 +139,12 @@ class Plan:
         return self.policy == "option" or (self.policy != "item" and len(question.contexts) > 1)
 
     def _choices(self, items: list[Item], seed: int) -> Iterator[Record]:
-        """Score the candidates of every question, with text alone, with its images, and with
-        another object's."""
+        """Score every question's candidates with text alone, its images, and other objects'."""
         visuals = self._imagine(items, seed)
-        unseen = None
-        if self.others:
-            unseen = self._imagine([self.others[item.cluster] for item in items], seed)
+        others = [self._donors(seed, item) for item in items]
+        flat = [donor for own in others for donor in own]
+        shown = self._imagine(flat, seed) if flat else []
+        unseen = _regrouped(shown, [len(own) for own in others])
         device = self.model.model.device
         # On a CPU item by item, so that no number depends on an item's neighbors; elsewhere all
         # together, for speed.
@@ -146,15 +152,11 @@ class Plan:
 
         def score(start: int) -> list[Record]:
             group = slice(start, start + size)
-            both = visuals[group]
-            if unseen is not None:
-                both = [
-                    _paired(sets, other) for sets, other in zip(both, unseen[group], strict=True)
-                ]
+            both = [_joined(*sets) for sets in zip(visuals[group], unseen[group], strict=True)]
             scored = self._scores(items[group], both)
             records = []
-            for item, sets, scores in zip(items[group], visuals[group], scored, strict=True):
-                records.append(self._record(item, sets, scores))
+            for i, scores in enumerate(scored, start):
+                records.append(self._record(items[i], visuals[i], scores, others[i]))
             return self._with_text_only(items[group], records)
 
         for records in deterministic_map(score, range(0, len(items), size), device):
@@ -177,9 +179,11 @@ class Plan:
                 records[i][name] = [listed(scores.text) for scores in questions]  # type: ignore[literal-required]
         return records
 
-    def _record(self, item: Item, visuals: list[Visuals], scores: list[Scores]) -> Record:
+    def _record(
+        self, item: Item, visuals: list[Visuals], scores: list[Scores], others: list[Item]
+    ) -> Record:
         """Write down what was measured; the scores of the item's images come first, then those of
-        another object's."""
+        each donor's."""
         # A question has one set of images, or as many as candidates, all of one size.
         sets_each = 0 if len(visuals) == 1 else len(visuals) // len(scores)
         record: Record = {
@@ -191,18 +195,23 @@ class Plan:
             "blank": [],
             "clip": self._cosines(item, visuals),
         }
-        if self.others:
-            of = self.others[item.cluster].cluster
-            record["shuffled"] = {"of": of, "per_image": [], "alignment": []}
+        if others:
+            record["shuffled"] = {
+                "of": [donor.cluster for donor in others],
+                "labels": [donor.label for donor in others],
+                "per_image": [],
+                "alignment": [],
+            }
         for i, question in enumerate(scores):
             own, other = question.split(len(visuals[i * sets_each].features))
             record["alignment"].append(listed(own.alignment))
             record["text_only"].append(listed(own.text))
             record["per_image"].append(listed(own.per_image))
             record["blank"].append(listed(own.blank))
-            if self.others:
-                record["shuffled"]["per_image"].append(listed(other.per_image))
-                record["shuffled"]["alignment"].append(listed(other.alignment))
+            if others:
+                for name in ("per_image", "alignment"):
+                    values = np.stack(np.split(getattr(other, name), len(others)))
+                    record["shuffled"][name].append(listed(values))  # type: ignore[literal-required]
         if self.task.scoring == "first_token":
             record["tokens"] = []
             for wording in item.questions:
@@ -233,10 +242,10 @@ class Plan:
                     images.append(shared or next(remaining))
         first = self.task.scoring == "first_token"
         flat = self.model.score(contexts, choices, images, first=first)
-        questions = [self._joined(parts) for parts in _regrouped(flat, sizes)]
+        questions = [self._whole(parts) for parts in _regrouped(flat, sizes)]
         return _regrouped(questions, [len(item.questions) for item in items])
 
-    def _joined(self, parts: list[Scores]) -> Scores:
+    def _whole(self, parts: list[Scores]) -> Scores:
         """Join a question's candidates; with the policy ``item`` they share their images even if
         scored one by one."""
         whole = Scores.joined(parts)
@@ -324,12 +333,17 @@ def _prompts(visuals: list[Visuals]) -> list[str]:
     return list(dict.fromkeys(prompt for images in visuals for prompt in images.prompts))
 
 
-def _paired(sets: list[Visuals], others: list[Visuals]) -> list[Visuals]:
-    """Append another object's images to an item's, so that the LM reads each text once for both."""
+def _joined(sets: list[Visuals], others: list[list[Visuals]]) -> list[Visuals]:
+    """Append other objects' images to an item's, so that the LM reads each text once for all."""
     joined = []
-    for own, other in zip(sets, _repeated(others, len(sets)), strict=True):
-        features = torch.cat([own.features, other.features])
-        alignment = torch.cat([own.alignment, other.alignment])
-        prompts, images = own.prompts + other.prompts, own.items + other.items
-        joined.append(Visuals(prompts, features, alignment, images, own.keys + other.keys))
+    for i in range(len(sets)):
+        every = [sets[i], *(other[i % len(other)] for other in others)]
+        features = torch.cat([own.features for own in every])
+        alignment = torch.cat([own.alignment for own in every])
+        prompts, items, keys = [], [], []
+        for own in every:
+            prompts += own.prompts
+            items += own.items
+            keys += own.keys
+        joined.append(Visuals(prompts, features, alignment, items, keys))
     return joined

@@ -9,11 +9,19 @@ import numpy as np
 
 
 class Shuffled(TypedDict):
-    """The ``shuffled`` control: another object's images."""
+    """The ``shuffled`` control: the images of M other objects, the donors.
 
-    of: str
+    Earlier versions showed one: ``of`` is its name, there are no ``labels``, and the other lists
+    lack the axis of donors.
+    """
+
+    of: list[str] | str
+    labels: list[str]
+    """What is right for each donor; where it is right for the item, too, its images may help."""
     per_image: list[Any]
+    """Per question log p_i, (M, K, C)."""
     alignment: list[Any]
+    """Per question, (M, K) or (M, K, C)."""
 
 
 class Record(TypedDict, total=False):

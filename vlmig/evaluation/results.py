@@ -22,7 +22,7 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.aggregate import assemble
 from vlmig.evaluation.metrics.columns import coded
-from vlmig.evaluation.metrics.comparisons import Condition, compare, judge
+from vlmig.evaluation.metrics.comparisons import Condition, compare, judge, mark_unread
 from vlmig.evaluation.metrics.outcome import Outcome
 from vlmig.evaluation.run_folder import Row, found_row
 from vlmig.evaluation.tasks.download import SOURCES
@@ -117,6 +117,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "language_model_bytes": weight_bytes(model.model.language_model),
             "seeds": list(settings.seeds),
             "identity": model.imagination.identity,
+            "clip_scale": model.imagination.encoder.scale,
             "strength": model.config.strength,
             "doubt": model.config.doubt,
             "alignment_floor": model.config.alignment_floor,
@@ -208,7 +209,9 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     single = None
     if all(outcome.single is not None for outcome in pooled):
         single = np.concatenate([o.single for o in pooled if o.single is not None])
-    return compare(names, correct, main, clusters, masks, single)
+    compared = compare(names, correct, main, clusters, masks, single)
+    mark_unread(compared, sorted({word for outcome in pooled for word in outcome.unread}))
+    return compared
 
 
 def _lines(
@@ -223,20 +226,21 @@ def _lines(
             answer = next(rows)
             covered = None if evaluator.covered is None else evaluator.covered(item.cluster)
             row: Row = {"seed": seed, "covered": covered, **next(records), **answer}
-            row |= {"correct": answer.get("acc"), **_as_lm_eval(i, item, answer)}
+            row |= {"correct": answer.get("correct"), **_as_lm_eval(i, item, answer)}
             yield json.dumps(row) + "\n"
 
 
 def _as_lm_eval(number: int, item: Item, answer: Row) -> Row:
-    """Return the fields that lm-eval's tools read: the first question's requests and responses."""
+    """Return the fields that lm-eval's tools read: the first question's requests and responses, and
+    the metrics of the item, all its wordings together."""
     first = item.questions[0]
     arguments = {}
     for c, continuation in enumerate(first.continuations or ("",)):
         arguments[f"gen_args_{c}"] = {"arg_0": first.context(c), "arg_1": continuation}
     responses = []
-    for probability in answer.get("mixture", [[]])[0]:
-        responses.append([round(float(np.log(max(probability, 1e-9))), 6), False])
-    metrics: Row = {name: answer[name][0] for name in ("acc", "acc_norm") if name in answer}
+    for loglikelihood in answer.get("loglikelihood", [[]])[0]:
+        responses.append([loglikelihood, False])
+    metrics: Row = {name: answer[name] for name in ("acc", "acc_norm") if name in answer}
     doc = item.described()
     return {
         "doc_id": number,

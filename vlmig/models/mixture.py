@@ -92,6 +92,20 @@ class Mixture:
             return ((alignment >= self.alignment_floor) | unknown).to(alignment)
         return torch.ones_like(alignment)
 
+    def certain(self, text: Tensor, images: Tensor, trust: Tensor) -> Tensor:
+        """Multiply the trust of ``entropy`` weights by the share of the text's uncertainty that
+        each image removes; other weights stay.
+
+        Args:
+            text: log p_0, (..., V).
+            images: log p_i, (K, ..., V).
+            trust: f_i, (..., K), or (..., V, K) where each outcome has its own images.
+        """
+        if self.weights != "entropy":
+            return trust
+        removed = _removed(entropy(text), images).movedim(0, -1)
+        return trust * (removed if trust.dim() > text.dim() else removed.squeeze(-2))
+
     def combine(
         self, text: Tensor, images: Iterable[Tensor], trust: Tensor, blank: Tensor | None = None
     ) -> Tensor:
@@ -120,7 +134,7 @@ class Mixture:
         for i, image in enumerate(images):
             share = trust[..., i] if trust.dim() > text.dim() else trust[..., i].unsqueeze(-1)
             if uncertainty is not None:
-                share = share * (1 - entropy(image) / uncertainty.clamp_min(1e-9)).clamp_min(0)
+                share = share * _removed(uncertainty, image)
             left_to_text = left_to_text + (1 - share)
             if rule in ("prob", "geometric"):
                 term = share.clamp_min(1e-30).log() + image
@@ -178,6 +192,11 @@ class Mixture:
     def _uncertain(self, text: Tensor) -> Tensor:
         """Return (1 - max p_0) to the power ``doubt``, (..., 1), of log p_0 (..., V)."""
         return (1 - text.amax(-1, keepdim=True).exp()).clamp_min(0) ** self.doubt
+
+
+def _removed(uncertainty: Tensor, image: Tensor) -> Tensor:
+    """Return the share of an uncertainty, (..., 1), that is gone beside an image, (..., V)."""
+    return (1 - entropy(image) / uncertainty.clamp_min(1e-9)).clamp_min(0)
 
 
 def entropy(log_probs: Tensor) -> Tensor:

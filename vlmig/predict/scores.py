@@ -4,7 +4,7 @@ mixture."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -88,20 +88,26 @@ class Scores:
         is text-only.
 
         A candidate of several tokens counts with its whole probability (the mixture is per
-        sequence). Every distribution is first normalized over the candidates, since the answer is
-        one of them.
+        sequence). ``prob`` mixes these probabilities as the LM gives them, as equation 2 does: an
+        image beside which the LM expects other words than the candidates says less. For the other
+        rules every distribution is first normalized over the candidates, since the answer is one
+        of them.
 
         Args:
             trust: in each image, (K,), instead of what ``Mixture.trust`` makes of the alignment.
         """
-        text = torch.from_numpy(self.text).log_softmax(-1)
-        blank = torch.from_numpy(self.blank).log_softmax(-1)
-        images = torch.from_numpy(self.per_image[:k]).log_softmax(-1)
+        text, blank = torch.from_numpy(self.text), torch.from_numpy(self.blank)
+        images = torch.from_numpy(self.per_image[:k])
         if trust is None:
             shares = mixture.trust(torch.from_numpy(self.alignment[:k]).movedim(0, -1))
         else:
             shares = torch.from_numpy(trust[:k]).movedim(0, -1)
-        return mixture.combine(text, images, shares, blank).numpy()
+        among = text.log_softmax(-1), images.log_softmax(-1), blank.log_softmax(-1)
+        if mixture.mix != "prob":
+            return mixture.combine(among[0], among[1], shares, among[2]).numpy()
+        shares = mixture.certain(among[0], among[1], shares)
+        rule = replace(mixture, weights="uniform")
+        return rule.combine(text, images, shares).log_softmax(-1).numpy()
 
     def sequences(self, k: int, mixture: Mixture) -> np.ndarray:
         """Mix each candidate's whole log-probability by itself: (C,) log-probabilities, not

@@ -11,6 +11,8 @@ from vlmig.report.text_table import text_table
 
 METRICS = {"generate_until": "exact match", "loglikelihood_rolling": "perplexity"}
 """Output type of a task -> its metric, where that is not accuracy."""
+OTHERS = ("acc_same_label", "acc_other_label")
+"""What the control ``shuffled`` gets beside donors of the item's label, and of another one."""
 
 
 def headline(run: Run) -> Row:
@@ -25,7 +27,7 @@ def headline(run: Run) -> Row:
         "seeds": seeds,
     }
     if config.get("limit"):
-        facts["limit"] = f"first {config['limit']} items of each task"
+        facts["limit"] = f"{config['limit']} items of each task"
     facts["measured"] = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(results["date"]))
     facts["revision"] = results.get("git_hash") or "unknown"
     details = {
@@ -120,7 +122,7 @@ def _visual_gain(results: Row, task: str, subset: str) -> Row | None:
 
 def _cell(condition: Row) -> Row:
     """Keep what a table cell shows of a condition."""
-    names = ("acc", "ci95", "f1", "perplexity", "ece")
+    names = ("acc", "ci95", "f1", "perplexity", "ece", "donors", "unread", *OTHERS)
     return {name: condition[name] for name in names if condition.get(name) is not None}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -18,6 +20,8 @@ from vlmig.runtime import deterministic_map
 
 BLANK = (128, 128, 128)
 """Color of the blank image."""
+CAPTION_WORDS = "caption_words.txt"
+"""In an encoder's folder: every word of the captions it was trained on, a line each."""
 BATCH = 4
 """Images per pass on an accelerator: a fixed number, since rounding may depend on it."""
 
@@ -31,6 +35,8 @@ class Tower(Protocol):
     """The preprocessing as text, for the identity."""
     has_text: bool
     """Whether there is a text side."""
+    scale: float | None
+    """The factor of cosines in the softmax that the model was trained with; None without one."""
 
     def prepare(self, images: Sequence[Tensor]) -> Tensor:
         """Resize, crop and normalize images, uint8 (3, H, W) each: (n, 3, h, w)."""
@@ -119,6 +125,29 @@ class VisionEncoder:
         """Tell whether the text side, if there is one, reads the text without cutting it."""
         return not self.tower.has_text or self.tower.fits(text)
 
+    @property
+    def scale(self) -> float | None:
+        """The factor of cosines in the softmax that the encoder was trained with; None without
+        one."""
+        return self.tower.scale if self.tower.has_text else None
+
+    def unread(self, texts: Iterable[str]) -> list[str]:
+        """List the words that the text side never read in training, so that it can name nothing by
+        them.
+
+        Known only of an encoder whose folder has a file ``caption_words.txt``; of captions from the
+        web every word is taken as read.
+        """
+        if self._caption_words is None:
+            return []
+        words = {word for text in texts for word in words_of(text)}
+        return sorted(words - self._caption_words)
+
+    @cached_property
+    def _caption_words(self) -> frozenset[str] | None:
+        file = Path(self.name) / CAPTION_WORDS
+        return frozenset(file.read_text(encoding="utf-8").split()) if file.is_file() else None
+
     def encode_blank(self) -> Tensor:
         """Encode the blank image: (P, C)."""
         return self.encode([Image.new("RGB", (64, 64), BLANK)])[0][0].float()
@@ -130,6 +159,11 @@ class VisionEncoder:
             digest.update(name.encode())
             digest.update(value.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
         return {"encoder": digest.hexdigest()[:16], "layer": self.layer, "features": self.features}
+
+
+def words_of(text: str) -> list[str]:
+    """Split a text into its words, in lower case."""
+    return re.findall(r"\w+", text.lower())
 
 
 def as_tensor(image: Image.Image | Tensor) -> Tensor:

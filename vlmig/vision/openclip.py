@@ -20,6 +20,8 @@ class OpenClipTower:
     def __init__(self, model: Any, preprocess: Any, tokenizer: Any) -> None:
         self.model = self.vision = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        scale = getattr(model, "logit_scale", None)
+        self.scale = None if scale is None else float(scale.exp())
         steps = [step for step in preprocess.transforms if isinstance(step, nn.Module)]
         # Takes PIL images only.
         if any(type(step).__name__ == "ResizeKeepRatio" for step in preprocess.transforms):

@@ -21,6 +21,8 @@ class TransformersTower:
         self.processor, self.tokenizer = processor, tokenizer
         self.preprocessing = processor.to_json_string()
         self.has_text = hasattr(model, "get_text_features")
+        scale = getattr(model, "logit_scale", None)
+        self.scale = None if scale is None else float(scale.exp())
         side = getattr(model, "vision_model", None) or getattr(model, "image_model", None)
         self.patch_size = (side or model).config.patch_size
         text = getattr(model.config, "text_config", None)

@@ -80,11 +80,18 @@ def _choices(
 ) -> dict[int, Iterator[Row]]:
     """Rescore a task of choices under every condition."""
     task, items, config = measured.task, measured.items, evaluator.model.config
-    rescorers = [Rescorer(task, items, measured.records(seed), config) for seed in measured.seeds]
+    encoder = evaluator.model.imagination.encoder
+    rescorers = []
+    for seed in measured.seeds:
+        rescorers.append(Rescorer(task, items, measured.records(seed), config, encoder.scale))
+    outcome.unread = encoder.unread({choice for item in items for choice in item.choices})
     outcome.baselines = _baselines(items, rescorers[0].labels)
     table = Table(evaluator, outcome, measured, *rescorers[0].entries())
     answers: dict[int, Iterator[Row]] = {}
     for condition in _planned(evaluator, outcome, rescorers):
+        if condition.control == "shuffled":
+            table.add_shuffled(condition, rescorers)
+            continue
         values = [rescorer.rescore(*astuple(condition)) for rescorer in rescorers]
         table.add_choices(condition, rescorers, values)
         if condition == table.main:
@@ -140,19 +147,29 @@ def _answers_by_seed(
 
 def _answers(rescorer: Rescorer, values: list[np.ndarray]) -> Iterator[Row]:
     """Yield for each item what mixture and text alone answer to its questions, and whether it is
-    right."""
+    right.
+
+    Lists have an element per question. ``loglikelihood`` has every digit, so that ``acc`` and
+    ``acc_norm`` can be computed again.
+    """
     right, per_character = rescorer.right(values), rescorer.right(values, per_character=True)
     scores, i = rescorer.scores("none"), 0
+    lists = ("loglikelihood", "mixture", "answer", "text_answer", "correct", "correct_norm")
     for item in rescorer.items:
-        row: Row = {name: [] for name in ("mixture", "answer", "text_answer", "acc", "acc_norm")}
+        row: Row = {name: [] for name in lists}
         for _ in item.questions:
             mixture = np.exp(values[i] - np.logaddexp.reduce(values[i]))
-            row["mixture"].append([round(float(p), 5) for p in mixture])
+            row["loglikelihood"].append(values[i].tolist())
+            row["mixture"].append([float(f"{p:.9g}") for p in mixture])
             row["answer"].append(rescorer.named(i, values[i]))
             row["text_answer"].append(rescorer.named(i, next(scores).text))
-            row["acc"].append(right[i])
-            row["acc_norm"].append(per_character[i])
+            row["correct"].append(right[i])
+            row["correct_norm"].append(per_character[i])
             i += 1
+        # As in results.json: the mean over wordings, or the best one where any counts.
+        counted = max if rescorer.task.counted == "any" else np.mean
+        row["acc"] = float(counted(row["correct"]))
+        row["acc_norm"] = float(counted(row["correct_norm"]))
         yield row
 
 

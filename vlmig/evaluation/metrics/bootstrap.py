@@ -4,11 +4,13 @@ clusters are resampled."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
+
+from vlmig.evaluation.metrics.intervals import LEVEL, share_interval
 
 RESAMPLES = 4000
 BLOCK = 2_000_000
@@ -16,14 +18,15 @@ BLOCK = 2_000_000
 KEPT = 20_000_000
 """Numbers of two bytes that are kept for the next estimate; where there would be more they are
 drawn again."""
-LEVEL = 0.95
+CANNOT_NAME = "cannot name the candidates"
+"""In place of a verdict against a baseline of CLIP's."""
 BINS = 10
 """Of confidence, equally wide."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its clustered bootstrap interval."""
+    """A mean with its interval over clusters."""
 
     mean: float
     stderr: float
@@ -50,6 +53,7 @@ class Clusters:
     def estimate(self, values: Sequence[float] | np.ndarray, least: float = 0.0) -> Estimate:
         """Estimate a mean in [0, 1]; with ``least`` -1 a mean difference.
 
+        A mean's interval is that of ``share_interval``, a difference's comes from the bootstrap.
         Percentiles of a bootstrap over n clusters are too narrow by about sqrt(1 - 1/n) and the
         normal's tails; they are widened to those of Student's t (Hesterberg 2015, "expanded
         percentile"). Where all clusters agree, a bootstrap sees no spread: then the interval
@@ -69,12 +73,15 @@ class Clusters:
             self._means([own for own, differs in zip(sums, spread, strict=True) if differs])
         )
         n = len(self.counts)
-        return [
-            _expanded(float(array.mean()), next(drawn), n)
-            if differs
-            else _agreed(float(array.mean()), n, least)
-            for array, differs in zip(arrays, spread, strict=True)
-        ]
+        found = []
+        for array, own, differs in zip(arrays, sums, spread, strict=True):
+            mean = float(array.mean())
+            estimate = _expanded(mean, next(drawn), n) if differs else _agreed(mean, n, least)
+            if least == 0:
+                low, high = share_interval(own, self.counts)
+                estimate = replace(estimate, low=low, high=high)
+            found.append(estimate)
+        return found
 
     def _means(self, sums: list[np.ndarray]) -> np.ndarray:
         """Return every draw's mean of each kind of values, (kinds, RESAMPLES)."""

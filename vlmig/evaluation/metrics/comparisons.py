@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlmig.evaluation.metrics.bootstrap import Clusters, holm, mcnemar, verdict
+from vlmig.evaluation.metrics.bootstrap import CANNOT_NAME, Clusters, holm, mcnemar, verdict
 from vlmig.evaluation.metrics.power import detectable
-from vlmig.evaluation.metrics.rescoring import BASELINES
+from vlmig.evaluation.metrics.rescoring import BASELINES, BY_CLIP
 from vlmig.evaluation.run_folder import Row
 
 
@@ -78,7 +78,23 @@ def compare(
 
 def judge(rows: Sequence[Row]) -> None:
     """Add to the comparisons of one table what they found, and what they could have found, with
-    Holm's correction for their number."""
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        least = detectable(row["stderr"], row["clusters"], len(rows))
+    Holm's correction for their number.
+
+    Where the image encoder never read the candidates' words (``unread``), a difference says
+    nothing: the row has ``CANNOT_NAME`` in place of a verdict, and does not weaken the others.
+    """
+    fair = [row for row in rows if not row.get("unread")]
+    for row, p in zip(fair, holm([row["p"] for row in fair]), strict=True):
+        least = detectable(row["stderr"], row["clusters"], len(fair))
         row |= {"p_holm": p, "verdict": verdict(row["delta"], p), "detectable": least}
+    for row in rows:
+        if row.get("unread"):
+            row |= {"p_holm": None, "verdict": CANNOT_NAME, "detectable": None}
+
+
+def mark_unread(rows: list[Row], words: list[str]) -> None:
+    """Write the words that the image encoder never read into the comparisons with CLIP's
+    baselines; nothing where there are none."""
+    for row in rows:
+        if words and row["b"] in BY_CLIP:
+            row["unread"] = words

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
 from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.bootstrap import Clusters, balanced_accuracy, majority, reliability
 from vlmig.evaluation.metrics.columns import coded
-from vlmig.evaluation.metrics.comparisons import Condition, compare
-from vlmig.evaluation.metrics.rescoring import Rescorer, confidence
+from vlmig.evaluation.metrics.comparisons import Condition, compare, mark_unread
+from vlmig.evaluation.metrics.rescoring import BY_CLIP, Rescorer, confidence
 from vlmig.evaluation.metrics.subsets import share_right, sizes, subsets
 from vlmig.evaluation.run_folder import EVERY_SEED, Row
 from vlmig.evaluation.tasks.items import Task
@@ -33,13 +33,15 @@ class Outcome:
     """Accuracy by the number of images, over subsets of those that were imagined."""
     reliability: list[Row] = field(default_factory=list)
     correct: dict[Condition, np.ndarray] = field(default_factory=dict)
-    """Whether each entry is right, (seeds * entries,), for pooling over tasks."""
+    """Whether each entry is right, or how often, (seeds * entries,), for pooling over tasks."""
     single: np.ndarray | None = None
     """Share of the main condition's images by which each entry is right, each by itself."""
     clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
     """Of each entry, the index of its cluster in ``names``."""
     names: list[str] = field(default_factory=list)
     covered: np.ndarray | None = None
+    unread: list[str] = field(default_factory=list)
+    """Words of the candidates that the image encoder's text side never read in training."""
 
 
 class Table:
@@ -88,19 +90,48 @@ class Table:
             certain.append(rescorer.counted(confidence(own)))
         self.add(condition, right, {"acc_norm": per_character}, certain)
 
+    def add_shuffled(self, condition: Condition, rescorers: Sequence[Rescorer]) -> None:
+        """Add the control ``shuffled``: an entry counts with the share of donors beside whose
+        images it is right.
+
+        The rows also have the number of ``donors``, the share of those with the item's label, and
+        the accuracies beside those with the same label and with another one.
+        """
+        hits, per_character, certain = [], [], []
+        for rescorer in rescorers:
+            rule = astuple(condition)
+            found = [rescorer.rescore(*rule, donor) for donor in range(rescorer.donors)]
+            hits.append(np.stack([rescorer.correct(own) for own in found]))
+            normal = [rescorer.correct(own, per_character=True) for own in found]
+            per_character.append(np.mean(normal, axis=0))
+            sure = [rescorer.counted(confidence(own)) for own in found]
+            certain.append(np.mean(sure, axis=0))
+        right = [own.mean(0) for own in hits]
+        self.add(condition, right, {"acc_norm": per_character}, certain)
+        same = [rescorer.same_label() for rescorer in rescorers]
+        for row, mask, seeds in self._rows(condition):
+            row["donors"] = rescorers[0].donors
+            known = [own for i in seeds if (own := same[i]) is not None]
+            if len(known) < len(seeds):
+                continue
+            alike = np.concatenate([own[:, mask] for own in known], 1)
+            values = np.concatenate([hits[i][:, mask] for i in seeds], 1)
+            row["same_label_share"] = float(alike.mean())
+            for name, chosen in (("same_label", alike), ("other_label", ~alike)):
+                row[f"acc_{name}"] = float(values[chosen].mean()) if chosen.any() else None
+
+    def _rows(self, condition: Condition) -> Iterator[tuple[Row, np.ndarray, list[int]]]:
+        """Yield a condition's rows, each with the mask of its subset and its seeds' positions."""
+        for row in self.outcome.conditions:
+            if all(row[name] == value for name, value in vars(condition).items()):
+                seeds = [i for i, s in enumerate(self.seeds) if row["seed"] in (s, EVERY_SEED)]
+                yield row, self.masks[row["subset"]], seeds
+
     def count(self, condition: Condition, counts: list[np.ndarray], most: int) -> None:
         """Add to a condition's rows the mean number of images that its answers needed, and its
         share of ``most``."""
-        for row in self.outcome.conditions:
-            if any(row[name] != value for name, value in vars(condition).items()):
-                continue
-            mask = self.masks[row["subset"]]
-            own = [
-                c[mask]
-                for c, seed in zip(counts, self.seeds, strict=True)
-                if row["seed"] in (seed, EVERY_SEED)
-            ]
-            mean = float(np.mean(own))
+        for row, mask, seeds in self._rows(condition):
+            mean = float(np.mean([counts[i][mask] for i in seeds]))
             row |= {"pictures": mean, "most": most, "share": mean / most}
 
     def add(
@@ -118,14 +149,17 @@ class Table:
             others: further metrics of the entries, of each seed.
             certain: of each seed, the confidence of the entries.
         """
-        self.outcome.correct[condition] = np.concatenate(right).astype(bool)
+        values = np.concatenate(right)
+        whole = values.astype(bool)
+        # A byte for each where entries are right or wrong; under ``shuffled`` they may be in part.
+        self.outcome.correct[condition] = whole if (whole == values).all() else values
         every = list(range(len(self.seeds)))
         for subset in self.masks:
             for s in [[s] for s in every] + ([every] if len(every) > 1 else []):
-                values = {name: [metric[i] for i in s] for name, metric in others.items()}
+                more = {name: [metric[i] for i in s] for name, metric in others.items()}
                 confidences = None if certain is None else [certain[i] for i in s]
                 seed = self.seeds[s[0]] if len(s) == 1 else EVERY_SEED
-                self._add_row(condition, subset, seed, [right[i] for i in s], values, confidences)
+                self._add_row(condition, subset, seed, [right[i] for i in s], more, confidences)
 
     def _add_row(
         self,
@@ -167,6 +201,8 @@ class Table:
             if condition in (self.main, text_only):
                 named = {name: row[name] for name in ("task", "subset", "k", "seed")}
                 self.outcome.reliability.append({**named, "bins": bins})
+        if condition.mix in BY_CLIP and self.outcome.unread:
+            row["unread"] = self.outcome.unread
         self.outcome.conditions.append(row)
 
     def add_curve(self, rescorers: Sequence[Rescorer], asked: Sequence[int]) -> None:
@@ -208,3 +244,4 @@ class Table:
             masks,
             self.outcome.single,
         )
+        mark_unread(self.outcome.comparisons, self.outcome.unread)

@@ -23,12 +23,14 @@ from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import Stopping
 from vlmig.predict.scores import Scores
 
-BASELINES = ("vote", "clip", "zlavi")
+BY_CLIP = ("clip", "zlavi")
+BASELINES = ("vote", *BY_CLIP)
 """Other uses of the same images: the majority of their answers; CLIP's choice between statements,
 averaged over images; the even ensemble of the LM's and CLIP's distributions, after Z-LaVI (Yang et
 al. 2022)."""
 CLIP_SCALE = 100.0
-"""Inverse temperature of CLIP's distributions, where its training ends."""
+"""Factor of cosines in CLIP's distributions where the encoder has none of its own; OpenAI's CLIP
+ends its training there."""
 FOLDS = 5
 NUMBERS = (
     "text_only",
@@ -52,11 +54,18 @@ class Rescorer:
     Args:
         items: in the order of ``records``.
         config: the mixture's parameters.
+        clip_scale: the encoder's factor of cosines; None for ``CLIP_SCALE``.
     """
 
     def __init__(
-        self, task: Task, items: Sequence[Item], records: Iterable[Record], config: VLMIGConfig
+        self,
+        task: Task,
+        items: Sequence[Item],
+        records: Iterable[Record],
+        config: VLMIGConfig,
+        clip_scale: float | None = None,
     ) -> None:
+        self.clip_scale = clip_scale or CLIP_SCALE
         self.task, self.items, self.config = task, items, config
         self.owner = np.repeat(np.arange(len(items)), [len(item.questions) for item in items])
         """The item of each question, (Q,)."""
@@ -78,26 +87,38 @@ class Rescorer:
         scored."""
         self.shared: list[bool] = []
         """Of each item, whether its questions share their images."""
+        self.donors = 1
+        """How many objects' images the control ``shuffled`` shows instead."""
+        self._same: list[list[bool]] = []
         known: dict[tuple[str, ...], tuple[str, ...]] = {}
         for record in records:
-            self._add(record)
+            self._add(record, items[len(self.shared)].label)
             self.shared.append(len(record["pictures"]) == 1)
             for tokens in record.get("tokens") or ():
                 self.tokens.append(known.setdefault(tuple(tokens), tuple(tokens)))
         self.groups = cache(self._groups)
         self.learned = cache(self._learned)
 
-    def _add(self, record: Record) -> None:
+    def _add(self, record: Record, label: str) -> None:
         for name in NUMBERS:
             rows: Any = record.get(name)
             self.columns[name].add([rows] if rows and name == "clip" else rows)
         shuffled = record.get("shuffled")
+        if shuffled and "labels" in shuffled:  # earlier versions had one donor, and not its label
+            self.donors = len(shuffled["labels"])
+            self._same.append([other == label for other in shuffled["labels"]])
         for name in SHUFFLED:
             self.columns[f"shuffled {name}"].add(shuffled[name] if shuffled else None)  # type: ignore[literal-required]
 
     def complete(self, name: str) -> bool:
         """Tell whether every item has a kind of number."""
         return self.columns[name].items == len(self.items)
+
+    def same_label(self) -> np.ndarray | None:
+        """Tell for each donor whether its label is the item's, (M, entries); None if unknown."""
+        if len(self._same) < len(self.items):
+            return None
+        return np.array(self._same).T[:, self.entries()[0]]
 
     def has(self, control: str) -> bool:
         """Tell whether a control was measured."""
@@ -119,10 +140,13 @@ class Rescorer:
         distinct, group = np.unique(np.stack(sizes, 1), axis=0, return_inverse=True)
         return [np.flatnonzero(group.ravel() == i) for i in range(len(distinct))]
 
-    def _stacked(self, control: str, group: np.ndarray) -> Scores:
+    def _stacked(self, control: str, group: np.ndarray, donor: int = 0) -> Scores:
         """Stack the scores of a group of questions: (Q, C), (K, Q, C), (Q, C), (K, Q) or (K, Q,
         C)."""
         text, images, alignment = (column.of(group) for column in self._columns(control))
+        if control == "shuffled":
+            images = np.split(images, self.donors, axis=1)[donor]
+            alignment = np.split(alignment, self.donors, axis=1)[donor]
         blank = self.columns["blank"].of(group)
         free = np.zeros_like(text)
         if self.complete("content_free"):
@@ -162,17 +186,22 @@ class Rescorer:
         by_count = {k: self.rescore(k, mix, weights) for k in np.unique(counts).tolist()}
         return [by_count[k][i] for i, k in enumerate(counts.tolist())]
 
-    def rescore(self, k: int, mix: str, weights: str, control: str = "none") -> list[np.ndarray]:
+    def rescore(
+        self, k: int, mix: str, weights: str, control: str = "none", donor: int = 0
+    ) -> list[np.ndarray]:
         """Return each question's log-likelihoods of its candidates, (C,) each, by a rule.
 
         A question with fewer images than k uses all of them.
+
+        Args:
+            donor: whose images the control ``shuffled`` shows, of ``donors``.
         """
-        trust = self.learned(control, k) if weights == "learned" and k else None
+        trust = self.learned(control, k, donor) if weights == "learned" and k else None
         kind = "uniform" if weights == "learned" else weights
         mixture = Mixture.of(self.config, None if mix in BASELINES else mix, kind)
         result: list[Any] = [None] * len(self.owner)
         for group in self.groups(control):
-            scores = self._stacked(control, group)
+            scores = self._stacked(control, group, donor)
             if mix in BASELINES and k:
                 rows = self._baseline(scores, group, k, mix)
             else:
@@ -211,10 +240,10 @@ class Rescorer:
         cosines = self.columns["clip"].of(self.owner[group])
         cosines = cosines.reshape(len(group), len(scores.per_image), -1)
         mean = cosines[:, :k].mean(1)[:, candidates % cosines.shape[-1]]
-        clip = log_softmax(CLIP_SCALE * mean, -1)
+        clip = log_softmax(self.clip_scale * mean, -1)
         return clip if mix == "clip" else np.logaddexp(clip, text) - np.log(2)
 
-    def _learned(self, control: str, k: int) -> np.ndarray:
+    def _learned(self, control: str, k: int, donor: int = 0) -> np.ndarray:
         """Learn the trust in each image, (Q, K): the probability that it raises the right answer's
         above the text's.
 
@@ -225,7 +254,7 @@ class Rescorer:
         helped = np.empty((len(self.owner), k), dtype=bool)
         right = np.array([self._right_candidate(i) for i in range(len(self.owner))])
         for group in self.groups(control):
-            scores = self._stacked(control, group)
+            scores = self._stacked(control, group, donor)
             inputs[group] = _image_features(scores, k).swapaxes(0, 1)
             rows, answer = np.arange(len(group)), right[group]
             images, text = log_softmax(scores.per_image[:k], -1), log_softmax(scores.text, -1)

@@ -5,8 +5,10 @@ All questions of an item share one set of images, and an answer never reaches th
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,24 @@ class Item:
             contexts = tuple(lines + context for context in question.contexts)
             questions.append(replace(question, contexts=contexts))
         return replace(self, questions=tuple(questions))
+
+
+def drawn(items: Sequence[Item], count: int) -> Sequence[Item]:
+    """Draw a part of a task's items, in their order.
+
+    Files are often sorted, so the first items are no sample. An item's place in the draw is a hash
+    of its subject, picture and first wording: it depends on no other item, so a longer file gives
+    the same items, less those that new ones displace.
+    """
+    if count >= len(items):
+        return items
+
+    def place(number: int) -> tuple[bytes, int]:
+        item = items[number]
+        content = f"{item.cluster}\n{item.picture}\n{item.questions[0].contexts[0]}"
+        return hashlib.sha256(content.encode()).digest(), number
+
+    return [items[i] for i in sorted(nsmallest(count, range(len(items)), key=place))]
 
 
 @dataclass(frozen=True)

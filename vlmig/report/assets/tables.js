@@ -56,10 +56,18 @@ function accuracy(cell) {
   if (!cell) return el('span', { class: 'none' }, '–');
   if (known(cell.perplexity))
     return [el('span', { class: 'value' }, cell.perplexity.toFixed(2)), el('span', { class: 'under' }, 'ppl')];
+  if (known(cell.unread))
+    return el('span', { class: 'none', title: `never read: ${cell.unread.join(', ')}` }, 'cannot name the candidates');
   if (!known(cell.acc)) return el('span', { class: 'none' }, '–');
   const under = cell.ci95 && el('span', { class: 'under' }, interval(cell.ci95));
   const other = known(cell.f1) && el('span', { class: 'under' }, `F1 ${percent(cell.f1)}`);
-  return [el('span', { class: 'value' }, percent(cell.acc)), under, other];
+  const shares = [
+    known(cell.donors) && `${cell.donors} other objects`,
+    known(cell.acc_same_label) && `same label ${percent(cell.acc_same_label)}`,
+    known(cell.acc_other_label) && `other label ${percent(cell.acc_other_label)}`,
+  ].filter(Boolean);
+  const lines = shares.map((text) => el('span', { class: 'under' }, text));
+  return [el('span', { class: 'value' }, percent(cell.acc)), under, other, ...lines];
 }
 
 function gainCell(gain) {
