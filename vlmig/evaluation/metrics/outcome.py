@@ -99,8 +99,9 @@ class Table:
         """
         hits, per_character, certain = [], [], []
         for rescorer in rescorers:
-            rule = astuple(condition)
-            found = [rescorer.rescore(*rule, donor) for donor in range(rescorer.donors)]
+            found = []
+            for donor in range(rescorer.donors):
+                found.append(rescorer.rescore(**vars(condition), donor=donor))
             hits.append(np.stack([rescorer.correct(own) for own in found]))
             normal = [rescorer.correct(own, per_character=True) for own in found]
             per_character.append(np.mean(normal, axis=0))
