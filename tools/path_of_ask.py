@@ -1,8 +1,7 @@
 """Count the files and functions that one warm ``ask`` passes: python -m tools.path_of_ask [k].
 
 A change of file is a call from a function of one file of vlmig to a function of another one.
-Comprehensions
-belong to the function that they are in.
+Comprehensions belong to the function that they are in.
 """
 
 from __future__ import annotations

@@ -133,9 +133,8 @@ def _probabilities(answer: Answer) -> str:
     """Lay out the candidates' probabilities: mixed, text only, and by image."""
     from vlmig.report.text_table import text_table
 
-    candidates = sorted(answer.probabilities, key=lambda name: -answer.probabilities[name])[
-        :COLUMNS
-    ]
+    likeliest = sorted(answer.probabilities, key=lambda name: -answer.probabilities[name])
+    candidates = likeliest[:COLUMNS]
     distributions = [answer.probabilities, answer.text_only, *answer.per_image]
     names = ["with images", "text only"]
     remarks = ["", ""]

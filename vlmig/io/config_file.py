@@ -101,7 +101,9 @@ def _merged(below: Any, over: Any) -> Any:
     """Lay values over others: mappings field by field, stages one by one; further stages follow."""
     if not (isinstance(below, dict) and isinstance(over, dict)):
         return over
-    merged = {**below, **{key: _merged(below.get(key), value) for key, value in over.items()}}
+    merged = dict(below)
+    for key, value in over.items():
+        merged[key] = _merged(below.get(key), value)
     old, new = below.get("stages"), over.get("stages")
     if isinstance(old, list) and isinstance(new, list):
         merged["stages"] = [_merged(a, b) if b is not None else a for a, b in zip_longest(old, new)]

@@ -138,9 +138,8 @@ class Loop:
                 self.accelerator.backward(loss)
             total += loss.detach()
         flags = torch.tensor([float(stop), float(save)], device=self.accelerator.device)
-        mean, stops, saves = self.accelerator.reduce(
-            torch.cat([total[None].float(), flags]), "mean"
-        ).tolist()
+        figures = torch.cat([total[None].float(), flags])
+        mean, stops, saves = self.accelerator.reduce(figures, "mean").tolist()
         clip = self.settings.clip or math.inf
         norm = float(whole(self.accelerator.clip_grad_norm_(self.trained, clip)))
         # fp16 detects infinite gradients and skips the step.

@@ -70,9 +70,8 @@ class Objective(nn.Module):
         """Late fusion: run the LM over the texts once, and fuse each set of images with its
         states."""
         reading = self._read(texts)
-        fused = self.model.fuse(
-            reading, torch.cat([*beside.values()], 1).to(reading.hidden.device)
-        ).unbind(1)
+        images = torch.cat([*beside.values()], 1).to(reading.hidden.device)
+        fused = self.model.fuse(reading, images).unbind(1)
         states = dict(zip(beside, fused, strict=True))
         if len(beside) > 1:
             states["text"] = reading.hidden
@@ -80,42 +79,35 @@ class Objective(nn.Module):
 
     def _read(self, texts: Texts) -> LateReading:
         """Run the base LM over the texts; without gradients where it is frozen."""
-        model = self.model
+        model, mask = self.model, texts.attention_mask
         learns = any(p.requires_grad for p in model.language_model.parameters())
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             extra = {} if isinstance(model, VLMIGForMaskedLM) else {"use_cache": False}
-            states = model.trunk(
-                input_ids=texts.input_ids, attention_mask=texts.attention_mask, **extra
-            ).last_hidden_state
-        return model.prepare(states, texts.attention_mask)
+            output = model.trunk(input_ids=texts.input_ids, attention_mask=mask, **extra)
+        return model.prepare(output.last_hidden_state, mask)
 
     def _within(self, texts: Texts, features: Tensor) -> Tensor:
         """Early fusion: return the summed loss with images (B, M, P, C) at the texts' image
         tokens."""
         model = self.model
         assert isinstance(model, VLMIGForCausalLM)
-        base: dict[str, Any] = {"input_ids": texts.input_ids, "inputs_embeds": None}
-        base = model.fusion.embed_shown(model, base, features.to(texts.input_ids.device))
-        if base["inputs_embeds"] is None:  # every step must use every weight, also without images
-            base = {
-                "input_ids": None,
-                "inputs_embeds": model.get_input_embeddings()(texts.input_ids),
-            }
-            base["inputs_embeds"] = (
-                base["inputs_embeds"] + 0 * model.projector(model.blank_features).sum()
-            )
-        states = model.trunk(
-            **base,
-            attention_mask=visible(texts, base["inputs_embeds"].dtype),
+        ids = texts.input_ids
+        base: dict[str, Any] = {"input_ids": ids, "inputs_embeds": None}
+        embedded = model.fusion.embed_shown(model, base, features.to(ids.device))["inputs_embeds"]
+        if embedded is None:
+            # Every step must use every weight, also without images.
+            unused = 0 * model.projector(model.blank_features).sum()
+            embedded = model.get_input_embeddings()(ids) + unused
+        output = model.trunk(
+            inputs_embeds=embedded,
+            attention_mask=visible(texts, embedded.dtype),
             position_ids=texts.positions,
             use_cache=False,
-        ).last_hidden_state
-        loss = self.loss(states, texts.labels)
+        )
+        loss = self.loss(output.last_hidden_state, texts.labels)
         if self.alignment and self.training:
-            places = texts.input_ids == model.config.placeholder_id
-            loss = loss + self.alignment * texts.count * chamfer(
-                base["inputs_embeds"], places, texts.samples
-            )
+            distance = chamfer(embedded, ids == model.config.placeholder_id, texts.samples)
+            loss = loss + self.alignment * texts.count * distance
         return loss
 
     def loss(self, states: Tensor, labels: Tensor) -> Tensor:
@@ -125,10 +117,10 @@ class Objective(nn.Module):
         size = max(1, LOGITS_BUDGET // self.model.get_output_embeddings().weight.shape[0])
         if len(rows) <= size:
             return self._of_rows(rows, wanted)
-        parts = zip(rows.split(size), wanted.split(size), strict=True)
-        return torch.stack(
-            [checkpoint(self._of_rows, *part, use_reentrant=False) for part in parts]
-        ).sum()
+        losses = []
+        for part in zip(rows.split(size), wanted.split(size), strict=True):
+            losses.append(checkpoint(self._of_rows, *part, use_reentrant=False))
+        return torch.stack(losses).sum()
 
     def _of_rows(self, rows: Tensor, wanted: Tensor) -> Tensor:
         logits = self.model.head(self.model.language_model, rows)

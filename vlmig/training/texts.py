@@ -246,4 +246,7 @@ def without_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
 
 def _within(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
     """Return which tokens overlap one of the spans."""
-    return [any(a < end and b > begin for begin, end in spans) for a, b in offsets]
+    learnt = []
+    for a, b in offsets:
+        learnt.append(any(a < end and b > begin for begin, end in spans))
+    return learnt

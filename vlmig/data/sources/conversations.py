@@ -176,8 +176,8 @@ def _messages(row: Row) -> list[Any]:
         return row["conversations"]
     if row.get("output") is not None:
         answer = row["output"]
-        question: list[Any] = [row.get(name) for name in ("instruction", "input")]
-        question = [text for text in question if text not in (None, "")]
+        names = ("instruction", "input")
+        question = [row[name] for name in names if row.get(name) not in (None, "")]
     elif row.get("response") is not None:
         question, answer = [row.get("question")], row["response"]
     else:

@@ -335,9 +335,6 @@ def _most_tokens(kind: str) -> int | None:
         return None
     import diffusers
 
-    parameters = inspect.signature(
-        getattr(diffusers, kind, diffusers.DiffusionPipeline).__call__
-    ).parameters
-    return (
-        parameters["max_sequence_length"].default if "max_sequence_length" in parameters else None
-    )
+    pipeline = getattr(diffusers, kind, diffusers.DiffusionPipeline)
+    parameter = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
+    return None if parameter is None else parameter.default
