@@ -174,10 +174,19 @@ def test_long_texts_are_cut_as_long_as_lm_evals_but_keep_their_beginning(
     assert read == begin + their_read[len(begin) :]
 
 
+def test_where_lm_evals_own_model_is_no_guide(hflms: dict[str, HFLM]) -> None:
+    """What docs/evaluation.md says of it, so that we notice when it changes."""
+    with pytest.raises(AssertionError):  # nothing is left of a continuation across the join
+        theirs(hflms["gpt2"], "The r", "ed")
+    tokenizer = APPENDING["llama2"]
+    model = HFLM(hflms["llama2"].model, tokenizer=tokenizer, batch_size=1, device="cpu")
+    assert theirs(model, "The cat", " red")[1] == [tokenizer.eos_token_id]
+    rolled = hflms["llama3"].tok_encode("red")  # all of which it predicts, after BOS
+    assert rolled[0] == KINDS["llama3"].bos_token_id == hflms["llama3"].prefix_token_id
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama3"])
 def test_no_token_is_lost_where_the_join_is_inside_one(name: str) -> None:
-    """lm-eval's own model takes the first token of the continuation for one of the context here,
-    and fails or loses it."""
     tokenizer, begin = KINDS[name], KINDS[name]("").input_ids
     for context, continuation in (("The c", "at"), ("The r", "ed"), ("The red", "s")):
         read, scored = ours(tokenizer, context, continuation)
