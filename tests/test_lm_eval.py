@@ -145,6 +145,8 @@ PAIRS = [
     ("Who is ", "red"),  # the space belongs to what follows
     ("", "A red brick"),
     ("One two three.\n\nFour", " five six"),
+    ("<|endoftext|>Who is ", "red"),
+    ("Who is it? " * 20, "red"),  # longer than the tiny LM's 96 positions
 ]
 
 
@@ -153,6 +155,7 @@ def test_text_only_equals_lm_evals_own_model(tiny: VLMIG, base: HFLM) -> None:
     ours, theirs = VlmigLM(tiny, k=0).loglikelihood(requests), base.loglikelihood(requests)
     assert [value for value, _ in ours] == pytest.approx([value for value, _ in theirs], abs=1e-5)
     assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    assert tiny.loglikelihood(PAIRS, k=0) == pytest.approx([v for v, _ in theirs], abs=1e-5)
     together = VlmigLM(tiny, k=0).loglikelihood(asked(*PAIRS))
     assert [value for value, _ in together] == pytest.approx(
         [value for value, _ in theirs], abs=1e-5

@@ -94,6 +94,36 @@ def test_where_the_candidate_goes(masked: VLMIG) -> None:
         list(masked.scorer.texts.gaps("[MASK] [MASK]", "red", None))
 
 
+def test_special_tokens_that_a_text_already_holds_are_not_added_again(masked: VLMIG) -> None:
+    texts, tokenizer = masked.scorer.texts, masked.tokenizer
+    text = "a cat is [MASK] ."
+    for given in (text, f"[CLS] {text}", f"{text} [SEP]", f"[CLS] {text} [SEP]"):
+        gaps = list(texts.gaps(given, "dark red", None))
+        assert gaps == list(texts.gaps(text, "dark red", None))
+        assert [ids[:1] + ids[-1:] for ids, _, _ in gaps] == [[1, 2]] * 2
+        ids, gap = texts.gap(given, None)
+        assert ids == tokenizer(text).input_ids and ids[gap] == tokenizer.mask_token_id
+    long = "[CLS] " + "a " * 60 + "[MASK]" + " cat" * 60
+    ids, gap = texts.gap(long, 40)
+    assert len(ids) == 40 and ids[gap] == 3 and ids[0] == 1 and ids[-1] == 2
+    assert masked.ask(long, k=0).answer
+
+
+def test_words_that_a_masked_lm_lacks_are_told_or_refused(
+    masked: VLMIG, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = [("the color of a cat is", " red"), ("the color of a cat is", " turquoise")]
+    masked.loglikelihood(pairs, k=0)
+    assert [r.getMessage() for r in caplog.records if "does not know" in r.getMessage()] == [
+        "the candidate 'turquoise' holds a word that this LM does not know and reads as [UNK], so "
+        "its score says nothing; there may be others, and this is said once"
+    ]
+    with pytest.raises(VLMIGError, match="the choice 'turquoise' holds a word that this LM does"):
+        masked.ask("what is the color of a cat ?", choices=["red", "turquoise"], k=0)
+    with pytest.raises(VLMIGError, match="the continuation ' ' has no token of its own"):
+        masked.loglikelihood([("a cat is", " ")], k=0)
+
+
 def test_what_a_masked_lm_cannot_do_is_said(masked: VLMIG, tiny: VLMIG) -> None:
     with pytest.raises(VLMIGError, match="generate needs a causal LM"):
         masked.generate(["a cat"], k=1)

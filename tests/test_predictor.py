@@ -73,7 +73,8 @@ def test_a_token_that_spans_the_join_belongs_to_the_continuation(tiny: VLMIG) ->
 
 def test_long_texts_lose_their_left_end(tiny: VLMIG) -> None:
     ids, split = tiny.scorer.texts.pair("a" * 200, " red", limit=50)
-    assert len(ids) == 50 and tiny.tokenizer.decode(ids[split:]) == " red"
+    assert len(ids) == 51, "50 are read, the last is only predicted"
+    assert tiny.tokenizer.decode(ids[split:]) == " red"
     assert np.isfinite(tiny.loglikelihood([("a" * 200, " red")], k=1)[0])
 
 
@@ -107,7 +108,7 @@ def test_the_text_edge(tiny: VLMIG) -> None:
         tiny.loglikelihood([("A cat", "b" * 300)], k=1)
     tiny.tokenizer.bos_token = "b"  # a text that is cut keeps its BOS
     ids, _ = tiny.scorer.texts.pair("b" + "a" * 200, " red", limit=50)
-    assert tiny.tokenizer.decode(ids).startswith("ba") and len(ids) == 50
+    assert tiny.tokenizer.decode(ids).startswith("ba") and len(ids) == 51
     assert len(tiny.generate(["a" * 200], k=1, max_new_tokens=4)) == 1
     with pytest.raises(VLMIGError, match="max_new_tokens=96; this model has 96 places"):
         tiny.generate(["a"], k=1, max_new_tokens=96)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,11 +16,12 @@ from typing import Any
 
 import pytest
 from proof import PROOF
+from test_earlier import EARLIER
 
 from vlmig import VLMIG
 from vlmig.cli.main import main
 from vlmig.evaluation.evaluator import Evaluator
-from vlmig.evaluation.journal import Journal
+from vlmig.evaluation.journal import Journal, fingerprint
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.yaml_task import declaration
@@ -149,6 +151,48 @@ def test_another_model_or_setting_never_meets_old_lines(
     weight.copy_(weight.flip(0))  # the same numbers in other places
     assert lines() == 8
     assert lines() == 8
+
+
+def test_a_checkpoint_in_another_place_measures_nothing_again(
+    tiny: VLMIG, parts: Path, files: Path, tmp_path: Path
+) -> None:
+    task, out = declaration("memory_color").made(), tmp_path / "out"
+    shutil.copytree(EARLIER / "run" / "journal", out / "journal")
+    earlier = measured(out)
+    tiny.model.save_pretrained(tmp_path / "model", save_base=True)
+    for place in ("here", "there/further"):
+        shutil.copytree(tmp_path / "model", tmp_path / place)
+        for part in ("vision_encoder", "generator"):
+            shutil.copytree(parts / part, tmp_path / place / "own" / part)
+        described = json.loads((tmp_path / place / "config.json").read_text())
+        for part, name in (("vision_encoder", "vision_encoder"), ("imaginer", "generator")):
+            described[part] = str(tmp_path / place / "own" / name)
+        described["training"] = {"data": str(tmp_path / place)}
+        (tmp_path / place / "config.json").write_text(json.dumps(described))
+        model = VLMIG.from_pretrained(tmp_path / place, store=tmp_path / place / "store")
+        measure_tasks(Evaluator(model, Settings(ks=(0, 1), limit=2), files, out), [task])
+        assert measured(out) == earlier + 2 > 2, "an earlier version's lines are read over"
+
+
+def test_what_decides_numbers_is_in_the_fingerprint(tiny: VLMIG) -> None:
+    known = {fingerprint(tiny)}
+    assert fingerprint(tiny) in known
+
+    def new() -> bool:
+        found = fingerprint(tiny)
+        return found not in known and known.add(found) is None
+
+    embeddings = tiny.model.language_model.get_input_embeddings().weight.data
+    embeddings.copy_(embeddings.flip(0))  # the same numbers in other places, in the LM too
+    assert new()
+    tiny.config.strength = 0.5
+    assert new()
+    tiny.tokenizer("a", padding="max_length", max_length=9)  # no change of the tokenizer
+    assert fingerprint(tiny) in known
+    tiny.tokenizer.add_tokens(["cat"])
+    assert new()
+    tiny.config.name_or_path, tiny.config.training = "/elsewhere", {"seconds": 1}
+    assert fingerprint(tiny) in known
 
 
 def test_half_a_line_is_no_line(tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.records import Record
+from vlmig.io.hashing import content_of, source_of
+from vlmig.models.config import COMPONENTS, VLMIGConfig
 from vlmig.predict.predictor import VLMIG
 
 POLL = 0.2
@@ -123,24 +123,53 @@ class Journal:
 
 
 def fingerprint(model: VLMIG) -> str:
-    """Hash what decides a model's numbers: its configuration, every weight, and its image
-    source."""
-    digest = hashlib.sha256(
-        json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode()
-    )
-    digest.update(json.dumps(model.imagination.identity, sort_keys=True).encode())
+    """Hash what decides a model's numbers, by content alone: its settings, every weight, tokenizer,
+    encoder and image source. The same checkpoint in another place has the same."""
+    config, digest = model.config, hashlib.sha256()
+    encoder = source_of(config.locate(config.vision_encoder, model.folder))
+    for part in (
+        _settings(config),
+        _tokenizer(model.tokenizer),
+        encoder,
+        model.imagination.identity,
+    ):
+        digest.update(json.dumps(part, sort_keys=True, default=str).encode())
     for name, tensor in model.model.state_dict().items():
-        if tensor.device.type == "meta":  # offloaded
-            continue
-        content = tensor.reshape(-1).view(torch.uint8)
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        if name.startswith(
-            "language_model."
-        ):  # large: integer sums are exact in any order, and quick on any device
-            digest.update(str(content.sum(dtype=torch.int64).item()).encode())
-        else:
-            digest.update(content.cpu().numpy().tobytes())
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        if tensor.device.type != "meta":
+            digest.update(content_of(tensor))
+    if any(tensor.device.type == "meta" for tensor in model.model.state_dict().values()):
+        # Offloaded weights are read as they were saved.
+        source = config.locate(config.language_model, model.folder)
+        digest.update(source_of(source, config.language_model_revision).encode())
     return digest.hexdigest()
+
+
+def _settings(config: VLMIGConfig) -> dict[str, Any]:
+    """Return the fields that decide numbers: those of the image source are in its identity, names
+    of components in their contents, and how a checkpoint was trained is in its weights."""
+    fields = config.to_dict()
+    names = VLMIGConfig.__annotations__.keys() - {"training"}
+    kept = {name: fields.get(name) for name in names if not name.startswith(COMPONENTS)}
+    return {"transformers": fields.get("transformers_version"), **_without_places(kept)}
+
+
+def _without_places(fields: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where configurations, one in another, were loaded from."""
+    kept = {}
+    for name, value in fields.items():
+        if name != "_name_or_path":
+            kept[name] = _without_places(value) if isinstance(value, dict) else value
+    return kept
+
+
+def _tokenizer(tokenizer: Any) -> list[Any]:
+    """Return what decides token ids."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    rules = tokenizer.get_vocab() if fast is None else json.loads(fast.to_str())
+    if fast is not None:  # what the last call asked for
+        rules.update(padding=None, truncation=None)
+    return [rules, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
 
 
 def key_of(**parts: Any) -> str:

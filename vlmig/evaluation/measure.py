@@ -241,7 +241,7 @@ class Plan:
                     choices.append(candidates)
                     images.append(shared or next(remaining))
         first = self.task.scoring == "first_token"
-        flat = self.model.score(contexts, choices, images, first=first)
+        flat = self.model.score(contexts, choices, images, first=first, together=True)
         questions = [self._whole(parts) for parts in _regrouped(flat, sizes)]
         return _regrouped(questions, [len(item.questions) for item in items])
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def number_of(text: str, seed: int = 0) -> int:
@@ -29,6 +33,13 @@ def numbers_of(texts: Iterable[str], seed: int = 0) -> np.ndarray:
     return np.fromiter((number_of(text, seed) for text in texts), np.uint64)
 
 
+def content_of(tensor: Tensor) -> np.ndarray:
+    """Return a tensor's bytes, uint8 (n,)."""
+    import torch  # takes a second, which reading rows need not spend
+
+    return tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy()
+
+
 def source_of(name: str, revision: str | None = None) -> str:
     """Name weights by the content of their folder, or by id and revision."""
     return digest_folder(Path(name)) if Path(name).is_dir() else f"{name}@{revision or 'main'}"
@@ -40,5 +51,7 @@ def digest_folder(folder: Path) -> str:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             digest.update(str(path.relative_to(folder)).encode())
-            digest.update(path.read_bytes())
+            with path.open("rb") as file:
+                while part := file.read(2**24):  # weights may be larger than memory
+                    digest.update(part)
     return digest.hexdigest()[:16]

@@ -264,7 +264,8 @@ class AdaptiveScores:
         contexts, choices = zip(*self.groups, strict=True)
         none = [self.visuals] * len(contexts)
         self._scores = self._zeros(self.visuals)
-        self._batches = list(self.scorer.batches(contexts, choices, none, first=self.first))
+        batches = self.scorer.batches(contexts, choices, none, first=self.first, together=True)
+        self._batches = list(batches)
         for batch in self._batches:
             add_scores(self.scorer.model, batch, None, self._scores)
 

@@ -8,8 +8,9 @@ the middle of its context.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -45,6 +46,47 @@ def same_size(sizes: Sequence[int], batch: int) -> Iterator[list[int]]:
         members = [i for i, other in enumerate(sizes) if other == size]
         for start in range(0, len(members), batch):
             yield members[start : start + batch]
+
+
+def read_batches(
+    model: Model,
+    requests: Sequence[ScoreRequest],
+    visuals: Sequence[Visuals],
+    batch: int,
+    pad: int,
+    shown: Callable[[Sequence[list[int]], Sequence[Visuals]], Tensor | None],
+) -> Iterator[Batch]:
+    """Read requests, at most ``batch`` together, all with equally many images; a context that
+    several share is read once.
+
+    Args:
+        visuals: of each context.
+        pad: the token that fills rows.
+        shown: stacks the features of the images in texts, of their ids and visuals.
+    """
+    single, shared = split_shared(model, requests)
+    largest = max((len(group) for group in shared), default=1)
+    for groups in _same_images(shared, visuals, max(1, batch // largest)):
+        reading = read_shared(model, groups, pad)  # type: ignore[arg-type]
+        members = list(chain(*groups))
+        if reading is None:
+            single += members
+        else:
+            yield Batch(members, [visuals[request.context] for request in members], reading)
+    for groups in _same_images([[request] for request in single], visuals, batch):
+        members = list(chain(*groups))
+        images = [visuals[request.context] for request in members]
+        features = shown([request.ids for request in members], images)
+        yield Batch(members, images, read_requests(model, members, pad, features))
+
+
+def _same_images(
+    groups: Sequence[list[ScoreRequest]], visuals: Sequence[Visuals], batch: int
+) -> Iterator[list[list[ScoreRequest]]]:
+    """Yield groups of requests with equally many images, at most ``batch`` groups at a time."""
+    counts = [len(visuals[group[0].context].features) for group in groups]
+    for members in same_size(counts, batch):
+        yield [groups[i] for i in members]
 
 
 def read_requests(

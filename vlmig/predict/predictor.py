@@ -129,8 +129,8 @@ class VLMIG:
 
         Raises:
             VLMIGError: an empty question, fewer than two choices, a negative k, an unknown rule,
-                images that do not fit, a choice with a word that the LM lacks; ``auto`` without
-                choices, or with images or steps.
+                images that do not fit, words that the LM lacks; ``auto`` without choices, or with
+                images or steps.
         """
         asked = AskOptions(**settings)
         _check(question, choices)
@@ -151,10 +151,9 @@ class VLMIG:
             context = conversation.conclude(rationale)
         with self.stopwatch("read, fuse, mix"):
             options = list(self.scorer.likely(context, visuals, 8) if choices is None else choices)
-            after_text = conversation.template == "question" or steps or gap
-            candidates = (
-                spaced(context, options) if after_text else conversation.continuations(options)
-            )
+            candidates = conversation.continuations(options)
+            if conversation.template == "question" or steps or gap:
+                candidates = spaced(context, options)
             scores, visuals = self._scored((context, candidates), visuals, count, mixture, draw)
             text_only = self.scorer.text_only(context, candidates, visuals, scores)
         return Answer.of(

@@ -21,11 +21,10 @@ from vlmig.predict.batching import (
     Batch,
     add_mixed,
     add_scores,
+    read_batches,
     read_padded,
     read_requests,
-    read_shared,
     same_size,
-    split_shared,
 )
 from vlmig.predict.images import VisualCache
 from vlmig.predict.scores import Scores
@@ -68,11 +67,6 @@ class Scorer:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.tokenizer.eos_token_id
 
-    @property
-    def alone(self) -> bool:
-        """Whether each context is read by itself, see ``batches``."""
-        return self.model.device.type == "cpu"
-
     def causal(self, wanted: str) -> VLMIGForCausalLM:
         """Return the model.
 
@@ -96,6 +90,7 @@ class Scorer:
         batch: int = 32,
         verbatim: bool = False,
         first: bool = False,
+        together: bool = False,
     ) -> list[Scores]:
         """Score each context's candidates with text alone and with each of its images; images in
         the text are always read.
@@ -106,6 +101,7 @@ class Scorer:
             verbatim: score candidates verbatim, adding no space where neither context nor candidate
                 has one.
             first: score each candidate's first sub-token only, as published.
+            together: whether these contexts always come together, see ``batches``.
 
         Raises:
             VLMIGError: an empty candidate.
@@ -114,20 +110,25 @@ class Scorer:
             pairs = zip(contexts, choices, strict=True)
             choices = [spaced("" if first else context, options) for context, options in pairs]
 
-        def read(part: slice) -> list[Scores]:
+        def score(part: slice) -> list[Scores]:
             results = []
             for options, images in zip(choices[part], visuals[part], strict=True):
                 results.append(Scores.zero(len(options), images.alignment.numpy()))
-            for group in self.batches(contexts[part], choices[part], visuals[part], batch, first):
+            read = contexts[part], choices[part], visuals[part]
+            for group in self.batches(*read, batch, first, together):
                 add_scores(self.model, group, self.visual_cache(group.visuals), results)
             return results
 
-        return list(chain(*deterministic_map(read, self._parts(len(contexts)), self.model.device)))
+        parts = self._parts(len(contexts), together)
+        return list(chain(*deterministic_map(score, parts, self.model.device)))
 
-    def _parts(self, count: int) -> list[slice]:
-        """Split texts into those to score together: one by one on a CPU, else all."""
-        step = 1 if self.alone else max(1, count)
+    def _parts(self, count: int, together: bool = False) -> list[slice]:
+        """Split texts into those to score at once: one by one on a CPU, else all."""
+        step = 1 if self._alone(together) else max(1, count)
         return [slice(start, start + step) for start in range(0, count, step)]
+
+    def _alone(self, together: bool) -> bool:
+        return self.model.device.type == "cpu" and not together
 
     def text_only(
         self, context: str, candidates: Sequence[str], visuals: Visuals, scores: Scores
@@ -151,40 +152,29 @@ class Scorer:
         visuals: Sequence[Visuals],
         batch: int = 32,
         first: bool = False,
+        together: bool = False,
     ) -> Iterator[Batch]:
         """Read candidates in batches of similar length and equally many images.
 
         On a CPU each context is read by itself with its candidates, in an order of their own: what
         stands beside a text in a batch changes how its sums are rounded. So no score depends on the
         batch, or on other texts.
+
+        Args:
+            together: read all contexts together on a CPU too, which is faster: for those that
+                always come together, as an item's wordings do.
         """
         requests = self._requests(contexts, choices, visuals, first)
         requests.sort(key=lambda request: (len(request.ids), request.ids))
-        if not self.alone:
-            yield from self._batches(requests, visuals, batch)
-            return
-        for context in range(len(contexts)):
-            own = [request for request in requests if request.context == context]
-            yield from self._batches(own, visuals, ROWS)
-
-    def _batches(
-        self, requests: Sequence[ScoreRequest], visuals: Sequence[Visuals], batch: int
-    ) -> Iterator[Batch]:
-        single, shared = split_shared(self.model, requests)
+        groups = [requests]
+        if self._alone(together):
+            by_context: dict[int, list[ScoreRequest]] = {}
+            for request in requests:
+                by_context.setdefault(request.context, []).append(request)
+            groups, batch = list(by_context.values()), ROWS
         batch = 1 if self.model.padding_counts else batch
-        largest = max((len(group) for group in shared), default=1)
-        for groups in self._same_images(shared, visuals, max(1, batch // largest)):
-            reading = read_shared(self.causal("a shared context"), groups, self.pad)
-            members = list(chain(*groups))
-            if reading is None:
-                single += members
-            else:
-                yield Batch(members, [visuals[request.context] for request in members], reading)
-        for groups in self._same_images([[request] for request in single], visuals, batch):
-            members = list(chain(*groups))
-            images = [visuals[request.context] for request in members]
-            shown = self._shown([request.ids for request in members], images)
-            yield Batch(members, images, read_requests(self.model, members, self.pad, shown))
+        for own in groups:
+            yield from read_batches(self.model, own, visuals, batch, self.pad, self._shown)
 
     def _requests(
         self,
@@ -200,15 +190,6 @@ class Scorer:
         ]
         limits = [self.limit(images) for images in visuals]
         return score_requests(self.texts, texts, choices, limits, first=first)
-
-    @staticmethod
-    def _same_images(
-        groups: Sequence[list[ScoreRequest]], visuals: Sequence[Visuals], batch: int
-    ) -> Iterator[list[list[ScoreRequest]]]:
-        """Yield groups of requests with equally many images, at most ``batch`` groups at a time."""
-        counts = [len(visuals[group[0].context].features) for group in groups]
-        for members in same_size(counts, batch):
-            yield [groups[i] for i in members]
 
     def _expanded(self, text: str, visuals: Visuals) -> str:
         """Write a text with all placeholder tokens of its images."""

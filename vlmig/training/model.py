@@ -13,6 +13,7 @@ from torch import nn
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.store import FeatureStore
+from vlmig.io.hashing import content_of
 from vlmig.models.checkpoint import (
     load_language_model,
     load_tokenizer,
@@ -84,9 +85,7 @@ def frozen_digest(module: nn.Module) -> str:
     for name, value in module.state_dict().items():
         if value.device.type != "meta" and value.data_ptr() not in trained:
             digest.update(f"{name}{tuple(value.shape)}".encode())
-            digest.update(
-                value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
-            )
+            digest.update(content_of(value))
     return digest.hexdigest()[:16]
 
 

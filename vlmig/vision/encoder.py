@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.hashing import content_of
 from vlmig.runtime import deterministic_map
 
 BLANK = (128, 128, 128)
@@ -157,7 +158,7 @@ class VisionEncoder:
         digest = hashlib.sha256(self.tower.preprocessing.encode())
         for name, value in sorted(self.tower.vision.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(content_of(value))
         return {"encoder": digest.hexdigest()[:16], "layer": self.layer, "features": self.features}
 
 
