@@ -95,7 +95,7 @@ class Table:
         hits, per_character, certain = [], [], []
         for rescorer in rescorers:
             rule = astuple(condition)
-            found = [rescorer.rescore(*rule, donor=donor) for donor in range(rescorer.donors)]
+            found = [rescorer.rescore(*rule, donor) for donor in range(rescorer.donors)]
             hits.append(np.stack([rescorer.correct(own) for own in found]))
             normal = [rescorer.correct(own, per_character=True) for own in found]
             per_character.append(np.mean(normal, axis=0))
