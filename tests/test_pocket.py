@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from vlmig import VLMIG
 from vlmig.cli.main import main
@@ -51,9 +50,12 @@ def test_it_answers_from_pictures_what_its_text_never_said(pocket: VLMIG) -> Non
     )
 
 
+@pytest.mark.skipif(
+    not FONT.exists(), reason="the recipe's font fonts-noto-color-emoji is not installed"
+)
 def test_its_encoder_names_things_and_says_that_it_cannot_name_colors(pocket: VLMIG) -> None:
-    """Declared: the words of the captions it was trained on. Measured: among twelve candidates it
-    names the drawing, but its color no better than chance."""
+    """Declared: the words of the captions it was trained on. Measured: among as many candidates as
+    there are colors it names the drawing, but its color no better than chance."""
     encoder = pocket.imagination.encoder
     captions = [text for concept in load_concepts() for text in picture_captions(concept)]
     declared = (POCKET / "vision_encoder" / CAPTION_WORDS).read_text().split()
@@ -62,7 +64,7 @@ def test_its_encoder_names_things_and_says_that_it_cannot_name_colors(pocket: VL
     assert encoder.scale == pytest.approx(21.1, abs=0.05)
     rng = np.random.default_rng(0)
     concepts = [c for c in load_concepts() if c.color in COLORS][::6][:48]
-    _, pooled = encoder.encode([Image.fromarray(scene(glyph(c.glyph), rng)) for c in concepts])
+    _, pooled = encoder.encode([scene(glyph(c.glyph), rng) for c in concepts])
     texts = encoder.encode_text([*(c.name for c in concepts), *COLORS])
     assert texts is not None
     cosines = (pooled @ texts.T).numpy()
@@ -73,7 +75,7 @@ def test_its_encoder_names_things_and_says_that_it_cannot_name_colors(pocket: VL
         color = cosines[i, len(concepts) :].argmax()
         right_colors += list(COLORS)[color] == concept.color
     assert named > 0.8 * len(concepts)
-    # Guessing gets 4 of 48 right, with a standard deviation of 1.9; the most frequent colors more.
+    # Guessing gets 4.4 of 48 right, with a standard deviation of 2.0.
     assert right_colors < 0.25 * len(concepts)
 
 

@@ -76,7 +76,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(
 def test_intervals_hold_near_zero_and_one(
     accuracy: float, objects: int, wordings: int, alike: float
 ) -> None:
-    """Cells of docs/evaluation.md; percentiles of a bootstrap held in 85 % at 0.05, n = 62."""
+    """Cells of docs/evaluation.md; a bootstrap held in 85 to 89 % at 0.05, n = 62."""
     runs = 4000 if PROOF else 500
     share = coverage(accuracy, objects, wordings, alike, runs)
     # 500 runs have a standard error of 1.0 points, 4,000 of 0.35.
