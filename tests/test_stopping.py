@@ -150,8 +150,7 @@ def test_the_bound_of_a_threshold_by_hand() -> None:
     one_kind, two_kinds = np.array([[0, 0], [0, 0], [0, 1]]), np.array([[0, 0], [0, 0], [1, 1]])
     for units in (one_kind, two_kinds):
         random = np.random.default_rng(0)
-        pairs = risks(alike, units, rule, Mixture("logit"), random)
-        found = {threshold: risk for threshold, risk in pairs}
+        found = dict(risks(alike, units, rule, Mixture("logit"), random))
         for threshold in THRESHOLDS:
             ends = [float(doubt <= threshold) for doubt in doubts]
             first, second = (ends[0] + ends[1]) / 2, ends[2]
