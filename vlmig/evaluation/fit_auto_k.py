@@ -116,8 +116,8 @@ def fit(
     random = np.random.default_rng(0)
     fitted = random.permutation(len(found))[: max(1, len(found) // FITTED)]
     fits = np.isin(owner, fitted)
-    rule = _shape([questions[i] for i in np.flatnonzero(fits)], mixture, most, group)
-    judging = [questions[i] for i in np.flatnonzero(~fits)]
+    rule = _shape([questions[i] for i in np.flatnonzero(fits).tolist()], mixture, most, group)
+    judging = [questions[i] for i in np.flatnonzero(~fits).tolist()]
     kind = np.zeros(len(owner), dtype=int)
     if kinds is not None:
         kind = np.unique(np.array(kinds), return_inverse=True)[1]
