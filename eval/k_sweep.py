@@ -55,8 +55,9 @@ def _table(own: Results) -> str:
     rows = []
     for k in every_k(own):
         cells = [accuracy(own.average(*column, k)) for column in shown]
-        published = [own.average(task, "all", k) for task in PUBLISHED]
-        average = [accuracy(mean(published) if all(published) else None)] if whole else []
+        published = [row for task in PUBLISHED if (row := own.average(task, "all", k))]
+        complete = len(published) == len(PUBLISHED)
+        average = [accuracy(mean(published) if complete else None)] if whole else []
         rows.append([f"{own.folder}, k={k}", SHAPE.get(k, ""), *cells, *average])
     rows += [[name, "", *cells, *["-"] * whole] for name, *cells in floors([own], shown)]
     head = [

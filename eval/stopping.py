@@ -8,7 +8,7 @@ is, in %, how many answers that stop after n pictures change, "of" how many stop
 
     python -m eval.stopping
 
-And the pictures of a run, in random order (a run has at least some thirty objects; half of them calibrate, the others count; ten times):
+And the pictures of a run, in random order; three quarters of its objects calibrate, the others count, ten times:
 
     vlmig eval --tasks pocket_color --limit 100 --k 0,10 --control none --out runs/ten
     python -m eval.stopping runs/ten
@@ -171,7 +171,7 @@ def of_run(run: Run) -> str:
         rng = np.random.default_rng(0)
         for _ in range(SPLITS):
             objects = rng.permutation(np.unique(names))
-            calibrates = np.isin(names, objects[: len(objects) // 2])
+            calibrates = np.isin(names, objects[: 3 * len(objects) // 4])
             known = [scores[i] for i in np.flatnonzero(calibrates)]
             rule = fit(known, mixture, most, items=names[calibrates].tolist())
             used = [scores[i] for i in np.flatnonzero(~calibrates)]

@@ -19,6 +19,7 @@ from vlmig.evaluation.metrics.bootstrap import Clusters
 from vlmig.evaluation.metrics.comparisons import Condition, compare, judge
 from vlmig.evaluation.metrics.power import detectable
 from vlmig.evaluation.metrics.subsets import SUBSETS, subsets
+from vlmig.evaluation.plan import SPREADS, plan
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
@@ -115,7 +116,8 @@ def test_a_curve_is_the_mean_over_subsets_and_not_the_first_pictures(
     names = np.repeat([f"thing{i}" for i in range(12)], 2)
     expected = Clusters(names).estimate(shares[:, 0])
     assert curves[1]["ci95"] == pytest.approx([expected.low, expected.high])
-    conditions = {row["k"]: row["acc"] for row in results["vlmig"]["conditions"]}
+    rows = [row for row in results["vlmig"]["conditions"] if row["mix"] == "logit"]
+    conditions = {row["k"]: row["acc"] for row in rows}
     assert conditions[4] == pytest.approx(curves[4]["acc"])
     assert conditions[1] != pytest.approx(curves[1]["acc"]), "the first picture is one draw of four"
     single = next(c for c in results["vlmig"]["comparisons"] if c["b"] == "k=1")
@@ -136,4 +138,9 @@ def test_a_plan_says_before_a_run_what_it_could_find(
     stderr = 1 / np.sqrt(int(objects))
     worst = 100 * detectable(stderr, int(objects), 7 * count)
     assert float(points[-1]) == pytest.approx(worst, abs=0.06)
-    assert float(points[0]) < float(points[1]) <= float(points[2])
+    settings = Settings(ks=(0, 1, 6), controls=("none", "blank"))
+    head, row = plan([Task("things", lambda _: things(60))], settings, tmp_path, None)
+    assert row[:4] == ["things", "all", "60", "60"]
+    for name, spread in SPREADS.items():
+        found = 100 * detectable(spread / np.sqrt(60), 60, 6)
+        assert float(row[head.index(name)]) == pytest.approx(found, abs=0.06)

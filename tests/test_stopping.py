@@ -99,7 +99,9 @@ def test_answers_change_no_more_often_than_the_level_whatever_the_pictures(name:
     """Of questions like those of the calibration; the level speaks of the mean over calibrations."""
     scatter, calibrations = stopping.SCATTERS[name], 60 if PROOF else 8
     rng = np.random.default_rng(0)
-    shares, drawn, uncalibrated = [], [], []
+    shares: list[float] = []
+    drawn: list[float] = []
+    uncalibrated: list[float] = []
     for _ in range(calibrations):
         known, asked = scatter(rng, 60), scatter(rng, 200)
         rule = fit([known.one(i) for i in range(60)], stopping.MIXTURE)
@@ -172,7 +174,14 @@ def test_wordings_of_an_item_are_no_further_witnesses() -> None:
 
 
 def test_a_rule_of_before_reads_as_it_did() -> None:
-    kept = {"sure": 0.8, "spread": 0.7, "freedom": 3.5, "most": 10, "group": 1, "level": 0.1}
+    kept: dict[str, Any] = {
+        "sure": 0.8,
+        "spread": 0.7,
+        "freedom": 3.5,
+        "most": 10,
+        "group": 1,
+        "level": 0.1,
+    }
     rule = Stopping(**kept)
     assert rule.described() == kept and rule.threshold == 0.1
     for probability, enough in ((0.79, False), (0.81, True)):
