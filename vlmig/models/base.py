@@ -7,6 +7,7 @@ without any, they compute exactly what the base LM computes.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,8 +18,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from vlmig.errors import VLMIGError
+from vlmig.models.adapter_checkpoint import PREFIX, AdapterCheckpoint
 from vlmig.models.cache import keep_images, kept_images
-from vlmig.models.checkpoint import AdapterCheckpoint
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.cross_attention import CrossAttentionFusion
@@ -29,6 +30,9 @@ from vlmig.models.projector import build_projector
 from vlmig.models.reference import COUNTS_PADDING
 from vlmig.models.text_states import Reading, VisualStates
 
+logger = logging.getLogger(__name__)
+OF_LOSS = ("num_items_in_batch", "shift_labels")
+"""Arguments of transformers' losses."""
 HEAD_SHARE = 12
 """The head takes D / 12 rows at a time: logits of a twelfth of the size of its weights."""
 
@@ -51,7 +55,9 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     fusion: Any  # a kind of `Fusion`
     published_loss: Callable[..., Tensor]
     blank_features: Tensor
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
+    tells_frozen = False
+    """Whether training has still to say that the base LM is frozen, which nobody asked for."""
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -71,7 +77,11 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         self.register_buffer("blank_features", blank)
         for module in self.language_model.modules():  # keep post_init from drawing its weights anew
             module._is_hf_initialized = True
+        self.config.architectures = [type(self).__name__]
         self.post_init()
+        # PEFT reads which weights are tied from the outermost model.
+        self._tied_weights_keys = self.tied_weights()
+        self._keys_to_ignore_on_save = set(self._tied_weights_keys)
         if language_model is not None and language_model.device.type != "meta":
             check_head(language_model, self.trunk, type(self).head)
 
@@ -124,11 +134,58 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         """Replace the base LM's head."""
         self.language_model.set_output_embeddings(value)
 
+    @property
+    def base_model(self) -> PreTrainedModel:
+        """The base LM without its head, as of any model of transformers."""
+        return self.trunk
+
+    def get_decoder(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
+        """Return the base LM without its head."""
+        return self.trunk
+
+    def tied_weights(self) -> dict[str, str]:
+        """Return which of the base LM's weights are another one, by name."""
+        tied = self.language_model.get_expanded_tied_weights_keys(all_submodels=True)
+        return {PREFIX + name: PREFIX + other for name, other in tied.items()}
+
     def freeze_base(self) -> None:
-        """Train projector and fusion layer only."""
+        """Train projector and fusion layer only; ``save_pretrained`` saves these only."""
         self.requires_grad_(False)
         self.projector.requires_grad_(True)
         self.fusion.requires_grad_(True)
+        self.tells_frozen = False
+        # The Trainer does not miss them when it resumes.
+        self._keys_to_ignore_on_save = {PREFIX + name for name in self.language_model.state_dict()}
+
+    def unfreeze_base(self) -> None:
+        """Train the base LM too; ``save_pretrained`` then saves it too.
+
+        Raises:
+            VLMIGError: a quantized base LM.
+        """
+        for name, weight in self.language_model.named_parameters():
+            if not weight.is_floating_point():
+                raise VLMIGError(
+                    f"{name} of the base LM is quantized; expected one in full precision, or "
+                    "low-rank layers on it: get_peft_model(model, LoraConfig(...))"
+                )
+        self.requires_grad_(True)
+        self.tells_frozen = False
+        self._keys_to_ignore_on_save = set(self.tied_weights())
+
+    def train(self, mode: bool = True) -> Any:
+        """Switch to training; says once if the base LM is frozen because it was loaded so."""
+        if mode and self.tells_frozen:
+            self.tells_frozen = False
+            logger.warning(
+                "the base LM is frozen: only projector and fusion layer train and are saved; call "
+                "unfreeze_base() to train and save it too, or freeze_base() to say that it is meant"
+            )
+        return super().train(mode)
+
+    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
+        """Checkpoint the base LM's blocks: the fusion layer reads its keys from a cache."""
+        self.language_model._set_gradient_checkpointing(*args, **kwargs)
 
     @property
     def published(self) -> bool:
@@ -139,6 +196,15 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     def padding_counts(self) -> bool:
         """Whether predictions depend on padding, as for some families of the published code."""
         return self.published and self.config.text_config.model_type in COUNTS_PADDING
+
+    def take_asked(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Take the arguments of the loss out of a model's ``kwargs``, and return them with those on
+        outputs, which the configuration may set too."""
+        for name in ("output_hidden_states", "output_attentions"):
+            if kwargs.get(name) is None and getattr(self.config, name, False):
+                kwargs[name] = True
+        asked = {name: kwargs.pop(name, None) for name in OF_LOSS}
+        return {**asked, "output_hidden_states": kwargs.get("output_hidden_states")}
 
     def check_features(
         self, visual_features: Tensor, image_weights: Tensor | None, rows: int
@@ -183,23 +249,34 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         visual_features: Tensor,
         image_weights: Tensor | None,
         labels: Tensor | None,
-        items: Any = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Mix text and images: log-probabilities (B, T, V), and the loss if there are labels.
+        asked: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Mix text and images: the fields of an output, with log-probabilities (B, T, V).
 
         Args:
-            items: transformers' ``num_items_in_batch``, for the loss.
+            asked: transformers' ``num_items_in_batch`` and ``shift_labels`` for the loss, and
+                ``output_hidden_states``.
         """
         self.check_features(visual_features, image_weights, len(reading.hidden))
-        visual = self.encode_with_blank(visual_features, reading.cache)
-        logits = self.mixed(reading, visual, image_weights)
-        if labels is None:
-            return logits, None
-        if self.published:
+        visual = self._used(self.encode_with_blank(visual_features, reading.cache))
+        states = self.fuse(reading, visual)
+        logits = self._mix_fused(reading, states, image_weights)
+        fields = {
+            "logits": logits,
+            "hidden_states": reading.hidden_states,
+            "attentions": reading.attentions,
+        }
+        if asked.get("output_hidden_states"):
+            fields["fused_hidden_states"] = states[:, -visual_features.shape[1] :]
+        if labels is not None and self.published:
             mixture = logits if image_weights is not None else None
-            return logits, self.published_loss(self, reading, visual_features, labels, mixture)
-        size = logits.shape[-1]
-        return logits, self.loss_function(logits, labels, vocab_size=size, num_items_in_batch=items)
+            fields["loss"] = self.published_loss(self, reading, visual_features, labels, mixture)
+        elif labels is not None:
+            given = {name: asked[name] for name in OF_LOSS if asked.get(name) is not None}
+            fields["loss"] = self.loss_function(
+                logits, labels, vocab_size=logits.shape[-1], **given
+            )
+        return fields
 
     def text_logits(self, reading: Reading) -> Tensor:
         """Return the base LM's logits, (B, T, V)."""
@@ -243,10 +320,18 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
             visual: from ``encode_with_blank``.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
         """
-        shape, images = reading.hidden.shape[:2], visual[0].shape[1] - 1
-        if self.config.mix != "evidence":  # the other rules do not use the blank picture
-            visual = tuple(states[:, 1:] for states in visual)
-        fused = self.fuse(reading, visual).transpose(1, 2).flatten(0, 1)
+        return self._mix_fused(reading, self.fuse(reading, self._used(visual)), image_weights)
+
+    def _used(self, visual: VisualStates) -> VisualStates:
+        """Leave out the blank picture where the mixing rule does not use it."""
+        if self.config.mix == "evidence":
+            return visual
+        return tuple(states[:, 1:] for states in visual)
+
+    def _mix_fused(self, reading: Reading, fused: Tensor, image_weights: Tensor | None) -> Tensor:
+        """Mix states beside each image that the rule uses, (B, ([blank], images), T, D)."""
+        shape, images = reading.hidden.shape[:2], fused.shape[1] - (self.config.mix == "evidence")
+        fused = fused.transpose(1, 2).flatten(0, 1)
         trust = torch.ones(shape[0], images) if image_weights is None else image_weights
         trust = trust.to(fused.device).float().repeat_interleave(shape[1], 0)
         rows = torch.cat([reading.hidden.flatten(0, 1)[:, None], fused], 1)

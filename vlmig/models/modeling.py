@@ -7,12 +7,12 @@ vocabulary.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     GenerationMixin,
@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
+from transformers.utils import can_return_tuple
 
 from vlmig.errors import VLMIGError
 from vlmig.models.base import VLMIGPreTrainedModel
@@ -31,13 +32,22 @@ from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.family_block import DecoderLayerFusion, EncoderLayerFusion, check_block
 from vlmig.models.heads import causal_logits, masked_head, masked_logits
+from vlmig.models.outputs import VisualCausalLMOutput, VisualMaskedLMOutput
 from vlmig.models.reference import (
     published_causal_loss,
     published_gpt2_mask,
     published_layout,
     published_masked_loss,
 )
-from vlmig.models.text_states import LateReading, Reading, number, queried, real_tokens, visible
+from vlmig.models.text_states import (
+    LateReading,
+    Reading,
+    number,
+    queried,
+    real_tokens,
+    same_text,
+    visible,
+)
 
 
 class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
@@ -50,11 +60,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
 
     def __init__(self, config: VLMIGConfig, language_model: PreTrainedModel | None = None) -> None:
         super().__init__(config, language_model)
-        settings: Any = self.language_model.generation_config
-        # The end of a turn is often defined there only.
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            if (token := getattr(settings, name, None)) is not None:
-                setattr(self.generation_config, name, token)
+        self.generation_config = copy.deepcopy(self.language_model.generation_config)
 
     @property
     def trunk(self) -> PreTrainedModel:
@@ -71,6 +77,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         check_block(layer, self.state_width())
         return layer
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -103,7 +110,8 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
                 for each of their N tokens; labels there are ignored.
 
         Returns:
-            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V).
+            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V); states and
+            attention are described in ``vlmig.models.outputs``.
         """
         base = {
             "input_ids": input_ids,
@@ -125,11 +133,10 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             return self.language_model(
                 **base, **kwargs, labels=labels, logits_to_keep=logits_to_keep
             )
-        kwargs.pop("return_dict", None)
-        items = kwargs.pop("num_items_in_batch", None)
+        asked = self.take_asked(kwargs)
         reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
-        logits, loss = self.mix_images(reading, visual_features, image_weights, labels, items)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **cache_argument(reading.cache))
+        fields = self.mix_images(reading, visual_features, image_weights, labels, asked)
+        return VisualCausalLMOutput(**fields, **cache_argument(reading.cache))
 
     def read(
         self,
@@ -153,9 +160,12 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
                 "pass that as fusion_mask"
             )
         states, cache = output.last_hidden_state, text_cache(output)
-        return self.fusion.prepare_text(
+        reading = self.fusion.prepare_text(
             self, base.get("input_ids"), embedded, states, padding, cache, logits_to_keep
         )
+        reading.hidden_states = output.get("hidden_states")
+        reading.attentions = output.get("attentions")
+        return reading
 
     def prepare(
         self,
@@ -163,8 +173,14 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         padding: Tensor | None,
         cache: Cache | None = None,
         logits_to_keep: int | Tensor = 0,
+        packed: Tensor | None = None,
     ) -> LateReading:
-        """Prepare hidden states (B, T, D) for late fusion; ``padding`` is the 2D mask (B, S)."""
+        """Prepare hidden states (B, T, D) for late fusion.
+
+        Args:
+            padding: the 2D mask (B, S); None without padding.
+            packed: positions of rows that hold several texts, which begin anew with each, (B, T).
+        """
         queries = states.shape[1]
         present = real_tokens(padding, states, seen_length(cache, queries))
         positions, image_end = number(present), None
@@ -172,10 +188,14 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             family, tokens = self.config.text_config.model_type, self.config.visual_tokens
             present, positions, image_end = published_layout(present, family, tokens)
         positions = positions[:, -queries:]
+        if packed is not None and not self.published:
+            positions = packed.expand_as(positions)
         text = self.fusion.read_text(states, positions)
         if cache is not None:
             text = extend_cache(cache, text, self.config.text_config)
         mask = visible(present, queries, text[0].shape[-2])
+        if packed is not None:
+            mask = mask & same_text(packed)
         kept = queried(logits_to_keep)
         image_end = image_end[:, -queries:][:, kept] if image_end is not None else None
         return LateReading(
@@ -259,10 +279,14 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         """Build one encoder block of the LM's family."""
         return EncoderLayerFusion(self.config.text_config)
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         visual_features: Tensor | None = None,
         image_weights: Tensor | None = None,
@@ -271,6 +295,7 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         """Predict the token at every position.
 
         Args:
+            token_type_ids: of families that have them; these five are in BERT's order.
             labels: token ids at the positions that count, -100 elsewhere, (B, T).
             visual_features: F, (B, K, P, C); None or K = 0 gives the base LM's output, bit for bit.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
@@ -279,17 +304,26 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
             ``logits`` hold the mixture's normalized log-probabilities, (B, T, V).
         """
         base = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
+        optional = {
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        base |= {name: value for name, value in optional.items() if value is not None}
         if visual_features is None or visual_features.shape[1] == 0:
             return self.language_model(**base, labels=labels)
-        base.pop("return_dict", None)
-        items = base.pop("num_items_in_batch", None)
+        asked = self.take_asked(base)
         reading = self.read(base)
-        logits, loss = self.mix_images(reading, visual_features, image_weights, labels, items)
-        return MaskedLMOutput(loss=loss, logits=logits)
+        fields = self.mix_images(reading, visual_features, image_weights, labels, asked)
+        return VisualMaskedLMOutput(**fields)
 
     def read(self, base: dict[str, Any], queries: Tensor | None = None) -> Reading:
         """Run the base LM over the text, and prepare ``queries`` (B, T); all when None."""
-        return self.prepare(self.trunk(**base).last_hidden_state, base["attention_mask"], queries)
+        output = self.trunk(**base)
+        reading = self.prepare(output.last_hidden_state, base["attention_mask"], queries)
+        reading.hidden_states = output.get("hidden_states")
+        reading.attentions = output.get("attentions")
+        return reading
 
     def prepare(
         self, states: Tensor, padding: Tensor | None, queries: Tensor | None = None
@@ -322,7 +356,6 @@ def class_for(config: PreTrainedConfig) -> type[VLMIGForCausalLM] | type[VLMIGFo
     )
 
 
-AutoConfig.register("vlmig", VLMIGConfig)
 AutoModelForCausalLM.register(VLMIGConfig, VLMIGForCausalLM)
 AutoModelForMaskedLM.register(VLMIGConfig, VLMIGForMaskedLM)
 Model = VLMIGForCausalLM | VLMIGForMaskedLM
