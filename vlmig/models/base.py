@@ -7,8 +7,10 @@ without any, they compute exactly what the base LM computes.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,6 +60,8 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     supports_gradient_checkpointing = True
     tells_frozen = False
     """Whether training has still to say that the base LM is frozen, which nobody asked for."""
+    told_idle = False
+    """Whether it was said that a text without images teaches nothing."""
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -78,6 +82,8 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         for module in self.language_model.modules():  # keep post_init from drawing its weights anew
             module._is_hf_initialized = True
         self.config.architectures = [type(self).__name__]
+        tied = getattr(config.text_config, "tie_word_embeddings", False)
+        self.config.tie_word_embeddings = tied  # PEFT reads it from the outermost configuration
         self.post_init()
         # PEFT reads which weights are tied from the outermost model.
         self._tied_weights_keys = self.tied_weights()
@@ -136,8 +142,11 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
 
     @property
     def base_model(self) -> PreTrainedModel:
-        """The base LM without its head, as of any model of transformers."""
-        return self.trunk
+        """The base LM without its head, as trainers call it to compute a loss of their own; it
+        refuses images, which such a loss would leave out."""
+        view = copy.copy(self.trunk)  # its modules and weights, not copies of them
+        view.forward = partial(_read_alone, self)
+        return view
 
     def get_decoder(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
         """Return the base LM without its head."""
@@ -147,6 +156,29 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         """Return which of the base LM's weights are another one, by name."""
         tied = self.language_model.get_expanded_tied_weights_keys(all_submodels=True)
         return {PREFIX + name: PREFIX + other for name, other in tied.items()}
+
+    def idle_gradient(self) -> Tensor:
+        """Return zero, as a function of every weight that trains: a loss of a text without images
+        around a frozen base LM depends on none."""
+        if not self.told_idle:
+            self.told_idle = True
+            logger.warning(
+                "a text without images teaches nothing while the base LM is frozen: give "
+                "visual_features, or call unfreeze_base()"
+            )
+        trained = [weight.sum() for weight in self.parameters() if weight.requires_grad]
+        return 0.0 * torch.stack([value.float() for value in trained]).sum()
+
+    def without_images(self, output: Any) -> Any:
+        """Return the base LM's output; a loss that teaches nothing can still be trained on."""
+        if output.loss is not None and self.is_idle(output.loss):
+            output["loss"] = output.loss + self.idle_gradient()
+        return output
+
+    def is_idle(self, result: Tensor) -> bool:
+        """Whether a result of training depends on no weight that trains."""
+        learns = self.training and torch.is_grad_enabled() and not result.requires_grad
+        return learns and any(weight.requires_grad for weight in self.parameters())
 
     def freeze_base(self) -> None:
         """Train projector and fusion layer only; ``save_pretrained`` saves these only."""
@@ -374,3 +406,22 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     @property
     def _head_rows(self) -> int:
         return max(1, self.state_width() // HEAD_SHARE)
+
+
+def _read_alone(model: VLMIGPreTrainedModel, *args: Any, **kwargs: Any) -> Any:
+    """Run the base LM without its head, for a loss that somebody else computes.
+
+    Raises:
+        VLMIGError: images, which it would not see.
+    """
+    for name in ("visual_features", "shown_features"):
+        if kwargs.get(name) is not None:
+            raise VLMIGError(
+                f"{name} for the base LM alone, which does not see them (TRL computes its loss from "
+                "it); expected a trainer that takes the model's own loss, as transformers' Trainer"
+            )
+    kwargs.pop("image_weights", None)
+    output = model.trunk(*args, **kwargs)
+    if model.is_idle(output.last_hidden_state):
+        output["last_hidden_state"] = output.last_hidden_state + model.idle_gradient()
+    return output

@@ -130,9 +130,10 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             labels = labels.masked_fill(input_ids == self.config.placeholder_id, -100)
         if visual_features is None or visual_features.shape[1] == 0:
             base = self.fusion.embed_shown(self, base, shown_features)
-            return self.language_model(
+            output = self.language_model(
                 **base, **kwargs, labels=labels, logits_to_keep=logits_to_keep
             )
+            return self.without_images(output)
         asked = self.take_asked(kwargs)
         reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
         fields = self.mix_images(reading, visual_features, image_weights, labels, asked)
@@ -311,7 +312,7 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         }
         base |= {name: value for name, value in optional.items() if value is not None}
         if visual_features is None or visual_features.shape[1] == 0:
-            return self.language_model(**base, labels=labels)
+            return self.without_images(self.language_model(**base, labels=labels))
         asked = self.take_asked(base)
         reading = self.read(base)
         fields = self.mix_images(reading, visual_features, image_weights, labels, asked)
