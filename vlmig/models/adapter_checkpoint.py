@@ -119,11 +119,11 @@ class AdapterCheckpoint:
             base = load_language_model(
                 cls.auto_class, place, config.language_model_revision, **hub, **kwargs
             )
-        if (folder / GENERATION).is_file():
-            base.generation_config = GenerationConfig.from_pretrained(folder)
-        if generation_config is not None:
-            base.generation_config = generation_config
         model: Any = cls(config, base)  # type: ignore[call-arg]
+        if generation_config is None and (folder / GENERATION).is_file():
+            generation_config = GenerationConfig.from_pretrained(folder)
+        if generation_config is not None:
+            model.generation_config = generation_config
         model.config.name_or_path = model.name_or_path = str(folder)
         load_adapter(model, weights, folder)
         place_adapter(model).eval()

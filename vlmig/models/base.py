@@ -7,10 +7,7 @@ without any, they compute exactly what the base LM computes.
 
 from __future__ import annotations
 
-import copy
-import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +17,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from vlmig.errors import VLMIGError
-from vlmig.models.adapter_checkpoint import PREFIX, AdapterCheckpoint
+from vlmig.models.adapter_checkpoint import AdapterCheckpoint
 from vlmig.models.cache import keep_images, kept_images
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.base import Fusion
@@ -31,15 +28,15 @@ from vlmig.models.mixture import Mixture
 from vlmig.models.projector import build_projector
 from vlmig.models.reference import COUNTS_PADDING
 from vlmig.models.text_states import Reading, VisualStates
+from vlmig.models.trainable import Trainable
 
-logger = logging.getLogger(__name__)
 OF_LOSS = ("num_items_in_batch", "shift_labels")
 """Arguments of transformers' losses."""
 HEAD_SHARE = 12
 """The head takes D / 12 rows at a time: logits of a twelfth of the size of its weights."""
 
 
-class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
+class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
     """Base LM, projector, fusion and mixture.
 
     Args:
@@ -58,10 +55,6 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     published_loss: Callable[..., Tensor]
     blank_features: Tensor
     supports_gradient_checkpointing = True
-    tells_frozen = False
-    """Whether training has still to say that the base LM is frozen, which nobody asked for."""
-    told_idle = False
-    """Whether it was said that a text without images teaches nothing."""
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -71,7 +64,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
             config.text_config = language_model.config
         super().__init__(config)
         self.language_model = language_model or self.auto_class.from_config(config.text_config)
-        width = self.state_width()
+        self.width = width = self.state_width()
         words: Any = self.get_input_embeddings()
         input_width = words.embedding_dim if config.images_in_text else width
         self.projector = build_projector(config, input_width)
@@ -90,11 +83,6 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         self._keys_to_ignore_on_save = set(self._tied_weights_keys)
         if language_model is not None and language_model.device.type != "meta":
             check_head(language_model, self.trunk, type(self).head)
-
-    @property
-    def trunk(self) -> PreTrainedModel:
-        """The base LM without its head."""
-        raise NotImplementedError
 
     def state_width(self) -> int:
         """Return D, the width of the states that the head reads."""
@@ -139,85 +127,6 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     def set_output_embeddings(self, value: nn.Module) -> None:
         """Replace the base LM's head."""
         self.language_model.set_output_embeddings(value)
-
-    @property
-    def base_model(self) -> PreTrainedModel:
-        """The base LM without its head, as trainers call it to compute a loss of their own; it
-        refuses images, which such a loss would leave out."""
-        view = copy.copy(self.trunk)  # its modules and weights, not copies of them
-        view.forward = partial(_read_alone, self)
-        return view
-
-    def get_decoder(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
-        """Return the base LM without its head."""
-        return self.trunk
-
-    def tied_weights(self) -> dict[str, str]:
-        """Return which of the base LM's weights are another one, by name."""
-        tied = self.language_model.get_expanded_tied_weights_keys(all_submodels=True)
-        return {PREFIX + name: PREFIX + other for name, other in tied.items()}
-
-    def idle_gradient(self) -> Tensor:
-        """Return zero, as a function of every weight that trains: a loss of a text without images
-        around a frozen base LM depends on none."""
-        if not self.told_idle:
-            self.told_idle = True
-            logger.warning(
-                "a text without images teaches nothing while the base LM is frozen: give "
-                "visual_features, or call unfreeze_base()"
-            )
-        trained = [weight.sum() for weight in self.parameters() if weight.requires_grad]
-        return 0.0 * torch.stack([value.float() for value in trained]).sum()
-
-    def without_images(self, output: Any) -> Any:
-        """Return the base LM's output; a loss that teaches nothing can still be trained on."""
-        if output.loss is not None and self.is_idle(output.loss):
-            output["loss"] = output.loss + self.idle_gradient()
-        return output
-
-    def is_idle(self, result: Tensor) -> bool:
-        """Whether a result of training depends on no weight that trains."""
-        learns = self.training and torch.is_grad_enabled() and not result.requires_grad
-        return learns and any(weight.requires_grad for weight in self.parameters())
-
-    def freeze_base(self) -> None:
-        """Train projector and fusion layer only; ``save_pretrained`` saves these only."""
-        self.requires_grad_(False)
-        self.projector.requires_grad_(True)
-        self.fusion.requires_grad_(True)
-        self.tells_frozen = False
-        # The Trainer does not miss them when it resumes.
-        self._keys_to_ignore_on_save = {PREFIX + name for name in self.language_model.state_dict()}
-
-    def unfreeze_base(self) -> None:
-        """Train the base LM too; ``save_pretrained`` then saves it too.
-
-        Raises:
-            VLMIGError: a quantized base LM.
-        """
-        for name, weight in self.language_model.named_parameters():
-            if not weight.is_floating_point():
-                raise VLMIGError(
-                    f"{name} of the base LM is quantized; expected one in full precision, or "
-                    "low-rank layers on it: get_peft_model(model, LoraConfig(...))"
-                )
-        self.requires_grad_(True)
-        self.tells_frozen = False
-        self._keys_to_ignore_on_save = set(self.tied_weights())
-
-    def train(self, mode: bool = True) -> Any:
-        """Switch to training; says once if the base LM is frozen because it was loaded so."""
-        if mode and self.tells_frozen:
-            self.tells_frozen = False
-            logger.warning(
-                "the base LM is frozen: only projector and fusion layer train and are saved; call "
-                "unfreeze_base() to train and save it too, or freeze_base() to say that it is meant"
-            )
-        return super().train(mode)
-
-    def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
-        """Checkpoint the base LM's blocks: the fusion layer reads its keys from a cache."""
-        self.language_model._set_gradient_checkpointing(*args, **kwargs)
 
     @property
     def published(self) -> bool:
@@ -370,9 +279,10 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         mix_rows = self._mix_states if self._can_mix_states else self._mix_predictions
         if torch.is_grad_enabled():
             return mix_rows(rows, trust).unflatten(0, shape)
-        vocabulary = self.get_output_embeddings().weight.shape[0]
-        result = torch.empty(len(rows), vocabulary, device=rows.device)
-        for start in range(0, len(rows), self._head_rows):
+        first = mix_rows(rows[: self._head_rows], trust[: self._head_rows])
+        result = first.new_empty(len(rows), first.shape[-1])
+        result[: len(first)] = first
+        for start in range(len(first), len(rows), self._head_rows):
             chunk = slice(start, start + self._head_rows)
             result[chunk] = mix_rows(rows[chunk], trust[chunk])
         return result.unflatten(0, shape)
@@ -405,23 +315,4 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
 
     @property
     def _head_rows(self) -> int:
-        return max(1, self.state_width() // HEAD_SHARE)
-
-
-def _read_alone(model: VLMIGPreTrainedModel, *args: Any, **kwargs: Any) -> Any:
-    """Run the base LM without its head, for a loss that somebody else computes.
-
-    Raises:
-        VLMIGError: images, which it would not see.
-    """
-    for name in ("visual_features", "shown_features"):
-        if kwargs.get(name) is not None:
-            raise VLMIGError(
-                f"{name} for the base LM alone, which does not see them (TRL computes its loss from "
-                "it); expected a trainer that takes the model's own loss, as transformers' Trainer"
-            )
-    kwargs.pop("image_weights", None)
-    output = model.trunk(*args, **kwargs)
-    if model.is_idle(output.last_hidden_state):
-        output["last_hidden_state"] = output.last_hidden_state + model.idle_gradient()
-    return output
+        return max(1, self.width // HEAD_SHARE)

@@ -53,6 +53,6 @@ def weights_digest(state: Mapping[str, Any]) -> str:
 
 def _sums(value: Tensor) -> tuple[Tensor, Tensor]:
     """Sum a tensor's bits, read as integers, over rows and over columns."""
-    table = value.reshape(-1, value.shape[-1]) if value.ndim else value.reshape(1, 1)
+    table = value.flatten(0, -2) if value.ndim > 1 else value.reshape(1, -1)
     bits = table.contiguous().view(INTEGERS[value.element_size()])
     return bits.sum(0), bits.sum(1)

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache
 
 from vlmig.errors import VLMIGError
-from vlmig.models.cache import text_cache
 from vlmig.models.text_states import LateReading, Reading, TextStates, VisualStates
 
 FUSION_BUDGET = 2**14
@@ -58,8 +57,8 @@ class Fusion(nn.Module):
             padding: the 2D mask, (B, S); None without padding.
         """
         packed = None
-        if padding is None and text_cache(embedded) is None:
-            packed = embedded.get("position_ids")  # as transformers recognizes packed rows
+        if padding is None and cache is None:  # as transformers recognizes packed rows
+            packed = embedded.get("position_ids")
         if packed is not None and packed.ndim != 2:
             packed = None
         return model.prepare(states, padding, cache, logits_to_keep, packed)
