@@ -6,7 +6,10 @@ VLMIG.from_pretrained("pocket").ask("What is the color of a banana?", choices=["
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -49,3 +52,33 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     """List the public names, those not imported yet too."""
     return sorted({*globals(), *__all__})
+
+
+AUTO = "transformers.models.auto.configuration_auto"
+
+
+class _Registration(MetaPathFinder):
+    """Makes our configuration known to transformers once its own are loaded, and not before: so
+    ``import vlmig`` is enough for ``AutoModelForCausalLM``, and costs nothing without it."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Have the module of transformers' configurations register ours at its end."""
+        if name != AUTO:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            run = spec.loader.exec_module
+
+            def run_and_register(module: Any) -> None:
+                run(module)
+                import_module("vlmig.models.config")
+
+            spec.loader.exec_module = run_and_register  # type: ignore[method-assign]
+        return spec
+
+
+if AUTO in sys.modules:
+    import_module("vlmig.models.config")
+else:
+    sys.meta_path.insert(0, _Registration())

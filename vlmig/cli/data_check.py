@@ -85,10 +85,10 @@ def _alignment(arguments: argparse.Namespace) -> Any:
 
 def _tokenizer(model: str) -> Any:
     """Load the tokenizer of a checkpoint's language model."""
-    from vlmig.models.checkpoint import load_tokenizer, resolve_checkpoint
+    from vlmig.models.checkpoint import load_tokenizer, resolve_checkpoint, tokenizer_place
     from vlmig.models.config import VLMIGConfig
 
     folder = resolve_checkpoint(model)
     config = VLMIGConfig.from_pretrained(folder)
-    language_model = config.locate(config.language_model, folder)
-    return load_tokenizer(language_model, config.language_model_revision)
+    place, revision = tokenizer_place(config, folder)
+    return load_tokenizer(place, revision, config.text_config)

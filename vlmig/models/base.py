@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
 from vlmig.errors import VLMIGError
+from vlmig.models.adapter_checkpoint import AdapterCheckpoint
 from vlmig.models.cache import keep_images, kept_images
-from vlmig.models.checkpoint import AdapterCheckpoint
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.cross_attention import CrossAttentionFusion
@@ -28,12 +28,15 @@ from vlmig.models.mixture import Mixture
 from vlmig.models.projector import build_projector
 from vlmig.models.reference import COUNTS_PADDING
 from vlmig.models.text_states import Reading, VisualStates
+from vlmig.models.trainable import Trainable
 
+OF_LOSS = ("num_items_in_batch", "shift_labels")
+"""Arguments of transformers' losses."""
 HEAD_SHARE = 12
 """The head takes D / 12 rows at a time: logits of a twelfth of the size of its weights."""
 
 
-class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
+class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
     """Base LM, projector, fusion and mixture.
 
     Args:
@@ -51,7 +54,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     fusion: Any  # a kind of `Fusion`
     published_loss: Callable[..., Tensor]
     blank_features: Tensor
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
@@ -61,7 +64,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
             config.text_config = language_model.config
         super().__init__(config)
         self.language_model = language_model or self.auto_class.from_config(config.text_config)
-        width = self.state_width()
+        self.width = width = self.state_width()
         words: Any = self.get_input_embeddings()
         input_width = words.embedding_dim if config.images_in_text else width
         self.projector = build_projector(config, input_width)
@@ -71,14 +74,15 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         self.register_buffer("blank_features", blank)
         for module in self.language_model.modules():  # keep post_init from drawing its weights anew
             module._is_hf_initialized = True
+        self.config.architectures = [type(self).__name__]
+        tied = getattr(config.text_config, "tie_word_embeddings", False)
+        self.config.tie_word_embeddings = tied  # PEFT reads it from the outermost configuration
         self.post_init()
+        # PEFT reads which weights are tied from the outermost model.
+        self._tied_weights_keys = self.tied_weights()
+        self._keys_to_ignore_on_save = set(self._tied_weights_keys)
         if language_model is not None and language_model.device.type != "meta":
             check_head(language_model, self.trunk, type(self).head)
-
-    @property
-    def trunk(self) -> PreTrainedModel:
-        """The base LM without its head."""
-        raise NotImplementedError
 
     def state_width(self) -> int:
         """Return D, the width of the states that the head reads."""
@@ -124,12 +128,6 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         """Replace the base LM's head."""
         self.language_model.set_output_embeddings(value)
 
-    def freeze_base(self) -> None:
-        """Train projector and fusion layer only."""
-        self.requires_grad_(False)
-        self.projector.requires_grad_(True)
-        self.fusion.requires_grad_(True)
-
     @property
     def published(self) -> bool:
         """Whether to reproduce the published layout and losses of the published fusion layer."""
@@ -139,6 +137,15 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     def padding_counts(self) -> bool:
         """Whether predictions depend on padding, as for some families of the published code."""
         return self.published and self.config.text_config.model_type in COUNTS_PADDING
+
+    def take_asked(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Take the arguments of the loss out of a model's ``kwargs``, and return them with those on
+        outputs, which the configuration may set too."""
+        for name in ("output_hidden_states", "output_attentions"):
+            if kwargs.get(name) is None and getattr(self.config, name, False):
+                kwargs[name] = True
+        asked = {name: kwargs.pop(name, None) for name in OF_LOSS}
+        return {**asked, "output_hidden_states": kwargs.get("output_hidden_states")}
 
     def check_features(
         self, visual_features: Tensor, image_weights: Tensor | None, rows: int
@@ -183,23 +190,34 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         visual_features: Tensor,
         image_weights: Tensor | None,
         labels: Tensor | None,
-        items: Any = None,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Mix text and images: log-probabilities (B, T, V), and the loss if there are labels.
+        asked: dict[str, Any],
+    ) -> dict[str, Any]:
+        """Mix text and images: the fields of an output, with log-probabilities (B, T, V).
 
         Args:
-            items: transformers' ``num_items_in_batch``, for the loss.
+            asked: transformers' ``num_items_in_batch`` and ``shift_labels`` for the loss, and
+                ``output_hidden_states``.
         """
         self.check_features(visual_features, image_weights, len(reading.hidden))
-        visual = self.encode_with_blank(visual_features, reading.cache)
-        logits = self.mixed(reading, visual, image_weights)
-        if labels is None:
-            return logits, None
-        if self.published:
+        visual = self._used(self.encode_with_blank(visual_features, reading.cache))
+        states = self.fuse(reading, visual)
+        logits = self._mix_fused(reading, states, image_weights)
+        fields = {
+            "logits": logits,
+            "hidden_states": reading.hidden_states,
+            "attentions": reading.attentions,
+        }
+        if asked.get("output_hidden_states"):
+            fields["fused_hidden_states"] = states[:, -visual_features.shape[1] :]
+        if labels is not None and self.published:
             mixture = logits if image_weights is not None else None
-            return logits, self.published_loss(self, reading, visual_features, labels, mixture)
-        size = logits.shape[-1]
-        return logits, self.loss_function(logits, labels, vocab_size=size, num_items_in_batch=items)
+            fields["loss"] = self.published_loss(self, reading, visual_features, labels, mixture)
+        elif labels is not None:
+            given = {name: asked[name] for name in OF_LOSS if asked.get(name) is not None}
+            fields["loss"] = self.loss_function(
+                logits, labels, vocab_size=logits.shape[-1], **given
+            )
+        return fields
 
     def text_logits(self, reading: Reading) -> Tensor:
         """Return the base LM's logits, (B, T, V)."""
@@ -243,19 +261,28 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
             visual: from ``encode_with_blank``.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
         """
-        shape, images = reading.hidden.shape[:2], visual[0].shape[1] - 1
-        if self.config.mix != "evidence":  # the other rules do not use the blank image
-            visual = tuple(states[:, 1:] for states in visual)
-        fused = self.fuse(reading, visual).transpose(1, 2).flatten(0, 1)
+        return self._mix_fused(reading, self.fuse(reading, self._used(visual)), image_weights)
+
+    def _used(self, visual: VisualStates) -> VisualStates:
+        """Leave out the blank image where the mixing rule does not use it."""
+        if self.config.mix == "evidence":
+            return visual
+        return tuple(states[:, 1:] for states in visual)
+
+    def _mix_fused(self, reading: Reading, fused: Tensor, image_weights: Tensor | None) -> Tensor:
+        """Mix states beside each image that the rule uses, (B, ([blank], images), T, D)."""
+        shape, images = reading.hidden.shape[:2], fused.shape[1] - (self.config.mix == "evidence")
+        fused = fused.transpose(1, 2).flatten(0, 1)
         trust = torch.ones(shape[0], images) if image_weights is None else image_weights
         trust = trust.to(fused.device).float().repeat_interleave(shape[1], 0)
         rows = torch.cat([reading.hidden.flatten(0, 1)[:, None], fused], 1)
         mix_rows = self._mix_states if self._can_mix_states else self._mix_predictions
         if torch.is_grad_enabled():
             return mix_rows(rows, trust).unflatten(0, shape)
-        vocabulary = self.get_output_embeddings().weight.shape[0]
-        result = torch.empty(len(rows), vocabulary, device=rows.device)
-        for start in range(0, len(rows), self._head_rows):
+        first = mix_rows(rows[: self._head_rows], trust[: self._head_rows])
+        result = first.new_empty(len(rows), first.shape[-1])
+        result[: len(first)] = first
+        for start in range(len(first), len(rows), self._head_rows):
             chunk = slice(start, start + self._head_rows)
             result[chunk] = mix_rows(rows[chunk], trust[chunk])
         return result.unflatten(0, shape)
@@ -288,4 +315,4 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
 
     @property
     def _head_rows(self) -> int:
-        return max(1, self.state_width() // HEAD_SHARE)
+        return max(1, self.width // HEAD_SHARE)

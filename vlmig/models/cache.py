@@ -74,7 +74,8 @@ def extend_cache(cache: Cache, text: States, config: Any) -> States:
     if keys.shape[-2] < seen_length(cache, 0):
         raise VLMIGError(
             f"a cache of {seen_length(cache, 0)} tokens, {keys.shape[-2]} of them read with "
-            "images; expected one that began with visual_features: start with a new cache"
+            "images; expected one that began with visual_features: start with a new cache (and "
+            "prompt tuning or LoRA in place of prefix tuning, which gives such a cache)"
         )
     return keys, values
 

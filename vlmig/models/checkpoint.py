@@ -1,144 +1,40 @@
-"""Saving and loading. A checkpoint is a folder with ``config.json`` and the adapter's weights."""
+"""Finding and loading the parts of a checkpoint: adapter, base LM, tokenizer."""
 
 from __future__ import annotations
 
-import copy
 import json
-import logging
-import os
-import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from vlmig.errors import VLMIGError, one_line
-from vlmig.io.atomic import write_text
-from vlmig.models.config import COMPONENTS, VLMIGConfig
-from vlmig.models.low_rank import base_of, has_low_rank, load_low_rank, save_low_rank
-from vlmig.models.model_card import GENERATED, model_card
+from vlmig.models.base_weights import remember
+from vlmig.models.config import VLMIGConfig
+from vlmig.models.low_rank import base_of, load_low_rank
 from vlmig.models.quantization import keep_stored_form
 
-logger = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
+GENERATION = "generation_config.json"
+TOKENIZER = "tokenizer_config.json"
+HUB = ("cache_dir", "force_download", "local_files_only", "token")
+"""Arguments of a download."""
 BASE = "./language_model"
 POCKET = Path(__file__).parents[1] / "pocket" / "model"
 
 
-class AdapterCheckpoint:
-    """``from_pretrained``, ``save_pretrained`` and ``push_to_hub`` of a model whose checkpoint is
-    an adapter.
-
-    A base class before ``PreTrainedModel``, whose methods would save the whole base LM again, or
-    fill missing weights at random.
-    """
-
-    config: VLMIGConfig
-    language_model: PreTrainedModel
-    auto_class: Any
-    """The class of transformers that loads the base LM."""
-
-    def adapter_state(self) -> dict[str, Tensor]:
-        """Return a checkpoint's weights: projector, fusion and the features of the blank image."""
-        state: dict[str, Tensor] = nn.Module.state_dict(self)  # type: ignore[call-overload]
-        return {
-            name: value for name, value in state.items() if not name.startswith("language_model.")
-        }
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        *args: Any,
-        config: VLMIGConfig | None = None,
-        revision: str | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Load base LM and adapter.
-
-        Args:
-            name: ``pocket``, a folder or a hub id.
-            config: used instead of the checkpoint's.
-            kwargs: fields of the configuration to change; everything else (dtype, device_map,
-                quantization_config, attn_implementation, ...) goes to the base LM.
-
-        Raises:
-            VLMIGError: no such checkpoint or base LM; weights are missing, unknown or of another
-                shape.
-        """
-        # Added by the auto classes.
-        for internal in ("_from_auto", "_commit_hash", "adapter_kwargs"):
-            kwargs.pop(internal, None)
-        folder = resolve_checkpoint(name, revision)
-        if config is None:
-            fields = {
-                name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs
-            }
-            config = VLMIGConfig.from_pretrained(folder, **fields)
-        source = config.locate(config.language_model, folder)
-        base = load_language_model(cls.auto_class, source, config.language_model_revision, **kwargs)
-        model: Any = cls(config, base)  # type: ignore[call-arg]
-        model.config.name_or_path = str(folder)
-        load_adapter(model, load_file(folder / WEIGHTS), folder)
-        return place_adapter(model).eval()
-
-    def save_pretrained(self, folder: str | Path, save_base: bool = False, **kwargs: Any) -> None:
-        """Write configuration, adapter weights and model card, each file whole or not at all.
-
-        Components inside the checkpoint that this model was loaded from are copied.
-
-        Args:
-            save_base: write the base LM too, into ``language_model/``, so that the folder needs no
-                other. Of an LM with low-rank layers only these are written; they name their base
-                LM.
-            kwargs: of the base LM's ``save_pretrained``.
-        """
-        folder, config = Path(folder), copy.deepcopy(self.config)
-        folder.mkdir(parents=True, exist_ok=True)
-        if save_base:
-            if has_low_rank(self.language_model):
-                save_low_rank(self.language_model, folder / BASE)
-            else:
-                self.language_model.save_pretrained(folder / BASE, **kwargs)
-            _save_tokenizer(config, folder / BASE)
-            config.language_model, config.language_model_revision = BASE, None
-        if self.config.name_or_path:
-            _copy_components(config, Path(self.config.name_or_path), folder)
-        weights = {
-            name: value.detach().float().contiguous().cpu()
-            for name, value in self.adapter_state().items()
-        }
-        partial = folder / (WEIGHTS + ".part")
-        save_file(weights, partial, metadata={"format": "pt"})
-        os.replace(partial, folder / WEIGHTS)
-        config.architectures = [type(self).__name__]
-        card = folder / "README.md"
-        # A card that a person wrote is kept.
-        if not card.exists() or GENERATED in card.read_text(encoding="utf-8"):
-            write_text(card, model_card(config))
-        # Last, so that a folder with it is a whole checkpoint.
-        write_text(folder / "config.json", config.to_json_string())
-
-    def push_to_hub(self, repo_id: str, *, save_base: bool = False, **kwargs: Any) -> str:
-        """Upload checkpoint and card; ``kwargs`` (private, token, ...) create the repository."""
-        api = HfApi(token=kwargs.pop("token", None))
-        message = kwargs.pop("commit_message", "Upload vlmig adapter")
-        repo_id = api.create_repo(repo_id, exist_ok=True, **kwargs).repo_id
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder, save_base=save_base)
-            return str(
-                api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message)
-            )
-
-
-def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
+def resolve_checkpoint(
+    name: str | Path, revision: str | None = None, subfolder: str = "", **hub: Any
+) -> Path:
     """Return a checkpoint's folder: ``pocket``, a folder, or a hub id, which is downloaded.
+
+    Args:
+        subfolder: of the folder or repository.
+        hub: arguments of a download, of ``HUB``.
 
     Raises:
         VLMIGError: nothing of that name, or a folder without a checkpoint.
@@ -146,12 +42,13 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
     folder = POCKET if str(name) == "pocket" else Path(name)
     if not folder.is_dir():
         try:
-            folder = Path(snapshot_download(str(name), revision=revision))
+            folder = Path(snapshot_download(str(name), revision=revision, **hub))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise VLMIGError(
                 f"no checkpoint {name}: not 'pocket', not a folder, not reachable as a hub id; "
                 "check the name, or pass a folder"
             ) from error
+    folder = folder / (subfolder or "")
     for file in ("config.json", WEIGHTS):
         if (
             not (folder / file).is_file()
@@ -178,14 +75,28 @@ def place_adapter(model: Any) -> Any:
     return model
 
 
-def load_tokenizer(name: str, revision: str | None = None) -> Any:
-    """Load a base LM's tokenizer.
+def tokenizer_place(config: VLMIGConfig, folder: Path) -> tuple[str, str | None]:
+    """Return where a checkpoint's tokenizer is, and its revision: in its folder, or (in a
+    folder of before) with its base LM."""
+    if (folder / TOKENIZER).is_file():
+        return str(folder), None
+    return config.locate(config.language_model, folder), config.language_model_revision
+
+
+def load_tokenizer(
+    name: str, revision: str | None = None, config: PreTrainedConfig | None = None
+) -> Any:
+    """Load a tokenizer.
+
+    Args:
+        config: the base LM's, whose family decides the kind of tokenizer; read from ``name`` when
+            None.
 
     Raises:
         VLMIGError: there is none.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, config=config)
     except (OSError, ValueError) as error:
         raise VLMIGError(
             f"no tokenizer at {name}: {one_line(error)}; save one beside the LM"
@@ -195,16 +106,6 @@ def load_tokenizer(name: str, revision: str | None = None) -> Any:
             f"no tokenizer at {name}; save the LM's tokenizer there with tokenizer.save_pretrained"
         )
     return tokenizer
-
-
-def _save_tokenizer(config: VLMIGConfig, folder: Path) -> None:
-    """Save the base LM's tokenizer with it, if it has one."""
-    source = config.locate(config.language_model, Path(config.name_or_path or "."))
-    if source != str(folder):
-        try:
-            load_tokenizer(source, config.language_model_revision).save_pretrained(folder)
-        except VLMIGError as error:
-            logger.warning("saved without a tokenizer: %s", error)
 
 
 def describe_language_model(name: str, revision: str | None = None) -> PreTrainedConfig:
@@ -222,8 +123,8 @@ def describe_language_model(name: str, revision: str | None = None) -> PreTraine
 def load_language_model(
     auto_class: Any, name: str, revision: str | None = None, **kwargs: Any
 ) -> Any:
-    """Load a base LM of transformers: quantized if it was saved so, else in ``dtype``, fp32 by
-    default.
+    """Load a base LM of transformers, frozen: quantized if it was saved so, else in ``dtype``, fp32
+    by default.
 
     Raises:
         VLMIGError: it is unknown, gated, of another kind, or cannot be downloaded.
@@ -231,17 +132,41 @@ def load_language_model(
     if base := base_of(name):
         model = load_language_model(auto_class, base, **kwargs)
         load_low_rank(model, Path(name))
-        return model.eval()
-    try:
-        if "dtype" not in kwargs:
-            default = "auto" if _is_quantized(name, revision) else torch.float32
-            kwargs["dtype"] = kwargs.pop("torch_dtype", default)
-        return keep_stored_form(
-            auto_class.from_pretrained(name, revision=revision, **kwargs).eval()
+    else:
+        try:
+            if "dtype" not in kwargs:
+                default = "auto" if _is_quantized(name, revision) else torch.float32
+                kwargs["dtype"] = kwargs.pop("torch_dtype", default)
+            model = keep_stored_form(auto_class.from_pretrained(name, revision=revision, **kwargs))
+        except (OSError, TypeError, ValueError) as error:
+            kind = "masked" if "Masked" in auto_class.__name__ else "causal"
+            raise _not_loaded(name, kind, error) from error
+    remember(model, name, revision)
+    return model.eval().requires_grad_(False)
+
+
+def build_language_model(
+    auto_class: Any, config: PreTrainedConfig, weights: dict[str, Tensor], **kwargs: Any
+) -> Any:
+    """Build a base LM of weights that a checkpoint of vlmig holds, frozen.
+
+    Raises:
+        VLMIGError: weights are missing or unknown.
+    """
+    kwargs.setdefault("dtype", kwargs.pop("torch_dtype", torch.float32))
+    with torch.device("meta"):
+        model_class = type(auto_class.from_config(config))
+    model, report = model_class.from_pretrained(
+        None, config=config, state_dict=weights, output_loading_info=True, **kwargs
+    )
+    missing, extra = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    if missing or extra:
+        raise VLMIGError(
+            f"the weights of {model_class.__name__} in the checkpoint do not fit: missing "
+            f"{missing or 'none'}, unknown {extra or 'none'}; load it with the config it was saved "
+            "with"
         )
-    except (OSError, TypeError, ValueError) as error:
-        kind = "masked" if "Masked" in auto_class.__name__ else "causal"
-        raise _not_loaded(name, kind, error) from error
+    return model.eval().requires_grad_(False)
 
 
 def _is_quantized(name: str, revision: str | None) -> bool:
@@ -267,7 +192,7 @@ def _not_loaded(name: str, kind: str, error: Exception) -> VLMIGError:
     )
 
 
-def load_adapter(model: AdapterCheckpoint, weights: dict[str, Tensor], source: Path) -> None:
+def load_adapter(model: Any, weights: dict[str, Tensor], source: Path) -> None:
     """Load adapter weights into a model, strictly.
 
     Raises:
@@ -287,14 +212,3 @@ def load_adapter(model: AdapterCheckpoint, weights: dict[str, Tensor], source: P
                 f"asks for {tuple(state[name].shape)}; load it with its own config"
             )
         state[name].copy_(value)
-
-
-def _copy_components(config: VLMIGConfig, source: Path, folder: Path) -> None:
-    """Copy the components inside a checkpoint (``./x``) into another folder, if new there."""
-    for component in COMPONENTS:
-        name = getattr(config, component).rpartition(":")[2]
-        if name.startswith("./") and (source / name).is_dir() and not (folder / name).exists():
-            partial = (folder / name).with_suffix(".part")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(source / name, partial)
-            partial.replace(folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,8 @@ class VLMIGConfig(PreTrainedConfig):
                 )
         self._check_projector()
         super().__post_init__(**kwargs)
+        # Whoever has a configuration may ask transformers' auto classes for its model.
+        import_module("vlmig.models.modeling")
 
     def _check_projector(self) -> None:
         if (
@@ -182,6 +185,11 @@ class VLMIGConfig(PreTrainedConfig):
         return self.text_config.vocab_size if self.image_token_id is None else self.image_token_id
 
     @property
+    def place_token(self) -> int:
+        """Return ``placeholder_id`` by its earlier name."""
+        return self.placeholder_id
+
+    @property
     def text_limit(self) -> int | None:
         """Return how many text tokens fit beside an image in the LM's positions; None: no limit."""
         positions = getattr(self.text_config, "max_position_embeddings", None)
@@ -193,6 +201,38 @@ class VLMIGConfig(PreTrainedConfig):
             else 0
         )
         return positions - unused - (0 if self.fusion == "cross_attention" else self.visual_tokens)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """The base LM's; None without one."""
+        return getattr(self.text_config, "vocab_size", None)
+
+    @property
+    def pad_token_id(self) -> int | None:
+        """The base LM's, and so the next two; trainers read and set them here."""
+        return getattr(self.text_config, "pad_token_id", None)
+
+    @pad_token_id.setter
+    def pad_token_id(self, value: int | None) -> None:
+        self.text_config.pad_token_id = value
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """See ``pad_token_id``."""
+        return getattr(self.text_config, "bos_token_id", None)
+
+    @bos_token_id.setter
+    def bos_token_id(self, value: int | None) -> None:
+        self.text_config.bos_token_id = value
+
+    @property
+    def eos_token_id(self) -> int | list[int] | None:
+        """See ``pad_token_id``."""
+        return getattr(self.text_config, "eos_token_id", None)
+
+    @eos_token_id.setter
+    def eos_token_id(self, value: int | list[int] | None) -> None:
+        self.text_config.eos_token_id = value
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, without the path of the base LM on this machine."""
@@ -210,3 +250,7 @@ class VLMIGConfig(PreTrainedConfig):
         """
         kind, colon, place = name.rpartition(":")
         return f"{kind}{colon}{folder / place[2:]}" if place.startswith("./") else name
+
+
+# `import vlmig` brings this line to transformers (`vlmig/__init__.py`).
+AutoConfig.register(VLMIGConfig.model_type, VLMIGConfig, exist_ok=True)

@@ -48,9 +48,18 @@ def add_low_rank(model: Any, arguments: dict[str, Any]) -> None:
 
 
 def save_low_rank(model: Any, folder: Path) -> None:
-    """Save only the low-rank layers; their configuration names the base LM."""
+    """Save only the low-rank layers; their configuration names the base LM.
+
+    Raises:
+        VLMIGError: they belong to a ``PeftModel`` around the whole model.
+    """
     from peft import get_peft_model_state_dict
 
+    if NAME not in getattr(model, "peft_config", {}):
+        raise VLMIGError(
+            "the base LM has low-rank layers of a PeftModel; expected merge_and_unload() before "
+            "save_pretrained, or the PeftModel's own save_pretrained"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     weights = {}
     for name, value in get_peft_model_state_dict(model, adapter_name=NAME).items():

@@ -1,5 +1,5 @@
-"""VLMIGForCausalLM and VLMIGForMaskedLM: any LM of transformers with a visual token projector and a
-kind of fusion.
+"""VLMIGForCausalLM: any causal LM of transformers with a visual token projector and a kind of
+fusion; and the class for a configuration.
 
 Axes: B prompts, K images per prompt, P patches per image, C vision width, T text tokens, V
 vocabulary.
@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     GenerationMixin,
@@ -22,22 +20,32 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
 
 from vlmig.errors import VLMIGError
 from vlmig.models.base import VLMIGPreTrainedModel
 from vlmig.models.cache import cache_argument, extend_cache, one_cache, seen_length, text_cache
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.base import Fusion
-from vlmig.models.fusion.family_block import DecoderLayerFusion, EncoderLayerFusion, check_block
-from vlmig.models.heads import causal_logits, masked_head, masked_logits
+from vlmig.models.fusion.family_block import DecoderLayerFusion, check_block
+from vlmig.models.heads import causal_logits
+from vlmig.models.masked import VLMIGForMaskedLM
+from vlmig.models.outputs import VisualCausalLMOutput
 from vlmig.models.reference import (
     published_causal_loss,
     published_gpt2_mask,
     published_layout,
-    published_masked_loss,
 )
-from vlmig.models.text_states import LateReading, Reading, number, queried, real_tokens, visible
+from vlmig.models.text_states import (
+    LateReading,
+    Reading,
+    number,
+    queried,
+    real_tokens,
+    same_text,
+    visible,
+)
 
 
 class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
@@ -71,6 +79,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         check_block(layer, self.state_width())
         return layer
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -103,7 +112,8 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
                 for each of their N tokens; labels there are ignored.
 
         Returns:
-            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V).
+            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V); states and
+            attention are described in ``vlmig.models.outputs``.
         """
         base = {
             "input_ids": input_ids,
@@ -122,14 +132,14 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             labels = labels.masked_fill(input_ids == self.config.placeholder_id, -100)
         if visual_features is None or visual_features.shape[1] == 0:
             base = self.fusion.embed_shown(self, base, shown_features)
-            return self.language_model(
+            output = self.language_model(
                 **base, **kwargs, labels=labels, logits_to_keep=logits_to_keep
             )
-        kwargs.pop("return_dict", None)
-        items = kwargs.pop("num_items_in_batch", None)
+            return self.without_images(output)
+        asked = self.take_asked(kwargs)
         reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
-        logits, loss = self.mix_images(reading, visual_features, image_weights, labels, items)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, **cache_argument(reading.cache))
+        fields = self.mix_images(reading, visual_features, image_weights, labels, asked)
+        return VisualCausalLMOutput(**fields, **cache_argument(reading.cache))
 
     def read(
         self,
@@ -153,9 +163,12 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
                 "pass that as fusion_mask"
             )
         states, cache = output.last_hidden_state, text_cache(output)
-        return self.fusion.prepare_text(
+        reading = self.fusion.prepare_text(
             self, base.get("input_ids"), embedded, states, padding, cache, logits_to_keep
         )
+        reading.hidden_states = output.get("hidden_states")
+        reading.attentions = output.get("attentions")
+        return reading
 
     def prepare(
         self,
@@ -163,8 +176,14 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         padding: Tensor | None,
         cache: Cache | None = None,
         logits_to_keep: int | Tensor = 0,
+        packed: Tensor | None = None,
     ) -> LateReading:
-        """Prepare hidden states (B, T, D) for late fusion; ``padding`` is the 2D mask (B, S)."""
+        """Prepare hidden states (B, T, D) for late fusion.
+
+        Args:
+            padding: the 2D mask (B, S); None without padding.
+            packed: positions of rows that hold several texts, which begin anew with each, (B, T).
+        """
         queries = states.shape[1]
         present = real_tokens(padding, states, seen_length(cache, queries))
         positions, image_end = number(present), None
@@ -172,10 +191,14 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             family, tokens = self.config.text_config.model_type, self.config.visual_tokens
             present, positions, image_end = published_layout(present, family, tokens)
         positions = positions[:, -queries:]
+        if packed is not None and not self.published:
+            positions = packed.expand_as(positions)
         text = self.fusion.read_text(states, positions)
         if cache is not None:
             text = extend_cache(cache, text, self.config.text_config)
         mask = visible(present, queries, text[0].shape[-2])
+        if packed is not None:
+            mask = mask & same_text(packed)
         kept = queried(logits_to_keep)
         image_end = image_end[:, -queries:][:, kept] if image_end is not None else None
         return LateReading(
@@ -224,86 +247,6 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         return processors
 
 
-class VLMIGForMaskedLM(VLMIGPreTrainedModel):
-    """A masked LM that can condition its predictions on images."""
-
-    auto_class = AutoModelForMaskedLM
-    loss_type = "ForMaskedLM"
-    head = staticmethod(masked_logits)
-    published_loss = staticmethod(published_masked_loss)
-
-    @property
-    def trunk(self) -> PreTrainedModel:
-        """The base LM's encoder."""
-        return self.language_model.base_model
-
-    def state_width(self) -> int:
-        """Return the width of the encoder's states."""
-        masked_head(self.language_model)
-        return self.config.text_config.hidden_size
-
-    def build_fusion(self, width: int) -> Fusion:
-        """Build the kind of fusion that the configuration names.
-
-        Raises:
-            VLMIGError: early fusion.
-        """
-        if self.config.images_in_text:
-            raise VLMIGError(
-                "fusion='prefix' around a masked LM; expected a causal one, or cross_attention or "
-                "decoder_layer"
-            )
-        return super().build_fusion(width)
-
-    def build_family_layer(self) -> Fusion:
-        """Build one encoder block of the LM's family."""
-        return EncoderLayerFusion(self.config.text_config)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        labels: Tensor | None = None,
-        visual_features: Tensor | None = None,
-        image_weights: Tensor | None = None,
-        **kwargs: Any,
-    ) -> MaskedLMOutput:
-        """Predict the token at every position.
-
-        Args:
-            labels: token ids at the positions that count, -100 elsewhere, (B, T).
-            visual_features: F, (B, K, P, C); None or K = 0 gives the base LM's output, bit for bit.
-            image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
-
-        Returns:
-            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V).
-        """
-        base = {"input_ids": input_ids, "attention_mask": attention_mask, **kwargs}
-        if visual_features is None or visual_features.shape[1] == 0:
-            return self.language_model(**base, labels=labels)
-        base.pop("return_dict", None)
-        items = base.pop("num_items_in_batch", None)
-        reading = self.read(base)
-        logits, loss = self.mix_images(reading, visual_features, image_weights, labels, items)
-        return MaskedLMOutput(loss=loss, logits=logits)
-
-    def read(self, base: dict[str, Any], queries: Tensor | None = None) -> Reading:
-        """Run the base LM over the text, and prepare ``queries`` (B, T); all when None."""
-        return self.prepare(self.trunk(**base).last_hidden_state, base["attention_mask"], queries)
-
-    def prepare(
-        self, states: Tensor, padding: Tensor | None, queries: Tensor | None = None
-    ) -> LateReading:
-        """Prepare hidden states (B, S, D) for fusion; every position attends to every real one."""
-        everywhere = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
-        positions = everywhere if queries is None else queries
-        present = real_tokens(padding, states, states.shape[1])
-        mask = present[:, None].expand(-1, positions.shape[1], -1)
-        hidden = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
-        text = self.fusion.read_text(states, everywhere)
-        return LateReading(hidden=hidden, text=text, mask=mask, positions=positions)
-
-
 def class_for(config: PreTrainedConfig) -> type[VLMIGForCausalLM] | type[VLMIGForMaskedLM]:
     """Return the class for a base LM's or a checkpoint's configuration, by its ``architectures``.
 
@@ -322,7 +265,6 @@ def class_for(config: PreTrainedConfig) -> type[VLMIGForCausalLM] | type[VLMIGFo
     )
 
 
-AutoConfig.register("vlmig", VLMIGConfig)
 AutoModelForCausalLM.register(VLMIGConfig, VLMIGForCausalLM)
 AutoModelForMaskedLM.register(VLMIGConfig, VLMIGForMaskedLM)
 Model = VLMIGForCausalLM | VLMIGForMaskedLM

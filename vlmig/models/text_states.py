@@ -24,6 +24,10 @@ class Reading:
     cache: Cache | None = None
     image_end: Tensor | None = None
     """Queries, bool (B, T), where the image ends (published Gemma: images replace BOS)."""
+    hidden_states: tuple[Tensor, ...] | None = None
+    """States of every layer of the LM, where they were asked for."""
+    attentions: tuple[Tensor, ...] | None = None
+    """Its attention, where that was asked for."""
 
 
 @dataclass(kw_only=True)
@@ -81,3 +85,14 @@ def visible(present: Tensor, queries: int, total: int) -> Tensor:
 def first_token(present: Tensor) -> Tensor:
     """Mark the first real token of each row, bool (B, S)."""
     return present & (present.long().cumsum(-1) == 1)
+
+
+def same_text(positions: Tensor) -> Tensor:
+    """Return which positions of packed rows are of one text, bool (B, T, T).
+
+    Args:
+        positions: which begin anew with each text, (B, T).
+    """
+    begins = F.pad(positions.diff(dim=-1) != 1, (1, 0))
+    text = begins.long().cumsum(-1)
+    return text[:, :, None] == text[:, None, :]

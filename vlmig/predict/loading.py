@@ -12,6 +12,7 @@ from vlmig.models.checkpoint import (
     load_tokenizer,
     place_adapter,
     resolve_checkpoint,
+    tokenizer_place,
 )
 from vlmig.models.config import VLMIGConfig, changed
 from vlmig.models.modeling import Model, class_for
@@ -25,8 +26,8 @@ def load_checkpoint(
     folder = resolve_checkpoint(name, revision)
     model_class = class_for(VLMIGConfig.from_pretrained(folder))
     model = model_class.from_pretrained(folder, **changed(settings))
-    source = model.config.locate(model.config.language_model, folder)
-    return model, load_tokenizer(source, model.config.language_model_revision), folder
+    place, version = tokenizer_place(model.config, folder)
+    return model, load_tokenizer(place, version, model.config.text_config), folder
 
 
 def build_untrained(

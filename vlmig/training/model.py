@@ -19,6 +19,7 @@ from vlmig.models.checkpoint import (
     load_tokenizer,
     place_adapter,
     resolve_checkpoint,
+    tokenizer_place,
 )
 from vlmig.models.config import VLMIGConfig, changed
 from vlmig.models.low_rank import add_low_rank, has_low_rank
@@ -47,6 +48,7 @@ def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> 
         )
     if "lora" in parts and not has_low_rank(model.language_model):
         add_low_rank(model.language_model, lora)
+    model.freeze_base()
     model.requires_grad_(False)
     for part in set(parts) - {"lora"}:
         getattr(model, part).requires_grad_(True)
@@ -148,6 +150,6 @@ def _renewed(source: str, store: FeatureStore | None, settings: dict[str, Any]) 
     network = place_adapter(built(config, base))
     network.config.name_or_path = str(folder)
     network.blank_features.copy_(blank)
-    return VLMIG(
-        network, load_tokenizer(place, config.language_model_revision), Path(folder), store
-    )
+    place, revision = tokenizer_place(config, folder)
+    tokenizer = load_tokenizer(place, revision, config.text_config)
+    return VLMIG(network, tokenizer, Path(folder), store)

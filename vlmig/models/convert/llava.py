@@ -108,10 +108,9 @@ def convert_llava(source: str | Path, out: Path, generator: str) -> list[str]:
     model.blank_features.copy_(blank)
     differences = compare(llava, model, encoder)
     check_tokenizer(tokenizer, base.config)
-    base.save_pretrained(out / BASE)
     tokenizer.save_pretrained(out / BASE)
     save_tower(llava, source, out / VISION)
-    model.save_pretrained(out)
+    model.save_pretrained(out, save_base=True)
     return list(_describe(llava, model, differences))
 
 

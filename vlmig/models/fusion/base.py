@@ -56,7 +56,12 @@ class Fusion(nn.Module):
             states: the LM's last hidden states, (B, Q, D).
             padding: the 2D mask, (B, S); None without padding.
         """
-        return model.prepare(states, padding, cache, logits_to_keep)
+        packed = None
+        if padding is None and cache is None:  # as transformers recognizes packed rows
+            packed = embedded.get("position_ids")
+        if packed is not None and packed.ndim != 2:
+            packed = None
+        return model.prepare(states, padding, cache, logits_to_keep, packed)
 
     def encode_images(self, model: Any, features: Tensor) -> VisualStates:
         """Make what ``fuse`` needs of image features (B, K, P, C), whatever the text."""
@@ -72,6 +77,12 @@ class Fusion(nn.Module):
         raise NotImplementedError
 
 
+def like_weights(values: Tensor, module: nn.Module) -> Tensor:
+    """Bring values to a module's precision, and to its device unless its weights are offloaded."""
+    weight = next(module.parameters())
+    return values.to(weight.dtype) if weight.device.type == "meta" else values.to(weight)
+
+
 class LateFusion(Fusion):
     """A layer after the LM, over [visual tokens ; text], whose keys of a text fit all images."""
 
@@ -85,7 +96,7 @@ class LateFusion(Fusion):
 
     def encode_images(self, model: Any, features: Tensor) -> VisualStates:
         """Make the layer's keys and values of image features (B, K, P, C)."""
-        return self.read_images(model.projector(features.to(next(model.projector.parameters()))))
+        return self.read_images(model.projector(like_weights(features, model.projector)))
 
     def fuse(self, model: Any, reading: LateReading, visual: Tensor | VisualStates) -> Tensor:
         """Run the layer over a few images at a time: states (B, K, T, D); see ``Fusion.fuse``."""

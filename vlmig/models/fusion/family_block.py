@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -156,14 +157,18 @@ def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
         config.embedding_size = config.hidden_size
     if config.model_type == "llama":
         config.mlp_bias = True  # as published: only the fusion block has biases
-    config._attn_implementation_internal = (
-        None  # our masks need eager or sdpa attention, whatever the LM runs
-    )
-    block = AutoModel.from_config(config, dtype=torch.float32)
+    config._attn_implementation_internal = block_attention(text_config._attn_implementation)
+    block = AutoModel.from_config(config, dtype=torch.get_default_dtype())
     block.set_input_embeddings(None)
     if getattr(block, "pooler", None) is not None:
         block.pooler = None
     return block
+
+
+def block_attention(asked: str | None) -> str | None:
+    """Return the attention of the block: our masks need ``eager`` or ``sdpa``, whatever the LM
+    runs; None is transformers' choice."""
+    return asked if asked in ("eager", "sdpa") else None
 
 
 @torch.no_grad()
@@ -178,14 +183,15 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
     if device.type == "meta":
         return
     noise = torch.Generator().manual_seed(0)
-    visual = torch.randn(1, layer.visual_tokens, width, generator=noise).to(device)
-    hidden = torch.randn(1, 3, width, generator=noise).to(device)
+    shape: dict[str, Any] = {"generator": noise, "dtype": torch.float32, "device": "cpu"}
+    visual = torch.randn(1, layer.visual_tokens, width, **shape).to(device)
+    hidden = torch.randn(1, 3, width, **shape).to(device)
     # The first text state is padding: a block that uses our masks and positions ignores it.
     positions = torch.tensor([[0, 0, 1]], device=device)
     mask = torch.ones(1, 3, 3, dtype=torch.bool, device=device).tril()
     mask[:, :, 0] = False
-    training = layer.training
-    layer.eval()
+    training, dtype = layer.training, next(layer.parameters()).dtype
+    layer.eval().float()  # so that rounding is no difference
     try:
         keys, text = layer.read_images(visual[:, None]), layer.read_text(hidden, positions)
         fused = layer(hidden, keys, text, mask, positions)[:, 0, 1:]
@@ -194,7 +200,7 @@ def check_block(layer: DecoderLayerFusion, width: int) -> None:
         fits = torch.allclose(fused, whole, atol=1e-5)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         fits = False
-    layer.train(training)
+    layer.train(training).to(dtype)
     if not fits:
         raise VLMIGError(
             f"fusion='decoder_layer' does not fit {type(layer.block).__name__}: its attention does "

@@ -42,18 +42,13 @@ class PrefixFusion(Fusion):
             return inputs
         images = 0 if shown is None else shown.shape[1]
         places = ids == model.config.placeholder_id
-        count = int(places.sum())
-        # The placeholders may have been read already.
-        begun = cache is not None and cache.get_seq_length()
-        if count == 0 and images and not begun:
-            raise VLMIGError(
-                f"{images} images and no placeholder in the text; put {IMAGE} where they go"
-            )
-        if count and not images:
-            raise VLMIGError(
-                f"{count} placeholder tokens in the text and no image; give one for each {IMAGE}"
-            )
-        if shown is None or count == 0:
+        if torch.compiler.is_compiling():  # a graph cannot depend on what a text says
+            filled = images > 0
+        else:
+            # The placeholders may have been read already.
+            begun = cache is not None and cache.get_seq_length()
+            filled = _has_places(places, images, bool(begun))
+        if not filled:
             return inputs
         words = model.get_input_embeddings()(ids.masked_fill(places, 0))
         embedded = fill_placeholders(words, places, model.projector(shown.to(words)))
@@ -100,6 +95,20 @@ class PrefixFusion(Fusion):
         return torch.cat(
             [_run_after(model, reading, group) for group in features.split(size, 1)], 1
         )
+
+
+def _has_places(places: Tensor, images: int, begun: bool) -> bool:
+    """Tell whether there are placeholders (B, T) to fill, as many as images ask for."""
+    count = int(places.sum())
+    if count == 0 and images and not begun:
+        raise VLMIGError(
+            f"{images} images and no placeholder in the text; put {IMAGE} where they go"
+        )
+    if count and not images:
+        raise VLMIGError(
+            f"{count} placeholder tokens in the text and no image; give one for each {IMAGE}"
+        )
+    return count > 0
 
 
 def _run_after(model: Any, reading: PrefixReading, features: Tensor) -> Tensor:
@@ -165,14 +174,16 @@ def fill_placeholders(embeddings: Tensor, places: Tensor, visual: Tensor) -> Ten
             are.
     """
     images, tokens = visual.shape[1:3]
-    counts = places.sum(1)
-    if bool((counts % tokens != 0).any()) or int(counts.max()) != images * tokens:
-        raise VLMIGError(
-            f"{counts.tolist()} placeholder tokens in the texts for at most {images} images of "
-            f"{tokens} tokens each; expected {tokens} for every image of a row"
-        )
-    used = torch.arange(images * tokens, device=places.device) < counts[:, None]
-    return embeddings.masked_scatter(places[..., None], visual.flatten(1, 2)[used].to(embeddings))
+    if not torch.compiler.is_compiling():
+        counts = places.sum(1)
+        if bool((counts % tokens != 0).any()) or int(counts.max()) != images * tokens:
+            raise VLMIGError(
+                f"{counts.tolist()} placeholder tokens in the texts for at most {images} images of "
+                f"{tokens} tokens each; expected {tokens} for every image of a row"
+            )
+    order = (places.long().cumsum(1) - 1).clamp(0, images * tokens - 1)[..., None]
+    read = visual.flatten(1, 2).to(embeddings).gather(1, order.expand(-1, -1, visual.shape[-1]))
+    return torch.where(places[..., None], read, embeddings)
 
 
 def begin_of(present: Tensor, ids: Tensor | None, bos: int | None) -> Tensor:

@@ -1,0 +1,157 @@
+"""Trainers of others: transformers', PEFT's ways of training, and what TRL asks of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from test_families import SAME, left_padded, pictures, visual
+from torch import Tensor
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+
+from vlmig import VLMIGError, VLMIGForCausalLM
+
+QUIET: dict[str, Any] = {"report_to": [], "use_cpu": True, "disable_tqdm": True}
+
+
+def samples(count: int) -> list[dict[str, Tensor]]:
+    ids = left_padded()["input_ids"][1]
+    return [{"input_ids": ids, "labels": ids, "visual_features": pictures()[1]}] * count
+
+
+def losses(model: Any, folder: Path, resume: Path | None = None, **settings: Any) -> list[float]:
+    arguments = TrainingArguments(
+        str(folder), max_steps=4, per_device_train_batch_size=2, learning_rate=3e-3,
+        logging_steps=1, save_strategy="steps", save_steps=2, **QUIET, **settings,
+    )  # fmt: skip
+    trainer = Trainer(model, arguments, train_dataset=samples(8))
+    trainer.train(resume_from_checkpoint=str(resume) if resume else None)
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("way", ["as given", "frozen", "unfrozen"])
+def test_the_trainer_resumes_where_it_was(way: str, tmp_path: Path) -> None:
+    visual("llama", "cross_attention").save_pretrained(tmp_path / "start", save_base=True)
+
+    def model() -> Any:
+        if way == "as given":
+            return visual("llama", "cross_attention")
+        loaded = VLMIGForCausalLM.from_pretrained(tmp_path / "start")
+        loaded.freeze_base() if way == "frozen" else loaded.unfreeze_base()
+        return loaded
+
+    whole = losses(model(), tmp_path / "run")
+    assert len(set(whole)) > 2, "nothing was learnt"
+    resumed = losses(model(), tmp_path / "again", tmp_path / "run/checkpoint-2")
+    assert resumed == pytest.approx(whole, abs=1e-6)
+
+
+def test_resuming_misses_no_weight(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = visual("gpt2", "cross_attention")  # its head is its embedding table
+    model.freeze_base()
+    for _ in range(2):
+        model.save_pretrained(tmp_path)
+        trainer = Trainer(model, TrainingArguments(str(tmp_path / "out"), **QUIET))
+        with caplog.at_level("WARNING"):
+            trainer._load_from_checkpoint(str(tmp_path))
+        model.unfreeze_base()
+    assert "missing" not in caplog.text
+
+
+def test_checkpointing_bf16_and_generation_in_a_trainer(tmp_path: Path) -> None:
+    plain = losses(visual("llama", "decoder_layer"), tmp_path / "plain")
+    less = losses(visual("llama", "decoder_layer"), tmp_path / "less", gradient_checkpointing=True)
+    assert less == pytest.approx(plain, rel=1e-5)
+    rough = losses(visual("llama", "decoder_layer"), tmp_path / "rough", bf16=True)
+    assert rough == pytest.approx(plain, rel=2e-2)  # 8 bits of mantissa
+    arguments = Seq2SeqTrainingArguments(
+        str(tmp_path / "seq"), max_steps=1, predict_with_generate=True, **QUIET
+    )
+    trainer = Seq2SeqTrainer(
+        visual("llama", "cross_attention"), arguments, train_dataset=samples(2)
+    )
+    trainer.train()
+    assert trainer.evaluate(samples(2))["eval_loss"] > 0
+
+
+def test_training_says_that_the_base_is_frozen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    visual("llama", "cross_attention").save_pretrained(tmp_path, save_base=True)
+    model = VLMIGForCausalLM.from_pretrained(tmp_path)
+    for _ in range(2):
+        model.train()
+    assert caplog.text.count("call unfreeze_base() to train and save it too") == 1
+    # A text without images has no gradient then, but a trainer wants one.
+    batch = left_padded()
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    assert "a text without images teaches nothing" in caplog.text
+    gradients = [weight.grad for weight in model.parameters() if weight.requires_grad]
+    assert gradients and not any(gradient.any() for gradient in gradients)
+
+
+def test_what_trl_asks() -> None:
+    """SFTTrainer runs ``base_model``, then multiplies by the head's weights."""
+    model, batch = visual("llama", "cross_attention"), left_padded()
+    assert type(model.base_model) is type(model.get_decoder()) is type(model.trunk)
+    states = model.base_model(**batch, use_cache=False).last_hidden_state
+    assert torch.equal(model.get_output_embeddings()(states), model(**batch).logits)
+    states.sum().backward()
+    assert model.language_model.model.layers[0].mlp.up_proj.weight.grad is not None
+    with pytest.raises(VLMIGError, match="visual_features for the base LM alone"):
+        model.base_model(**batch, visual_features=pictures())
+    model.freeze_base()
+    model.train().base_model(**batch).last_hidden_state.sum().backward()  # nothing to learn
+    assert model.config.architectures == ["VLMIGForCausalLM"]
+    model.config.pad_token_id = 7
+    assert model.config.text_config.pad_token_id == 7 and model.config.vocab_size == 97
+
+
+@torch.no_grad()
+def test_new_words_are_merged_into_a_tied_head_too() -> None:
+    model = visual("gpt2", "cross_attention")
+    lora = LoraConfig(
+        target_modules=["c_attn"], fan_in_fan_out=True, trainable_token_indices={"wte": [5, 6]}
+    )
+    tuned = get_peft_model(model, lora).eval()
+    for name, weight in tuned.named_parameters():
+        if "trainable_tokens_delta" in name:
+            weight.data.normal_(generator=torch.Generator().manual_seed(1))
+    before = tuned(**left_padded(), visual_features=pictures()).logits
+    after = tuned.merge_and_unload()(**left_padded(), visual_features=pictures()).logits
+    assert torch.allclose(before, after, atol=SAME)
+
+
+def test_prompt_tuning_beside_pictures() -> None:
+    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    tuned: Any = get_peft_model(visual("llama", "cross_attention"), settings)
+    batch = {**left_padded(), "visual_features": pictures()}
+    loss = tuned(**batch, labels=batch["input_ids"]).loss
+    loss.backward()
+    assert any(p.grad is not None and p.grad.any() for p in tuned.prompt_encoder.parameters())
+    assert tuned.generate(**batch, max_new_tokens=2, pad_token_id=0).shape == (2, 9)
+
+
+@torch.no_grad()
+def test_packed_texts_do_not_see_each_other() -> None:
+    """Where the base LM keeps packed texts apart, the fusion layer does too."""
+    for fusion in ("cross_attention", "decoder_layer"):
+        model, ids = visual("llama", fusion), left_padded()["input_ids"][1:]
+        seen = {"visual_features": pictures()[1:], "use_cache": False}
+        apart = [model(part, **seen).logits for part in (ids[:, :4], ids[:, 4:])]
+        places = torch.tensor([[0, 1, 2, 3, 0, 1, 2]])
+        packed = model(ids, position_ids=places, **seen).logits
+        assert torch.allclose(packed, torch.cat(apart, 1), atol=SAME)
+        assert (model(ids, **seen).logits - packed).abs().max() > 1e-2
+
+
+@torch.no_grad()
+def test_shifted_labels_are_used_as_given() -> None:
+    model, ids = visual("llama", "cross_attention"), left_padded()["input_ids"]
+    seen = {"input_ids": ids, "visual_features": pictures(), "labels": ids}
+    shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
+    assert torch.equal(model(**seen).loss, model(**seen, shift_labels=shifted).loss)
+    assert model(**seen).loss != model(**seen, shift_labels=ids).loss
