@@ -33,11 +33,11 @@ def numbers_of(texts: Iterable[str], seed: int = 0) -> np.ndarray:
     return np.fromiter((number_of(text, seed) for text in texts), np.uint64)
 
 
-def content_of(tensor: Tensor) -> np.ndarray:
-    """Return a tensor's bytes, uint8 (n,)."""
+def content_of(tensor: Tensor) -> memoryview:
+    """Return a tensor's bytes."""
     import torch  # takes a second, which reading rows need not spend
 
-    return tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy()
+    return tensor.detach().reshape(-1).contiguous().view(torch.uint8).cpu().numpy().data
 
 
 def source_of(name: str, revision: str | None = None) -> str:
