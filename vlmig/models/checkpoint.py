@@ -96,12 +96,12 @@ class AdapterCheckpoint:
         Args:
             save_base: write the base LM too, into ``language_model/``, so that the folder needs no
                 other. Of an LM with low-rank layers only these are written; they name their base
-                LM.
+                LM. A base LM that was given in memory is always written: nothing else holds it.
             kwargs: of the base LM's ``save_pretrained``.
         """
         folder, config = Path(folder), copy.deepcopy(self.config)
         folder.mkdir(parents=True, exist_ok=True)
-        if save_base:
+        if save_base or _only_in_memory(config, folder):
             if has_low_rank(self.language_model):
                 save_low_rank(self.language_model, folder / BASE)
             else:
@@ -287,6 +287,13 @@ def load_adapter(model: AdapterCheckpoint, weights: dict[str, Tensor], source: P
                 f"asks for {tuple(state[name].shape)}; load it with its own config"
             )
         state[name].copy_(value)
+
+
+def _only_in_memory(config: VLMIGConfig, folder: Path) -> bool:
+    """Tell whether a base LM is in no checkpoint: neither in that of this model nor in
+    ``folder``."""
+    places = [folder, *([Path(config.name_or_path)] if config.name_or_path else [])]
+    return config.language_model == BASE and not any((place / BASE).is_dir() for place in places)
 
 
 def _copy_components(config: VLMIGConfig, source: Path, folder: Path) -> None:
