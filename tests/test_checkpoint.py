@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import open_gates
+from families import build
 from safetensors.torch import load_file, save_file
 
-from vlmig import VLMIG, VLMIGError
+from vlmig import VLMIG, VLMIGConfig, VLMIGError, VLMIGForCausalLM
 from vlmig.models.checkpoint import WEIGHTS
 
 
@@ -37,6 +38,18 @@ def test_round_trip_gives_equal_answers(tiny: VLMIG, saved: Path, tmp_path: Path
     pairs = [("The color of a cat is", " red"), ("A dog", " and a cat")]
     assert loaded.loglikelihood(pairs, k=2) == tiny.loglikelihood(pairs, k=2)
     assert loaded.config.trained
+
+
+def test_a_base_lm_given_in_memory_is_saved_with_its_adapter(tmp_path: Path) -> None:
+    base = build("llama")
+    shape = {"vision_patches": 5, "vision_width": 12, "fusion_heads": 4}
+    model = VLMIGForCausalLM(VLMIGConfig(text_config=base.config, **shape), base).eval()
+    model.save_pretrained(tmp_path / "model")
+    again = VLMIGForCausalLM.from_pretrained(tmp_path / "model")
+    ids, features = torch.arange(3, 10)[None], torch.randn(1, 2, 5, 12)
+    with torch.no_grad():
+        logits = [own(ids, visual_features=features).logits for own in (model, again)]
+    assert torch.equal(*logits)
 
 
 def test_only_the_adapter_is_saved(tiny: VLMIG, saved: Path) -> None:

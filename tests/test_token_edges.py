@@ -216,7 +216,7 @@ def test_a_cut_is_told_once_with_both_lengths(caplog: pytest.LogCaptureFixture) 
             reader.pair("a" * 40, "b", LIMIT)
             reader.text("a" * 41, LIMIT)
     assert [record.getMessage() for record in caplog.records] == [
-        "a text of 41 tokens was cut to 25, all that fits this model, and lost its left end; "
+        "a text of 40 tokens was cut to 24, all that fits this model, and lost its left end; "
         "others are cut too, and this is said once"
     ]
 

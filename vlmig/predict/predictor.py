@@ -151,9 +151,8 @@ class VLMIG:
             context = conversation.conclude(rationale)
         with self.stopwatch("read, fuse, mix"):
             options = list(self.scorer.likely(context, visuals, 8) if choices is None else choices)
-            candidates = conversation.continuations(options)
-            if conversation.template == "question" or steps or gap:
-                candidates = spaced(context, options)
+            plain = conversation.template == "question" or steps or gap
+            candidates = spaced(context, options) if plain else conversation.continuations(options)
             scores, visuals = self._scored((context, candidates), visuals, count, mixture, draw)
             text_only = self.scorer.text_only(context, candidates, visuals, scores)
         return Answer.of(

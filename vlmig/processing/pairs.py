@@ -104,7 +104,7 @@ class TextTokenizer:
             split = len(start)
             if whole[:split] != start or len(whole) == split:
                 whole = start + whole
-        shorter = self._cut(whole, None if limit is None else limit + 1)
+        shorter = self._cut(whole[:-1], limit) + whole[-1:]
         cut = len(whole) - len(shorter)
         if split - cut < 1:
             raise VLMIGError(
@@ -215,8 +215,9 @@ class TextTokenizer:
             return ids
         begin, _ = self.around
         kept = len(begin) or int(ids[0] == self.tokenizer.bos_token_id)
-        self._tell_cut(len(ids), limit)
-        return cut_left(ids, limit, kept, self.image_tokens)
+        shorter = cut_left(ids, limit, kept, self.image_tokens)
+        self._tell_cut(ids, limit, shorter)
+        return shorter
 
     def _cut_around(
         self, ids: list[int], first: int, last: int, limit: int | None
@@ -234,14 +235,20 @@ class TextTokenizer:
                 f"a candidate of {last - first + 1} tokens; at most {limit} with its context fit "
                 "this model"
             )
-        self._tell_cut(len(ids), limit)
-        return ids[:begin] + ids[begin + left : behind - right] + ids[behind:], left
+        shorter = ids[:begin] + ids[begin + left : behind - right] + ids[behind:]
+        self._tell_cut(ids, limit, shorter)
+        return shorter, left
 
-    def _tell_cut(self, length: int, limit: int) -> None:
+    def _tell_cut(self, ids: list[int], limit: int, shorter: list[int]) -> None:
+        kind = lost = "its left end"
+        if self.image_tokens is not None:
+            before, after = self.image_tokens.count(ids), self.image_tokens.count(shorter)
+            if after < before:
+                kind, lost = "images", f"{before - after} of its {before} images"
         self._tell(
-            "cut",
-            f"a text of {length} tokens was cut to {limit}, all that fits this model, and lost its "
-            "left end; others are cut too, and this is said once",
+            kind,
+            f"a text of {len(ids)} tokens was cut to {limit}, all that fits this model, and lost "
+            f"{lost}; others are cut too, and this is said once",
         )
 
     def _check_known(self, option: str, ids: Sequence[int]) -> None:

@@ -5,7 +5,6 @@ Axes: B texts, M images in a text, P patches, C vision width, N visual tokens pe
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -15,8 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from vlmig.errors import VLMIGError
 from vlmig.models.config import IMAGE, VLMIGConfig
-
-logger = logging.getLogger(__name__)
 
 
 class ImageTokens(NamedTuple):
@@ -54,13 +51,6 @@ class ImageTokens(NamedTuple):
         if not filled:
             return None
         counts = [self.count(row) for row in rows]
-        cut = sum(count < len(features) for count, features in zip(counts, images, strict=True))
-        if cut:
-            logger.warning(
-                "texts longer than the model's context lost their first images: %d of %d",
-                cut,
-                len(rows),
-            )
         if not any(counts):
             return None
         stacked = filled[0].new_zeros(len(rows), max(counts), *filled[0].shape[1:])
