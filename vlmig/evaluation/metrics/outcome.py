@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -94,8 +94,10 @@ class Table:
         """
         hits, per_character, certain = [], [], []
         for rescorer in rescorers:
-            rule = astuple(condition)
-            found = [rescorer.rescore(*rule, donor) for donor in range(rescorer.donors)]
+            found = []
+            for donor in range(rescorer.donors):
+                rule = int(condition.k), condition.mix, condition.weights, condition.control
+                found.append(rescorer.rescore(*rule, donor))
             hits.append(np.stack([rescorer.correct(own) for own in found]))
             normal = [rescorer.correct(own, per_character=True) for own in found]
             per_character.append(np.mean(normal, axis=0))
