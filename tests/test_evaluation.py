@@ -18,6 +18,7 @@ from vlmig import VLMIG, VLMIGError
 from vlmig.evaluation.controls import donors
 from vlmig.evaluation.evaluator import Evaluator
 from vlmig.evaluation.metrics.bootstrap import holm
+from vlmig.evaluation.metrics.rescoring import Rescorer
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.run_folder import main_condition
 from vlmig.evaluation.settings import CONTROLS, Settings
@@ -295,8 +296,6 @@ def test_learned_weights_never_saw_the_object_they_are_used_on(
     tiny: VLMIG, data: Path, tmp_path: Path
 ) -> None:
     """Another label for one object leaves its own weights as they are."""
-    from vlmig.evaluation.metrics.rescoring import Rescorer
-
     task = choose_tasks(["memory_color"], {})[0]
     evaluator = Evaluator(tiny, Settings(ks=(0, 3)), data, tmp_path)
     measured = [(item, record) for _, item, record in evaluator.measure(task)]
@@ -363,6 +362,28 @@ def test_shuffling_gives_every_object_other_objects_pictures(
     assert pictures is not None and turned is not None
     assert gain["delta"] == pytest.approx(pictures["acc"] - turned["acc"])
     assert results["results"]["imagenetvc_color"]["visual_gain,none"] == gain["delta"]
+
+
+def test_one_donor_of_an_earlier_version_is_still_read(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
+    evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2), controls=("none", "shuffled"))
+    task, rows = choose_tasks(["memory_color"], {})[0], samples(tmp_path, "memory_color")
+    earlier = []
+    for row in rows:
+        shown = row["shuffled"]
+        first = {name: [own[0] for own in shown[name]] for name in ("per_image", "alignment")}
+        earlier.append({**row, "shuffled": {"of": shown["of"][0], **first}})
+    now, then = (Rescorer(task, task.load(data), own, tiny.config) for own in (rows, earlier))
+    assert (now.donors, then.donors) == (2, 1), "three objects have two others each"
+    assert now.same_label() is not None and then.same_label() is None
+    asked = (2, "prob", "uniform", "shuffled")
+    for new, old in zip(now.rescore(*asked), then.rescore(*asked), strict=True):
+        assert new.tolist() == old.tolist()
+    assert any(
+        new.tolist() != old.tolist()
+        for new, old in zip(now.rescore(*asked, 1), then.rescore(*asked), strict=True)
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
+from scipy.special import softmax
 
 from vlmig.errors import VLMIGError
 from vlmig.models.mixture import Mixture, entropy
+from vlmig.predict.scores import Scores
 
 
 def distributions(
@@ -136,3 +140,26 @@ def test_trust_before_any_text_is_read() -> None:
         1.0,
         1.0,
     ]
+
+
+@pytest.mark.parametrize("weights", ["uniform", "clip", "entropy"])
+def test_prob_mixes_the_lms_own_probabilities_of_candidates(
+    weights: str, rng: np.random.Generator
+) -> None:
+    """Equation 2, by hand: beside the second picture the LM expects other words than the
+    candidates, so it hardly counts; only the entropy is one among the candidates."""
+    text = np.log(rng.dirichlet(np.ones(3)) * 0.6)
+    images = np.log(rng.dirichlet(np.ones(3), 2) * [[0.9], [0.01]])
+    alignment = np.array([0.3, 0.4])
+    scores = Scores(text, images, text, alignment)
+    among, alone = softmax(images, -1), softmax(text)
+    trust = {
+        "uniform": np.ones(2),
+        "clip": alignment,
+        "entropy": np.maximum(0, 1 - stats.entropy(among, axis=-1) / stats.entropy(alone)),
+    }[weights][:, None]
+    by_hand = (trust * np.exp(images) + (1 - trust) * np.exp(text)).mean(0)
+    mixed = np.exp(scores.mixed(2, Mixture("prob", weights)))
+    assert mixed == pytest.approx(by_hand / by_hand.sum(), rel=1e-6)
+    normalized = (trust * among + (1 - trust) * alone).mean(0)
+    assert weights == "entropy" or np.abs(mixed - normalized).max() > 0.01
