@@ -74,8 +74,8 @@ def _questions(rng: np.random.Generator, evidence: np.ndarray) -> Scores:
 
 SCATTERS: dict[str, Scatter] = {
     "normal": normal,
-    "two kinds of picture": two_kinds,
-    "one picture in eight shouts": shouting,
+    "two kinds": two_kinds,
+    "one shouts": shouting,
 }
 
 
@@ -126,13 +126,13 @@ def counted(
             known = scatter(rng, size)
             rule = fit([known.one(i) for i in range(size)], MIXTURE)
             asked = scatter(rng, questions // calibrations)
-            _count(found, f"calibrated on {size}", asked, rule, MIXTURE)
+            _count(found, f"{size} alike", asked, rule, MIXTURE)
             if size == CALIBRATED_ON[-1]:
                 _count(found, "each look", asked, _before(rule), MIXTURE)
                 if scatter is not normal:
                     unlike = normal(rng, size)
                     rule = fit([unlike.one(i) for i in range(size)], MIXTURE)
-                    _count(found, f"calibrated on {size} normal", asked, rule, MIXTURE)
+                    _count(found, f"{size} normal", asked, rule, MIXTURE)
     yield from found.items()
 
 

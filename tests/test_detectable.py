@@ -92,22 +92,25 @@ def test_a_curve_is_the_mean_over_subsets_and_not_the_first_pictures(
     norm = tiny.model.language_model.transformer.ln_f
     for parameter in (norm.weight, norm.bias):
         parameter.data.mul_(0.02)  # a text model that is sure of nothing: pictures have a say
-    tiny.config.mix, tiny.config.weights = "logit", "uniform"
+    tiny.config.mix, tiny.config.weights, tiny.config.strength = "evidence", "uniform", 100.0
     results = measured(tiny, tmp_path, ks=(0, 1, 4), controls=("none",))
     lines = [
         json.loads(line) for line in (tmp_path / "samples_things.jsonl").read_text().splitlines()
     ]
     right = []
     for line in lines:
-        for question, images in zip(line["doc"]["questions"], line["per_image"], strict=True):
-            log_p = log_softmax(np.array(images), -1)
+        asked = line["doc"]["questions"]
+        columns = (line["per_image"], line["text_only"], line["blank"])
+        for question, *values in zip(asked, *columns, strict=True):
+            images, text, blank = (log_softmax(np.array(own), -1) for own in values)
+            mixed = text + 100 * (images - blank)  # whose mean is the rule evidence, uniform
             of_k = []
             for k in (1, 2, 3, 4):
-                # The rule logit with uniform weights: the mean of log-probabilities.
-                answers = [log_p[list(s)].mean(0).argmax() for s in combinations(range(4), k)]
+                answers = [mixed[list(s)].mean(0).argmax() for s in combinations(range(4), k)]
                 of_k.append(np.mean([answer == question["answer"] for answer in answers]))
             right.append(of_k)
     shares = np.array(right)
+    assert 0 < shares[:, 0].mean() < 1 and len(set(shares[:, 0].tolist())) > 2, "images differ"
     curves = {row["k"]: row for row in results["vlmig"]["curves"]}
     assert [curves[k]["subsets"] for k in (1, 2, 3, 4)] == [4, 6, 4, 1]
     for k in (1, 2, 3, 4):
@@ -116,7 +119,7 @@ def test_a_curve_is_the_mean_over_subsets_and_not_the_first_pictures(
     names = np.repeat([f"thing{i}" for i in range(12)], 2)
     expected = Clusters(names).estimate(shares[:, 0])
     assert curves[1]["ci95"] == pytest.approx([expected.low, expected.high])
-    rows = [row for row in results["vlmig"]["conditions"] if row["mix"] == "logit"]
+    rows = [row for row in results["vlmig"]["conditions"] if row["mix"] == "evidence"]
     conditions = {row["k"]: row["acc"] for row in rows}
     assert conditions[4] == pytest.approx(curves[4]["acc"])
     assert conditions[1] != pytest.approx(curves[1]["acc"]), "the first picture is one draw of four"
