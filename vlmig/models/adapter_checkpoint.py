@@ -75,9 +75,10 @@ class AdapterCheckpoint:
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | Path,
+        pretrained_model_name_or_path: str | Path | None,
         *args: Any,
         config: VLMIGConfig | None = None,
+        state_dict: dict[str, Tensor] | None = None,
         revision: str | None = None,
         subfolder: str = "",
         generation_config: GenerationConfig | None = None,
@@ -87,8 +88,10 @@ class AdapterCheckpoint:
         """Load base LM and adapter. The base LM is frozen: ``unfreeze_base`` lets it train.
 
         Args:
-            pretrained_model_name_or_path: ``pocket``, a folder or a hub id.
+            pretrained_model_name_or_path: ``pocket``, a folder or a hub id; None with ``config``
+                and ``state_dict``.
             config: used instead of the checkpoint's.
+            state_dict: all weights, used instead of a checkpoint's.
             subfolder: of the folder or repository.
             generation_config: used instead of the checkpoint's.
             output_loading_info: return the model and transformers' report on the weights, which
@@ -103,13 +106,15 @@ class AdapterCheckpoint:
         """
         kwargs = {name: value for name, value in kwargs.items() if name not in OWN}
         hub = {name: kwargs.pop(name) for name in HUB if name in kwargs}
-        folder = resolve_checkpoint(pretrained_model_name_or_path, revision, subfolder, **hub)
+        folder = Path()
+        if state_dict is None:
+            folder = resolve_checkpoint(pretrained_model_name_or_path, revision, subfolder, **hub)
         if config is None:
             fields = {
                 name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs
             }
             config = VLMIGConfig.from_pretrained(folder, **fields)
-        weights = load_file(folder / WEIGHTS)
+        weights = load_file(folder / WEIGHTS) if state_dict is None else state_dict
         if inside := _base_state(weights):
             weights = {name: weights[name] for name in weights if not name.startswith(PREFIX)}
             base = build_language_model(cls.auto_class, config.text_config, inside, **kwargs)
@@ -123,7 +128,8 @@ class AdapterCheckpoint:
             generation_config = GenerationConfig.from_pretrained(folder)
         if generation_config is not None:
             model.generation_config = generation_config
-        model.config.name_or_path = model.name_or_path = str(folder)
+        if state_dict is None:
+            model.config.name_or_path = model.name_or_path = str(folder)
         load_adapter(model, weights, folder)
         place_adapter(model).eval()
         model.freeze_base()

@@ -41,7 +41,7 @@ POCKET = Path(__file__).parents[1] / "pocket" / "model"
 
 
 def resolve_checkpoint(
-    name: str | Path, revision: str | None = None, subfolder: str = "", **hub: Any
+    name: str | Path | None, revision: str | None = None, subfolder: str = "", **hub: Any
 ) -> Path:
     """Return a checkpoint's folder: ``pocket``, a folder, or a hub id, which is downloaded.
 
@@ -52,7 +52,7 @@ def resolve_checkpoint(
     Raises:
         VLMIGError: nothing of that name, or a folder without a checkpoint.
     """
-    folder = POCKET if str(name) == "pocket" else Path(name)
+    folder = POCKET if str(name) == "pocket" else Path(str(name))
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(str(name), revision=revision, **hub))
