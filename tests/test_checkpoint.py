@@ -49,7 +49,8 @@ def test_a_base_lm_given_in_memory_is_saved_with_its_adapter(tmp_path: Path) -> 
     ids, features = torch.arange(3, 10)[None], torch.randn(1, 2, 5, 12)
     with torch.no_grad():
         logits = [own(ids, visual_features=features).logits for own in (model, again)]
-    assert torch.equal(*logits)
+    # Weights that train are multiplied in another order than frozen ones.
+    assert torch.allclose(*logits, atol=1e-5)
 
 
 def test_only_the_adapter_is_saved(tiny: VLMIG, saved: Path) -> None:

@@ -107,3 +107,20 @@ def test_the_family_block_follows_precision_and_attention() -> None:
     assert rough.fusion.block.config._attn_implementation == "eager"
     eager = AutoModelForCausalLM.from_config(rough.config)
     assert eager.fusion.block.config._attn_implementation == "eager"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("projector", ["pooled", "resampler"])
+def test_weights_are_drawn_after_meta(projector: str) -> None:
+    """A model built without memory, and then given some: every weight is drawn."""
+    config = visual("llama", "cross_attention").config
+    config.projector, config.projector_width, config.vision_patches = projector, 16, 4
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    model.to_empty(device="cpu")
+    for weight in model.parameters():
+        weight.fill_(float("nan"))
+    model.blank_features.fill_(float("nan"))
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        assert not value.isnan().any(), name

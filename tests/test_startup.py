@@ -3,6 +3,7 @@ fast that is is never tested."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import sysconfig
@@ -57,6 +58,28 @@ def test_a_folder_without_a_run_is_refused_before_torch_is_imported(tmp_path: Pa
         "numpy",
         "scipy",
     }
+
+
+def test_import_vlmig_is_enough_for_transformers() -> None:
+    """A new process that only did ``import vlmig`` loads a checkpoint by the auto classes; until
+    then the import costs nothing."""
+    code = """
+import sys
+import vlmig
+assert not {"torch", "transformers"} & {name.partition(".")[0] for name in sys.modules}
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+folder = sys.argv[1]
+names = [type(AutoModelForCausalLM.from_pretrained(folder)).__name__]
+assert AutoTokenizer.from_pretrained(folder)("A banana").input_ids
+names.append(type(pipeline("text-generation", model=folder).model).__name__)
+print(*names)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(POCKET)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.stdout.split() == ["VLMIGForCausalLM"] * 2, run.stderr
+    described = json.loads((POCKET / "config.json").read_text())
+    assert described["architectures"] == ["VLMIGForCausalLM"]
 
 
 def test_the_public_names_are_listed_and_the_version_is_the_metadata(

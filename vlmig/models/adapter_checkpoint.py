@@ -35,10 +35,9 @@ from vlmig.models.checkpoint import (
     build_language_model,
     load_adapter,
     load_language_model,
-    load_tokenizer,
     place_adapter,
     resolve_checkpoint,
-    tokenizer_place,
+    save_tokenizer,
 )
 from vlmig.models.config import COMPONENTS, VLMIGConfig
 from vlmig.models.low_rank import has_low_rank, save_low_rank
@@ -76,9 +75,10 @@ class AdapterCheckpoint:
     @classmethod
     def from_pretrained(
         cls,
-        pretrained_model_name_or_path: str | Path,
+        pretrained_model_name_or_path: str | Path | None,
         *args: Any,
         config: VLMIGConfig | None = None,
+        state_dict: dict[str, Tensor] | None = None,
         revision: str | None = None,
         subfolder: str = "",
         generation_config: GenerationConfig | None = None,
@@ -88,8 +88,10 @@ class AdapterCheckpoint:
         """Load base LM and adapter. The base LM is frozen: ``unfreeze_base`` lets it train.
 
         Args:
-            pretrained_model_name_or_path: ``pocket``, a folder or a hub id.
+            pretrained_model_name_or_path: ``pocket``, a folder or a hub id; None with ``config``
+                and ``state_dict``.
             config: used instead of the checkpoint's.
+            state_dict: all weights, used instead of a checkpoint's.
             subfolder: of the folder or repository.
             generation_config: used instead of the checkpoint's.
             output_loading_info: return the model and transformers' report on the weights, which
@@ -104,13 +106,15 @@ class AdapterCheckpoint:
         """
         kwargs = {name: value for name, value in kwargs.items() if name not in OWN}
         hub = {name: kwargs.pop(name) for name in HUB if name in kwargs}
-        folder = resolve_checkpoint(pretrained_model_name_or_path, revision, subfolder, **hub)
+        folder = Path()
+        if state_dict is None:
+            folder = resolve_checkpoint(pretrained_model_name_or_path, revision, subfolder, **hub)
         if config is None:
             fields = {
                 name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs
             }
             config = VLMIGConfig.from_pretrained(folder, **fields)
-        weights = load_file(folder / WEIGHTS)
+        weights = load_file(folder / WEIGHTS) if state_dict is None else state_dict
         if inside := _base_state(weights):
             weights = {name: weights[name] for name in weights if not name.startswith(PREFIX)}
             base = build_language_model(cls.auto_class, config.text_config, inside, **kwargs)
@@ -124,7 +128,8 @@ class AdapterCheckpoint:
             generation_config = GenerationConfig.from_pretrained(folder)
         if generation_config is not None:
             model.generation_config = generation_config
-        model.config.name_or_path = model.name_or_path = str(folder)
+        if state_dict is None:
+            model.config.name_or_path = model.name_or_path = str(folder)
         load_adapter(model, weights, folder)
         place_adapter(model).eval()
         model.freeze_base()
@@ -175,25 +180,14 @@ class AdapterCheckpoint:
         whole = save_base is None and self._base_trains()
         if save_base is not True and not whole:
             save_base = self._check_base(state, config, source, save_base)
-        tokenizer = _find_tokenizer(config, source)
+        save_tokenizer(config, source, [folder, folder / BASE] if save_base else [folder])
         if save_base:
             self._save_base(folder / BASE, state if state_dict else None, **own)
             config.language_model, config.language_model_revision = BASE, None
-        for place in [folder, folder / BASE] if save_base else [folder]:
-            if tokenizer is not None:
-                tokenizer.save_pretrained(place)
         parts = [name for name in COMPONENTS if not (whole and name == "language_model")]
         _copy_components(config, parts, source, folder)
         _write_weights(self, state, folder, whole)
-        if settings := getattr(self, "generation_config", None):
-            settings.save_pretrained(folder)
-        config.architectures = [type(self).__name__]
-        card = folder / "README.md"
-        # A card that a person wrote is kept.
-        if not card.exists() or GENERATED in card.read_text(encoding="utf-8"):
-            write_text(card, model_card(config))
-        # Last, so that a folder with it is a whole checkpoint.
-        write_text(folder / "config.json", config.to_json_string())
+        _describe(self, config, folder)
         if push_to_hub:
             _upload(folder, kwargs.pop("repo_id", folder.absolute().name), **kwargs)
 
@@ -287,6 +281,19 @@ def _refuse_wrapped(state: dict[str, Tensor]) -> None:
             )
 
 
+def _describe(model: Any, config: VLMIGConfig, folder: Path) -> None:
+    """Write generation config, model card and configuration."""
+    if settings := getattr(model, "generation_config", None):
+        settings.save_pretrained(folder)
+    config.architectures = [type(model).__name__]
+    card = folder / "README.md"
+    # A card that a person wrote is kept.
+    if not card.exists() or GENERATED in card.read_text(encoding="utf-8"):
+        write_text(card, model_card(config))
+    # Last, so that a folder with it is a whole checkpoint.
+    write_text(folder / "config.json", config.to_json_string())
+
+
 def _write_weights(model: Any, state: dict[str, Tensor], folder: Path, whole: bool) -> None:
     """Write ``model.safetensors``: the adapter in float32, and a base LM that trains as it is."""
     weights = {}
@@ -298,18 +305,6 @@ def _write_weights(model: Any, state: dict[str, Tensor], folder: Path, whole: bo
     partial = folder / (WEIGHTS + ".part")
     save_file(weights, partial, metadata={"format": "pt"})
     os.replace(partial, folder / WEIGHTS)
-
-
-def _find_tokenizer(config: VLMIGConfig, source: Path) -> Any:
-    """Load the checkpoint's tokenizer, or the base LM's; None where there is none."""
-    place, revision = tokenizer_place(config, source)
-    if config.language_model.startswith("./") and not Path(place).is_dir():
-        return None  # a base LM given in memory
-    try:
-        return load_tokenizer(place, revision, config.text_config)
-    except VLMIGError as error:
-        logger.info("saved without a tokenizer: %s", error)
-        return None
 
 
 def _copy_components(config: VLMIGConfig, parts: list[str], source: Path, folder: Path) -> None:

@@ -25,7 +25,7 @@ from vlmig.models.fusion.cross_attention import CrossAttentionFusion
 from vlmig.models.fusion.prefix import PrefixFusion
 from vlmig.models.heads import check_head, is_linear
 from vlmig.models.mixture import Mixture
-from vlmig.models.projector import build_projector
+from vlmig.models.projector import Resampler, build_projector
 from vlmig.models.reference import COUNTS_PADDING
 from vlmig.models.text_states import Reading, VisualStates
 from vlmig.models.trainable import Trainable
@@ -72,8 +72,8 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         # Patch features of a blank image: what "no evidence" looks like to this encoder.
         blank = torch.zeros(config.vision_patches, config.vision_width)
         self.register_buffer("blank_features", blank)
-        for module in self.language_model.modules():  # keep post_init from drawing its weights anew
-            module._is_hf_initialized = True
+        if blank.device.type != "meta":
+            self._keep_built_weights()
         self.config.architectures = [type(self).__name__]
         tied = getattr(config.text_config, "tie_word_embeddings", False)
         self.config.tie_word_embeddings = tied  # PEFT reads it from the outermost configuration
@@ -106,11 +106,27 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         """Turn last hidden states (..., D) into logits (..., V)."""
         raise NotImplementedError
 
+    def _keep_built_weights(self) -> None:
+        """Keep ``post_init`` from drawing anew what was built with weights: all but the adapter's
+        linear layers."""
+        for part in self.children():
+            for module in part.modules():
+                if part is self.language_model or not isinstance(module, nn.Linear):
+                    module._is_hf_initialized = True  # type: ignore[assignment]
+
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, nn.MultiheadAttention):
+            module._reset_parameters()
+        elif isinstance(module, CrossAttentionFusion | Resampler):
+            module.begin()
+        elif module is self:
+            nn.init.zeros_(self.blank_features)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the base LM's token embeddings."""

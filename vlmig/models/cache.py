@@ -9,6 +9,7 @@ far.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
@@ -37,7 +38,7 @@ def text_cache(values: Mapping[str, Any]) -> Cache | None:
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """Return the cache that was given by either name.
+    """Return the cache that was given by either name; as in transformers, the older one warns.
 
     Raises:
         VLMIGError: a cache by each name.
@@ -47,7 +48,12 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
             "a cache as cache and another as past_key_values; expected one: past_key_values is the "
             "older name"
         )
-    return past_key_values if cache is None else cache
+    if past_key_values is None:
+        return cache
+    if NAME == NEW:
+        message = "`past_key_values` is deprecated and will be removed; use `cache`"
+        warnings.warn(message, FutureWarning, stacklevel=3)
+    return past_key_values
 
 
 def seen_length(cache: Cache | None, queries: int) -> int:

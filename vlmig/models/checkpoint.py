@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,20 @@ from vlmig.models.config import VLMIGConfig
 from vlmig.models.low_rank import base_of, load_low_rank
 from vlmig.models.quantization import keep_stored_form
 
+logger = logging.getLogger(__name__)
 WEIGHTS = "model.safetensors"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
+TOKENIZER_FILES = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+)
+"""Files of tokenizers, of all kinds."""
 HUB = ("cache_dir", "force_download", "local_files_only", "token")
 """Arguments of a download."""
 BASE = "./language_model"
@@ -28,7 +41,7 @@ POCKET = Path(__file__).parents[1] / "pocket" / "model"
 
 
 def resolve_checkpoint(
-    name: str | Path, revision: str | None = None, subfolder: str = "", **hub: Any
+    name: str | Path | None, revision: str | None = None, subfolder: str = "", **hub: Any
 ) -> Path:
     """Return a checkpoint's folder: ``pocket``, a folder, or a hub id, which is downloaded.
 
@@ -39,7 +52,7 @@ def resolve_checkpoint(
     Raises:
         VLMIGError: nothing of that name, or a folder without a checkpoint.
     """
-    folder = POCKET if str(name) == "pocket" else Path(name)
+    folder = POCKET if str(name) == "pocket" else Path(str(name))
     if not folder.is_dir():
         try:
             folder = Path(snapshot_download(str(name), revision=revision, **hub))
@@ -106,6 +119,27 @@ def load_tokenizer(
             f"no tokenizer at {name}; save the LM's tokenizer there with tokenizer.save_pretrained"
         )
     return tokenizer
+
+
+def save_tokenizer(config: VLMIGConfig, source: Path, folders: list[Path]) -> None:
+    """Save the checkpoint's tokenizer, or the base LM's, if there is one: the files as they are
+    where they name their class, without which transformers would not know it."""
+    name, revision = tokenizer_place(config, source)
+    place, told = Path(name), Path(name) / TOKENIZER
+    if told.is_file() and "tokenizer_class" in json.loads(told.read_text(encoding="utf-8")):
+        for file in [file for pattern in TOKENIZER_FILES for file in place.glob(pattern)]:
+            for folder in folders:
+                folder.mkdir(exist_ok=True)
+                if folder.resolve() != place.resolve():
+                    shutil.copyfile(file, folder / file.name)
+    elif place.is_dir() or not config.language_model.startswith("./"):
+        try:
+            tokenizer = load_tokenizer(name, revision, config.text_config)
+        except VLMIGError as error:
+            logger.info("saved without a tokenizer: %s", error)
+            return
+        for folder in folders:
+            tokenizer.save_pretrained(folder)
 
 
 def describe_language_model(name: str, revision: str | None = None) -> PreTrainedConfig:

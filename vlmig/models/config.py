@@ -204,12 +204,16 @@ class VLMIGConfig(PreTrainedConfig):
 
     @property
     def vocab_size(self) -> int | None:
-        """The base LM's; None without one."""
+        """The base LM's, and so the next three; trainers read and set them here."""
         return getattr(self.text_config, "vocab_size", None)
+
+    @vocab_size.setter
+    def vocab_size(self, value: int) -> None:
+        self.text_config.vocab_size = value
 
     @property
     def pad_token_id(self) -> int | None:
-        """The base LM's, and so the next two; trainers read and set them here."""
+        """See ``vocab_size``."""
         return getattr(self.text_config, "pad_token_id", None)
 
     @pad_token_id.setter
@@ -218,7 +222,7 @@ class VLMIGConfig(PreTrainedConfig):
 
     @property
     def bos_token_id(self) -> int | None:
-        """See ``pad_token_id``."""
+        """See ``vocab_size``."""
         return getattr(self.text_config, "bos_token_id", None)
 
     @bos_token_id.setter
@@ -227,7 +231,7 @@ class VLMIGConfig(PreTrainedConfig):
 
     @property
     def eos_token_id(self) -> int | list[int] | None:
-        """See ``pad_token_id``."""
+        """See ``vocab_size``."""
         return getattr(self.text_config, "eos_token_id", None)
 
     @eos_token_id.setter

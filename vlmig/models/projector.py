@@ -79,7 +79,8 @@ class Resampler(nn.Module):
 
     def __init__(self, vision_width: int, lm_width: int, queries: int, hidden: int) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(queries, hidden) * 0.02)
+        self.queries = nn.Parameter(torch.empty(queries, hidden))
+        self.begin()
         self.patches = nn.Linear(vision_width, hidden)
         block = nn.TransformerDecoderLayer(
             hidden,
@@ -92,6 +93,11 @@ class Resampler(nn.Module):
         )
         self.blocks = nn.TransformerDecoder(block, self.LAYERS, nn.LayerNorm(hidden))
         self.out = nn.Linear(hidden, lm_width)
+
+    def begin(self) -> None:
+        """Draw new queries."""
+        with torch.no_grad():
+            self.queries.copy_(torch.randn_like(self.queries) * 0.02)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map patch features (..., P, C) to visual tokens (..., N, D)."""

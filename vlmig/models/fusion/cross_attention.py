@@ -54,6 +54,11 @@ class CrossAttentionFusion(LateFusion):
         self.attention_gate = nn.Parameter(torch.zeros(1))
         self.feed_gate = nn.Parameter(torch.zeros(1))
 
+    def begin(self) -> None:
+        """Close the gates."""
+        nn.init.zeros_(self.attention_gate)
+        nn.init.zeros_(self.feed_gate)
+
     def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
         """Return keys and values of text states (B, S, D), two of (B, heads, S, inner / heads)."""
         keys, values = self.key_value(self.text_norm(hidden)).chunk(2, -1)
