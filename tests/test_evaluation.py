@@ -117,7 +117,7 @@ def test_k_zero_is_text_only_under_every_rule(tiny: VLMIG, data: Path, tmp_path:
     asked = {
         "ks": (0, 2),
         "mixes": ("prob", "logit", "geometric", "evidence"),
-        "weights": ("clip", "entropy", "learned"),
+        "weights": ("clip", "entropy", "cross-fitted"),
     }
     results = evaluate(tiny, data, tmp_path, "memory_color", **asked, controls=("none", "blank"))
     alone = {c["acc"] for c in found(results, k=0, subset="all")}
@@ -138,7 +138,7 @@ def test_one_pass_serves_every_k_rule_and_picture_control(
     once = len(calls)
     many = {
         "mixes": ("prob", "logit", "geometric"),
-        "weights": ("clip", "uniform", "learned", "entropy"),
+        "weights": ("clip", "uniform", "cross-fitted", "entropy"),
     }
     evaluate(
         tiny,
@@ -250,7 +250,7 @@ def test_calibration_divides_by_the_content_free_prediction(
     assert plain["vlmig"]["settings"]["calibrated"] is False
 
 
-def test_learned_weights_never_saw_the_object_they_are_used_on(
+def test_cross_fitted_weights_never_saw_the_object_they_are_used_on(
     tiny: VLMIG, data: Path, tmp_path: Path
 ) -> None:
     """Another label for one object leaves its own weights as they are."""
@@ -263,7 +263,7 @@ def test_learned_weights_never_saw_the_object_they_are_used_on(
 
     def trust(chosen: list[Any]) -> np.ndarray:
         rescorer = Rescorer(task, chosen, records, tiny.config)
-        return rescorer.learned("none", 3)
+        return rescorer.cross_fitted("none", 3)
 
     other = replace(
         items[0], questions=tuple(replace(q, answer=(q.answer + 1) % 3) for q in items[0].questions)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vlmig.errors import VLMIGError
+from vlmig.evaluation.answered import answered
 from vlmig.evaluation.run_folder import Run, read_run
 from vlmig.io.atomic import write_text
 from vlmig.models.config import VLMIGConfig
@@ -49,14 +50,8 @@ def calibrate(folder: Path, checkpoint: Path) -> Stopping:
 
 def scores_of(run: Run, task: str) -> Iterator[Scores]:
     """Yield the scores of a task's questions whose candidates share their images."""
-    columns = ("text_only", "blank", "per_image", "alignment")
-    for line in run.lines(task):
-        if "per_image" not in line or "pictures" not in line:
-            return
-        for question in zip(*(line[name] for name in columns), strict=True):
-            text, blank, per_image, alignment = (np.array(x, dtype=float) for x in question)
-            if alignment.ndim == 1:  # None, an unknown similarity, has become NaN
-                yield Scores(text, per_image.reshape(-1, len(text)), blank, alignment)
+    for scores, _, _ in answered(run, task):
+        yield scores
 
 
 def fit(

@@ -52,9 +52,12 @@ class Plan:
         self.ks, self.k = settings.every_k, settings.every_k[-1]
         self.policy = self.settings.policy or task.policy
         self.rule = rule_for(model, settings, task)
+        self.generic = settings.contrasts(model.config)
         shuffled = "shuffled" in self.settings.controls and task.kind == "choice"
         self.others = others(items) if shuffled else {}
         self.examples = task.demonstrations(data) if "few-shot" in self.settings.controls else []
+        shown = model.model.generic_features.tolist() if self.generic else None
+        self._generic_key = key_of(features=shown)
         self._examples_key = key_of(items=[item.described() for item in self.examples])
         for control, available in (("shuffled", self.others), ("few-shot", self.examples)):
             if control in self.settings.controls and not available:
@@ -80,6 +83,8 @@ class Plan:
             other=self.others[item.cluster].picture if self.others else None,
             solved=self._examples_key,
             calibrated=settings.calibrated,
+            # Only where they are used: other measurements keep their names.
+            **({"generic": self._generic_key} if self.generic else {}),
         )
 
     def _decisive_ks(self) -> Any:
@@ -97,7 +102,10 @@ class Plan:
         elif self.task.kind == "text" or self.task.scoring == "sequence":
             yield from self._losses(items, seed)
         elif self.rule is not None:
-            scored = score_items(self.model, self.task, self.rule, self.policy, self.k, items, seed)
+            rule, policy, least = self.rule, self.policy, self.k
+            scored = score_items(
+                self.model, self.task, rule, policy, least, items, seed, self.generic
+            )
             records = [self._record(item, *own) for item, own in zip(items, scored, strict=True)]
             yield from self._with_text_only(items, records)
         else:
@@ -201,6 +209,8 @@ class Plan:
             record["text_only"].append(listed(own.text))
             record["per_image"].append(listed(own.per_image))
             record["blank"].append(listed(own.blank))
+            if own.generic is not None:
+                record.setdefault("generic", []).append(listed(own.generic))
             if self.others:
                 record["shuffled"]["per_image"].append(listed(other.per_image))
                 record["shuffled"]["alignment"].append(listed(other.alignment))
@@ -233,7 +243,7 @@ class Plan:
                     choices.append(candidates)
                     images.append(shared or next(remaining))
         first = self.task.scoring == "first_token"
-        flat = self.model.score(contexts, choices, images, first=first)
+        flat = self.model.score(contexts, choices, images, first=first, generic=self.generic)
         questions = [self._joined(parts) for parts in _regrouped(flat, sizes)]
         return _regrouped(questions, [len(item.questions) for item in items])
 

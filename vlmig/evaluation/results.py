@@ -120,6 +120,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "strength": model.config.strength,
             "doubt": model.config.doubt,
             "alignment_floor": model.config.alignment_floor,
+            "learned": model.config.learned,
         },
     }
     write_json(out / "results.json", results)

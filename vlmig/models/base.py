@@ -8,6 +8,8 @@ without any, they compute exactly what the base LM computes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import reduce
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.cross_attention import CrossAttentionFusion
 from vlmig.models.fusion.prefix import PrefixFusion
+from vlmig.models.generic import NO_GENERIC
 from vlmig.models.heads import check_head, is_linear
 from vlmig.models.mixture import Mixture
 from vlmig.models.projector import build_projector
@@ -51,6 +54,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     fusion: Any  # a kind of `Fusion`
     published_loss: Callable[..., Tensor]
     blank_features: Tensor
+    generic_features: Tensor
     supports_gradient_checkpointing = False
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -69,6 +73,8 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         # Patch features of a blank image: what "no evidence" looks like to this encoder.
         blank = torch.zeros(config.vision_patches, config.vision_width)
         self.register_buffer("blank_features", blank)
+        # Of other objects' images; in a file of their own, since most checkpoints have none.
+        self.register_buffer("generic_features", torch.zeros(0, *blank.shape), persistent=False)
         for module in self.language_model.modules():  # keep post_init from drawing its weights anew
             module._is_hf_initialized = True
         self.post_init()
@@ -163,16 +169,32 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
     def encode_with_blank(
         self, visual_features: Tensor, cache: Cache | None = None
     ) -> VisualStates:
-        """Encode the blank picture followed by each prompt's K pictures, (B, 1 + K, ...). Reused
-        while decoding with a cache.
+        """Encode the blank picture followed by each prompt's K pictures, (B, 1 + K, ...).
 
         Args:
             visual_features: F, (B, K, P, C).
         """
+        return self._encode_behind(self.blank_features[None], visual_features, cache)
+
+    def encode_generic(self) -> VisualStates:
+        """Encode the checkpoint's M generic pictures, (1, M, ...).
+
+        Raises:
+            VLMIGError: it has none.
+        """
+        if not len(self.generic_features):
+            raise VLMIGError(NO_GENERIC)
+        return self.fusion.encode_images(self, self.generic_features[None].to(self.blank_features))
+
+    def _encode_behind(
+        self, reference: Tensor, visual_features: Tensor, cache: Cache | None
+    ) -> VisualStates:
+        """Encode reference pictures (R, P, C) followed by each prompt's K pictures. Reused while
+        decoding with a cache."""
         if (kept := kept_images(cache, visual_features)) is not None:
             return kept
-        blank = self.blank_features.expand(len(visual_features), 1, -1, -1)
-        states = self.fusion.encode_images(self, torch.cat([blank, visual_features.to(blank)], 1))
+        before = reference.to(self.blank_features).expand(len(visual_features), -1, -1, -1)
+        states = self.fusion.encode_images(self, torch.cat([before, visual_features.to(before)], 1))
         if cache is not None and not self.config.images_in_text:
             keep_images(cache, visual_features, states)
         return states
@@ -191,7 +213,12 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
             items: transformers' ``num_items_in_batch``, for the loss.
         """
         self.check_features(visual_features, image_weights, len(reading.hidden))
-        visual = self.encode_with_blank(visual_features, reading.cache)
+        reference = self.blank_features[None]
+        if self.config.mix == "contrast":
+            if not len(self.generic_features):
+                raise VLMIGError(NO_GENERIC)
+            reference = self.generic_features
+        visual = self._encode_behind(reference, visual_features, reading.cache)
         logits = self.mixed(reading, visual, image_weights)
         if labels is None:
             return logits, None
@@ -225,7 +252,7 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         """Yield log p_0, log p_blank and log p_i for each of the K images, (B, T, V) at a time.
 
         Args:
-            visual: from ``encode_with_blank``.
+            visual: from ``encode_with_blank``; any generic images may follow.
         """
         states = torch.cat([reading.hidden[:, None], self.fuse(reading, visual)], 1)
         for logits in self._predict_each(states):
@@ -240,11 +267,13 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         all the memory used.
 
         Args:
-            visual: from ``encode_with_blank``.
+            visual: from ``encode_with_blank``; for ``contrast`` with all generic pictures in the
+                blank one's place.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
         """
-        shape, images = reading.hidden.shape[:2], visual[0].shape[1] - 1
-        if self.config.mix != "evidence":  # the other rules do not use the blank picture
+        references = len(self.generic_features) if self.config.mix == "contrast" else 1
+        shape, images = reading.hidden.shape[:2], visual[0].shape[1] - references
+        if not Mixture.of(self.config).contrasts:  # the other rules do not use the blank picture
             visual = tuple(states[:, 1:] for states in visual)
         fused = self.fuse(reading, visual).transpose(1, 2).flatten(0, 1)
         trust = torch.ones(shape[0], images) if image_weights is None else image_weights
@@ -265,20 +294,25 @@ class VLMIGPreTrainedModel(AdapterCheckpoint, PreTrainedModel):
         return Mixture.of(self.config).linear and is_linear(self.language_model, type(self).head)
 
     def _mix_predictions(self, states: Tensor, trust: Tensor) -> Tensor:
-        """Predict, then mix: states (R, [text, blank, images], D), trust (R, K) -> (R, V)."""
+        """Predict, then mix: states (R, [text, blank or generic ones, images], D), trust (R, K) ->
+        (R, V)."""
         predictions = (F.log_softmax(logits.float(), -1) for logits in self._predict_each(states))
-        text = next(predictions)
-        blank = next(predictions) if self.config.mix == "evidence" else None
+        text, blank = next(predictions), None
+        if references := states.shape[1] - 1 - trust.shape[1]:
+            blank = reduce(torch.add, islice(predictions, references)) / references
         return Mixture.of(self.config).combine(text, predictions, trust, blank)
 
     def _mix_states(self, states: Tensor, trust: Tensor) -> Tensor:
         """Mix states, then predict: the same from one row per position; see
         ``Mixture.state_weights``."""
-        config, text = self.config, None
-        if config.mix == "evidence" and config.doubt:
+        mixture, text, precision = Mixture.of(self.config), None, states.dtype
+        if mixture.contrasts and mixture.doubt:
             text = F.log_softmax(self.head(self.language_model, states[:, 0]).float(), -1)
-        weights = Mixture.of(config).state_weights(trust, text)
-        state = torch.einsum("rk,rkd->rd", weights, states.float()).to(states)
+        if (first := states.shape[1] - trust.shape[1]) > 2:  # the mean of several references
+            reference = states[:, 1:first].float().mean(1, keepdim=True)
+            states = torch.cat([states[:, :1].float(), reference, states[:, first:].float()], 1)
+        weights = mixture.state_weights(trust, text)
+        state = torch.einsum("rk,rkd->rd", weights, states.float()).to(precision)
         return F.log_softmax(self.head(self.language_model, state).float(), -1)
 
     def _predict_each(self, fused: Tensor) -> Iterator[Tensor]:

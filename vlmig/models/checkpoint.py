@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io.atomic import write_text
 from vlmig.models.config import COMPONENTS, VLMIGConfig
+from vlmig.models.generic import load_generic, save_generic
 from vlmig.models.low_rank import base_of, has_low_rank, load_low_rank, save_low_rank
 from vlmig.models.model_card import GENERATED, model_card
 from vlmig.models.quantization import keep_stored_form
@@ -41,6 +42,7 @@ class AdapterCheckpoint:
 
     config: VLMIGConfig
     language_model: PreTrainedModel
+    generic_features: Tensor
     auto_class: Any
     """The class of transformers that loads the base LM."""
 
@@ -86,6 +88,8 @@ class AdapterCheckpoint:
         model: Any = cls(config, base)  # type: ignore[call-arg]
         model.config.name_or_path = str(folder)
         load_adapter(model, load_file(folder / WEIGHTS), folder)
+        shape = (config.vision_patches, config.vision_width)
+        model.generic_features = load_generic(folder, *shape)
         return place_adapter(model).eval()
 
     def save_pretrained(self, folder: str | Path, save_base: bool = False, **kwargs: Any) -> None:
@@ -117,6 +121,8 @@ class AdapterCheckpoint:
         partial = folder / (WEIGHTS + ".part")
         save_file(weights, partial, metadata={"format": "pt"})
         os.replace(partial, folder / WEIGHTS)
+        if len(self.generic_features):
+            save_generic(folder, self.generic_features)
         config.architectures = [type(self).__name__]
         card = folder / "README.md"
         # A card that a person wrote is kept.
@@ -175,6 +181,7 @@ def place_adapter(model: Any) -> Any:
     model.projector.to(device=device, dtype=dtype)
     model.fusion.to(device=device, dtype=dtype)
     model.blank_features = model.blank_features.to(device)
+    model.generic_features = model.generic_features.to(device)
     return model
 
 

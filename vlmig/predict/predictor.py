@@ -177,7 +177,8 @@ class VLMIG:
         """Score candidates after a context, with these images or as many as it takes."""
         if not isinstance(count, Stopping):
             context, candidates = question
-            return self.scorer.score([context], [candidates], [visuals], verbatim=True)[0], visuals
+            how = {"verbatim": True, "generic": mixture.mix == "contrast"}
+            return self.score([context], [candidates], [visuals], **how)[0], visuals
         # A generator that draws several images at a time takes no longer for them than for one.
         rule = replace(count, group=self.config.imaginer_batch or count.group)
         (safe,) = score_until_safe(self.scorer, [question], rule, mixture, draw)

@@ -28,7 +28,7 @@ from vlmig.predict.batching import (
     split_shared,
 )
 from vlmig.predict.images import VisualCache
-from vlmig.predict.scores import Scores
+from vlmig.predict.scores import Scores, trusts_of
 from vlmig.processing.conversation import (
     THINKING,
     Conversation,
@@ -93,6 +93,7 @@ class Scorer:
         batch: int = 32,
         verbatim: bool = False,
         first: bool = False,
+        generic: bool = False,
     ) -> list[Scores]:
         """Score each context's candidates with text alone and with each of its images; images in
         the text are always read.
@@ -101,18 +102,23 @@ class Scorer:
             visuals: from ``VLMIG.imagine`` or ``VLMIG.look``.
             verbatim: score candidates verbatim, adding no leading space.
             first: score each candidate's first sub-token only, as published.
+            generic: score with the checkpoint's generic images too, as ``contrast`` needs.
 
         Raises:
-            VLMIGError: an empty candidate.
+            VLMIGError: an empty candidate; no generic images.
         """
         choices = choices if verbatim else spaced(choices)
-        results = []
-        for options, images in zip(choices, visuals, strict=True):
-            results.append(Scores.zero(len(options), images.alignment.numpy()))
+        results = [self.zero(len(c), own, generic) for c, own in zip(choices, visuals, strict=True)]
         with torch.inference_mode():
             for group in self.batches(contexts, choices, visuals, batch, first):
-                add_scores(self.model, group, self.visual_cache(group.visuals), results)
+                states = self.visual_cache(group.visuals, generic)
+                add_scores(self.model, group, states, results)
         return results
+
+    def zero(self, candidates: int, visuals: Visuals, generic: bool = False) -> Scores:
+        """Return zeros for ``add_scores``, see ``score``."""
+        count = len(self.model.generic_features) if generic else 0
+        return Scores.zero(candidates, visuals.alignment.numpy(), count)
 
     def text_only(
         self, context: str, candidates: Sequence[str], visuals: Visuals, scores: Scores
@@ -231,7 +237,7 @@ class Scorer:
     def predict(self, reading: Reading, visuals: Sequence[Visuals]) -> Tensor:
         """Predict the next token of every position, (B, T, V), by the checkpoint's mixture; by the
         LM alone without images."""
-        visual = self.visual_cache(visuals)
+        visual = self.visual_cache.to_mix(visuals)
         if visual is None:
             return self.model.text_log_probs(reading)
         return self.model.mixed(reading, visual, self._trust(visuals))
@@ -263,20 +269,22 @@ class Scorer:
         batch: int = 32,
     ) -> list[float]:
         """Return log p(continuation | context) of each pair, see ``VLMIG.loglikelihood``."""
-        contexts, choices = (
-            [context for context, _ in pairs],
-            [[continuation] for _, continuation in pairs],
-        )
-        if per == "sequence":
-            mixture, sums = Mixture.of(self.config), []
-            for scores in self.score(contexts, choices, visuals, batch, verbatim=True):
-                sums.append(float(scores.sequences(len(scores.per_image), mixture)[0]))
-            return sums
+        contexts = [context for context, _ in pairs]
+        choices = [[continuation] for _, continuation in pairs]
+        mixture, trusts = Mixture.of(self.config), None
+        if per == "sequence" or mixture.weights == "learned":
+            generic = mixture.mix == "contrast"
+            scores = self.score(contexts, choices, visuals, batch, verbatim=True, generic=generic)
+            trusts = trusts_of(contexts, scores, mixture)
+            if per == "sequence":
+                sums = zip(scores, trusts, strict=True)
+                return [float(s.sequences(len(s.per_image), mixture, t)[0]) for s, t in sums]
         values = np.zeros(len(pairs))
         with torch.inference_mode():
             for group in self.batches(contexts, choices, visuals, batch):
-                visual = self.visual_cache(group.visuals)
-                add_mixed(self.model, group, visual, self._trust(group.visuals), values)
+                trust = self._trust(group.visuals) if trusts is None else group.of(trusts)
+                states = self.visual_cache.to_mix(group.visuals)
+                add_mixed(self.model, group, states, trust, values)
         return values.tolist()
 
     def generate(

@@ -70,7 +70,7 @@ def _planned(
     main_k = settings.main_k
     if main_k and isinstance(main_k, int):
         for mix in BASELINES:
-            if mix == "vote" or all(rescorer.complete("clip") for rescorer in rescorers):
+            if mix == "vote" or all(rescorer.aligned for rescorer in rescorers):
                 conditions.append(Condition(main_k, mix, "uniform"))
     return conditions
 
