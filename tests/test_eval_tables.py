@@ -397,6 +397,7 @@ def test_headline(controlled: Path, table: Callable, capsys: pytest.CaptureFixtu
         assert main[row, column] == share(condition(controlled, "imagenetvc_color", **wanted))
     told = {"few-shot": {"k": 0, "control": "few-shot"}, "caption": {"k": 0, "control": "caption"}}
     seen = {"CLIP alone": {"mix": "clip"}, "Z-LaVI": {"mix": "zlavi"}, "vote": {"mix": "vote"}}
+    seen["generate, then answer"] = {"mix": "best-image"}
     for column, wanted in {**told, **seen}.items():
         assert others[row, column] == share(condition(controlled, "imagenetvc_color", **wanted))
     gain = Results(controlled).comparison("imagenetvc_color", "all", "shuffled")

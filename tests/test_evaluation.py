@@ -192,7 +192,7 @@ def test_samples_rebuild_the_accuracies(tiny: VLMIG, data: Path, tmp_path: Path)
 
 def test_baselines_over_the_same_pictures_by_hand(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 3))
-    votes, clips, ensembles = [], [], []
+    votes, clips, ensembles, alone = [], [], [], []
     for row in samples(tmp_path, "memory_color"):
         right = row["doc"]["choices"].index(row["target"])
         clip = softmax(100 * np.array(row["clip"]).mean(0))
@@ -202,8 +202,11 @@ def test_baselines_over_the_same_pictures_by_hand(tiny: VLMIG, data: Path, tmp_p
             votes.append(max(best, key=lambda c: softmax(images, -1).mean(0)[c]) == right)
             clips.append(clip.argmax() == right)
             ensembles.append((softmax(text) + clip).argmax() == right)
-    for mix, expected in (("vote", votes), ("clip", clips), ("zlavi", ensembles)):
-        assert found(results, mix=mix, subset="all")[0]["acc"] == np.mean(expected)
+        for images, alignment in zip(row["per_image"], row["alignment"], strict=True):
+            alone.append(np.argmax(images[int(np.argmax(alignment))]) == right)
+    expected = {"vote": votes, "clip": clips, "zlavi": ensembles, "best-image": alone}
+    for mix, hits in expected.items():
+        assert found(results, mix=mix, subset="all")[0]["acc"] == np.mean(hits)
 
 
 def test_caption_and_demonstrations_are_read_without_pictures(

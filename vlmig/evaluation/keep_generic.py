@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -13,11 +14,16 @@ from vlmig.imagination.store import FeatureStore
 from vlmig.models.generic import COUNT, save_generic
 
 
+def spread(names: Iterable[str]) -> list[str]:
+    """Order names by a hash, so that neither their order nor their number decides which come
+    first."""
+    return sorted(set(names), key=lambda name: hashlib.sha256(name.encode()).hexdigest())
+
+
 def keep_generic(folder: Path, checkpoint: Path, store: FeatureStore, count: int = COUNT) -> int:
     """Copy the features of images of ``count`` objects of a run from the store to a checkpoint.
 
-    Each object gives its first image. The objects are drawn by a hash of their names, so that
-    neither their order nor their number decides.
+    Each object gives its first image.
 
     Returns:
         How many were kept; nothing is written where the store has none of the run's images.
@@ -29,7 +35,7 @@ def keep_generic(folder: Path, checkpoint: Path, store: FeatureStore, count: int
             if line.get("pictures") and line["pictures"][0]:
                 first.setdefault(line["doc"]["cluster"], line["pictures"][0][0])
     kept: list[Tensor] = []
-    for name in sorted(first, key=lambda name: hashlib.sha256(name.encode()).hexdigest()):
+    for name in spread(first):
         found = store.get(first[name], picture=False)
         if found is not None and len(kept) < count:
             kept.append(found.patches)
