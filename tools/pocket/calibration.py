@@ -101,7 +101,10 @@ def calibrate(out: Path, work: Path) -> None:
     config = model.config
     for name in FIELDS:
         setattr(config, name, getattr(mixture, name))
-    known_answers = [*zip(told, told_answers), *zip(untold, untold_answers)]
+    known_answers = [
+        *zip(told, told_answers, strict=True),
+        *zip(untold, untold_answers, strict=True),
+    ]
     found = examples(((scores, right, "") for scores, right in known_answers), DEFAULT_K)
     config.learned = fit_learned(found.features, found.helped).described()
     rule = fit(

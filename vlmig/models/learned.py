@@ -56,12 +56,12 @@ class Learned:
                 "expected vlmig calibrate RUN --model FOLDER, or weights uniform, clip or entropy"
             )
         columns: Any = kept.get("features", {})
-        if tuple(columns) != FEATURES:
+        if sorted(columns) != sorted(FEATURES):  # a configuration file sorts them
             raise VLMIGError(
                 f"learned weights of {', '.join(columns) or 'nothing'} in the configuration; "
                 f"expected {', '.join(FEATURES)}: fit them again with vlmig calibrate"
             )
-        mean, scale, slope = zip(*columns.values(), strict=True)
+        mean, scale, slope = zip(*(columns[name] for name in FEATURES), strict=True)
         return cls(mean, scale, slope, kept["intercept"])
 
     def described(self) -> dict[str, Any]:
