@@ -3,18 +3,21 @@ reference computes it, and in the checkpoint."""
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import log_softmax
+from test_evaluation import evaluate, found, samples
 from test_shared_prefix import model_of
 
 from vlmig import VLMIG
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.generic import FILE
+from vlmig.models.learned import FEATURES
 from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import VLMIGForCausalLM
 from vlmig.predict.scores import Scores
@@ -163,3 +166,34 @@ def whole_of(scores: Scores, image: int) -> np.ndarray:
         scores.text, scores.per_image[one], scores.blank, scores.alignment[one], scores.generic
     )
     return own.mixed(1, Mixture("contrast"))
+
+
+def test_contrast_and_learned_weights_are_measured_as_they_answer(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
+    for asked, said in (
+        ({"mixes": ("contrast",)}, "mix='contrast' compares with generic pictures"),
+        ({"weights": ("learned",)}, "weights='learned' need weights that were fitted"),
+    ):
+        with pytest.raises(VLMIGError, match=said):
+            evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2), **asked)
+    torch.manual_seed(0)
+    tiny.model.generic_features = torch.randn(3, *tiny.model.blank_features.shape)
+    row = [0.1, 0.5, -0.7]
+    tiny.config.learned = {"features": dict.fromkeys(FEATURES, row), "intercept": 0.2}
+    asked = {"mixes": ("contrast", "prob"), "weights": ("uniform", "learned")}
+    results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 2), **asked)
+    rows = samples(tmp_path, "memory_color")
+    for mix, weights in product(*asked.values()):
+        right = []
+        for row in rows:
+            visuals = tiny.imagine([row["doc"]["picture"]], 2)
+            for question in row["doc"]["questions"]:
+                (scores,) = tiny.score(
+                    question["contexts"], [question["continuations"]], visuals, generic=True
+                )
+                mixture = Mixture.of(tiny.config, mix, weights)
+                right.append(scores.mixed(2, mixture).argmax() == question["answer"])
+        (condition,) = found(results, k=2, mix=mix, weights=weights, subset="all")
+        assert condition["acc"] == np.mean(right)
+    assert results["vlmig"]["learned"] == tiny.config.learned

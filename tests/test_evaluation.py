@@ -66,10 +66,10 @@ def test_results_have_lm_evals_keys_and_every_condition(
         "date",
     } <= written.keys()
     # 3 k x 4 rules; 2 k x 4 rules under blank and shuffled; caption; few-shot where there are
-    # demonstrations; 3 baselines
+    # demonstrations; 4 baselines
     for task, count in (
-        ("memory_color", 12 + 8 + 8 + 1 + 3),
-        ("imagenetvc_color", 12 + 8 + 8 + 2 + 3),
+        ("memory_color", 12 + 8 + 8 + 1 + 4),
+        ("imagenetvc_color", 12 + 8 + 8 + 2 + 4),
     ):
         assert len(found(written, task=task, subset="all")) == count
     row = written["vlmig"]["conditions"][0]

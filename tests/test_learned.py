@@ -84,7 +84,7 @@ def test_the_trust_is_that_of_scikit_learn_and_survives_the_checkpoint() -> None
     learned = fit(found.features, found.helped)
     stored = json.loads(VLMIGConfig(learned=learned.described()).to_json_string())["learned"]
     assert list(stored["features"]) != list(learned.described()["features"]), "sorted by name"
-    for kept in (learned, Learned.of(stored)):  # kept with five digits
+    for kept in (learned, Learned.of(stored)):  # six digits are kept
         trust = kept.trust(torch.from_numpy(found.features)).numpy().ravel()
         assert trust == pytest.approx(expected, abs=1e-4)
     # An unknown similarity counts as a typical one.

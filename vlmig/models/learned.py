@@ -67,8 +67,8 @@ class Learned:
     def described(self) -> dict[str, Any]:
         """Return the regression as a checkpoint keeps it."""
         rows = zip(FEATURES, self.mean, self.scale, self.slope, strict=True)
-        columns = {name: [round(value, 5) for value in row] for name, *row in rows}
-        return {"features": columns, "intercept": round(self.intercept, 5)}
+        columns = {name: [_short(value) for value in row] for name, *row in rows}
+        return {"features": columns, "intercept": _short(self.intercept)}
 
     def trust(self, features: Tensor) -> Tensor:
         """Return the trust in images, (...), in [0, 1], by their features, (..., F).
@@ -78,6 +78,11 @@ class Learned:
         standard = (features - features.new_tensor(self.mean)) / features.new_tensor(self.scale)
         odds = standard.nan_to_num(0.0) @ features.new_tensor(self.slope)
         return torch.sigmoid(odds + self.intercept)
+
+
+def _short(value: float) -> float:
+    """Round to six digits that count: a scale may be small."""
+    return float(f"{value:.6g}")
 
 
 def features_of(text: Tensor, images: Tensor, alignment: Tensor, blank: Tensor) -> Tensor:
