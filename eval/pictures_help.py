@@ -1,10 +1,13 @@
 """Which signal tells beforehand that pictures will help here: the AUROC of each, on the items that pictures decide.
 
-An entry counts where exactly one of text alone and the main setting is right: 1 where pictures are, 0 where they did harm. Entries that
-both get right, or both wrong, say nothing about it. A signal that knows nothing has 0.5.
+An entry counts where exactly one of text alone and the pictures alone (prob / uniform: the text has no share) is right: 1 where the pictures
+are, 0 where they do harm. Entries that both get right, or both wrong, say nothing about it. A signal that knows nothing has 0.5.
 
-    vlmig eval --tasks memory_color,imagenetvc_color,pocket_color,pocket_known --k 0,6 --out runs/signals
-    python -m eval.pictures_help runs/signals
+Objects that the language model was told nothing about, beside facts it was told:
+
+    vlmig eval --tasks memory_color,pocket_color --subset covered --k 0,6 --out runs/untold
+    vlmig eval --tasks pocket_known --k 0,6 --out runs/told
+    python -m eval.pictures_help runs/untold runs/told
 """
 
 from __future__ import annotations
@@ -38,39 +41,32 @@ FALLING = ("text_margin", "image_entropy")
 
 
 def report(runs: Sequence[Results]) -> str:
-    """Make a table for each folder."""
-    return "\n\n".join(map(_table, runs))
-
-
-def _table(own: Results) -> str:
     """Put every signal's AUROC in a column for each task, covered items where they are told apart, and one for all together."""
-    found = {}
-    for column in dict(resampled(own)).items():
-        found[column] = decided(own, column)
-    heads = [title([own], column) for column in found]
-    parts = list(found.values())
+    heads, parts = [], []
+    for own in runs:
+        for column in dict(resampled(own)).items():
+            heads.append(title([own], column))
+            parts.append(decided(own, column))
     if len(parts) > 1:
         heads.append("together")
-        parts.append({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        shared = set.intersection(*map(set, parts))
+        parts.append({name: np.concatenate([part[name] for part in parts]) for name in shared})
     counts = [f"{int(p['helped'].sum())} / {int((~p['helped']).sum())}" for p in parts]
-    rows = [["entries where pictures helped / harmed", *counts]]
+    rows = [["entries where pictures help / harm", *counts]]
     for name, signal in SIGNALS.items():
-        if signal in parts[0]:
-            rows.append([name, *(auroc(part, signal) for part in parts)])
-    note = (
-        f"AUROC with 95 % intervals over objects ({RESAMPLES} resamples); - where only one kind of entry "
-        "is there, or no similarity."
-    )
-    return f"{markdown([f'{own.folder}, k={own.k}', *heads], rows)}\n\n{note}"
+        rows.append([name, *(auroc(part, signal) for part in parts)])
+    note = f"""\
+AUROC with 95 % intervals over objects ({RESAMPLES} resamples); - where there is one kind of entry only, or no such signal."""
+    return f"{markdown([f'k={runs[0].k}', *heads], rows)}\n\n{note}"
 
 
 def decided(own: Results, column: Column) -> dict[str, np.ndarray]:
-    """Return of the entries that pictures decide whether they helped, the object, and every signal."""
+    """Return of the entries that pictures decide whether they help, the object, and every signal."""
     samples = Samples(own, *column)
     rescorer = samples.rescorer
     described = rescorer.examples("none", samples.k)
     before = rescorer.right(samples.read(0, *samples.main))
-    after = rescorer.right(samples.read(samples.k, *samples.main))
+    after = rescorer.right(samples.read(samples.k, "prob", "uniform"))
     inside = np.array(
         [column[1] == "all" or bool(samples.records[i]["covered"]) for i in rescorer.owner]
     )
@@ -89,7 +85,7 @@ def decided(own: Results, column: Column) -> dict[str, np.ndarray]:
 
 def auroc(part: dict[str, np.ndarray], signal: str) -> str:
     """Format a signal's AUROC with its interval: percentiles over resampled objects."""
-    helped, values = part["helped"], part[signal]
+    helped, values = part["helped"], part.get(signal, np.array([np.nan]))
     if not helped.any() or helped.all() or np.isnan(values).any():
         return "-"
     _, index = np.unique(part["object"], return_inverse=True)

@@ -144,8 +144,8 @@ def _source(results: Row, task: Task) -> Row:
     more = _texts({"split": task.split, "samples_number": count})
     if known:
         urls = list(dict.fromkeys(source.url for source in known))
-        own = {"source_type": "url", "url": urls}
-        return {"dataset_name": task.name, **own, "additional_details": more}
+        from_urls: Row = {"source_type": "url", "url": urls}
+        return {"dataset_name": task.name, **from_urls, "additional_details": more}
     return {"dataset_name": task.name, "source_type": "other", "additional_details": more}
 
 
