@@ -26,6 +26,7 @@ from scipy.stats import entropy
 
 from eval.results import Results, Samples
 from eval.tables import accuracy, floors, markdown, percent, remarks, resampled, run, title
+from vlmig.evaluation.settings import CROSS_FITTED
 from vlmig.models.config import MIX_RULES
 
 PUBLISHED = {
@@ -38,7 +39,9 @@ NAMES = {("prob", "uniform"): "average: prob / uniform", ("prob", "clip"): "CLIP
 WEIGHTS = ("uniform", "clip", "entropy")
 NOTES = """\
 Single picture: each of ours alone, without the text, on average. Max confidence: the picture with the lowest entropy. Bold: the main
-setting. Kept: the share of text-only's right answers that stay right."""
+setting. Kept: the share of text-only's right answers that stay right. Generate, then answer: the picture most like its prompt alone, without
+the text. Contrast: where the run was measured with --mix contrast. Learned: as the checkpoint has them; cross-fitted: on other objects of the
+same task."""
 
 
 def report(runs: Sequence[Results]) -> str:
@@ -89,11 +92,14 @@ def rules(samples: Samples) -> dict[str, np.ndarray]:
     found |= {
         "max confidence": samples.right(surest),
         "vote": samples.right(samples.read(k, "vote", "uniform")),
+        "generate, then answer": samples.right(samples.read(k, "best-image", "uniform")),
     }
     aligned = not any(np.isnan(score.alignment).any() for score in scores)
-    learned = [("prob", "learned"), (samples.main[0], "learned")]
-    for mix, weights in dict.fromkeys([*product(MIX_RULES, WEIGHTS), *learned, samples.main]):
-        if aligned or weights not in ("clip", "doubled"):
+    fitted = ["learned"] if samples.rescorer.config.learned else []
+    beside = [(mix, w) for mix in ("prob", samples.main[0]) for w in (*fitted, CROSS_FITTED)]
+    generic = samples.rescorer.complete("generic")
+    for mix, weights in dict.fromkeys([*product(MIX_RULES, WEIGHTS), *beside, samples.main]):
+        if (aligned or weights not in ("clip", "doubled")) and (generic or mix != "contrast"):
             found[_named(mix, weights)] = samples.right(samples.read(k, mix, weights))
     return found
 

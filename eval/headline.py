@@ -19,6 +19,7 @@ from eval.results import Results
 from eval.tables import Column, accuracy, columns, difference, markdown, percent, run
 
 OTHERS = ("text-only", "k=1", "shuffled", "blank", "caption", "few-shot", "vote", "clip", "zlavi")
+OTHERS += ("best-image",)
 
 
 def report(runs: Sequence[Results]) -> str:
@@ -67,18 +68,20 @@ def _others(own: Results) -> str:
         "CLIP alone",
         "Z-LaVI",
         "vote",
+        "generate, then answer",
         f"**k={own.k}**",
         "visual gain",
     ]
     rows = []
     for column in _shown(own):
         cells = [own.row(*column, 0, control) for control in ("few-shot", "caption")]
-        cells += [own.baseline(*column, name) for name in ("clip", "zlavi", "vote")]
+        cells += [own.baseline(*column, name) for name in ("clip", "zlavi", "vote", "best-image")]
         gain = difference(own.comparison(*column, "shuffled"))
         rows.append(
             [", ".join(column), *map(accuracy, cells), f"**{accuracy(own.row(*column))}**", gain]
         )
-    note = "Visual gain: less what other objects' pictures (shuffled) get."
+    note = "Visual gain: less what other objects' pictures (shuffled) get. "
+    note += "Generate, then answer: the picture most like its prompt alone."
     if any("cannot name" in cell for row in rows for cell in row):
         note += " Cannot name: the encoder's text side never read some of the candidates' words."
     return f"{markdown(head, rows)}\n\n{note}"

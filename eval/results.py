@@ -63,7 +63,7 @@ class Results:
         return found or self.row(task, subset, k)
 
     def baseline(self, task: str, subset: str, mix: str) -> Row | None:
-        """Find what another use of the same pictures gets: vote, clip or zlavi; of all seeds where there are several."""
+        """Find what another use of the same pictures gets: vote, clip, zlavi or best-image; of all seeds where there are several."""
         return found_row(self.block["conditions"], task=task, subset=subset, k=self.k, mix=mix)
 
     def floor(self, task: str, subset: str) -> tuple[float | None, float | None]:
@@ -97,6 +97,7 @@ class Samples:
         config, path = run.content["configs"][task], run.folder / f"samples_{task}.jsonl"
         own = {name: run.block[name] for name in ("strength", "doubt", "alignment_floor")}
         measured = Task(task, lambda _: [], scoring=config["scoring"], counted=config["counted"])
+        own["learned"] = run.block.get("learned")
         setting = VLMIGConfig(**{**own, **run.block["default"]})
         try:
             rows = [

@@ -27,6 +27,7 @@ from eval import (
     headline,
     k_sweep,
     object_commonsense,
+    pictures_help,
     tables,
     visual_source,
 )
@@ -47,6 +48,7 @@ TABLES = (
     headline,
     k_sweep,
     object_commonsense,
+    pictures_help,
     visual_source,
 )
 
@@ -377,6 +379,22 @@ def test_single_and_surest_pictures_are_counted_by_hand(controlled: Path) -> Non
     assert found["max confidence"] == pytest.approx(surest)
 
 
+def test_signals_that_tell_where_pictures_help(rng: np.random.Generator) -> None:
+    """The AUROC is the share of pairs in order, ties half; a signal of another's entries knows
+    nothing."""
+    helped, objects = rng.random(90) < 0.5, np.repeat([f"object {i}" for i in range(30)], 3)
+    values = np.round(helped + rng.normal(0, 1, 90), 1)
+    above = values[helped][:, None] - values[~helped]
+    expected = ((above > 0) + (above == 0) / 2).mean()
+    part = {"helped": helped, "object": objects, "signal": values}
+    cell = pictures_help.auroc(part, "signal")
+    assert cell.startswith(f"{expected:.2f} [")
+    low, high = map(float, cell.partition("[")[2].rstrip("]").split(", "))
+    assert low < expected < high and high - low < 0.3
+    assert pictures_help.auroc({**part, "helped": helped | True}, "signal") == "-"
+    assert pictures_help.auroc({**part, "signal": values * np.nan}, "signal") == "-"
+
+
 def test_figure_3(folder: Path, controlled: Path, table: Callable, tmp_path: Path) -> None:
     cells = table(k_sweep, folder, controlled, "--png", tmp_path / "sweep.png")
     for k in (0, 1, 2):
@@ -405,6 +423,7 @@ def test_headline(controlled: Path, table: Callable, capsys: pytest.CaptureFixtu
     assert main[row, "k=1"] == share(averaged(controlled, "imagenetvc_color", 1))
     told = {"few-shot": {"k": 0, "control": "few-shot"}, "caption": {"k": 0, "control": "caption"}}
     seen = {"CLIP alone": {"mix": "clip"}, "Z-LaVI": {"mix": "zlavi"}, "vote": {"mix": "vote"}}
+    seen["generate, then answer"] = {"mix": "best-image"}
     for column, wanted in {**told, **seen}.items():
         assert others[row, column] == share(condition(controlled, "imagenetvc_color", **wanted))
     shuffled = condition(controlled, "imagenetvc_color", control="shuffled")

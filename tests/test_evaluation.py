@@ -68,10 +68,10 @@ def test_results_have_lm_evals_keys_and_every_condition(
         "date",
     } <= written.keys()
     # 3 k x 4 rules; 2 k x 4 rules under blank and shuffled; caption; few-shot where there are
-    # demonstrations; 3 baselines
+    # demonstrations; 4 baselines
     for task, count in (
-        ("memory_color", 12 + 8 + 8 + 1 + 3),
-        ("imagenetvc_color", 12 + 8 + 8 + 2 + 3),
+        ("memory_color", 12 + 8 + 8 + 1 + 4),
+        ("imagenetvc_color", 12 + 8 + 8 + 2 + 4),
     ):
         assert len(found(written, task=task, subset="all")) == count
     row = written["vlmig"]["conditions"][0]
@@ -119,7 +119,7 @@ def test_k_zero_is_text_only_under_every_rule(tiny: VLMIG, data: Path, tmp_path:
     asked = {
         "ks": (0, 2),
         "mixes": ("prob", "logit", "geometric", "evidence"),
-        "weights": ("clip", "entropy", "learned"),
+        "weights": ("clip", "entropy", "cross-fitted"),
     }
     results = evaluate(tiny, data, tmp_path, "memory_color", **asked, controls=("none", "blank"))
     alone = {c["acc"] for c in found(results, k=0, subset="all")}
@@ -140,7 +140,7 @@ def test_one_pass_serves_every_k_rule_and_picture_control(
     once = len(calls)
     many = {
         "mixes": ("prob", "logit", "geometric"),
-        "weights": ("clip", "uniform", "learned", "entropy"),
+        "weights": ("clip", "uniform", "cross-fitted", "entropy"),
     }
     evaluate(
         tiny,
@@ -213,7 +213,7 @@ def test_samples_have_the_item_s_accuracy_and_every_digit(
 
 def test_baselines_over_the_same_pictures_by_hand(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     results = evaluate(tiny, data, tmp_path, "memory_color", ks=(0, 3))
-    votes, clips, ensembles = [], [], []
+    votes, clips, ensembles, alone = [], [], [], []
     scale = tiny.imagination.encoder.tower.model.logit_scale.exp().item()
     assert results["vlmig"]["clip_scale"] == scale != 100
     for row in samples(tmp_path, "memory_color"):
@@ -225,8 +225,11 @@ def test_baselines_over_the_same_pictures_by_hand(tiny: VLMIG, data: Path, tmp_p
             votes.append(max(best, key=lambda c: softmax(images, -1).mean(0)[c]) == right)
             clips.append(clip.argmax() == right)
             ensembles.append((softmax(text) + clip).argmax() == right)
-    for mix, expected in (("vote", votes), ("clip", clips), ("zlavi", ensembles)):
-        assert found(results, mix=mix, subset="all")[0]["acc"] == np.mean(expected)
+        for images, alignment in zip(row["per_image"], row["alignment"], strict=True):
+            alone.append(np.argmax(images[int(np.argmax(alignment))]) == right)
+    expected = {"vote": votes, "clip": clips, "zlavi": ensembles, "best-image": alone}
+    for mix, hits in expected.items():
+        assert found(results, mix=mix, subset="all")[0]["acc"] == np.mean(hits)
 
 
 def test_an_encoder_that_never_read_the_candidates_is_not_judged(
@@ -292,7 +295,7 @@ def test_calibration_divides_by_the_content_free_prediction(
     assert plain["vlmig"]["settings"]["calibrated"] is False
 
 
-def test_learned_weights_never_saw_the_object_they_are_used_on(
+def test_cross_fitted_weights_never_saw_the_object_they_are_used_on(
     tiny: VLMIG, data: Path, tmp_path: Path
 ) -> None:
     """Another label for one object leaves its own weights as they are."""
@@ -303,7 +306,7 @@ def test_learned_weights_never_saw_the_object_they_are_used_on(
 
     def trust(chosen: list[Any]) -> np.ndarray:
         rescorer = Rescorer(task, chosen, records, tiny.config)
-        return rescorer.learned("none", 3)
+        return rescorer.cross_fitted("none", 3)
 
     other = replace(
         items[0], questions=tuple(replace(q, answer=(q.answer + 1) % 3) for q in items[0].questions)

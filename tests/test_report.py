@@ -104,7 +104,7 @@ def test_the_page_is_self_contained_and_its_numbers_are_the_results(
             # the page keeps four digits
             assert row["cells"][name]["acc"] == pytest.approx(expected["acc"], abs=5e-5)
             assert row["cells"][name]["ci95"] == pytest.approx(expected["ci95"], abs=5e-5)
-        assert {"vote", "clip", "zlavi"} <= row["cells"].keys()
+        assert {"vote", "clip", "zlavi", "best-image"} <= row["cells"].keys()
     assert len(page.data["conditions"]) == len(results["vlmig"]["conditions"])
     gains = [c["delta"] for c in results["vlmig"]["comparisons"]]
     assert [c["delta"] for c in page.data["comparisons"]] == pytest.approx(gains, abs=5e-5)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from proof import PROOF
 from scipy.special import log_softmax
 from scipy.stats import binomtest
@@ -28,10 +29,13 @@ from vlmig.evaluation.fit_auto_k import (
     risks,
     shrinkage,
 )
+from vlmig.evaluation.fit_learned import examples
+from vlmig.evaluation.fit_learned import fit as fit_learned
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.models.config import VLMIGConfig
+from vlmig.models.learned import Learned
 from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import Stopping, parse_k
 from vlmig.predict.scores import Scores
@@ -368,10 +372,13 @@ def test_a_checkpoint_is_calibrated_by_a_run(
 ) -> None:
     auto.model.save_pretrained(tmp_path / "model")
     measured(auto, tmp_path / "run", ks=(0, 10))
-    assert main(["calibrate", str(tmp_path / "run"), "--model", str(tmp_path / "model")]) == 0
-    out = capsys.readouterr().out
-    assert "pictures change one answer in ten at a probability of" in out
-    assert "these items vouch for no level below 0.1" in out, "six items are too few"
+    store = auto.imagination.store.path.parent
+    command = ["calibrate", str(tmp_path / "run"), "--model", str(tmp_path / "model")]
+    assert main([*command, "--store", str(store)]) == 0
+    printed = capsys.readouterr().out
+    assert "images change one answer in ten at a probability of" in printed
+    assert "these items vouch for no level below 0.1" in printed, "six items are too few"
+    assert "8 generic images kept" in printed and "learned weights: of 270 images" in printed
     config = VLMIGConfig.from_pretrained(tmp_path / "model")
     seen = auto.imagine([item.picture for item in colours(9)], 10)
     pairs = [(q, own) for item, own in zip(colours(9), seen, strict=True) for q in item.questions]
@@ -387,6 +394,16 @@ def test_a_checkpoint_is_calibrated_by_a_run(
     assert np.array(found.pop("risks")) == pytest.approx(np.array(expected.pop("risks")), abs=0.02)
     assert found == pytest.approx(expected, rel=1e-2)
     parse_k("auto", config.auto)
+    answers = [(own, q.answer, "") for own, (q, _) in zip(scores, pairs, strict=True)]
+    found = examples(answers, 10)
+    trust = torch.from_numpy(found.features)
+    expected = fit_learned(found.features, found.helped).trust(trust)
+    # The samples have six decimals, some features hardly vary here.
+    assert torch.allclose(Learned.of(config.learned).trust(trust), expected, atol=1e-3)
+    loaded = VLMIG.from_pretrained(tmp_path / "model", store=store)
+    shown = [own.features[0] for own in seen]
+    for kept in loaded.model.generic_features:
+        assert any(torch.equal(kept, own) for own in shown), "each is an object's first picture"
     measured(auto, tmp_path / "few", ks=(0, 2))
     for arguments, said in (
         (["calibrate", str(tmp_path / "run"), "--model", str(tmp_path)], "no checkpoint in"),

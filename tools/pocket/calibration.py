@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 from vlmig.evaluation.fit_auto_k import fit
+from vlmig.evaluation.fit_learned import examples
+from vlmig.evaluation.fit_learned import fit as fit_learned
+from vlmig.evaluation.keep_generic import spread
+from vlmig.models.generic import COUNT, save_generic
 from vlmig.models.mixture import Mixture
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.tasks import look_items, topic
@@ -37,6 +41,8 @@ DOUBTS = (0.0, 0.25)
 FLOORS = (0.1, 0.2, 0.3, 0.4)
 """Quantiles of the calibration images' similarities to try as floors."""
 TEXT_ALONE = Mixture("prob", "clip")
+FIELDS = ("mix", "weights", "strength", "doubt", "alignment_floor")
+"""What is chosen of a mixture."""
 
 
 @dataclass
@@ -75,7 +81,7 @@ def calibrate(out: Path, work: Path) -> None:
         accuracy = float(_correct(untold, untold_answers, DEFAULT_K, mixture).mean())
         logger.info(
             "%-8s %-7s strength %.2f doubt %.2f floor %.3f: kept %.3f, untold %.3f",
-            *astuple(mixture),
+            *astuple(mixture)[: len(FIELDS)],
             kept,
             accuracy,
         )
@@ -93,11 +99,18 @@ def calibrate(out: Path, work: Path) -> None:
             "no mixture keeps what the text model knows; train the language model longer"
         )
     config = model.config
-    for name, value in asdict(mixture).items():
-        setattr(config, name, value)
+    for name in FIELDS:
+        setattr(config, name, getattr(mixture, name))
+    known_answers = [
+        *zip(told, told_answers, strict=True),
+        *zip(untold, untold_answers, strict=True),
+    ]
+    found = examples(((scores, right, "") for scores, right in known_answers), DEFAULT_K)
+    config.learned = fit_learned(found.features, found.helped).described()
     rule = _stopping(model, mixture)
     config.auto = rule.described()
     config.save_pretrained(out)
+    save_generic(out, _generic(model))
     logger.info("k=auto: %s", rule)
     logger.info(
         "chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", mixture, accuracy, kept, ratio
@@ -159,6 +172,13 @@ def _scores(model: VLMIG, split: str, k: int = DEFAULT_K) -> tuple[list[Scores],
             images.append(item_visuals)
             answers.append(question.answer)
     return model.score(contexts, choices, images), np.array(answers)
+
+
+def _generic(model: VLMIG) -> Tensor:
+    """Imagine an image of each of a few calibration concepts, (M, P, C)."""
+    items = look_items("calibration", _concepts(), "color")
+    pictures = spread(item.picture for item in items)[:COUNT]
+    return torch.cat([images.features for images in model.imagine(pictures, 1)])
 
 
 def _correct(scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture) -> np.ndarray:

@@ -48,9 +48,9 @@ def _add_imagined(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--policy", choices=options.POLICIES[:3], help=text)
     text = "seed of the imagined images (default: %(default)s)"
     group.add_argument("--seed", type=int, default=0, metavar="N", help=text)
-    text = "mixing rule: prob, logit, geometric or evidence (default: the checkpoint's)"
+    text = "mixing rule: prob, logit, geometric, evidence or contrast (default: the checkpoint's)"
     group.add_argument("--mix", metavar="RULE", help=text)
-    text = "image weights: uniform, clip, doubled or entropy (default: the checkpoint's)"
+    text = "image weights: uniform, clip, doubled, entropy or learned (default: the checkpoint's)"
     group.add_argument("--weights", metavar="RULE", help=text)
 
 

@@ -1,4 +1,5 @@
-"""``vlmig calibrate``: fit ``--k auto`` to a run."""
+"""``vlmig calibrate``: fit ``--k auto`` and ``--weights learned`` to a run, and keep generic
+pictures."""
 
 from __future__ import annotations
 
@@ -10,12 +11,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s RUN --model FOLDER"
     text = "results folder of vlmig eval --k 0,10, on items that you do not evaluate on later"
     parser.add_argument("folder", type=Path, metavar="RUN", help=text)
-    text = "folder of the checkpoint, whose config.json is changed"
+    text = "folder of the checkpoint, whose config.json and generic pictures are written"
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help=text)
+    text = "folder of stored features (default: VLMIG_STORE, or the user's cache)"
+    parser.add_argument("--store", type=Path, metavar="FOLDER", help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:
+    from vlmig.evaluation import fit_learned
     from vlmig.evaluation.fit_auto_k import calibrate
+    from vlmig.evaluation.keep_generic import keep_generic
+    from vlmig.imagination.store import FeatureStore, default_store
 
     rule = calibrate(arguments.folder, arguments.model)
     print(
@@ -29,3 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
             f"these items vouch for {known}: at {rule.level} --k auto draws all images; "
             "calibrate on more items"
         )
+    found = fit_learned.calibrate(arguments.folder, arguments.model)
+    print(
+        f"learned weights: of {found.images} images {found.helped:.0%} help; told apart on other "
+        f"objects with AUROC {found.auroc:.2f}, squared error {found.brier:.3f}"
+    )
+    kept = keep_generic(
+        arguments.folder, arguments.model, FeatureStore(arguments.store or default_store())
+    )
+    print(f"{kept} generic images kept for the rule contrast")

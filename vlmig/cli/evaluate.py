@@ -49,9 +49,9 @@ def _add_conditions(group: argparse._ArgumentGroup) -> None:
     )
     text = "comma-separated seeds of the imagined images (default: 0)"
     group.add_argument("--seed", type=options.integers, default=[0], metavar="N,...", help=text)
-    text = "further mixing rules: prob, logit, geometric, evidence"
+    text = "further mixing rules: prob, logit, geometric, evidence, contrast"
     group.add_argument("--mix", type=options.words, default=[], metavar="RULE,...", help=text)
-    text = "further image weights: uniform, clip, doubled, entropy, learned"
+    text = "further image weights: uniform, clip, doubled, entropy, learned, cross-fitted"
     group.add_argument("--weights", type=options.words, default=[], metavar="RULE,...", help=text)
     text = (
         "controls: none,blank,shuffled,caption,few-shot "

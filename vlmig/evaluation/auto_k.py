@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.settings import Settings
@@ -64,6 +65,7 @@ def score_items(
     least: int,
     items: Sequence[Item],
     seed: int,
+    generic: bool = False,
 ) -> Iterator[tuple[list[Visuals], list[Scores]]]:
     """Draw images for many items together, in groups, and yield each item's sets of images and its
     questions' scores.
@@ -71,6 +73,7 @@ def score_items(
     Args:
         policy: what to imagine; with ``item`` one set of images serves all questions of an item.
         least: images to use in any case.
+        generic: score with the checkpoint's generic images too.
     """
     mixture = Mixture.of(model.config, None, task.weights)
     texts: list[str] = []
@@ -88,9 +91,8 @@ def score_items(
                 for context, candidates in parts_of(question):
                     parts.append((context, spaced("" if first else context, candidates)))
                 groups.append(parts)
-            adaptive.append(
-                AdaptiveScores(model.scorer, groups, rule, mixture, least=least, first=first)
-            )
+            how: Any = {"least": least, "first": first, "generic": generic}
+            adaptive.append(AdaptiveScores(model.scorer, groups, rule, mixture, **how))
             texts.append(item.picture if policy == "item" else questions[0].context(0))
 
     def draw(members: Sequence[int], k: int) -> list[Visuals]:

@@ -7,7 +7,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
+
 from vlmig.evaluation.tasks.items import Item
+from vlmig.imagination.visuals import Visuals
 
 CONTENT_FREE = "N/A"
 """Replaces the object of a question in contextual calibration (Zhao et al. 2021)."""
@@ -78,3 +81,19 @@ def _with_contexts(item: Item, change: Callable[[str], str]) -> Item:
         contexts = tuple(change(context) for context in question.contexts)
         questions.append(replace(question, contexts=contexts))
     return replace(item, questions=tuple(questions))
+
+
+def with_donors(sets: list[Visuals], others: list[list[Visuals]]) -> list[Visuals]:
+    """Append other objects' images to an item's, so that the LM reads each text once for all."""
+    joined = []
+    for i in range(len(sets)):
+        every = [sets[i], *(other[i % len(other)] for other in others)]
+        features = torch.cat([own.features for own in every])
+        alignment = torch.cat([own.alignment for own in every])
+        prompts, items, keys = [], [], []
+        for own in every:
+            prompts += own.prompts
+            items += own.items
+            keys += own.keys
+        joined.append(Visuals(prompts, features, alignment, items, keys))
+    return joined

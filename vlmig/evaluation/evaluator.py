@@ -14,8 +14,10 @@ from vlmig.errors import VLMIGError
 from vlmig.evaluation.journal import Journal, fingerprint
 from vlmig.evaluation.measure import Plan
 from vlmig.evaluation.records import Record
-from vlmig.evaluation.settings import Settings
+from vlmig.evaluation.settings import CROSS_FITTED, Settings
 from vlmig.evaluation.tasks.items import Item, Task, drawn
+from vlmig.models.generic import NO_GENERIC
+from vlmig.models.mixture import Mixture
 from vlmig.predict.predictor import VLMIG
 
 CHUNK = 16
@@ -65,7 +67,7 @@ class Evaluator:
             subset.
 
     Raises:
-        VLMIGError: the model's adapter is untrained.
+        VLMIGError: the model's adapter is untrained, or has not what a rule needs.
     """
 
     def __init__(
@@ -85,6 +87,10 @@ class Evaluator:
             raise VLMIGError(
                 "subset covered: only the pocket model's world has one; leave --subset out"
             )
+        for weights in set(settings.weights) - {CROSS_FITTED}:
+            Mixture.of(model.config, None, weights)  # learned ones may not have been fitted
+        if settings.contrasts(model.config) and not len(model.model.generic_features):
+            raise VLMIGError(NO_GENERIC)
         self.model, self.settings, self.data, self.out, self.covered = (
             model,
             settings,

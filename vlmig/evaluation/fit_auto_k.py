@@ -11,14 +11,15 @@ of the worst.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.run_folder import Run, read_run
+from vlmig.evaluation.answered import answered
+from vlmig.evaluation.run_folder import read_run
 from vlmig.io.atomic import write_text
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture
@@ -57,7 +58,7 @@ def calibrate(folder: Path, checkpoint: Path) -> Stopping:
     items: list[str] = []
     kinds: list[str] = []
     for task in run.tasks:
-        for cluster, question in scores_of(run, task):
+        for question, _, cluster in answered(run, task):
             scores.append(question)
             items.append(cluster)
             kinds.append(task)
@@ -69,19 +70,6 @@ def calibrate(folder: Path, checkpoint: Path) -> Stopping:
     config.auto = rule.described()
     write_text(checkpoint / "config.json", config.to_json_string())
     return rule
-
-
-def scores_of(run: Run, task: str) -> Iterator[tuple[str, Scores]]:
-    """Yield the object and the scores of a task's questions whose candidates share their images."""
-    columns = ("text_only", "blank", "per_image", "alignment")
-    for line in run.lines(task):
-        if "per_image" not in line or "pictures" not in line:
-            return
-        for question in zip(*(line[name] for name in columns), strict=True):
-            text, blank, per_image, alignment = (np.array(x, dtype=float) for x in question)
-            if alignment.ndim == 1:  # None, an unknown similarity, has become NaN
-                scores = Scores(text, per_image.reshape(-1, len(text)), blank, alignment)
-                yield line["doc"]["cluster"], scores
 
 
 def fit(
@@ -185,7 +173,7 @@ def in_random_orders(
 ) -> Scores:
     """Stack Q questions of C candidates and K images, each ``count`` times with its images in
     another order: text (Q * count, C), images (K, Q * count, C)."""
-    text, blank, images, alignment = [], [], [], []
+    text, blank, images, alignment, generic = [], [], [], [], []
     for scores in questions:
         k = len(scores.per_image)
         order = random.permuted(np.tile(np.arange(k), (count, 1)), axis=1).T
@@ -193,10 +181,13 @@ def in_random_orders(
         blank.append(np.tile(scores.blank, (count, 1)))
         images.append(scores.per_image[order])
         alignment.append(scores.alignment[order])
+        if scores.generic is not None:
+            generic.append(np.tile(scores.generic[:, None], (1, count, 1)))
     most = min(map(len, images))
     per_image = np.concatenate([own[:most] for own in images], 1)
     cosines = np.concatenate([own[:most] for own in alignment], 1)
-    return Scores(np.concatenate(text), per_image, np.concatenate(blank), cosines)
+    compared = np.concatenate(generic, 1) if generic else None
+    return Scores(np.concatenate(text), per_image, np.concatenate(blank), cosines, compared)
 
 
 def path(stacked: Scores, rule: Stopping, mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:

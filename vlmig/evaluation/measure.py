@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from vlmig.evaluation.auto_k import rule_for, score_items
-from vlmig.evaluation.controls import captioned, content_free, donors
+from vlmig.evaluation.controls import captioned, content_free, donors, with_donors
 from vlmig.evaluation.journal import key_of
 from vlmig.evaluation.records import Record, listed
 from vlmig.evaluation.settings import Settings
@@ -52,9 +52,12 @@ class Plan:
         self.ks, self.k = settings.every_k, settings.every_k[-1]
         self.policy = self.settings.policy or task.policy
         self.rule = rule_for(model, settings, task)
+        self.generic = settings.contrasts(model.config)
         shuffled = "shuffled" in self.settings.controls and task.kind == "choice"
         self.donors = {seed: donors(items, seed) for seed in settings.seeds} if shuffled else {}
         self.examples = task.demonstrations(data) if "few-shot" in self.settings.controls else []
+        shown = model.model.generic_features.tolist() if self.generic else None
+        self._generic_key = key_of(features=shown)
         self._examples_key = key_of(items=[item.described() for item in self.examples])
         found = any(self.donors.values())
         for control, available in (("shuffled", found), ("few-shot", self.examples)):
@@ -81,6 +84,8 @@ class Plan:
             other=[[donor.picture, donor.label] for donor in others] or None,
             solved=self._examples_key,
             calibrated=settings.calibrated,
+            # Only where they are used: other measurements keep their names.
+            **({"generic": self._generic_key} if self.generic else {}),
         )
 
     def _donors(self, seed: int, item: Item) -> list[Item]:
@@ -101,7 +106,10 @@ class Plan:
         elif self.task.kind == "text" or self.task.scoring == "sequence":
             yield from self._losses(items, seed)
         elif self.rule is not None:
-            scored = score_items(self.model, self.task, self.rule, self.policy, self.k, items, seed)
+            rule, policy, least = self.rule, self.policy, self.k
+            scored = score_items(
+                self.model, self.task, rule, policy, least, items, seed, self.generic
+            )
             pairs = zip(items, scored, strict=True)
             records = [self._record(item, *own, others=[]) for item, own in pairs]
             yield from self._with_text_only(items, records)
@@ -152,7 +160,7 @@ class Plan:
 
         def score(start: int) -> list[Record]:
             group = slice(start, start + size)
-            both = [_joined(*sets) for sets in zip(visuals[group], unseen[group], strict=True)]
+            both = [with_donors(*sets) for sets in zip(visuals[group], unseen[group], strict=True)]
             scored = self._scores(items[group], both)
             records = []
             for i, scores in enumerate(scored, start):
@@ -208,6 +216,8 @@ class Plan:
             record["text_only"].append(listed(own.text))
             record["per_image"].append(listed(own.per_image))
             record["blank"].append(listed(own.blank))
+            if own.generic is not None:
+                record.setdefault("generic", []).append(listed(own.generic))
             if others:
                 for name in ("per_image", "alignment"):
                     values = np.stack(np.split(getattr(other, name), len(others)))
@@ -241,7 +251,8 @@ class Plan:
                     choices.append(candidates)
                     images.append(shared or next(remaining))
         first = self.task.scoring == "first_token"
-        flat = self.model.score(contexts, choices, images, first=first, together=True)
+        how: Any = {"first": first, "generic": self.generic}
+        flat = self.model.score(contexts, choices, images, together=True, **how)
         questions = [self._whole(parts) for parts in _regrouped(flat, sizes)]
         return _regrouped(questions, [len(item.questions) for item in items])
 
@@ -331,19 +342,3 @@ def _repeated(sets: list[Visuals], count: int) -> list[Visuals]:
 def _prompts(visuals: list[Visuals]) -> list[str]:
     """List the distinct prompts, in order."""
     return list(dict.fromkeys(prompt for images in visuals for prompt in images.prompts))
-
-
-def _joined(sets: list[Visuals], others: list[list[Visuals]]) -> list[Visuals]:
-    """Append other objects' images to an item's, so that the LM reads each text once for all."""
-    joined = []
-    for i in range(len(sets)):
-        every = [sets[i], *(other[i % len(other)] for other in others)]
-        features = torch.cat([own.features for own in every])
-        alignment = torch.cat([own.alignment for own in every])
-        prompts, items, keys = [], [], []
-        for own in every:
-            prompts += own.prompts
-            items += own.items
-            keys += own.keys
-        joined.append(Visuals(prompts, features, alignment, items, keys))
-    return joined

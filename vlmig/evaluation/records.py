@@ -39,6 +39,8 @@ class Record(TypedDict, total=False):
     """log p_i, (K, C)."""
     blank: list[list[float]]
     """log p_blank, (C,)."""
+    generic: list[list[list[float]]]
+    """log p beside each of the checkpoint's generic images, (M, C), where ``contrast`` needs it."""
     clip: list[list[float]] | None
     """Of the item: similarity of each image and a statement of each candidate, (K, C)."""
     shuffled: Shuffled

@@ -1,5 +1,5 @@
-"""Write results.json and samples_*.jsonl in lm-eval's format, and .eval_results/*.yaml for the
-Hub."""
+"""Write results.json and samples_*.jsonl in lm-eval's format, every_eval_ever.json, and
+.eval_results/*.yaml for the Hub."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from vlmig.evaluation.evaluator import Evaluator, Measured
+from vlmig.evaluation.every_eval_ever import record
 from vlmig.evaluation.metrics.aggregate import assemble
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition, compare, judge, mark_unread
@@ -121,9 +122,11 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "strength": model.config.strength,
             "doubt": model.config.doubt,
             "alignment_floor": model.config.alignment_floor,
+            "learned": model.config.learned,
         },
     }
     write_json(out / "results.json", results)
+    write_json(out / "every_eval_ever.json", record(results, [o.task for o in outcomes]))
     if settings.limit is None and settings.subset == "all":  # a part is not a benchmark's result
         _write_for_hub(results, outcomes, out / ".eval_results")
     return results

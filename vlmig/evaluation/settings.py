@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlmig.errors import VLMIGError
-from vlmig.models.config import MIX_RULES, WEIGHT_KINDS
+from vlmig.models.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 from vlmig.models.config import POLICIES as PROMPT_POLICIES
 
 CONTROLS = ("none", "blank", "shuffled", "caption", "few-shot")
@@ -14,6 +14,8 @@ POLICIES = ("item", *PROMPT_POLICIES)
 """What to imagine: what the item is about, once for all its wordings (``item``), or each
 wording."""
 SUBSETS = ("all", "covered")
+CROSS_FITTED = "cross-fitted"
+"""Learned weights that are fitted on other objects of the very task: no setting of a model."""
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Settings:
         for name, values, known in (
             ("control", self.controls, CONTROLS),
             ("mix", self.mixes, MIX_RULES),
-            ("weights", self.weights, (*WEIGHT_KINDS, "learned")),
+            ("weights", self.weights, (*WEIGHT_KINDS, CROSS_FITTED)),
             ("policy", [self.policy] if self.policy else [], POLICIES),
             ("subset", [self.subset], SUBSETS),
         ):
@@ -74,6 +76,10 @@ class Settings:
     def auto(self) -> str | None:
         """``auto`` or ``auto:LEVEL`` if requested."""
         return self._named[0] if self._named else None
+
+    def contrasts(self, config: VLMIGConfig) -> bool:
+        """Whether a rule compares with the checkpoint's generic images."""
+        return "contrast" in (config.mix, *self.mixes)
 
     @property
     def main_k(self) -> int | str:

@@ -202,15 +202,16 @@ class VlmigLM(LM):
     ) -> list[tuple[Scores, np.ndarray]]:
         """Score candidates with their images, and tell which are greedy, see ``loglikelihood``."""
         contexts, choices, visuals, scores, greedy = [], [], [], [], []
+        scorer, contrast = self.vlmig.scorer, self.mixture.mix == "contrast"
         for group, images in pairs:
             contexts.append(group.context)
             choices.append(group.continuations)
             visuals.append(images)
-            scores.append(Scores.zero(len(group.continuations), images.alignment.numpy()))
+            scores.append(scorer.zero(len(group.continuations), images, contrast))
             greedy.append(np.ones(len(group.continuations), dtype=bool))
-        scorer = self.vlmig.scorer
         for batch in scorer.batches(contexts, choices, visuals, self.batch):
-            add_scores(self.vlmig.model, batch, scorer.visual_cache(batch.visuals), scores)
+            states = scorer.visual_cache(batch.visuals, contrast)
+            add_scores(self.vlmig.model, batch, states, scores)
             log_probs = scorer.predict(batch.reading, batch.visuals if single else [])
             for row, request in zip(log_probs.argmax(-1).tolist(), batch.requests, strict=True):
                 for candidate, ids in request.targets:
@@ -257,8 +258,7 @@ class VlmigLM(LM):
         """Sum a text's log-probabilities, the first token's after the LM's BOS, or its EOS where it
         has none; a BOS that the text holds is no word of it."""
         scorer = self.vlmig.scorer
-        *_, start = scorer.texts.start
-        ids = scorer.texts.words(text)
+        start, ids = scorer.texts.start[-1], scorer.texts.words(text)
         ids = ids[1:] if ids[:1] == [start] else ids
         model, total = scorer.causal("loglikelihood_rolling"), 0.0
         for window in get_rolling_token_windows(ids, start, self.max_length, 1):

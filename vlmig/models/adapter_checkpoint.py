@@ -40,6 +40,7 @@ from vlmig.models.checkpoint import (
     save_tokenizer,
 )
 from vlmig.models.config import COMPONENTS, VLMIGConfig
+from vlmig.models.generic import load_generic, save_generic
 from vlmig.models.low_rank import has_low_rank, save_low_rank
 from vlmig.models.model_card import GENERATED, model_card
 
@@ -64,6 +65,7 @@ class AdapterCheckpoint:
 
     config: VLMIGConfig
     language_model: PreTrainedModel
+    generic_features: Tensor
     auto_class: Any
     """The class of transformers that loads the base LM."""
 
@@ -131,10 +133,16 @@ class AdapterCheckpoint:
         if state_dict is None:
             model.config.name_or_path = model.name_or_path = str(folder)
         load_adapter(model, weights, folder)
+        shape = (config.vision_patches, config.vision_width)
+        model.generic_features = load_generic(folder, *shape)
         place_adapter(model).eval()
         model.freeze_base()
         model.tells_frozen = True
-        report = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
+        report: dict[str, Any] = {
+            "missing_keys": set(),
+            "unexpected_keys": set(),
+            "mismatched_keys": set(),
+        }
         return (model, {**report, "error_msgs": []}) if output_loading_info else model
 
     def save_pretrained(
@@ -187,6 +195,8 @@ class AdapterCheckpoint:
         parts = [name for name in COMPONENTS if not (whole and name == "language_model")]
         _copy_components(config, parts, source, folder)
         _write_weights(self, state, folder, whole)
+        if len(self.generic_features):
+            save_generic(folder, self.generic_features)
         _describe(self, config, folder)
         if push_to_hub:
             _upload(folder, kwargs.pop("repo_id", folder.absolute().name), **kwargs)

@@ -8,6 +8,8 @@ without any, they compute exactly what the base LM computes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import reduce
+from itertools import islice
 from typing import Any
 
 import torch
@@ -23,9 +25,10 @@ from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.cross_attention import CrossAttentionFusion
 from vlmig.models.fusion.prefix import PrefixFusion
+from vlmig.models.generic import NO_GENERIC
 from vlmig.models.heads import check_head, is_linear
 from vlmig.models.mixture import Mixture
-from vlmig.models.projector import Resampler, build_projector
+from vlmig.models.projector import build_projector
 from vlmig.models.reference import COUNTS_PADDING
 from vlmig.models.text_states import Reading, VisualStates
 from vlmig.models.trainable import Trainable
@@ -54,6 +57,7 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
     fusion: Any  # a kind of `Fusion`
     published_loss: Callable[..., Tensor]
     blank_features: Tensor
+    generic_features: Tensor
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -77,6 +81,8 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         self.config.architectures = [type(self).__name__]
         tied = getattr(config.text_config, "tie_word_embeddings", False)
         self.config.tie_word_embeddings = tied  # PEFT reads it from the outermost configuration
+        # Of other objects' images; in a file of their own, since most checkpoints have none.
+        self.register_buffer("generic_features", torch.zeros(0, *blank.shape), persistent=False)
         self.post_init()
         # PEFT reads which weights are tied from the outermost model.
         self._tied_weights_keys = self.tied_weights()
@@ -105,28 +111,6 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
     def head(language_model: PreTrainedModel, states: Tensor) -> Tensor:
         """Turn last hidden states (..., D) into logits (..., V)."""
         raise NotImplementedError
-
-    def _keep_built_weights(self) -> None:
-        """Keep ``post_init`` from drawing anew what was built with weights: all but the adapter's
-        linear layers."""
-        for part in self.children():
-            for module in part.modules():
-                if part is self.language_model or not isinstance(module, nn.Linear):
-                    module._is_hf_initialized = True  # type: ignore[assignment]
-
-    def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm):
-            module.reset_parameters()
-        elif isinstance(module, nn.MultiheadAttention):
-            module._reset_parameters()
-        elif isinstance(module, CrossAttentionFusion | Resampler):
-            module.begin()
-        elif module is self:
-            nn.init.zeros_(self.blank_features)
 
     def get_input_embeddings(self) -> nn.Module:
         """Return the base LM's token embeddings."""
@@ -186,16 +170,32 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
     def encode_with_blank(
         self, visual_features: Tensor, cache: Cache | None = None
     ) -> VisualStates:
-        """Encode the blank image followed by each prompt's K images, (B, 1 + K, ...). Reused
-        while decoding with a cache.
+        """Encode the blank image followed by each prompt's K images, (B, 1 + K, ...).
 
         Args:
             visual_features: F, (B, K, P, C).
         """
+        return self._encode_behind(self.blank_features[None], visual_features, cache)
+
+    def encode_generic(self) -> VisualStates:
+        """Encode the checkpoint's M generic pictures, (1, M, ...).
+
+        Raises:
+            VLMIGError: it has none.
+        """
+        if not len(self.generic_features):
+            raise VLMIGError(NO_GENERIC)
+        return self.fusion.encode_images(self, self.generic_features[None].to(self.blank_features))
+
+    def _encode_behind(
+        self, reference: Tensor, visual_features: Tensor, cache: Cache | None
+    ) -> VisualStates:
+        """Encode reference pictures (R, P, C) followed by each prompt's K pictures. Reused while
+        decoding with a cache."""
         if (kept := kept_images(cache, visual_features)) is not None:
             return kept
-        blank = self.blank_features.expand(len(visual_features), 1, -1, -1)
-        states = self.fusion.encode_images(self, torch.cat([blank, visual_features.to(blank)], 1))
+        before = reference.to(self.blank_features).expand(len(visual_features), -1, -1, -1)
+        states = self.fusion.encode_images(self, torch.cat([before, visual_features.to(before)], 1))
         if cache is not None and not self.config.images_in_text:
             keep_images(cache, visual_features, states)
         return states
@@ -215,7 +215,12 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
                 ``output_hidden_states``.
         """
         self.check_features(visual_features, image_weights, len(reading.hidden))
-        visual = self._used(self.encode_with_blank(visual_features, reading.cache))
+        reference = self.blank_features[None]
+        if self.config.mix == "contrast":
+            if not len(self.generic_features):
+                raise VLMIGError(NO_GENERIC)
+            reference = self.generic_features
+        visual = self._used(self._encode_behind(reference, visual_features, reading.cache))
         states = self.fuse(reading, visual)
         logits = self._mix_fused(reading, states, image_weights)
         fields = {
@@ -259,7 +264,7 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         """Yield log p_0, log p_blank and log p_i for each of the K images, (B, T, V) at a time.
 
         Args:
-            visual: from ``encode_with_blank``.
+            visual: from ``encode_with_blank``; any generic images may follow.
         """
         states = torch.cat([reading.hidden[:, None], self.fuse(reading, visual)], 1)
         for logits in self._predict_each(states):
@@ -274,20 +279,24 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         all the memory used.
 
         Args:
-            visual: from ``encode_with_blank``.
+            visual: from ``encode_with_blank``; for ``contrast`` with all generic pictures in the
+                blank one's place.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
         """
         return self._mix_fused(reading, self.fuse(reading, self._used(visual)), image_weights)
 
     def _used(self, visual: VisualStates) -> VisualStates:
         """Leave out the blank image where the mixing rule does not use it."""
-        if self.config.mix == "evidence":
+        if Mixture.of(self.config).contrasts:
             return visual
         return tuple(states[:, 1:] for states in visual)
 
     def _mix_fused(self, reading: Reading, fused: Tensor, image_weights: Tensor | None) -> Tensor:
-        """Mix states beside each image that the rule uses, (B, ([blank], images), T, D)."""
-        shape, images = reading.hidden.shape[:2], fused.shape[1] - (self.config.mix == "evidence")
+        """Mix states beside each image that the rule uses, (B, ([blank or generic ones],
+        images), T, D)."""
+        references = {"evidence": 1, "contrast": len(self.generic_features)}
+        images = fused.shape[1] - references.get(self.config.mix, 0)
+        shape = reading.hidden.shape[:2]
         fused = fused.transpose(1, 2).flatten(0, 1)
         trust = torch.ones(shape[0], images) if image_weights is None else image_weights
         trust = trust.to(fused.device).float().repeat_interleave(shape[1], 0)
@@ -308,20 +317,25 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         return Mixture.of(self.config).linear and is_linear(self.language_model, type(self).head)
 
     def _mix_predictions(self, states: Tensor, trust: Tensor) -> Tensor:
-        """Predict, then mix: states (R, [text, blank, images], D), trust (R, K) -> (R, V)."""
+        """Predict, then mix: states (R, [text, blank or generic ones, images], D), trust (R, K) ->
+        (R, V)."""
         predictions = (F.log_softmax(logits.float(), -1) for logits in self._predict_each(states))
-        text = next(predictions)
-        blank = next(predictions) if self.config.mix == "evidence" else None
+        text, blank = next(predictions), None
+        if references := states.shape[1] - 1 - trust.shape[1]:
+            blank = reduce(torch.add, islice(predictions, references)) / references
         return Mixture.of(self.config).combine(text, predictions, trust, blank)
 
     def _mix_states(self, states: Tensor, trust: Tensor) -> Tensor:
         """Mix states, then predict: the same from one row per position; see
         ``Mixture.state_weights``."""
-        config, text = self.config, None
-        if config.mix == "evidence" and config.doubt:
+        mixture, text, precision = Mixture.of(self.config), None, states.dtype
+        if mixture.contrasts and mixture.doubt:
             text = F.log_softmax(self.head(self.language_model, states[:, 0]).float(), -1)
-        weights = Mixture.of(config).state_weights(trust, text)
-        state = torch.einsum("rk,rkd->rd", weights, states.float()).to(states)
+        if (first := states.shape[1] - trust.shape[1]) > 2:  # the mean of several references
+            reference = states[:, 1:first].float().mean(1, keepdim=True)
+            states = torch.cat([states[:, :1].float(), reference, states[:, first:].float()], 1)
+        weights = mixture.state_weights(trust, text)
+        state = torch.einsum("rk,rkd->rd", weights, states.float()).to(precision)
         return F.log_softmax(self.head(self.language_model, state).float(), -1)
 
     def _predict_each(self, fused: Tensor) -> Iterator[Tensor]:

@@ -85,6 +85,7 @@ def place_adapter(model: Any) -> Any:
     model.projector.to(device=device, dtype=dtype)
     model.fusion.to(device=device, dtype=dtype)
     model.blank_features = model.blank_features.to(device)
+    model.generic_features = model.generic_features.to(device)
     return model
 
 

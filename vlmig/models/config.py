@@ -12,8 +12,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from vlmig.errors import VLMIGError
 
 COMPONENTS = ("language_model", "vision_encoder", "imaginer")
-MIX_RULES = ("prob", "logit", "geometric", "evidence")
-WEIGHT_KINDS = ("uniform", "clip", "doubled", "entropy")
+MIX_RULES = ("prob", "logit", "geometric", "evidence", "contrast")
+WEIGHT_KINDS = ("uniform", "clip", "doubled", "entropy", "learned")
 PROJECTORS = ("linear", "mlp", "pooled", "resampler")
 FUSIONS = ("cross_attention", "decoder_layer", "prefix")
 PROTOCOLS = ("default", "reference")
@@ -118,6 +118,8 @@ class VLMIGConfig(PreTrainedConfig):
     """CLIP similarity below which ``entropy`` weights ignore an image."""
     auto: dict[str, Any] | None = None
     """When ``k="auto"`` stops (``vlmig.predict.adaptive_k.Stopping``); None if not calibrated."""
+    learned: dict[str, Any] | None = None
+    """What ``learned`` weights were fitted to (``vlmig.models.learned``); None if they were not."""
     protocol: str = "default"
     """``reference`` reproduces the numbers of the published code, see ``docs/fidelity.md``."""
     trained: bool = False

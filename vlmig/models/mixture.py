@@ -14,12 +14,15 @@ i:
 - ``evidence``: softmax of log p_0 + s * mean_i f_i [log p_i - log p_blank], p_blank being the
   prediction with a blank image. An image that says no more than a blank one leaves the text
   prediction exactly as it is.
+- ``contrast``: the same with the mean of log p over other objects' images in place of log p_blank
+  (``vlmig.models.generic``): what every image says, whatever it shows, is no evidence.
 
 Weights give the trust: ``uniform`` is 1; ``clip`` is the CLIP similarity of image and prompt,
 clamped to [0, 1]; ``doubled`` is twice that (the published ImageNetVC script; a trust above 1
 subtracts the text prediction); ``entropy`` is the share of the text model's uncertainty that an
 image removes, max(0, 1 - H(p_i) / H(p_0)), for images that fit their
-prompt: where text alone is as certain as text with the image, the text prediction stays.
+prompt: where text alone is as certain as text with the image, the text prediction stays;
+``learned`` is fitted by ``vlmig calibrate`` (``vlmig.models.learned``).
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from torch import Tensor
 
 from vlmig.errors import VLMIGError
 from vlmig.models.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
+from vlmig.models.learned import Learned, features_of
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,14 @@ class Mixture:
     ``VLMIGConfig``.
 
     Raises:
-        VLMIGError: an unknown rule or kind of weights.
+        VLMIGError: an unknown rule or kind of weights; ``learned`` ones that were not fitted.
     """
 
     mix: str
-    """The rule: ``prob``, ``logit``, ``geometric`` or ``evidence``."""
+    """The rule: ``prob``, ``logit``, ``geometric``, ``evidence`` or ``contrast``."""
     weights: str = "uniform"
-    """How far each image is trusted: ``uniform``, ``clip``, ``doubled`` or ``entropy``."""
+    """How far each image is trusted: ``uniform``, ``clip``, ``doubled``, ``entropy`` or
+    ``learned``."""
     strength: float = 1.0
     """Factor s of the evidence."""
     doubt: float = 0.0
@@ -54,19 +59,40 @@ class Mixture:
     is left alone."""
     alignment_floor: float = 0.0
     """CLIP similarity below which ``entropy`` weights ignore an image."""
+    learned: Learned | None = None
+    """What ``learned`` weights were fitted to."""
 
     def __post_init__(self) -> None:
         if self.mix not in MIX_RULES:
             raise VLMIGError(f"mix={self.mix!r}; expected one of {', '.join(MIX_RULES)}")
         if self.weights not in WEIGHT_KINDS:
             raise VLMIGError(f"weights={self.weights!r}; expected one of {', '.join(WEIGHT_KINDS)}")
+        if self.weights == "learned" and self.learned is None:
+            Learned.of(None)
 
     @classmethod
     def of(cls, config: VLMIGConfig, mix: str | None = None, weights: str | None = None) -> Mixture:
         """Return a checkpoint's mixture, with another rule or other weights where they are
         given."""
         rule, kind = mix or config.mix, weights or config.weights
-        return cls(rule, kind, config.strength, config.doubt, config.alignment_floor)
+        learned = Learned.of(config.learned) if kind == "learned" else None
+        return cls(rule, kind, config.strength, config.doubt, config.alignment_floor, learned)
+
+    def weigh(self, text: Tensor, images: Tensor, alignment: Tensor, blank: Tensor) -> Tensor:
+        """Return the trust in each image of a question with candidate answers, (..., K).
+
+        Args:
+            text: log p_0 of the candidates, (..., C).
+            images: log p_i, (K, ..., C).
+            alignment: CLIP similarities, (..., K), or (..., C, K), see ``trust``.
+            blank: log p_blank, (..., C).
+
+        Raises:
+            VLMIGError: as ``trust``.
+        """
+        if self.learned is None or text.shape[-1] < 2:
+            return self.trust(alignment)
+        return self.learned.trust(features_of(text, images, alignment, blank))
 
     def trust(self, alignment: Tensor) -> Tensor:
         """Turn CLIP similarities of images and their prompt, (..., K), into the trust known before
@@ -77,8 +103,15 @@ class Mixture:
         the uncertainty removed.
 
         Raises:
-            VLMIGError: ``clip`` or ``doubled`` where a similarity is unknown.
+            VLMIGError: ``clip`` or ``doubled`` where a similarity is unknown; ``learned``, which
+                compares candidates.
         """
+        if self.weights == "learned" and alignment.numel():
+            raise VLMIGError(
+                "weights='learned' judge a picture by the candidate answers beside it, and here "
+                "are none to compare; expected ask with choices, two continuations or more of "
+                "each context, or weights uniform, clip or entropy"
+            )
         unknown = alignment.isnan()
         if self.weights in ("clip", "doubled"):
             if unknown.any():
@@ -117,16 +150,18 @@ class Mixture:
             trust: f_i in its last axis, (..., K) up to broadcasting with ``text`` less its last
                 axis; or (..., V, K), one axis more than ``text`` has, where each outcome has its
                 own images.
-            blank: log p_blank, (..., V); needed by ``evidence``.
+            blank: log p_blank, (..., V), needed by ``evidence``; for ``contrast`` the mean of log p
+                over generic images.
 
         Returns:
             Normalized log-probabilities, (..., V).
 
         Raises:
-            ValueError: ``evidence`` without ``blank``.
+            ValueError: ``evidence`` or ``contrast`` without ``blank``.
         """
-        if self.mix == "evidence" and blank is None:
-            raise ValueError("mix='evidence' compares with a blank picture; pass blank=")
+        if self.contrasts and blank is None:
+            shown = "a blank picture" if self.mix == "evidence" else "generic pictures"
+            raise ValueError(f"mix={self.mix!r} compares with {shown}; pass blank=")
         rule, count = self.mix, trust.shape[-1]
         uncertainty = entropy(text) if self.weights == "entropy" else None
         total: Tensor | None = None
@@ -140,9 +175,7 @@ class Mixture:
                 term = share.clamp_min(1e-30).log() + image
                 total = term if total is None else torch.logaddexp(total, term)
             else:
-                term = share * (
-                    image - blank if rule == "evidence" and blank is not None else image
-                )
+                term = share * (image - blank if self.contrasts and blank is not None else image)
                 total = term if total is None else total + term
         if total is None:
             return text
@@ -161,10 +194,15 @@ class Mixture:
         return (text + self.strength * self._uncertain(text) * total / count).log_softmax(-1)
 
     @property
+    def contrasts(self) -> bool:
+        """Whether an image counts by what it says beyond other images, blank or generic ones."""
+        return self.mix in ("evidence", "contrast")
+
+    @property
     def linear(self) -> bool:
         """Whether the rule is linear in log-probabilities: before a linear head it can mix states
         instead."""
-        return self.mix in ("logit", "evidence") and self.weights != "entropy"
+        return (self.mix == "logit" or self.contrasts) and self.weights != "entropy"
 
     def state_weights(self, trust: Tensor, text: Tensor | None = None) -> Tensor:
         """Weights that average hidden states so that one call of a linear head gives the mixed
@@ -179,8 +217,8 @@ class Mixture:
             text: log p_0, (R, V), where ``doubt`` is not 0.
 
         Returns:
-            Weights of the states of text, blank image (``evidence`` only) and each image: (R, 1 +
-            K) or (R, 2 + K).
+            Weights of the states of text, blank image (``evidence``; for ``contrast`` the generic
+            images' mean) and each image: (R, 1 + K) or (R, 2 + K).
         """
         each = trust / trust.shape[-1]
         on_images = each.sum(-1, keepdim=True)

@@ -13,14 +13,17 @@ from transformers import PreTrainedModel
 
 from vlmig.errors import VLMIGError
 from vlmig.models.adapter_checkpoint import PREFIX
+from vlmig.models.fusion.cross_attention import CrossAttentionFusion
+from vlmig.models.projector import Resampler
 
 logger = logging.getLogger(__name__)
 
 
-class Trainable(nn.Module):
+class Trainable(PreTrainedModel):
     """A base LM that is frozen or trains, beside projector and fusion layer."""
 
     language_model: PreTrainedModel
+    blank_features: Tensor
     projector: nn.Module
     fusion: Any
     tells_frozen = False
@@ -72,6 +75,28 @@ class Trainable(nn.Module):
         """Whether a result of training depends on no weight that trains."""
         learns = self.training and torch.is_grad_enabled() and not result.requires_grad
         return learns and any(weight.requires_grad for weight in self.parameters())
+
+    def _keep_built_weights(self) -> None:
+        """Keep ``post_init`` from drawing anew what was built with weights: all but the adapter's
+        linear layers."""
+        for part in self.children():
+            for module in part.modules():
+                if part is self.language_model or not isinstance(module, nn.Linear):
+                    module._is_hf_initialized = True  # type: ignore[assignment]
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, nn.MultiheadAttention):
+            module._reset_parameters()
+        elif isinstance(module, CrossAttentionFusion | Resampler):
+            module.begin()
+        elif module is self:
+            nn.init.zeros_(self.blank_features)
 
     def freeze_base(self) -> None:
         """Train projector and fusion layer only; ``save_pretrained`` saves these only."""

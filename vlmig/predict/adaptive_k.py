@@ -214,6 +214,7 @@ class AdaptiveScores:
         mixture: how candidates are mixed.
         least: images to use in any case.
         first: score each candidate's first sub-token only, as published.
+        generic: score with the checkpoint's generic images too, whatever the mixture.
     """
 
     def __init__(
@@ -225,7 +226,9 @@ class AdaptiveScores:
         *,
         least: int = 0,
         first: bool = False,
+        generic: bool = False,
     ) -> None:
+        self.generic = generic or mixture.mix == "contrast"
         self.scorer, self.rule, self.mixture, self.least, self.first = (
             scorer,
             rule,
@@ -274,7 +277,7 @@ class AdaptiveScores:
         fresh = visuals.between(len(self.visuals.features), len(visuals.features))
         added = self._zeros(fresh)
         for batch in self._batches:
-            states = self.scorer.visual_cache([fresh] * len(batch.requests))
+            states = self.scorer.visual_cache([fresh] * len(batch.requests), self.generic)
             add_scores(self.scorer.model, batch, states, added)
         self._scores = [
             before.extended(more) for before, more in zip(self._scores, added, strict=True)
@@ -283,7 +286,8 @@ class AdaptiveScores:
 
     def _zeros(self, visuals: Visuals) -> list[Scores]:
         return [
-            Scores.zero(len(candidates), visuals.alignment.numpy()) for _, candidates in self.groups
+            self.scorer.zero(len(candidates), visuals, self.generic)
+            for _, candidates in self.groups
         ]
 
 

@@ -22,9 +22,9 @@ class AskOptions:
     """What to imagine; when None what the checkpoint's ``prompt_policy`` makes of the question."""
     seed: int = 0
     mix: str | None = None
-    """``prob``, ``logit``, ``geometric`` or ``evidence``; the checkpoint's when None."""
+    """A rule of ``vlmig.models.mixture``; the checkpoint's when None."""
     weights: str | None = None
-    """``uniform``, ``clip``, ``doubled`` or ``entropy``; the checkpoint's when None."""
+    """A kind of weights of ``vlmig.models.mixture``; the checkpoint's when None."""
     max_new_tokens: int | None = None
     """Of the chain of thought."""
 

@@ -39,6 +39,10 @@ class Batch:
     """The images of each request, equally many."""
     reading: Reading
 
+    def of(self, trusts: Sequence[np.ndarray]) -> Tensor:
+        """Stack the trust in the images of each request's context, (B, K)."""
+        return torch.from_numpy(np.stack([trusts[r.context] for r in self.requests])).float()
+
 
 def same_size(sizes: Sequence[int], batch: int) -> Iterator[list[int]]:
     """Yield the indices of equal sizes together, in order, at most ``batch`` at a time."""
@@ -205,7 +209,7 @@ def add_scores(
 
     Args:
         visual: of each request's images, see ``VLMIGPreTrainedModel.encode_with_blank``; None
-        without any.
+            without any. Where the scores have generic images, these follow.
     """
     if visual is None:
         targets = [[results[request.context].text] for request in batch.requests]
@@ -214,7 +218,8 @@ def add_scores(
     targets = []
     for request in batch.requests:
         scores = results[request.context]
-        targets.append([scores.text, scores.blank, *scores.per_image])
+        generic = () if scores.generic is None else scores.generic
+        targets.append([scores.text, scores.blank, *scores.per_image, *generic])
     _add(model.predictions(batch.reading, visual), batch.requests, targets)
 
 

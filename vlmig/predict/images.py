@@ -218,10 +218,17 @@ class VisualCache:
         self._bytes, self._adapter = 0, self._versions()
         self._lock = Lock()
 
-    def __call__(self, visuals: Sequence[Visuals]) -> VisualStates | None:
+    def __call__(self, visuals: Sequence[Visuals], generic: bool = False) -> VisualStates | None:
         """Return ``VLMIGPreTrainedModel.encode_with_blank`` of the images of B texts, K of each;
-        None where K is
-        0."""
+        None where K is 0.
+
+        Args:
+            generic: whether the checkpoint's M generic images follow, (B, 1 + K + M, ...).
+        """
+        states = self._with_blank(visuals)
+        return _joined(states, self._generic()) if generic and states is not None else states
+
+    def _with_blank(self, visuals: Sequence[Visuals]) -> VisualStates | None:
         if not visuals or not len(visuals[0].features):
             return None
         versions = self._versions()
@@ -237,6 +244,24 @@ class VisualCache:
             return tuple(tensor.expand(len(visuals), *tensor.shape[1:]) for tensor in only)
         rows = [states[id(images)] for images in visuals]
         return tuple(torch.cat(tensors) for tensors in zip(*rows, strict=True))
+
+    def to_mix(self, visuals: Sequence[Visuals]) -> VisualStates | None:
+        """Return what ``VLMIGPreTrainedModel.mixed`` takes: for ``contrast`` the generic images
+        stand in the blank one's place."""
+        states = self(visuals)
+        if states is None or self.model.config.mix != "contrast":
+            return states
+        return _joined(self._generic(), tuple(tensor[:, 1:] for tensor in states))
+
+    def _generic(self) -> VisualStates:
+        """Return the states of the generic images, (1, M, ...); ``_with_blank`` comes first, which
+        drops those of an older adapter."""
+        key = ("generic",)
+        with self._lock:
+            if key not in self._states:
+                self._add(key, self.model.encode_generic())
+            self._states.move_to_end(key)
+            return self._states[key]
 
     def _encoded(self, images: Visuals) -> VisualStates:
         key = tuple(images.keys)
@@ -268,8 +293,18 @@ class VisualCache:
             *self.model.projector.parameters(),
             *self.model.fusion.parameters(),
             self.model.blank_features,
+            self.model.generic_features,
         )
         return [(id(tensor), 0 if tensor.is_inference() else tensor._version) for tensor in adapter]
+
+
+def _joined(first: VisualStates, second: VisualStates) -> VisualStates:
+    """Join the images of the same texts; one text's are repeated for all."""
+    rows = max(len(first[0]), len(second[0]))
+    pairs = zip(first, second, strict=True)
+    return tuple(
+        torch.cat([tensor.expand(rows, *tensor.shape[1:]) for tensor in pair], 1) for pair in pairs
+    )
 
 
 def _size(states: VisualStates) -> int:

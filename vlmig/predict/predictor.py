@@ -23,6 +23,7 @@ from vlmig.predict.images import DEFAULT_K, Images, VisualCache
 from vlmig.predict.loading import build_untrained, load_checkpoint
 from vlmig.predict.scorer import Scorer
 from vlmig.predict.scores import Scores
+from vlmig.predict.writing import generate, think, write_answer
 from vlmig.processing.chat_templates import Turn
 from vlmig.processing.conversation import Conversation, Shot
 from vlmig.processing.tokens import spaced
@@ -147,7 +148,7 @@ class VLMIG:
         gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
         context, rationale = conversation.context(gap), ""
         if steps:
-            rationale = self.scorer.think(conversation, visuals, asked.max_new_tokens)
+            rationale = think(self.scorer, conversation, visuals, asked.max_new_tokens)
             context = conversation.conclude(rationale)
         with self.stopwatch("read, fuse, mix"):
             options = list(self.scorer.likely(context, visuals, 8) if choices is None else choices)
@@ -178,7 +179,8 @@ class VLMIG:
         """Score candidates after a context, with these images or as many as it takes."""
         if not isinstance(count, Stopping):
             context, candidates = question
-            return self.scorer.score([context], [candidates], [visuals], verbatim=True)[0], visuals
+            how = {"verbatim": True, "generic": mixture.mix == "contrast"}
+            return self.score([context], [candidates], [visuals], **how)[0], visuals
         # A generator that draws several images at a time takes no longer for them than for one.
         rule = replace(count, group=self.config.imaginer_batch or count.group)
         (safe,) = score_until_safe(self.scorer, [question], rule, mixture, draw)
@@ -218,9 +220,9 @@ class VLMIG:
         text, rationale = conversation.prompt(), ""
         visuals = self.images.for_conversation(conversation, None, k, seed)
         if steps:
-            rationale = self.scorer.think(conversation, visuals, max_new_tokens, **settings)
+            rationale = think(self.scorer, conversation, visuals, max_new_tokens, **settings)
             text = conversation.conclude(rationale)
-        answer = self.scorer.answer(conversation, text, visuals, max_new_tokens, **settings)
+        answer = write_answer(self.scorer, conversation, text, visuals, max_new_tokens, **settings)
         return Reply(answer, rationale, text, conversation.images)
 
     def fill(
@@ -336,7 +338,7 @@ class VLMIG:
             visuals = self.images.for_texts(prompts, k, seed, images)
         elif k is not None:
             visuals = [chosen.first(k) for chosen in visuals]
-        return self.scorer.generate(prompts, visuals, batch, **settings)
+        return generate(self.scorer, prompts, visuals, batch, **settings)
 
 
 def _check(question: str, choices: Sequence[str] | None) -> None:

@@ -1,4 +1,4 @@
-"""Scorer: from texts and their images to scores, log-likelihoods and generated text, batched."""
+"""Scorer: from texts and their images to scores and log-likelihoods, batched."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
-from vlmig.models.config import IMAGE, VLMIGConfig
+from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import Model, VLMIGForCausalLM, VLMIGForMaskedLM
 from vlmig.models.text_states import Reading
@@ -24,23 +24,18 @@ from vlmig.predict.batching import (
     read_batches,
     read_padded,
     read_requests,
-    same_size,
 )
 from vlmig.predict.images import VisualCache
-from vlmig.predict.scores import Scores
+from vlmig.predict.scores import Scores, trusts_of
 from vlmig.processing.conversation import (
-    THINKING,
-    Conversation,
     refuse_placeholders,
     with_placeholders,
     without_placeholders,
 )
 from vlmig.processing.pairs import ScoreRequest, TextTokenizer, score_requests
-from vlmig.processing.tokens import ImageTokens, likely_words, pad_rows, spaced
+from vlmig.processing.tokens import ImageTokens, likely_words, spaced
 from vlmig.runtime import deterministic_map
 
-ANSWER_TOKENS = 128
-"""The most tokens of an answer in words."""
 ROWS = 32
 """Candidates of one context that are read together on a CPU."""
 
@@ -91,6 +86,7 @@ class Scorer:
         verbatim: bool = False,
         first: bool = False,
         together: bool = False,
+        generic: bool = False,
     ) -> list[Scores]:
         """Score each context's candidates with text alone and with each of its images; images in
         the text are always read.
@@ -102,9 +98,10 @@ class Scorer:
                 has one.
             first: score each candidate's first sub-token only, as published.
             together: whether these contexts always come together, see ``batches``.
+            generic: score with the checkpoint's generic images too, as ``contrast`` needs.
 
         Raises:
-            VLMIGError: an empty candidate.
+            VLMIGError: an empty candidate; no generic images.
         """
         if not verbatim:
             pairs = zip(contexts, choices, strict=True)
@@ -113,10 +110,11 @@ class Scorer:
         def score(part: slice) -> list[Scores]:
             results = []
             for options, images in zip(choices[part], visuals[part], strict=True):
-                results.append(Scores.zero(len(options), images.alignment.numpy()))
+                results.append(self.zero(len(options), images, generic))
             read = contexts[part], choices[part], visuals[part]
             for group in self.batches(*read, batch, first, together):
-                add_scores(self.model, group, self.visual_cache(group.visuals), results)
+                states = self.visual_cache(group.visuals, generic)
+                add_scores(self.model, group, states, results)
             return results
 
         parts = self._parts(len(contexts), together)
@@ -129,6 +127,11 @@ class Scorer:
 
     def _alone(self, together: bool) -> bool:
         return self.model.device.type == "cpu" and not together
+
+    def zero(self, candidates: int, visuals: Visuals, generic: bool = False) -> Scores:
+        """Return zeros for ``add_scores``, see ``score``."""
+        count = len(self.model.generic_features) if generic else 0
+        return Scores.zero(candidates, visuals.alignment.numpy(), count)
 
     def text_only(
         self, context: str, candidates: Sequence[str], visuals: Visuals, scores: Scores
@@ -174,7 +177,7 @@ class Scorer:
             groups, batch = list(by_context.values()), ROWS
         batch = 1 if self.model.padding_counts else batch
         for own in groups:
-            yield from read_batches(self.model, own, visuals, batch, self.pad, self._shown)
+            yield from read_batches(self.model, own, visuals, batch, self.pad, self.shown)
 
     def _requests(
         self,
@@ -197,7 +200,7 @@ class Scorer:
             return text
         return self.image_tokens.expand(with_placeholders(text, len(visuals.shown)))
 
-    def _shown(self, rows: Sequence[list[int]], visuals: Sequence[Visuals]) -> Tensor | None:
+    def shown(self, rows: Sequence[list[int]], visuals: Sequence[Visuals]) -> Tensor | None:
         """Stack the features of the images in the texts, (B, M, P, C); None without any."""
         if self.image_tokens is None:
             return None
@@ -226,7 +229,7 @@ class Scorer:
         model, ids = self.causal("token_log_probs"), self.ids(text, visuals)
         placeholder = None if self.image_tokens is None else self.image_tokens.placeholder
         positions = [i for i in range(1, len(ids)) if ids[i] != placeholder]
-        reading = read_padded(model, [ids], len(ids), self.pad, self._shown([ids], [visuals]))
+        reading = read_padded(model, [ids], len(ids), self.pad, self.shown([ids], [visuals]))
         targets = torch.tensor([ids[i] for i in positions], device=model.device)[:, None]
         before = torch.tensor(positions, device=model.device) - 1
         values = []
@@ -238,12 +241,12 @@ class Scorer:
     def predict(self, reading: Reading, visuals: Sequence[Visuals]) -> Tensor:
         """Predict the next token of every position, (B, T, V), by the checkpoint's mixture; by the
         LM alone without images."""
-        visual = self.visual_cache(visuals)
+        visual = self.visual_cache.to_mix(visuals)
         if visual is None:
             return self.model.text_log_probs(reading)
-        return self.model.mixed(reading, visual, self._trust(visuals))
+        return self.model.mixed(reading, visual, self.trust(visuals))
 
-    def _trust(self, visuals: Sequence[Visuals]) -> Tensor:
+    def trust(self, visuals: Sequence[Visuals]) -> Tensor:
         """Return the trust in each image, (B, K)."""
         alignment = torch.stack([images.alignment for images in visuals])
         return Mixture.of(self.config).trust(alignment).to(self.model.device)
@@ -258,7 +261,7 @@ class Scorer:
         else:
             ids = self.ids(context, visuals)
         request = ScoreRequest(0, ids, [(0, [0])], gap)
-        reading = read_requests(self.model, [request], self.pad, self._shown([ids], [visuals]))
+        reading = read_requests(self.model, [request], self.pad, self.shown([ids], [visuals]))
         return likely_words(self.tokenizer, self.predict(reading, [visuals])[0, -1].exp(), count)
 
     def loglikelihood(
@@ -271,78 +274,21 @@ class Scorer:
         """Return log p(continuation | context) of each pair, see ``VLMIG.loglikelihood``."""
         contexts = [context for context, _ in pairs]
         choices = [[continuation] for _, continuation in pairs]
-        if per == "sequence":
-            mixture, sums = Mixture.of(self.config), []
-            for scores in self.score(contexts, choices, visuals, batch, verbatim=True):
-                sums.append(float(scores.sequences(len(scores.per_image), mixture)[0]))
-            return sums
+        mixture, trusts = Mixture.of(self.config), None
+        if per == "sequence" or mixture.weights == "learned":
+            generic = mixture.mix == "contrast"
+            scores = self.score(contexts, choices, visuals, batch, verbatim=True, generic=generic)
+            trusts = trusts_of(contexts, scores, mixture)
+            if per == "sequence":
+                sums = zip(scores, trusts, strict=True)
+                return [float(s.sequences(len(s.per_image), mixture, t)[0]) for s, t in sums]
 
         def read(part: slice) -> list[float]:
             values = np.zeros(len(contexts[part]))
             for group in self.batches(contexts[part], choices[part], visuals[part], batch):
-                visual = self.visual_cache(group.visuals)
-                add_mixed(self.model, group, visual, self._trust(group.visuals), values)
+                trust = self.trust(group.visuals) if trusts is None else group.of(trusts[part])
+                states = self.visual_cache.to_mix(group.visuals)
+                add_mixed(self.model, group, states, trust, values)
             return values.tolist()
 
         return list(chain(*deterministic_map(read, self._parts(len(pairs)), self.model.device)))
-
-    def generate(
-        self, prompts: Sequence[str], visuals: Sequence[Visuals], batch: int = 8, **settings: Any
-    ) -> list[str]:
-        """Continue each prompt, its images mixed in at every token, see ``VLMIG.generate``."""
-        model, count = self.causal("generate"), settings.setdefault("max_new_tokens", 20)
-        for images in visuals:
-            room = self.limit(images)
-            if room is not None and count >= room:
-                raise VLMIGError(f"max_new_tokens={count}; this model has {room} places")
-        texts: dict[int, list[str]] = {}
-        batch = 1 if self.model.padding_counts else batch
-        for members in same_size([len(images.features) for images in visuals], batch):
-            rows = [self.ids(prompts[i], visuals[i], count) for i in members]
-            inputs = self._inputs(rows, [visuals[i] for i in members])
-            with torch.inference_mode():
-                output = model.generate(**inputs, pad_token_id=self.pad, **settings)
-            output = output[:, inputs["input_ids"].shape[1] :].unflatten(0, (len(members), -1))
-            for i, sequences in zip(members, output, strict=True):
-                texts[i] = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        return list(chain(*(texts[i] for i in range(len(prompts)))))
-
-    def think(
-        self,
-        conversation: Conversation,
-        visuals: Visuals,
-        max_new_tokens: int | None,
-        **settings: Any,
-    ) -> str:
-        """Write the chain of thought before the last answer."""
-        start = conversation.begin_answer(THINKING)
-        return self.answer(conversation, start, visuals, max_new_tokens, **settings)
-
-    def answer(
-        self,
-        conversation: Conversation,
-        text: str,
-        visuals: Visuals,
-        max_new_tokens: int | None,
-        **settings: Any,
-    ) -> str:
-        """Continue ``text``, which begins an answer of the conversation, up to the answer's end."""
-        room = self.limit(visuals) or 4 * ANSWER_TOKENS
-        stop = conversation.stop
-        defaults = {"do_sample": False, "stop_strings": [stop], "tokenizer": self.tokenizer}
-        settings = {**defaults, **settings}
-        settings["max_new_tokens"] = max_new_tokens or min(ANSWER_TOKENS, room // 4)
-        answer = self.generate([text], [visuals], **settings)[0]
-        return answer.partition(stop)[0].replace(IMAGE, "").strip()
-
-    def _inputs(self, rows: list[list[int]], visuals: list[Visuals]) -> dict[str, Tensor]:
-        """Combine token ids and images to the model's inputs."""
-        inputs = pad_rows(rows, self.pad, self.model.device)
-        shown = self._shown(rows, visuals)
-        if shown is not None:
-            inputs["shown_features"] = shown.to(self.model.device)
-        features = torch.stack([images.features for images in visuals])
-        if features.shape[1]:
-            inputs["visual_features"] = features.to(self.model.device)
-            inputs["image_weights"] = self._trust(visuals)
-        return inputs

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from vlmig.errors import VLMIGError
+from vlmig.models.generic import NO_GENERIC
 from vlmig.models.mixture import Mixture
 
 
@@ -26,16 +30,19 @@ class Scores:
     alignment: np.ndarray
     """CLIP similarity of each image and its prompt, (K,); (K, C) where each candidate has its own
     images."""
+    generic: np.ndarray | None = None
+    """log p beside each of the checkpoint's generic images, (M, C); None if not scored."""
 
     @classmethod
-    def zero(cls, candidates: int, alignment: np.ndarray) -> Scores:
+    def zero(cls, candidates: int, alignment: np.ndarray, generic: int = 0) -> Scores:
         """Return zeros, to which the log-probabilities of tokens are added, for images of these
-        CLIP similarities."""
+        CLIP similarities, and for so many generic ones."""
         return cls(
             np.zeros(candidates),
             np.zeros((len(alignment), candidates)),
             np.zeros(candidates),
             alignment,
+            np.zeros((generic, candidates)) if generic else None,
         )
 
     @classmethod
@@ -47,31 +54,38 @@ class Scores:
         text = np.concatenate([group.text for group in groups], -1)
         per_image = np.concatenate([group.per_image for group in groups], -1)
         blank = np.concatenate([group.blank for group in groups], -1)
-        return cls(text, per_image, blank, np.stack([group.alignment for group in groups], -1))
+        alignment = np.stack([group.alignment for group in groups], -1)
+        known = [group.generic for group in groups if group.generic is not None]
+        generic = np.concatenate(known, -1) if len(known) == len(groups) else None
+        return cls(text, per_image, blank, alignment, generic)
 
     def one(self, question: int) -> Scores:
         """Select one of Q stacked questions, whose arrays are (Q, C), (K, Q, C), (Q, C), (K, Q)."""
         i = question
-        return Scores(self.text[i], self.per_image[:, i], self.blank[i], self.alignment[:, i])
+        generic = None if self.generic is None else self.generic[:, i]
+        return Scores(
+            self.text[i], self.per_image[:, i], self.blank[i], self.alignment[:, i], generic
+        )
 
     def alone(self, k: int) -> Scores:
         """Stack the same question k times, each time with a single one of the first k images."""
         text, blank = np.repeat(self.text[None], k, 0), np.repeat(self.blank[None], k, 0)
-        return Scores(text, self.per_image[None, :k], blank, self.alignment[None, :k])
+        generic = None if self.generic is None else np.repeat(self.generic[:, None], k, 1)
+        return Scores(text, self.per_image[None, :k], blank, self.alignment[None, :k], generic)
 
     def extended(self, more: Scores) -> Scores:
-        """Append the images of ``more``, scores of the same candidates; the blank image's scores
-        come from ``more``."""
+        """Append the images of ``more``, scores of the same candidates; the scores beside the blank
+        and the generic images come from ``more``."""
         images = np.concatenate([self.per_image, more.per_image])
-        return Scores(
-            self.text, images, more.blank, np.concatenate([self.alignment, more.alignment])
-        )
+        alignment = np.concatenate([self.alignment, more.alignment])
+        return Scores(self.text, images, more.blank, alignment, more.generic)
 
     def split(self, k: int) -> tuple[Scores, Scores]:
         """Separate the first k images from the others, where two sets were scored in one pass."""
+        own, others = slice(None, k), slice(k, None)
         return (
-            Scores(self.text, self.per_image[:k], self.blank, self.alignment[:k]),
-            Scores(self.text, self.per_image[k:], self.blank, self.alignment[k:]),
+            replace(self, per_image=self.per_image[own], alignment=self.alignment[own]),
+            replace(self, per_image=self.per_image[others], alignment=self.alignment[others]),
         )
 
     def loglikelihoods(
@@ -94,28 +108,53 @@ class Scores:
         of them.
 
         Args:
-            trust: in each image, (K,), instead of what ``Mixture.trust`` makes of the alignment.
+            trust: in each image, (K,), instead of what ``Mixture.weigh`` makes of the scores.
         """
-        text, blank = torch.from_numpy(self.text), torch.from_numpy(self.blank)
-        images = torch.from_numpy(self.per_image[:k])
+        text, images = torch.from_numpy(self.text), torch.from_numpy(self.per_image[:k])
+        among = self._normalized(k)
         if trust is None:
-            shares = mixture.trust(torch.from_numpy(self.alignment[:k]).movedim(0, -1))
+            shares = mixture.weigh(*among)
         else:
             shares = torch.from_numpy(trust[:k]).movedim(0, -1)
-        among = text.log_softmax(-1), images.log_softmax(-1), blank.log_softmax(-1)
         if mixture.mix != "prob":
-            return mixture.combine(among[0], among[1], shares, among[2]).numpy()
+            reference = self._contrasted() if mixture.mix == "contrast" and k else among[3]
+            return mixture.combine(among[0], among[1], shares, reference).numpy()
         shares = mixture.certain(among[0], among[1], shares)
         rule = replace(mixture, weights="uniform")
         return rule.combine(text, images, shares).log_softmax(-1).numpy()
 
-    def sequences(self, k: int, mixture: Mixture) -> np.ndarray:
+    def trust(self, k: int, mixture: Mixture) -> np.ndarray:
+        """Return the trust in each of the first k images, which decides between the candidates,
+        (K,)."""
+        return mixture.weigh(*self._normalized(k)).numpy()
+
+    def _normalized(self, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return what ``Mixture.weigh`` takes."""
+        return (
+            torch.from_numpy(self.text).log_softmax(-1),
+            torch.from_numpy(self.per_image[:k]).log_softmax(-1),
+            torch.from_numpy(self.alignment[:k]).movedim(0, -1),
+            torch.from_numpy(self.blank).log_softmax(-1),
+        )
+
+    def _contrasted(self) -> Tensor:
+        """Return the mean over generic images of log p, (C,)."""
+        if self.generic is None:
+            raise VLMIGError(NO_GENERIC)
+        return torch.from_numpy(self.generic).log_softmax(-1).mean(0)
+
+    def sequences(self, k: int, mixture: Mixture, trust: np.ndarray | None = None) -> np.ndarray:
         """Mix each candidate's whole log-probability by itself: (C,) log-probabilities, not
         normalized over candidates.
 
         A rule that needs a distribution gets the two outcomes "exactly this text" and "anything
         else".
+
+        Args:
+            trust: in each image, (K,), instead of what ``Mixture.trust`` makes of the alignment.
         """
+        if trust is None:
+            trust = mixture.trust(torch.from_numpy(self.alignment[:k])).numpy()
         values = []
         for c in range(len(self.text)):
             pair = Scores(
@@ -123,9 +162,33 @@ class Scores:
                 _or_else(self.per_image[:, c]),
                 _or_else(self.blank[c]),
                 self.alignment,
+                None if self.generic is None else _or_else(self.generic[:, c]),
             )
-            values.append(pair.mixed(k, mixture)[0])
+            values.append(pair.mixed(k, mixture, trust)[0])
         return np.array(values)
+
+
+def trusts_of(
+    contexts: Sequence[str], scores: Sequence[Scores], mixture: Mixture
+) -> list[np.ndarray]:
+    """Return the trust in the images of each continuation, (K,).
+
+    Learned weights take the continuations of one context as its candidates.
+
+    Args:
+        scores: of one continuation each.
+    """
+    members: dict[Any, list[int]] = {}
+    for i, (context, own) in enumerate(zip(contexts, scores, strict=True)):
+        candidates = (context, len(own.per_image)) if mixture.weights == "learned" else i
+        members.setdefault(candidates, []).append(i)
+    trusts: list[Any] = [None] * len(scores)
+    for indices in members.values():
+        question = Scores.joined([scores[i] for i in indices])
+        trust = question.trust(len(question.per_image), mixture)
+        for i in indices:
+            trusts[i] = trust
+    return trusts
 
 
 def normalized(log_probs: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def _planned(
     main_k = settings.main_k
     if main_k and isinstance(main_k, int):
         for mix in BASELINES:
-            if mix == "vote" or all(rescorer.complete("clip") for rescorer in rescorers):
+            if mix == "vote" or all(rescorer.aligned for rescorer in rescorers):
                 conditions.append(Condition(main_k, mix, "uniform"))
     return conditions
 
@@ -99,8 +99,7 @@ def _choices(
     rule = rule_of(evaluator.model, evaluator.settings, task)
     if rule is not None:
         answers = _add_auto(evaluator, measured, rule, rescorers, table, answers)
-    if outcome.main[1] != "learned":  # those are fitted for a number of images, the first ones
-        table.add_curve(rescorers, evaluator.settings.every_k)
+    table.add_curve(rescorers, evaluator.settings.every_k)
     table.compare()
     return answers
 

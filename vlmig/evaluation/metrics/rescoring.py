@@ -9,14 +9,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax, logsumexp, xlogy
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from scipy.special import log_softmax, logsumexp
 
+from vlmig.evaluation.fit_learned import Examples, cross_fitted, described
 from vlmig.evaluation.metrics.columns import Column, coded
 from vlmig.evaluation.records import Record
+from vlmig.evaluation.settings import CROSS_FITTED
 from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture
@@ -24,14 +22,14 @@ from vlmig.predict.adaptive_k import Stopping
 from vlmig.predict.scores import Scores
 
 BY_CLIP = ("clip", "zlavi")
-BASELINES = ("vote", *BY_CLIP)
+BASELINES = ("vote", *BY_CLIP, "best-image")
 """Other uses of the same images: the majority of their answers; CLIP's choice between statements,
 averaged over images; the even ensemble of the LM's and CLIP's distributions, after Z-LaVI (Yang et
-al. 2022)."""
+al. 2022); the answer beside the image that fits its prompt best, with nothing mixed (generate, then
+answer: UniG2U-Bench, 2603.03241)."""
 CLIP_SCALE = 100.0
 """Factor of cosines in CLIP's distributions where the encoder has none of its own; OpenAI's CLIP
 ends its training there."""
-FOLDS = 5
 NUMBERS = (
     "text_only",
     "blank",
@@ -41,6 +39,7 @@ NUMBERS = (
     "caption",
     "few_shot",
     "content_free",
+    "generic",
 )
 SHUFFLED = ("per_image", "alignment")
 """Columns made of a record, and of its control ``shuffled``. ``clip`` is per item, the others are
@@ -97,7 +96,7 @@ class Rescorer:
             for tokens in record.get("tokens") or ():
                 self.tokens.append(known.setdefault(tuple(tokens), tuple(tokens)))
         self.groups = cache(self._groups)
-        self.learned = cache(self._learned)
+        self.cross_fitted = cache(self._cross_fitted)
 
     def _add(self, record: Record, label: str) -> None:
         for name in NUMBERS:
@@ -119,6 +118,11 @@ class Rescorer:
         if len(self._same) < len(self.items):
             return None
         return np.array(self._same).T[:, self.entries()[0]]
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the encoder could compare every image with texts."""
+        return self.complete("clip")
 
     def has(self, control: str) -> bool:
         """Tell whether a control was measured."""
@@ -159,7 +163,11 @@ class Rescorer:
         separate = alignment.shape[1] > len(per_image)  # each candidate has its own images
         shape = (len(text), len(per_image), -1) if separate else (len(text), len(per_image))
         cosines = np.ascontiguousarray(alignment.reshape(shape).swapaxes(0, 1))
-        return Scores(text_only, per_image, empty, cosines)
+        generic = None
+        if self.complete("generic"):
+            others = self.columns["generic"].of(group).reshape(len(text), -1, text.shape[1])
+            generic = np.ascontiguousarray(others.swapaxes(0, 1)) - free
+        return Scores(text_only, per_image, empty, cosines, generic)
 
     def scores(self, control: str) -> Iterator[Scores]:
         """Yield every question's scores under a control."""
@@ -196,8 +204,8 @@ class Rescorer:
         Args:
             donor: whose images the control ``shuffled`` shows, of ``donors``.
         """
-        trust = self.learned(control, k, donor) if weights == "learned" and k else None
-        kind = "uniform" if weights == "learned" else weights
+        trust = self.cross_fitted(control, k, donor) if weights == CROSS_FITTED and k else None
+        kind = "uniform" if weights == CROSS_FITTED else weights
         mixture = Mixture.of(self.config, None if mix in BASELINES else mix, kind)
         result: list[Any] = [None] * len(self.owner)
         for group in self.groups(control):
@@ -233,6 +241,8 @@ class Rescorer:
         """Return the log-likelihoods of a group of questions, (Q, C)."""
         images, text = log_softmax(scores.per_image[:k], -1), log_softmax(scores.text, -1)
         candidates = np.arange(text.shape[1])
+        if mix == "best-image":
+            return images[_best_fitting(scores.alignment[:k]), np.arange(len(group))]
         if mix == "vote":
             votes = (images.argmax(-1)[..., None] == candidates).sum(0) / k
             # The images' mean probability decides between candidates with equally many votes.
@@ -243,36 +253,21 @@ class Rescorer:
         clip = log_softmax(self.clip_scale * mean, -1)
         return clip if mix == "clip" else np.logaddexp(clip, text) - np.log(2)
 
-    def _learned(self, control: str, k: int, donor: int = 0) -> np.ndarray:
-        """Learn the trust in each image, (Q, K): the probability that it raises the right answer's
-        above the text's.
+    def _cross_fitted(self, control: str, k: int, donor: int = 0) -> np.ndarray:
+        """Return the trust in each image, (Q, K), by learned weights that were fitted on other
+        objects of this task than they are applied to."""
+        return cross_fitted(self.examples(control, k, donor))
 
-        A logistic regression on what is known without the answer, fitted on other objects than it
-        is applied to.
-        """
-        inputs = np.empty((len(self.owner), k, 6))
-        helped = np.empty((len(self.owner), k), dtype=bool)
+    def examples(self, control: str, k: int, donor: int = 0) -> Examples:
+        """Describe the first k images of each question, and tell which of them help."""
+        features: list[Any] = [None] * len(self.owner)
+        helped: list[Any] = [None] * len(self.owner)
         right = np.array([self._right_candidate(i) for i in range(len(self.owner))])
         for group in self.groups(control):
-            scores = self._stacked(control, group, donor)
-            inputs[group] = _image_features(scores, k).swapaxes(0, 1)
-            rows, answer = np.arange(len(group)), right[group]
-            images, text = log_softmax(scores.per_image[:k], -1), log_softmax(scores.text, -1)
-            helped[group] = (images[:, rows, answer] > text[rows, answer]).T
-        trust = np.full(helped.shape, float(helped.mean()))
-        folds = min(FOLDS, len(np.unique(self.clusters)))
-        if folds < 2:
-            return trust
-        for fit, apply in GroupKFold(folds).split(inputs, groups=self.clusters):
-            known = helped[fit].ravel()
-            if known.all() or not known.any():
-                trust[apply] = float(known.mean())
-                continue
-            model = make_pipeline(StandardScaler(), LogisticRegression())
-            model.fit(inputs[fit].reshape(-1, inputs.shape[-1]), known)
-            predicted = model.predict_proba(inputs[apply].reshape(-1, inputs.shape[-1]))[:, 1]
-            trust[apply] = predicted.reshape(-1, k)
-        return trust
+            parts = described(self._stacked(control, group, donor), right[group], k)
+            for question, own, own_helped in zip(group, *parts, strict=True):
+                features[question], helped[question] = own, own_helped
+        return Examples(np.stack(features), np.stack(helped), self.clusters)
 
     def _right_candidate(self, question: int) -> int:
         """Return the index of the right candidate among those that were scored."""
@@ -341,19 +336,8 @@ def confidence(values: list[np.ndarray]) -> np.ndarray:
     return result
 
 
-def _image_features(scores: Scores, k: int) -> np.ndarray:
-    """Describe each image without the answer, (K, Q, 6): alignment, entropies, confidences, share
-    of images that agree."""
-    images, text = log_softmax(scores.per_image[:k], -1), log_softmax(scores.text, -1)
-    alignment = np.nan_to_num(scores.alignment[:k])
-    alignment = alignment.mean(-1) if alignment.ndim > 2 else alignment
-    best = images.argmax(-1)
-    columns = [
-        alignment,
-        -xlogy(np.exp(images), np.exp(images)).sum(-1),
-        np.tile(-xlogy(np.exp(text), np.exp(text)).sum(-1), (k, 1)),
-        np.exp(images.max(-1)),
-        np.tile(np.exp(text.max(-1)), (k, 1)),
-        (best[:, None] == best[None]).mean(1),
-    ]
-    return np.stack(columns, -1)
+def _best_fitting(alignment: np.ndarray) -> np.ndarray:
+    """Return the image most like its prompt, (Q,), by similarities (K, Q), or (K, Q, C), which are
+    averaged over candidates; the first image where they are unknown."""
+    mean = alignment.mean(-1) if alignment.ndim > 2 else alignment
+    return np.nan_to_num(mean).argmax(0)

@@ -95,6 +95,7 @@ const MAIN = (k) => [
   ['vote', 4, 'vote', (r) => r.cells.vote && accuracy(r.cells.vote)],
   ['clip', 4, 'CLIP', (r) => r.cells.clip && accuracy(r.cells.clip)],
   ['zlavi', 4, 'Z-LaVI', (r) => r.cells.zlavi && accuracy(r.cells.zlavi)],
+  ['best-image', 4, 'best image', (r) => r.cells['best-image'] && accuracy(r.cells['best-image'])],
 ];
 
 function mainTable(data) {

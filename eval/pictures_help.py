@@ -1,0 +1,108 @@
+"""Which signal tells beforehand that pictures will help here: the AUROC of each, on the items that pictures decide.
+
+An entry counts where exactly one of text alone and the pictures alone (prob / uniform: the text has no share) is right: 1 where the pictures
+are, 0 where they do harm. Entries that both get right, or both wrong, say nothing about it. A signal that knows nothing has 0.5.
+
+Objects that the language model was told nothing about, beside facts it was told:
+
+    vlmig eval --tasks memory_color,pocket_color --subset covered --k 0,6 --out runs/untold
+    vlmig eval --tasks pocket_known --k 0,6 --out runs/told
+    python -m eval.pictures_help runs/untold runs/told
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+
+from eval.results import Results, Samples
+from eval.tables import Column, markdown, resampled, run, title
+from vlmig.evaluation.metrics.rescoring import confidence
+from vlmig.models.learned import FEATURES, Learned
+
+RESAMPLES = 1000
+SIGNALS = {
+    "text alone is unsure (1 - its highest probability)": "unsure",
+    "entropy of text alone": "text_entropy",
+    "small lead of text alone's favorite": "text_margin",
+    "CLIP similarity of pictures and prompt": "alignment",
+    "agreement of the pictures": "agreement",
+    "low entropy beside the pictures": "image_entropy",
+    "contrast with a blank picture": "contrast",
+    "learned weight": "learned",
+}
+"""Names of the table's rows, and of what is computed."""
+FALLING = ("text_margin", "image_entropy")
+"""Signals of which less speaks for pictures."""
+
+
+def report(runs: Sequence[Results]) -> str:
+    """Put every signal's AUROC in a column for each task, covered items where they are told apart, and one for all together."""
+    heads, parts = [], []
+    for own in runs:
+        for column in dict(resampled(own)).items():
+            heads.append(title([own], column))
+            parts.append(decided(own, column))
+    if len(parts) > 1:
+        heads.append("together")
+        shared = set.intersection(*map(set, parts))
+        parts.append({name: np.concatenate([part[name] for part in parts]) for name in shared})
+    counts = [f"{int(p['helped'].sum())} / {int((~p['helped']).sum())}" for p in parts]
+    rows = [["entries where pictures help / harm", *counts]]
+    for name, signal in SIGNALS.items():
+        rows.append([name, *(auroc(part, signal) for part in parts)])
+    note = f"""\
+AUROC with 95 % intervals over objects ({RESAMPLES} resamples); - where there is one kind of entry only, or no such signal."""
+    return f"{markdown([f'k={runs[0].k}', *heads], rows)}\n\n{note}"
+
+
+def decided(own: Results, column: Column) -> dict[str, np.ndarray]:
+    """Return of the entries that pictures decide whether they help, the object, and every signal."""
+    samples = Samples(own, *column)
+    rescorer = samples.rescorer
+    described = rescorer.examples("none", samples.k)
+    before = rescorer.right(samples.read(0, *samples.main))
+    after = rescorer.right(samples.read(samples.k, "prob", "uniform"))
+    inside = np.array(
+        [column[1] == "all" or bool(samples.records[i]["covered"]) for i in rescorer.owner]
+    )
+    kept = inside & (before != after)
+    features = described.features[kept].mean(1)
+    signals = {name: features[:, i] for i, name in enumerate(FEATURES)}
+    for name in FALLING:
+        signals[name] = -signals[name]
+    signals["unsure"] = 1 - confidence(samples.read(0, *samples.main))[kept]
+    if (fitted := own.block.get("learned")) is not None:
+        trust = Learned.of(fitted).trust(torch.from_numpy(described.features[kept]))
+        signals["learned"] = trust.numpy().mean(1)
+    names = np.array([rescorer.items[i].cluster for i in rescorer.owner])[kept]
+    return {"helped": after[kept] > before[kept], "object": names, **signals}
+
+
+def auroc(part: dict[str, np.ndarray], signal: str) -> str:
+    """Format a signal's AUROC with its interval: percentiles over resampled objects."""
+    helped, values = part["helped"], part.get(signal, np.array([np.nan]))
+    if not helped.any() or helped.all() or np.isnan(values).any():
+        return "-"
+    _, index = np.unique(part["object"], return_inverse=True)
+    members = [np.flatnonzero(index == i) for i in range(index.max() + 1)]
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(RESAMPLES):
+        rows = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+        if helped[rows].any() and not helped[rows].all():
+            drawn.append(roc_auc_score(helped[rows], values[rows]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{roc_auc_score(helped, values):.2f} [{low:.2f}, {high:.2f}]"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables of results folders."""
+    return run(report, __doc__, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

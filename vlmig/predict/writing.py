@@ -1,0 +1,90 @@
+"""Text that the LM writes, its images mixed in at every token: continuations and answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlmig.errors import VLMIGError
+from vlmig.imagination.visuals import Visuals
+from vlmig.models.config import IMAGE
+from vlmig.predict.batching import same_size
+from vlmig.predict.scorer import Scorer
+from vlmig.processing.conversation import THINKING, Conversation
+from vlmig.processing.tokens import pad_rows
+
+ANSWER_TOKENS = 128
+"""The most tokens of an answer in words."""
+
+
+def generate(
+    scorer: Scorer,
+    prompts: Sequence[str],
+    visuals: Sequence[Visuals],
+    batch: int = 8,
+    **settings: Any,
+) -> list[str]:
+    """Continue each prompt, its images mixed in at every token, see ``VLMIG.generate``."""
+    model, count = scorer.causal("generate"), settings.setdefault("max_new_tokens", 20)
+    for images in visuals:
+        room = scorer.limit(images)
+        if room is not None and count >= room:
+            raise VLMIGError(f"max_new_tokens={count}; this model has {room} places")
+    texts: dict[int, list[str]] = {}
+    batch = 1 if scorer.model.padding_counts else batch
+    for members in same_size([len(images.features) for images in visuals], batch):
+        rows = [scorer.ids(prompts[i], visuals[i], count) for i in members]
+        inputs = _inputs(scorer, rows, [visuals[i] for i in members])
+        with torch.inference_mode():
+            output = model.generate(**inputs, pad_token_id=scorer.pad, **settings)
+        output = output[:, inputs["input_ids"].shape[1] :].unflatten(0, (len(members), -1))
+        for i, sequences in zip(members, output, strict=True):
+            texts[i] = scorer.tokenizer.batch_decode(sequences, skip_special_tokens=True)
+    return list(chain(*(texts[i] for i in range(len(prompts)))))
+
+
+def think(
+    scorer: Scorer,
+    conversation: Conversation,
+    visuals: Visuals,
+    max_new_tokens: int | None,
+    **settings: Any,
+) -> str:
+    """Write the chain of thought before the last answer."""
+    start = conversation.begin_answer(THINKING)
+    return write_answer(scorer, conversation, start, visuals, max_new_tokens, **settings)
+
+
+def write_answer(
+    scorer: Scorer,
+    conversation: Conversation,
+    text: str,
+    visuals: Visuals,
+    max_new_tokens: int | None,
+    **settings: Any,
+) -> str:
+    """Continue ``text``, which begins an answer of the conversation, up to the answer's end."""
+    room = scorer.limit(visuals) or 4 * ANSWER_TOKENS
+    stop = conversation.stop
+    defaults = {"do_sample": False, "stop_strings": [stop], "tokenizer": scorer.tokenizer}
+    settings = {**defaults, **settings}
+    settings["max_new_tokens"] = max_new_tokens or min(ANSWER_TOKENS, room // 4)
+    written = generate(scorer, [text], [visuals], **settings)[0]
+    return written.partition(stop)[0].replace(IMAGE, "").strip()
+
+
+def _inputs(scorer: Scorer, rows: list[list[int]], visuals: list[Visuals]) -> dict[str, Tensor]:
+    """Combine token ids and images to the model's inputs."""
+    inputs = pad_rows(rows, scorer.pad, scorer.model.device)
+    shown = scorer.shown(rows, visuals)
+    if shown is not None:
+        inputs["shown_features"] = shown.to(scorer.model.device)
+    features = torch.stack([images.features for images in visuals])
+    if features.shape[1]:
+        inputs["visual_features"] = features.to(scorer.model.device)
+        inputs["image_weights"] = scorer.trust(visuals)
+    return inputs
