@@ -13,11 +13,11 @@ from data_files import noise, read, reasons, visual_genome
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from vlmig.data.pairs import BadPicture
 from vlmig.data.sources.laion import Laion220k
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.data.sources.wikitext import Wikitext
 from vlmig.errors import VLMIGError
+from vlmig.vision.files import BadPicture
 
 
 @pytest.mark.parametrize("sizes", [True, False], ids=["image_data", "heads"])

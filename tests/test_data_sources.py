@@ -17,13 +17,14 @@ import pytest
 from data_files import noise, read, reasons, visual_genome
 from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Pair, Source
+from vlmig.data.pairs import Pair, Source
 from vlmig.data.sources.build import build_source
 from vlmig.data.sources.folder import Folder
 from vlmig.data.sources.table import Table
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.data.sources.webdataset import WebDataset
 from vlmig.errors import VLMIGError
+from vlmig.vision.files import BadPicture
 
 CONTENT = {"a.png": "a red apple", "b.png": "a blue car, parked", "c.png": "größer – ein Haus"}
 

@@ -16,9 +16,10 @@ from tqdm import tqdm
 
 from vlmig.data.curation import Curation, caption_words, curate
 from vlmig.data.index import Index, index
-from vlmig.data.pairs import BadPicture, Pair, Source
+from vlmig.data.pairs import Pair, Source
 from vlmig.io.hashing import numbers_of
 from vlmig.io.rows import Bad
+from vlmig.vision.files import BadPicture
 
 Aligning = Callable[[Source, Sequence[Pair]], "np.ndarray | Tensor"]
 """From pairs of a source to the CLIP similarity of image and caption, (n,); NaN without an

@@ -55,10 +55,6 @@ class Pair:
         ]
 
 
-class BadPicture(Exception):
-    """An image that cannot be read; the message is the reason, as in ``Bad``."""
-
-
 class Source(Protocol):
     """A source of pairs."""
 
@@ -77,7 +73,7 @@ class Source(Protocol):
         """Read a pair's image, cut to its box: RGB.
 
         Raises:
-            BadPicture: it is missing, truncated, or not an image.
+            vlmig.vision.files.BadPicture: it is missing, truncated, or not an image.
         """
         ...
 

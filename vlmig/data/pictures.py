@@ -1,4 +1,4 @@
-"""Image files: find them, decode them as RGB, and crop boxes."""
+"""Image files of a source: find them, open them, and crop boxes."""
 
 from __future__ import annotations
 
@@ -6,60 +6,16 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Box, Pair
-from vlmig.imagination.sources.given import SUFFIXES, natural
-
-
-def open_picture(file: Path | IO[bytes]) -> Image.Image:
-    """Decode an image to its end, as RGB. Its EXIF rotation is ignored: boxes refer to the stored
-    image.
-
-    Raises:
-        BadPicture: it is missing, truncated, far too large, or not an image.
-    """
-    try:
-        with Image.open(file) as picture:
-            return _rgb(picture)
-    except FileNotFoundError:
-        raise BadPicture("no such picture") from None
-    except Image.DecompressionBombError:
-        raise BadPicture("picture too large") from None
-    except UnidentifiedImageError:
-        raise BadPicture("no picture") from None
-    except Exception as error:  # Pillow's readers raise anything on damaged files
-        cut = "truncated" in str(error) or isinstance(error, EOFError)
-        raise BadPicture("truncated picture" if cut else "no picture") from None
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits: Pillow's conversion would clip values above 255
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
-    return picture.convert("RGB")
-
-
-def size_of(file: Path | IO[bytes]) -> tuple[int, int]:
-    """Read an image's width and height from its header.
-
-    Raises:
-        BadPicture: it is missing or not an image.
-    """
-    try:
-        with Image.open(file) as picture:
-            return picture.size
-    except FileNotFoundError:
-        raise BadPicture("no such picture") from None
-    except Exception:
-        raise BadPicture("no picture") from None
+from vlmig.data.pairs import Box, Pair
+from vlmig.vision.files import BadPicture, natural, read_picture
 
 
 def cut(picture: Image.Image, box: Box | None) -> Image.Image:
-    """Crop an image to a box; None for all of it.
+    """Crop an upright image to a box; None for all of it.
 
     Raises:
         BadPicture: nothing of the box lies within the image.
@@ -84,7 +40,7 @@ class ImageFiles:
         Raises:
             BadPicture: it is missing, truncated, or not an image.
         """
-        return cut(open_picture(self.images / pair.picture), pair.box)
+        return cut(read_picture(self.images / pair.picture), pair.box)
 
 
 def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:
@@ -129,11 +85,6 @@ def version_of(path: Path | str) -> str | None:
     except (OSError, ValueError):  # a name that no file system takes
         return None
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def is_picture(name: str) -> bool:
-    """Return whether a file has the suffix of an image."""
-    return name.lower().endswith(SUFFIXES)
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:

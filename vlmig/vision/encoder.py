@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.runtime import deterministic_map
+from vlmig.vision.files import opened
 
 BLANK = (128, 128, 128)
 """Color of the blank picture."""
@@ -143,7 +144,7 @@ def as_tensor(image: Image.Image | Tensor) -> Tensor:
     """Turn an image into uint8 (3, H, W); a tensor is returned as it is."""
     if isinstance(image, Tensor):
         return image
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(opened(image))).permute(2, 0, 1)
 
 
 def load_tower(name: str) -> Tower:

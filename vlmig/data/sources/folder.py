@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import ImageFiles, is_picture, version_of, walk
+from vlmig.data.pictures import ImageFiles, version_of, walk
 from vlmig.errors import VLMIGError
 from vlmig.io.hashing import number_of
 from vlmig.io.rows import Bad, text_rows
+from vlmig.vision.files import is_picture
 
 METADATA = ("metadata.jsonl", "metadata.csv")
 

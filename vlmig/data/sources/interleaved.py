@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from vlmig.data.pairs import Pair, captioned, inert, is_unicode
 from vlmig.data.pictures import ImageFiles, is_number, version_of
 from vlmig.errors import VLMIGError
-from vlmig.imagination.sources.given import natural
 from vlmig.io.rows import Bad, Row, text_rows
 from vlmig.models.config import IMAGE
+from vlmig.vision.files import natural
 
 LOSSES = ("all", "after_picture")
 

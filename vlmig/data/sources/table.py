@@ -11,11 +11,12 @@ from typing import IO, Any
 
 from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Box, Pair, captioned
-from vlmig.data.pictures import cut, open_picture, place_box, size_of, version_of
+from vlmig.data.pairs import Box, Pair, captioned
+from vlmig.data.pictures import cut, place_box, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.hub_datasets import load_dataset
 from vlmig.io.rows import BATCH, Bad, Row, below, lowest_values, require, text_rows
+from vlmig.vision.files import BadPicture, read_picture, size_of
 
 TEXT = (".jsonl", ".csv")
 TABLES = "a .jsonl, .csv or .parquet file, a folder saved by datasets, or a hub id"
@@ -89,7 +90,7 @@ class Table:
         Raises:
             BadPicture: it is missing, truncated, or not an image.
         """
-        return cut(open_picture(self._file(pair.picture)), pair.box)
+        return cut(read_picture(self._file(pair.picture)), pair.box)
 
     def _record(self, place: str, row: Row) -> Iterator[Pair | Bad]:
         """Turn a row into pairs; the name ``row N`` is an image embedded in that row."""

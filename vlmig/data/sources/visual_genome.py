@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlmig.data.pairs import BadPicture, Pair, captioned
+from vlmig.data.pairs import Pair, captioned
 from vlmig.data.pictures import (
     ImageFiles,
     is_number,
-    is_picture,
     place_box,
-    size_of,
     version_of,
     walk,
 )
 from vlmig.errors import VLMIGError
 from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
+from vlmig.vision.files import BadPicture, is_picture, size_of
 
 SIDES = ("x", "y", "width", "height")
 

@@ -13,11 +13,11 @@ from typing import IO, Any
 
 from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Pair, captioned
-from vlmig.data.pictures import cut, open_picture, version_of
+from vlmig.data.pairs import Pair, captioned
+from vlmig.data.pictures import cut, version_of
 from vlmig.errors import VLMIGError
-from vlmig.imagination.sources.given import natural
 from vlmig.io.rows import Bad, below, lowest_values
+from vlmig.vision.files import BadPicture, natural, read_picture
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTIONS = (".txt", ".json")
@@ -77,7 +77,7 @@ class WebDataset:
                 content = file.read(int(size))
         except OSError:
             raise BadPicture("no such picture") from None
-        return cut(open_picture(io.BytesIO(content)), pair.box)
+        return cut(read_picture(io.BytesIO(content)), pair.box)
 
     def _shard(self, path: Path) -> Iterator[Pair | Bad]:
         name, version = path.relative_to(self.folder).as_posix(), version_of(path) or ""
