@@ -322,7 +322,7 @@ def test_build_source(tmp_path: Path) -> None:
         "has no option 'side'; expected path, min_side": {"path": "vg", "side": 3},
         "min_side of source visual_genome is 'x'; expected int": {"path": "vg", "min_side": "x"},
         "source laion220k is missing 'images'": {"source": "laion220k", "path": "vg"},
-        "cannot tell what nowhere is": {"path": "nowhere"},
+        "there is nothing at nowhere": {"path": "nowhere"},
         "expected source, path or both": {},
         "expected a language model's tokenizer": {"source": "wikitext", "path": "vg"},
         "no region_descriptions.json": {"source": "visual_genome", "path": "pictures"},

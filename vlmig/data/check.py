@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlmig.data.curation import Curation, caption_words, curate
-from vlmig.data.index import Index, index
+from vlmig.data.index import Index, index, percent
 from vlmig.data.pairs import Pair, Source
 from vlmig.io.hashing import numbers_of
 from vlmig.io.rows import Bad
@@ -227,10 +227,11 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
         ("pairs", str(len(pairs)), ""),
         ("pictures", str(found.pictures), ""),
         ("groups", str(found.groups), ""),
-        ("bad", str(bad), f"{100 * found.share:.2g} % of the records"),
+        ("bad", str(bad), f"{percent(found.share)} % of the records"),
         *_by_reason(found.bad, found.examples),
         ("left out", str(sum(pairs.dropped.values())), ""),
         *_by_reason(pairs.dropped, found.examples),
+        ("mended", str(sum(pairs.mended.values())), "; ".join(pairs.mended)),
         ("clamped boxes", str(pairs.clamped), ""),
         ("duplicates", str(found.duplicates), ""),
         ("caption words", _spread(found.words), "fewest / median / most"),

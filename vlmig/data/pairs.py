@@ -42,6 +42,8 @@ class Pair:
     """The images after the first, in the order of their placeholders."""
     learnt: tuple[tuple[int, int], ...] = ()
     """The spans of the caption to predict, such as answers, in characters; empty for all of it."""
+    mended: str = ""
+    """What was left out of the record so that it can be read; counted, not kept in an index."""
 
     def pictures(self) -> list[Pair]:
         """Return a pair of one image for each image."""

@@ -11,7 +11,8 @@ from typing import Any
 from PIL import Image
 
 from vlmig.data.pairs import Box, Pair
-from vlmig.vision.files import BadPicture, natural, read_picture
+from vlmig.io.shards import natural
+from vlmig.vision.files import BadPicture, read_picture
 
 
 def cut(picture: Image.Image, box: Box | None) -> Image.Image:

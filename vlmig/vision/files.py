@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,11 +147,6 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 def is_picture(name: str) -> bool:
     """Return whether a file has the suffix of an image, and is not a Mac's ``._`` companion."""
     return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith("._")
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts image 10 after image 9."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
 
 
 def frames(path: str | Path, count: int) -> list[Image.Image]:

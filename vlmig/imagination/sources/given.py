@@ -20,8 +20,9 @@ from vlmig.errors import VLMIGError
 from vlmig.imagination import ImageSource, Request
 from vlmig.imagination.prompts import slug
 from vlmig.io.hub_datasets import load_dataset
+from vlmig.io.shards import natural
 from vlmig.vision import BLANK, VisionEncoder, as_tensor, opened
-from vlmig.vision.files import READER, SUFFIXES, is_picture, natural
+from vlmig.vision.files import READER, SUFFIXES, is_picture
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
