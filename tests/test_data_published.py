@@ -71,6 +71,17 @@ def test_visual_genome_zip_is_plain(tmp_path: Path) -> None:
     assert list(VisualGenome(folder).pairs()) == plain
 
 
+def test_visual_genome_s_pictures_must_be_unpacked(tmp_path: Path) -> None:
+    folder = visual_genome(tmp_path / "vg")
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        archive.writestr("VG_100K/1.jpg", "x")
+    assert read(VisualGenome(folder))[0]
+    with zipfile.ZipFile(folder / "images2.zip", "w") as archive:
+        archive.writestr("VG_100K_2/77.jpg", "x")
+    with pytest.raises(VLMIGError, match="images2.zip is not unpacked; expected .* 77.jpg"):
+        list(VisualGenome(folder).pairs())
+
+
 @pytest.mark.parametrize("kind", ["broken off", "damaged", "object", "zip"])
 def test_damaged_json_says_where(tmp_path: Path, kind: str) -> None:
     folder = visual_genome(tmp_path / "vg")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,13 @@ class VisualGenome(ImageFiles):
                 stem = name.partition(".")[0]
                 if is_picture(name) and stem.isdecimal():
                     found.setdefault(int(stem), os.path.join(folder, name))
+        for archive in self.folder.glob("*.zip"):
+            first = _first_picture(archive)
+            if first is not None and first not in found:
+                raise VLMIGError(
+                    f"{archive} is not unpacked; expected its pictures, such as {first}.jpg, in "
+                    "folders beside it; unzip it there"
+                )
         return found
 
     def _sizes(self) -> dict[int, tuple[int, int]]:
@@ -114,6 +122,19 @@ class VisualGenome(ImageFiles):
                 if isinstance(number, int) and isinstance(width, int) and isinstance(height, int):
                     sizes[number] = width, height
         return sizes
+
+
+def _first_picture(archive: Path) -> int | None:
+    """Return the number of the first picture in a zip archive; None if it holds none."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for name in opened.namelist():
+                stem = Path(name).stem
+                if is_picture(name) and stem.isdecimal():
+                    return int(stem)
+    except (OSError, zipfile.BadZipFile):
+        return None
+    return None
 
 
 class _Image:
