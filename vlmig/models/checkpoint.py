@@ -14,12 +14,14 @@ from typing import Any, Self
 import torch
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io.atomic import write_text
+from vlmig.io.weights import check_weights, read_weights, why_damaged
 from vlmig.models.config import COMPONENTS, VLMIGConfig
 from vlmig.models.low_rank import base_of, has_low_rank, load_low_rank, save_low_rank
 from vlmig.models.model_card import GENERATED, model_card
@@ -85,7 +87,7 @@ class AdapterCheckpoint:
         base = load_language_model(cls.auto_class, source, config.language_model_revision, **kwargs)
         model: Any = cls(config, base)  # type: ignore[call-arg]
         model.config.name_or_path = str(folder)
-        load_adapter(model, load_file(folder / WEIGHTS), folder)
+        load_adapter(model, read_weights(folder / WEIGHTS), folder)
         return place_adapter(model).eval()
 
     def save_pretrained(self, folder: str | Path, save_base: bool = False, **kwargs: Any) -> None:
@@ -226,7 +228,8 @@ def load_language_model(
     default.
 
     Raises:
-        VLMIGError: it is unknown, gated, of another kind, or cannot be downloaded.
+        VLMIGError: it is unknown, gated, of another kind, cannot be downloaded, or has weights
+            that are missing, damaged or not finite.
     """
     if base := base_of(name):
         model = load_language_model(auto_class, base, **kwargs)
@@ -236,10 +239,14 @@ def load_language_model(
         if "dtype" not in kwargs:
             default = "auto" if _is_quantized(name, revision) else torch.float32
             kwargs["dtype"] = kwargs.pop("torch_dtype", default)
-        return keep_stored_form(
-            auto_class.from_pretrained(name, revision=revision, **kwargs).eval()
+        model, loading = auto_class.from_pretrained(
+            name, revision=revision, output_loading_info=True, **kwargs
         )
-    except (OSError, TypeError, ValueError) as error:
+        check_weights(model, name, loading["missing_keys"])
+        return keep_stored_form(model.eval())
+    except VLMIGError:
+        raise
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         kind = "masked" if "Masked" in auto_class.__name__ else "causal"
         raise _not_loaded(name, kind, error) from error
 
@@ -258,6 +265,11 @@ def _is_quantized(name: str, revision: str | None) -> bool:
 
 
 def _not_loaded(name: str, kind: str, error: Exception) -> VLMIGError:
+    if Path(name).is_dir():
+        return VLMIGError(
+            f"cannot load the language model {name}: {why_damaged(Path(name), error)}; expected a "
+            f"folder with a whole {kind} LM; fetch it again"
+        )
     return VLMIGError(
         f"cannot load the language model {name}: {one_line(error)}; expected a hub id or folder of "
         f"a {kind} LM. If it is gated, accept its terms and run `hf auth login`; if this machine "
@@ -271,7 +283,7 @@ def load_adapter(model: AdapterCheckpoint, weights: dict[str, Tensor], source: P
     """Load adapter weights into a model, strictly.
 
     Raises:
-        VLMIGError: names or shapes differ.
+        VLMIGError: names or shapes differ, or a weight is not finite.
     """
     state = model.adapter_state()
     missing, extra = sorted(state.keys() - weights.keys()), sorted(weights.keys() - state.keys())
@@ -285,6 +297,11 @@ def load_adapter(model: AdapterCheckpoint, weights: dict[str, Tensor], source: P
             raise VLMIGError(
                 f"adapter weight {name} of {source} has shape {tuple(value.shape)}, the config "
                 f"asks for {tuple(state[name].shape)}; load it with its own config"
+            )
+        if not value.isfinite().all():
+            raise VLMIGError(
+                f"adapter weight {name} of {source} is NaN or infinite; expected finite numbers; "
+                "train it again"
             )
         state[name].copy_(value)
 
