@@ -20,6 +20,13 @@ def distributions(
     return text, images, blank, torch.rand(3, k, generator=generator, dtype=torch.double)
 
 
+@pytest.mark.parametrize("weights", ["uniform", "clip", "doubled", "entropy"])
+def test_a_given_image_is_trusted_whatever_its_alignment(weights: str) -> None:
+    fit = torch.tensor([-0.2, torch.inf])
+    trust = Mixture("prob", weights, alignment_floor=0.2).trust(fit).tolist()
+    assert trust == [1.0 if weights == "uniform" else 0.0, 1.0]
+
+
 def test_prob_is_the_papers_equation_with_its_one_over_k() -> None:
     text, images, _, trust = distributions()
     f = trust.T[..., None]

@@ -6,7 +6,9 @@ import copy
 import json
 import logging
 import os
+import re
 import shutil
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -247,6 +249,8 @@ def load_language_model(
     except VLMIGError:
         raise
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+            raise _unknown_setting(unknown[1]) from None
         kind = "masked" if "Masked" in auto_class.__name__ else "causal"
         raise _not_loaded(name, kind, error) from error
 
@@ -262,6 +266,15 @@ def _is_quantized(name: str, revision: str | None) -> bool:
         )
     except (OSError, ValueError):  # loading raises the error
         return False
+
+
+def _unknown_setting(name: str) -> VLMIGError:
+    near = get_close_matches(name, VLMIGConfig.__annotations__, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return VLMIGError(
+        f"unknown setting {name!r}; expected a field of VLMIGConfig, or an argument of the "
+        f"language model such as dtype{hint}"
+    )
 
 
 def _not_loaded(name: str, kind: str, error: Exception) -> VLMIGError:

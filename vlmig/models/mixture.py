@@ -70,7 +70,7 @@ class Mixture:
 
     def trust(self, alignment: Tensor) -> Tensor:
         """Turn CLIP similarities of images and their prompt, (..., K), into the trust known before
-        any text is read.
+        any text is read. Infinity stands for an image that was given: it is trusted, 1.
 
         ``entropy`` gives 1 to images of similarity ``alignment_floor`` or more, and to those whose
         similarity is unknown (NaN: the encoder has no text side); ``combine`` multiplies that by
@@ -87,7 +87,8 @@ class Mixture:
                     "vision encoder has no text"
                     " side; expected weights uniform or entropy, or an encoder such as a CLIP"
                 )
-            return alignment.clamp(0.0, 1.0) * (2 if self.weights == "doubled" else 1)
+            factor = 2.0 if self.weights == "doubled" else 1.0
+            return alignment.clamp(0.0, 1.0) * torch.where(alignment.isinf(), 1.0, factor)
         if self.weights == "entropy":
             return ((alignment >= self.alignment_floor) | unknown).to(alignment)
         return torch.ones_like(alignment)

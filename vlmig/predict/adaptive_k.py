@@ -230,9 +230,7 @@ class AdaptiveScores:
         self.visuals = visuals
 
     def _zeros(self, visuals: Visuals) -> list[Scores]:
-        return [
-            Scores.zero(len(candidates), visuals.alignment.numpy()) for _, candidates in self.groups
-        ]
+        return [Scores.zero(len(candidates), visuals.fit.numpy()) for _, candidates in self.groups]
 
 
 Draw = Callable[[Sequence[int], int], Sequence[Visuals]]

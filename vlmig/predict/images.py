@@ -28,6 +28,7 @@ from vlmig.processing.conversation import (
     with_placeholders,
     without_placeholders,
 )
+from vlmig.processing.texts import check_texts
 from vlmig.runtime import Stopwatch
 from vlmig.vision import Pictures, all_opened
 
@@ -87,6 +88,7 @@ class Images:
                 "with choices, "
                 "loglikelihood, vlmig eval)"
             )
+        check_texts("texts", texts)
         prompts = []
         for text, option in zip(texts, options or [""] * len(texts), strict=True):
             prompts.append(self.imagination.prompts(self._words(text), k, policy, option))
@@ -121,6 +123,7 @@ class Images:
             VLMIGError: something that is not an image; with early fusion more or fewer placeholders
                 than images, with late fusion placeholders, or a k.
         """
+        check_texts("texts", texts)
         if len(images) != len(texts):
             raise VLMIGError(
                 f"pictures for {len(images)} texts, {len(texts)} texts; expected as many"

@@ -108,7 +108,7 @@ class Scorer:
         choices = choices if verbatim else spaced(choices)
         results = []
         for options, images in zip(choices, visuals, strict=True):
-            results.append(Scores.zero(len(options), images.alignment.numpy()))
+            results.append(Scores.zero(len(options), images.fit.numpy()))
         with torch.inference_mode():
             for group in self.batches(contexts, choices, visuals, batch, first):
                 add_scores(self.model, group, self.visual_cache(group.visuals), results)
@@ -238,8 +238,8 @@ class Scorer:
 
     def _trust(self, visuals: Sequence[Visuals]) -> Tensor:
         """Return the trust in each image, (B, K)."""
-        alignment = torch.stack([images.alignment for images in visuals])
-        return Mixture.of(self.config).trust(alignment).to(self.model.device)
+        fit = torch.stack([images.fit for images in visuals])
+        return Mixture.of(self.config).trust(fit).to(self.model.device)
 
     @torch.inference_mode()
     def likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:
@@ -307,9 +307,18 @@ class Scorer:
         max_new_tokens: int | None,
         **settings: Any,
     ) -> str:
-        """Write the chain of thought before the last answer."""
+        """Write the chain of thought before the last answer.
+
+        Raises:
+            VLMIGError: the model writes none.
+        """
         start = conversation.begin_answer(THINKING)
-        return self.answer(conversation, start, visuals, max_new_tokens, **settings)
+        rationale = self.answer(conversation, start, visuals, max_new_tokens, **settings)
+        if not rationale:
+            raise VLMIGError(
+                "steps have no effect: this model writes none; leave --steps (steps=True) out"
+            )
+        return rationale
 
     def answer(
         self,

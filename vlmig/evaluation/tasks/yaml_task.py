@@ -324,9 +324,10 @@ def choose_tasks(
             chosen.append(read_declaration(Path(name), protocol).made(split))
         else:
             known = [*known_tasks(), *others]
-            known = [*get_close_matches(name, known, 1), *known]
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
             raise VLMIGError(
-                f"unknown task {name!r}; expected one of {', '.join(dict.fromkeys(known))}, "
-                "or a task's .yaml file"
+                f"unknown task {name!r}; expected one of {', '.join(known)}, or a task's .yaml "
+                f"file{hint}"
             )
     return chosen
