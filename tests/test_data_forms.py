@@ -19,7 +19,7 @@ import pytest
 from data_files import noise, read
 
 from vlmig.data.index import check_read, check_share, index
-from vlmig.data.sources.build import build_source
+from vlmig.data.sources.build import build_source, state_of_source
 from vlmig.errors import VLMIGError
 
 
@@ -335,6 +335,25 @@ def tar(path: Path, mode: str, *names: str) -> str:
         for name in names:
             archive.addfile(tarfile.TarInfo(name))
     return path.name
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_caption_that_was_edited_since_is_noticed(folder: Path, many: bool) -> None:
+    path = (
+        shards(folder, "0.parquet", "1.parquet")
+        if many
+        else lines(folder / "x.jsonl", {"image": "a.jpg", "caption": "a cat"})
+    )
+    spec = {"path": path}
+    source, state = build_source(spec, folder), state_of_source(spec, folder)
+    made = index(source, folder / "index", None, state)
+    assert len(index(source, folder / "index", None, state_of_source(spec, folder))) == len(made)
+    if many:
+        parquet(folder / "hub/1.parquet", {"image": embedded(1), "caption": "b dog"})
+    else:
+        lines(folder / "x.jsonl", {"image": "a.jpg", "caption": "a dog"})
+    with pytest.raises(VLMIGError, match="changed since .* was made of them; restore them"):
+        index(source, folder / "index", None, state_of_source(spec, folder))
 
 
 REFUSED: dict[str, tuple[Made, str]] = {

@@ -61,6 +61,7 @@ class Index:
             self.clamped: int = counts["clamped"]
             self.mended: dict[str, int] = counts.get("mended", {})
             made_from, self.limit = counts["source"], counts["limit"]
+            self.state: str = counts.get("state", "")
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise VLMIGError(
                 f"no complete index in {folder} ({error}); remove the folder, and it is made again"
@@ -110,7 +111,7 @@ class Index:
                 yield Bad(**json.loads(line))
 
 
-def index(source: Source, folder: Path, limit: int | None = None) -> Index:
+def index(source: Source, folder: Path, limit: int | None = None, state: str = "") -> Index:
     """Write a source's pairs to a folder, or open the folder if it exists.
 
     It appears only when it is complete. Its name should depend on everything that the pairs depend
@@ -118,10 +119,12 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
 
     Args:
         limit: read only so many records.
+        state: of the source's files (``vlmig.io.shards.state_of``), which a later run must find
+            unchanged; empty where it does not matter.
 
     Raises:
-        VLMIGError: the source cannot be read; the folder is damaged, another source's, or of
-            another limit.
+        VLMIGError: the source cannot be read, or changed since; the folder is damaged, another
+            source's, or of another limit.
     """
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise VLMIGError(
@@ -132,7 +135,7 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
         part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
         part.mkdir()
         try:
-            _write(source, part, limit)
+            _write(source, part, limit, state)
             try:
                 os.rename(part, folder)
             except OSError:  # another process was faster; its folder has the same content
@@ -145,10 +148,15 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
         raise VLMIGError(
             f"{folder} was made with the limit {found.limit}, expected {limit}; name another folder"
         )
+    if state and found.state and state != found.state:
+        raise VLMIGError(
+            f"the files of {source.name} changed since {folder} was made of them; restore them, or "
+            "begin anew in another folder"
+        )
     return found
 
 
-def _write(source: Source, folder: Path, limit: int | None) -> None:
+def _write(source: Source, folder: Path, limit: int | None, state: str) -> None:
     bad: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
     mended: Counter[str] = Counter()
@@ -179,7 +187,7 @@ def _write(source: Source, folder: Path, limit: int | None) -> None:
     counts = {"source": source.name, "limit": limit, "records": records, "clamped": clamped}
     reasons = {"bad": bad, "dropped": dropped, "mended": mended}
     tallies = {name: dict(counter.most_common()) for name, counter in reasons.items()}
-    write_json(folder / COUNTS, {**counts, **tallies})
+    write_json(folder / COUNTS, {**counts, **tallies, "state": state})
 
 
 def _batch(pairs: Sequence[Pair]) -> pa.RecordBatch:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
+READ = 2**26
+"""Bytes up to which a file's content is hashed."""
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
 
 
@@ -55,3 +58,15 @@ def of_split(files: Sequence[Path], folder: Path, split: str) -> list[Path]:
 def _names(file: Path, folder: Path, split: str) -> bool:
     inner = file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)
     return re.search(rf"(^|[/_.-]){re.escape(split)}([/_.-]|$)", inner.as_posix()) is not None
+
+
+def state_of(files: Sequence[Path]) -> str:
+    """Hash names and contents of files; of those above ``READ`` bytes size and time stand for the
+    content."""
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} ".encode(errors="surrogateescape"))
+        large = status.st_size > READ
+        digest.update(str(status.st_mtime_ns).encode() if large else file.read_bytes())
+    return digest.hexdigest()[:16]

@@ -19,7 +19,8 @@ Weights give the trust: ``uniform`` is 1; ``clip`` is the CLIP similarity of ima
 clamped to [0, 1]; ``doubled`` is twice that (the published ImageNetVC script; a trust above 1
 subtracts the text prediction); ``entropy`` is the share of the text model's uncertainty that an
 image removes, max(0, 1 - H(p_i) / H(p_0)), for images that fit their
-prompt: where text alone is as certain as text with the image, the text prediction stays.
+prompt: where text alone is as certain as text with the image, the text prediction stays. An image
+that the user gave is trusted fully by all of them.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ class Mixture:
 
     def trust(self, alignment: Tensor) -> Tensor:
         """Turn CLIP similarities of images and their prompt, (..., K), into the trust known before
-        any text is read. Infinity stands for an image that was given: it is trusted, 1.
+        any text is read. Infinity stands for an image that was given: it is trusted, 1; with
+        ``entropy`` infinity again, so that ``combine`` trusts it however certain the text is.
 
         ``entropy`` gives 1 to images of similarity ``alignment_floor`` or more, and to those whose
         similarity is unknown (NaN: the encoder has no text side); ``combine`` multiplies that by
@@ -90,7 +92,8 @@ class Mixture:
             factor = 2.0 if self.weights == "doubled" else 1.0
             return alignment.clamp(0.0, 1.0) * torch.where(alignment.isinf(), 1.0, factor)
         if self.weights == "entropy":
-            return ((alignment >= self.alignment_floor) | unknown).to(alignment)
+            kept = ((alignment >= self.alignment_floor) | unknown).to(alignment)
+            return torch.where(alignment.isinf(), torch.inf, kept)
         return torch.ones_like(alignment)
 
     def combine(
@@ -121,7 +124,8 @@ class Mixture:
         for i, image in enumerate(images):
             share = trust[..., i] if trust.dim() > text.dim() else trust[..., i].unsqueeze(-1)
             if uncertainty is not None:
-                share = share * (1 - entropy(image) / uncertainty.clamp_min(1e-9)).clamp_min(0)
+                removed = (1 - entropy(image) / uncertainty.clamp_min(1e-9)).clamp_min(0)
+                share = torch.where(share.isinf(), 1.0, share * removed)
             left_to_text = left_to_text + (1 - share)
             if rule in ("prob", "geometric"):
                 term = share.clamp_min(1e-30).log() + image

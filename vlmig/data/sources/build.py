@@ -26,7 +26,7 @@ from vlmig.data.sources.wikitext import Wikitext
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io.delimited import open_text
 from vlmig.io.rows import ROW_ENDINGS, ending_of, parquet_types
-from vlmig.io.shards import files_of
+from vlmig.io.shards import files_of, state_of
 from vlmig.processing.chat_templates import TOKENIZER
 from vlmig.vision.files import is_picture
 
@@ -103,6 +103,16 @@ def build_source(
             )
         options["tokenizer"] = tokenizer() if inspect.isfunction(tokenizer) else tokenizer
     return build(**options)
+
+
+def state_of_source(spec: Mapping[str, Any], data: Path | None = None) -> str:
+    """Hash the files with records of the source that an entry describes; empty without any."""
+    path = spec.get("path")
+    if not isinstance(path, str):
+        return ""
+    endings = (*ROW_ENDINGS, *TARS, ".parquet", ".arrow", ".zip", ".gz", ".raw", ".tokens")
+    files = [file for file in files_of(_resolved(path, data), endings) if file.is_file()]
+    return state_of(files) if files else ""
 
 
 def guess_kind(path: object) -> str:
