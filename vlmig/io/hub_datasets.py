@@ -33,8 +33,13 @@ def load_dataset(
     is_hub_id = HUB_ID.fullmatch(str(source)) and not FILE_ENDING.fullmatch(str(source))
     if not (shards or path.is_dir() or is_hub_id):
         raise VLMIGError(f"no file or folder {source}; expected {expected}; correct the path")
+    for shard in shards:
+        parquet_types(shard)  # says which one is damaged
     import datasets
 
+    # datasets logs what it then raises.
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         if shards:
             rows = datasets.Dataset.from_parquet([str(shard) for shard in shards])
@@ -47,6 +52,8 @@ def load_dataset(
             f"cannot load {source}: {one_line(error.__cause__ or error)}; expected {expected}; "
             "correct the path, or fetch it again"
         ) from error
+    finally:
+        datasets.logging.set_verbosity(verbosity)
     if not isinstance(rows, datasets.DatasetDict):
         return rows
     chosen = split or ("train" if "train" in rows else next(iter(rows)))
@@ -76,3 +83,20 @@ def parquet_shards(path: Path, split: str | None = None) -> list[Path]:
             "others; choose another split"
         )
     return shards
+
+
+def parquet_types(path: Path) -> dict[str, str]:
+    """Read the names and types of a parquet file's columns.
+
+    Raises:
+        VLMIGError: no such file, or not a parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return {field.name: str(field.type) for field in pq.read_schema(path)}
+    except (OSError, pa.ArrowException) as error:
+        raise VLMIGError(
+            f"{path} is not a parquet file ({one_line(error)}); fetch it again"
+        ) from None

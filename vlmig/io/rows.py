@@ -20,7 +20,7 @@ from typing import Any
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io import delimited
 from vlmig.io.delimited import NOT_UTF8, Row, Unreadable, delimited_rows, not_utf8, open_text
-from vlmig.io.hub_datasets import load_dataset
+from vlmig.io.hub_datasets import load_dataset, parquet_types
 from vlmig.io.json_stream import holds_list, json_items
 
 BATCH = 4096
@@ -155,23 +155,6 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]
     except (OSError, pa.ArrowException) as error:
         raise VLMIGError(
             f"{path} is damaged after row {number} ({one_line(error)}); fetch it again"
-        ) from None
-
-
-def parquet_types(path: Path) -> dict[str, str]:
-    """Read the names and types of a parquet file's columns.
-
-    Raises:
-        VLMIGError: no such file, or not a parquet file.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return {field.name: str(field.type) for field in pq.read_schema(path)}
-    except (OSError, pa.ArrowException) as error:
-        raise VLMIGError(
-            f"{path} is not a parquet file ({one_line(error)}); fetch it again"
         ) from None
 
 

@@ -157,15 +157,31 @@ def resolve_checkpoint(name: str | Path, revision: str | None = None) -> Path:
                 "check the name, or pass a folder"
             ) from error
     for file in ("config.json", WEIGHTS):
-        if (
-            not (folder / file).is_file()
-            or json.loads((folder / "config.json").read_text())["model_type"] != "vlmig"
-        ):
+        if not (folder / file).is_file():
             raise VLMIGError(
                 f"{folder} has no {file}; expected a vlmig checkpoint: config.json and {WEIGHTS} "
                 "with projector and fusion"
             )
+    _check_config(folder / "config.json")
     return folder
+
+
+def _check_config(path: Path) -> None:
+    """Insist on the configuration of a checkpoint of ours."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VLMIGError(
+            f"{path} is damaged ({one_line(error)}); expected a vlmig checkpoint's configuration; "
+            "fetch it again"
+        ) from None
+    kind = fields.get("model_type") if isinstance(fields, dict) else None
+    if kind != "vlmig":
+        told = f"has the model_type {kind!r}" if isinstance(fields, dict) else "holds no object"
+        raise VLMIGError(
+            f"{path} {told}; expected a vlmig checkpoint's, whose model_type is 'vlmig'; name "
+            "another folder"
+        )
 
 
 def absolute(name: str) -> str:

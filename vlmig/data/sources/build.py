@@ -25,7 +25,8 @@ from vlmig.data.sources.webdataset import WebDataset
 from vlmig.data.sources.wikitext import Wikitext
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io.delimited import open_text
-from vlmig.io.rows import ROW_ENDINGS, ending_of, parquet_types
+from vlmig.io.hub_datasets import parquet_types
+from vlmig.io.rows import ROW_ENDINGS, ending_of
 from vlmig.io.shards import files_of, state_of
 from vlmig.processing.chat_templates import TOKENIZER
 from vlmig.vision.files import is_picture

@@ -54,8 +54,8 @@ class CocoCaptions(ImageFiles):
         """
         pictures: dict[Any, Pair | Bad] = {}
         inside = False
-        for number, image in enumerate(json_items(self.path, "images"), 1):
-            place = f"{self.path.name}, image {number}"
+        for turn, image in enumerate(json_items(self.path, "images"), 1):
+            place = f"{self.path.name}, image {turn}"
             if not isinstance(image, dict):
                 yield Bad(place, "not a JSON object")
                 continue
@@ -63,19 +63,23 @@ class CocoCaptions(ImageFiles):
             if isinstance(sentences := image.get("sentences"), list):
                 inside = True
                 yield from self._captions(found, [_text(own) for own in sentences], place)
+            elif isinstance(number := image.get("id"), int | str):
+                pictures[number] = found
             else:
-                pictures[image.get("id")] = found
+                yield Bad(place, "no image id")
         if not (pictures or inside):
             raise VLMIGError(
                 f"{self.path} has no list 'images'; expected COCO's images and annotations, or "
                 "Karpathy's images with sentences; name its source"
             )
-        for number, own in enumerate(json_items(self.path, "annotations"), 1):
-            place = f"{self.path.name}, annotation {number}"
+        for turn, own in enumerate(json_items(self.path, "annotations"), 1):
+            place = f"{self.path.name}, annotation {turn}"
             if not isinstance(own, dict):
                 yield Bad(place, "not a JSON object")
                 continue
-            found = pictures.get(own.get("image_id"), Bad(place, "no image of this image_id"))
+            number = own.get("image_id")
+            is_known = isinstance(number, int | str) and number in pictures
+            found = pictures[number] if is_known else Bad(place, "no image of this image_id")
             yield from self._captions(found, own.get("caption"), place)
 
     def _captions(self, found: Pair | Bad, captions: Any, place: str) -> Iterator[Pair | Bad]:
