@@ -21,6 +21,7 @@ from data_files import noise, read
 from vlmig.data.index import check_read, check_share, index
 from vlmig.data.sources.build import build_source, state_of_source
 from vlmig.errors import VLMIGError
+from vlmig.io import delimited
 
 
 @pytest.fixture(autouse=True)
@@ -152,6 +153,19 @@ TALKS: dict[str, Made] = {
     "Phi-3": lambda f: lines(
         f / "x.jsonl", {"image": "a.jpg", "conversations": said("<|image_1|>\nWhat?", "A cat.")}
     ),
+    "MiniCPM-V": lambda f: whole(
+        f / "x.json",
+        [
+            {
+                "image": {"<image_00>": "a.jpg"},
+                "conversations": said("<image_00>\nWhat?", "A cat.", "role", "content"),
+            }
+        ],
+    ),
+    "ms-swift": lambda f: lines(
+        f / "x.jsonl",
+        {"query": "<image>\nWhat?", "response": "A cat.", "images": ["a.jpg"], "history": []},
+    ),
     "begins with the assistant": lambda f: lines(
         f / "x.jsonl",
         {
@@ -179,6 +193,13 @@ def test_conversations(folder: Path, form: str) -> None:
     made = index(source, folder / "index")
     assert made[0].pictures()[0].version and made.records == 1
     assert sum(made.mended.values()) == (form == "begins with the assistant")
+
+
+def test_a_history_comes_before_its_question(folder: Path) -> None:
+    row = {"query": "And?", "response": "A dog.", "history": [["<image>\nWhat?", "A cat."]]}
+    lines(folder / "x.jsonl", {**row, "images": ["a.jpg"], "system": "Be brief."})
+    (pair,), bad = read(build_source({"path": "x.jsonl"}, folder))
+    assert pair.caption == "Be brief. " + TALK + "USER: And? ASSISTANT: A dog.</s>" and not bad
 
 
 def zipped(path: Path, inner: str, content: str) -> str:
@@ -293,6 +314,25 @@ def test_a_list_of_captions_is_a_list(folder: Path, cell: str) -> None:
     assert [pair.caption for pair in pairs] == ["one", "two", "[a] cat"] and not bad
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv"])
+def test_a_line_without_end_never_fills_the_memory(
+    folder: Path, ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delimited, "LONGEST", 200)
+    row = {"image": "a.jpg", "caption": "a cat"}
+    good = json.dumps(row) if ending == "jsonl" else "a.jpg,a cat".replace(",", MARKS[ending])
+    head = "" if ending == "jsonl" else "image,caption\n".replace(",", MARKS[ending])
+    text(folder / f"x.{ending}", f"{head}{good}\n" + "\0" * 1000 + f"\n{good}\n")
+    pairs, bad = read(build_source({"path": f"x.{ending}", "source": "table"}, folder))
+    assert [pair.caption for pair in pairs] == ["a cat", "a cat"]
+    assert [own.reason for own in bad] == [
+        "wrong number of fields" if ending == "csv" else "line too long"
+    ]
+
+
+MARKS = {"csv": ",", "tsv": "\t"}
+
+
 def test_a_split_of_karpathy_is_chosen(folder: Path) -> None:
     images = [
         {"filename": "a.jpg", "sentences": [{"raw": own}], "split": own}
@@ -356,6 +396,12 @@ def test_a_caption_that_was_edited_since_is_noticed(folder: Path, many: bool) ->
         index(source, folder / "index", None, state_of_source(spec, folder))
 
 
+def unopened(folder: Path) -> str:
+    (folder / "new").mkdir()
+    zipped(folder / "new/images.zip", "a.jpg", "x")
+    return "new"
+
+
 REFUSED: dict[str, tuple[Made, str]] = {
     "nothing there": (lambda f: "nowhere", "there is nothing at"),
     "no TSV there": (lambda f: "nowhere.tsv", "there is nothing at"),
@@ -407,6 +453,11 @@ REFUSED: dict[str, tuple[Made, str]] = {
         "holds only .cls files",
     ),
     "compressed tar": (lambda f: tar(f / "x.tgz", "w:gz", "0.jpg"), "no plain tar archive"),
+    "an unopened archive": (lambda f: zipped(f / "images.zip", "a.jpg", "x"), "is an archive"),
+    "unopened archives": (
+        unopened,
+        "holds only archives such as images.zip",
+    ),
     "a torn zip": (lambda f: text(f / "x.jsonl.zip", "PK\x03\x04"), "is damaged"),
     "a torn gzip": (lambda f: text(f / "x.jsonl.gz", "no gzip"), "is damaged"),
     "no table": (lambda f: text(f / "x.parquet", "PAR1"), "is not a parquet file"),

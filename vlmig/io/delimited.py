@@ -26,6 +26,10 @@ PICTURE = re.compile(r"(?i)(https?://\S+|.+\.(jpe?g|png|webp|gif|bmp|tiff?))(#\d
 """A picture's file or address, and the number of its caption behind it."""
 
 
+LONGEST = 2**24
+"""Most characters of a line: a longer one, such as a file of zeros, would fill the memory."""
+
+
 @dataclass(frozen=True)
 class Unreadable:
     """Why a line is not a row."""
@@ -60,6 +64,17 @@ def _member(path: Path) -> Any:
     raise VLMIGError(f"{path} holds no file; expected one with rows; fetch it again")
 
 
+def bounded(lines: Any) -> Iterator[str | Unreadable]:
+    """Yield the lines of a text file; one that is too long is never in memory as a whole."""
+    while line := lines.readline(LONGEST + 1):
+        if len(line) <= LONGEST:
+            yield line
+            continue
+        while line and not line.endswith("\n"):
+            line = lines.readline(LONGEST)
+        yield Unreadable("line too long", f"more than {LONGEST} characters")
+
+
 def not_utf8(text: str) -> Unreadable | None:
     """Find the first byte that ``open_text`` could not decode."""
     found = re.search("[\udc80-\udcff]", text)
@@ -73,7 +88,7 @@ def delimited_rows(path: Path) -> Iterator[tuple[int, Row | Unreadable]]:
         VLMIGError: the file is empty, or its first line is damaged.
     """
     with open_text(path, newline="") as lines:
-        first = lines.readline()
+        first = lines.readline(LONGEST)
     mark = _mark(path, first)
     with open_text(path, newline="") as lines:
         rows = _split(lines, mark)
@@ -110,11 +125,16 @@ def _split(lines: Any, mark: str) -> Iterator[tuple[int, list[str] | Unreadable]
     """Yield the line number and the fields of every row; only ``,`` and ``;`` know CSV's quotes
     across lines."""
     if mark in "\t|":
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(bounded(lines), 1):
+            if isinstance(line, Unreadable):
+                yield number, line
+                continue
             line = line.rstrip("\r\n")
             yield number, [_unquoted(field.strip()) for field in line.split(mark)] if line else []
         return
-    rows = csv.reader(lines, strict=True, delimiter=mark)
+    # A line that is too long becomes one field, so that its row is bad.
+    short = ("too long" if isinstance(line, Unreadable) else line for line in bounded(lines))
+    rows = csv.reader(short, strict=True, delimiter=mark)
     while True:
         number = rows.line_num + 1
         try:

@@ -19,7 +19,15 @@ from typing import Any
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io import delimited
-from vlmig.io.delimited import NOT_UTF8, Row, Unreadable, delimited_rows, not_utf8, open_text
+from vlmig.io.delimited import (
+    NOT_UTF8,
+    Row,
+    Unreadable,
+    bounded,
+    delimited_rows,
+    not_utf8,
+    open_text,
+)
 from vlmig.io.hub_datasets import load_dataset, parquet_types
 from vlmig.io.json_stream import holds_list, json_items
 
@@ -117,8 +125,10 @@ def _json_list(path: Path) -> Iterator[tuple[str, Row | Unreadable]]:
 
 def _json_lines(path: Path) -> Iterator[tuple[int, Row | Unreadable]]:
     with open_text(path, newline="\n") as lines:  # JSON texts may hold other ends of lines
-        for number, line in enumerate(lines, 1):
-            if fault := not_utf8(line):
+        for number, line in enumerate(bounded(lines), 1):
+            if isinstance(line, Unreadable):
+                yield number, line
+            elif fault := not_utf8(line):
                 yield number, fault
             elif line.strip():
                 yield number, _json_object(line.strip())

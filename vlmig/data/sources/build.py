@@ -138,6 +138,8 @@ def guess_kind(path: object) -> str:
         )
     if kind := _kind_of_file(files[0]):
         return kind
+    if files[0].suffix in (".zip", ".7z", ".rar"):
+        raise VLMIGError(f"{files[0]} is an archive; expected its files: unpack it, and name them")
     raise VLMIGError(
         f"cannot tell what {files[0]} is; expected a folder, rows (.jsonl, .json, .csv, .tsv, "
         f".txt, .parquet) or .tar files; name its source: {', '.join(KINDS)}"
@@ -158,6 +160,12 @@ def _kind_of_folder(folder: Path) -> str:
         if any(map(is_picture, names)):
             return "folder"
     rows = files_of(folder, ROW_ENDINGS)
+    archives = files_of(folder, (".zip", ".7z", ".rar"))
+    if archives and not rows:
+        raise VLMIGError(
+            f"{folder} holds only archives such as {archives[0].name}; expected their files: "
+            "unpack them"
+        )
     return (_kind_of_file(rows[0]) if rows else None) or "folder"
 
 

@@ -25,12 +25,12 @@ SPEAKERS = {
 }
 LISTS = ("conversations", "messages", "texts")
 QUESTIONS = ("instruction", "question", "query", "prompt")
-INPUT = "input"
+INPUT, HISTORY = "input", "history"
 ANSWERS = ("output", "response", "answer", "completion")
 SYSTEMS = ("system_prompt", "system")
 IMAGES = ("image", "images")
 MOVING = ("video", "videos", "audio", "audios")
-COLUMNS = ("id", *LISTS, *QUESTIONS, INPUT, *ANSWERS, *SYSTEMS, *MOVING)
+COLUMNS = ("id", *LISTS, *QUESTIONS, INPUT, HISTORY, *ANSWERS, *SYSTEMS, *MOVING)
 """Fields that are read beside the images."""
 QWEN = re.compile(r"(?:Picture \d+: *)?<img>([^<>\n]+?\.\w{2,5})</img>")
 """Qwen-VL writes a picture's name into the text."""
@@ -101,15 +101,30 @@ def _messages(row: Row) -> list[Any]:
     parts = [text for text in (question, row.get(INPUT)) if text not in (None, "")]
     if not all(isinstance(text, str) for text in parts):
         raise Fault("turn is no text")
-    asked = {"from": "human", "value": "\n".join(parts)}
-    return [*before, asked, {"from": "gpt", "value": answer}]
+    earlier = _history(row.get(HISTORY))
+    return [*before, *earlier, *_asked("\n".join(parts), answer)]
+
+
+def _history(pairs: Any) -> Iterator[Any]:
+    """Yield the turns of earlier questions and answers, ``[[question, answer], ...]``."""
+    if pairs in (None, ""):
+        return
+    if not isinstance(pairs, list):
+        raise Fault("history is no list")
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Fault("history holds no pair")
+        yield from _asked(*pair)
+
+
+def _asked(question: Any, answer: Any) -> list[Any]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
 def _sides(message: Any) -> list[Any]:
     """Split the_cauldron's ``{user, assistant}`` into two turns."""
     if isinstance(message, dict) and "user" in message and "assistant" in message:
-        sides = ("user", "assistant")
-        return [{"from": side, "value": message[side]} for side in sides]
+        return _asked(message["user"], message["assistant"])
     return [message]
 
 
@@ -119,14 +134,14 @@ def _turn(message: Any, named: list[str]) -> Turn:
         raise Fault("turn is no object")
     speaker = message.get("from") or message.get("role")
     text = message.get("value") if message.get("value") is not None else message.get("content")
-    if not isinstance(speaker, str) or speaker not in SPEAKERS:
+    if not isinstance(speaker, str) or speaker.lower() not in SPEAKERS:
         raise Fault("unknown speaker")
     if isinstance(text, list):
         text = "".join(_part(part, named) for part in text)
     if not isinstance(text, str):
         raise Fault("turn is no text")
     named += QWEN.findall(text)
-    return Turn(SPEAKERS[speaker], QWEN.sub(IMAGE, text).strip())
+    return Turn(SPEAKERS[speaker.lower()], QWEN.sub(IMAGE, text).strip())
 
 
 def _part(part: Any, named: list[str]) -> str:
@@ -167,6 +182,9 @@ def _names(value: Any) -> Iterator[str]:
                 raise Fault("picture name is no text")
             yield from _names(one)
         return
+    if isinstance(value, dict) and value and all(NUMBERED.fullmatch(str(key)) for key in value):
+        yield from _names(list(value.values()))  # MiniCPM-V names them by their marks
+        return
     if isinstance(value, dict):
         value = value.get("path") or value.get("url") or 0
     if value is None or value == "":
@@ -181,7 +199,8 @@ def _marked(system: str | None, turns: list[Turn], pictures: Sequence[str]) -> l
     turns = [replace(turn, text=MARKS.sub(IMAGE, turn.text)) for turn in turns]
     texts = [turn.text for turn in turns]
     if pictures and (numbers := NUMBERED.findall("".join(texts))):
-        if [int(one or other) for one, other in numbers] != [*range(1, len(numbers) + 1)]:
+        found = [int(one or other) for one, other in numbers]
+        if found != [*range(found[0], found[0] + len(found))] or found[0] > 1:
             raise Fault("numbers of pictures out of order")
         turns = [replace(turn, text=NUMBERED.sub(IMAGE, turn.text)) for turn in turns]
     marks = sum(turn.text.count(IMAGE) for turn in turns[::2])
