@@ -32,7 +32,7 @@ SIGNALS = {
     "CLIP similarity of pictures and prompt": "alignment",
     "agreement of the pictures": "agreement",
     "low entropy beside the pictures": "image_entropy",
-    "contrast with a blank picture": "contrast",
+    "contrast with a blank image": "contrast",
     "learned weight": "learned",
 }
 """Names of the table's rows, and of what is computed."""

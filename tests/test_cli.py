@@ -37,7 +37,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         (["ask", "What is the color of a banana?", "--mix", "sum"], "mix='sum'; expected one of"),
         (
             ["eval", "--tasks", "memory_colour", "--out", "{tmp}"],
-            "unknown task 'memory_colour'; expected one of memory_color, arc",
+            "did you mean memory_color?",
         ),
         (
             ["eval", "--tasks", "memory_color", "--data", "{tmp}/none", "--out", "{tmp}"],
@@ -49,7 +49,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         ),
         (
             ["eval", "--tasks", "pocket_color", "--k", "-1", "--out", "{tmp}"],
-            "k=-1; expected numbers of pictures",
+            "k=-1; expected numbers of images",
         ),
         (
             ["eval", "--tasks", "pocket_color", "--k", "a,b", "--out", "{tmp}"],

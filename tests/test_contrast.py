@@ -1,4 +1,4 @@
-"""The rule ``contrast``: generic pictures in the blank one's place, in every path as the plain
+"""The rule ``contrast``: generic images in the blank one's place, in every path as the plain
 reference computes it, and in the checkpoint."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def test_contrast_is_the_equation_written_out(rng: np.random.Generator) -> None:
     mixture = Mixture("contrast", strength=1.7)
     mixed = mixture.combine(text, images, trust, others.mean(0)).exp()
     assert torch.allclose(mixed, plain, atol=1e-9)
-    with pytest.raises(ValueError, match="compares with generic pictures; pass blank="):
+    with pytest.raises(ValueError, match="compares with generic images; pass blank="):
         mixture.combine(text, images, trust)
 
 
@@ -172,7 +172,7 @@ def test_contrast_and_learned_weights_are_measured_as_they_answer(
     tiny: VLMIG, data: Path, tmp_path: Path
 ) -> None:
     for asked, said in (
-        ({"mixes": ("contrast",)}, "mix='contrast' compares with generic pictures"),
+        ({"mixes": ("contrast",)}, "mix='contrast' compares with generic images"),
         ({"weights": ("learned",)}, "weights='learned' need weights that were fitted"),
     ):
         with pytest.raises(VLMIGError, match=said):

@@ -133,3 +133,23 @@ def test_a_checkpoint_of_another_lm(
     assert "adapter weight fusion.block.ln_f.weight" in capsys.readouterr().err
     with pytest.raises(VLMIGError, match="no weights"):
         read_published(tmp_path / "nowhere")
+
+
+def test_nothing_is_written_over(
+    original: VLMIG, parts: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    torch.save(published(original.model), source / "gpt2.bin")
+    (tmp_path / "file").write_text("x")
+    for out, message in (
+        (source, "is the source itself"),
+        (parts / "language_model", "holds files; expected a new folder, or --force"),
+        (tmp_path / "file", "is a file; expected a new folder"),
+    ):
+        assert converted(source, parts, out) == 2
+        assert message in capsys.readouterr().err
+    state = published(original.model)
+    torch.save({name: value * torch.nan for name, value in state.items()}, tmp_path / "nan.bin")
+    assert converted(tmp_path / "nan.bin", parts, tmp_path / "new") == 2
+    assert "is NaN or infinite" in capsys.readouterr().err and not (tmp_path / "new").exists()

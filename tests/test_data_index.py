@@ -19,10 +19,11 @@ import vlmig.data.index
 from vlmig.cli.main import main
 from vlmig.data.curation import Curation, curate, split
 from vlmig.data.index import Index, check_share, index
-from vlmig.data.pairs import BadPicture, Pair
+from vlmig.data.pairs import Pair
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad
+from vlmig.vision.files import BadPicture
 
 
 @dataclass

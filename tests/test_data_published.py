@@ -13,11 +13,11 @@ from data_files import noise, read, reasons, visual_genome
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from vlmig.data.pairs import BadPicture
 from vlmig.data.sources.laion import Laion220k
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.data.sources.wikitext import Wikitext
 from vlmig.errors import VLMIGError
+from vlmig.vision.files import BadPicture
 
 
 @pytest.mark.parametrize("sizes", [True, False], ids=["image_data", "heads"])
@@ -69,6 +69,17 @@ def test_visual_genome_zip_is_plain(tmp_path: Path) -> None:
             archive.write(folder / name, name)
         (folder / name).unlink()
     assert list(VisualGenome(folder).pairs()) == plain
+
+
+def test_visual_genome_s_pictures_must_be_unpacked(tmp_path: Path) -> None:
+    folder = visual_genome(tmp_path / "vg")
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        archive.writestr("VG_100K/1.jpg", "x")
+    assert read(VisualGenome(folder))[0]
+    with zipfile.ZipFile(folder / "images2.zip", "w") as archive:
+        archive.writestr("VG_100K_2/77.jpg", "x")
+    with pytest.raises(VLMIGError, match="images2.zip is not unpacked; expected .* 77.jpg"):
+        list(VisualGenome(folder).pairs())
 
 
 @pytest.mark.parametrize("kind", ["broken off", "damaged", "object", "zip"])

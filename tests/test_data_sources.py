@@ -17,13 +17,14 @@ import pytest
 from data_files import noise, read, reasons, visual_genome
 from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Pair, Source
+from vlmig.data.pairs import Pair, Source
 from vlmig.data.sources.build import build_source
 from vlmig.data.sources.folder import Folder
 from vlmig.data.sources.table import Table
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.data.sources.webdataset import WebDataset
 from vlmig.errors import VLMIGError
+from vlmig.vision.files import BadPicture
 
 CONTENT = {"a.png": "a red apple", "b.png": "a blue car, parked", "c.png": "größer – ein Haus"}
 
@@ -321,7 +322,7 @@ def test_build_source(tmp_path: Path) -> None:
         "has no option 'side'; expected path, min_side": {"path": "vg", "side": 3},
         "min_side of source visual_genome is 'x'; expected int": {"path": "vg", "min_side": "x"},
         "source laion220k is missing 'images'": {"source": "laion220k", "path": "vg"},
-        "cannot tell what nowhere is": {"path": "nowhere"},
+        "there is nothing at nowhere": {"path": "nowhere"},
         "expected source, path or both": {},
         "expected a language model's tokenizer": {"source": "wikitext", "path": "vg"},
         "no region_descriptions.json": {"source": "visual_genome", "path": "pictures"},

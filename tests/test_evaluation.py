@@ -527,7 +527,7 @@ def test_an_untrained_adapter_is_not_evaluated(tiny: VLMIG, data: Path, tmp_path
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"ks": (-1,)}, "k=-1; expected numbers of pictures"),
+        ({"ks": (-1,)}, "k=-1; expected numbers of images"),
         ({"controls": ("nothing",)}, "control 'nothing'; expected one of none, blank"),
         ({"mixes": ("sum",)}, "mix 'sum'; expected one of prob, logit"),
         ({"weights": ("loud",)}, "weights 'loud'; expected one of uniform"),

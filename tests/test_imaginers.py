@@ -126,7 +126,7 @@ def test_the_nearest_pictures_of_a_gallery(parts: Path, tmp_path: Path, photos: 
     with pytest.raises(VLMIGError, match="gives at most 12 images of a prompt; lower --k"):
         model.imagine(["a cat"], k=13)
     (photos / "broken.png").write_text("no picture")
-    with pytest.raises(VLMIGError, match="broken.png is not a readable image"):
+    with pytest.raises(VLMIGError, match="broken.png is not an image that can be read"):
         build(parts, tmp_path / "store", f"retrieval:{photos}").imagine(["a cat"], k=1)
 
 

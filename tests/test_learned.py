@@ -166,7 +166,7 @@ def test_where_learned_weights_cannot_be_used_one_line_says_so(tiny: VLMIG) -> N
         lambda: tiny.loglikelihood(PAIRS[:1], k=1, per="sequence"),
         lambda: tiny.generate(["A cat is"], k=1, max_new_tokens=2),
     ):
-        with pytest.raises(VLMIGError, match="judge a picture by the candidate answers beside it"):
+        with pytest.raises(VLMIGError, match="judge an image by the candidate answers beside it"):
             call()
     # Without pictures there is nothing to judge.
     assert tiny.generate(["A cat is"], k=0, max_new_tokens=2)

@@ -24,6 +24,18 @@ def distributions(
     return text, images, blank, torch.rand(3, k, generator=generator, dtype=torch.double)
 
 
+@pytest.mark.parametrize("weights", ["uniform", "clip", "doubled", "entropy"])
+def test_a_given_image_is_trusted_whatever_its_alignment(weights: str) -> None:
+    fit = torch.tensor([-0.2, torch.inf])
+    trust = Mixture("prob", weights, alignment_floor=0.2).trust(fit).tolist()
+    assert trust[0] == (1.0 if weights == "uniform" else 0.0)
+    text, images, blank, _ = distributions(k=1)
+    for mix in ("prob", "logit", "geometric", "evidence"):
+        given = Mixture(mix, weights).combine(text, images, torch.tensor(trust[1:]), blank)
+        plain = Mixture(mix).combine(text, images, torch.ones(1), blank)
+        assert torch.allclose(given, plain)
+
+
 def test_prob_is_the_papers_equation_with_its_one_over_k() -> None:
     text, images, _, trust = distributions()
     f = trust.T[..., None]

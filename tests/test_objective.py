@@ -167,7 +167,7 @@ def test_an_order_is_shuffled_epochs_mixed_by_weight(colored: Path, tmp_path: Pa
 
 
 def test_visual_genome_as_it_comes(recipe: Path, tmp_path: Path) -> None:
-    """Boxes outside, a truncated picture, a grey one, a missing file, an empty phrase: skipped,
+    """Boxes outside, a truncated image, a grey one, a missing file, an empty phrase: skipped,
     counted, listed, trained."""
     folder = visual_genome(tmp_path / "vg")
     data = f"stages.0.data=[{{source: visual_genome, path: {folder}}}]"

@@ -25,6 +25,19 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> VLMIG:
     return VLMIG.from_pretrained("pocket", store=tmp_path_factory.mktemp("store"))
 
 
+def test_a_given_picture_is_trusted_whatever_the_words(pocket: VLMIG) -> None:
+    concept = find_concept("banana")
+    assert concept is not None
+    picture = glyph(concept.glyph)
+    answer = pocket.ask(
+        "What is the color of this?", choices=["yellow", "red", "green"], images=picture
+    )
+    assert answer.weights[0] < pocket.config.alignment_floor  # "this" says nothing
+    assert answer.text_only["green"] > 0.99  # and text alone is certain, and wrong
+    assert answer.answer == "yellow" and answer.listened
+    assert not pocket.ask("What is the color of this?", ["yellow", "red"], k=0).listened
+
+
 def test_it_fits_in_a_pocket() -> None:
     assert sum(path.stat().st_size for path in POCKET.rglob("*") if path.is_file()) <= 40e6
 

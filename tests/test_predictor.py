@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,6 +230,10 @@ def test_every_rule_mixes_sequences(rule: str, weights: str) -> None:
         ({"question": "  "}, "the question is empty"),
         ({"question": "What?", "k": -1}, "k=-1; expected 0"),
         ({"question": "What?", "choices": ["red"]}, "expected at least two different answers"),
+        ({"question": "What?", "choices": "red,blue"}, r"expected a list .*\['red', 'blue'\]"),
+        ({"question": "What?", "choices": ["red", 3]}, "choices holds 3, a int"),
+        ({"question": "What?", "choices": ["red", "blue", " red"]}, "has 'red' twice"),
+        ({"question": ["What?"], "choices": ["red", "blue"]}, "is a list; expected a text"),
         ({"question": "What?", "mix": "sum"}, "mix='sum'; expected one of prob"),
         ({"question": "What?", "weights": "loud"}, "weights='loud'; expected one of uniform"),
     ],
@@ -236,6 +241,25 @@ def test_every_rule_mixes_sequences(rule: str, weights: str) -> None:
 def test_wrong_arguments_are_said_in_one_line(tiny: VLMIG, arguments: dict, message: str) -> None:
     with pytest.raises(VLMIGError, match=message) as caught:
         tiny.ask(**arguments)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m: m.generate("A banana is", 0),
+        lambda m: m.imagine("a banana", 1),
+        lambda m: m.imagine(["a banana", 3], 1),
+        lambda m: m.imagine(3, 1),
+        lambda m: m.look([], "a banana"),
+        lambda m: m.loglikelihood("A banana is", 0),
+        lambda m: m.loglikelihood(["ab"], 0),
+        lambda m: m.loglikelihood([("A banana is",)], 0),
+    ],
+)
+def test_a_bare_text_is_no_list_of_letters(tiny: VLMIG, call: Any) -> None:
+    with pytest.raises(VLMIGError, match=r"expected (a list|\(context)") as caught:
+        call(tiny)
     assert "\n" not in str(caught.value)
 
 

@@ -231,8 +231,8 @@ def test_what_cannot_be_calibrated_or_asked_is_said() -> None:
     ):
         fit(questions(np.random.default_rng(0), 3, 1.0, pictures=4), RULES[0])
     for k, said in (
-        ("some", "expected a number of pictures, auto, or auto:LEVEL"),
-        ("auto:much", "expected a number of pictures, auto, or auto:LEVEL"),
+        ("some", "expected a number of images, auto, or auto:LEVEL"),
+        ("auto:much", "expected a number of images, auto, or auto:LEVEL"),
         ("auto:0.7", "expected an error level in"),
     ):
         with pytest.raises(VLMIGError, match=said):
@@ -352,7 +352,7 @@ def test_ask_and_loglikelihood_stop_at_the_same_picture(auto: VLMIG) -> None:
         auto.ask("what is the color of a cat?", k="auto")
     with pytest.raises(VLMIGError, match="expected choices"):
         auto.loglikelihood([("the cat is", " red")], k="auto")
-    with pytest.raises(VLMIGError, match="expected a number of pictures here"):
+    with pytest.raises(VLMIGError, match="expected a number of images here"):
         auto.generate(["the cat is"], k="auto")  # type: ignore[arg-type]
 
 
@@ -363,7 +363,7 @@ def test_an_evaluation_says_where_auto_cannot_be(auto: VLMIG, tmp_path: Path) ->
         measured(auto, tmp_path, ks=("auto",), controls=("none", "shuffled"))
     with pytest.raises(VLMIGError, match="one auto among them"):
         Settings(ks=("auto", "auto:0.1"))
-    with pytest.raises(VLMIGError, match="whose answers do not share pictures"):
+    with pytest.raises(VLMIGError, match="whose answers do not share images"):
         measured(auto, tmp_path, "option", ks=("auto",))
 
 

@@ -13,6 +13,7 @@ from vlmig import VLMIGError
 from vlmig.evaluation.tasks.download import SOURCES
 from vlmig.evaluation.tasks.items import Item, Question
 from vlmig.evaluation.tasks.yaml_task import declaration, known_tasks, read_declaration
+from vlmig.io.rows import Row
 
 PROTOCOLS = ("default", "reference")
 CASES = [
@@ -245,7 +246,7 @@ BROKEN = [
     (
         "memory_color",
         MEMORY,
-        "Index,Descriptor,Item,Color\n1,a,brick,red\n",
+        "Index,Descriptor,Item,Hue\n1,a,brick,red\n",
         r"has no column Shape; expected Descriptor",
     ),
     (
@@ -267,6 +268,12 @@ BROKEN = [
         MEMORY,
         HEADER + "1,a,brick,red\n1,a,brick,red\n",
         r"line 3, repeats .*, line 2; remove",
+    ),
+    (
+        "memory_color",
+        MEMORY,
+        HEADER + "1,a,,red\n",
+        r"line 2 says nothing that could be imagined; .*correct",
     ),
     (
         "memory_color",
@@ -344,6 +351,73 @@ def test_what_is_wrong_with_a_file_is_said_in_one_line(
         load(task, tmp_path / "data")
     assert "\n" not in str(raised.value)
     assert str(path if "line 2: label '7'" not in message else path.parent) in str(raised.value)
+
+
+def flat(row: Row) -> Row:
+    """A question as the hub has it."""
+    inner = row["question"]
+    choices = {name: [one[name] for one in inner["choices"]] for name in ("text", "label")}
+    return {"question": inner["stem"], "choices": choices, "answerKey": row["answerKey"]}
+
+
+def superglue(row: Row) -> Row:
+    return {name: row[name] for name in ("question", "passage", "title")} | {"label": row["answer"]}
+
+
+OTHER_FORMS = {
+    "arc": ("arc/ARC-Easy-Test.jsonl", flat),
+    "commonsenseqa": ("commonsenseqa/dev_rand_split.jsonl", flat),
+    "openbookqa": (
+        "openbookqa/test.jsonl",
+        lambda row: {("question_stem" if k == "question" else k): v for k, v in flat(row).items()},
+    ),
+    "boolq": ("boolq/dev.jsonl", superglue),
+    "boolq in numbers": (
+        "boolq/dev.jsonl",
+        lambda row: superglue(row) | {"label": int(row["answer"])},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_other_publications_give_the_same_items(
+    form: str, protocol: str, data: Path, tmp_path: Path
+) -> None:
+    file, change = OTHER_FORMS[form]
+    rows = [json.loads(line) for line in (data / file).read_text().splitlines()]
+    changed(data, tmp_path, file, "".join(json.dumps(change(row)) + "\n" for row in rows))
+    task = form.split()[0]
+    assert load(task, tmp_path / "data", protocol) == load(task, data, protocol)
+
+
+def test_other_names_of_columns_and_files(data: Path, tmp_path: Path) -> None:
+    path = changed(data, tmp_path, MEMORY, (data / MEMORY).read_text().replace("Shape", "Color"))
+    assert load("memory_color", tmp_path / "data") == load("memory_color", data)
+    (tmp_path / "data/ViComTe").mkdir()
+    for relation, name in (
+        ("color", "color"),
+        ("size_larger", "larger"),
+        ("size_smaller", "smaller"),
+    ):
+        where = tmp_path / f"data/vicomte/{relation}/train.jsonl"
+        where.rename(tmp_path / f"data/ViComTe/{name}.jsonl")
+    for task in ("vicomte_color", "vicomte_size"):
+        made = declaration(task).made("train")
+        assert made.load(path.parents[1]) == declaration(task).made("train").load(data)
+        assert declaration(task).made().demonstrations(path.parents[1])
+
+
+@pytest.mark.parametrize("form", ["lines", "list"])
+def test_rows_named_json(tmp_path: Path, form: str) -> None:
+    rows = [{"obj": "mug", "label": "blue"}, {"obj": "bench", "label": "green"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "own.json").write_text(lines if form == "lines" else json.dumps(rows))
+    fields = {"task": "own", "files": {"test": "own.json"}, "columns": ["obj", "label"]}
+    texts = {"prompts": ["{{ obj }}"], "subject": "{{ obj }}", "picture": "{{ obj }}"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**fields, **texts, "answer": "label"}))
+    items = read_declaration(tmp_path / "own.yaml").made().load(tmp_path)
+    assert [(item.picture, item.label) for item in items] == [("mug", "blue"), ("bench", "green")]
 
 
 def test_a_line_ends_at_its_line_feed_only(data: Path, tmp_path: Path) -> None:

@@ -238,8 +238,9 @@ def test_coca_of_open_clip(tmp_path: Path) -> None:
         },
     }
     model = open_clip.CoCa(**config)
+    # open_clip leaves one weight of the text decoder as the memory was.
     save_file(
-        {n: v.contiguous() for n, v in model.state_dict().items()},
+        {n: v.nan_to_num(0, 0, 0).contiguous() for n, v in model.state_dict().items()},
         tmp_path / "open_clip_model.safetensors",
     )
     (tmp_path / "open_clip_config.json").write_text(

@@ -16,7 +16,7 @@ from vlmig.models.text_states import LateReading
 
 
 def count_calls(module: torch.nn.Module) -> list[int]:
-    """Note how many pictures each call of a projector sees."""
+    """Note how many images each call of a projector sees."""
     calls: list[int] = []
     module.register_forward_hook(lambda _, args, __: calls.append(args[0].shape[:-2].numel()))
     return calls

@@ -118,15 +118,23 @@ def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) 
     print(_probabilities(answer))
     _print_steps(answer.rationale)
     if answer.images:
-        mean = sum(answer.weights) / len(answer.weights)
-        low = mean < model.config.alignment_floor
-        source = "compared with" if answer.given else "imagined"
-        line = f'{source} "{answer.prompt}", mean CLIP similarity {options.similarity(mean)}'
-        print(line + (": low, the images are guesses" if low else ""))
+        print(_told(answer, model.config.alignment_floor))
     if arguments.html:
         from vlmig.report import write_answer
 
         write_answer(answer, arguments.html)
+
+
+def _told(answer: Answer, floor: float) -> str:
+    """Say what the images are, and whether they were listened to."""
+    mean = sum(answer.weights) / len(answer.weights)
+    source = "compared with" if answer.given else "imagined"
+    line = f'{source} "{answer.prompt}", mean CLIP similarity {options.similarity(mean)}'
+    low = mean < floor and not answer.given
+    remarks = ["low, the images are guesses"] if low else []
+    if not answer.listened:
+        remarks.append("the images were not listened to, the answer is that of text only")
+    return ": ".join(filter(None, (line, "; ".join(remarks))))
 
 
 def _probabilities(answer: Answer) -> str:

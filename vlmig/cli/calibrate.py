@@ -11,7 +11,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s RUN --model FOLDER"
     text = "results folder of vlmig eval --k 0,10, on items that you do not evaluate on later"
     parser.add_argument("folder", type=Path, metavar="RUN", help=text)
-    text = "folder of the checkpoint, whose config.json and generic pictures are written"
+    text = "folder of the checkpoint, whose config.json and generic images are written"
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help=text)
     text = "folder of stored features (default: VLMIG_STORE, or the user's cache)"
     parser.add_argument("--store", type=Path, metavar="FOLDER", help=text)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vlmig.errors import VLMIGError
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s SOURCE --out FOLDER [options]"
@@ -18,6 +20,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vision", metavar="ENCODER", help=text)
     text = "text-to-image pipeline (default: %(default)s)"
     default = "stabilityai/sdxl-turbo"
+    force = "write into --out although it holds files"
+    parser.add_argument("--force", action="store_true", help=force)
     parser.add_argument("--generator", default=default, metavar="PIPELINE", help=text)
 
 
@@ -26,6 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from vlmig.models.convert.published import convert
 
+    _check_out(arguments.out, arguments.source, arguments.force)
     if not arguments.verbose:
         transformers_logging.disable_progress_bar()
     lines = convert(
@@ -36,3 +41,17 @@ def run(arguments: argparse.Namespace) -> None:
         generator=arguments.generator,
     )
     print("\n".join([*lines, f"wrote {arguments.out}; use it with --model {arguments.out}"]))
+
+
+def _check_out(out: Path, source: Path, force: bool) -> None:
+    """Refuse to write over what is there: a checkpoint, a base LM, the source itself.
+
+    Raises:
+        VLMIGError: it holds files and there is no ``force``, or it is no folder.
+    """
+    if out.exists() and not out.is_dir():
+        raise VLMIGError(f"--out {out} is a file; expected a new folder")
+    if out.is_dir() and source.exists() and out.samefile(source):
+        raise VLMIGError(f"--out {out} is the source itself; expected another folder")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise VLMIGError(f"--out {out} holds files; expected a new folder, or --force")

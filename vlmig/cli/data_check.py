@@ -39,7 +39,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     from vlmig.data.check import check, summary
     from vlmig.data.curation import Curation
-    from vlmig.data.index import check_share
+    from vlmig.data.index import check_read, check_share
     from vlmig.data.sources.build import build_source
     from vlmig.io.config_file import assigned, entries_of
     from vlmig.pocket.lessons import SOURCES
@@ -72,6 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     for found in findings:
         records, name = found.index.records, found.index.source.name
         check_share(found.bad, records, arguments.max_bad, name, arguments.out)
+        check_read(found.index)
 
 
 def _alignment(arguments: argparse.Namespace) -> Any:

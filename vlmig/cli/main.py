@@ -25,7 +25,7 @@ from vlmig.cli import (
     train,
 )
 from vlmig.cli.options import Parser
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 ABOUT = "A language model that looks at imagined images before answering."
 VERBOSE = "show the libraries' warnings; after an answer, the time of each step"
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         _quiet(arguments.verbose)
         arguments.run(arguments)
     except VLMIGError as error:
-        print(f"vlmig: {error}", file=sys.stderr)
+        print(f"vlmig: {one_line(error, whole=True)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("vlmig: interrupted; run the same command again to resume", file=sys.stderr)

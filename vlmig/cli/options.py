@@ -116,7 +116,7 @@ def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     group.add_argument(
         "--imaginer",
         metavar="SOURCE",
-        help="another source of pictures: a diffusers pipeline (folder or hub id), "
+        help="another source of images: a diffusers pipeline (folder or hub id), "
         "retrieval:FOLDER, folder:FOLDER, prior:NAME, text or blank",
     )
     return group

@@ -15,10 +15,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlmig.data.curation import Curation, caption_words, curate
-from vlmig.data.index import Index, index
-from vlmig.data.pairs import BadPicture, Pair, Source
+from vlmig.data.index import Index, index, percent
+from vlmig.data.pairs import Pair, Source
 from vlmig.io.hashing import numbers_of
 from vlmig.io.rows import Bad
+from vlmig.vision.files import BadPicture
 
 Aligning = Callable[[Source, Sequence[Pair]], "np.ndarray | Tensor"]
 """From pairs of a source to the CLIP similarity of image and caption, (n,); NaN without an
@@ -217,10 +218,11 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
         ("pairs", str(len(pairs)), ""),
         ("images", str(found.pictures), ""),
         ("groups", str(found.groups), ""),
-        ("bad", str(bad), f"{100 * found.share:.2g} % of the records"),
+        ("bad", str(bad), f"{percent(found.share)} % of the records"),
         *_by_reason(found.bad, found.examples),
         ("left out", str(sum(pairs.dropped.values())), ""),
         *_by_reason(pairs.dropped, found.examples),
+        ("mended", str(sum(pairs.mended.values())), "; ".join(pairs.mended)),
         ("clamped boxes", str(pairs.clamped), ""),
         ("duplicates", str(found.duplicates), ""),
         ("caption words", _spread(found.words), "fewest / median / most"),

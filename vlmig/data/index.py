@@ -61,7 +61,9 @@ class Index:
             self.bad: dict[str, int] = counts["bad"]
             self.dropped: dict[str, int] = counts["dropped"]
             self.clamped: int = counts["clamped"]
+            self.mended: dict[str, int] = counts.get("mended", {})
             made_from, self.limit = counts["source"], counts["limit"]
+            self.state: str = counts.get("state", "")
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise VLMIGError(
                 f"no complete index in {folder} ({error}); remove the folder, and it is made again"
@@ -111,7 +113,7 @@ class Index:
     def counts(self) -> dict[str, int]:
         """Numbers of records, pairs and clamped boxes, and of bad or dropped records by reason."""
         counts = {"records": self.records, "pairs": len(self), "clamped": self.clamped}
-        return {**counts, **self.dropped, **self.bad}
+        return {**counts, **self.mended, **self.dropped, **self.bad}
 
     def faults(self) -> Iterator[Bad]:
         """Yield the bad and dropped records, in their order."""
@@ -120,7 +122,7 @@ class Index:
                 yield Bad(**json.loads(line))
 
 
-def index(source: Source, folder: Path, limit: int | None = None) -> Index:
+def index(source: Source, folder: Path, limit: int | None = None, state: str = "") -> Index:
     """Write a source's pairs to a folder, or open the folder if it exists.
 
     It appears only when it is complete. Its name should depend on everything that the pairs depend
@@ -128,10 +130,12 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
 
     Args:
         limit: read only so many records.
+        state: of the source's files (``vlmig.io.shards.state_of``), which a later run must find
+            unchanged; empty where it does not matter.
 
     Raises:
-        VLMIGError: the source cannot be read; the folder is damaged, another source's, or of
-            another limit.
+        VLMIGError: the source cannot be read, or changed since; the folder is damaged, another
+            source's, or of another limit.
     """
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise VLMIGError(
@@ -142,7 +146,7 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
         part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
         part.mkdir()
         try:
-            _write(source, part, limit)
+            _write(source, part, limit, state)
             try:
                 os.rename(part, folder)
             except OSError:  # another process was faster; its folder has the same content
@@ -155,12 +159,18 @@ def index(source: Source, folder: Path, limit: int | None = None) -> Index:
         raise VLMIGError(
             f"{folder} was made with the limit {found.limit}, expected {limit}; name another folder"
         )
+    if state and found.state and state != found.state:
+        raise VLMIGError(
+            f"the files of {source.name} changed since {folder} was made of them; restore them, or "
+            "begin anew in another folder"
+        )
     return found
 
 
-def _write(source: Source, folder: Path, limit: int | None) -> None:
+def _write(source: Source, folder: Path, limit: int | None, state: str) -> None:
     bad: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    mended: Counter[str] = Counter()
     records = clamped = 0
     waiting: list[Pair] = []
     bar = tqdm(
@@ -178,16 +188,17 @@ def _write(source: Source, folder: Path, limit: int | None) -> None:
                 faults.write(json.dumps(vars(record)) + "\n")
                 continue
             clamped += record.clamped
+            if record.mended:
+                mended[record.mended] += 1
             waiting.append(record)
             if len(waiting) == BATCH:
                 pairs.write_batch(_batch(waiting))
                 waiting = []
         pairs.write_batch(_batch(waiting))
     counts = {"source": source.name, "limit": limit, "records": records, "clamped": clamped}
-    write_json(
-        folder / COUNTS,
-        {**counts, "bad": dict(bad.most_common()), "dropped": dict(dropped.most_common())},
-    )
+    reasons = {"bad": bad, "dropped": dropped, "mended": mended}
+    tallies = {name: dict(counter.most_common()) for name, counter in reasons.items()}
+    write_json(folder / COUNTS, {**counts, **tallies, "state": state})
 
 
 def _batch(pairs: Sequence[Pair]) -> pa.RecordBatch:
@@ -215,6 +226,32 @@ def check_share(
         reasons = ", ".join(f"{number} {reason}" for reason, number in most_first)
         mend = f"mend them (listed in {listed})" if listed else "mend them"
         raise VLMIGError(
-            f"{count} of {total} records of {where} are bad ({100 * count / total:.2g} %): "
-            f"{reasons}; at most {100 * limit:.2g} % are skipped; {mend} or raise max_bad"
+            f"{count} of {total} records of {where} are bad ({percent(count / total)} %): "
+            f"{reasons}; at most {percent(limit)} % are skipped; {mend} or raise max_bad"
         )
+
+
+def check_read(read: Index) -> None:
+    """Insist that something was read.
+
+    Raises:
+        VLMIGError: there are no records, or all were left out.
+    """
+    if len(read):
+        return
+    name = read.source.name
+    if not read.records:
+        raise VLMIGError(
+            f"{name} holds no records; expected some of its form; correct the path, or name its "
+            "source"
+        )
+    reasons = ", ".join(f"{count} {why}" for why, count in {**read.dropped, **read.bad}.items())
+    raise VLMIGError(
+        f"no record of {name} can be used: {reasons}; expected pairs to learn from; correct the "
+        "path or the source's options"
+    )
+
+
+def percent(share: float) -> str:
+    """Write a share with two digits."""
+    return f"{100 * share:.2g}" if share < 0.995 else f"{100 * share:.0f}"

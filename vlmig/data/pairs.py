@@ -42,6 +42,8 @@ class Pair:
     """The images after the first, in the order of their placeholders."""
     learnt: tuple[tuple[int, int], ...] = ()
     """The spans of the caption to predict, such as answers, in characters; empty for all of it."""
+    mended: str = ""
+    """What was left out of the record so that it can be read; counted, not kept in an index."""
 
     def pictures(self) -> list[Pair]:
         """Return a pair of one image for each image."""
@@ -53,10 +55,6 @@ class Pair:
             replace(self, picture=n, version=v, more=())
             for n, v in zip(names, versions, strict=True)
         ]
-
-
-class BadPicture(Exception):
-    """An image that cannot be read; the message is the reason, as in ``Bad``."""
 
 
 class Source(Protocol):
@@ -77,7 +75,7 @@ class Source(Protocol):
         """Read a pair's image, cut to its box: RGB.
 
         Raises:
-            BadPicture: it is missing, truncated, or not an image.
+            vlmig.vision.files.BadPicture: it is missing, truncated, or not an image.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""Image files: find them, decode them as RGB, and crop boxes."""
+"""Image files of a source: find them, open them, and crop boxes."""
 
 from __future__ import annotations
 
@@ -6,53 +6,17 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Box, Pair
-from vlmig.imagination.sources.given import SUFFIXES, natural
-from vlmig.vision.files import rgb
-
-
-def open_picture(file: Path | IO[bytes]) -> Image.Image:
-    """Decode an image to its end, as RGB. Its EXIF rotation is ignored: boxes refer to the stored
-    image.
-
-    Raises:
-        BadPicture: it is missing, truncated, far too large, or not an image.
-    """
-    try:
-        with Image.open(file) as picture:
-            return rgb(picture)
-    except FileNotFoundError:
-        raise BadPicture("no such image") from None
-    except Image.DecompressionBombError:
-        raise BadPicture("image too large") from None
-    except UnidentifiedImageError:
-        raise BadPicture("not an image") from None
-    except Exception as error:  # Pillow's readers raise anything on damaged files
-        cut = "truncated" in str(error) or isinstance(error, EOFError)
-        raise BadPicture("truncated image" if cut else "not an image") from None
-
-
-def size_of(file: Path | IO[bytes]) -> tuple[int, int]:
-    """Read an image's width and height from its header.
-
-    Raises:
-        BadPicture: it is missing or not an image.
-    """
-    try:
-        with Image.open(file) as picture:
-            return picture.size
-    except FileNotFoundError:
-        raise BadPicture("no such image") from None
-    except Exception:
-        raise BadPicture("not an image") from None
+from vlmig.data.pairs import Box, Pair
+from vlmig.io.shards import natural
+from vlmig.vision.files import BadPicture, read_picture
 
 
 def cut(picture: Image.Image, box: Box | None) -> Image.Image:
-    """Crop an image to a box; None for all of it.
+    """Crop an upright image to a box; None for all of it.
 
     Raises:
         BadPicture: nothing of the box lies within the image.
@@ -79,7 +43,7 @@ class ImageFiles:
         Raises:
             BadPicture: it is missing, truncated, or not an image.
         """
-        return cut(open_picture(self.images / pair.picture), pair.box)
+        return cut(read_picture(self.images / pair.picture), pair.box)
 
 
 def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:
@@ -122,11 +86,6 @@ def version_of(path: Path | str) -> str | None:
     except (OSError, ValueError):  # a name that no file system takes
         return None
     return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def is_picture(name: str) -> bool:
-    """Return whether a file has the suffix of an image."""
-    return name.lower().endswith(SUFFIXES)
 
 
 def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:

@@ -32,9 +32,9 @@ def rule_of(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
     if settings.main_k != settings.auto:
         return None
     raise VLMIGError(
-        f"k={settings.auto!r} for task {task.name}, whose answers do not share pictures or are "
+        f"k={settings.auto!r} for task {task.name}, whose answers do not share images or are "
         "none to choose between; "
-        "expected a number of pictures, too"
+        "expected a number of images, too"
     )
 
 
@@ -50,7 +50,7 @@ def rule_for(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
         return None
     if "shuffled" in settings.controls:
         raise VLMIGError(
-            f"the control shuffled with k={settings.auto!r}, which does not imagine all pictures; "
+            f"the control shuffled with k={settings.auto!r}, which does not imagine all images; "
             "expected "
             f"--k {settings.auto},{rule.most}, or no such control"
         )

@@ -98,8 +98,8 @@ def fit(
     fewest = min((len(scores.per_image) for scores in questions), default=0)
     if fewest < most or len(found) < 2 or most < 2:
         raise VLMIGError(
-            f"{len(questions)} questions about {len(found)} items beside {fewest} pictures; "
-            f"expected two or more items beside {most} pictures or more"
+            f"{len(questions)} questions about {len(found)} items beside {fewest} images; "
+            f"expected two or more items beside {most} images or more"
         )
     random = np.random.default_rng(0)
     fitted = random.permutation(len(found))[: max(1, len(found) // FITTED)]

@@ -133,7 +133,7 @@ def calibrate(folder: Path, checkpoint: Path) -> Quality:
     k = min((len(scores.per_image) for scores, _, _ in questions), default=0)
     if not k:
         raise VLMIGError(
-            f"no questions with pictures in {folder}; expected a run of vlmig eval --k 0,6"
+            f"no questions with images in {folder}; expected a run of vlmig eval --k 0,6"
         )
     found = examples(questions, k)
     config = VLMIGConfig.from_pretrained(checkpoint)

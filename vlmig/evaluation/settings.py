@@ -44,7 +44,7 @@ class Settings:
     def __post_init__(self) -> None:
         if not self.ks or min(self.every_k) < 0 or len(self._named) > 1:
             raise VLMIGError(
-                f"k={','.join(map(str, self.ks))}; expected numbers of pictures, 0 (text only) or "
+                f"k={','.join(map(str, self.ks))}; expected numbers of images, 0 (text only) or "
                 "more, or one auto among them"
             )
         for name, values, known in (

@@ -187,7 +187,9 @@ class Imagination:
         if not pictures:
             return self.visuals([prompts], 0)[0]
         items, keys = self.look(pictures), [""] * len(pictures)
-        return self._assemble(prompts, items, keys, self._embed(set(prompts)))
+        visuals = self._assemble(prompts, items, keys, self._embed(set(prompts)))
+        visuals.given = True
+        return visuals
 
     def fill(
         self,

@@ -32,6 +32,8 @@ class Visuals:
     """The key of each image in the store; empty for an image that is not stored."""
     shown: Tensor = field(default_factory=partial(torch.zeros, 0))
     """Features of the images inside the text, in their order, (M, P, C)."""
+    given: bool = False
+    """Whether the images beside the text were given, not imagined."""
 
     @classmethod
     def none(cls, config: VLMIGConfig, prompts: Sequence[str] = ()) -> Visuals:
@@ -47,7 +49,13 @@ class Visuals:
         """Return images ``start`` to ``end`` beside the text, and all of those in it."""
         cut = slice(start, end)
         lists = (self.prompts[cut], self.features[cut], self.alignment[cut], self.items[cut])
-        return Visuals(*lists, self.keys[cut], self.shown)
+        return Visuals(*lists, self.keys[cut], self.shown, self.given)
+
+    @property
+    def fit(self) -> Tensor:
+        """How well each image fits its prompt, as a mixture reads it, (K,): the alignment, or
+        infinity for a given image, which is what it shows, whatever the words."""
+        return torch.full_like(self.alignment, torch.inf) if self.given else self.alignment
 
     @property
     def prompt(self) -> str:

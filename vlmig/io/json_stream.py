@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import gzip
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -36,8 +38,21 @@ def find_json(folder: Path, name: str) -> Path | None:
     return None
 
 
-def json_items(path: Path) -> Iterator[Any]:
+def holds_list(path: Path) -> bool:
+    """Return whether a JSON file, also within ``.gz`` or ``.zip``, begins as a list.
+
+    Raises:
+        VLMIGError: an archive without a JSON file.
+    """
+    with ExitStack() as stack:
+        return _head(_opener(path, stack)) == b"["
+
+
+def json_items(path: Path, prefix: str = "") -> Iterator[Any]:
     """Yield the elements of a JSON list; only one of them is in memory.
+
+    Args:
+        prefix: the list's name in a JSON object; empty for a file that is a list.
 
     Raises:
         VLMIGError: not a JSON list, or truncated or damaged, with the byte and the last image
@@ -48,8 +63,10 @@ def json_items(path: Path) -> Iterator[Any]:
     last, file = "", None
     with ExitStack() as stack:
         try:
-            file = _Counted(_opened(path, stack))
-            for item in ijson.items(file, "item", use_float=True, buf_size=PORTION):
+            file = _Counted(_opened(path, stack, not prefix))
+            for item in ijson.items(
+                file, f"{prefix}.item".lstrip("."), use_float=True, buf_size=PORTION
+            ):
                 yield item
                 if isinstance(item, dict):
                     last = f", behind image {item.get('image_id', item.get('id'))}"
@@ -69,19 +86,36 @@ def json_items(path: Path) -> Iterator[Any]:
             ) from None
 
 
-def _opened(path: Path, stack: ExitStack) -> IO[bytes]:
-    """Open a JSON list, in a zip archive its first JSON file."""
-    if path.suffix == ".zip":
-        archive = stack.enter_context(zipfile.ZipFile(path))
-        names = [name for name in archive.namelist() if name.endswith(".json")]
-        if not names:
-            raise VLMIGError(f"{path} holds no .json file; fetch it again")
-        open_again: Callable[[], Any] = partial(archive.open, names[0])
-    else:
-        open_again = partial(path.open, "rb")
-    opened = stack.enter_context(open_again())
+def _opened(path: Path, stack: ExitStack, is_list: bool) -> IO[bytes]:
+    """Open a JSON file behind its byte order mark."""
+    open_again = _opener(path, stack)
+    head = _head(open_again)
+    if is_list and head not in (b"[", b""):  # ijson would find no elements in an object
+        kind = "an object" if head == b"{" else f"something that begins with {head!r}"
+        raise VLMIGError(
+            f"{path} holds {kind}; expected a JSON list of records; correct the path, or fetch the "
+            "file again"
+        )
+    opened: IO[bytes] = stack.enter_context(open_again())
+    if opened.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8:
+        return opened
+    return stack.enter_context(open_again())
+
+
+def _opener(path: Path, stack: ExitStack) -> Callable[[], Any]:
+    """Return what opens a JSON file, in a zip archive its first one."""
+    if path.suffix == ".gz":
+        return partial(gzip.open, path)
+    if path.suffix != ".zip":
+        return partial(path.open, "rb")
+    archive = stack.enter_context(zipfile.ZipFile(path))
+    names = [name for name in archive.namelist() if name.endswith(".json")]
+    if not names:
+        raise VLMIGError(f"{path} holds no .json file; fetch it again")
+    return partial(archive.open, names[0])
+
+
+def _head(open_again: Callable[[], Any]) -> bytes:
+    """Return the first character of a JSON file."""
     with open_again() as start:
-        head = start.read(64).lstrip()[:1]
-    if head not in (b"[", b""):  # ijson would find no elements in an object
-        raise VLMIGError(f"{path} begins with {head!r}; expected a JSON list; fetch the file again")
-    return opened
+        return start.read(64).removeprefix(codecs.BOM_UTF8).lstrip()[:1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,11 @@ Record = tuple[str, Row]
 
 
 def read_records(
-    path: Path, columns: Sequence[str], each: Sequence[str] = (), repeated: int = 0
+    path: Path,
+    columns: Sequence[str],
+    each: Sequence[str] = (),
+    repeated: int = 0,
+    also: Mapping[str, str] | None = None,
 ) -> list[Record]:
     """Read a file's records; texts lose the spaces around them.
 
@@ -24,6 +28,7 @@ def read_records(
         columns: fields that every record must have.
         each: for nested JSON, the lists to walk down; a record has the fields of all levels.
         repeated: records known to occur twice in the public file.
+        also: other names that columns have, such as ``{Color: Shape}``.
 
     Raises:
         VLMIGError: no such file, not UTF-8, not its format, no records, a record without a field,
@@ -34,9 +39,12 @@ def read_records(
             f"no file {path}; pass --data (or VLMIG_DATA) a folder that has it (README, Benchmark "
             "data)"
         )
-    rows = strict_rows(path) if path.suffix in (".csv", ".jsonl") else _nested(path, each)
+    rows = _nested(path, each) if each else strict_rows(path)
     records = []
     for place, row in rows:
+        for other, column in (also or {}).items():
+            if other in row:
+                row.setdefault(column, row[other])
         for column in columns:
             if column not in row:
                 raise VLMIGError(

@@ -1,4 +1,5 @@
-"""The one reader of rows: text, JSON lines, CSV and parquet files, one row at a time.
+"""The one reader of rows: text, JSON lines and lists, CSV and its kin, and parquet files, one row
+at a time.
 
 A line that cannot be read either becomes a ``Bad`` record and does not stop the file
 (``text_rows``: training data), or raises an error (``strict_rows``: benchmark files and prompts).
@@ -6,23 +7,34 @@ A line that cannot be read either becomes a ``Bad`` record and does not stop the
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import math
-import re
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmig.errors import VLMIGError, one_line
-from vlmig.io.hub_datasets import load_dataset
+from vlmig.io import delimited
+from vlmig.io.delimited import (
+    NOT_UTF8,
+    Row,
+    Unreadable,
+    bounded,
+    delimited_rows,
+    not_utf8,
+    open_text,
+)
+from vlmig.io.hub_datasets import load_dataset, parquet_types
+from vlmig.io.json_stream import holds_list, json_items
 
-Row = dict[str, Any]
-NOT_UTF8 = "not UTF-8"
 BATCH = 4096
 """Rows of a parquet file in memory at a time."""
+ROW_ENDINGS = (".jsonl", ".ndjson", ".json", *delimited.ENDINGS)
+"""Endings of files with rows; ``.gz`` or ``.zip`` may follow."""
 
 
 @dataclass(frozen=True)
@@ -38,36 +50,34 @@ class Bad:
     """Left out by a rule of its source, such as a smallest side: nothing is wrong with it."""
 
 
-@dataclass(frozen=True)
-class _Unreadable:
-    """Why a line is not a row."""
-
-    reason: str
-    detail: str
+def ending_of(path: Path) -> str:
+    """Return a file's ending, ``.jsonl`` of ``x.jsonl.zip``."""
+    return Path(path.name.removesuffix(".gz").removesuffix(".zip")).suffix.lower()
 
 
 def text_rows(path: Path) -> Iterator[tuple[str, Row] | Bad]:
-    """Yield the location and the fields of every row of a ``.jsonl`` or ``.csv`` file.
+    """Yield the location and the fields of every row of a file: JSON lines, a JSON list, or
+    delimited (see ``vlmig.io.delimited``).
 
     An unreadable line becomes a bad record.
 
     Raises:
-        VLMIGError: no such file, or a CSV file without a first line of names.
+        VLMIGError: no such file, it is damaged, or delimited and empty.
     """
-    for line, row in _numbered_rows(path):
-        place = f"{path.name}, line {line}"
-        yield Bad(place, row.reason) if isinstance(row, _Unreadable) else (place, row)
+    for inner, row in _numbered_rows(path):
+        place = f"{path.name}, {inner}"
+        yield Bad(place, row.reason) if isinstance(row, Unreadable) else (place, row)
 
 
 def strict_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Yield the location and the fields of every row of a ``.jsonl`` or ``.csv`` file.
+    """Yield the location and the fields of every row of a file, as ``text_rows`` does.
 
     Raises:
         VLMIGError: no such file, or a line that cannot be read.
     """
-    for line, row in _numbered_rows(path):
-        place = f"{path}, line {line}"
-        if isinstance(row, _Unreadable):
+    for inner, row in _numbered_rows(path):
+        place = f"{path}, {inner}"
+        if isinstance(row, Unreadable):
             raise _broken(place, row)
         yield place, row
 
@@ -78,85 +88,62 @@ def text_lines(path: Path) -> Iterator[str]:
     Raises:
         VLMIGError: not UTF-8.
     """
-    with _open(path, newline=None) as lines:
+    with open_text(path, newline=None) as lines:
         for number, line in enumerate(lines, 1):
-            if fault := _not_utf8(line):
+            if fault := not_utf8(line):
                 raise _broken(f"{path}, line {number}", fault)
             yield line
 
 
-def _broken(place: str, fault: _Unreadable) -> VLMIGError:
+def _broken(place: str, fault: Unreadable) -> VLMIGError:
     cure = "save the file as UTF-8" if fault.reason == NOT_UTF8 else "correct the line"
     return VLMIGError(f"{place}: {fault.reason} ({fault.detail}); {cure}, or fetch the file again")
 
 
-def _numbered_rows(path: Path) -> Iterator[tuple[int, Row | _Unreadable]]:
-    """Yield the line number of every row, and its fields or why they cannot be read."""
+def _numbered_rows(path: Path) -> Iterator[tuple[str, Row | Unreadable]]:
+    """Yield the location in the file of every row, and its fields or why they cannot be read."""
     if not path.is_file():
         raise VLMIGError(f"no file {path}; expected a .jsonl or .csv file; check the path")
-    return _csv(path) if path.suffix == ".csv" else _json_lines(path)
+    try:
+        if ending_of(path) == ".json" and holds_list(path):
+            yield from _json_list(path)
+            return
+        is_table = ending_of(path) in delimited.ENDINGS
+        for line, row in delimited_rows(path) if is_table else _json_lines(path):
+            yield f"line {line}", row
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise VLMIGError(
+            f"{path} is damaged ({one_line(error)}); expected a whole file; fetch it again"
+        ) from None
 
 
-def _open(path: Path, newline: str | None) -> Any:
-    # Bytes that are not UTF-8 become lone surrogates, so that one bad line does not end the file.
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+def _json_list(path: Path) -> Iterator[tuple[str, Row | Unreadable]]:
+    for number, record in enumerate(json_items(path), 1):
+        is_row = isinstance(record, dict)
+        yield f"record {number}", record if is_row else _no_object(record)
 
 
-def _not_utf8(text: str) -> _Unreadable | None:
-    """Find the first byte that ``_open`` could not decode."""
-    found = re.search("[\udc80-\udcff]", text)
-    return _Unreadable(NOT_UTF8, f"byte {ord(found[0]) - 0xDC00:#x}") if found else None
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, Row | _Unreadable]]:
-    with _open(path, newline="\n") as lines:  # JSON texts may hold other ends of lines
-        for number, line in enumerate(lines, 1):
-            if fault := _not_utf8(line):
+def _json_lines(path: Path) -> Iterator[tuple[int, Row | Unreadable]]:
+    with open_text(path, newline="\n") as lines:  # JSON texts may hold other ends of lines
+        for number, line in enumerate(bounded(lines), 1):
+            if isinstance(line, Unreadable):
+                yield number, line
+            elif fault := not_utf8(line):
                 yield number, fault
             elif line.strip():
                 yield number, _json_object(line.strip())
 
 
-def _json_object(text: str) -> Row | _Unreadable:
+def _json_object(text: str) -> Row | Unreadable:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        return _Unreadable("not JSON", one_line(error))
-    if not isinstance(value, dict):
-        return _Unreadable("not a JSON object", f"got a {type(value).__name__}")
-    return value
+        return Unreadable("not JSON", one_line(error))
+    return value if isinstance(value, dict) else _no_object(value)
 
 
-def _csv(path: Path) -> Iterator[tuple[int, Row | _Unreadable]]:
-    with _open(path, newline="") as lines:
-        rows = csv.reader(lines, strict=True)
-        try:
-            names = next(rows, [])
-        except csv.Error as error:
-            raise VLMIGError(
-                f"{path} is not CSV ({error}); expected a first line of column names; correct it"
-            ) from None
-        if not any(names):
-            raise VLMIGError(
-                f"{path} is empty; expected a first line of column names; fetch the file again"
-            )
-        while True:
-            number = rows.line_num + 1
-            try:
-                values = next(rows, None)
-            except csv.Error as error:
-                yield number, _Unreadable("not CSV", str(error))
-                continue
-            if values is None:
-                return
-            if not values:  # a blank line
-                continue
-            if len(values) != len(names):
-                counts = f"got {len(values)}, expected {len(names)}"
-                yield number, _Unreadable("wrong number of fields", counts)
-            else:
-                row = dict(zip(names, values, strict=True))
-                yield number, _not_utf8("".join(values)) or row
+def _no_object(value: Any) -> Unreadable:
+    return Unreadable("not a JSON object", f"got a {type(value).__name__}")
 
 
 def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]]:
@@ -168,7 +155,7 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    require(columns, parquet_columns(path), path)
+    require(columns, list(parquet_types(path)), path)
     number = 0
     try:
         for batch in pq.ParquetFile(path).iter_batches(BATCH, columns=list(columns)):
@@ -178,23 +165,6 @@ def parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, Row]
     except (OSError, pa.ArrowException) as error:
         raise VLMIGError(
             f"{path} is damaged after row {number} ({one_line(error)}); fetch it again"
-        ) from None
-
-
-def parquet_columns(path: Path) -> list[str]:
-    """Read the names of a parquet file's columns.
-
-    Raises:
-        VLMIGError: no such file, or not a parquet file.
-    """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_schema(path).names
-    except (OSError, pa.ArrowException) as error:
-        raise VLMIGError(
-            f"{path} is not a parquet file ({one_line(error)}); fetch it again"
         ) from None
 
 
@@ -249,6 +219,12 @@ def below(row: Mapping[str, Any], lowest: Mapping[str, float]) -> str | None:
         if not number >= least:
             return f"{column} under {least:g}"
     return None
+
+
+def failed(status: object) -> str | None:
+    """Return why a row is left out: img2dataset says that its picture was not downloaded."""
+    is_failure = isinstance(status, str) and status.lower().startswith(("fail", "error"))
+    return f"status {status}" if is_failure else None
 
 
 FILES = (".txt", ".jsonl", ".csv")

@@ -20,12 +20,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import HfApi
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from vlmig.errors import VLMIGError
 from vlmig.io.atomic import write_text
+from vlmig.io.weights import read_weights
 from vlmig.models.base_weights import loaded, weights_digest
 from vlmig.models.checkpoint import (
     BASE,
@@ -116,7 +117,7 @@ class AdapterCheckpoint:
                 name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs
             }
             config = VLMIGConfig.from_pretrained(folder, **fields)
-        weights = load_file(folder / WEIGHTS) if state_dict is None else state_dict
+        weights = read_weights(folder / WEIGHTS) if state_dict is None else state_dict
         if inside := _base_state(weights):
             weights = {name: weights[name] for name in weights if not name.startswith(PREFIX)}
             base = build_language_model(cls.auto_class, config.text_config, inside, **kwargs)

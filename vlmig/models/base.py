@@ -178,7 +178,7 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         return self._encode_behind(self.blank_features[None], visual_features, cache)
 
     def encode_generic(self) -> VisualStates:
-        """Encode the checkpoint's M generic pictures, (1, M, ...).
+        """Encode the checkpoint's M generic images, (1, M, ...).
 
         Raises:
             VLMIGError: it has none.
@@ -279,7 +279,7 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         all the memory used.
 
         Args:
-            visual: from ``encode_with_blank``; for ``contrast`` with all generic pictures in the
+            visual: from ``encode_with_blank``; for ``contrast`` with all generic images in the
                 blank one's place.
             image_weights: W, trust in each image, (B, K) in [0, 1]; ones when None.
         """

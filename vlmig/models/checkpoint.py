@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.weights import check_weights, why_damaged
 from vlmig.models.base_weights import remember
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.low_rank import base_of, load_low_rank
@@ -63,15 +67,31 @@ def resolve_checkpoint(
             ) from error
     folder = folder / (subfolder or "")
     for file in ("config.json", WEIGHTS):
-        if (
-            not (folder / file).is_file()
-            or json.loads((folder / "config.json").read_text())["model_type"] != "vlmig"
-        ):
+        if not (folder / file).is_file():
             raise VLMIGError(
                 f"{folder} has no {file}; expected a vlmig checkpoint: config.json and {WEIGHTS} "
                 "with projector and fusion"
             )
+    _check_config(folder / "config.json")
     return folder
+
+
+def _check_config(path: Path) -> None:
+    """Insist on the configuration of a checkpoint of ours."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise VLMIGError(
+            f"{path} is damaged ({one_line(error)}); expected a vlmig checkpoint's configuration; "
+            "fetch it again"
+        ) from None
+    kind = fields.get("model_type") if isinstance(fields, dict) else None
+    if kind != "vlmig":
+        told = f"has the model_type {kind!r}" if isinstance(fields, dict) else "holds no object"
+        raise VLMIGError(
+            f"{path} {told}; expected a vlmig checkpoint's, whose model_type is 'vlmig'; name "
+            "another folder"
+        )
 
 
 def absolute(name: str) -> str:
@@ -162,7 +182,8 @@ def load_language_model(
     by default.
 
     Raises:
-        VLMIGError: it is unknown, gated, of another kind, or cannot be downloaded.
+        VLMIGError: it is unknown, gated, of another kind, cannot be downloaded, or has weights
+            that are missing, damaged or not finite.
     """
     if base := base_of(name):
         model = load_language_model(auto_class, base, **kwargs)
@@ -172,8 +193,16 @@ def load_language_model(
             if "dtype" not in kwargs:
                 default = "auto" if _is_quantized(name, revision) else torch.float32
                 kwargs["dtype"] = kwargs.pop("torch_dtype", default)
-            model = keep_stored_form(auto_class.from_pretrained(name, revision=revision, **kwargs))
-        except (OSError, TypeError, ValueError) as error:
+            model, loading = auto_class.from_pretrained(
+                name, revision=revision, output_loading_info=True, **kwargs
+            )
+            check_weights(model, name, loading["missing_keys"])
+            model = keep_stored_form(model)
+        except VLMIGError:
+            raise
+        except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
+                raise _unknown_setting(unknown[1]) from None
             kind = "masked" if "Masked" in auto_class.__name__ else "causal"
             raise _not_loaded(name, kind, error) from error
     remember(model, name, revision)
@@ -217,7 +246,21 @@ def _is_quantized(name: str, revision: str | None) -> bool:
         return False
 
 
+def _unknown_setting(name: str) -> VLMIGError:
+    near = get_close_matches(name, VLMIGConfig.__annotations__, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return VLMIGError(
+        f"unknown setting {name!r}; expected a field of VLMIGConfig, or an argument of the "
+        f"language model such as dtype{hint}"
+    )
+
+
 def _not_loaded(name: str, kind: str, error: Exception) -> VLMIGError:
+    if Path(name).is_dir():
+        return VLMIGError(
+            f"cannot load the language model {name}: {why_damaged(Path(name), error)}; expected a "
+            f"folder with a whole {kind} LM; fetch it again"
+        )
     return VLMIGError(
         f"cannot load the language model {name}: {one_line(error)}; expected a hub id or folder of "
         f"a {kind} LM. If it is gated, accept its terms and run `hf auth login`; if this machine "
@@ -231,7 +274,7 @@ def load_adapter(model: Any, weights: dict[str, Tensor], source: Path) -> None:
     """Load adapter weights into a model, strictly.
 
     Raises:
-        VLMIGError: names or shapes differ.
+        VLMIGError: names or shapes differ, or a weight is not finite.
     """
     state = model.adapter_state()
     missing, extra = sorted(state.keys() - weights.keys()), sorted(weights.keys() - state.keys())
@@ -245,5 +288,10 @@ def load_adapter(model: Any, weights: dict[str, Tensor], source: Path) -> None:
             raise VLMIGError(
                 f"adapter weight {name} of {source} has shape {tuple(value.shape)}, the config "
                 f"asks for {tuple(state[name].shape)}; load it with its own config"
+            )
+        if not value.isfinite().all():
+            raise VLMIGError(
+                f"adapter weight {name} of {source} is NaN or infinite; expected finite numbers; "
+                "train it again"
             )
         state[name].copy_(value)

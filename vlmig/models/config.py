@@ -9,7 +9,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
+from vlmig.models.fields import check_fields, check_unknown
 
 COMPONENTS = ("language_model", "vision_encoder", "imaginer")
 MIX_RULES = ("prob", "logit", "geometric", "evidence", "contrast")
@@ -36,6 +37,17 @@ def changed(fields: dict[str, Any]) -> dict[str, Any]:
     if "imaginer" not in fields:
         return dict(fields)
     return {**{f"imaginer_{name}": None for name in SAMPLING}, **fields}
+
+
+def _text_config(fields: dict[str, Any]) -> PreTrainedConfig:
+    """Make the base LM's configuration."""
+    try:
+        return AutoConfig.for_model(**fields)
+    except Exception as error:  # each family checks its fields in its own way
+        raise VLMIGError(
+            f"text_config in the configuration is no configuration of a language model "
+            f"({one_line(error)}); expected its model_type and fields; correct it in config.json"
+        ) from None
 
 
 class VLMIGConfig(PreTrainedConfig):
@@ -128,8 +140,15 @@ class VLMIGConfig(PreTrainedConfig):
     """Record of ``vlmig train``: data, steps, seeds, versions, measured figures."""
 
     def __post_init__(self, **kwargs: Any) -> None:
+        check_unknown(kwargs, VLMIGConfig.__annotations__)
+        check_fields({name: getattr(self, name) for name in VLMIGConfig.__annotations__})
         if isinstance(self.text_config, dict):
-            self.text_config = AutoConfig.for_model(**self.text_config)
+            self.text_config = _text_config(self.text_config)
+        elif not isinstance(self.text_config, PreTrainedConfig | None):
+            raise VLMIGError(
+                f"text_config={self.text_config!r} in the configuration; expected the base LM's "
+                "configuration, a mapping; correct it in config.json"
+            )
         # Transformers writes into sub-configurations; the LM's must not change.
         elif self.text_config is not None:
             self.text_config = copy.deepcopy(self.text_config)
@@ -145,7 +164,7 @@ class VLMIGConfig(PreTrainedConfig):
             ("imaginer_dtype", DTYPES),
         ):
             value = getattr(self, field)
-            if value not in known:
+            if not isinstance(value, str | None) or value not in known:
                 raise VLMIGError(
                     f"{field}={value!r} in the configuration; expected one of "
                     f"{', '.join(map(str, known))}"

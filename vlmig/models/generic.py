@@ -7,16 +7,17 @@ import os
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vlmig.errors import VLMIGError
+from vlmig.io.weights import read_weights
 
 FILE = "generic.safetensors"
 COUNT = 8
 """How many are kept."""
 NO_GENERIC = (
-    "mix='contrast' compares with generic pictures, and this checkpoint has none; expected "
+    "mix='contrast' compares with generic images, and this checkpoint has none; expected "
     "vlmig calibrate RUN --model FOLDER, which keeps some, or mix='evidence'"
 )
 
@@ -36,7 +37,7 @@ def load_generic(folder: Path, patches: int, width: int) -> Tensor:
     """
     if not (folder / FILE).is_file():
         return torch.zeros(0, patches, width)
-    features = load_file(folder / FILE)["features"].float()
+    features = read_weights(folder / FILE)["features"].float()
     if tuple(features.shape[1:]) != (patches, width):
         raise VLMIGError(
             f"{folder / FILE} has images of shape {tuple(features.shape[1:])}, the config asks for "

@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.weights import read_weights
 
 NAME = "default"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -94,7 +95,7 @@ def load_low_rank(model: Any, folder: Path) -> None:
     config.inference_mode = True
     inject_adapter_in_model(config, model, NAME)
     weights = {
-        name.removeprefix(PREFIX): value for name, value in load_file(folder / WEIGHTS).items()
+        name.removeprefix(PREFIX): value for name, value in read_weights(folder / WEIGHTS).items()
     }
     expected = get_peft_model_state_dict(model, adapter_name=NAME).keys()
     if missing := sorted(expected ^ weights.keys()):

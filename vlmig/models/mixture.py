@@ -22,7 +22,8 @@ clamped to [0, 1]; ``doubled`` is twice that (the published ImageNetVC script; a
 subtracts the text prediction); ``entropy`` is the share of the text model's uncertainty that an
 image removes, max(0, 1 - H(p_i) / H(p_0)), for images that fit their
 prompt: where text alone is as certain as text with the image, the text prediction stays;
-``learned`` is fitted by ``vlmig calibrate`` (``vlmig.models.learned``).
+``learned`` is fitted by ``vlmig calibrate`` (``vlmig.models.learned``). An image that the user gave
+is trusted fully by all of them.
 """
 
 from __future__ import annotations
@@ -92,11 +93,14 @@ class Mixture:
         """
         if self.learned is None or text.shape[-1] < 2:
             return self.trust(alignment)
-        return self.learned.trust(features_of(text, images, alignment, blank))
+        trust = self.learned.trust(features_of(text, images, alignment, blank))
+        given = alignment.isinf()
+        return torch.where(given.any(-2) if given.dim() > trust.dim() else given, 1.0, trust)
 
     def trust(self, alignment: Tensor) -> Tensor:
         """Turn CLIP similarities of images and their prompt, (..., K), into the trust known before
-        any text is read.
+        any text is read. Infinity stands for an image that was given: it is trusted, 1; with
+        ``entropy`` infinity again, so that ``combine`` trusts it however certain the text is.
 
         ``entropy`` gives 1 to images of similarity ``alignment_floor`` or more, and to those whose
         similarity is unknown (NaN: the encoder has no text side); ``combine`` multiplies that by
@@ -108,7 +112,7 @@ class Mixture:
         """
         if self.weights == "learned" and alignment.numel():
             raise VLMIGError(
-                "weights='learned' judge a picture by the candidate answers beside it, and here "
+                "weights='learned' judge an image by the candidate answers beside it, and here "
                 "are none to compare; expected ask with choices, two continuations or more of "
                 "each context, or weights uniform, clip or entropy"
             )
@@ -116,13 +120,15 @@ class Mixture:
         if self.weights in ("clip", "doubled"):
             if unknown.any():
                 raise VLMIGError(
-                    f"weights={self.weights!r} need the cosine of picture and prompt, and this "
+                    f"weights={self.weights!r} need the cosine of image and prompt, and this "
                     "vision encoder has no text"
                     " side; expected weights uniform or entropy, or an encoder such as a CLIP"
                 )
-            return alignment.clamp(0.0, 1.0) * (2 if self.weights == "doubled" else 1)
+            factor = 2.0 if self.weights == "doubled" else 1.0
+            return alignment.clamp(0.0, 1.0) * torch.where(alignment.isinf(), 1.0, factor)
         if self.weights == "entropy":
-            return ((alignment >= self.alignment_floor) | unknown).to(alignment)
+            kept = ((alignment >= self.alignment_floor) | unknown).to(alignment)
+            return torch.where(alignment.isinf(), torch.inf, kept)
         return torch.ones_like(alignment)
 
     def certain(self, text: Tensor, images: Tensor, trust: Tensor) -> Tensor:
@@ -137,7 +143,8 @@ class Mixture:
         if self.weights != "entropy":
             return trust
         removed = _removed(entropy(text), images).movedim(0, -1)
-        return trust * (removed if trust.dim() > text.dim() else removed.squeeze(-2))
+        removed = removed if trust.dim() > text.dim() else removed.squeeze(-2)
+        return torch.where(trust.isinf(), 1.0, trust * removed)
 
     def combine(
         self, text: Tensor, images: Iterable[Tensor], trust: Tensor, blank: Tensor | None = None
@@ -160,7 +167,7 @@ class Mixture:
             ValueError: ``evidence`` or ``contrast`` without ``blank``.
         """
         if self.contrasts and blank is None:
-            shown = "a blank picture" if self.mix == "evidence" else "generic pictures"
+            shown = "a blank image" if self.mix == "evidence" else "generic images"
             raise ValueError(f"mix={self.mix!r} compares with {shown}; pass blank=")
         rule, count = self.mix, trust.shape[-1]
         uncertainty = entropy(text) if self.weights == "entropy" else None
@@ -169,7 +176,8 @@ class Mixture:
         for i, image in enumerate(images):
             share = trust[..., i] if trust.dim() > text.dim() else trust[..., i].unsqueeze(-1)
             if uncertainty is not None:
-                share = share * _removed(uncertainty, image)
+                removed = _removed(uncertainty, image)
+                share = torch.where(share.isinf(), 1.0, share * removed)
             left_to_text = left_to_text + (1 - share)
             if rule in ("prob", "geometric"):
                 term = share.clamp_min(1e-30).log() + image

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Pair, Source
+from vlmig.data.pairs import Pair, Source
 from vlmig.io.hashing import digest_folder
 from vlmig.io.rows import Bad
 from vlmig.models.config import IMAGE
@@ -26,6 +26,7 @@ from vlmig.pocket.text import (
     plain_sentence,
 )
 from vlmig.processing.chat_templates import Turn, render
+from vlmig.vision.files import BadPicture
 
 
 class SceneConversations(RecoloredScenes):
@@ -136,7 +137,7 @@ class Sentences:
         Raises:
             BadPicture: always.
         """
-        raise BadPicture("no such picture")
+        raise BadPicture("no such image")
 
 
 SOURCES: dict[str, Callable[..., Source]] = {

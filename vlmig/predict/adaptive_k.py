@@ -177,7 +177,7 @@ def parse_k(
         name = ""
     if name != "auto":
         raise VLMIGError(
-            f"k={k!r}; expected a number of pictures, auto, or auto:LEVEL with an error level "
+            f"k={k!r}; expected a number of images, auto, or auto:LEVEL with an error level "
             "such as 0.1"
         )
     if calibrated is None:

@@ -13,6 +13,9 @@ from vlmig.imagination.visuals import Visuals
 from vlmig.models.mixture import Mixture
 from vlmig.predict.scores import Scores, normalized
 
+UNMOVED = 1e-6
+"""A change of probabilities that is only rounding."""
+
 
 @dataclass(frozen=True)
 class AskOptions:
@@ -40,7 +43,8 @@ class Answer:
     per_image: list[dict[str, float]]
     text_only: dict[str, float]
     weights: list[float]
-    """CLIP similarity of each image and its prompt: low means the image is a guess."""
+    """CLIP similarity of each image and its prompt: low means an imagined image is a guess. A
+    given image is trusted whatever its similarity."""
     images: list[Image.Image]
     """Images beside the text: imagined, or given to a late-fusion model."""
     prompt: str
@@ -53,6 +57,12 @@ class Answer:
     """Images in the text, those of few-shot examples first; ``text_only`` is without them too."""
     rationale: str = ""
     """The chain of thought before the answer."""
+
+    @property
+    def listened(self) -> bool:
+        """Whether the images beside the text changed the probabilities at all."""
+        moved = [abs(p - self.text_only[name]) for name, p in self.probabilities.items()]
+        return bool(self.images) and max(moved) > UNMOVED
 
     @classmethod
     def of(

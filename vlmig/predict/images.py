@@ -28,6 +28,7 @@ from vlmig.processing.conversation import (
     with_placeholders,
     without_placeholders,
 )
+from vlmig.processing.texts import check_texts
 from vlmig.runtime import Stopwatch
 from vlmig.vision import Pictures, all_opened
 
@@ -83,10 +84,11 @@ class Images:
         """
         if not isinstance(k, int):
             raise VLMIGError(
-                f"k={k!r}; expected a number of pictures here: auto decides between answers (ask "
+                f"k={k!r}; expected a number of images here: auto decides between answers (ask "
                 "with choices, "
                 "loglikelihood, vlmig eval)"
             )
+        check_texts("texts", texts)
         prompts = []
         for text, option in zip(texts, options or [""] * len(texts), strict=True):
             prompts.append(self.imagination.prompts(self._words(text), k, policy, option))
@@ -121,6 +123,7 @@ class Images:
             VLMIGError: something that is not an image; with early fusion more or fewer placeholders
                 than images, with late fusion placeholders, or a k.
         """
+        check_texts("texts", texts)
         if len(images) != len(texts):
             raise VLMIGError(
                 f"pictures for {len(images)} texts, {len(texts)} texts; expected as many"

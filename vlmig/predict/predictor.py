@@ -26,6 +26,7 @@ from vlmig.predict.scores import Scores
 from vlmig.predict.writing import generate, think, write_answer
 from vlmig.processing.chat_templates import Turn
 from vlmig.processing.conversation import Conversation, Shot
+from vlmig.processing.texts import check_pairs, check_question, check_texts
 from vlmig.processing.tokens import spaced
 from vlmig.runtime import Stopwatch
 from vlmig.vision import Pictures
@@ -134,7 +135,7 @@ class VLMIG:
                 images or steps.
         """
         asked = AskOptions(**settings)
-        _check(question, choices)
+        check_question(question, choices)
         self.scorer.texts.refuse_unknown(choices or ())
         mixture = Mixture.of(self.config, asked.mix, asked.weights)
         conversation = Conversation.of(question.strip(), images, shots, self.config, self.tokenizer)
@@ -271,6 +272,7 @@ class VLMIG:
         """
         if per not in ("token", "sequence"):
             raise VLMIGError(f"per={per!r}; expected token or sequence")
+        check_pairs(pairs)
         questions: dict[str, list[str]] = {}
         for context, continuation in pairs:
             questions.setdefault(context, []).append(continuation)
@@ -334,17 +336,9 @@ class VLMIG:
             VLMIGError: a masked LM; no room for the answer.
         """
         self.scorer.causal("generate")
+        check_texts("prompts", prompts)
         if visuals is None:
             visuals = self.images.for_texts(prompts, k, seed, images)
         elif k is not None:
             visuals = [chosen.first(k) for chosen in visuals]
         return generate(self.scorer, prompts, visuals, batch, **settings)
-
-
-def _check(question: str, choices: Sequence[str] | None) -> None:
-    if not question.strip():
-        raise VLMIGError(
-            'the question is empty; ask something, e.g. "What is the color of a banana?"'
-        )
-    if choices is not None and len(set(choices)) < 2:
-        raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")

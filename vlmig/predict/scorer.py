@@ -131,7 +131,7 @@ class Scorer:
     def zero(self, candidates: int, visuals: Visuals, generic: bool = False) -> Scores:
         """Return zeros for ``add_scores``, see ``score``."""
         count = len(self.model.generic_features) if generic else 0
-        return Scores.zero(candidates, visuals.alignment.numpy(), count)
+        return Scores.zero(candidates, visuals.fit.numpy(), count)
 
     def text_only(
         self, context: str, candidates: Sequence[str], visuals: Visuals, scores: Scores
@@ -248,8 +248,8 @@ class Scorer:
 
     def trust(self, visuals: Sequence[Visuals]) -> Tensor:
         """Return the trust in each image, (B, K)."""
-        alignment = torch.stack([images.alignment for images in visuals])
-        return Mixture.of(self.config).trust(alignment).to(self.model.device)
+        fit = torch.stack([images.fit for images in visuals])
+        return Mixture.of(self.config).trust(fit).to(self.model.device)
 
     @torch.inference_mode()
     def likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:

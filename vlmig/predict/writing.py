@@ -54,9 +54,18 @@ def think(
     max_new_tokens: int | None,
     **settings: Any,
 ) -> str:
-    """Write the chain of thought before the last answer."""
+    """Write the chain of thought before the last answer.
+
+    Raises:
+        VLMIGError: the model writes none.
+    """
     start = conversation.begin_answer(THINKING)
-    return write_answer(scorer, conversation, start, visuals, max_new_tokens, **settings)
+    rationale = write_answer(scorer, conversation, start, visuals, max_new_tokens, **settings)
+    if not rationale:
+        raise VLMIGError(
+            "steps have no effect: this model writes none; leave --steps (steps=True) out"
+        )
+    return rationale
 
 
 def write_answer(

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from vlmig.data.check import Findings, summary
-from vlmig.data.pairs import BadPicture, Pair
+from vlmig.data.pairs import Pair
 from vlmig.report.page import style, write_page
+from vlmig.vision.files import BadPicture
 
 SAMPLES = 24
 SIDE = 224

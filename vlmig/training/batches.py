@@ -13,12 +13,13 @@ import torch
 from torch.utils.data import Dataset
 
 from vlmig.data.index import Index
-from vlmig.data.pairs import BadPicture, Pair
+from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad
 from vlmig.runtime import deterministic_map
 from vlmig.training.pictures import Loaded, Pictures
 from vlmig.training.texts import Texts, Tokens
+from vlmig.vision.files import BadPicture
 
 TRIES = 1000
 """Bad images in a row before a stage stops with an error."""

@@ -16,7 +16,7 @@ import torch
 from vlmig.data.curation import Curation, curate, split
 from vlmig.data.index import BAD, Index, check_share, index
 from vlmig.data.pairs import Pair
-from vlmig.data.sources.build import build_source
+from vlmig.data.sources.build import build_source, state_of_source
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad
 from vlmig.training.batches import Batches, Order, Share
@@ -75,10 +75,11 @@ class Material:
         weight, limit = entry.pop("weight", None), entry.pop("limit", None)
         rules = Curation.from_mapping(entry.pop("curate", None))
         source = build_source(entry, session.data, tokens.tokenizer, session.own)
+        state = state_of_source(entry, session.data)
         told = json.dumps([entry, limit], sort_keys=True, default=str)
         folder = session.folder / "data" / hashlib.sha256(told.encode()).hexdigest()[:12]
         with session.accelerator.main_process_first():
-            read = index(source, folder, limit)
+            read = index(source, folder, limit, state)
         check_share(read.bad, read.records, recipe.max_bad, source.name, folder / BAD)
         rows, dropped = curate(read, rules, lambda pairs: self._alignment(read, pairs))
         trained, aside = split(read, rows, recipe.validation.share, recipe.seed)

@@ -18,13 +18,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from vlmig.data.pairs import BadPicture, Pair, Source
+from vlmig.data.pairs import Pair, Source
 from vlmig.errors import VLMIGError
 from vlmig.imagination import request
 from vlmig.imagination.pipeline import Imagination
 from vlmig.imagination.store import Address, Imagined, describe
 from vlmig.io.rows import Bad
 from vlmig.runtime import Stopwatch, deterministic_map
+from vlmig.vision.files import READER, BadPicture
 
 Item = TypeVar("Item")
 PORTION = 512
@@ -50,7 +51,9 @@ class Pictures:
         self.imagination, self.stored, self.seed = imagination, stored, seed
         self.blank = blank.cpu().half()
         self.stopwatch = Stopwatch()
-        self._given = describe({"imaginer": "given", **imagination.encoder.identity()})
+        self._given = describe(
+            {"imaginer": "given", "reader": READER, **imagination.encoder.identity()}
+        )
 
     def load(self, source: Source, pair: Pair) -> Loaded:
         """Load a pair's image or its features; may run in a data-loading process.

@@ -62,7 +62,7 @@ def train(
     """
     if recipe.features == "stored" and store is not None and store.limit is not None:
         raise VLMIGError(
-            "--store-limit beside features: stored; expected room for every picture: leave it out, "
+            "--store-limit beside features: stored; expected room for every image: leave it out, "
             "or use live"
         )
     for stage in recipe.stages:  # a wrong schedule is refused before hours of encoding

@@ -15,9 +15,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vlmig.errors import VLMIGError, one_line
+from vlmig.errors import VLMIGError
 from vlmig.io.hashing import content_of
+from vlmig.io.weights import check_weights, why_damaged
 from vlmig.runtime import deterministic_map
+from vlmig.vision.files import opened
 
 BLANK = (128, 128, 128)
 """Color of the blank image."""
@@ -68,8 +70,8 @@ class VisionEncoder:
             without pixels give it.
 
     Raises:
-        VLMIGError: no such model, a model without pretrained weights, or another value of
-            ``features``.
+        VLMIGError: no such model, weights that are missing, damaged or not finite, or another
+            value of ``features``.
     """
 
     def __init__(
@@ -84,6 +86,7 @@ class VisionEncoder:
         self.name, self.layer, self.features = str(name), layer, features
         self.device = torch.device(device)
         self.tower = load_tower(str(name))
+        check_weights(self.tower.vision, str(name))
         self.tower.vision.to(self.device)
 
     def encode(self, images: Sequence[Image.Image | Tensor]) -> tuple[Tensor, Tensor]:
@@ -171,7 +174,7 @@ def as_tensor(image: Image.Image | Tensor) -> Tensor:
     """Turn an image into uint8 (3, H, W); a tensor is returned as it is."""
     if isinstance(image, Tensor):
         return image
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(opened(image))).permute(2, 0, 1)
 
 
 def load_tower(name: str) -> Tower:
@@ -201,11 +204,13 @@ def load_tower(name: str) -> Tower:
             return openclip.load(architecture, tag)
         if tag:
             return transformers_tower.load(name)
-    except (RuntimeError, OSError, ValueError, AttributeError) as error:
+    except VLMIGError:
+        raise
+    except Exception as error:  # damaged files break the libraries in any way
         raise VLMIGError(
-            f"cannot load the vision encoder {name}: {one_line(error)}; expected the folder or hub "
-            "id of a CLIP, SigLIP, FLAVA or DINOv2 model of transformers with its "
-            "preprocessor_config.json, or for open_clip a folder in local-dir format, "
+            f"cannot load the vision encoder {name}: {why_damaged(Path(name), error)}; expected "
+            "the folder or hub id of a CLIP, SigLIP, FLAVA or DINOv2 model of transformers with "
+            "its preprocessor_config.json, or for open_clip a folder in local-dir format, "
             "hf-hub:owner/name, or architecture/tag such as ViT-B-32/openai"
         ) from error
     raise VLMIGError(

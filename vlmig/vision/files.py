@@ -1,46 +1,114 @@
-"""Images from files, and frames of videos."""
+"""The one reader of images, from files, bytes or PIL; and frames of videos."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from vlmig.errors import VLMIGError, one_line
 
 Picture = str | Path | Image.Image
 """An image or the path of its file."""
 Pictures = Picture | Sequence[Picture]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MOVING = {".gif", ".webp", ".png", ".apng", ".tif", ".tiff"}
 """Suffixes of animations that Pillow reads."""
+ORIENTATION = 0x0112
+"""EXIF field; from 5 on width and height are exchanged."""
+THINNEST = 200
+"""Most that one side may be longer than the other: resizing a longer strip by its short side would
+fill the memory."""
+READER = "2: upright, on white, 16 bits"
+"""What a stored feature of an image file depends on beside the file."""
+
+
+class BadPicture(Exception):
+    """An image that cannot be read; the message is a short reason, the same for all of its kind."""
+
+
+def read_picture(file: str | Path | IO[bytes]) -> Image.Image:
+    """Decode an image to its end, as ``rgb`` does; the first frame of an animation.
+
+    Raises:
+        BadPicture: it is missing, truncated, far too large, or not an image.
+    """
+    try:
+        with Image.open(file) as picture:
+            if max(picture.size) > THINNEST * min(picture.size):
+                raise BadPicture("picture too thin")
+            return rgb(picture)
+    except BadPicture:
+        raise
+    except Exception as error:  # Pillow's readers raise anything on damaged files
+        raise _told(error) from error
+
+
+def size_of(file: str | Path | IO[bytes]) -> tuple[int, int]:
+    """Read the width and height of an upright image from its header.
+
+    Raises:
+        BadPicture: it is missing, far too large, or not an image.
+    """
+    try:
+        with Image.open(file) as picture:
+            width, height = picture.size
+            # Of a PNG without EXIF, getexif() would decode the whole image; TIFF is turned already.
+            turned = "exif" in picture.info and picture.getexif().get(ORIENTATION, 1) >= 5
+            return (height, width) if turned else (width, height)
+    except Exception as error:
+        raise _told(error) from error
+
+
+def _told(error: Exception) -> BadPicture:
+    """Name what Pillow found."""
+    if isinstance(error, FileNotFoundError):
+        return BadPicture("no such image")
+    if isinstance(error, IsADirectoryError):
+        return BadPicture("folder in place of an image")
+    if isinstance(error, PermissionError):
+        return BadPicture("no permission to read the picture")
+    if isinstance(error, Image.DecompressionBombError):
+        return BadPicture("image too large")
+    if isinstance(error, UnidentifiedImageError):
+        return BadPicture("no picture")
+    cut = "truncated" in str(error) or isinstance(error, EOFError)
+    return BadPicture("truncated image" if cut else "no picture")
 
 
 def opened(picture: str | Path | Image.Image) -> Image.Image:
-    """Return an image as RGB: turned upright by the file's EXIF data; the first frame of an
-    animation.
+    """Return an image as ``rgb`` does; the first frame of an animation.
 
     Raises:
-        VLMIGError: no such file, or it is not an image.
+        VLMIGError: no such file, or it is not an image that can be read.
     """
-    if isinstance(picture, Image.Image):
-        return rgb(picture)
-    if not isinstance(picture, str | Path):
+    if not isinstance(picture, str | Path | Image.Image):
         raise VLMIGError(
             f"an image of type {type(picture).__name__}; expected a PIL image or a file's path"
         )
     try:
-        with Image.open(picture) as image:
-            return rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError:
-        raise VLMIGError(f"no image file {picture}; expected a path to one: correct it") from None
-    except Exception as error:  # a damaged file may break Pillow's readers in any way
-        raise VLMIGError(
-            f"{picture} is not an image that can be read ({one_line(error, whole=True)}); "
-            "expected a file such as PNG, JPEG or WebP"
-        ) from None
+        return rgb(picture) if isinstance(picture, Image.Image) else read_picture(picture)
+    except BadPicture as reason:
+        raise VLMIGError(_cannot_read(str(picture), reason)) from None
+    except Exception as error:  # of a PIL image whose file was not decoded yet
+        raise VLMIGError(_cannot_read("the given image", _told(error))) from None
+
+
+def _cannot_read(name: str, reason: BadPicture) -> str:
+    if str(reason) == "no such image":
+        return f"no image file {name}; expected a path to one: correct it"
+    if str(reason) == "image too large":
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"{name} is too large; expected at most {most} pixels: make it smaller"
+    cause = f": {one_line(reason.__cause__, whole=True)}" if reason.__cause__ else ""
+    return (
+        f"{name} is not an image that can be read ({reason}{cause}); expected a file such as "
+        "PNG, JPEG or WebP"
+    )
 
 
 def all_opened(pictures: Pictures) -> list[Image.Image]:
@@ -51,11 +119,34 @@ def all_opened(pictures: Pictures) -> list[Image.Image]:
 
 
 def rgb(picture: Image.Image) -> Image.Image:
-    """Convert to RGB."""
-    if picture.mode.startswith("I"):  # 16 bits: Pillow would clip everything above 255
-        values = np.asarray(picture).astype(np.int64)
-        picture = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
-    return picture.convert("RGB")
+    """Convert to RGB of 8 bits: turned upright by its EXIF data, and on white where it is
+    transparent."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode[0] in "IF":
+        picture = _eight_bits(picture)
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    layer = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _eight_bits(picture: Image.Image) -> Image.Image:
+    """Scale a grey image of 16 bits, or of numbers from 0 to 1: Pillow would clip its values."""
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        scaled = values * 255 if values.max(initial=0) <= 1 else values
+    else:
+        scaled = values.astype(np.int64) >> 8
+    gray = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
+    clear = picture.info.get("transparency")
+    if isinstance(clear, int):
+        gray.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return gray
+
+
+def is_picture(name: str) -> bool:
+    """Return whether a file has the suffix of an image, and is not a Mac's ``._`` companion."""
+    return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith("._")
 
 
 def frames(path: str | Path, count: int) -> list[Image.Image]:

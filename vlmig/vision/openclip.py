@@ -63,7 +63,7 @@ def load(source: str, tag: str | None = None) -> OpenClipTower:
     # Some weights were trained with another activation than their architecture's: open_clip only
     # warns.
     settings = open_clip.get_pretrained_cfg(source, tag) if tag else {}
-    model, _, preprocess = open_clip.create_model_and_transforms(
+    model, preprocess = open_clip.create_model_from_pretrained(  # refuses random weights
         source, pretrained=tag, force_quick_gelu=bool(settings.get("quick_gelu"))
     )
     return OpenClipTower(model, preprocess, open_clip.get_tokenizer(source))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
+from vlmig.io.weights import check_weights
+
 FULL_LENGTH = ("siglip", "siglip2")
 """Families whose text side was trained on texts padded to full length."""
 
@@ -66,7 +68,8 @@ class TransformersTower:
 def load(name: str) -> TransformersTower:
     """Load a hub id or a folder; raises transformers' errors."""
     config = AutoConfig.from_pretrained(name)
-    model = AutoModel.from_pretrained(name, dtype=torch.float32)
+    model, loading = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
+    check_weights(model, name, loading["missing_keys"])
     processor = AutoImageProcessor.from_pretrained(name)
     tokenizer = AutoTokenizer.from_pretrained(name) if hasattr(config, "text_config") else None
     return TransformersTower(model, processor, tokenizer)

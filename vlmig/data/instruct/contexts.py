@@ -10,12 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from vlmig.data.pairs import BadPicture, Box, Pair
-from vlmig.data.pictures import place_box, size_of
+from vlmig.data.pairs import Box, Pair
+from vlmig.data.pictures import place_box
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.io.hashing import number_of
 from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
+from vlmig.vision.files import BadPicture, size_of
 
 ALIKE, NEARLY, SAME_PLACE = 0.7, 0.4, 0.5
 """Two phrases are the same if they share this much of their words (``ALIKE``), or less (``NEARLY``)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import inspect
+import re
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from vlmig.data.pairs import Source
+from vlmig.data.pictures import walk
+from vlmig.data.sources.coco import CocoCaptions
 from vlmig.data.sources.conversations import Conversations
 from vlmig.data.sources.folder import Folder
 from vlmig.data.sources.interleaved import Interleaved
@@ -17,8 +23,13 @@ from vlmig.data.sources.table import Table
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.data.sources.webdataset import WebDataset
 from vlmig.data.sources.wikitext import Wikitext
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
+from vlmig.io.delimited import open_text
+from vlmig.io.hub_datasets import parquet_types
+from vlmig.io.rows import ROW_ENDINGS, ending_of
+from vlmig.io.shards import files_of, state_of
 from vlmig.processing.chat_templates import TOKENIZER
+from vlmig.vision.files import is_picture
 
 Build = Callable[..., Source]
 KINDS: dict[str, Build] = {
@@ -30,19 +41,23 @@ KINDS: dict[str, Build] = {
     "webdataset": WebDataset,
     "conversations": Conversations,
     "interleaved": Interleaved,
+    "coco_captions": CocoCaptions,
 }
-FIELDS = {"conversations": b'"conversations"', "interleaved": b'"text_list"'}
-"""Fields by which a JSON file's first record shows its kind."""
 HEAD = 2**16
-"""Bytes of a file in which to look for them."""
+"""Bytes of a file in which its first record shows its kind."""
 FOLDERS = (
     ("region_descriptions.json*", "visual_genome"),
     ("state.json", "table"),
     ("dataset_dict.json", "table"),
     ("wiki.train.*", "wikitext"),
-    ("*.tar", "webdataset"),
+    ("metadata.jsonl", "folder"),
+    ("metadata.csv", "folder"),
 )
 """Files by which a folder shows its kind."""
+TARS = (".tar", ".tar.gz", ".tgz")
+TALKS = {"conversations", "messages"}
+ANSWERED = {"output", "response", "answer", "completion"}
+CAPTIONED = {"caption", "captions"}
 PATHS = ("path", "images")
 """Options that name files."""
 
@@ -91,8 +106,18 @@ def build_source(
     return build(**options)
 
 
+def state_of_source(spec: Mapping[str, Any], data: Path | None = None) -> str:
+    """Hash the files with records of the source that an entry describes; empty without any."""
+    path = spec.get("path")
+    if not isinstance(path, str):
+        return ""
+    endings = (*ROW_ENDINGS, *TARS, ".parquet", ".arrow", ".zip", ".gz", ".raw", ".tokens")
+    files = [file for file in files_of(_resolved(path, data), endings) if file.is_file()]
+    return state_of(files) if files else ""
+
+
 def guess_kind(path: object) -> str:
-    """Guess a source's kind from its path.
+    """Guess a source's kind from its path, and from the first record there.
 
     Raises:
         VLMIGError: there is nothing, or nothing known.
@@ -101,23 +126,82 @@ def guess_kind(path: object) -> str:
         raise VLMIGError(
             f"an entry has the path {path!r} and no source; expected source, path or both; add one"
         )
-    file = Path(path)
-    for kind, field in FIELDS.items():
-        if file.suffix in (".json", ".jsonl") and file.is_file() and field in _head(file):
-            return kind
-    if file.suffix in (".jsonl", ".csv", ".parquet"):
-        return "table"
-    if file.suffix == ".tar":
-        return "webdataset"
-    if file.is_dir():
-        for pattern, kind in FOLDERS:
-            if any(file.glob(pattern)):
-                return kind
-        return "folder"
+    place = Path(path)
+    if place.is_dir():
+        return _kind_of_folder(place)
+    files = [file for file in files_of(path, ()) if file.is_file()]
+    if not files:
+        raise VLMIGError(
+            f"there is nothing at {path}; expected a file, a folder or a pattern; correct the path "
+            "(relative ones start from --data, or from here), or name its source, such as table "
+            "for a hub id"
+        )
+    if kind := _kind_of_file(files[0]):
+        return kind
+    if files[0].suffix in (".zip", ".7z", ".rar"):
+        raise VLMIGError(f"{files[0]} is an archive; expected its files: unpack it, and name them")
     raise VLMIGError(
-        f"cannot tell what {path} is; expected a folder, a .jsonl, .csv, .parquet or .tar file, or "
-        f"LLaVA's .json; correct the path, or name its source: {', '.join(KINDS)}"
+        f"cannot tell what {files[0]} is; expected a folder, rows (.jsonl, .json, .csv, .tsv, "
+        f".txt, .parquet) or .tar files; name its source: {', '.join(KINDS)}"
     )
+
+
+def _kind_of_folder(folder: Path) -> str:
+    for pattern, kind in FOLDERS:
+        if any(folder.glob(pattern)):
+            return kind
+    if files_of(folder, TARS):
+        return "webdataset"
+    shards = files_of(folder, (".parquet",))
+    # img2dataset puts a list of failures beside each of its folders of pictures.
+    if shards and not shards[0].with_suffix("").is_dir():
+        return _kind_of_file(shards[0]) or "table"
+    for _, names in walk(folder):
+        if any(map(is_picture, names)):
+            return "folder"
+    rows = files_of(folder, ROW_ENDINGS)
+    archives = files_of(folder, (".zip", ".7z", ".rar"))
+    if archives and not rows:
+        raise VLMIGError(
+            f"{folder} holds only archives such as {archives[0].name}; expected their files: "
+            "unpack them"
+        )
+    return (_kind_of_file(rows[0]) if rows else None) or "folder"
+
+
+def _kind_of_file(file: Path) -> str | None:
+    """Guess by the ending, and for rows by the names in the first record."""
+    if file.name.endswith(TARS):
+        return "webdataset"
+    if file.suffix == ".parquet":
+        return _kind_of_columns(parquet_types(file))
+    if ending_of(file) in (".json", ".jsonl", ".ndjson"):
+        return _kind_of_json(file)
+    return "table" if ending_of(file) in ROW_ENDINGS else None
+
+
+def _kind_of_columns(types: Mapping[str, str]) -> str:
+    """Guess by the names and types of columns."""
+    names = set(types)
+    if names >= {"texts", "images"}:  # OBELICS has lists of texts, the_cauldron lists of turns
+        return "conversations" if "user" in types["texts"] else "interleaved"
+    if names & TALKS or (names & ANSWERED and not names & CAPTIONED):
+        return "conversations"
+    return "table"
+
+
+def _kind_of_json(file: Path) -> str:
+    """Guess by the names of fields in a JSON file's head, whether it is whole or not."""
+    head = _head(file)
+    found = {name.decode(errors="replace") for name in re.findall(rb'"(\w+)"\s*:', head)}
+    first = head.lstrip(codecs.BOM_UTF8).lstrip()[:1]
+    if "text_list" in found:
+        return "interleaved"
+    if first == b"{" and re.search(rb'"(images|annotations)"\s*:\s*\[\s*\{', head):
+        lists_objects = not found & {*TALKS, *ANSWERED, "texts"}
+        if lists_objects:
+            return "coco_captions"
+    return _kind_of_columns(dict.fromkeys(found, "user" if "user" in found else ""))
 
 
 def _resolved(path: str, data: Path | None) -> str:
@@ -128,8 +212,13 @@ def _resolved(path: str, data: Path | None) -> str:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(HEAD)
+    try:
+        with open_text(path, newline="") as file:
+            return str(file.read(HEAD)).encode(errors="replace")
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise VLMIGError(
+            f"{path} is damaged ({one_line(error)}); expected a whole file; fetch it again"
+        ) from None
 
 
 def _check(kind: str, build: Build, options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Conversations about images, and instructions without: LLaVA's JSON, JSON lines, or parquet."""
+"""Conversations about pictures, and instructions without, in the forms that published data has."""
 
 from __future__ import annotations
 
@@ -6,57 +6,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from vlmig.data.pairs import Pair, is_unicode
-from vlmig.data.pictures import ImageFiles, version_of
+from vlmig.data.records import Records
+from vlmig.data.sources.turns import ANSWERS, COLUMNS, IMAGES, LISTS, Fault, talk_of
 from vlmig.errors import VLMIGError
-from vlmig.io.json_stream import json_items
-from vlmig.io.rows import Bad, Row, parquet_columns, parquet_rows, text_rows
+from vlmig.io.rows import Bad, Row
 from vlmig.models.config import IMAGE
 from vlmig.processing.chat_templates import TOKENIZER, Turn, prompt, render
 
 POSITIONS = ("keep", "front")
-ENDINGS = (".json", ".zip", ".jsonl", ".parquet")
-COLUMNS = (
-    "id",
-    "image",
-    "conversations",
-    "instruction",
-    "input",
-    "output",
-    "question",
-    "response",
-    "system_prompt",
-)
-"""Columns of a parquet file that are read."""
-SPEAKERS = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}
 
 
-class Conversations(ImageFiles):
+class Conversations:
     """Turns of a user and an assistant as one text, of which the answers are learnt.
 
-    A record is ``{id, image, conversations: [{from: human | gpt | system, value}]}``, where
-    ``image`` is a file's name, a list of them in the order of their placeholders ``<image>``, or
-    left out; or text only, as ``{instruction, input, output}`` or ``{system_prompt, question,
-    response}``.
+    A record has its turns as ``conversations: [{from: human | gpt | system, value}]`` (LLaVA), as
+    ``{role, content}`` under the same name or ``messages``, where ``content`` may be a list of
+    parts, as ``texts: [{user, assistant}]`` (the_cauldron), or as ``{instruction, input, output}``,
+    ``{system_prompt, question, response}`` and their like. ``image`` or ``images`` are files' names
+    or embedded pictures, in the order of their placeholders ``<image>``; without placeholders they
+    go before the first question. Placeholders of other systems are translated. An answer before the
+    first question is left out, and counted.
 
     Args:
-        path: a ``.json`` file with one list (or its ``.json.zip``), a ``.jsonl`` or a ``.parquet``
-            file.
+        path: a ``.json``, ``.jsonl`` or ``.parquet`` file (or ``.zip``, ``.gz``), a folder or
+            pattern of them, a folder saved by ``datasets``, or a hub id.
         images: folder that the image files' names start from (default: the file's folder).
         template: how turns become a text, see ``vlmig.processing.chat_templates``; ``tokenizer``
             for the chat template of the language model.
         image_position: ``keep`` leaves placeholders where they are; ``front`` puts those of a turn
             on separate lines before its text, as LLaVA does.
         tokenizer: the language model's, for its chat template.
+        split: split of a dataset, or of files named after splits.
 
     Raises:
-        VLMIGError: no such file or folder, an unknown option, or a tokenizer without a template.
+        VLMIGError: no such file or folder, an unknown option, no known columns, or a tokenizer
+            without a template.
     """
 
     def __init__(
@@ -66,24 +53,23 @@ class Conversations(ImageFiles):
         template: str = "vicuna",
         image_position: str = "keep",
         tokenizer: Any = None,
+        split: str = "train",
     ) -> None:
         self.path, self.name = Path(path), f"conversations {path}"
-        self.images = Path(images) if images else self.path.parent
         self.template, self.front, self.tokenizer = template, image_position == "front", tokenizer
         if image_position not in POSITIONS:
             raise VLMIGError(
                 f"image_position {image_position!r}; expected {' or '.join(POSITIONS)}; correct it"
             )
-        if self.path.suffix not in ENDINGS or not self.path.is_file():
+        self.records = Records(path, "conversations", images, split)
+        given = self.records.columns
+        if given is not None and not set(given) & {*LISTS, *ANSWERS}:
             raise VLMIGError(
-                f"no conversations at {path}; expected a {', '.join(ENDINGS[:-1])} or "
-                f"{ENDINGS[-1]} file; correct the path"
+                f"{path} has the columns {', '.join(given)}; expected conversations, messages, "
+                "instruction and output, or question and response; rename them"
             )
-        if not self.images.is_dir():
-            raise VLMIGError(
-                f"no folder {images}; expected the one that names of images start from; correct "
-                "images"
-            )
+        self.columns = [name for name in COLUMNS if name in (given or ())]
+        self.records.column = next((name for name in IMAGES if name in (given or ())), None)
         prompt([Turn("user", "?")], template, tokenizer)  # refuses a wrong template early
 
     def pairs(self) -> Iterator[Pair | Bad]:
@@ -92,42 +78,46 @@ class Conversations(ImageFiles):
         Raises:
             VLMIGError: the file as a whole cannot be read.
         """
-        for record in self._records():
+        for record in self.records.read(self.columns):
             yield record if isinstance(record, Bad) else self._pair(*record)
 
-    def _records(self) -> Iterator[tuple[str, Row] | Bad]:
-        """Yield the location and the fields of every record."""
-        if self.path.suffix == ".jsonl":
-            yield from text_rows(self.path)
-        elif self.path.suffix == ".parquet":
-            yield from parquet_rows(self.path, _columns(self.path))
-        else:
-            for number, record in enumerate(json_items(self.path), 1):
-                place = f"{self.path.name}, record {number}"
-                is_row = isinstance(record, dict)
-                yield (place, record) if is_row else Bad(place, "not a JSON object")
+    def open(self, pair: Pair) -> Image.Image:
+        """Read a pair's image: RGB.
+
+        Raises:
+            BadPicture: it is missing, truncated, or not an image.
+        """
+        return self.records.open(pair)
 
     def _pair(self, place: str, row: Row) -> Pair | Bad:
         number = row.get("id")
         name = "" if number is None else str(number)
         place = f"{place}, id {name}" if name else place
         try:
-            system, turns = _turns(row)
-            pictures = _pictures(row)
+            talk = talk_of(row)
+            turns = talk.turns
             if self.front:
                 turns = [Turn(turn.role, _in_front(turn.text)) for turn in turns]
-            _check_marks(system, turns, len(pictures))
-            text, learnt = self._text(turns, system)
-            group = pictures[0] if pictures else name
-            if not all(map(is_unicode, (text, group, *pictures))):
-                raise _Fault("not Unicode")
-            versions = [version_of(self.images / picture) or "" for picture in pictures]
+                if sum(turn.text.count(IMAGE) for turn in turns) != len(talk.pictures):
+                    raise Fault(f"more {IMAGE} than images")  # moving one made another
+            text, learnt = self._text(turns, talk.system)
+            group = talk.pictures[0] if talk.pictures else name
+            if not all(map(is_unicode, (text, group, *talk.pictures))):
+                raise Fault("not Unicode")
+            versions = [self.records.version(picture) or "" for picture in talk.pictures]
             if not all(versions):
-                raise _Fault("no such image")
-        except _Fault as reason:
+                raise Fault("no such image")
+        except Fault as reason:
             return Bad(place, str(reason))
-        first, more = "".join(pictures[:1]), tuple(pictures[1:])
-        return Pair(text, first, group=group, version="\n".join(versions), more=more, learnt=learnt)
+        return Pair(
+            text,
+            "".join(talk.pictures[:1]),
+            group=group,
+            version="\n".join(versions),
+            more=tuple(talk.pictures[1:]),
+            learnt=learnt,
+            mended=talk.mended,
+        )
 
     def _text(
         self, turns: list[Turn], system: str | None
@@ -138,90 +128,7 @@ class Conversations(ImageFiles):
             if self.template != TOKENIZER:
                 raise
             # It may know no system turn, or change earlier turns.
-            raise _Fault("refused by the chat template") from None
-
-
-class _Fault(Exception):
-    """Why a record is bad."""
-
-
-def _columns(path: Path) -> list[str]:
-    """List the columns of a parquet file that are read."""
-    names = parquet_columns(path)
-    if not {"conversations", "output", "response"} & set(names):
-        raise VLMIGError(
-            f"{path} has the columns {', '.join(names)}; expected conversations, instruction and "
-            "output, or question and response; rename them"
-        )
-    return [name for name in COLUMNS if name in names]
-
-
-def _turns(row: Row) -> tuple[str | None, list[Turn]]:
-    """Read the system text, None if there is none, and the turns after it."""
-    turns = [_turn(one) for one in _messages(row)]
-    system = turns.pop(0).text if turns and turns[0].role == "system" else None
-    for i, turn in enumerate(turns):
-        if turn.role != ("user", "assistant")[i % 2]:
-            raise _Fault("turns do not alternate")
-    if len(turns) % 2 or not turns:
-        raise _Fault("no answer")
-    if not all(turn.text for turn in turns):
-        raise _Fault("empty turn")
-    return system or None, turns
-
-
-def _messages(row: Row) -> list[Any]:
-    """Return a record's turns in LLaVA's form."""
-    if isinstance(row.get("conversations"), list):
-        return row["conversations"]
-    if row.get("output") is not None:
-        answer = row["output"]
-        names = ("instruction", "input")
-        question = [row[name] for name in names if row.get(name) not in (None, "")]
-    elif row.get("response") is not None:
-        question, answer = [row.get("question")], row["response"]
-    else:
-        raise _Fault("no conversations")
-    if not all(isinstance(text, str) for text in question):
-        raise _Fault("turn is no text")
-    turns = [{"from": "human", "value": "\n".join(question)}, {"from": "gpt", "value": answer}]
-    system = row.get("system_prompt")
-    return turns if system in (None, "") else [{"from": "system", "value": system}, *turns]
-
-
-def _turn(message: Any) -> Turn:
-    if not isinstance(message, dict):
-        raise _Fault("turn is no object")
-    speaker, text = message.get("from"), message.get("value")
-    if not isinstance(speaker, str) or speaker not in SPEAKERS:
-        raise _Fault("unknown speaker")
-    if not isinstance(text, str):
-        raise _Fault("turn is no text")
-    return Turn(SPEAKERS[speaker], text.strip())
-
-
-def _pictures(row: Row) -> list[str]:
-    value = row.get("image")
-    names = value if isinstance(value, list) else [] if value in (None, "") else [value]
-    if not all(isinstance(name, str) and name for name in names):
-        raise _Fault("image name is no text")
-    return names
-
-
-def _check_marks(system: str | None, turns: list[Turn], pictures: int) -> None:
-    """Insist on a placeholder for every image, in the user's turns."""
-    marks, elsewhere = 0, (system or "").count(IMAGE)
-    for turn in turns:
-        if turn.role == "user":
-            marks += turn.text.count(IMAGE)
-        else:
-            elsewhere += turn.text.count(IMAGE)
-    if elsewhere or (marks and not pictures):
-        raise _Fault(f"{IMAGE} without image")
-    if pictures and not marks:
-        raise _Fault(f"image without {IMAGE}")
-    if marks != pictures:
-        raise _Fault(f"{'more' if marks > pictures else 'fewer'} {IMAGE} than images")
+            raise Fault("refused by the chat template") from None
 
 
 def _in_front(text: str) -> str:

@@ -8,11 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import ImageFiles, is_picture, version_of, walk
+from vlmig.data.pictures import ImageFiles, version_of, walk
 from vlmig.errors import VLMIGError
 from vlmig.io.hashing import number_of
 from vlmig.io.rows import Bad, text_rows
+from vlmig.vision.files import is_picture
 
+LONGEST = 2**20
+"""Most bytes of a caption's file."""
 METADATA = ("metadata.jsonl", "metadata.csv")
 
 
@@ -79,10 +82,12 @@ class Folder(ImageFiles):
     def _picture(self, picture: str, stem: str, files: set[str]) -> Iterator[Pair | Bad]:
         captions: list[str] = []
         if f"{stem}.txt" in files:
+            beside = (self.folder / picture).with_name(f"{stem}.txt")
             try:
-                text = (
-                    (self.folder / picture).with_name(f"{stem}.txt").read_text(encoding="utf-8-sig")
-                )
+                if beside.stat().st_size > LONGEST:
+                    yield Bad(picture, "caption too long")
+                    return
+                text = beside.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError):
                 yield Bad(picture, "captions not UTF-8")
                 return

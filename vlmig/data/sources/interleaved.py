@@ -1,31 +1,36 @@
-"""Documents with images between their sentences, in MMC4's form: JSON lines."""
+"""Documents with images between their sentences, in the forms of MMC4 and OBELICS."""
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from vlmig.data.pairs import Pair, captioned, inert, is_unicode
-from vlmig.data.pictures import ImageFiles, is_number, version_of
+from vlmig.data.pictures import is_number
+from vlmig.data.records import ADDRESS, Records
 from vlmig.errors import VLMIGError
-from vlmig.imagination.sources.given import natural
-from vlmig.io.rows import Bad, Row, text_rows
+from vlmig.io.rows import Bad, Row
 from vlmig.models.config import IMAGE
 
 LOSSES = ("all", "after_picture")
+FIELDS = ("texts", "url")
+"""Columns that are read of a dataset beside its images."""
 
 
-class Interleaved(ImageFiles):
+class Interleaved:
     """Web pages as sentences; an image that was matched to a sentence is directly before it.
 
     A record is ``{text_list: [sentence], image_info: [{image_name, matched_text_index,
-    matched_sim}]}``. Images that were not downloaded are left out, and so are documents without
-    any.
+    matched_sim}]}`` (MMC4), or ``{texts, images}``, two lists of one length, of which one has None
+    where the other has a text, or an image's name (OBELICS). Images that were not downloaded are
+    left out, and so are documents without any.
 
     Args:
-        path: a ``.jsonl`` file, a folder of them, or a pattern such as ``shards/docs_*.jsonl``.
+        path: a ``.jsonl``, ``.jsonl.zip`` or ``.parquet`` file, a folder of them, a pattern such as
+            ``shards/docs_*.jsonl``, or a hub id.
         images: folder that ``image_name`` starts from (default: that of the first file).
         max_pictures: number of images of a document to keep, the first of its list.
         min_similarity: images whose ``matched_sim`` is lower, or not a number, are left out.
@@ -46,7 +51,7 @@ class Interleaved(ImageFiles):
         loss: str = "all",
         break_up: bool = False,
     ) -> None:
-        self.shards, self.name = _shards(str(path)), f"interleaved {path}"
+        self.name = f"interleaved {path}"
         self.max_pictures, self.break_up = max_pictures, break_up
         self.min_similarity = min_similarity
         self.after_picture = loss == "after_picture"
@@ -58,10 +63,14 @@ class Interleaved(ImageFiles):
             raise VLMIGError(
                 f"max_pictures {max_pictures} of interleaved; expected a number from 1; correct it"
             )
-        self.images = Path(images) if images else self.shards[0].parent
-        if not self.images.is_dir():
+        self.records = Records(path, "documents", images)
+        columns = self.records.columns or []
+        self.columns = [name for name in FIELDS if name in columns]
+        self.records.column = "images" if "images" in columns else None
+        if self.records.columns is not None and "texts" not in columns:
             raise VLMIGError(
-                f"no folder {images}; expected the one that image_name starts from; correct images"
+                f"{path} has the columns {', '.join(columns)}; expected texts and images; name "
+                "another source"
             )
 
     def pairs(self) -> Iterator[Pair | Bad]:
@@ -70,12 +79,19 @@ class Interleaved(ImageFiles):
         Raises:
             VLMIGError: a file cannot be read.
         """
-        for shard in self.shards:
-            for row in text_rows(shard):
-                if isinstance(row, Bad):
-                    yield row
-                else:
-                    yield from self._document(*row)
+        for row in self.records.read(self.columns):
+            if isinstance(row, Bad):
+                yield row
+            else:
+                yield from self._document(*row)
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Read a document's image: RGB.
+
+        Raises:
+            BadPicture: it is missing, truncated, or not an image.
+        """
+        return self.records.open(pair)
 
     def _document(self, place: str, row: Row) -> Iterator[Pair | Bad]:
         content = _content(row)
@@ -100,17 +116,18 @@ class Interleaved(ImageFiles):
         """Choose a document's images, in the order of their sentences; if there are none, say
         why."""
         least, reason = self.min_similarity, "no image fetched" if listed else "no image listed"
-        kept = []
+        kept, addressed = [], False
         for image in listed:
-            version = version_of(self.images / image.name)
+            version = self.records.version(image.name)
             if not version:
+                addressed = addressed or bool(ADDRESS.match(image.name))
                 continue
             if least is not None and not (is_number(image.alike) and image.alike >= least):
                 reason = f"similarity under {least:g}"
                 continue
             kept.append(image._replace(version=version))
         if not kept:
-            return [], reason
+            return [], "web addresses in place of picture files" if addressed else reason
         return sorted(kept[: self.max_pictures], key=lambda image: image.sentence), ""
 
     def _whole(
@@ -153,6 +170,8 @@ class _Picture(NamedTuple):
 
 def _content(row: Row) -> tuple[list[str], list[_Picture]] | str:
     """Return a document's sentences and images, or the reason why it is bad."""
+    if isinstance(row.get("texts"), list) and isinstance(row.get("images"), list):
+        return _obelics(row["texts"], row["images"])
     sentences, infos = row.get("text_list"), row.get("image_info")
     if not isinstance(sentences, list):
         return "no text_list"
@@ -175,13 +194,23 @@ def _content(row: Row) -> tuple[list[str], list[_Picture]] | str:
     return [inert(sentence).strip() for sentence in sentences], pictures
 
 
-def _shards(path: str) -> list[Path]:
-    """List files: one, those of a folder, or those of a pattern, in natural order."""
-    pattern = f"{glob.escape(path)}/*.jsonl" if Path(path).is_dir() else path
-    found = [Path(path)] if Path(path).is_file() else list(map(Path, glob.glob(pattern)))
-    if not found or any(shard.suffix != ".jsonl" for shard in found):
-        raise VLMIGError(
-            f"no documents at {path}; expected a .jsonl file, a folder of them, or a pattern such "
-            "as docs_*.jsonl; correct the path, or unpack the files"
-        )
-    return sorted(found, key=lambda shard: natural(str(shard)))
+def _obelics(texts: list[Any], images: list[Any]) -> tuple[list[str], list[_Picture]] | str:
+    """Read OBELICS's form: an image stands before the text that follows it, or after the last."""
+    if len(texts) != len(images):
+        return "texts and images of other lengths"
+    sentences: list[str] = []
+    pictures: list[_Picture] = []
+    for text, image in zip(texts, images, strict=True):
+        if isinstance(image, dict):
+            image = image.get("path") or image.get("url")
+        if isinstance(text, str):
+            sentences.append(inert(text).strip())
+        elif text is not None:
+            return "sentence is no text"
+        elif isinstance(image, str) and image:
+            if not is_unicode(image):
+                return "not Unicode"
+            pictures.append(_Picture(image, len(sentences), None))
+    if any(picture.sentence == len(sentences) for picture in pictures):
+        sentences.append("")
+    return sentences, pictures

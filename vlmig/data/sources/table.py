@@ -1,39 +1,48 @@
-"""Tables of images and captions: JSON lines, CSV, parquet, or whatever ``datasets`` loads."""
+"""Tables of images and captions: text files with rows, parquet, or whatever ``datasets`` loads."""
 
 from __future__ import annotations
 
-import io
+import ast
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Box, Pair, captioned
-from vlmig.data.pictures import cut, open_picture, place_box, size_of, version_of
-from vlmig.errors import VLMIGError
-from vlmig.io.hub_datasets import load_dataset
-from vlmig.io.rows import BATCH, Bad, Row, below, lowest_values, require, text_rows
+from vlmig.data.pairs import Box, Pair, captioned
+from vlmig.data.pictures import place_box
+from vlmig.data.records import Records, check_name
+from vlmig.io.rows import Bad, Row, below, failed, lowest_values, require
+from vlmig.vision.files import BadPicture
 
-TEXT = (".jsonl", ".csv")
-TABLES = "a .jsonl, .csv or .parquet file, a folder saved by datasets, or a hub id"
+IMAGES = (
+    *("image", "file_name", "filename", "image_name", "image_path", "image_file", "filepath"),
+    *("file", "path", "img", "jpg", "png", "webp", "picture", "url", "image_url", "URL"),
+)
+CAPTIONS = (
+    *("caption", "captions", "text", "raw", "comment", "sentence", "sentences", "txt", "TEXT"),
+    *("description", "alt_text", "title"),
+)
+"""Names of columns in published tables, which stand in for the default ones."""
+STATUS = "status"
+"""img2dataset's column that says whether a picture was downloaded."""
 
 
 class Table:
     """Rows with an image and a caption, or a list of captions.
 
     Args:
-        path: a ``.jsonl``, ``.csv`` or ``.parquet`` file, a folder saved by ``datasets``, or a
-            dataset's hub id.
+        path: a file (JSON lines, a JSON list, CSV, TSV, ``|``; parquet), a folder or pattern of
+            them, a folder saved by ``datasets``, or a dataset's hub id.
         image: column of file names or embedded images; a row without one is text only. None: all
-            are.
-        caption: column of captions.
+            are. Without the default column the first of ``IMAGES`` is taken.
+        caption: column of captions; without the default column the first of ``CAPTIONS``.
         prompt: column of what to imagine if there is no image.
-        box: column of boxes: left, top, width and height in pixels.
+        box: column of boxes: left, top, width and height in pixels of the upright image.
         images: folder that file names start from (default: the table's).
-        split: split of a dataset.
+        split: split of a dataset, or of files named after splits.
         at_least: lowest values by column, such as ``{clip_similarity_vitb32: 0.3}``; rows below, or
             without a number, are left out.
 
@@ -54,22 +63,13 @@ class Table:
     ) -> None:
         self.path, self.name = Path(path), f"table {path}"
         self.image, self.caption, self.prompt, self.box = image, caption, prompt, box
-        self.images = (
-            Path(images) if images else self.path if self.path.is_dir() else self.path.parent
-        )
         self.at_least = lowest_values(at_least, path)
-        named = [column for column in (image, caption, prompt, box, *self.at_least) if column]
-        self.columns = list(dict.fromkeys(named))
-        if self.path.suffix in (*TEXT, ".parquet") and not self.path.is_file():
-            raise VLMIGError(
-                f"no file {path}; expected a .jsonl, .csv or .parquet table; correct the path"
-            )
-        self.rows = None if self.path.suffix in TEXT else load_dataset(path, TABLES, split)
-        if self.rows is not None:
-            require(self.columns, self.rows.column_names, path)
-            self.pictures = (
-                self.rows.select_columns([image]).with_format("arrow") if image else None
-            )
+        self.records = Records(path, "a table", images, split)
+        columns = self.records.columns
+        if columns is not None:
+            self._choose(columns)
+            require(self._columns(), columns, path)
+            self.records.column = self.image
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every row.
@@ -77,7 +77,8 @@ class Table:
         Raises:
             VLMIGError: the table as a whole cannot be read, or no row has a column.
         """
-        for row in self._text() if self.rows is None else self._dataset():
+        columns = self.records.columns
+        for row in self._text() if columns is None else self._dataset(columns):
             if isinstance(row, Bad):
                 yield row
             else:
@@ -89,70 +90,74 @@ class Table:
         Raises:
             BadPicture: it is missing, truncated, or not an image.
         """
-        return cut(open_picture(self._file(pair.picture)), pair.box)
+        return self.records.open(pair)
+
+    def _columns(self) -> list[str]:
+        """The columns that every row needs."""
+        named = [self.image, self.caption, self.prompt, self.box, *self.at_least]
+        return list(dict.fromkeys(column for column in named if column))
+
+    def _choose(self, given: Sequence[str]) -> None:
+        """Put the usual names in the place of default ones that the table does not have."""
+        if self.image == "image":
+            self.image = next((name for name in IMAGES if name in given), self.image)
+        if self.caption == "caption":
+            self.caption = next((name for name in CAPTIONS if name in given), self.caption)
 
     def _record(self, place: str, row: Row) -> Iterator[Pair | Bad]:
-        """Turn a row into pairs; the name ``row N`` is an image embedded in that row."""
-        if low := below(row, self.at_least):
-            yield Bad(place, low, dropped=True)
+        """Turn a row into pairs."""
+        if why := failed(row.get(STATUS)) or below(row, self.at_least):
+            yield Bad(place, why, dropped=True)
             return
         value, prompt = row.get(self.image or "") or "", (row.get(self.prompt or "") or "")
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
         if not isinstance(value, str) or not isinstance(prompt, str):
             yield Bad(
                 place,
                 "image is no file name" if not isinstance(value, str) else "prompt is no text",
             )
             return
-        version = self._version(value) if value else ""
-        if version is None:
-            yield Bad(place, "no such image")
+        try:
+            pair = self._pair(value.strip(), prompt.strip(), row)
+        except BadPicture as reason:
+            yield Bad(place, str(reason))
             return
+        yield from captioned(_listed(row.get(self.caption)), place, pair)
+
+    def _pair(self, picture: str, prompt: str, row: Row) -> Pair:
+        """Make a row's pair without its caption.
+
+        Raises:
+            BadPicture: there is no such image, or its box is none.
+        """
+        if not picture:
+            return Pair("", prompt=prompt)
+        check_name(picture)
+        version = self.records.version(picture)
+        if version is None:
+            raise BadPicture("no such image")
         box, clamped = None, False
-        if value and self.box and row.get(self.box) not in (None, "", []):
-            try:
-                box, clamped = self._box(row[self.box], value)
-            except BadPicture as reason:
-                yield Bad(place, str(reason))
-                return
-        prompt = "" if value else prompt.strip()
-        pair = Pair("", value, box, prompt, group=value, version=version, clamped=clamped)
-        yield from captioned(row.get(self.caption), place, pair)
+        if self.box and row.get(self.box) not in (None, "", []):
+            box, clamped = self._box(row[self.box], picture)
+        return Pair("", picture, box, group=picture, version=version, clamped=clamped)
 
     def _text(self) -> Iterator[tuple[str, Row] | Bad]:
-        """Read a text file; a column that no row has is a wrong name, not an empty column."""
+        """Read text files; a column that no row has is a wrong name, not an empty column."""
         names: set[str] = set()
-        for row in text_rows(self.path):
+        for row in self.records.read():
             if not isinstance(row, Bad):
-                if self.path.suffix == ".csv" and not names:
-                    require(self.columns, list(row[1]), self.path)
+                if not names:
+                    self._choose(list(row[1]))
                 names.update(row[1])
             yield row
         if names:
-            require(self.columns, sorted(names), self.path)
+            require(self._columns(), sorted(names), self.path)
 
-    def _dataset(self) -> Iterator[tuple[str, Row]]:
-        """Read a dataset in batches, without its embedded images."""
-        others = [column for column in self.columns if column != self.image]
-        rows: Any = self.rows
-        number = 0
-        for batch in rows.select_columns(self.columns).with_format("arrow").iter(BATCH):
-            pictures = _names(batch[self.image], number) if self.image else [""] * len(batch)
-            for row, picture in zip(batch.select(others).to_pylist(), pictures, strict=True):
-                yield f"row {number}", {**row, self.image or "": picture}
-                number += 1
-
-    def _version(self, picture: str) -> str | None:
-        if self.rows is not None and _row(picture) is not None:
-            return self.rows._fingerprint
-        return version_of(self.images / picture)
-
-    def _file(self, picture: str) -> Path | IO[bytes]:
-        """Return the file of an image, or its bytes if it is embedded."""
-        number = _row(picture)
-        if self.rows is None or number is None or self.pictures is None:
-            return self.images / picture
-        value = self.pictures[number][self.image][0].as_py()
-        return io.BytesIO(value["bytes"] if isinstance(value, dict) else value)
+    def _dataset(self, given: Sequence[str]) -> Iterator[tuple[str, Row] | Bad]:
+        """Read a dataset without its embedded images."""
+        status = [STATUS] if STATUS in given else []
+        return self.records.read([*self._columns(), *status])
 
     def _box(self, value: Any, picture: str) -> tuple[Box, bool]:
         if isinstance(value, str):  # as in CSV
@@ -162,37 +167,22 @@ class Table:
                 raise BadPicture("box without four numbers") from None
         if not isinstance(value, list):
             raise BadPicture("box without four numbers")
-        return place_box(value, size_of(self._file(picture)))
+        return place_box(value, self.records.size_of(picture))
 
 
-def _row(picture: str) -> int | None:
-    """Return the row that an image is embedded in; None for a file name."""
-    match = re.fullmatch(r"row (\d+)", picture)
-    return int(match[1]) if match else None
-
-
-def _names(column: Any, first: int) -> list[str]:
-    """Name a column's images without decoding them: by file, or by row if embedded; "" for none."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return [name or "" for name in column.to_pylist()]
-    embedded, paths = [False] * len(column), [None] * len(column)
-    if pa.types.is_struct(kind):
-        fields = [field.name for field in kind]
-        if "bytes" in fields:
-            embedded = pc.is_valid(pc.struct_field(column, "bytes")).to_pylist()
-        if "path" in fields:
-            paths = pc.struct_field(column, "path").to_pylist()
-    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        embedded = pc.is_valid(column).to_pylist()
-    else:
-        raise VLMIGError(
-            f"the column of images holds {kind}; expected file names or images; name another one"
-        )
-    names = []
-    for row, (has_bytes, path) in enumerate(zip(embedded, paths, strict=True), first):
-        names.append(f"row {row}" if has_bytes else path or "")
-    return names
+def _listed(value: Any) -> Any:
+    """Return the texts of a list that is written as text, or of objects with a text each, as
+    Karpathy's ``sentences``; anything else as it is."""
+    if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]":
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                found = parse(value)
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+            if isinstance(found, list) and found and all(isinstance(text, str) for text in found):
+                return found
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        return [next((one[name] for name in CAPTIONS if name in one), None) for one in value]
+    return value

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlmig.data.pairs import BadPicture, Pair, captioned
+from vlmig.data.pairs import Pair, captioned
 from vlmig.data.pictures import (
     ImageFiles,
     is_number,
-    is_picture,
     place_box,
-    size_of,
     version_of,
     walk,
 )
 from vlmig.errors import VLMIGError
 from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
+from vlmig.vision.files import BadPicture, is_picture, size_of
 
 SIDES = ("x", "y", "width", "height")
 
@@ -99,6 +99,13 @@ class VisualGenome(ImageFiles):
                 stem = name.partition(".")[0]
                 if is_picture(name) and stem.isdecimal():
                     found.setdefault(int(stem), os.path.join(folder, name))
+        for archive in self.folder.glob("*.zip"):
+            first = _first_picture(archive)
+            if first is not None and first not in found:
+                raise VLMIGError(
+                    f"{archive} is not unpacked; expected its images, such as {first}.jpg, in "
+                    "folders beside it; unzip it there"
+                )
         return found
 
     def _sizes(self) -> dict[int, tuple[int, int]]:
@@ -112,6 +119,19 @@ class VisualGenome(ImageFiles):
                 if isinstance(number, int) and isinstance(width, int) and isinstance(height, int):
                     sizes[number] = width, height
         return sizes
+
+
+def _first_picture(archive: Path) -> int | None:
+    """Return the number of the first picture in a zip archive; None if it holds none."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for name in opened.namelist():
+                stem = Path(name).stem
+                if is_picture(name) and stem.isdecimal():
+                    return int(stem)
+    except (OSError, zipfile.BadZipFile):
+        return None
+    return None
 
 
 class _Image:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -13,11 +12,12 @@ from typing import IO, Any
 
 from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Pair, captioned
-from vlmig.data.pictures import cut, open_picture, version_of
-from vlmig.errors import VLMIGError
-from vlmig.imagination.sources.given import natural
-from vlmig.io.rows import Bad, below, lowest_values
+from vlmig.data.pairs import Pair, captioned
+from vlmig.data.pictures import cut, version_of
+from vlmig.errors import VLMIGError, one_line
+from vlmig.io.rows import Bad, below, failed, lowest_values
+from vlmig.io.shards import files_of
+from vlmig.vision.files import BadPicture, read_picture
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTIONS = (".txt", ".json")
@@ -45,7 +45,7 @@ class WebDataset:
     def __init__(self, path: str | Path, at_least: Mapping[str, float] | None = None) -> None:
         self.at_least = lowest_values(at_least, path)
         self.name = f"webdataset {path}"
-        self.shards = _shards(str(path))
+        self.shards = files_of(path, (".tar", ".tar.gz", ".tgz"))
         missing = [shard for shard in self.shards if not shard.is_file()]
         if missing or not self.shards:
             raise VLMIGError(
@@ -61,8 +61,15 @@ class WebDataset:
         Raises:
             VLMIGError: an archive is compressed, so that its files cannot be reached one by one.
         """
+        endings: set[str] = set()
         for shard in self.shards:
-            yield from self._shard(shard)
+            yield from self._shard(shard, endings)
+        if endings and not endings & {*PICTURES, *CAPTIONS}:
+            raise VLMIGError(
+                f"{self.name} holds only {', '.join(sorted(endings)[:6])} files; expected images "
+                f"({', '.join(PICTURES)}) with captions ({', '.join(CAPTIONS)}) beside them; name "
+                "another path"
+            )
 
     def open(self, pair: Pair) -> Image.Image:
         """Read an image from its archive.
@@ -77,9 +84,9 @@ class WebDataset:
                 content = file.read(int(size))
         except OSError:
             raise BadPicture("no such image") from None
-        return cut(open_picture(io.BytesIO(content)), pair.box)
+        return cut(read_picture(io.BytesIO(content)), pair.box)
 
-    def _shard(self, path: Path) -> Iterator[Pair | Bad]:
+    def _shard(self, path: Path, endings: set[str]) -> Iterator[Pair | Bad]:
         name, version = path.relative_to(self.folder).as_posix(), version_of(path) or ""
         key, parts = "", Parts()
         with path.open("rb") as file:
@@ -94,6 +101,7 @@ class WebDataset:
                     yield from self._sample(file, name, key, parts, version)
                     key, parts = sample, Parts()
                 parts[f".{ending.lower()}"] = member
+                endings.add(f".{ending.lower()}")
             yield from self._sample(file, name, key, parts, version)
 
     def _sample(
@@ -109,12 +117,12 @@ class WebDataset:
             return
         try:
             caption = _read(file, parts, text)
-            fields = _read(file, parts, ".json") if self.at_least and ".json" in parts else {}
+            fields = _read(file, parts, ".json") if ".json" in parts else {}
         except ValueError as error:
             yield Bad(place, str(error))
             return
-        if low := below(fields, self.at_least):
-            yield Bad(place, low, dropped=True)
+        if why := failed(fields.get("status")) or below(fields, self.at_least):
+            yield Bad(place, why, dropped=True)
             return
         caption = caption.get("caption") if isinstance(caption, dict) else caption
         where = f"{shard}|{picture.offset_data}|{picture.size}"
@@ -156,8 +164,8 @@ def _members(file: IO[bytes], shard: str) -> Iterator[tarfile.TarInfo | Bad]:
         archive = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  # the file is the caller's
     except (tarfile.TarError, OSError) as error:
         raise VLMIGError(
-            f"{shard} is no plain tar archive ({error}); expected one that is not compressed; "
-            "unpack it with gunzip or fetch it again"
+            f"{shard} is no plain tar archive ({one_line(error)}); expected one that is not "
+            "compressed; unpack it with gunzip or fetch it again"
         ) from None
     try:
         while (member := archive.next()) is not None:
@@ -186,20 +194,3 @@ def _safe(member: tarfile.TarInfo) -> bool:
     path = PurePosixPath(member.name)
     plain = (member.isfile() and not member.issparse()) or member.isdir()
     return plain and not path.is_absolute() and ".." not in path.parts
-
-
-def _shards(path: str) -> list[Path]:
-    """List archives: one, those of a folder, or those of a pattern with one ``{00000..00009}``."""
-    found = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", path)
-    if found:
-        head, first, last, tail = found.groups()
-        return [
-            Path(f"{head}{number:0{len(first)}}{tail}")
-            for number in range(int(first), int(last) + 1)
-        ]
-    folder = Path(path)
-    return (
-        sorted(folder.rglob("*.tar"), key=lambda shard: natural(str(shard)))
-        if folder.is_dir()
-        else [folder]
-    )

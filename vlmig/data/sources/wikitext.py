@@ -9,12 +9,13 @@ from typing import Any
 
 from PIL import Image
 
-from vlmig.data.pairs import BadPicture, Pair, inert
+from vlmig.data.pairs import Pair, inert
 from vlmig.errors import VLMIGError
 from vlmig.imagination.prompts import sentences
 from vlmig.io.hashing import number_of, share_of
 from vlmig.io.hub_datasets import load_dataset
 from vlmig.io.rows import Bad, parquet_rows, require, text_lines
+from vlmig.vision.files import BadPicture
 
 HEADING = re.compile(r"\s*((?:= )+)(.+?)((?: =)+)\s*")
 LONGEST = 200_000

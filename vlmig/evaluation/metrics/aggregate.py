@@ -112,7 +112,7 @@ def _add_auto(
     table: Table,
     answers: dict[int, Iterator[Row]],
 ) -> dict[int, Iterator[Row]]:
-    """Add the k='auto' condition, and record how many pictures each item used."""
+    """Add the k='auto' condition, and record how many images each item used."""
     mixture = Mixture.of(evaluator.model.config, None, measured.task.weights)
     counts = [rescorer.used(rule, mixture) for rescorer in rescorers]
     condition = Condition(str(evaluator.settings.auto), table.main.mix, table.main.weights)
@@ -206,7 +206,7 @@ def _baselines(items: Sequence[Item], labels: np.ndarray) -> dict[str, float]:
 
 
 def _perplexities(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:
-    """Perplexity of texts with pictures of their subject mixed in, against text alone."""
+    """Perplexity of texts with images of their subject mixed in, against text alone."""
     ks = evaluator.settings.every_k
     for seed in measured.seeds:
         losses, tokens = dict.fromkeys(ks, 0.0), 0

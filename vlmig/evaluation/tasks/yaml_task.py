@@ -62,6 +62,10 @@ class Declaration(Checked):
     """A field: ``previous`` is the row before with the same value in it; others are left out."""
     repeated: int = 0
     """Rows that the public file is known to repeat."""
+    also: dict[str, str] = {}
+    """Other names that columns have in other publications of the files."""
+    elsewhere: dict[str, str] = {}
+    """Where a file lies in other publications, below the data folder too."""
     labels: str = ""
     """A file of labels, line by line, for the rows' field ``label``."""
     split: str = "test"
@@ -98,11 +102,20 @@ class Declaration(Checked):
         records: list[Record] = []
         for name in self.files[split]:
             if name != self.labels:
-                for place, row in read_records(data / name, self.columns, self.each, self.repeated):
+                path = self._path(data, name)
+                for place, row in read_records(
+                    path, self.columns, self.each, self.repeated, self.also
+                ):
                     records.append((place, {**row, "file": name}))
         if self.labels:
             self._add_labels(records, data / self.labels)
         return self._items(records)
+
+    def _path(self, data: Path, name: str) -> Path:
+        """Find a file where it should be, or where another publication has it."""
+        other = self.elsewhere.get(name)
+        is_other = other and not (data / name).is_file() and (data / other).is_file()
+        return data / other if other and is_other else data / name
 
     def _add_labels(self, records: list[Record], path: Path) -> None:
         labels = read_text(path).split() if path.is_file() else []
@@ -174,6 +187,11 @@ class Declaration(Checked):
             for prompt in self.prompts:
                 questions.append(self._question(prompt, row, choices, index, place))
         cluster, picture = render(self.subject, row).lower(), render(self.picture, row).strip()
+        if not (cluster.strip() and picture):
+            raise VLMIGError(
+                f"{place} says nothing that could be imagined; expected a thing or a text; correct "
+                "the row"
+            )
         return Item(f"{self.task}/{number}", cluster, picture, choices, tuple(questions))
 
     def _choices(self, row: Row) -> tuple[str, ...]:
@@ -248,7 +266,7 @@ class Declaration(Checked):
 
     def _demonstrations(self, data: Path, split: str) -> list[Item]:
         """Read a split's first items for each list of candidates; none if files are missing."""
-        if not all((data / name).is_file() for name in self.files[split]):
+        if not all(self._path(data, name).is_file() for name in self.files[split]):
             return []
         counts: dict[tuple[str, ...], int] = {}
         kept = []
@@ -306,9 +324,10 @@ def choose_tasks(
             chosen.append(read_declaration(Path(name), protocol).made(split))
         else:
             known = [*known_tasks(), *others]
-            known = [*get_close_matches(name, known, 1), *known]
+            near = get_close_matches(name, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
             raise VLMIGError(
-                f"unknown task {name!r}; expected one of {', '.join(dict.fromkeys(known))}, "
-                "or a task's .yaml file"
+                f"unknown task {name!r}; expected one of {', '.join(known)}, or a task's .yaml "
+                f"file{hint}"
             )
     return chosen

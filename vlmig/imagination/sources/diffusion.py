@@ -20,13 +20,15 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
-from torch import Tensor
+from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformers import AutoTokenizer
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination import ImageSource, Request
 from vlmig.imagination.sources.families import Sampling, sampling_for
 from vlmig.io.hashing import source_of
+from vlmig.io.weights import check_weights, why_damaged
 from vlmig.runtime import deterministic_map
 
 logger = logging.getLogger(__name__)
@@ -287,7 +289,7 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
     """Load a pipeline by the auto class, or by the class that its index names.
 
     Raises:
-        VLMIGError: no such pipeline.
+        VLMIGError: no such pipeline, or its weights are damaged or not finite.
     """
     from diffusers import AutoPipelineForText2Image, DiffusionPipeline
     from diffusers.utils import logging as diffusers_logging
@@ -301,13 +303,18 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
         try:
             pipeline = load(name, revision=revision, dtype=dtype)
             pipeline.set_progress_bar_config(disable=True)
+            for part in pipeline.components.values():
+                if isinstance(part, nn.Module):
+                    check_weights(part, name)
             return pipeline
         # A ValueError where the auto class does not list the pipeline.
-        except (OSError, ValueError) as error:
+        except VLMIGError:
+            raise
+        except (OSError, ValueError, SafetensorError) as error:
             failed = error
     raise VLMIGError(
-        f"cannot load the generator {name}: {one_line(failed)}; expected the hub id or folder of a "
-        "diffusers text-to-image pipeline"
+        f"cannot load the generator {name}: {why_damaged(Path(name), failed)}; expected the hub id "
+        "or folder of a diffusers text-to-image pipeline"
     ) from failed
 
 
@@ -318,9 +325,8 @@ def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]
         path = (
             index if Path(name).is_dir() else hf_hub_download(name, index.name, revision=revision)
         )
-        limit = _most_tokens(
-            json.loads(Path(path).read_text(encoding="utf-8")).get("_class_name", "")
-        )
+        pipeline = json.loads(Path(path).read_text(encoding="utf-8"))
+        limit = _most_tokens(pipeline.get("_class_name", ""))
         for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
             tokenizer = AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
             yield tokenizer, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,7 +20,9 @@ from vlmig.errors import VLMIGError
 from vlmig.imagination import ImageSource, Request
 from vlmig.imagination.prompts import slug
 from vlmig.io.hub_datasets import load_dataset
-from vlmig.vision import BLANK, VisionEncoder, as_tensor
+from vlmig.io.shards import natural
+from vlmig.vision import BLANK, VisionEncoder, as_tensor, opened
+from vlmig.vision.files import READER, SUFFIXES, is_picture
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
@@ -213,9 +214,6 @@ class BlankSource(ImageSource):
         return {"generator": "blank"}
 
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
-
-
 class Gallery:
     """Numbered images.
 
@@ -237,7 +235,8 @@ class Gallery:
                 raise VLMIGError(f"{source} has the columns {columns}; expected one named image")
         self.paths: list[Path] = []
         if self.rows is None:
-            paths = [path for path in self.folder.rglob("*") if path.suffix.lower() in SUFFIXES]
+            named = [path for path in self.folder.rglob("*") if is_picture(path.name)]
+            paths = [path for path in named if path.is_file()]  # no folders, no broken links
             self.paths = sorted(paths, key=lambda path: natural(str(path.relative_to(self.folder))))
         if not len(self):
             raise VLMIGError(
@@ -256,18 +255,13 @@ class Gallery:
         """
         if self.rows is not None:
             return as_tensor(self.rows[index]["image"])
-        try:
-            with Image.open(self.paths[index]) as image:
-                return as_tensor(image)
-        except (OSError, UnidentifiedImageError) as error:
-            raise VLMIGError(
-                f"{self.paths[index]} is not a readable image ({error}); remove or repair it"
-            ) from error
+        return as_tensor(opened(self.paths[index]))
 
     @cached_property
     def digest(self) -> str:
-        """Hash of names and contents of the files, or the fingerprint of the dataset."""
-        digest = hashlib.sha256()
+        """Hash of names and contents of the files, or the fingerprint of the dataset; and of how
+        they are read."""
+        digest = hashlib.sha256(READER.encode())
         for part in self._contents():
             digest.update(part)
         return digest.hexdigest()[:16]
@@ -278,8 +272,3 @@ class Gallery:
         for path in self.paths:
             yield str(path.relative_to(self.folder)).encode()
             yield path.read_bytes()
-
-
-def natural(name: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts image 10 after image 9."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -1,0 +1,215 @@
+"""A record of a conversation, in any of its published forms, as turns and the names of pictures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+from vlmig.data.records import check_name
+from vlmig.io.rows import Row
+from vlmig.models.config import IMAGE
+from vlmig.processing.chat_templates import Turn
+from vlmig.vision.files import BadPicture
+
+SPEAKERS = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+}
+LISTS = ("conversations", "messages", "texts")
+QUESTIONS = ("instruction", "question", "query", "prompt")
+INPUT, HISTORY = "input", "history"
+ANSWERS = ("output", "response", "answer", "completion")
+SYSTEMS = ("system_prompt", "system")
+IMAGES = ("image", "images")
+MOVING = ("video", "videos", "audio", "audios")
+COLUMNS = ("id", *LISTS, *QUESTIONS, INPUT, HISTORY, *ANSWERS, *SYSTEMS, *MOVING)
+"""Fields that are read beside the images."""
+QWEN = re.compile(r"(?:Picture \d+: *)?<img>([^<>\n]+?\.\w{2,5})</img>")
+"""Qwen-VL writes a picture's name into the text."""
+MARKS = re.compile(
+    r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|<\|image_pad\|>|<\|image\|>|"
+    r"<image_placeholder>|<Img><ImageHere></Img>|<ImageHere>|<start_of_image>|"
+    r"<img>(?:<IMG_CONTEXT>)+</img>|<IMG_CONTEXT>|<image_soft_token>|<image_pad>"
+)
+"""A picture's place in the texts of other systems."""
+NUMBERED = re.compile(r"<\|image_(\d+)\|>|<image[ _]?(\d+)>")
+"""The same with the picture's number, as Phi-3 and MMMU write it."""
+
+
+class Fault(Exception):
+    """Why a record is bad; short, and the same for all of its kind."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """A conversation."""
+
+    system: str | None
+    turns: list[Turn]
+    """User and assistant in turns; a placeholder for each image in the user's."""
+    pictures: list[str]
+    mended: str = ""
+    """What was left out so that it can be read."""
+
+
+def talk_of(row: Row) -> Talk:
+    """Read a record.
+
+    Raises:
+        Fault: it is in no known form, or something is missing.
+    """
+    named: list[str] = []
+    turns = [_turn(one, named) for one in _messages(row)]
+    system = turns.pop(0).text if turns and turns[0].role == "system" else None
+    mended = ""
+    if len(turns) > 1 and turns[0].role == "assistant" and turns[1].role == "user":
+        turns, mended = turns[1:], "an answer before the first question"
+    for i, turn in enumerate(turns):
+        if turn.role != ("user", "assistant")[i % 2]:
+            raise Fault("turns do not alternate")
+    if len(turns) % 2 or not turns:
+        raise Fault("no answer")
+    if not all(turn.text for turn in turns):
+        raise Fault("empty turn")
+    pictures = _pictures(row, named)
+    return Talk(system or None, _marked(system, turns, pictures), pictures, mended)
+
+
+def _messages(row: Row) -> list[Any]:
+    """Return a record's turns, each with speaker and text in one of the known forms."""
+    if any(row.get(name) not in (None, "", []) for name in MOVING):
+        raise Fault("a video or sound")
+    system = next((row[name] for name in SYSTEMS if row.get(name) not in (None, "")), None)
+    before = [] if system is None else [{"from": "system", "value": system}]
+    found = next((row[name] for name in LISTS if isinstance(row.get(name), list)), None)
+    if found is not None:
+        return before + list(chain.from_iterable(map(_sides, found)))
+    answer = next((row[name] for name in ANSWERS if row.get(name) is not None), None)
+    if answer is None:
+        raise Fault("no conversations")
+    question = next((row[name] for name in QUESTIONS if row.get(name) is not None), None)
+    if isinstance(question, list) and isinstance(answer, list):  # TRL's prompt and completion
+        return before + question + answer
+    parts = [text for text in (question, row.get(INPUT)) if text not in (None, "")]
+    if not all(isinstance(text, str) for text in parts):
+        raise Fault("turn is no text")
+    earlier = _history(row.get(HISTORY))
+    return [*before, *earlier, *_asked("\n".join(parts), answer)]
+
+
+def _history(pairs: Any) -> Iterator[Any]:
+    """Yield the turns of earlier questions and answers, ``[[question, answer], ...]``."""
+    if pairs in (None, ""):
+        return
+    if not isinstance(pairs, list):
+        raise Fault("history is no list")
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise Fault("history holds no pair")
+        yield from _asked(*pair)
+
+
+def _asked(question: Any, answer: Any) -> list[Any]:
+    return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+
+
+def _sides(message: Any) -> list[Any]:
+    """Split the_cauldron's ``{user, assistant}`` into two turns."""
+    if isinstance(message, dict) and "user" in message and "assistant" in message:
+        return _asked(message["user"], message["assistant"])
+    return [message]
+
+
+def _turn(message: Any, named: list[str]) -> Turn:
+    """Read a turn; pictures that it names itself are added to ``named``."""
+    if not isinstance(message, dict):
+        raise Fault("turn is no object")
+    speaker = message.get("from") or message.get("role")
+    text = message.get("value") if message.get("value") is not None else message.get("content")
+    if not isinstance(speaker, str) or speaker.lower() not in SPEAKERS:
+        raise Fault("unknown speaker")
+    if isinstance(text, list):
+        text = "".join(_part(part, named) for part in text)
+    if not isinstance(text, str):
+        raise Fault("turn is no text")
+    named += QWEN.findall(text)
+    return Turn(SPEAKERS[speaker.lower()], QWEN.sub(IMAGE, text).strip())
+
+
+def _part(part: Any, named: list[str]) -> str:
+    """Read a part of a turn: text, or a picture, whose name may be elsewhere."""
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise Fault("part of a turn is no object")
+    kind = part.get("type")
+    if kind == "text" or (kind is None and isinstance(part.get("text"), str)):
+        if not isinstance(part.get("text"), str):
+            raise Fault("turn is no text")
+        return str(part["text"])
+    if kind not in ("image", "image_url"):
+        raise Fault("a video or sound" if kind in ("video", "audio") else "unknown part of a turn")
+    values = [part.get(name) for name in ("image", "image_url", "path", "url")]
+    named += chain.from_iterable(_names(value) for value in values)
+    return IMAGE
+
+
+def _pictures(row: Row, named: Sequence[str]) -> list[str]:
+    """Return the names of a record's pictures: those in its text, else those of its fields."""
+    value = next((row[name] for name in IMAGES if row.get(name) not in (None, "", [])), None)
+    pictures = list(named) or list(_names(value))
+    for name in pictures:
+        try:
+            check_name(name)
+        except BadPicture as reason:
+            raise Fault(str(reason)) from None
+    return pictures
+
+
+def _names(value: Any) -> Iterator[str]:
+    """Yield the names in a field: a text, an object with one, or a list of them."""
+    if isinstance(value, list):
+        for one in value:
+            if one is None:
+                raise Fault("image name is no text")
+            yield from _names(one)
+        return
+    if isinstance(value, dict) and value and all(NUMBERED.fullmatch(str(key)) for key in value):
+        yield from _names(list(value.values()))  # MiniCPM-V names them by their marks
+        return
+    if isinstance(value, dict):
+        value = value.get("path") or value.get("url") or 0
+    if value is None or value == "":
+        return
+    if not isinstance(value, str):
+        raise Fault("image name is no text")
+    yield value.removeprefix("file://")
+
+
+def _marked(system: str | None, turns: list[Turn], pictures: Sequence[str]) -> list[Turn]:
+    """Insist on a placeholder for every image, in the user's turns; without any, they go first."""
+    turns = [replace(turn, text=MARKS.sub(IMAGE, turn.text)) for turn in turns]
+    texts = [turn.text for turn in turns]
+    if pictures and (numbers := NUMBERED.findall("".join(texts))):
+        found = [int(one or other) for one, other in numbers]
+        if found != [*range(found[0], found[0] + len(found))] or found[0] > 1:
+            raise Fault("numbers of pictures out of order")
+        turns = [replace(turn, text=NUMBERED.sub(IMAGE, turn.text)) for turn in turns]
+    marks = sum(turn.text.count(IMAGE) for turn in turns[::2])
+    elsewhere = (system or "").count(IMAGE) + sum(turn.text.count(IMAGE) for turn in turns[1::2])
+    if elsewhere or (marks and not pictures):
+        raise Fault(f"{IMAGE} without image")
+    if pictures and not marks:
+        first = replace(turns[0], text=f"{IMAGE}\n" * len(pictures) + turns[0].text)
+        return [first, *turns[1:]]
+    if marks != len(pictures):
+        raise Fault(f"{'more' if marks > len(pictures) else 'fewer'} {IMAGE} than images")
+    return turns

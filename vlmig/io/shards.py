@@ -1,0 +1,72 @@
+"""The files that a path means: one, those of a folder, or those of a pattern."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+READ = 2**26
+"""Bytes up to which a file's content is hashed."""
+SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Return a sort key that puts image 10 after image 9."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+
+
+def is_pattern(path: str | Path) -> bool:
+    """Return whether a path stands for several files, such as ``shards/{00..09}.tar``."""
+    return not Path(path).exists() and any(mark in str(path) for mark in "*?[{")
+
+
+def files_of(path: str | Path, endings: Sequence[str]) -> list[Path]:
+    """List files in natural order.
+
+    Args:
+        path: a file, a folder whose files with one of these endings are taken at any depth, or a
+            pattern: with ``*``, or with one ``{00000..00009}``, whose files are listed whether they
+            exist or not.
+    """
+    folder = Path(path)
+    span = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", str(path))
+    if folder.is_dir():
+        found = [file for file in folder.rglob("*") if file.name.endswith(tuple(endings))]
+        found = [file for file in found if file.is_file() and not file.name.startswith(".")]
+    elif span and not folder.exists():
+        head, first, last, tail = span.groups()
+        numbers = range(int(first), int(last) + 1)
+        return [Path(f"{head}{number:0{len(first)}}{tail}") for number in numbers]
+    elif is_pattern(path):
+        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
+    else:
+        found = [folder] if folder.is_file() else []
+    return sorted(found, key=lambda file: natural(str(file)))
+
+
+def of_split(files: Sequence[Path], folder: Path, split: str) -> list[Path]:
+    """Choose the files of a split by their names, as on the hub: ``train-00000-of-00002.parquet``,
+    ``default/train/0000.parquet``. Where no name has a split, all files are of it."""
+    named = {name: [file for file in files if _names(file, folder, name)] for name in SPLITS}
+    named.setdefault(split, [file for file in files if _names(file, folder, split)])
+    return named[split] if any(named.values()) else list(files)
+
+
+def _names(file: Path, folder: Path, split: str) -> bool:
+    inner = file.relative_to(folder) if file.is_relative_to(folder) else Path(file.name)
+    return re.search(rf"(^|[/_.-]){re.escape(split)}([/_.-]|$)", inner.as_posix()) is not None
+
+
+def state_of(files: Sequence[Path]) -> str:
+    """Hash names and contents of files; of those above ``READ`` bytes size and time stand for the
+    content."""
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} ".encode(errors="surrogateescape"))
+        large = status.st_size > READ
+        digest.update(str(status.st_mtime_ns).encode() if large else file.read_bytes())
+    return digest.hexdigest()[:16]
