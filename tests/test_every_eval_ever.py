@@ -15,7 +15,7 @@ def test_a_record_for_every_eval_ever_has_what_its_schema_asks_for(
 ) -> None:
     """The required fields and kinds of eval.schema.json 0.3.0 (github.com/evaleval), by hand."""
     results = evaluate(tiny, data, tmp_path, "imagenetvc_color", ks=(0, 2))
-    record = json.loads((tmp_path / "every_eval_ever.json").read_text())
+    record = json.loads((tmp_path / "every_eval_ever" / "record.json").read_text())
     top = ("schema_version", "evaluation_id", "evaluation_timestamp", "retrieved_timestamp")
     blocks = ("source_metadata", "model_info", "eval_library", "evaluation_results")
     assert set(record) == {*top, *blocks}, "no other field is allowed"

@@ -30,6 +30,7 @@ from vlmig.evaluation.tasks.yaml_task import declaration
 from vlmig.integrations.launch import TASKS, complete
 from vlmig.integrations.lm_eval import VlmigLM, before_stop
 from vlmig.integrations.requests import gathered, last_paragraph
+from vlmig.models.learned import FEATURES
 from vlmig.models.mixture import Mixture
 from vlmig.predict.scores import Scores
 
@@ -257,6 +258,21 @@ def test_a_documents_picture_is_shared_by_its_contexts(tiny: VLMIG) -> None:
     assert [v for v, _ in found] == pytest.approx(
         joined.loglikelihoods(2, Mixture.of(tiny.config)), abs=1e-5
     )
+
+
+def test_learned_weights_and_generic_pictures_decide_between_candidates(tiny: VLMIG) -> None:
+    torch.manual_seed(0)
+    tiny.model.generic_features = torch.randn(3, *tiny.model.blank_features.shape)
+    learned = {"features": dict.fromkeys(FEATURES, [0.1, 0.5, -0.7]), "intercept": 0.2}
+    tiny.config.learned, tiny.config.mix, tiny.config.weights = learned, "contrast", "learned"
+    model, context = VlmigLM(tiny, k=2), "The color of a cat is"
+    found = model.loglikelihood(asked((context, " red"), (context, " dark blue")))
+    seen = tiny.imagine([context], 2, policy=None)
+    (scores,) = tiny.score([context], [[" red", " dark blue"]], seen, verbatim=True, generic=True)
+    expected = scores.loglikelihoods(2, Mixture.of(tiny.config))
+    assert [value for value, _ in found] == pytest.approx(expected, abs=1e-5)
+    with pytest.raises(VLMIGError, match="judge a picture by the candidate answers"):
+        model.loglikelihood(asked((context, " red")))
 
 
 def test_a_lone_text_is_mixed_as_a_whole(tiny: VLMIG) -> None:

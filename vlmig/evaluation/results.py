@@ -1,4 +1,4 @@
-"""Write results.json and samples_*.jsonl in lm-eval's format, every_eval_ever.json, and
+"""Write results.json and samples_*.jsonl in lm-eval's format, every_eval_ever/record.json, and
 .eval_results/*.yaml for the Hub."""
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
         },
     }
     write_json(out / "results.json", results)
-    write_json(out / "every_eval_ever.json", record(results, [o.task for o in outcomes]))
+    write_json(out / "every_eval_ever" / "record.json", record(results, [o.task for o in outcomes]))
     if settings.limit is None and settings.subset == "all":  # a part is not a benchmark's result
         _write_for_hub(results, outcomes, out / ".eval_results")
     return results
