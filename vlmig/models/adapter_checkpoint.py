@@ -114,6 +114,10 @@ class AdapterCheckpoint:
                 name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs
             }
             config = VLMIGConfig.from_pretrained(folder, **fields)
+        if (attention := kwargs.get("attn_implementation")) is not None:
+            config._attn_implementation = attention
+            if isinstance(attention, dict):  # one for each configuration
+                kwargs["attn_implementation"] = attention.get("text_config", attention.get(""))
         weights = load_file(folder / WEIGHTS) if state_dict is None else state_dict
         if inside := _base_state(weights):
             weights = {name: weights[name] for name in weights if not name.startswith(PREFIX)}
