@@ -136,10 +136,10 @@ class AdapterCheckpoint:
             model.config.name_or_path = model.name_or_path = str(folder)
         load_adapter(model, weights, folder)
         place_adapter(model).eval()
-        model.freeze_base()
-        model.tells_frozen = True
-        report = {"missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set()}
-        return (model, {**report, "error_msgs": []}) if output_loading_info else model
+        if not output_loading_info:
+            return model
+        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+        return model, {**{kind: set[str]() for kind in kinds}, "error_msgs": []}
 
     def save_pretrained(
         self,

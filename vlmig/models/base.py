@@ -78,9 +78,13 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         tied = getattr(config.text_config, "tie_word_embeddings", False)
         self.config.tie_word_embeddings = tied  # PEFT reads it from the outermost configuration
         self.post_init()
+        base_weights = self.language_model.parameters()
         # PEFT reads which weights are tied from the outermost model.
         self._tied_weights_keys = self.tied_weights()
         self._keys_to_ignore_on_save = set(self._tied_weights_keys)
+        if language_model is not None and not any(w.requires_grad for w in base_weights):
+            self.freeze_base()
+            self.tells_frozen = True
         if language_model is not None and language_model.device.type != "meta":
             check_head(language_model, self.trunk, type(self).head)
 

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from vlmig.errors import VLMIGError
@@ -17,12 +17,18 @@ from vlmig.models.adapter_checkpoint import PREFIX
 logger = logging.getLogger(__name__)
 
 
-class Trainable(nn.Module):
-    """A base LM that is frozen or trains, beside projector and fusion layer."""
+class Trainable:
+    """A base LM that is frozen or trains, beside projector and fusion layer.
+
+    A base class before ``PreTrainedModel``, whose ``base_model`` and ``train`` it replaces.
+    """
 
     language_model: PreTrainedModel
-    projector: nn.Module
+    projector: Any
     fusion: Any
+    training: bool
+    parameters: Any
+    requires_grad_: Any
     tells_frozen = False
     """Whether training has still to say that the base LM is frozen, which nobody asked for."""
     told_idle = False
@@ -106,7 +112,7 @@ class Trainable(nn.Module):
                 "the base LM is frozen: only projector and fusion layer train and are saved; call "
                 "unfreeze_base() to train and save it too, or freeze_base() to say that it is meant"
             )
-        return super().train(mode)
+        return super().train(mode)  # type: ignore[misc]
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoint the base LM's blocks: the fusion layer reads its keys from a cache."""

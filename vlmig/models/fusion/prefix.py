@@ -48,7 +48,7 @@ class PrefixFusion(Fusion):
             # The placeholders may have been read already.
             begun = cache is not None and cache.get_seq_length()
             filled = _has_places(places, images, bool(begun))
-        if not filled:
+        if shown is None or not filled:
             return inputs
         words = model.get_input_embeddings()(ids.masked_fill(places, 0))
         embedded = fill_placeholders(words, places, model.projector(shown.to(words)))
