@@ -12,7 +12,7 @@ from test_families import SAME, left_padded, pictures, visual
 from torch import Tensor
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
-from vlmig import VLMIGError, VLMIGForCausalLM
+from vlmig import VLMIG, VLMIGError, VLMIGForCausalLM
 
 QUIET: dict[str, Any] = {"report_to": [], "use_cpu": True, "disable_tqdm": True}
 
@@ -167,3 +167,21 @@ def test_shifted_labels_are_used_as_given() -> None:
     shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
     assert torch.equal(model(**seen).loss, model(**seen, shift_labels=shifted).loss)
     assert model(**seen).loss != model(**seen, shift_labels=ids).loss
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_trl_trains_on_texts(frozen: bool, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl", reason="trl is not among our libraries")
+    datasets = pytest.importorskip("datasets")
+    pocket = VLMIG.from_pretrained("pocket")
+    pocket.model.freeze_base() if frozen else pocket.model.unfreeze_base()
+    before = pocket.model.language_model.transformer.wte.weight.clone()
+    settings = {"max_steps": 1, "bf16": False, "gradient_checkpointing": False, **QUIET}
+    texts = datasets.Dataset.from_dict({"text": ["A banana is yellow."] * 8})
+    trl.SFTTrainer(
+        model=pocket.model,
+        processing_class=pocket.tokenizer,
+        train_dataset=texts,
+        args=trl.SFTConfig(str(tmp_path), **settings),
+    ).train()
+    assert torch.equal(pocket.model.language_model.transformer.wte.weight, before) == frozen
