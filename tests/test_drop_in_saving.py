@@ -119,20 +119,23 @@ def test_low_rank_layers_of_somebody_else_are_refused(start: Path, tmp_path: Pat
 
 
 def test_a_digest_sees_every_bit_and_where_it_is() -> None:
-    weights = {"a": torch.arange(12.0).reshape(3, 4), "b": torch.ones(2, dtype=torch.bfloat16)}
+    weights = {"a": torch.arange(6e4).reshape(3, -1), "b": torch.ones(2, dtype=torch.bfloat16)}
+    nearly, swapped = weights["a"].clone(), weights["a"].clone()
+    nearly[1, 2] = nearly[1, 2].nextafter(torch.tensor(99.0))
+    swapped[0, :2] = swapped[0, [1, 0]]
     changes = (
         {"a": weights["a"].flip(0)},  # the same numbers, in other places
         {"a": weights["a"].flip(1)},
-        {"a": weights["a"].reshape(4, 3)},
-        {"a": weights["a"].nextafter(torch.tensor(99.0))},
+        {"a": weights["a"].reshape(-1, 3)},
+        {"a": nearly},
+        {"a": swapped},
         {"b": weights["b"].half()},
         {"c": torch.zeros(0)},
     )
     digests = {weights_digest(weights | change) for change in changes}
     assert len(digests | {weights_digest(weights)}) == 1 + len(changes)
-    assert weights_digest({name: weights[name].clone() for name in "ba"}) in digests | {
-        weights_digest(weights)
-    }
+    shifted = torch.cat([torch.zeros(1), weights["a"].flatten()])[1:].view(3, -1)
+    assert weights_digest({"b": weights["b"], "a": shifted}) == weights_digest(weights)
 
 
 def test_arguments_of_transformers(start: Path, tmp_path: Path) -> None:

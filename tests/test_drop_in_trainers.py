@@ -12,7 +12,7 @@ from test_families import SAME, left_padded, pictures, visual
 from torch import Tensor
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
-from vlmig import VLMIGError, VLMIGForCausalLM
+from vlmig import VLMIG, VLMIGError, VLMIGForCausalLM
 
 QUIET: dict[str, Any] = {"report_to": [], "use_cpu": True, "disable_tqdm": True}
 
@@ -62,19 +62,31 @@ def test_resuming_misses_no_weight(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_checkpointing_bf16_and_generation_in_a_trainer(tmp_path: Path) -> None:
-    plain = losses(visual("llama", "decoder_layer"), tmp_path / "plain")
-    less = losses(visual("llama", "decoder_layer"), tmp_path / "less", gradient_checkpointing=True)
-    assert less == pytest.approx(plain, rel=1e-5)
-    rough = losses(visual("llama", "decoder_layer"), tmp_path / "rough", bf16=True)
-    assert rough == pytest.approx(plain, rel=2e-2)  # 8 bits of mantissa
+    exact = losses(visual("llama", "decoder_layer"), tmp_path / "exact")
+    settings = {"gradient_checkpointing": True, "bf16": True}
+    rough = losses(visual("llama", "decoder_layer"), tmp_path / "rough", **settings)
+    assert rough == pytest.approx(exact, rel=2e-2)  # 8 bits of mantissa
     arguments = Seq2SeqTrainingArguments(
         str(tmp_path / "seq"), max_steps=1, predict_with_generate=True, **QUIET
     )
-    trainer = Seq2SeqTrainer(
-        visual("llama", "cross_attention"), arguments, train_dataset=samples(2)
-    )
+    model = visual("llama", "cross_attention")
+    trainer = Seq2SeqTrainer(model, arguments, train_dataset=samples(2))
     trainer.train()
     assert trainer.evaluate(samples(2))["eval_loss"] > 0
+
+
+@pytest.mark.parametrize("fusion", ["cross_attention", "decoder_layer", "prefix"])
+def test_checkpointing_gives_the_same_gradients(fusion: str) -> None:
+    batch = {**left_padded(), "visual_features": pictures(), "labels": left_padded()["input_ids"]}
+    gradients = []
+    for less in (False, True):
+        model: Any = visual("llama", fusion).train()
+        if less:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        model(**batch).loss.backward()
+        gradients.append({name: weight.grad for name, weight in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        assert gradient is not None and torch.equal(gradient, gradients[1][name]), name
 
 
 def test_training_says_that_the_base_is_frozen(
@@ -155,3 +167,21 @@ def test_shifted_labels_are_used_as_given() -> None:
     shifted = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=-100)
     assert torch.equal(model(**seen).loss, model(**seen, shift_labels=shifted).loss)
     assert model(**seen).loss != model(**seen, shift_labels=ids).loss
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_trl_trains_on_texts(frozen: bool, tmp_path: Path) -> None:
+    trl = pytest.importorskip("trl", reason="trl is not among our libraries")
+    datasets = pytest.importorskip("datasets")
+    pocket = VLMIG.from_pretrained("pocket")
+    pocket.model.freeze_base() if frozen else pocket.model.unfreeze_base()
+    before = pocket.model.language_model.transformer.wte.weight.clone()
+    settings = {"max_steps": 1, "bf16": False, "gradient_checkpointing": False, **QUIET}
+    texts = datasets.Dataset.from_dict({"text": ["A banana is yellow."] * 8})
+    trl.SFTTrainer(
+        model=pocket.model,
+        processing_class=pocket.tokenizer,
+        train_dataset=texts,
+        args=trl.SFTConfig(str(tmp_path), **settings),
+    ).train()
+    assert torch.equal(pocket.model.language_model.transformer.wte.weight, before) == frozen

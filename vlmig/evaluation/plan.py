@@ -10,7 +10,7 @@ import numpy as np
 from vlmig.evaluation.metrics.power import detectable
 from vlmig.evaluation.metrics.rescoring import BASELINES
 from vlmig.evaluation.settings import Settings
-from vlmig.evaluation.tasks.items import Item, Task
+from vlmig.evaluation.tasks.items import Item, Task, drawn
 
 SPREADS = {"number of pictures": 0.2, "text alone, controls": 0.45, "at worst": 1.0}
 """Standard deviations between objects of a paired difference in accuracy: typical ones, as of
@@ -65,9 +65,10 @@ def _subsets(
 ) -> dict[str, Sequence[Item]]:
     """Return the items of each subset that is compared by itself."""
     items = task.load(data)
+    limit = len(items) if settings.limit is None else settings.limit
     if settings.subset == "covered" and covered is not None and task.kind != "text":
-        return {"covered": [item for item in items if covered(item.cluster)][: settings.limit]}
-    items = items[: settings.limit]
+        return {"covered": drawn([item for item in items if covered(item.cluster)], limit)}
+    items = drawn(items, limit)
     found: dict[str, Sequence[Item]] = {"all": items}
     if covered is not None:
         inside = [item for item in items if covered(item.cluster)]

@@ -117,6 +117,10 @@ class AdapterCheckpoint:
                 name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs
             }
             config = VLMIGConfig.from_pretrained(folder, **fields)
+        if (attention := kwargs.get("attn_implementation")) is not None:
+            config._attn_implementation = attention
+            if isinstance(attention, dict):  # one for each configuration
+                kwargs["attn_implementation"] = attention.get("text_config", attention.get(""))
         weights = read_weights(folder / WEIGHTS) if state_dict is None else state_dict
         if inside := _base_state(weights):
             weights = {name: weights[name] for name in weights if not name.startswith(PREFIX)}
@@ -137,14 +141,10 @@ class AdapterCheckpoint:
         shape = (config.vision_patches, config.vision_width)
         model.generic_features = load_generic(folder, *shape)
         place_adapter(model).eval()
-        model.freeze_base()
-        model.tells_frozen = True
-        report: dict[str, Any] = {
-            "missing_keys": set(),
-            "unexpected_keys": set(),
-            "mismatched_keys": set(),
-        }
-        return (model, {**report, "error_msgs": []}) if output_loading_info else model
+        if not output_loading_info:
+            return model
+        kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
+        return model, {**{kind: set[str]() for kind in kinds}, "error_msgs": []}
 
     def save_pretrained(
         self,

@@ -84,9 +84,13 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         # Of other objects' images; in a file of their own, since most checkpoints have none.
         self.register_buffer("generic_features", torch.zeros(0, *blank.shape), persistent=False)
         self.post_init()
+        base_weights = self.language_model.parameters()
         # PEFT reads which weights are tied from the outermost model.
         self._tied_weights_keys = self.tied_weights()
         self._keys_to_ignore_on_save = set(self._tied_weights_keys)
+        if language_model is not None and not any(w.requires_grad for w in base_weights):
+            self.freeze_base()
+            self.tells_frozen = True
         if language_model is not None and language_model.device.type != "meta":
             check_head(language_model, self.trunk, type(self).head)
 
@@ -167,15 +171,13 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
                 f"{shape[:2]}"
             )
 
-    def encode_with_blank(
-        self, visual_features: Tensor, cache: Cache | None = None
-    ) -> VisualStates:
+    def encode_with_blank(self, visual_features: Tensor) -> VisualStates:
         """Encode the blank image followed by each prompt's K images, (B, 1 + K, ...).
 
         Args:
             visual_features: F, (B, K, P, C).
         """
-        return self._encode_behind(self.blank_features[None], visual_features, cache)
+        return self._encode_behind(self.blank_features[None], visual_features, None)
 
     def encode_generic(self) -> VisualStates:
         """Encode the checkpoint's M generic images, (1, M, ...).
@@ -183,14 +185,17 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         Raises:
             VLMIGError: it has none.
         """
+        return self.fusion.encode_images(self, self._generic()[None].to(self.blank_features))
+
+    def _generic(self) -> Tensor:
         if not len(self.generic_features):
             raise VLMIGError(NO_GENERIC)
-        return self.fusion.encode_images(self, self.generic_features[None].to(self.blank_features))
+        return self.generic_features
 
     def _encode_behind(
         self, reference: Tensor, visual_features: Tensor, cache: Cache | None
     ) -> VisualStates:
-        """Encode reference pictures (R, P, C) followed by each prompt's K pictures. Reused while
+        """Encode reference images (R, P, C) followed by each prompt's K images. Reused while
         decoding with a cache."""
         if (kept := kept_images(cache, visual_features)) is not None:
             return kept
@@ -215,11 +220,8 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
                 ``output_hidden_states``.
         """
         self.check_features(visual_features, image_weights, len(reading.hidden))
-        reference = self.blank_features[None]
-        if self.config.mix == "contrast":
-            if not len(self.generic_features):
-                raise VLMIGError(NO_GENERIC)
-            reference = self.generic_features
+        contrast = self.config.mix == "contrast"
+        reference = self._generic() if contrast else self.blank_features[None]
         visual = self._used(self._encode_behind(reference, visual_features, reading.cache))
         states = self.fuse(reading, visual)
         logits = self._mix_fused(reading, states, image_weights)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+COLUMNS = 1024
+"""Width of the table of integers whose rows and columns are summed."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def loaded(model: Any) -> Loaded | None:
 def weights_digest(state: Mapping[str, Any]) -> str:
     """Digest names, shapes and every bit of weights, whatever their device.
 
-    A hash of the exact integer sums over rows and over columns: on a GPU they take one pass, and
+    A hash of exact sums over rows and over columns of the bits, read as 64-bit integers: on a GPU
     nothing but the sums leaves it. Weights that are offloaded (``meta``) are left out: they cannot
     have been trained.
     """
@@ -46,13 +47,16 @@ def weights_digest(state: Mapping[str, Any]) -> str:
         value = state[name]
         if isinstance(value, Tensor) and value.device.type != "meta":
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            for sums in _sums(value.detach()):
-                digest.update(sums.cpu().numpy().tobytes())
+            for part in _sums(value.detach()):
+                digest.update(part.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _sums(value: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum a tensor's bits, read as integers, over rows and over columns."""
-    table = value.flatten(0, -2) if value.ndim > 1 else value.reshape(1, -1)
-    bits = table.contiguous().view(INTEGERS[value.element_size()])
-    return bits.sum(0), bits.sum(1)
+def _sums(value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum a tensor's bits over rows and over columns; what fills no row is returned as it is."""
+    bits = value.contiguous().reshape(-1).view(torch.uint8)
+    if bits.storage_offset() % 8:  # 64-bit integers begin at multiples of 8 bytes
+        bits = bits.clone()
+    whole = len(bits) // (8 * COLUMNS) * 8 * COLUMNS
+    table = bits[:whole].view(torch.int64).view(-1, COLUMNS)
+    return table.sum(0), table.sum(1), bits[whole:]

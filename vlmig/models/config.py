@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -62,6 +62,8 @@ class VLMIGConfig(PreTrainedConfig):
 
     model_type = "vlmig"
     sub_configs = {"text_config": AutoConfig}
+    auto_map: ClassVar[dict[str, str]] = {}
+    """No code inside the checkpoint; TRL asks."""
 
     text_config: Any = None
     """Configuration of the base LM (transformers)."""

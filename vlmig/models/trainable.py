@@ -19,13 +19,20 @@ from vlmig.models.projector import Resampler
 logger = logging.getLogger(__name__)
 
 
-class Trainable(PreTrainedModel):
-    """A base LM that is frozen or trains, beside projector and fusion layer."""
+class Trainable:
+    """A base LM that is frozen or trains, beside projector and fusion layer.
+
+    A base class before ``PreTrainedModel``, whose ``base_model`` and ``train`` it replaces.
+    """
 
     language_model: PreTrainedModel
     blank_features: Tensor
-    projector: nn.Module
+    children: Any
+    projector: Any
     fusion: Any
+    training: bool
+    parameters: Any
+    requires_grad_: Any
     tells_frozen = False
     """Whether training has still to say that the base LM is frozen, which nobody asked for."""
     told_idle = False
@@ -131,7 +138,7 @@ class Trainable(PreTrainedModel):
                 "the base LM is frozen: only projector and fusion layer train and are saved; call "
                 "unfreeze_base() to train and save it too, or freeze_base() to say that it is meant"
             )
-        return super().train(mode)
+        return super().train(mode)  # type: ignore[misc]
 
     def _set_gradient_checkpointing(self, *args: Any, **kwargs: Any) -> None:
         """Checkpoint the base LM's blocks: the fusion layer reads its keys from a cache."""
