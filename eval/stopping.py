@@ -26,7 +26,8 @@ import numpy as np
 from scipy.special import log_softmax
 
 from eval.tables import markdown, said
-from vlmig.evaluation.fit_auto_k import fit, in_random_orders, path, scores_of
+from vlmig.evaluation.answered import answered
+from vlmig.evaluation.fit_auto_k import fit, in_random_orders, path
 from vlmig.evaluation.run_folder import Run, read_run
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture
@@ -161,7 +162,7 @@ def of_run(run: Run) -> str:
     own = {name: block[name] for name in ("strength", "doubt", "alignment_floor")}
     mixture = Mixture.of(VLMIGConfig(**{**own, **block["default"]}))
     for task in run.tasks:
-        found = list(scores_of(run, task))
+        found = [(cluster, scores) for scores, _, cluster in answered(run, task)]
         names = np.array([name for name, _ in found])
         scores = [question for _, question in found]
         if not scores:

@@ -271,7 +271,7 @@ def test_learned_weights_and_generic_pictures_decide_between_candidates(tiny: VL
     (scores,) = tiny.score([context], [[" red", " dark blue"]], seen, verbatim=True, generic=True)
     expected = scores.loglikelihoods(2, Mixture.of(tiny.config))
     assert [value for value, _ in found] == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(VLMIGError, match="judge a picture by the candidate answers"):
+    with pytest.raises(VLMIGError, match="judge an image by the candidate answers"):
         model.loglikelihood(asked((context, " red")))
 
 

@@ -156,7 +156,7 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     reasons = {
         "gone.png": "no such image",
         "folder.png": "folder in place of an image",
-        "text.png": "no picture",
+        "text.png": "not an image",
         "thin.png": "picture too thin",
         "cut.png": "truncated image",
     }

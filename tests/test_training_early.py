@@ -232,7 +232,7 @@ def conversations(folder: Path, broken: Sequence[str] = ()) -> Path:
     faulty = {
         "turns do not alternate": [("human", f"{IMAGE}a?"), ("human", "b")],
         "no answer": [("human", f"{IMAGE}a?")],
-        "image without <image>": [("human", "a?"), ("gpt", "b")],
+        "more <image> than images": [("human", f"{IMAGE}{IMAGE}a?"), ("gpt", "b")],
     }
     for reason in broken:
         said = faulty[reason]
@@ -331,7 +331,7 @@ def test_each_stage_moves_what_it_trains_and_nothing_else(
 def test_bad_conversations_are_skipped_and_counted_or_stop_the_run(
     llava: Path, tmp_path: Path
 ) -> None:
-    conversations(tmp_path, ["turns do not alternate", "no answer", "image without <image>"])
+    conversations(tmp_path, ["turns do not alternate", "no answer", "more <image> than images"])
     changes = ["stages.0.steps=1", "stages.1.steps=1", "validation.share=0"]
     store = FeatureStore(tmp_path / "features")
     trained = train(load_recipe(llava, changes), tmp_path / "skipped", store=store)
@@ -350,7 +350,8 @@ def test_bad_conversations_are_skipped_and_counted_or_stop_the_run(
         file.read_text() for file in (tmp_path / "strict" / "training").rglob("bad.jsonl")
     )
     assert all(
-        name in listed for name in ("turns do not alternate", "no answer", "image without <image>")
+        name in listed
+        for name in ("turns do not alternate", "no answer", "more <image> than images")
     )
 
 

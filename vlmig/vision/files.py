@@ -75,9 +75,9 @@ def _told(error: Exception) -> BadPicture:
     if isinstance(error, Image.DecompressionBombError):
         return BadPicture("image too large")
     if isinstance(error, UnidentifiedImageError):
-        return BadPicture("no picture")
+        return BadPicture("not an image")
     cut = "truncated" in str(error) or isinstance(error, EOFError)
-    return BadPicture("truncated image" if cut else "no picture")
+    return BadPicture("truncated image" if cut else "not an image")
 
 
 def opened(picture: str | Path | Image.Image) -> Image.Image:
