@@ -64,7 +64,7 @@ def suite() -> Path:
 def test_what_fails_beyond_the_plain_base_is_on_the_list(suite: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=line", "-p", "no:cacheprovider",
-         "-p", "no:xdist", str(ROOT / "tests/suite_transformers.py")],
+         "-p", "no:xdist", "-o", "addopts=", str(ROOT / "tests/suite_transformers.py")],
         env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{suite}"},
         capture_output=True,
         text=True,
