@@ -121,8 +121,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
                 for each of their N tokens; labels there are ignored.
 
         Returns:
-            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V); states and
-            attention are described in ``vlmig.models.outputs``.
+            ``logits``, the mixture's log-probabilities, (B, T, V); see ``vlmig.models.outputs``.
         """
         base = {
             "input_ids": input_ids,
