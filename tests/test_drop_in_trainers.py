@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from test_families import SAME, left_padded, pictures, visual
 from torch import Tensor
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
@@ -185,3 +185,24 @@ def test_trl_trains_on_texts(frozen: bool, tmp_path: Path) -> None:
         args=trl.SFTConfig(str(tmp_path), **settings),
     ).train()
     assert torch.equal(pocket.model.language_model.transformer.wte.weight, before) == frozen
+
+
+def test_prefix_tuning_beside_pictures() -> None:
+    """The LM attends to the virtual tokens, the fusion layer to the text: with closed gates the
+    mixture is the tuned LM's own prediction, and with open ones the pictures count."""
+    settings = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
+    model: Any = visual("llama", "cross_attention")
+    tuned: Any = get_peft_model(model, settings)
+    batch = left_padded()
+    loss = tuned(**batch, visual_features=pictures(), labels=batch["input_ids"]).loss
+    loss.backward()
+    assert any(p.grad is not None and p.grad.any() for p in tuned.prompt_encoder.parameters())
+    with torch.no_grad():
+        text = tuned(**batch).logits.log_softmax(-1)
+        assert not torch.allclose(model(**batch).logits.log_softmax(-1), text, atol=1e-2)
+        seen = tuned(**batch, visual_features=pictures()).logits
+        assert not torch.allclose(seen, text, atol=1e-2)
+        model.fusion.attention_gate.zero_(), model.fusion.feed_gate.zero_()
+        closed = tuned(**batch, visual_features=pictures()).logits
+    real = batch["attention_mask"].bool()
+    assert torch.allclose(closed[real], text[real], atol=SAME)

@@ -117,19 +117,8 @@ class AdapterCheckpoint:
                 name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs
             }
             config = VLMIGConfig.from_pretrained(folder, **fields)
-        if (attention := kwargs.get("attn_implementation")) is not None:
-            config._attn_implementation = attention
-            if isinstance(attention, dict):  # one for each configuration
-                kwargs["attn_implementation"] = attention.get("text_config", attention.get(""))
         weights = read_weights(folder / WEIGHTS) if state_dict is None else state_dict
-        if inside := _base_state(weights):
-            weights = {name: weights[name] for name in weights if not name.startswith(PREFIX)}
-            base = build_language_model(cls.auto_class, config.text_config, inside, **kwargs)
-        else:
-            place = config.locate(config.language_model, folder)
-            base = load_language_model(
-                cls.auto_class, place, config.language_model_revision, **hub, **kwargs
-            )
+        base = cls._load_base(config, folder, _base_state(weights), hub, **kwargs)
         model: Any = cls(config, base)  # type: ignore[call-arg]
         if generation_config is None and (folder / GENERATION).is_file():
             generation_config = GenerationConfig.from_pretrained(folder)
@@ -137,14 +126,37 @@ class AdapterCheckpoint:
             model.generation_config = generation_config
         if state_dict is None:
             model.config.name_or_path = model.name_or_path = str(folder)
-        load_adapter(model, weights, folder)
-        shape = (config.vision_patches, config.vision_width)
-        model.generic_features = load_generic(folder, *shape)
+            shape = (config.vision_patches, config.vision_width)
+            model.generic_features = load_generic(folder, *shape)
+        adapter = {name: weights[name] for name in weights if not name.startswith(PREFIX)}
+        load_adapter(model, adapter, folder)
         place_adapter(model).eval()
         if not output_loading_info:
             return model
         kinds = ("missing_keys", "unexpected_keys", "mismatched_keys")
         return model, {**{kind: set[str]() for kind in kinds}, "error_msgs": []}
+
+    @classmethod
+    def _load_base(
+        cls,
+        config: VLMIGConfig,
+        folder: Path,
+        inside: dict[str, Tensor],
+        hub: dict[str, Any],
+        **kwargs: Any,
+    ) -> Any:
+        """Load the base LM that a configuration names, or build it of weights ``inside``."""
+        if (attention := kwargs.get("attn_implementation")) is not None:
+            config._attn_implementation = attention
+            if isinstance(attention, dict):  # one for each configuration
+                kwargs["attn_implementation"] = attention.get("text_config", attention.get(""))
+        if inside:
+            return build_language_model(cls.auto_class, config.text_config, inside, **kwargs)
+        place, revision = (
+            config.locate(config.language_model, folder),
+            config.language_model_revision,
+        )
+        return load_language_model(cls.auto_class, place, revision, **hub, **kwargs)
 
     def save_pretrained(
         self,
@@ -168,9 +180,8 @@ class AdapterCheckpoint:
                 written into ``model.safetensors``.
             is_main_process: False writes nothing.
             state_dict: weights to save instead of the model's own.
-            push_to_hub: upload the folder to ``repo_id``, the folder's name when not given.
-            kwargs: of the base LM's ``save_pretrained`` (``max_shard_size``, ...) and of
-                ``push_to_hub``.
+            push_to_hub: upload the folder to ``repo_id``; its own name when not given.
+            kwargs: of the base LM's ``save_pretrained``, and of ``push_to_hub``.
 
         Raises:
             VLMIGError: ``save_base=False``, and the base LM is not what would be loaded; layers of
@@ -181,9 +192,8 @@ class AdapterCheckpoint:
         folder, config = Path(save_directory), copy.deepcopy(self.config)
         own = {name: kwargs.pop(name) for name in BASE_SAVING if name in kwargs}
         folder.mkdir(parents=True, exist_ok=True)
-        state: dict[str, Tensor] = dict(
-            nn.Module.state_dict(self) if state_dict is None else state_dict  # type: ignore[call-overload]
-        )
+        module: Any = self
+        state: dict[str, Tensor] = module.state_dict() if state_dict is None else state_dict
         _refuse_wrapped(state)
         source = Path(config.name_or_path or folder)
         whole = save_base is None and self._base_trains()

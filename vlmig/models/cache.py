@@ -9,17 +9,21 @@ far.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer, StaticLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlmig.errors import VLMIGError
 
+logger = logging.getLogger(__name__)
 States = tuple[Tensor, ...]
 """Keys and values, of a text or of images (``TextStates`` and ``VisualStates``)."""
 OLD, NEW = "past_key_values", "cache"
@@ -76,14 +80,40 @@ def extend_cache(cache: Cache, text: States, config: Any) -> States:
             cache.layers.append(StaticLayer(max_cache_len=max(lengths)))
         else:
             cache.layers.append(_GrowingLayer() if static else DynamicLayer())
+        if unread := _unread(cache, text):
+            text = tuple(F.pad(states, (0, 0, unread, 0)) for states in text)
     keys, values = cache.update(*text, layer)
     if keys.shape[-2] < seen_length(cache, 0):
         raise VLMIGError(
             f"a cache of {seen_length(cache, 0)} tokens, {keys.shape[-2]} of them read with "
-            "images; expected one that began with visual_features: start with a new cache (and "
-            "prompt tuning or LoRA in place of prefix tuning, which gives such a cache)"
+            "images; expected one that began with visual_features: start with a new cache"
         )
     return keys, values
+
+
+def mark_text(cache: Cache | None) -> None:
+    """Note that this model filled a cache without images: it cannot go on beside them."""
+    if cache is not None and not torch.compiler.is_compiling():
+        cache.vlmig_text = True  # type: ignore[attr-defined]
+
+
+def unread_positions(cache: Cache | None) -> int:
+    """Count the first positions of a cache that no text was read into (prefix tuning's): the LM
+    attends to them, a fusion layer does not."""
+    return getattr(cache, "vlmig_unread", 0)
+
+
+def _unread(cache: Cache, text: States) -> int:
+    """Count the positions that were in a new cache before any text, and note their number."""
+    if getattr(cache, "vlmig_text", False) or torch.compiler.is_compiling():
+        return 0
+    cache.vlmig_unread = seen_length(cache, 0) - text[0].shape[-2]  # type: ignore[attr-defined]
+    if unread := unread_positions(cache):
+        logger.warning(
+            "a cache whose first %d positions this model has not read, such as prefix tuning's: "
+            "its fusion layer does not see them", unread,
+        )  # fmt: skip
+    return unread
 
 
 class _GrowingLayer(DynamicLayer):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -25,7 +26,15 @@ from transformers.utils import can_return_tuple
 
 from vlmig.errors import VLMIGError
 from vlmig.models.base import VLMIGPreTrainedModel
-from vlmig.models.cache import cache_argument, extend_cache, one_cache, seen_length, text_cache
+from vlmig.models.cache import (
+    cache_argument,
+    extend_cache,
+    mark_text,
+    one_cache,
+    seen_length,
+    text_cache,
+    unread_positions,
+)
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.family_block import DecoderLayerFusion, check_block
@@ -112,8 +121,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
                 for each of their N tokens; labels there are ignored.
 
         Returns:
-            ``logits`` hold the mixture's normalized log-probabilities, (B, T, V); states and
-            attention are described in ``vlmig.models.outputs``.
+            ``logits``, the mixture's log-probabilities, (B, T, V); see ``vlmig.models.outputs``.
         """
         base = {
             "input_ids": input_ids,
@@ -135,6 +143,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             output = self.language_model(
                 **base, **kwargs, labels=labels, logits_to_keep=logits_to_keep
             )
+            mark_text(text_cache(output))
             return self.without_images(output)
         asked = self.take_asked(kwargs)
         reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
@@ -199,6 +208,8 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         mask = visible(present, queries, text[0].shape[-2])
         if packed is not None:
             mask = mask & same_text(packed)
+        if unread := unread_positions(cache):
+            mask = mask & (torch.arange(mask.shape[-1], device=mask.device) >= unread)
         kept = queried(logits_to_keep)
         image_end = image_end[:, -queries:][:, kept] if image_end is not None else None
         return LateReading(
