@@ -65,6 +65,10 @@ def test_pipeline_generates_with_pictures(tiny: VLMIG) -> None:
     )
     plain = writer("A cat is", **settings)[0]["generated_text"]
     assert plain != own
+    # Many prompts with a set of pictures each, in one batch.
+    pairs = torch.cat([seen, seen.flip(1) * 2])
+    both = writer(["A cat is", "A cat is"], visual_features=pairs, batch_size=2, **settings)
+    assert both[0][0]["generated_text"] == own
 
 
 @torch.no_grad()
