@@ -223,11 +223,11 @@ def test_the_gate_is_where_one_answer_in_ten_changes() -> None:
 
 def test_what_cannot_be_calibrated_or_asked_is_said() -> None:
     with pytest.raises(
-        VLMIGError, match=r"1 questions about 1 items beside 10 pictures; expected two"
+        VLMIGError, match=r"1 questions about 1 items beside 10 images; expected two"
     ):
         fit(questions(np.random.default_rng(0), 1, 1.0), RULES[0])
     with pytest.raises(
-        VLMIGError, match=r"3 questions about 3 items beside 4 pictures; .* beside 10 pictures"
+        VLMIGError, match=r"3 questions about 3 items beside 4 images; .* beside 10 images"
     ):
         fit(questions(np.random.default_rng(0), 3, 1.0, pictures=4), RULES[0])
     for k, said in (
@@ -409,7 +409,7 @@ def test_a_checkpoint_is_calibrated_by_a_run(
         (["calibrate", str(tmp_path / "run"), "--model", str(tmp_path)], "no checkpoint in"),
         (
             ["calibrate", str(tmp_path / "few"), "--model", str(tmp_path / "model")],
-            "27 questions about 9 items beside 2 pictures; expected",
+            "27 questions about 9 items beside 2 images; expected",
         ),
         (["calibrate", str(tmp_path / "none"), "--model", str(tmp_path / "model")], "results.json"),
     ):
