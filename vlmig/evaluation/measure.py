@@ -184,7 +184,8 @@ class Plan:
             asked = {i: item for i, item in enumerate(versions) if item is not None}
             scored = self._scores(list(asked.values()), [[none]] * len(asked))
             for i, questions in zip(asked, scored, strict=True):
-                records[i][name] = [listed(scores.text) for scores in questions]  # type: ignore[literal-required]
+                texts: Any = {name: [listed(scores.text) for scores in questions]}
+                records[i].update(texts)
         return records
 
     def _record(
@@ -219,9 +220,10 @@ class Plan:
             if own.generic is not None:
                 record.setdefault("generic", []).append(listed(own.generic))
             if others:
+                shuffled: Any = record["shuffled"]
                 for name in ("per_image", "alignment"):
                     values = np.stack(np.split(getattr(other, name), len(others)))
-                    record["shuffled"][name].append(listed(values))  # type: ignore[literal-required]
+                    shuffled[name].append(listed(values))
         if self.task.scoring == "first_token":
             record["tokens"] = []
             for wording in item.questions:

@@ -122,7 +122,7 @@ class VLMIG:
         Args:
             k: imagined images; 6 when None, or none where images are given. ``auto`` imagines only
                 where it can matter and stops when the answer is not likely to change
-                (``vlmig.predict.adaptive_k``), ``auto:0.01`` at another error level.
+                (``vlmig.predict.adaptive_k``), ``auto:0.02`` at another level.
             images: given images, or one: for the question's placeholders (``<image>``) or, without
                 any, before it; with late fusion in place of imagined ones.
             shots: few-shot examples: (images, question, answer) each.
@@ -157,16 +157,10 @@ class VLMIG:
             candidates = spaced(context, options) if plain else conversation.continuations(options)
             scores, visuals = self._scored((context, candidates), visuals, count, mixture, draw)
             text_only = self.scorer.text_only(context, candidates, visuals, scores)
+        told: Any = {"seconds": dict(self.stopwatch.seconds), "rationale": rationale}
+        images = conversation.images
         return Answer.of(
-            options,
-            scores,
-            text_only,
-            visuals,
-            mixture,
-            conversation.images,
-            question=question,
-            seconds=dict(self.stopwatch.seconds),
-            rationale=rationale,
+            options, scores, text_only, visuals, mixture, images, question=question, **told
         )
 
     def _scored(

@@ -102,12 +102,12 @@ class Rescorer:
         for name in NUMBERS:
             rows: Any = record.get(name)
             self.columns[name].add([rows] if rows and name == "clip" else rows)
-        shuffled = record.get("shuffled")
+        shuffled: Any = record.get("shuffled")
         if shuffled and "labels" in shuffled:  # earlier versions had one donor, and not its label
             self.donors = len(shuffled["labels"])
             self._same.append([other == label for other in shuffled["labels"]])
         for name in SHUFFLED:
-            self.columns[f"shuffled {name}"].add(shuffled[name] if shuffled else None)  # type: ignore[literal-required]
+            self.columns[f"shuffled {name}"].add(shuffled[name] if shuffled else None)
 
     def complete(self, name: str) -> bool:
         """Tell whether every item has a kind of number."""
