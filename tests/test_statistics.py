@@ -19,6 +19,8 @@ from vlmig.evaluation.metrics.bootstrap import (
     verdict,
 )
 from vlmig.evaluation.metrics.intervals import share_interval
+from vlmig.evaluation.metrics.outcome import candidate_lists
+from vlmig.evaluation.tasks.items import Item
 
 
 def estimate_of(values: object, clusters: object, least: float = 0.0) -> Estimate:
@@ -176,7 +178,19 @@ def test_words() -> None:
 def test_baselines() -> None:
     labels = ["round"] * 9 + ["star"]
     assert majority(labels) == 0.9
+    # Two kinds of question: always "yes" to the first, always "2" to the second.
+    answers, kinds = ["yes", "yes", "no", "2", "2", "4", "2"], np.array([0, 0, 0, 1, 1, 1, 1])
+    assert majority(answers, kinds) == 5 / 7 > majority(answers) == 3 / 7
     assert balanced_accuracy(np.array([1.0] * 9 + [0.0]), labels) == 0.5
+
+
+def test_free_text_has_no_most_frequent_answer() -> None:
+    shared = [
+        Item(str(i), "thing", "a thing", ("yes", "no")[:: 1 - 2 * (i % 2)], ()) for i in range(4)
+    ]
+    assert candidate_lists(shared) is not None and set(candidate_lists(shared)) == {0}
+    own = [Item(str(i), "goal", "a goal", (f"do {i}", f"leave {i}"), ()) for i in range(4)]
+    assert candidate_lists(own) is None
 
 
 def test_calibration_error_by_hand() -> None:

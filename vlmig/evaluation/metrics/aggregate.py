@@ -12,7 +12,7 @@ from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.bootstrap import majority
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition
-from vlmig.evaluation.metrics.outcome import Outcome, Table
+from vlmig.evaluation.metrics.outcome import Outcome, Table, candidate_lists
 from vlmig.evaluation.metrics.rescoring import BASELINES, Rescorer
 from vlmig.evaluation.metrics.squad import exact_match, f1
 from vlmig.evaluation.records import Record
@@ -199,10 +199,13 @@ def _least_loss(item: Item, record: Record, k: int) -> Iterator[float]:
         start = end
 
 
-def _baselines(items: Sequence[Item], labels: np.ndarray) -> dict[str, float]:
-    """Return the accuracies of the most frequent answer and of guessing."""
+def _baselines(items: Sequence[Item], labels: np.ndarray) -> dict[str, float | None]:
+    """Return the accuracies of the most frequent answer, if there is one, and of guessing."""
     chances = [1 / len(item.choices) for item in items for _ in item.questions]
-    return {"majority": majority(labels), "chance": float(np.mean(chances))}
+    lists, most = candidate_lists(items), None
+    if lists is not None:
+        most = majority(labels, np.repeat(lists, [len(item.questions) for item in items]))
+    return {"majority": most, "chance": float(np.mean(chances))}
 
 
 def _perplexities(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:

@@ -170,9 +170,18 @@ def balanced_accuracy(correct: np.ndarray, labels: Sequence[str] | np.ndarray) -
     return float(np.mean(np.bincount(index, correct) / counts))
 
 
-def majority(labels: Sequence[str] | np.ndarray) -> float:
-    """Return the accuracy of always giving the most frequent label."""
-    return float(np.unique(np.asarray(labels), return_counts=True)[1].max() / len(labels))
+def majority(labels: Sequence[str] | np.ndarray, kinds: np.ndarray | None = None) -> float:
+    """Return the accuracy of always giving the most frequent label, of each kind of question.
+
+    Args:
+        kinds: the kind of each question, (n,); one kind when None.
+    """
+    every = np.asarray(labels)
+    kinds = np.zeros(len(every)) if kinds is None else kinds
+    right = 0
+    for kind in np.unique(kinds):
+        right += np.unique(every[kinds == kind], return_counts=True)[1].max()
+    return float(right / len(every))
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> tuple[float, list[dict[str, Any]]]:

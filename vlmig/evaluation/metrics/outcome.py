@@ -14,7 +14,7 @@ from vlmig.evaluation.metrics.comparisons import Condition, compare, mark_unread
 from vlmig.evaluation.metrics.rescoring import BY_CLIP, Rescorer, confidence
 from vlmig.evaluation.metrics.subsets import share_right, sizes, subsets
 from vlmig.evaluation.run_folder import EVERY_SEED, Row
-from vlmig.evaluation.tasks.items import Task
+from vlmig.evaluation.tasks.items import Item, Task
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Outcome:
     """Mixing rule and weights of the headline."""
     conditions: list[Row] = field(default_factory=list)
     comparisons: list[Row] = field(default_factory=list)
-    baselines: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, float | None] = field(default_factory=dict)
     curves: list[Row] = field(default_factory=list)
     """Accuracy by the number of images, over subsets of those that were imagined."""
     reliability: list[Row] = field(default_factory=list)
@@ -63,6 +63,8 @@ class Table:
     ) -> None:
         self.outcome, self.seeds, self.owner, self.labels = outcome, measured.seeds, owner, labels
         self.main = Condition(evaluator.settings.main_k, *outcome.main)
+        lists = candidate_lists(measured.items)
+        self.kinds = None if lists is None else lists[owner]
         clusters, outcome.names = coded(item.cluster for item in measured.items)
         one = clusters[owner]
         outcome.clusters = np.tile(one, len(self.seeds))
@@ -189,7 +191,9 @@ class Table:
             "n": len(np.unique(self.owner[mask])),
             "balanced_acc": balanced_accuracy(values, labels),
         }
-        row |= {"majority": majority(labels)}
+        row["majority"] = None
+        if self.kinds is not None:
+            row["majority"] = majority(labels, np.tile(self.kinds[mask], len(right)))
         for name, other in zip(others, more, strict=True):
             row |= {name: other.mean, f"{name}_stderr": other.stderr}
         text_only = Condition(0, *self.outcome.main)
@@ -246,3 +250,13 @@ class Table:
             self.outcome.single,
         )
         mark_unread(self.outcome.comparisons, self.outcome.unread)
+
+
+def candidate_lists(items: Sequence[Item]) -> np.ndarray | None:
+    """Number the candidates of each item, (items,): equal numbers, equal candidates.
+
+    None where most items have candidates of their own, as of free text: then no answer is the most
+    frequent.
+    """
+    lists, names = coded("\n".join(sorted(item.choices)) for item in items)
+    return None if len(names) > max(1, len(items) / 2) else lists
