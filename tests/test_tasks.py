@@ -450,3 +450,52 @@ def test_what_is_wrong_with_a_declaration_is_said_in_one_line(tmp_path: Path) ->
         with pytest.raises(VLMIGError, match=message) as raised:
             read_declaration(tmp_path / "own.yaml").made().load(tmp_path)
         assert "\n" not in str(raised.value)
+
+
+OWN = {
+    "task": "own",
+    "files": {"test": "own.csv"},
+    "columns": ["a"],
+    "prompts": ["{{ a }}"],
+    "subject": "x",
+    "picture": "x",
+    "choices": ["b", "c"],
+    "answer": "a",
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        *[({"task": name}, "is named ") for name in ("../x", "/tmp/x", "a/b", "", "x" * 300)],
+        ({"task": None}, "task"),
+        ({"task": ["own"]}, "task"),
+        ({"prompts": []}, "has an empty prompt, or none"),
+        ({"prompts": [""]}, "has an empty prompt, or none"),
+        ({"columns": ["a", "a"]}, "names a column twice"),
+        ({"shots": -1}, "has shots -1; expected 0 or more"),
+        ({"scoring": "best"}, "scoring"),
+        ({"policy": "all"}, "policy"),
+        ({"weights": "heavy"}, "weights"),
+        ({"files": ["own.csv"]}, "files"),
+        ({"prompts": ["{{ 'x' * 10 ** 9 }}"]}, "may make more than"),
+        ({"prompts": ["{{ 'x' * 1000000000 }}"]}, "may make more than"),
+        ({"prompts": ["{{ '%1000000000d' % 1 }}"]}, "a format with a field of more than 999"),
+        ({"prompts": ["{{ 'x' | center(1000000000) }}"]}, "center is not known here"),
+        ({"prompts": ["{% for i in range(99999) %}x{% endfor %}"]}, "'range' is undefined"),
+        ({"prompts": ["{% for i in 'x' * 999999 %}xx{% endfor %}"]}, "characters of text"),
+        ({"prompts": ["{{ 1 / 0 }}"]}, "division by zero"),
+        ({"prompts": ["{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"]}, "recursion"),
+    ],
+)
+def test_a_task_file_from_anyone_is_bounded(
+    change: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    """Names of files come from the task's name, and templates are programs."""
+    (tmp_path / "own.csv").write_text("a\nb\n")
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(OWN))
+    assert len(read_declaration(tmp_path / "own.yaml").made().load(tmp_path)) == 1
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(OWN | change))
+    with pytest.raises(VLMIGError, match=message) as raised:
+        read_declaration(tmp_path / "own.yaml").made().load(tmp_path)
+    assert "\n" not in str(raised.value)

@@ -7,6 +7,7 @@ same keys.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
@@ -76,8 +77,8 @@ class Declaration(Checked):
     kind: Literal["choice", "generate"] = "choice"
     scoring: Literal["whole", "first_token", "sequence"] = "whole"
     counted: Literal["each", "any"] = "each"
-    policy: str = "item"
-    weights: str | None = None
+    policy: Literal["item", "subject", "question", "sentences", "option"] = "item"
+    weights: Literal["uniform", "clip", "doubled", "entropy", "learned"] | None = None
     max_new_tokens: int = 0
     statement: str = "{picture} {choice}"
     version: int = 1
@@ -86,6 +87,18 @@ class Declaration(Checked):
 
     @model_validator(mode="after")
     def _check(self) -> Declaration:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.task):
+            raise ValueError(
+                f"is named {self.task[:60]!r}; expected at most 100 letters, digits, _, - and ., "
+                "since result files are named by it"
+            )
+        for name in ("shots", "repeated", "max_new_tokens"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"has {name} {getattr(self, name)}; expected 0 or more")
+        if not self.prompts or not all(self.prompts):
+            raise ValueError("has an empty prompt, or none; expected a text for each wording")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("names a column twice; expected each once")
         if self.demonstrations and self.demonstrations not in self.files:
             raise ValueError(
                 f"has demonstrations of the split {self.demonstrations!r}; expected one of "
