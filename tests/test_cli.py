@@ -52,6 +52,24 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
             "k=-1; expected numbers of images",
         ),
         (
+            ["eval", "--tasks", "pocket_color", "--k", "9" * 25, "--out", "{tmp}"],
+            "expected numbers of images, 0 .text only. to 10000",
+        ),
+        (["eval", "--tasks", ",", "--out", "{tmp}"], "got ',', expected comma-separated words"),
+        (["ask", "x?", "--choices", "a,b", "--k", "9" * 20], "expected at most 10000 images"),
+        (["ask", "a \udc80?", "--choices", "a,b"], "is no Unicode text"),
+        (["ask", "x?", "--choices", "a,\udc80"], "is no Unicode text"),
+        *[
+            (["train", "pocket", "--plan", "--set", change], said)
+            for change, said in (
+                ("validation.share=2", "validation.share is 2; expected less than 1"),
+                ("model.projector=nope", "projector='nope' .* expected one of linear"),
+                ("model.projector_width=0", "projector_width=0 .* expected a whole number"),
+                ("model.mix=5", "mix=5 .* expected one of prob"),
+                ("model.trust_remote_code=true", "a file must not allow code to run"),
+            )
+        ],
+        (
             ["eval", "--tasks", "pocket_color", "--k", "a,b", "--out", "{tmp}"],
             "expected a whole number or auto",
         ),

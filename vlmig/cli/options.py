@@ -59,7 +59,10 @@ def number(text: str) -> float:
 
 def words(text: str) -> list[str]:
     """Split a comma-separated list."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise _unexpected(text, "comma-separated words")
+    return found
 
 
 def integers(text: str) -> list[int]:

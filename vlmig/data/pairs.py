@@ -10,6 +10,7 @@ from PIL import Image
 
 from vlmig.io.rows import Bad
 from vlmig.models.config import IMAGE
+from vlmig.processing.texts import is_unicode
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -104,15 +105,6 @@ def captioned(captions: Any, place: str, pair: Pair) -> Iterator[Pair | Bad]:
             yield Bad(where, f"more {IMAGE} than images" if pair.picture else without)
         else:
             yield replace(pair, caption=caption.strip())
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether a text can be encoded: JSON and file systems allow lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def inert(text: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vlmig.errors import VLMIGError
 from vlmig.models.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 from vlmig.models.config import POLICIES as PROMPT_POLICIES
+from vlmig.predict.adaptive_k import MOST_IMAGES
 
 CONTROLS = ("none", "blank", "shuffled", "caption", "few-shot")
 POLICIES = ("item", *PROMPT_POLICIES)
@@ -42,10 +43,11 @@ class Settings:
     """Whether to divide each prediction by that of a content-free question (Zhao et al. 2021)."""
 
     def __post_init__(self) -> None:
-        if not self.ks or min(self.every_k) < 0 or len(self._named) > 1:
+        counts = self.every_k
+        if not self.ks or counts[0] < 0 or counts[-1] > MOST_IMAGES or len(self._named) > 1:
             raise VLMIGError(
-                f"k={','.join(map(str, self.ks))}; expected numbers of images, 0 (text only) or "
-                "more, or one auto among them"
+                f"k={','.join(map(str, self.ks))}; expected numbers of images, 0 (text only) to "
+                f"{MOST_IMAGES}, or one auto among them"
             )
         for name, values, known in (
             ("control", self.controls, CONTROLS),

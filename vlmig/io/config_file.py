@@ -181,6 +181,7 @@ EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
     "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
     "too_short": "at least {min_length} of them",

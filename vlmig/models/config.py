@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
@@ -143,7 +144,7 @@ class VLMIGConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_unknown(kwargs, VLMIGConfig.__annotations__)
-        check_fields({name: getattr(self, name) for name in VLMIGConfig.__annotations__})
+        check_settings({name: getattr(self, name) for name in VLMIGConfig.__annotations__})
         if isinstance(self.text_config, dict):
             self.text_config = _text_config(self.text_config)
         elif not isinstance(self.text_config, PreTrainedConfig | None):
@@ -154,23 +155,6 @@ class VLMIGConfig(PreTrainedConfig):
         # Transformers writes into sub-configurations; the LM's must not change.
         elif self.text_config is not None:
             self.text_config = copy.deepcopy(self.text_config)
-        for field, known in (
-            ("mix", MIX_RULES),
-            ("weights", WEIGHT_KINDS),
-            ("projector", PROJECTORS),
-            ("fusion", FUSIONS),
-            ("protocol", PROTOCOLS),
-            ("vision_features", FEATURES),
-            ("prompt_policy", POLICIES),
-            ("long_prompts", LONG_PROMPTS),
-            ("imaginer_dtype", DTYPES),
-        ):
-            value = getattr(self, field)
-            if not isinstance(value, str | None) or value not in known:
-                raise VLMIGError(
-                    f"{field}={value!r} in the configuration; expected one of "
-                    f"{', '.join(map(str, known))}"
-                )
         self._check_projector()
         super().__post_init__(**kwargs)
         # Whoever has a configuration may ask transformers' auto classes for its model.
@@ -281,3 +265,29 @@ class VLMIGConfig(PreTrainedConfig):
 
 # `import vlmig` brings this line to transformers (`vlmig/__init__.py`).
 AutoConfig.register(VLMIGConfig.model_type, VLMIGConfig, exist_ok=True)
+
+
+def check_settings(values: Mapping[str, Any]) -> None:
+    """Check some fields of a configuration by type, range and choice.
+
+    Raises:
+        VLMIGError: the first that is wrong, by name.
+    """
+    check_fields(values)
+    for field, known in (
+        ("mix", MIX_RULES),
+        ("weights", WEIGHT_KINDS),
+        ("projector", PROJECTORS),
+        ("fusion", FUSIONS),
+        ("protocol", PROTOCOLS),
+        ("vision_features", FEATURES),
+        ("prompt_policy", POLICIES),
+        ("long_prompts", LONG_PROMPTS),
+        ("imaginer_dtype", DTYPES),
+    ):
+        value = values.get(field, known[0])
+        if not isinstance(value, str | None) or value not in known:
+            raise VLMIGError(
+                f"{field}={value!r} in the configuration; expected one of "
+                f"{', '.join(map(str, known))}"
+            )

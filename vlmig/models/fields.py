@@ -54,8 +54,7 @@ def check_fields(values: Mapping[str, Any]) -> None:
         if expected:
             none = ", or null" if name in OPTIONAL else ""
             raise VLMIGError(
-                f"{name}={value!r} in the configuration; expected {expected}{none}; correct it in "
-                "config.json"
+                f"{name}={value!r} in the configuration; expected {expected}{none}; correct it"
             )
 
 

@@ -10,6 +10,22 @@ from typing import Any
 from vlmig.errors import VLMIGError
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be encoded: JSON and file systems allow lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_unicode(text: str) -> None:
+    if not is_unicode(text):
+        raise VLMIGError(
+            f"{text!r} is no Unicode text (lone surrogates); expected UTF-8: correct it"
+        )
+
+
 def check_texts(name: str, texts: Any) -> None:
     """Insist on a list of texts.
 
@@ -27,6 +43,7 @@ def check_texts(name: str, texts: Any) -> None:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise VLMIGError(f"{name} holds {text!r}, a {kind}; expected a list of texts")
+        _check_unicode(text)
 
 
 def check_pairs(pairs: Any) -> None:
@@ -40,6 +57,7 @@ def check_pairs(pairs: Any) -> None:
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
             raise VLMIGError(f"pairs holds {pair!r}; expected (context, continuation), two texts")
+        _check_unicode("".join(pair))
 
 
 def check_question(question: Any, choices: Sequence[str] | None) -> None:
@@ -54,6 +72,7 @@ def check_question(question: Any, choices: Sequence[str] | None) -> None:
         raise VLMIGError(
             'the question is empty; ask something, e.g. "What is the color of a banana?"'
         )
+    _check_unicode(question)
     if choices is None:
         return
     if isinstance(choices, str):

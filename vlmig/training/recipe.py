@@ -94,7 +94,7 @@ class Stage(Optimisation):
 class Validation(Checked):
     """Losses on held-out images during training: with matching, mismatched and blank images."""
 
-    share: Amount = 0.01
+    share: Annotated[Number, Field(ge=0, lt=1)] = 0.01
     """Share of the images held out."""
     every: Count = 500
     """Steps between measurements; also at the beginning and the end of a stage."""
@@ -192,7 +192,27 @@ def load_recipe(path: Path, changes: Sequence[str] = ()) -> Recipe:
     values = read_recipe(path)
     for key, value in assigned("--set", changes).items():
         set_value(values, key, value)
-    return parse(Recipe, values, str(path))
+    recipe = parse(Recipe, values, str(path))
+    _check_model(recipe.model)
+    return recipe
+
+
+def _check_model(model: dict[str, Any]) -> None:
+    """Check what a recipe sets of the model before anything is loaded.
+
+    Raises:
+        VLMIGError: a field of the wrong type, range or choice; code from a hub, which only a user
+            may allow.
+    """
+    from vlmig.models.config import VLMIGConfig, check_settings  # imports transformers
+
+    if model.get("trust_remote_code"):
+        raise VLMIGError(
+            "trust_remote_code in a recipe: a file must not allow code to run; expected a base LM "
+            "that transformers knows by itself"
+        )
+    known = VLMIGConfig.__annotations__
+    check_settings({name: value for name, value in model.items() if name in known})
 
 
 def told_source(entry: dict[str, Any]) -> str:

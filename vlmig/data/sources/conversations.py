@@ -8,13 +8,14 @@ from typing import Any
 
 from PIL import Image
 
-from vlmig.data.pairs import Pair, is_unicode
+from vlmig.data.pairs import Pair
 from vlmig.data.records import Records
 from vlmig.data.sources.turns import ANSWERS, COLUMNS, IMAGES, LISTS, Fault, talk_of
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad, Row
 from vlmig.models.config import IMAGE
 from vlmig.processing.chat_templates import TOKENIZER, Turn, prompt, render
+from vlmig.processing.texts import is_unicode
 
 POSITIONS = ("keep", "front")
 

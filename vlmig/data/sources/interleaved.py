@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from vlmig.data.pairs import Pair, captioned, inert, is_unicode
+from vlmig.data.pairs import Pair, captioned, inert
 from vlmig.data.pictures import is_number
 from vlmig.data.records import ADDRESS, Records
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad, Row
 from vlmig.models.config import IMAGE
+from vlmig.processing.texts import is_unicode
 
 LOSSES = ("all", "after_picture")
 FIELDS = ("texts", "url")
