@@ -184,6 +184,16 @@ def test_baselines() -> None:
     assert balanced_accuracy(np.array([1.0] * 9 + [0.0]), labels) == 0.5
 
 
+@pytest.mark.parametrize("gains", [[1.0], [1.0, 1.0, 1.0], [1.0, 0.9, 0.8], [0.0, 0.0], [1.0] * 12])
+def test_few_clusters_prove_little_however_they_agree(gains: list[float]) -> None:
+    """As the exact McNemar test, which counts signs; one item proves nothing."""
+    differences, names = np.array(gains), [str(i) for i in range(len(gains))]
+    (found,) = Clusters(names).estimates([differences], least=-1.0)
+    exact = mcnemar(differences > 0, np.zeros(len(gains)), names)
+    assert found.p == pytest.approx(exact)
+    assert (exact > 0.05) == (len(gains) < 6)
+
+
 def test_free_text_has_no_most_frequent_answer() -> None:
     shared = [
         Item(str(i), "thing", "a thing", ("yes", "no")[:: 1 - 2 * (i % 2)], ()) for i in range(4)

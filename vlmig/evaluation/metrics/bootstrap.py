@@ -77,6 +77,10 @@ class Clusters:
         for array, own, differs in zip(arrays, sums, spread, strict=True):
             mean = float(array.mean())
             estimate = _expanded(mean, next(drawn), n) if differs else _agreed(mean, n, least)
+            # Gains of either sign are alike if nothing is found: m of them have 2^m signs, so no p
+            # is smaller than that of all on one side.
+            one_sided = 2.0 ** (1 - np.count_nonzero(np.abs(own) > 1e-9))
+            estimate = replace(estimate, p=min(1.0, max(estimate.p, one_sided)))
             if least == 0:
                 low, high = share_interval(own, self.counts)
                 estimate = replace(estimate, low=low, high=high)
@@ -114,7 +118,7 @@ def _agreed(mean: float, n: int, least: float) -> Estimate:
     """Estimate a mean of n clusters that all have it."""
     hidden = 1 - (0.5 - LEVEL / 2) ** (1 / n)
     low, high = max(mean - hidden, least), min(1.0, mean + hidden)
-    return Estimate(mean, 0.0, low, high, min(1.0, 2 * (1 - abs(mean)) ** n))
+    return Estimate(mean, 0.0, low, high, 0.0)
 
 
 def _expanded(mean: float, means: np.ndarray, n: int) -> Estimate:
