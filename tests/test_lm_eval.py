@@ -3,6 +3,7 @@ model of the base LM."""
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 import yaml
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
+from lm_eval.api.model import CachingLM
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from lm_eval.utils import make_table
@@ -535,3 +537,17 @@ def test_model_args_go_before_lm_evals_own_options(tiny: VLMIG) -> None:
     )
     assert made.batch == 8
     assert VlmigLM(tiny, batch_size="auto:4").batch == 32
+
+
+def test_a_cache_of_answers_belongs_to_one_model(tiny: VLMIG, tmp_path: Path) -> None:
+    """lm-eval finds an answer by its text alone: another model would be given the first one's."""
+    path = str(tmp_path / "answers.db")
+    request = asked(("The color of a banana is", " yellow"))
+    first = CachingLM(VlmigLM(tiny, k=0), path).loglikelihood(request)
+    assert CachingLM(VlmigLM(tiny, k=0), path).loglikelihood(request) == first
+    other = copy.copy(tiny)
+    other.model = copy.deepcopy(tiny.model)
+    with torch.no_grad():
+        other.model.get_input_embeddings().weight += 1
+    with pytest.raises(VLMIGError, match="a file with another model's answers"):
+        CachingLM(VlmigLM(other, k=0), path)

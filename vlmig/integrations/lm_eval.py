@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
+from vlmig.integrations.answer_cache import claim
 from vlmig.integrations.arguments import BATCH, batch_of, check, loaded
 from vlmig.integrations.requests import (
     Candidates,
@@ -109,17 +110,9 @@ class VlmigLM(LM):
         return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Use lm-eval's cache, which finds an answer by its text alone.
-
-        Raises:
-            VLMIGError: k is not 0: other images or other candidates give the same text another
-                answer.
-        """
-        if self.k:
-            raise VLMIGError(
-                f"--use_cache keeps answers by their text, but with k={self.k} images decide "
-                "too; leave it out (the store keeps the images), or choose k=0"
-            )
+        """Use lm-eval's cache; see ``claim`` for the errors."""
+        answers = getattr(cache_hook, "dbdict", None)
+        claim({} if answers is None else answers, self.vlmig, self.k)
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict[str, Any]:
