@@ -13,7 +13,9 @@ import pytest
 from vlmig.cli import doctor
 from vlmig.cli.main import main
 from vlmig.cli.options import POLICIES
+from vlmig.evaluation.tasks.yaml_task import known_tasks
 from vlmig.models import config
+from vlmig.pocket.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 
@@ -309,3 +311,15 @@ def test_pictures_that_are_not_kept_are_not_written(
     assert main(command) == 0
     assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "no images of 'a banana' to write" in capsys.readouterr().err
+
+
+def test_tasks_are_listed_with_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "valm").mkdir()
+    (tmp_path / "valm/shape.csv").write_text("")
+    assert main(["tasks", "--data", str(tmp_path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert {*known_tasks(), *TASKS} == lines.keys() - {"task"}
+    assert lines["object_shape"].endswith("valm/shape.csv")
+    assert lines["memory_color"].endswith("(missing)") and "train" in lines["vicomte_color"]

@@ -22,6 +22,7 @@ from vlmig.cli import (
     imagine,
     lm_eval,
     report,
+    tasks,
     train,
 )
 from vlmig.cli.options import Parser
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Any] = {
     },
     "measure": {
         "eval": (evaluate, "Evaluate on benchmark tasks and write a report."),
+        "tasks": (tasks, "List the tasks of vlmig eval, and which of their files are there."),
         "report": (report, "Write the report of a results folder again, or compare two."),
         "calibrate": (calibrate, "Fit --k auto to a run of vlmig eval --k 0,10."),
         "lm-eval": (lm_eval, "Run lm-eval tasks with images (see vlmig lm-eval run --help)."),
