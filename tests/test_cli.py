@@ -229,6 +229,7 @@ def test_imagine_and_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             [
                 "imagine",
                 "a banana",
+                "a BANANA!",
                 "--k",
                 "2",
                 "--store",
@@ -239,7 +240,8 @@ def test_imagine_and_doctor(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         )
         == 0
     )
-    assert len(list((tmp_path / "png").glob("*.png"))) == 2
+    names = sorted(path.name for path in (tmp_path / "png").glob("*.png"))
+    assert names == [f"a_banana_{i}.png" for i in range(4)], "none is written over another"
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert "language model" in shown and "local folder" in shown and "transformers" in shown

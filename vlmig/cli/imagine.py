@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,17 +77,22 @@ def _imagine_few(arguments: argparse.Namespace) -> None:
     imagination = options.load_imagination(arguments)
     k = arguments.k
     prompts = [imagination.prompts(prompt, k, arguments.policy) for prompt in arguments.prompt]
+    written: Counter[str] = Counter()
     for visuals in imagination.visuals(prompts, k, arguments.seed, progress=True):
         similarities = " ".join(map(options.similarity, visuals.alignment.tolist()))
         diversity = f"diversity {visuals.diversity:.2f}"
         print(f"{visuals.prompt}: CLIP similarity {similarities}, {diversity}")
         if arguments.out:
-            _write_pictures(visuals, arguments.out)
+            _write_pictures(visuals, arguments.out, written)
     print(f"{imagination.tally}; {len(imagination.store)} images in {imagination.store.path}")
 
 
-def _write_pictures(visuals: Visuals, folder: Path) -> None:
-    """Write images under names that ``--imaginer folder:FOLDER`` looks for."""
+def _write_pictures(visuals: Visuals, folder: Path, written: Counter[str]) -> None:
+    """Write images under names that ``--imaginer folder:FOLDER`` looks for.
+
+    Args:
+        written: how many there are of each name; prompts may share one.
+    """
     from vlmig.imagination.prompts import slug
 
     if any(item.picture is None for item in visuals.items):
@@ -96,8 +102,10 @@ def _write_pictures(visuals: Visuals, folder: Path) -> None:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for i, (prompt, picture) in enumerate(zip(visuals.prompts, visuals.images, strict=True)):
-            picture.save(folder / f"{slug(prompt)}_{visuals.prompts[:i].count(prompt)}.png")
+        for prompt, picture in zip(visuals.prompts, visuals.images, strict=True):
+            name = slug(prompt)
+            picture.save(folder / f"{name}_{written[name]}.png")
+            written[name] += 1
     except OSError as error:
         raise VLMIGError(
             f"cannot write images to {folder}: {error}; choose a folder that can be written"
