@@ -44,7 +44,9 @@ def test_auto_classes_load_it(model: Any, saved: Path) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(saved)
     assert isinstance(loaded, VLMIGForCausalLM)
     expected = model(**left_padded(), visual_features=pictures()).logits
-    assert torch.equal(loaded(**left_padded(), visual_features=pictures()).logits, expected)
+    found = loaded(**left_padded(), visual_features=pictures()).logits
+    # Weights that train take other kernels than frozen ones, on torch 2.8 at least.
+    assert torch.allclose(found, expected, atol=1e-5)
     assert isinstance(
         AutoModelForMaskedLM.from_config(visual("bert", "decoder_layer", True).config),
         VLMIGForMaskedLM,
@@ -223,7 +225,8 @@ def test_pushed_to_a_hub_and_loaded_again(
     loaded = VLMIGForCausalLM.from_pretrained(pushed)
     with torch.no_grad():
         expected = model(**left_padded(), visual_features=pictures()).logits
-        assert torch.equal(loaded(**left_padded(), visual_features=pictures()).logits, expected)
+        found = loaded(**left_padded(), visual_features=pictures()).logits
+        assert torch.allclose(found, expected, atol=1e-5)  # see above
 
 
 def test_the_pushed_checkpoint_brings_its_parts(tiny: VLMIG, parts: Path, tmp_path: Path) -> None:
