@@ -162,8 +162,7 @@ def block(
     return spent, float(np.mean(same))
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Measure and print."""
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -189,7 +188,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="also write every figure to a file"
     )
-    arguments = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure and print."""
+    arguments = _arguments(argv)
     told = machine()
     print(introduction(told))
     items = choose_tasks([arguments.task], {})[0].load(arguments.data)[: arguments.questions]

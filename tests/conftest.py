@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any library reads it: tests never ask a hub
 
@@ -202,6 +203,14 @@ def tiny(parts: Path, tmp_path: Path) -> VLMIG:
         imaginer_steps=2,
     )
     open_gates(model)
+    return model
+
+
+def aligned(model: Any) -> Any:
+    """Give a loaded model's weights memory of their own: as they lie in a file they may be
+    unaligned, and a CPU then rounds some products otherwise."""
+    for weight in model.parameters():
+        weight.data = weight.data.clone()
     return model
 
 

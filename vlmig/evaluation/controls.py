@@ -19,9 +19,8 @@ CONTENT_FREE = "N/A"
 DONORS = 5
 """Objects whose images the control ``shuffled`` shows in an item's place.
 
-One permutation of memory_color's objects scatters by 3.8 points; the mean of five by 1.7, half of
-what the objects themselves leave open. Beside stored features five double the time of scoring
-(there 5.9 s of a core instead of 3.0), each further one adds a fifth.
+One permutation is a single draw. The mean of five scatters less than the objects themselves leave
+open; beside stored features it about doubles the time of scoring.
 """
 
 

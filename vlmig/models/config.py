@@ -51,6 +51,18 @@ def _text_config(fields: dict[str, Any]) -> PreTrainedConfig:
         ) from None
 
 
+def _of_text(name: str) -> property:
+    """Return a field that is the base LM's; None where it has none."""
+
+    def read(config: VLMIGConfig) -> Any:
+        return getattr(config.text_config, name, None)
+
+    def write(config: VLMIGConfig, value: Any) -> None:
+        setattr(config.text_config, name, value)
+
+    return property(read, write)
+
+
 class VLMIGConfig(PreTrainedConfig):
     """Components and settings of a visually grounded language model.
 
@@ -209,41 +221,9 @@ class VLMIGConfig(PreTrainedConfig):
         )
         return positions - unused - (0 if self.fusion == "cross_attention" else self.visual_tokens)
 
-    @property
-    def vocab_size(self) -> int | None:
-        """The base LM's, and so the next three; trainers read and set them here."""
-        return getattr(self.text_config, "vocab_size", None)
-
-    @vocab_size.setter
-    def vocab_size(self, value: int) -> None:
-        self.text_config.vocab_size = value
-
-    @property
-    def pad_token_id(self) -> int | None:
-        """See ``vocab_size``."""
-        return getattr(self.text_config, "pad_token_id", None)
-
-    @pad_token_id.setter
-    def pad_token_id(self, value: int | None) -> None:
-        self.text_config.pad_token_id = value
-
-    @property
-    def bos_token_id(self) -> int | None:
-        """See ``vocab_size``."""
-        return getattr(self.text_config, "bos_token_id", None)
-
-    @bos_token_id.setter
-    def bos_token_id(self, value: int | None) -> None:
-        self.text_config.bos_token_id = value
-
-    @property
-    def eos_token_id(self) -> int | list[int] | None:
-        """See ``vocab_size``."""
-        return getattr(self.text_config, "eos_token_id", None)
-
-    @eos_token_id.setter
-    def eos_token_id(self, value: int | list[int] | None) -> None:
-        self.text_config.eos_token_id = value
+    # The base LM's; trainers read and set them here.
+    vocab_size, pad_token_id = _of_text("vocab_size"), _of_text("pad_token_id")
+    bos_token_id, eos_token_id = _of_text("bos_token_id"), _of_text("eos_token_id")
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, without the path of the base LM on this machine."""
