@@ -36,7 +36,7 @@ def _shown(own: Results) -> list[Column]:
 
 
 def _main(own: Results) -> str:
-    """Text only, one picture (any of those measured) and all, against another object's pictures."""
+    """Text only, one picture (any of those measured) and all, against other objects' pictures."""
     head = [
         "task",
         "n",

@@ -84,7 +84,7 @@ def draw(runs: Sequence[Results]) -> Figure:
     axis.set(
         xlabel="pictures (k)",
         ylabel="accuracy, %",
-        title="bands: 95 % intervals; dashed: another object's pictures",
+        title="bands: 95 % intervals; dashed: other objects' pictures",
     )
     axis.legend(fontsize=7)
     return figure

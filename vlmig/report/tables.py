@@ -113,7 +113,7 @@ def _metric(config: Row) -> str:
 
 
 def _visual_gain(results: Row, task: str, subset: str) -> Row | None:
-    """Find the comparison of the images with another object's images."""
+    """Find the comparison of the images with other objects' images."""
     for row in results["vlmig"]["comparisons"]:
         if (row["task"], row["subset"], row["b"]) == (task, subset, "shuffled"):
             return row

@@ -78,7 +78,7 @@ function curve(chart) {
   );
   const keys = [
     ['pictures', 'the object’s images'],
-    shuffled.length && ['shuffled', 'another object’s'],
+    shuffled.length && ['shuffled', 'other objects’'],
     known(chart.chance) && ['chance', 'chance'],
   ].filter(Boolean);
   return figure(`${chart.metric} by number of images`, drawing, keys.length > 1 ? keys : []);

@@ -48,7 +48,7 @@ function browserSection() {
 
 function runPage() {
   const guide =
-    'Accuracy in percent; below it the 95 % interval, for which whole objects are resampled. Visual gain: the object’s images against another object’s. ' +
+    'Accuracy in percent; below it the 95 % interval, Wilson’s over objects. Visual gain: the object’s images against other objects’. ' +
     'A verdict is “better” or “worse” only where the p-value, adjusted for all comparisons of this page (Holm), is below 0.05.';
   page.append(
     el('header', {}, el('h1', {}, 'Evaluation'), pairs(DATA.head.facts, 'facts'), provenance(DATA.head)),
