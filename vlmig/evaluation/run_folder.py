@@ -130,8 +130,7 @@ def _object(text: str, where: str) -> Row:
     except json.JSONDecodeError as error:
         raise VLMIGError(
             f"{where} is not JSON ({error.msg}, line {error.lineno}, column {error.colno}); "
-            "expected what vlmig eval "
-            "wrote, run it again: it goes on from its journal"
+            "expected what vlmig eval wrote, run it again: it goes on from its journal"
         ) from None
     if not isinstance(value, dict):
         raise VLMIGError(

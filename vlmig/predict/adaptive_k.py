@@ -81,8 +81,7 @@ class Stopping:
         if not (0 < self.level < 0.5 and 1 <= self.group <= self.most):
             raise VLMIGError(
                 f"level={self.level}, group={self.group}, most={self.most}; expected an error "
-                "level in (0, 0.5) and "
-                "groups of 1 to most"
+                "level in (0, 0.5) and groups of 1 to most"
             )
 
     @property
@@ -171,8 +170,7 @@ def parse_k(
     if not decides:
         raise VLMIGError(
             f"k={k!r} decides between answers by imagined pictures; expected choices, and neither "
-            "images nor steps, "
-            "or a number"
+            "images nor steps, or a number"
         )
     name, colon, level = k.partition(":")
     try:
@@ -187,8 +185,7 @@ def parse_k(
     if calibrated is None:
         raise VLMIGError(
             "k='auto' needs a checkpoint that was calibrated for it, and this one was not; "
-            "expected vlmig calibrate, or "
-            "a number"
+            "expected vlmig calibrate, or a number"
         )
     return Stopping(**{**calibrated, **chosen})
 

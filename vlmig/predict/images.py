@@ -85,8 +85,7 @@ class Images:
         if not isinstance(k, int):
             raise VLMIGError(
                 f"k={k!r}; expected a number of images here: auto decides between answers (ask "
-                "with choices, "
-                "loglikelihood, vlmig eval)"
+                "with choices, loglikelihood, vlmig eval)"
             )
         check_texts("texts", texts)
         prompts = []

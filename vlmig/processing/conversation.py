@@ -103,9 +103,8 @@ class Conversation:
             opened = all_opened(example_images)
             if opened and not in_text:
                 raise VLMIGError(
-                    f"a demonstration with images, but fusion={config.fusion!r} looks at "
-                    "images beside the text; "
-                    "expected none in it, or a model with fusion 'prefix'"
+                    f"a demonstration with images, but fusion={config.fusion!r} looks at images "
+                    "beside the text; expected none in it, or a model with fusion 'prefix'"
                 )
             turns += [
                 Turn("user", with_placeholders(text, len(opened), line=True)),

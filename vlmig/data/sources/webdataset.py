@@ -50,8 +50,7 @@ class WebDataset:
         if missing or not self.shards:
             raise VLMIGError(
                 f"no archive {missing[0] if missing else f'in {path}'}; expected .tar files, a "
-                f"folder of them, or a pattern such as shards/{{00000..00009}}.tar; correct the "
-                "path"
+                "folder of them, or a pattern such as shards/{00000..00009}.tar; correct the path"
             )
         self.folder = Path(os.path.commonpath([shard.parent for shard in self.shards]))
 
