@@ -13,7 +13,7 @@ from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import AdaptiveScores, Stopping, parse_k, score_adaptively
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
-from vlmig.processing.tokens import spaced
+from vlmig.processing.conversation import spaced
 
 
 def rule_of(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:

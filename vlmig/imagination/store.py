@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 from safetensors import SafetensorError
@@ -47,6 +47,7 @@ COMMIT;
 """
 # The time of last use changes, so it has its own table, which the checksum does not cover.
 COLUMNS = "key, prompt, seed, identity, redraws, digest, features, picture"
+Key = TypeVar("Key")
 Row = tuple[Any, ...]
 """The columns of an entry, in this order."""
 DAMAGE: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, AttributeError, OSError)
@@ -148,6 +149,16 @@ class FeatureStore:
                 "entry %.12s of %s is damaged (%s); it is made again", key, self.path, error
             )
             return None
+
+    def find(self, addresses: Mapping[Key, Address]) -> dict[Key, Imagined]:
+        """Read the entries that are there, by the names that the caller gives them, and record
+        their use."""
+        found: dict[Key, Imagined] = {}
+        for name, address in addresses.items():
+            if (item := self.get(address.key)) is not None:
+                found[name] = item
+        self.touch([addresses[name].key for name in found])
+        return found
 
     def put(self, items: Iterable[tuple[Address, Imagined]]) -> None:
         """Write new entries, all or none, and evict the oldest beyond the limit.

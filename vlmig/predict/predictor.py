@@ -25,9 +25,8 @@ from vlmig.predict.scorer import Scorer
 from vlmig.predict.scores import Scores
 from vlmig.predict.writing import generate, think, write_answer
 from vlmig.processing.chat_templates import Turn
-from vlmig.processing.conversation import Conversation, Shot
+from vlmig.processing.conversation import Conversation, Shot, spaced
 from vlmig.processing.texts import check_pairs, check_question, check_texts
-from vlmig.processing.tokens import spaced
 from vlmig.runtime import Stopwatch
 from vlmig.vision import Pictures
 
@@ -175,7 +174,7 @@ class VLMIG:
         if not isinstance(count, Stopping):
             context, candidates = question
             how = {"verbatim": True, "generic": mixture.mix == "contrast"}
-            return self.score([context], [candidates], [visuals], **how)[0], visuals
+            return self.scorer.score([context], [candidates], [visuals], **how)[0], visuals
         # A generator that draws several images at a time takes no longer for them than for one.
         rule = replace(count, group=self.config.imaginer_batch or count.group)
         (safe,) = score_until_safe(self.scorer, [question], rule, mixture, draw)

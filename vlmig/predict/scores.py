@@ -191,12 +191,6 @@ def trusts_of(
     return trusts
 
 
-def normalized(log_probs: np.ndarray) -> np.ndarray:
-    """Turn log-probabilities into probabilities of the candidates in the last axis, (..., C)."""
-    probabilities = np.exp(log_probs - log_probs.max(-1, keepdims=True))
-    return probabilities / probabilities.sum(-1, keepdims=True)
-
-
 def _or_else(log_probability: np.ndarray) -> np.ndarray:
     """Put log(1 - p) next to log p, (...) -> (..., 2)."""
     clipped = np.minimum(log_probability, -1e-12)

@@ -61,6 +61,20 @@ def refuse_placeholders(texts: Sequence[str], why: str) -> None:
             raise VLMIGError(f"{_short(text)} contains {IMAGE}, {why}")
 
 
+def spaced(context: str, choices: Sequence[str]) -> list[str]:
+    """Put a space in front of every candidate that does not begin with one, unless the context ends
+    with one.
+
+    Raises:
+        VLMIGError: an empty candidate.
+    """
+    if not all(option.strip() for option in choices):
+        raise VLMIGError("an empty candidate among the choices; expected words")
+    if context[-1:].isspace():
+        return list(choices)
+    return [option if option[:1].isspace() else " " + option for option in choices]
+
+
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
