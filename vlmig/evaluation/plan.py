@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlmig.evaluation.metrics.power import detectable
+from vlmig.evaluation.metrics.bootstrap import detectable
 from vlmig.evaluation.metrics.rescoring import BASELINES
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Task, drawn

@@ -154,7 +154,7 @@ class Imagination:
         if k == 0 or not prompts:
             return [Visuals.none(self.config, text_prompts[:1]) for text_prompts in prompts]
         requests = [requests_for(text_prompts[:k], seed) for text_prompts in prompts]
-        addresses = {request: self.address(request) for request in chain.from_iterable(requests)}
+        addresses = self._addresses(requests)
         images = self._find_or_make(addresses, progress)
         embeddings = self._embeddings_of(request.prompt for request in addresses)
         visuals: dict[tuple[Request, ...], Visuals] = {}
@@ -228,15 +228,15 @@ class Imagination:
 
     def _missing(self, prompts: Sequence[Sequence[str]], seed: int) -> dict[Request, Address]:
         """Return the requests whose images the store does not have."""
-        addresses: dict[Request, Address] = {}
-        for text_prompts in prompts:
-            for wanted in requests_for(text_prompts, seed):
-                addresses[wanted] = self.address(wanted)
+        addresses = self._addresses(requests_for(one, seed) for one in prompts)
         present = self.store.present([address.key for address in addresses.values()])
         self.store.touch(list(present))  # or the store could evict what this run needs
         missing = {r: a for r, a in addresses.items() if a.key not in present}
         self.tally.stored += len(addresses) - len(missing)
         return missing
+
+    def _addresses(self, requests: Iterable[Sequence[Request]]) -> dict[Request, Address]:
+        return {wanted: self.address(wanted) for wanted in chain.from_iterable(requests)}
 
     @cached_property
     def _described(self) -> str:

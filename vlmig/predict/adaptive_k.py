@@ -230,13 +230,8 @@ class AdaptiveScores:
         generic: bool = False,
     ) -> None:
         self.generic = generic or mixture.mix == "contrast"
-        self.scorer, self.rule, self.mixture, self.least, self.first = (
-            scorer,
-            rule,
-            mixture,
-            least,
-            first,
-        )
+        self.scorer, self.rule, self.mixture = scorer, rule, mixture
+        self.least, self.first = least, first
         self.sizes = [len(groups) for groups in questions]
         self.groups = [group for groups in questions for group in groups]
         self.visuals = Visuals.none(scorer.config)

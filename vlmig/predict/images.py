@@ -38,14 +38,7 @@ BYTES = 2**27
 
 
 class Images:
-    """From texts, or images given for them, to ``Visuals``.
-
-    Args:
-        model: base LM with adapter.
-        tokenizer: the base LM's.
-        folder: the checkpoint's folder, against which ``./`` components are resolved.
-        store: where imagined features are kept, or its folder; the user's cache when None.
-    """
+    """From texts, or images given for them, to ``Visuals``; the arguments are ``VLMIG``'s."""
 
     def __init__(
         self,
@@ -60,10 +53,9 @@ class Images:
         if self.in_text:
             add_image_token(tokenizer, self.config)
         self.stopwatch = Stopwatch()
-        opened = (
-            store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
-        )
-        self.imagination = Imagination(self.config, folder, opened, self.stopwatch)
+        if not isinstance(store, FeatureStore):
+            store = FeatureStore(store or default_store())
+        self.imagination = Imagination(self.config, folder, store, self.stopwatch)
 
     def imagine(
         self,

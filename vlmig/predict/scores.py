@@ -51,13 +51,21 @@ class Scores:
         stays as it is."""
         if len(groups) == 1:
             return groups[0]
-        text = np.concatenate([group.text for group in groups], -1)
-        per_image = np.concatenate([group.per_image for group in groups], -1)
-        blank = np.concatenate([group.blank for group in groups], -1)
-        alignment = np.stack([group.alignment for group in groups], -1)
-        known = [group.generic for group in groups if group.generic is not None]
-        generic = np.concatenate(known, -1) if len(known) == len(groups) else None
-        return cls(text, per_image, blank, alignment, generic)
+        text, per_image, blank, alignment, generic = [], [], [], [], []
+        for group in groups:
+            text.append(group.text)
+            per_image.append(group.per_image)
+            blank.append(group.blank)
+            alignment.append(group.alignment)
+            if group.generic is not None:
+                generic.append(group.generic)
+        return cls(
+            np.concatenate(text, -1),
+            np.concatenate(per_image, -1),
+            np.concatenate(blank, -1),
+            np.stack(alignment, -1),
+            np.concatenate(generic, -1) if len(generic) == len(groups) else None,
+        )
 
     def one(self, question: int) -> Scores:
         """Select one of Q stacked questions, whose arrays are (Q, C), (K, Q, C), (Q, C), (K, Q)."""

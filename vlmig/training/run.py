@@ -3,7 +3,6 @@ command."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import shutil
@@ -22,6 +21,7 @@ from vlmig.imagination.store import FeatureStore
 from vlmig.io.atomic import write_json
 from vlmig.models.checkpoint import place_adapter
 from vlmig.predict.predictor import VLMIG
+from vlmig.runtime import installed
 from vlmig.training.loop import LOG, STATE, optimizer_for
 from vlmig.training.material import Material
 from vlmig.training.model import start
@@ -167,7 +167,7 @@ def _describe(model: VLMIG, recipe: Recipe, told: list[dict[str, Any]]) -> None:
         "seed": recipe.seed,
         "precision": recipe.precision,
         "stages": told,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: installed(name) for name in packages},
     }
 
 

@@ -101,24 +101,27 @@ class Table:
         """
         hits, per_character, certain = [], [], []
         for rescorer in rescorers:
-            found = []
+            right, normal, sure = [], [], []
             for donor in range(rescorer.donors):
-                found.append(rescorer.rescore(**vars(condition), donor=donor))
-            hits.append(np.stack([rescorer.correct(own) for own in found]))
-            normal = [rescorer.correct(own, per_character=True) for own in found]
+                found = rescorer.rescore(**vars(condition), donor=donor)
+                right.append(rescorer.correct(found))
+                normal.append(rescorer.correct(found, per_character=True))
+                sure.append(rescorer.counted(confidence(found)))
+            hits.append(np.stack(right))
             per_character.append(np.mean(normal, axis=0))
-            sure = [rescorer.counted(confidence(own)) for own in found]
             certain.append(np.mean(sure, axis=0))
-        right = [own.mean(0) for own in hits]
-        self.add(condition, right, {"acc_norm": per_character}, certain)
-        same = [rescorer.same_label() for rescorer in rescorers]
+        shares = [own.mean(0) for own in hits]
+        self.add(condition, shares, {"acc_norm": per_character}, certain)
         for row, mask, seeds in self._rows(condition):
             row["donors"] = rescorers[0].donors
-            known = [own for i in seeds if (own := same[i]) is not None]
-            if len(known) < len(seeds):
+            same, right = [], []
+            for i in seeds:
+                if (labels := rescorers[i].same_label()) is not None:
+                    same.append(labels[:, mask])
+                    right.append(hits[i][:, mask])
+            if len(same) < len(seeds):
                 continue
-            alike = np.concatenate([own[:, mask] for own in known], 1)
-            values = np.concatenate([hits[i][:, mask] for i in seeds], 1)
+            alike, values = np.concatenate(same, 1), np.concatenate(right, 1)
             row["same_label_share"] = float(alike.mean())
             for name, chosen in (("same_label", alike), ("other_label", ~alike)):
                 row[f"acc_{name}"] = float(values[chosen].mean()) if chosen.any() else None

@@ -290,9 +290,7 @@ class Rescorer:
         result = np.zeros(len(values))
         for i, (row, lengths) in enumerate(zip(values, self.lengths, strict=True)):
             best = int((row / lengths if per_character else row).argmax())
-            if (
-                self.tokens
-            ):  # as published: the first sub-token, as it is written, against the whole answer
+            if self.tokens:  # as published: the first sub-token against the whole answer
                 result[i] = self.tokens[i][best] == self.names[self.labels[i]].lower()
             else:
                 result[i] = best == self.answers[i]
@@ -301,11 +299,9 @@ class Rescorer:
     def named(self, question: int, values: np.ndarray) -> str:
         """Name a question's best candidate; as published by its first sub-token."""
         best = int(values.argmax())
-        return (
-            self.tokens[question][best]
-            if self.tokens
-            else self.items[self.owner[question]].choices[best]
-        )
+        if self.tokens:
+            return self.tokens[question][best]
+        return self.items[self.owner[question]].choices[best]
 
     def counted(self, values: np.ndarray) -> np.ndarray:
         """Count each question, or as ViComTe does each item by its best wording."""
