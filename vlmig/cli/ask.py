@@ -120,7 +120,7 @@ def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) 
     if answer.images:
         print(_told(answer, model.config.alignment_floor))
     if arguments.html:
-        from vlmig.report import write_answer
+        from vlmig.report.answer import write_answer
 
         write_answer(answer, arguments.html)
 
@@ -166,7 +166,7 @@ def _write(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -
     print(reply or "(nothing)")
     _print_steps(reply.rationale)
     if arguments.html:
-        from vlmig.report import write_reply
+        from vlmig.report.answer import write_reply
 
         write_reply(arguments.question, reply, arguments.html)
 

@@ -76,7 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.imagination.store import default_store
     from vlmig.pocket import tasks as pocket
     from vlmig.predict.adaptive_k import MOST
-    from vlmig.report import table, write_report
+    from vlmig.report.run_page import write_report
+    from vlmig.report.tables import table
 
     tasks = choose_tasks(arguments.tasks, pocket.TASKS, arguments.protocol or "default")
     numbers = [k for k in arguments.k if isinstance(k, int)]

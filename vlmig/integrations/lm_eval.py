@@ -182,9 +182,7 @@ class VlmigLM(LM):
         for question in questions:
             scores, greedy = zip(*(next(flat) for _ in question.groups), strict=True)
             joined = Scores.joined(scores)
-            if (
-                question.shared and len(question.groups) > 1
-            ):  # scored separately, with the same images
+            if question.shared and len(question.groups) > 1:  # scored one by one
                 joined = replace(joined, alignment=joined.alignment[:, 0])
             mix = joined.sequences if single and k else joined.loglikelihoods
             values = mix(k, self.mixture).tolist()

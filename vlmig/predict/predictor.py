@@ -279,11 +279,10 @@ class VLMIG:
 
             mixture = Mixture.of(self.config)
             safe = score_until_safe(self.scorer, list(questions.items()), count, mixture, draw)
-            chosen = dict(zip(texts, (scores.visuals for scores in safe), strict=True))
-            visuals = [chosen[context] for context, _ in pairs]
+            chosen = dict(zip(texts, safe, strict=True))
+            visuals = [chosen[context].visuals for context, _ in pairs]
         elif visuals is None:
-            contexts = [context for context, _ in pairs]
-            continuations = [continuation for _, continuation in pairs]
+            contexts, continuations = zip(*pairs, strict=True) if pairs else ((), ())
             visuals = self.images.for_texts(contexts, count, seed, images, continuations)
         return self.scorer.loglikelihood(pairs, visuals, per, batch)
 

@@ -131,7 +131,7 @@ def rgb(picture: Image.Image) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Scale a grey image of 16 bits, or of numbers from 0 to 1: Pillow would clip its values."""
+    """Scale a gray image of 16 bits, or of numbers from 0 to 1: Pillow would clip its values."""
     values = np.asarray(picture)
     if picture.mode == "F":
         scaled = values * 255 if values.max(initial=0) <= 1 else values

@@ -84,7 +84,7 @@ def contexts(folder: Path, regions: int, seed: int, left_out: Counter[str]) -> I
         chosen = _phrases(pairs, regions, seed)
         boxes = _objects(objects.take(image), size, left_out) if objects else []
         boxes = _boxes(image, boxes, regions, seed) or chosen
-        named = tuple((name, _normalised(box, size)) for name, box in boxes)
+        named = tuple((name, _normalized(box, size)) for name, box in boxes)
         yield Context(image, pairs[0].picture, tuple(name for name, _ in chosen), named)
 
 
@@ -148,7 +148,7 @@ def _overlap(first: Box, second: Box) -> float:
     return common / (areas - common)
 
 
-def _normalised(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _normalized(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
     left, top, right, bottom = (min(1.0, side / size[i % 2]) for i, side in enumerate(box))
     return left, top, right, bottom
 

@@ -75,11 +75,10 @@ class Table:
         if evaluator.settings.subset == "covered":
             del masks["all"]
         self.masks = {name: mask for name, mask in masks.items() if mask.any()}
-        self._clusters = {
-            (name, many): Clusters(np.tile(one[mask], len(self.seeds) if many else 1))
-            for name, mask in self.masks.items()
-            for many in (False, True)
-        }
+        self._clusters = {}
+        for name, mask in self.masks.items():
+            self._clusters[name, False] = Clusters(one[mask])
+            self._clusters[name, True] = Clusters(np.tile(one[mask], len(self.seeds)))
 
     def add_choices(
         self, condition: Condition, rescorers: Sequence[Rescorer], values: list[list[np.ndarray]]
@@ -159,13 +158,16 @@ class Table:
         whole = values.astype(bool)
         # A byte for each where entries are right or wrong; under ``shuffled`` they may be in part.
         self.outcome.correct[condition] = whole if (whole == values).all() else values
-        every = list(range(len(self.seeds)))
+        parts: list[tuple[int | str, slice]] = []
+        for i, own in enumerate(self.seeds):
+            parts.append((own, slice(i, i + 1)))
+        if len(self.seeds) > 1:
+            parts.append((EVERY_SEED, slice(None)))
         for subset in self.masks:
-            for s in [[s] for s in every] + ([every] if len(every) > 1 else []):
-                more = {name: [metric[i] for i in s] for name, metric in others.items()}
-                confidences = None if certain is None else [certain[i] for i in s]
-                seed = self.seeds[s[0]] if len(s) == 1 else EVERY_SEED
-                self._add_row(condition, subset, seed, [right[i] for i in s], more, confidences)
+            for seed, part in parts:
+                more = {name: metric[part] for name, metric in others.items()}
+                confidences = None if certain is None else certain[part]
+                self._add_row(condition, subset, seed, right[part], more, confidences)
 
     def _add_row(
         self,
