@@ -308,9 +308,9 @@ class Plan:
                 tokens.append(len(log_probs[0]))
                 for k, values in zip(self.ks, log_probs, strict=True):
                     loss[str(k)].append(listed(-values.sum().item()))
-            pictures = [images.keys for images in visuals]
+            keys = [images.keys for images in visuals]
             return {
-                "pictures": pictures,
+                "pictures": keys,
                 "prompts": _prompts(visuals),
                 "loss": loss,
                 "tokens": tokens,
@@ -330,8 +330,8 @@ class Plan:
             for k in self.ks:
                 texts = self.model.generate(contexts, k, visuals=visuals, **settings)
                 outputs[str(k)] = [text.strip().split("\n")[0] for text in texts]
-            pictures = [images.keys for images in sets[i]]
-            return {"pictures": pictures, "prompts": sorted(_prompts(sets[i])), "outputs": outputs}
+            keys = [images.keys for images in sets[i]]
+            return {"pictures": keys, "prompts": sorted(_prompts(sets[i])), "outputs": outputs}
 
         yield from deterministic_map(measure, range(len(items)), self.model.model.device)
 

@@ -316,6 +316,6 @@ class Imagination:
         for image, features, unit, count in zip(images, patches, pooled, redraws, strict=True):
             self.tally.redrawn += count > 0
             self.tally.faulty += count < 0
-            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-            made.append(Imagined(picture, features, unit, count))
+            drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
+            made.append(Imagined(drawn, features, unit, count))
         return made

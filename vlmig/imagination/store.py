@@ -328,13 +328,13 @@ def _unpacked(row: Row, key: str, decode: bool = True) -> Imagined:
     Raises:
         ValueError: the row was changed, or has another key.
     """
-    *parts, digest, features, picture = row
+    *parts, digest, features, png = row
     if not parts[0] == key == Address(*parts[1:4]).key:
         raise ValueError("key differs")
-    if _digest(*parts, features, picture) != digest:
+    if _digest(*parts, features, png) != digest:
         raise ValueError("checksum differs")
     tensors = load(features)
-    image = Image.open(io.BytesIO(picture)).convert("RGB") if picture and decode else None
+    image = Image.open(io.BytesIO(png)).convert("RGB") if png and decode else None
     return Imagined(image, tensors["patches"], tensors["pooled"], parts[4])
 
 

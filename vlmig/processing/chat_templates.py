@@ -127,18 +127,8 @@ def render(
 def prompt(
     turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None
 ) -> str:
-    """Write a conversation that ends with a question, so that an answer can follow.
-
-    Args:
-        turns: user and assistant in turn, from the user to the user.
-        template: one of ``TEMPLATES``, or ``tokenizer``.
-        tokenizer: for the template of that name.
-        system: what is said first, in place of the template's own; ``""`` is nothing.
-
-    Raises:
-        VLMIGError: an unknown template, turns in another order or without text, or a chat template
-            that does not write them.
-    """
+    """Write a conversation that ends with a question, so that an answer can follow; arguments and
+    errors as of ``render``."""
     _check(turns, template, "user")
     if template == TOKENIZER:
         return _apply(tokenizer, turns, system, asks=True)

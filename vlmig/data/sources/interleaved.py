@@ -200,7 +200,7 @@ def _obelics(texts: list[Any], images: list[Any]) -> tuple[list[str], list[_Pict
     if len(texts) != len(images):
         return "texts and images of other lengths"
     sentences: list[str] = []
-    pictures: list[_Picture] = []
+    placed: list[_Picture] = []
     for text, image in zip(texts, images, strict=True):
         if isinstance(image, dict):
             image = image.get("path") or image.get("url")
@@ -211,7 +211,7 @@ def _obelics(texts: list[Any], images: list[Any]) -> tuple[list[str], list[_Pict
         elif isinstance(image, str) and image:
             if not is_unicode(image):
                 return "not Unicode"
-            pictures.append(_Picture(image, len(sentences), None))
-    if any(picture.sentence == len(sentences) for picture in pictures):
+            placed.append(_Picture(image, len(sentences), None))
+    if any(one.sentence == len(sentences) for one in placed):
         sentences.append("")
-    return sentences, pictures
+    return sentences, placed

@@ -80,7 +80,7 @@ class VisualGenome(ImageFiles):
             numbers = [region[name] for name in SIDES]
             if not all(is_number(value) for value in numbers):
                 raise BadPicture("box without four numbers")
-            picture, size, version = image.look_up(number)
+            name, size, version = image.look_up(number)
             box, clamped = place_box(numbers, size)
         except BadPicture as reason:
             yield Bad(place, str(reason))
@@ -88,7 +88,7 @@ class VisualGenome(ImageFiles):
         if min(box[2] - box[0], box[3] - box[1]) < self.min_side:
             yield Bad(place, f"side under {self.min_side} pixels", dropped=True)
             return
-        pair = Pair("", picture, box, group=str(number), version=version, clamped=clamped)
+        pair = Pair("", name, box, group=str(number), version=version, clamped=clamped)
         yield from captioned(region["phrase"], place, pair)
 
     def _pictures(self) -> dict[int, str]:
