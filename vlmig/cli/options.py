@@ -176,10 +176,9 @@ def load_imagination(arguments: argparse.Namespace) -> Imagination:
 
 
 def open_store(arguments: argparse.Namespace) -> FeatureStore:
-    from vlmig.imagination.store import FeatureStore, default_store
+    from vlmig.imagination.store import FeatureStore
 
-    folder = arguments.store or default_store()
-    return FeatureStore(folder, arguments.store_limit, not arguments.no_pictures)
+    return FeatureStore(arguments.store, arguments.store_limit, not arguments.no_pictures)
 
 
 def _config_fields(arguments: argparse.Namespace) -> dict[str, Any]:

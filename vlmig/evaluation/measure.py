@@ -122,16 +122,14 @@ class Plan:
         if self.policy == "item" or self.task.kind == "text":
             imagined = self.model.imagine([item.picture for item in items], self.k, seed)
             return [[visuals] for visuals in imagined]
-        texts: list[str] = []
-        options: list[str] = []
+        pairs: list[tuple[str, str]] = []
         sizes = []
         for item in items:
-            before = len(texts)
+            before = len(pairs)
             for question in item.questions:
-                for text, option in self._texts(question):
-                    texts.append(text)
-                    options.append(option)
-            sizes.append(len(texts) - before)
+                pairs += self._texts(question)
+            sizes.append(len(pairs) - before)
+        texts, options = zip(*pairs, strict=True)
         imagined = self.model.imagine(texts, self.k, seed, policy=self.policy, options=options)
         return _regrouped(imagined, sizes)
 

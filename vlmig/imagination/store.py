@@ -97,7 +97,7 @@ def default_store() -> Path:
 
 
 class FeatureStore:
-    """Store imagined images and their features in a folder.
+    """Store imagined images and their features in a folder; in ``default_store`` when None.
 
     Args:
         limit: greatest size of all entries in bytes; beyond it, those used longest ago are
@@ -108,8 +108,11 @@ class FeatureStore:
         VLMIGError: the folder cannot be written, or contains a store of another format.
     """
 
-    def __init__(self, folder: str | Path, limit: int | None = None, pictures: bool = True) -> None:
-        self.path, self.limit, self.pictures = Path(folder) / "imagined.sqlite", limit, pictures
+    def __init__(
+        self, folder: str | Path | None = None, limit: int | None = None, pictures: bool = True
+    ) -> None:
+        self.path = Path(folder or default_store()) / "imagined.sqlite"
+        self.limit, self.pictures = limit, pictures
         self.open()
 
     def open(self) -> None:
@@ -145,14 +148,11 @@ class FeatureStore:
             row = self.base.execute(query, (key,)).fetchone()
             return None if row is None else _unpacked(row, key, picture)
         except DAMAGE as error:
-            logger.warning(
-                "entry %.12s of %s is damaged (%s); it is made again", key, self.path, error
-            )
+            logger.warning("entry %.12s of %s is damaged (%s): made again", key, self.path, error)
             return None
 
     def find(self, addresses: Mapping[Key, Address]) -> dict[Key, Imagined]:
-        """Read the entries that are there, by the names that the caller gives them, and record
-        their use."""
+        """Read the entries that are there, by the caller's names, and record their use."""
         found: dict[Key, Imagined] = {}
         for name, address in addresses.items():
             if (item := self.get(address.key)) is not None:
@@ -208,13 +208,8 @@ class FeatureStore:
 
     def present(self, keys: Sequence[str]) -> set[str]:
         """Return the keys that have an entry, without reading the entries."""
-        present: set[str] = set()
-        for start in range(0, len(keys), 500):  # SQLite takes a limited number of parameters
-            chunk = list(keys[start : start + 500])
-            marks = ",".join("?" * len(chunk))
-            rows = self._read(f"SELECT key FROM entries WHERE key IN ({marks})", chunk)
-            present.update(key for (key,) in rows)
-        return present
+        query = "SELECT key FROM entries WHERE key IN (SELECT value FROM json_each(?))"
+        return {key for (key,) in self._read(query, [json.dumps(list(keys))])}
 
     def _read(self, query: str, parameters: Sequence[str] = ()) -> list[Row]:
         with self._explained():
@@ -233,11 +228,10 @@ class FeatureStore:
                           total(redraws > 0), total(redraws < 0)
                    FROM entries JOIN uses USING (key) GROUP BY identity ORDER BY identity"""
         names = ("prompts", "entries", "bytes", "redrawn", "faulty")
-        statistics = []
+        rows = []
         for identity, *counts in self._read(query):
-            row = dict(zip(names, map(int, counts), strict=True))
-            statistics.append({"identity": identity, **row})
-        return statistics
+            rows.append({"identity": identity, **dict(zip(names, map(int, counts), strict=True))})
+        return rows
 
     def mend(self) -> tuple[int, int]:
         """Rewrite the store with its undamaged entries. No other process may use it meanwhile.

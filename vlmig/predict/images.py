@@ -15,7 +15,7 @@ from PIL import Image
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.pipeline import Imagination
-from vlmig.imagination.store import FeatureStore, default_store
+from vlmig.imagination.store import FeatureStore
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.prefix import add_image_token
@@ -54,7 +54,7 @@ class Images:
             add_image_token(tokenizer, self.config)
         self.stopwatch = Stopwatch()
         if not isinstance(store, FeatureStore):
-            store = FeatureStore(store or default_store())
+            store = FeatureStore(store)
         self.imagination = Imagination(self.config, folder, store, self.stopwatch)
 
     def imagine(
