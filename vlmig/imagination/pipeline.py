@@ -77,7 +77,7 @@ class Imagination:
         self.tally = Tally()
         self._encoded: dict[str, Imagined] = {}
         self._fits_once = lru_cache(PROMPTS)(self._fits)
-        self._embed_once = lru_cache(PROMPTS)(self._embed)
+        self._embed_once = lru_cache(PROMPTS)(self._embed_text)
 
     @cached_property
     def device(self) -> torch.device:
@@ -156,7 +156,7 @@ class Imagination:
         requests = [requests_for(text_prompts[:k], seed) for text_prompts in prompts]
         addresses = self._addresses(requests)
         images = self._find_or_make(addresses, progress)
-        embeddings = self._embeddings_of(request.prompt for request in addresses)
+        embeddings = self._text_embeddings(request.prompt for request in addresses)
         visuals: dict[tuple[Request, ...], Visuals] = {}
         for text_prompts, of_text in zip(prompts, requests, strict=True):
             if of_text in visuals:
@@ -189,7 +189,7 @@ class Imagination:
         if not pictures:
             return self.visuals([prompts], 0)[0]
         items, keys = self.look(pictures), [""] * len(pictures)
-        visuals = self._assemble(prompts, items, keys, self._embeddings_of(prompts))
+        visuals = self._assemble(prompts, items, keys, self._text_embeddings(prompts))
         visuals.given = True
         return visuals
 
@@ -246,11 +246,11 @@ class Imagination:
         """Return the address in the store of a requested image."""
         return Address(wanted.prompt, wanted.seed, self._described)
 
-    def _embed(self, prompt: str) -> Tensor | None:
+    def _embed_text(self, prompt: str) -> Tensor | None:
         rows = self.encoder.encode_text([prompt])
         return None if rows is None else rows[0]
 
-    def _embeddings_of(self, prompts: Iterable[str]) -> dict[str, Tensor]:
+    def _text_embeddings(self, prompts: Iterable[str]) -> dict[str, Tensor]:
         """Embed each prompt once; none where the encoder has no text side."""
         embeddings = {}
         for prompt in dict.fromkeys(prompts):
