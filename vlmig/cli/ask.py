@@ -41,7 +41,7 @@ def _add_imagined(group: argparse._ArgumentGroup) -> None:
         "number of images, or auto: as many as the answer needs "
         "(default: 6, or 0 with given images)"
     )
-    group.add_argument("--k", type=options.picture_count, metavar="K", help=text)
+    group.add_argument("--k", type=options.image_count, metavar="K", help=text)
     text = "what to imagine (default: the question's subject)"
     group.add_argument("--prompt", metavar="TEXT", help=text)
     text = "which text of the question to imagine (default: the checkpoint's)"

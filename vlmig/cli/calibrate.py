@@ -1,5 +1,5 @@
 """``vlmig calibrate``: fit ``--k auto`` and ``--weights learned`` to a run, and keep generic
-pictures."""
+images."""
 
 from __future__ import annotations
 

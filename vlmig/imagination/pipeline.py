@@ -168,14 +168,14 @@ class Imagination:
             visuals[of_text] = self._assemble(text_prompts[:k], items, keys, embeddings)
         return [visuals[of_text] for of_text in requests]
 
-    def look(self, pictures: Sequence[Image.Image]) -> list[Imagined]:
+    def look(self, images: Sequence[Image.Image]) -> list[Imagined]:
         """Encode given images, each once. The last ones stay in memory; none is stored."""
         encoded, keys, missing = dict(self._encoded), [], {}
-        for picture in pictures:
-            content = f"{picture.size} ".encode() + picture.tobytes()
+        for image in images:
+            content = f"{image.size} ".encode() + image.tobytes()
             keys.append(hashlib.sha256(content).hexdigest())
             if keys[-1] not in encoded:
-                missing[keys[-1]] = picture
+                missing[keys[-1]] = image
         if missing:
             with self.stopwatch("encode"):
                 patches, pooled = self.encoder.encode(list(missing.values()))
@@ -184,11 +184,11 @@ class Imagination:
         self._encoded = dict(list(encoded.items())[-GIVEN:])
         return [encoded[key] for key in keys]
 
-    def given(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Visuals:
+    def given(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Visuals:
         """Use given images in place of imagined ones, each compared with its prompt."""
-        if not pictures:
+        if not images:
             return self.visuals([prompts], 0)[0]
-        items, keys = self.look(pictures), [""] * len(pictures)
+        items, keys = self.look(images), [""] * len(images)
         visuals = self._assemble(prompts, items, keys, self._text_embeddings(prompts))
         visuals.given = True
         return visuals

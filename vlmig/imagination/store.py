@@ -59,7 +59,7 @@ DAMAGE += (SafetensorError, sqlite3.DatabaseError)
 class Imagined:
     """An imagined image and its features."""
 
-    picture: Image.Image | None
+    image: Image.Image | None
     """None where the source gives embeddings, or the store holds no images."""
     patches: Tensor
     """Patch features, (P, C), half precision."""
@@ -102,17 +102,17 @@ class FeatureStore:
     Args:
         limit: greatest size of all entries in bytes; beyond it, those used longest ago are
             evicted. None: no limit.
-        pictures: whether to store the images with their features.
+        images: whether to store the images with their features.
 
     Raises:
         VLMIGError: the folder cannot be written, or contains a store of another format.
     """
 
     def __init__(
-        self, folder: str | Path | None = None, limit: int | None = None, pictures: bool = True
+        self, folder: str | Path | None = None, limit: int | None = None, images: bool = True
     ) -> None:
         self.path = Path(folder or default_store()) / "imagined.sqlite"
-        self.limit, self.pictures = limit, pictures
+        self.limit, self.images = limit, images
         self.open()
 
     def open(self) -> None:
@@ -136,17 +136,17 @@ class FeatureStore:
                 self.base.executescript(TABLES)
             self.base.execute("PRAGMA synchronous = NORMAL")  # only a power cut can lose entries
 
-    def get(self, key: str, picture: bool = True) -> Imagined | None:
+    def get(self, key: str, image: bool = True) -> Imagined | None:
         """Return an entry; None if there is none, or a damaged one, which is logged; ``put``
         repairs it.
 
         Args:
-            picture: whether to decode the image too, which may take a hundred times as long.
+            image: whether to decode the image too, which may take a hundred times as long.
         """
         try:
             query = f"SELECT {COLUMNS} FROM entries WHERE key = ?"
             row = self.base.execute(query, (key,)).fetchone()
-            return None if row is None else _unpacked(row, key, picture)
+            return None if row is None else _unpacked(row, key, image)
         except DAMAGE as error:
             logger.warning("entry %.12s of %s is damaged (%s): made again", key, self.path, error)
             return None
@@ -166,12 +166,12 @@ class FeatureStore:
         Raises:
             VLMIGError: the database itself is damaged, or the disk is full.
         """
-        self._write([_packed(address, item, self.pictures) for address, item in items])
+        self._write([_packed(address, item, self.images) for address, item in items])
 
     def _write(self, rows: Sequence[Row]) -> None:
         with self._writing():
             for row in rows:
-                if self.get(row[0], picture=False) is not None:  # another process was faster
+                if self.get(row[0], image=False) is not None:  # another process was faster
                     continue
                 self._remove(row[0])
                 marks = ", ".join("?" * len(row))
@@ -306,12 +306,12 @@ class FeatureStore:
             ) from error
 
 
-def _packed(address: Address, item: Imagined, pictures: bool) -> Row:
+def _packed(address: Address, item: Imagined, images: bool) -> Row:
     """Turn an entry into a row with its checksum."""
     features = save({"patches": item.patches.contiguous(), "pooled": item.pooled.contiguous()})
     buffer = io.BytesIO()
-    if item.picture is not None and pictures:
-        item.picture.save(buffer, "PNG", compress_level=1)
+    if item.image is not None and images:
+        item.image.save(buffer, "PNG", compress_level=1)
     parts = (address.key, address.prompt, address.seed, address.identity, item.redraws)
     return *parts, _digest(*parts, features, buffer.getvalue()), features, buffer.getvalue()
 

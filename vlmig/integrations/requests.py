@@ -132,9 +132,9 @@ def image_prompt(doc: Any, context: str, policy: str, option: str = "") -> Image
     Raises:
         VLMIGError: the policy ``option`` where there is nothing to choose between.
     """
-    picture = doc.get("picture") if isinstance(doc, Mapping) else None
-    if isinstance(picture, str) and picture.strip():
-        return picture.strip(), "question"
+    image = doc.get("picture") if isinstance(doc, Mapping) else None
+    if isinstance(image, str) and image.strip():
+        return image.strip(), "question"
     text = last_paragraph(context)
     if policy == "option":
         if not option.strip():

@@ -222,7 +222,7 @@ def below(row: Mapping[str, Any], lowest: Mapping[str, float]) -> str | None:
 
 
 def failed(status: object) -> str | None:
-    """Return why a row is left out: img2dataset says that its picture was not downloaded."""
+    """Return why a row is left out: img2dataset says that its image was not downloaded."""
     is_failure = isinstance(status, str) and status.lower().startswith(("fail", "error"))
     return f"status {status}" if is_failure else None
 

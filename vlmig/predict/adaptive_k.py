@@ -169,7 +169,7 @@ def parse_k(
         return k
     if not decides:
         raise VLMIGError(
-            f"k={k!r} decides between answers by imagined pictures; expected choices, and neither "
+            f"k={k!r} decides between answers by imagined images; expected choices, and neither "
             "images nor steps, or a number"
         )
     name, colon, level = k.partition(":")

@@ -30,7 +30,7 @@ from vlmig.processing.conversation import (
 )
 from vlmig.processing.texts import check_texts
 from vlmig.runtime import Stopwatch
-from vlmig.vision import Pictures, all_opened
+from vlmig.vision import ImageInputs, all_opened
 
 DEFAULT_K = 6
 BYTES = 2**27
@@ -91,7 +91,7 @@ class Images:
 
     def look(
         self,
-        images: Sequence[Pictures],
+        images: Sequence[ImageInputs],
         texts: Sequence[str],
         k: int | None = None,
         seed: int = 0,
@@ -117,7 +117,7 @@ class Images:
         check_texts("texts", texts)
         if len(images) != len(texts):
             raise VLMIGError(
-                f"pictures for {len(images)} texts, {len(texts)} texts; expected as many"
+                f"images for {len(images)} texts, {len(texts)} texts; expected as many"
             )
         opened = [all_opened(given) for given in images]
         options = options or [""] * len(texts)
@@ -126,7 +126,7 @@ class Images:
         refuse_placeholders(texts, BESIDE_TEXT)
         if k is not None:
             raise VLMIGError(
-                f"k={k} with pictures; expected no k: this model looks at pictures beside the "
+                f"k={k} with images; expected no k: this model looks at images beside the "
                 "text, and they take the imagined ones' place"
             )
         return self._beside_text(opened, texts, policy, options)
@@ -173,7 +173,7 @@ class Images:
         texts: Sequence[str],
         k: int | None,
         seed: int,
-        images: Sequence[Pictures] | None,
+        images: Sequence[ImageInputs] | None,
         options: Sequence[str] | None = None,
     ) -> list[Visuals]:
         """Imagine images for each text by the checkpoint's policy, or look at those given."""

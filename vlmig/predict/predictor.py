@@ -28,13 +28,13 @@ from vlmig.processing.chat_templates import Turn
 from vlmig.processing.conversation import Conversation, Shot, spaced
 from vlmig.processing.texts import check_pairs, check_question, check_texts
 from vlmig.runtime import Stopwatch
-from vlmig.vision import Pictures
+from vlmig.vision import ImageInputs
 
 logger = logging.getLogger(__name__)
 
 
 class VLMIG:
-    """A language model that imagines pictures before answering. Scoring and generation live in
+    """A language model that imagines images before answering. Scoring and generation live in
     ``Scorer``.
 
     Args:
@@ -100,7 +100,7 @@ class VLMIG:
         """
         model, tokenizer = build_untrained(language_model, vision, generator, **settings)
         logger.warning(
-            "the adapter of %s is untrained; pictures have no effect until it is trained",
+            "the adapter of %s is untrained; images have no effect until it is trained",
             absolute(language_model),
         )
         return cls(model, tokenizer, Path("."), store)
@@ -111,7 +111,7 @@ class VLMIG:
         choices: Sequence[str] | None = None,
         k: int | str | None = None,
         *,
-        images: Pictures = (),
+        images: ImageInputs = (),
         shots: Sequence[Shot] = (),
         steps: bool = False,
         **settings: Any,
@@ -183,7 +183,7 @@ class VLMIG:
     def chat(
         self,
         asked: str | Sequence[Turn],
-        images: Pictures = (),
+        images: ImageInputs = (),
         *,
         shots: Sequence[Shot] = (),
         steps: bool = False,
@@ -240,7 +240,7 @@ class VLMIG:
         pairs: Sequence[tuple[str, str]],
         k: int | str | None = None,
         *,
-        images: Sequence[Pictures] | None = None,
+        images: Sequence[ImageInputs] | None = None,
         seed: int = 0,
         per: str = "token",
         batch: int = 32,
@@ -307,7 +307,7 @@ class VLMIG:
         prompts: Sequence[str],
         k: int | None = None,
         *,
-        images: Sequence[Pictures] | None = None,
+        images: Sequence[ImageInputs] | None = None,
         seed: int = 0,
         batch: int = 8,
         visuals: Sequence[Visuals] | None = None,

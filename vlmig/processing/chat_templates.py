@@ -48,14 +48,14 @@ class Template:
     """The system's text."""
     inside: bool = False
     """Whether the system's text stands at the begin of the first question rather than before it."""
-    pictures: str = "kept"
+    images: str = "kept"
     """``kept``: where they are in the question; ``first``: those it begins with stand before all of
     ``user``; ``only``: the question is its images, and its text is dropped."""
 
 
 TEMPLATES = {
-    "plain": Template("{}", "{}\n", "\n", opening="", pictures="only"),
-    "question": Template("Question: {} Answer:", " {}\n", "\n", opening="{}\n", pictures="first"),
+    "plain": Template("{}", "{}\n", "\n", opening="", images="only"),
+    "question": Template("Question: {} Answer:", " {}\n", "\n", opening="{}\n", images="first"),
     "vicuna": Template(
         "USER: {} ASSISTANT:",
         " {}</s>",
@@ -188,9 +188,9 @@ def _write(turns: Sequence[Turn], template: Template, system: str | None) -> tup
 
 def _user_text(text: str, template: Template, inner: str) -> str:
     """Write a user's turn, with its images where the template has them."""
-    if template.pictures == "only":
+    if template.images == "only":
         return template.user.format(IMAGE * text.count(IMAGE))
-    found = LEADING.match(text) if template.pictures == "first" else None
+    found = LEADING.match(text) if template.images == "first" else None
     if found is None:
         return template.user.format(inner + text)
     marks, rest = IMAGE * found[0].count(IMAGE), text[found.end() :]

@@ -15,9 +15,9 @@ from PIL import Image
 from vlmig.errors import VLMIGError
 from vlmig.models.config import IMAGE, VLMIGConfig
 from vlmig.processing.chat_templates import LEADING, Turn, prompt, render, stop_of
-from vlmig.vision import Pictures, all_opened
+from vlmig.vision import ImageInputs, all_opened
 
-Shot = tuple[Pictures, str, str]
+Shot = tuple[ImageInputs, str, str]
 """A few-shot example: its images (none, one or several), a question, the answer."""
 THINKING = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is"
@@ -99,7 +99,7 @@ class Conversation:
     def of(
         cls,
         question: str | Sequence[Turn],
-        images: Pictures,
+        images: ImageInputs,
         shots: Sequence[Shot],
         config: VLMIGConfig,
         tokenizer: Any,

@@ -12,7 +12,7 @@ from vlmig.data.check import Findings, summary
 from vlmig.data.pairs import Pair
 from vlmig.report.page import style, write_page
 from vlmig.report.thumbnails import thumbnail
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 SAMPLES = 24
 SIDE = 224
@@ -50,10 +50,10 @@ def _source(found: Findings, seed: int) -> dict[str, Any]:
 
 def _sample(found: Findings, pair: Pair) -> dict[str, Any] | None:
     """Describe a pair; None if an image changed since it was checked and cannot be read."""
-    pictures = []
-    for name in pair.pictures():
+    images = []
+    for name in pair.images():
         try:
-            pictures.append(thumbnail(found.index.source.open(name), ROOM, SIDE))
-        except BadPicture:
+            images.append(thumbnail(found.index.source.open(name), ROOM, SIDE))
+        except BadImage:
             return None
-    return {"pictures": pictures, "caption": pair.caption, "prompt": pair.prompt}
+    return {"pictures": images, "caption": pair.caption, "prompt": pair.prompt}

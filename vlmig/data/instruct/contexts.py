@@ -10,13 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from vlmig.data.images import place_box
 from vlmig.data.pairs import Box, Pair
-from vlmig.data.pictures import place_box
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.io.hashing import number_of
 from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
-from vlmig.vision.files import BadPicture, size_of
+from vlmig.vision.files import BadImage, size_of
 
 ALIKE, NEARLY, SAME_PLACE = 0.7, 0.4, 0.5
 """Two phrases are the same if they share this much of their words (``ALIKE``), or less (``NEARLY``)
@@ -78,7 +78,7 @@ def contexts(folder: Path, regions: int, seed: int, left_out: Counter[str]) -> I
         pairs = list(records)
         try:
             size = size_of(folder / pairs[0].picture)
-        except BadPicture as reason:
+        except BadImage as reason:
             left_out[str(reason)] += len(pairs)
             continue
         chosen = _phrases(pairs, regions, seed)
@@ -180,8 +180,8 @@ def _objects(records: Any, size: tuple[int, int], left_out: Counter[str]) -> lis
             if not (
                 isinstance(names, list) and names and isinstance(names[0], str) and names[0].strip()
             ):
-                raise BadPicture("object without a name")
+                raise BadImage("object without a name")
             found.append((" ".join(names[0].split()), place_box(sides, size)[0]))
-        except BadPicture as reason:
+        except BadImage as reason:
             left_out[f"objects: {reason}"] += 1
     return found

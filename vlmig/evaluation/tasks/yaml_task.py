@@ -199,13 +199,13 @@ class Declaration(Checked):
             index = self._index(answer, choices, place)
             for prompt in self.prompts:
                 questions.append(self._question(prompt, row, choices, index, place))
-        cluster, picture = render(self.subject, row).lower(), render(self.picture, row).strip()
-        if not (cluster.strip() and picture):
+        cluster, image = render(self.subject, row).lower(), render(self.picture, row).strip()
+        if not (cluster.strip() and image):
             raise VLMIGError(
                 f"{place} says nothing that could be imagined; expected a thing or a text; correct "
                 "the row"
             )
-        return Item(f"{self.task}/{number}", cluster, picture, choices, tuple(questions))
+        return Item(f"{self.task}/{number}", cluster, image, choices, tuple(questions))
 
     def _choices(self, row: Row) -> tuple[str, ...]:
         """Return the distinct candidates of a row."""
