@@ -169,11 +169,13 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         """
         embedded = self.fusion.embed_shown(self, base, shown_features)
         output = self.trunk(**embedded, **kwargs)
-        padding = fusion_mask if fusion_mask is not None else base["attention_mask"]
-        if isinstance(padding, Tensor) and padding.ndim != 2:
+        mask = base["attention_mask"]
+        padding = mask if isinstance(mask, Tensor) and mask.ndim == 2 else fusion_mask
+        if padding is None and mask is not None:
+            came = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise VLMIGError(
-                f"attention_mask of shape {tuple(padding.shape)} with images; expected (B, S), or "
-                "pass that as fusion_mask"
+                f"attention_mask of shape {came} with images; expected (B, S), or pass that as "
+                "fusion_mask"
             )
         states, cache = output.last_hidden_state, text_cache(output)
         reading = self.fusion.prepare_text(

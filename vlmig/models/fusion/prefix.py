@@ -138,12 +138,12 @@ def _run_after(model: Any, reading: PrefixReading, features: Tensor) -> Tensor:
     if reading.cache is not None:
         cache = image_cache(reading.cache, layers, images, tokens)
     added = queries if begun else tokens + queries
-    if cache is not None and not torch.compiler.is_compiling():
-        if cache.get_seq_length() + added != length + tokens:
-            raise VLMIGError(
-                f"a cache of {int(length) - queries} tokens that were read without images; "
-                "expected one that began with visual_features: start with a new cache"
-            )
+    before = cache.get_seq_length() if cache is not None else 0
+    if not torch.compiler.is_compiling() and before + added != length + tokens:
+        raise VLMIGError(
+            f"a cache of {int(length) - queries} tokens that were read without images; "
+            "expected one that began with visual_features: start with a new cache"
+        )
     if not begun:
         embeddings = insert(embeddings, visual, begin)
     present = insert(present, present.new_ones(visual.shape[:2]), begin)
