@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from test_families import SAME, left_padded, pictures, visual
 from torch import Tensor
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from vlmig import VLMIG, VLMIGError, VLMIGForCausalLM
 
@@ -179,22 +181,43 @@ def test_shifted_labels_are_used_as_given() -> None:
     assert model(**seen).loss != model(**seen, shift_labels=ids).loss
 
 
+def trl_settings(folder: Path) -> dict[str, Any]:
+    small = {"max_steps": 1, "per_device_train_batch_size": 2, "max_length": 32}
+    plain = {"bf16": False, "gradient_checkpointing": False}
+    return {"output_dir": str(folder), **small, **plain, **QUIET}
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_trl_trains_on_texts(frozen: bool, tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl", reason="trl is not among our libraries")
-    datasets = pytest.importorskip("datasets")
     pocket = VLMIG.from_pretrained("pocket")
     pocket.model.freeze_base() if frozen else pocket.model.unfreeze_base()
     before = pocket.model.language_model.transformer.wte.weight.clone()
-    settings = {"max_steps": 1, "bf16": False, "gradient_checkpointing": False, **QUIET}
-    texts = datasets.Dataset.from_dict({"text": ["A banana is yellow."] * 8})
-    trl.SFTTrainer(
+    SFTTrainer(
         model=pocket.model,
         processing_class=pocket.tokenizer,
-        train_dataset=texts,
-        args=trl.SFTConfig(str(tmp_path), **settings),
+        train_dataset=Dataset.from_dict({"text": ["A banana is yellow."] * 2}),
+        args=SFTConfig(**trl_settings(tmp_path)),
     ).train()
     assert torch.equal(pocket.model.language_model.transformer.wte.weight, before) == frozen
+
+
+def test_trl_learns_from_preferences(tmp_path: Path) -> None:
+    """TRL loads the model it starts from anew, by its name."""
+    pocket = VLMIG.from_pretrained("pocket")
+    pocket.model.unfreeze_base()
+    pairs = {"prompt": ["A banana is"], "chosen": [" yellow."], "rejected": [" blue."]}
+    trainer = DPOTrainer(
+        model=pocket.model,
+        processing_class=pocket.tokenizer,
+        train_dataset=Dataset.from_dict({name: texts * 4 for name, texts in pairs.items()}),
+        args=DPOConfig(
+            **{**trl_settings(tmp_path), "max_steps": 2, "learning_rate": 1e-3, "logging_steps": 1}
+        ),
+    )
+    assert type(trainer.ref_model) is VLMIGForCausalLM
+    trainer.train()
+    margins = [entry.get("rewards/margins", 0.0) for entry in trainer.state.log_history]
+    assert max(margins) > 0, "the chosen text has become likelier than the rejected one"
 
 
 def test_prefix_tuning_beside_pictures() -> None:

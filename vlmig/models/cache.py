@@ -68,9 +68,10 @@ def seen_length(cache: Cache | None, queries: int) -> int | Tensor:
 
 def static_length(cache: Cache | None) -> int | None:
     """Return how many tokens a static cache can hold; None of one that grows."""
-    layers = [] if cache is None else cache.layers
-    static = [layer for layer in layers if isinstance(layer, StaticLayer) and not layer.is_sliding]
-    return max((layer.max_cache_len for layer in static), default=None)
+    for layer in cache.layers if cache is not None else []:
+        if isinstance(layer, StaticLayer) and not layer.is_sliding:
+            return layer.max_cache_len
+    return None
 
 
 def slots(cache: Cache | None, queries: int) -> int:
