@@ -90,6 +90,7 @@ def test_compiled_and_exported_whole(fusion: str) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.skipif(torch.__version__.startswith("2.8."), reason="it traces no generators of ours")
 @pytest.mark.parametrize(
     "fusion", [FUSIONS[0], *(pytest.param(kind, marks=pytest.mark.proof) for kind in FUSIONS[1:])]
 )

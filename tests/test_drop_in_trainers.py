@@ -202,19 +202,18 @@ def test_trl_trains_on_texts(frozen: bool, tmp_path: Path) -> None:
 
 
 def test_trl_learns_from_preferences(tmp_path: Path) -> None:
-    """TRL loads the model it starts from anew, by its name."""
     pocket = VLMIG.from_pretrained("pocket")
     pocket.model.unfreeze_base()
     pairs = {"prompt": ["A banana is"], "chosen": [" yellow."], "rejected": [" blue."]}
     trainer = DPOTrainer(
         model=pocket.model,
+        ref_model=VLMIG.from_pretrained("pocket").model,  # TRL 1.0 finds none by itself
         processing_class=pocket.tokenizer,
         train_dataset=Dataset.from_dict({name: texts * 4 for name, texts in pairs.items()}),
         args=DPOConfig(
             **{**trl_settings(tmp_path), "max_steps": 2, "learning_rate": 1e-3, "logging_steps": 1}
         ),
     )
-    assert type(trainer.ref_model) is VLMIGForCausalLM
     trainer.train()
     margins = [entry.get("rewards/margins", 0.0) for entry in trainer.state.log_history]
     assert max(margins) > 0, "the chosen text has become likelier than the rejected one"
