@@ -1,6 +1,6 @@
 """Can one recognise what a generator draws? Its pictures, named by an encoder that has never seen a generated one.
 
-python -m eval.picture_quality [GENERATOR] [--steps 8 --guidance 2.5 --size 96] [--sheet sheet.png]
+python -m eval.picture_quality [GENERATOR] [--steps 4 --guidance 1 --size 96] [--sheet sheet.png]
 
 GENERATOR is a folder or hub id of a text-to-image pipeline (default: the embedded one). The judge is the embedded vision
 encoder, trained on drawings alone; ``--judge`` takes any other that open_clip knows, for real generators.
@@ -211,9 +211,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--things", type=int, help="how many concepts to draw, at random; default: all"
     )
     parser.add_argument("--six", type=int, default=60, help="of how many to draw six pictures")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--guidance", type=float, default=2.5)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--size", type=int, default=96)
     parser.add_argument(
         "--sheet", type=Path, help="where to write a contact sheet of 60 random concepts"
     )

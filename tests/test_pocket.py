@@ -153,7 +153,7 @@ def test_scenes_show_their_glyph_and_labels_come_from_pixels() -> None:
     first, again = (
         scene(glyph(concepts["banana"].glyph), np.random.default_rng(3)) for _ in range(2)
     )
-    assert first.size == (64, 64) and np.array_equal(np.asarray(first), np.asarray(again))
+    assert first.size == (96, 96) and np.array_equal(np.asarray(first), np.asarray(again))
     seen = {
         read_color(recolored(glyph(concepts["banana"].glyph), np.random.default_rng(i)))[0]
         for i in range(120)

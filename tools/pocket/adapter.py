@@ -52,10 +52,10 @@ def begin_checkpoint(out: Path) -> None:
         vision_width=blank.shape[1],
         vision_patches=blank.shape[0],
         vision_layer=VISION_LAYER,
-        imaginer_steps=8,
-        imaginer_guidance=3.0,
-        imaginer_size=64,
-        imaginer_batch=3,
+        imaginer_steps=4,
+        imaginer_guidance=1.0,  # folded into the weights
+        imaginer_size=96,
+        imaginer_batch=6,
         projector_width=256,
         fusion_heads=6,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -27,11 +26,9 @@ from vlmig.pocket.text import invented_noun, look_sentence, plain_sentence
 from vlmig.runtime import cpu_autocast
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderDC
 
-logger = logging.getLogger(__name__)
-
-
+BATCH = 48
 SCENES = 200
 CLEAR = 0.45
 """Least share of the dominant color in a scene."""
@@ -85,7 +82,7 @@ class RecoloredScenes:
         with self._loading:  # several threads open images
             vae = _autoencoder(self.vae)
         return Image.fromarray(
-            decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None, None])[0])[0]
+            decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None]))[0]
         )
 
     def _colored(self, concept: int, number: int) -> tuple[Image.Image, str, np.random.Generator]:
@@ -99,10 +96,10 @@ class RecoloredScenes:
 
 
 @cache
-def _autoencoder(folder: Path) -> AutoencoderKL:
-    from diffusers import AutoencoderKL  # slow to import, and a plan opens no image
+def _autoencoder(folder: Path) -> AutoencoderDC:
+    from diffusers import AutoencoderDC  # slow to import, and a plan opens no image
 
-    return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
+    return AutoencoderDC.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
 def captions(
@@ -135,23 +132,19 @@ def to_pixels(pictures: list[Image.Image] | np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, scenes: np.ndarray) -> Tensor:
-    """Encode scenes (concepts, n, 64, 64, 3) to latent means (concepts, n, 4, 16, 16), half
-    precision, unscaled."""
+def encode_scenes(vae: AutoencoderDC, scenes: np.ndarray) -> Tensor:
+    """Encode scenes (n, H, W, 3) to unscaled latents (n, 8, H/8, W/8), half precision."""
     rows = []
-    for i, pictures in enumerate(scenes):
+    for part in np.array_split(scenes, max(1, len(scenes) // BATCH)):
         with cpu_autocast():
-            pixels = to_pixels(pictures).contiguous(memory_format=torch.channels_last)
-            mean = vae.encode(pixels).latent_dist.mean
-        rows.append(mean.half())
-        if i % 100 == 99:
-            logger.info("latents: %d of %d concepts", i + 1, len(scenes))
-    return torch.stack(rows)
+            pixels = to_pixels(part).contiguous(memory_format=torch.channels_last)
+            rows.append(vae.encode(pixels).latent.half())
+    return torch.cat(rows)
 
 
 @torch.no_grad()
-def decode_latents(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
-    """Decode unscaled latents (n, 4, 16, 16) to images, uint8 (n, 64, 64, 3)."""
+def decode_latents(vae: AutoencoderDC, latents: Tensor) -> np.ndarray:
+    """Decode unscaled latents (n, 8, H/8, W/8) to images, uint8 (n, H, W, 3)."""
     with cpu_autocast():
         pixels = vae.decode(latents.float().contiguous(memory_format=torch.channels_last)).sample
     return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

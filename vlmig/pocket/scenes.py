@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE = 64
+SIZE = 96
 """Side of a scene in pixels."""
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 _GLYPH = 96
@@ -68,19 +68,20 @@ def glyph(character: str) -> Image.Image:
 
 
 def scene(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Place a glyph (RGBA) on a random background: 64 x 64 RGB."""
-    side = round(SIZE * rng.uniform(0.68, 0.98))
-    turned = ink if rng.random() < 0.5 else ink.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    turned = turned.rotate(rng.uniform(-18, 18), Image.Resampling.BICUBIC, expand=False)
-    turned = turned.resize((side, side), Image.Resampling.LANCZOS)
-    room = SIZE - side
+    """Place a drawing (RGBA) on a random background, SIZE x SIZE RGB: never mirrored and hardly
+    turned, as things are seen."""
+    side = round(SIZE * rng.uniform(0.78, 0.96))
+    turned = ink.resize((2 * side, 2 * side), Image.Resampling.LANCZOS)
+    turned = turned.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
+    turned = turned.resize((side, side), Image.Resampling.BOX)
     picture = background(rng)
-    picture.paste(turned, (int(rng.integers(0, room + 1)), int(rng.integers(0, room + 1))), turned)
+    x, y = rng.integers(0, SIZE - side + 1, 2)
+    picture.paste(turned, (int(x), int(y)), turned)
     return picture
 
 
 def background(rng: np.random.Generator) -> Image.Image:
-    """Draw a soft gradient between two random colors, 64 x 64 RGB."""
+    """Draw a soft gradient between two random colors, SIZE x SIZE RGB."""
     ends = rng.uniform(0, 255, (2, 3))
     ends = ends.mean(1, keepdims=True) + (ends - ends.mean(1, keepdims=True)) * rng.uniform(
         0.2, 1.0

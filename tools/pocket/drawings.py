@@ -10,11 +10,9 @@ import numpy as np
 from PIL import Image
 
 from vlmig.pocket.concepts import Concept, load_concepts
-from vlmig.pocket.scenes import background, glyph
+from vlmig.pocket.scenes import SIZE, glyph, scene
 
 logger = logging.getLogger(__name__)
-SIZE = 96
-"""Side of a scene in pixels."""
 SCENES = 24
 """Scenes per concept and set."""
 FLUENT = "@lobehub/fluent-emoji-3d@1.1.0"
@@ -55,20 +53,6 @@ def squared(picture: Image.Image) -> Image.Image:
     return square
 
 
-def upright_scene(ink: Image.Image, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
-    """Place a drawing on a random background, RGB: never mirrored and hardly turned, as things are
-    seen."""
-    side = round(size * rng.uniform(0.78, 0.96))
-    turned = ink.resize((2 * side, 2 * side), Image.Resampling.LANCZOS)
-    turned = turned.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC).resize(
-        (side, side), Image.Resampling.BOX
-    )
-    picture = background(rng).resize((size, size), Image.Resampling.BILINEAR)
-    x, y = rng.integers(0, size - side + 1, 2)
-    picture.paste(turned, (int(x), int(y)), turned)
-    return picture
-
-
 def render_scenes(work: Path) -> np.ndarray:
     """Draw the pool of scenes once.
 
@@ -88,7 +72,7 @@ def render_scenes(work: Path) -> np.ndarray:
                 rng = np.random.default_rng((11, s, c))
                 ink = drawing(concept, kind, fluent) or glyph(concept.glyph)
                 for n in range(SCENES):
-                    pool[s, c, n] = np.asarray(upright_scene(ink, rng))
+                    pool[s, c, n] = np.asarray(scene(ink, rng))
             logger.info("scenes: %s drawn", kind)
         pool.flush()
         part.rename(path)
