@@ -8,10 +8,12 @@ cannot predict it; with natural colors the layer would learn to ignore images. T
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from tools.pocket.drawings import drawers
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.atomic import write_text
 from vlmig.models.checkpoint import load_language_model
@@ -37,7 +39,7 @@ def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
         chosen,
         work / Path(recipe).stem,
         store=FeatureStore(work / "store"),
-        own={"pocket": RecoloredScenes},
+        own={"pocket": partial(RecoloredScenes, sets=drawers(work))},
     )
     trained.model.save_pretrained(model)
 

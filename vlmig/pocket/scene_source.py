@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -37,24 +37,36 @@ CAPTIONS = 5
 GENERIC = ("object", "thing", "item")
 
 
+def draw_glyph(concept: Concept) -> Image.Image:
+    """Draw a concept as the font does."""
+    return glyph(concept.glyph)
+
+
 class RecoloredScenes:
     """Training pairs: scenes in random colors; every other one passes the generator's autoencoder.
 
     Args:
         scenes: number of scenes of each concept.
         generator: folder of the pipeline whose autoencoder is used.
+        sets: functions that draw a concept (RGBA, square), taken in turn; the first is the font.
 
     Raises:
         VLMIGError: the font that draws the scenes is not installed.
     """
 
-    def __init__(self, scenes: int = SCENES, generator: str = str(POCKET / "generator")) -> None:
+    def __init__(
+        self,
+        scenes: int = SCENES,
+        generator: str = str(POCKET / "generator"),
+        *,
+        sets: Sequence[Callable[[Concept], Image.Image]] = (draw_glyph,),
+    ) -> None:
         if not FONT.exists():
             raise VLMIGError(
                 f"the source pocket draws with {FONT}, which is missing; apt-get install "
                 "fonts-noto-color-emoji"
             )
-        self.name, self.scenes = "pocket", scenes
+        self.name, self.scenes, self.sets = "pocket", scenes, sets
         self.vae, self._loading = Path(generator) / "vae", Lock()
         self.concepts = [c for c in load_concepts() if c.split == "supervised"]
 
@@ -66,7 +78,7 @@ class RecoloredScenes:
         """Yield five captions of each scene."""
         scenes = list(product(range(len(self.concepts)), range(self.scenes)))
         facts = ((self.concepts[i].name, self._colored(i, j)[1]) for i, j in scenes)
-        digest = digest_folder(self.vae)
+        digest = f"{digest_folder(self.vae)} {len(self.sets)}"
         for number, caption in captions(facts):
             i, j = scenes[number]
             version = f"{digest} {self.concepts[i].name}"
@@ -86,10 +98,12 @@ class RecoloredScenes:
         )
 
     def _colored(self, concept: int, number: int) -> tuple[Image.Image, str, np.random.Generator]:
-        """Recolor a glyph until one color dominates; return glyph, color and random generator."""
+        """Recolor a drawing until one color dominates; return it, its color and random generator."""
         rng = np.random.default_rng((9, concept, number))
+        draw = self.sets[number // 2 % len(self.sets)]  # every other scene is decoded, of each set
+        ink = draw(self.concepts[concept])
         while True:
-            tinted = recolored(glyph(self.concepts[concept].glyph), rng)
+            tinted = recolored(ink, rng)
             color, share = read_color(tinted.resize((40, 40)))
             if share >= CLEAR:
                 return tinted, color, rng
