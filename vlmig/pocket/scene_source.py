@@ -98,7 +98,7 @@ class RecoloredScenes:
         )
 
     def _colored(self, concept: int, number: int) -> tuple[Image.Image, str, np.random.Generator]:
-        """Recolor a drawing until one color dominates; return it, its color and random generator."""
+        """Recolor a drawing until one color dominates; return it, the color, a random generator."""
         rng = np.random.default_rng((9, concept, number))
         draw = self.sets[number // 2 % len(self.sets)]  # every other scene is decoded, of each set
         ink = draw(self.concepts[concept])
