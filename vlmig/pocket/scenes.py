@@ -133,8 +133,8 @@ def read_color(ink: Image.Image) -> tuple[str, float]:
     """
     pixels = np.asarray(ink, dtype=np.float32).reshape(-1, 4)
     opaque = pixels[pixels[:, 3] > 200, :3] / 255
-    names, focal = _focal_lab()
-    nearest = ((_lab(opaque)[:, None] - focal[None]) ** 2).sum(-1).argmin(1)
+    names, focal = _focalto_lab()
+    nearest = ((to_lab(opaque)[:, None] - focal[None]) ** 2).sum(-1).argmin(1)
     share = np.bincount(names[nearest], minlength=len(COLORS)) / max(len(opaque), 1)
     return COLORS[int(share.argmax())], float(share.max())
 
@@ -151,7 +151,7 @@ def _rgb(code: str) -> np.ndarray:
     return np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32) / 255
 
 
-def _lab(rgb: np.ndarray) -> np.ndarray:
+def to_lab(rgb: np.ndarray) -> np.ndarray:
     """Convert sRGB in [0, 1], shape (n, 3), to CIELAB under D65."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(
@@ -163,14 +163,14 @@ def _lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _focal_lab() -> tuple[np.ndarray, np.ndarray]:
+def _focalto_lab() -> tuple[np.ndarray, np.ndarray]:
     """Return the name index of each focal color, (m,), and its CIELAB value, (m, 3)."""
     names, values = [], []
     for i, name in enumerate(COLORS):
         for code in FOCAL_COLORS[name]:
             names.append(i)
             values.append(_rgb(code))
-    return np.array(names), _lab(np.stack(values))
+    return np.array(names), to_lab(np.stack(values))
 
 
 @cache
