@@ -4,8 +4,8 @@ generated one.
 python -m eval.picture_quality [GENERATOR] [--steps 4 --guidance 1 --size 96] [--sheet sheet.png]
 
 GENERATOR is a folder or hub id of a text-to-image pipeline (default: the embedded one). The judge
-is the embedded vision encoder, trained on drawings alone; ``--judge`` takes any other that open_clip
-knows, for real generators.
+is the embedded vision encoder, trained on drawings alone; ``--judge`` takes any other of open_clip,
+for real generators.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def read_color(ink: Image.Image) -> tuple[str, float]:
     """
     pixels = np.asarray(ink, dtype=np.float32).reshape(-1, 4)
     opaque = pixels[pixels[:, 3] > 200, :3] / 255
-    names, focal = _focalto_lab()
+    names, focal = _focal_lab()
     nearest = ((to_lab(opaque)[:, None] - focal[None]) ** 2).sum(-1).argmin(1)
     share = np.bincount(names[nearest], minlength=len(COLORS)) / max(len(opaque), 1)
     return COLORS[int(share.argmax())], float(share.max())
@@ -163,7 +163,7 @@ def to_lab(rgb: np.ndarray) -> np.ndarray:
 
 
 @cache
-def _focalto_lab() -> tuple[np.ndarray, np.ndarray]:
+def _focal_lab() -> tuple[np.ndarray, np.ndarray]:
     """Return the name index of each focal color, (m,), and its CIELAB value, (m, 3)."""
     names, values = [], []
     for i, name in enumerate(COLORS):
