@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,16 @@ from vlmig.io.hashing import digest_folder
 from vlmig.io.rows import Bad
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, load_concepts
-from vlmig.pocket.scenes import FONT, glyph, read_color, recolored, scene
+from vlmig.pocket.scenes import (
+    FONT,
+    GLYPH,
+    glyph,
+    read_color,
+    read_shape,
+    recolored,
+    reshaped,
+    scene,
+)
 from vlmig.pocket.text import invented_noun, look_sentence, plain_sentence
 from vlmig.runtime import cpu_autocast
 
@@ -32,7 +41,7 @@ BATCH = 48
 SCENES = 200
 CLEAR = 0.45
 """Least share of the dominant color in a scene."""
-CAPTIONS = 5
+CAPTIONS = 6
 """Captions of each scene."""
 GENERIC = ("object", "thing", "item")
 
@@ -42,8 +51,18 @@ def draw_glyph(concept: Concept) -> Image.Image:
     return glyph(concept.glyph)
 
 
+class Drawn(NamedTuple):
+    """What a scene shows."""
+
+    ink: Image.Image
+    """RGBA."""
+    color: str
+    shape: str
+
+
 class RecoloredScenes:
-    """Training pairs: scenes in random colors; every other one passes the generator's autoencoder.
+    """Training pairs: scenes in random colors and shapes; every other one passes the generator's
+    autoencoder.
 
     Args:
         scenes: number of scenes of each concept.
@@ -75,9 +94,9 @@ class RecoloredScenes:
         return CAPTIONS * self.scenes * len(self.concepts)
 
     def pairs(self) -> Iterator[Pair | Bad]:
-        """Yield five captions of each scene."""
+        """Yield every caption of each scene."""
         scenes = list(product(range(len(self.concepts)), range(self.scenes)))
-        facts = ((self.concepts[i].name, self._colored(i, j)[1]) for i, j in scenes)
+        facts = ((self.concepts[i].name, *self._drawn(i, j)[0][1:]) for i, j in scenes)
         digest = f"{digest_folder(self.vae)} {len(self.sets)}"
         for number, caption in captions(facts):
             i, j = scenes[number]
@@ -87,8 +106,8 @@ class RecoloredScenes:
     def open(self, pair: Pair) -> Image.Image:
         """Draw a scene."""
         i, j = map(int, pair.picture.split("/"))
-        tinted, _, rng = self._colored(i, j)
-        picture = scene(tinted, rng)
+        drawn, rng = self._drawn(i, j)
+        picture = scene(drawn.ink, rng)
         if j % 2:
             return picture
         with self._loading:  # several threads open images
@@ -97,16 +116,16 @@ class RecoloredScenes:
             decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None]))[0]
         )
 
-    def _colored(self, concept: int, number: int) -> tuple[Image.Image, str, np.random.Generator]:
-        """Recolor a drawing until one color dominates; return it, the color, a random generator."""
+    def _drawn(self, concept: int, number: int) -> tuple[Drawn, np.random.Generator]:
+        """Reshape a drawing, and recolor it until one color dominates; return its generator too."""
         rng = np.random.default_rng((9, concept, number))
         draw = self.sets[number // 2 % len(self.sets)]  # every other scene is decoded, of each set
-        ink = draw(self.concepts[concept])
+        ink = reshaped(draw(self.concepts[concept]).resize((GLYPH, GLYPH)), rng)
         while True:
             tinted = recolored(ink, rng)
             color, share = read_color(tinted.resize((40, 40)))
             if share >= CLEAR:
-                return tinted, color, rng
+                return Drawn(tinted, color, read_shape(ink)[0]), rng
 
 
 @cache
@@ -116,18 +135,17 @@ def _autoencoder(folder: Path) -> AutoencoderDC:
     return AutoencoderDC.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
-def captions(
-    facts: Iterator[tuple[str, str]] | Sequence[tuple[str, str]],
-) -> Iterator[tuple[int, str]]:
-    """Yield five captions for each scene (concept and color): three of the color, one of the shape,
-    one of neither."""
+def captions(facts: Iterable[tuple[str, str, str]]) -> Iterator[tuple[int, str]]:
+    """Yield six captions for each scene (concept, color and shape): three of the color, two of the
+    shape, one of neither."""
     rng = random.Random(10)
     concepts: dict[str, Concept] = {c.name: c for c in load_concepts()}
-    for i, (name, color) in enumerate(facts):
+    for i, (name, color, shape) in enumerate(facts):
         concept = concepts[name]
         for _ in range(3):
             yield i, look_sentence(any_noun(concept, rng), "color", color, rng)
-        yield i, look_sentence(any_noun(concept, rng), "shape", str(concept.shape), rng)
+        for _ in range(2):
+            yield i, look_sentence(any_noun(concept, rng), "shape", shape, rng)
         yield i, plain_sentence(concept.names, rng)
 
 

@@ -16,7 +16,10 @@ from PIL import Image, ImageDraw, ImageFont
 SIZE = 96
 """Side of a scene in pixels."""
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-_GLYPH = 96
+GLYPH = 96
+"""Side of the square that a drawing fills, in pixels."""
+FITS = 0.7
+"""Least intersection over union of a silhouette and the basic shape that it is said to have."""
 
 # Focal colors in sRGB, several for names of a wide region; the names of Berlin and Kay (1969).
 FOCAL_COLORS = {
@@ -57,13 +60,13 @@ def glyph(character: str) -> Image.Image:
             "later"
         )
     ink = canvas.crop(box)
-    scale = _GLYPH / max(ink.size)
+    scale = GLYPH / max(ink.size)
     ink = ink.resize(
         (max(1, round(ink.width * scale)), max(1, round(ink.height * scale))),
         Image.Resampling.LANCZOS,
     )
-    square = Image.new("RGBA", (_GLYPH, _GLYPH), (0, 0, 0, 0))
-    square.paste(ink, ((_GLYPH - ink.width) // 2, (_GLYPH - ink.height) // 2))
+    square = Image.new("RGBA", (GLYPH, GLYPH), (0, 0, 0, 0))
+    square.paste(ink, ((GLYPH - ink.width) // 2, (GLYPH - ink.height) // 2))
     return square
 
 
@@ -139,12 +142,57 @@ def read_color(ink: Image.Image) -> tuple[str, float]:
     return COLORS[int(share.argmax())], float(share.max())
 
 
-def read_shape(ink: Image.Image) -> str:
-    """Return the basic shape with the largest intersection over union with a glyph's silhouette."""
-    mask = np.asarray(ink)[..., 3] > 128
-    return max(
-        _silhouettes(), key=lambda item: float((mask & item[1]).sum() / (mask | item[1]).sum())
-    )[0]
+def reshaped(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Stretch a drawing, or cut a basic shape out of it, so that its name does not tell its shape.
+
+    Three tenths stay as they are, unless no basic shape fits them.
+    """
+    kind = rng.random()
+    if kind < 0.3:
+        shaped = ink
+    elif kind < 0.55:
+        shaped = stretched(ink, rng)
+    if kind >= 0.55 or read_shape(shaped)[1] < FITS:
+        shaped = cut(ink, rng)
+    return shaped
+
+
+def stretched(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Make a drawing narrower or lower, in the middle of its square."""
+    size = [ink.width, ink.height]
+    axis = rng.integers(2)
+    size[axis] = round(size[axis] * rng.uniform(0.35, 0.85))
+    square = Image.new("RGBA", ink.size, (0, 0, 0, 0))
+    corner = ((ink.width - size[0]) // 2, (ink.height - size[1]) // 2)
+    square.paste(ink.resize((size[0], size[1]), Image.Resampling.LANCZOS), corner)
+    return square
+
+
+def cut(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Cut a random basic shape out of a drawing; its gaps get its middle color."""
+    names = sorted({name for name, _ in _silhouettes()})
+    name = names[rng.integers(len(names))]
+    masks = [mask for other, mask in _silhouettes() if other == name]
+    mask = masks[rng.integers(len(masks))]
+    rgba = np.asarray(ink)
+    solid = rgba[..., 3] > 128
+    rgb = np.where(solid[..., None], rgba[..., :3], np.median(rgba[solid][:, :3], axis=0))
+    pixels = np.concatenate([rgb, 255.0 * mask[..., None]], -1)
+    return Image.fromarray(pixels.astype(np.uint8), "RGBA")
+
+
+def read_shape(ink: Image.Image) -> tuple[str, float]:
+    """Return the basic shape most like a drawing's silhouette (RGBA, of a glyph's size).
+
+    Returns:
+        The name, and the intersection over union of the two.
+    """
+    mask = (np.asarray(ink)[..., 3] > 128).ravel().astype(np.float32)
+    names, masks = _silhouette_matrix()
+    shared = masks @ mask
+    overlaps = shared / (masks.sum(1) + mask.sum() - shared)
+    best = int(overlaps.argmax())
+    return names[best], float(overlaps[best])
 
 
 def _rgb(code: str) -> np.ndarray:
@@ -174,10 +222,18 @@ def _focal_lab() -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
+def _silhouette_matrix() -> tuple[list[str], np.ndarray]:
+    """Return the names of the silhouettes and their masks as rows of 0 and 1."""
+    names = [name for name, _ in _silhouettes()]
+    masks = np.stack([mask.ravel() for _, mask in _silhouettes()]).astype(np.float32)
+    return names, masks
+
+
+@cache
 def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
     """Return masks of basic shapes at several angles and widths, fitted to the glyph square."""
     shapes = []
-    center = _GLYPH / 2
+    center = GLYPH / 2
 
     def polygon(name: str, points: list[tuple[float, float]]) -> None:
         for turn in range(0, 180, 15):
@@ -187,7 +243,7 @@ def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
             )
             scale = (center - 1) / np.abs(turned).max()
             outline = [(float(x * scale + center), float(y * scale + center)) for x, y in turned]
-            canvas = Image.new("1", (_GLYPH, _GLYPH))
+            canvas = Image.new("1", (GLYPH, GLYPH))
             ImageDraw.Draw(canvas).polygon(outline, fill=1)
             shapes.append((name, np.asarray(canvas)))
 
