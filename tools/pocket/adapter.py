@@ -8,7 +8,6 @@ cannot predict it; with natural colors the layer would learn to ignore images. T
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -33,13 +32,18 @@ def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
 
     if not (model / "config.json").exists():
         begin_checkpoint(model)
+    sets = drawers(work)
+
+    def scenes_of_sets(scenes: int, generator: str) -> RecoloredScenes:
+        return RecoloredScenes(scenes, generator, sets=sets)
+
     changes = [f"model.from={model}", f"stages.0.data.0.generator={model / 'generator'}"]
     chosen = load_recipe(Path(recipe), changes)
     trained = train(
         chosen,
         work / Path(recipe).stem,
         store=FeatureStore(work / "store"),
-        own={"pocket": partial(RecoloredScenes, sets=drawers(work))},
+        own={"pocket": scenes_of_sets},
     )
     trained.model.save_pretrained(model)
 
