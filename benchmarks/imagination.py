@@ -1,12 +1,12 @@
 """Imagining with the pocket model: a plain loop over diffusers and open_clip beside
 ``Imagination.fill``.
 
-python -m benchmarks.imagination --prompts 8 --k 6 --rounds 3
+python -m benchmarks.imagination --prompts 8 --k 6 --rounds 3 [--beside CHECKPOINT]
 
-Both run in one process, in turns, on the same prompts and seeds. What is loaded once is loaded,
-and used once, before the
-clock starts. The plain loop keeps nothing; ``fill`` checks every picture, and writes pictures and
-features to a new store.
+All run in one process, in turns, on the same prompts and seeds. What is loaded once is loaded,
+and used once, before the clock starts. The plain loop keeps nothing; ``fill`` checks every image,
+and writes images and features to a new store. ``--beside`` fills with another checkpoint's
+generator and encoder, too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,10 +27,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoPipelineForText2Image
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.side_by_side import SIDE, product_rate, seconds
+from benchmarks.side_by_side import SIDE, operations, product_rate, seconds
 from vlmig.imagination import request
 from vlmig.imagination.pipeline import Imagination
 from vlmig.imagination.sources.families import sampling_for
@@ -70,19 +69,7 @@ class PlainLoop:
     @torch.inference_mode()
     def __call__(self, prompts: Sequence[str], k: int) -> list[tuple[Tensor, Tensor]]:
         """Return the patch features, (k, P, C), and alignment, (k,), of each prompt's pictures."""
-        return [self._see(prompt, self._draw(prompt, k)) for prompt in prompts]
-
-    def _draw(self, prompt: str, k: int) -> list[Any]:
-        return self.pipeline(
-            [prompt] * k,
-            num_inference_steps=self.sampling.steps,
-            guidance_scale=self.sampling.guidance,
-            height=self.sampling.size,
-            width=self.sampling.size,
-            generator=[
-                torch.Generator("cpu").manual_seed(request(prompt, i).seed) for i in range(k)
-            ],
-        ).images
+        return [self._see(prompt, draw(self, prompt, k)) for prompt in prompts]
 
     def _see(self, prompt: str, pictures: list[Any]) -> tuple[Tensor, Tensor]:
         pixels = torch.stack([self.preprocess(picture) for picture in pictures]).to(self.device)
@@ -94,91 +81,80 @@ class PlainLoop:
         return seen["image_intermediates"][0].cpu(), (pooled @ text.T)[:, 0].cpu()
 
 
+def draw(side: Any, prompt: str, k: int) -> list[Any]:
+    """Draw k images by one plain call of a side's pipeline."""
+    return side.pipeline(
+        [prompt] * k,
+        num_inference_steps=side.sampling.steps,
+        guidance_scale=side.sampling.guidance,
+        height=side.sampling.size,
+        width=side.sampling.size,
+        generator=[torch.Generator("cpu").manual_seed(request(prompt, i).seed) for i in range(k)],
+    ).images
+
+
 def fill(
-    config: VLMIGConfig, prompts: Sequence[str], k: int, folder: Path
-) -> tuple[float, dict[str, float]]:
-    """Fill a new store: seconds, and seconds by step. Models are new as well, so that no prompt is
-    embedded already."""
+    checkpoint: Path, prompts: Sequence[str], k: int, spent: dict[str, list[float]] | None = None
+) -> float:
+    """Fill a new store and return the seconds; ``spent`` gets those of each step.
+
+    Models are new as well, so that no prompt is embedded already.
+    """
     stopwatch = Stopwatch()
-    imagination = Imagination(config, POCKET, FeatureStore(folder), stopwatch)
-    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+    config = VLMIGConfig.from_pretrained(checkpoint)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.redirect_stderr(io.StringIO()),  # its progress bar
+    ):
+        imagination = Imagination(config, checkpoint, FeatureStore(Path(folder)), stopwatch)
         imagination.fill([WARM_UP], k)
         stopwatch.seconds.clear()
-        spent = seconds(lambda: imagination.fill(prompts, k))
-    return spent, stopwatch.seconds
-
-
-@torch.no_grad()
-def operations(plain: Any) -> tuple[int, int]:
-    """Count the floating-point operations of one picture: all passes of the denoiser, and the
-    decoder.
-
-    Args:
-        plain: what has a pipeline and its sampling settings: the plain loop, or our imaginer.
-    """
-    sampling, unet, vae = plain.sampling, plain.pipeline.unet, plain.pipeline.vae
-    side = sampling.size // plain.pipeline.vae_scale_factor
-    latents = torch.zeros(1, unet.config.in_channels, side, side, device=plain.device)
-    states, _ = plain.pipeline.encode_prompt(WARM_UP, plain.device, 1, False)
-    with sdpa_kernel(
-        SDPBackend.MATH
-    ):  # attention as matrix products, which the counter knows on every device
-        with FlopCounterMode(display=False) as denoising:
-            unet(latents, 1, encoder_hidden_states=states)
-        with FlopCounterMode(display=False) as decoding:
-            vae.decode(latents)
-    passes = sampling.steps * (
-        2 if sampling.guidance > 1 else 1
-    )  # with guidance: once with the prompt, once without
-    return denoising.get_total_flops() * passes, decoding.get_total_flops()
+        whole = seconds(lambda: imagination.fill(prompts, k))
+    if spent is not None:
+        for step, part in stopwatch.seconds.items():
+            spent.setdefault(step, []).append(part)
+        spent.setdefault("rest", []).append(whole - sum(stopwatch.seconds.values()))
+    return whole
 
 
 def measure(
-    config: VLMIGConfig, plain: PlainLoop, prompts: Sequence[str], k: int, rounds: int
-) -> None:
-    """Print a line for each round, the ratio, and where the time of ``fill`` goes."""
-    print(f"{'round':<7}{'plain loop':>12}{'fill':>10}{'ratio':>8}   (pictures per second)")
-    rates: list[tuple[float, float]] = []
-    steps: dict[str, list[float]] = {}
-    plain([WARM_UP], k)
+    sides: Mapping[str, Callable[[], float]], images: int, rounds: int
+) -> dict[str, list[float]]:
+    """Run every side in turns, every other round backwards; print images per second, and how much
+    faster the second side is than each other.
+
+    Args:
+        sides: what returns the seconds of one run; the second one is compared with the others.
+        images: drawn by each run.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    print("images per second")
+    print(f"{'round':<8}" + "".join(f"{name:>12}" for name in sides))
     for number in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            if number % 2:
-                own, parts = fill(config, prompts, k, Path(folder))
-                loop = seconds(lambda: plain(prompts, k))
-            else:
-                loop = seconds(lambda: plain(prompts, k))
-                own, parts = fill(config, prompts, k, Path(folder))
-        pictures = len(prompts) * k
-        rates.append((pictures / loop, pictures / own))
-        for step, spent in {**parts, "rest": own - sum(parts.values())}.items():
-            steps.setdefault(step, []).append(spent)
-        print(
-            f"{number + 1:<7}{rates[-1][0]:>12.2f}{rates[-1][1]:>10.2f}{rates[-1][1] / rates[-1][0]:>8.2f}"
-        )
-    loops, fills = (median(column) for column in zip(*rates, strict=True))
-    ratios = [ours / loop for loop, ours in rates]
-    print(
-        f"{'median':<7}{loops:>12.2f}{fills:>10.2f}{fills / loops:>8.2f}   (rounds: "
-        f"{min(ratios):.2f} to {max(ratios):.2f})"
-    )
-    print(
-        "fill, seconds: "
-        + ", ".join(f"{step} {median(spent):.2f}" for step, spent in steps.items())
-    )
+        order = list(sides)[:: -1 if number % 2 else 1]
+        for name in order:
+            rates[name].append(images / sides[name]())
+        print(f"{number + 1:<8}" + "".join(f"{rates[name][-1]:>12.2f}" for name in sides))
+    print(f"{'median':<8}" + "".join(f"{median(rates[name]):>12.2f}" for name in sides))
+    _, ours, *_ = sides
+    for other in sides:
+        if other != ours:
+            each = [a / b for a, b in zip(rates[ours], rates[other], strict=True)]
+            ratio = f"{median(each):.2f} (rounds: {min(each):.2f} to {max(each):.2f})"
+            print(f"{ours} / {other}: {ratio}")
+    return rates
 
 
-def limit(plain: PlainLoop, imaginer: Any) -> None:
+def limit(plain: PlainLoop, ours: Any) -> None:
     """Print what the arithmetic of drawing alone allows on this machine, the pipeline's own and
     ours."""
     rate = product_rate(plain.device)
     print(f"float32 product of {SIDE} x {SIDE}: {rate / 1e9:.1f} GFLOP/s")
-    for name, side in (("plain loop", plain), ("fill", imaginer)):
-        denoising, decoding = operations(side)
-        each = f"{denoising / 1e9:.2f} + {decoding / 1e9:.2f} GFLOP (denoiser + decoder; no encoder, no text)"
+    for name, side in (("plain loop", plain), ("fill", ours)):
+        whole = operations(partial(draw, side, WARM_UP, 1))
         print(
-            f"a picture, {name}: {each}; at that rate {rate / (denoising + decoding):.2f} per "
-            "second"
+            f"an image, {name}: {whole / 1e9:.2f} GFLOP (text, denoiser and decoder; no encoder); "
+            f"at that rate {rate / whole:.2f} per second"
         )
 
 
@@ -190,9 +166,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--prompts", type=int, default=8, help="held-out concepts to draw (default: 8)"
     )
-    parser.add_argument("--k", type=int, default=6, help="pictures of each (default: 6)")
+    parser.add_argument("--k", type=int, default=6, help="images of each (default: 6)")
     parser.add_argument(
         "--rounds", type=int, default=3, help="measurements of each, in turns (default: 3)"
+    )
+    parser.add_argument(
+        "--beside", type=Path, help="another checkpoint, whose images are filled in turns as well"
     )
     arguments = parser.parse_args(argv)
     load = os.getloadavg()[0]
@@ -204,13 +183,24 @@ def main(argv: list[str] | None = None) -> None:
     with contextlib.redirect_stderr(io.StringIO()):  # the libraries' progress bars
         plain = PlainLoop(config, device)
     print(
-        f"{len(prompts)} prompts x {arguments.k} pictures on {device}, {torch.get_num_threads()} "
+        f"{len(prompts)} prompts x {arguments.k} images on {device}, {torch.get_num_threads()} "
         "threads, float32"
     )
     print(
         f"load of the machine before: {load:.2f} (other work beside this makes the rounds differ)"
     )
-    measure(config, plain, prompts, arguments.k, arguments.rounds)
+    spent: dict[str, list[float]] = {}
+    k = arguments.k
+    sides = {
+        "plain loop": lambda: seconds(lambda: plain(prompts, k)),
+        "fill": lambda: fill(POCKET, prompts, k, spent),
+    }
+    if arguments.beside:
+        sides["beside"] = lambda: fill(arguments.beside, prompts, k)
+    plain([WARM_UP], k)
+    measure(sides, len(prompts) * k, arguments.rounds)
+    parts = [f"{step} {median(each):.2f}" for step, each in spent.items()]
+    print("fill, seconds: " + ", ".join(parts))
     with tempfile.TemporaryDirectory() as folder:
         limit(plain, Imagination(config, POCKET, FeatureStore(folder), Stopwatch()).source)
 

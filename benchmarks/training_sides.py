@@ -20,7 +20,7 @@ from vlmig.data.sources.build import build_source
 from vlmig.imagination.store import Imagined
 from vlmig.io.config_file import parse
 from vlmig.pocket.concepts import load_concepts
-from vlmig.pocket.scene_source import RecoloredScenes
+from vlmig.pocket.scene_source import CAPTIONS, RecoloredScenes
 from vlmig.pocket.scenes import COLORS
 from vlmig.runtime import Stopwatch
 from vlmig.training.images import ImageFeatures
@@ -38,8 +38,6 @@ embedding."""
 PHOTO = (640, 480)
 """Width and height of a photograph."""
 TABLE = "pairs.jsonl"
-CAPTIONS = 5
-"""What ``RecoloredScenes`` writes for each scene; one of them is taken."""
 PHRASES = (
     "{a} on the {b}",
     "a {c} {a}",

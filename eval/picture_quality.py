@@ -1,9 +1,11 @@
-"""Can one recognise what a generator draws? Its pictures, named by an encoder that has never seen a generated one.
+"""Can one recognise what a generator draws? Its images, named by an encoder that has never seen a
+generated one.
 
-python -m eval.picture_quality [GENERATOR] [--steps 8 --guidance 2.5 --size 96] [--sheet sheet.png]
+python -m eval.picture_quality [GENERATOR] [--steps 4 --guidance 1 --size 96] [--sheet sheet.png]
 
-GENERATOR is a folder or hub id of a text-to-image pipeline (default: the embedded one). The judge is the embedded vision
-encoder, trained on drawings alone; ``--judge`` takes any other that open_clip knows, for real generators.
+GENERATOR is a folder or hub id of a text-to-image pipeline (default: the embedded one). The judge
+is the embedded vision encoder, trained on drawings alone; ``--judge`` takes any other of open_clip,
+for real generators.
 """
 
 from __future__ import annotations
@@ -28,18 +30,24 @@ from vlmig.imagination.sources.diffusion import DiffusionSource
 from vlmig.imagination.sources.families import Sampling
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, load_concepts
-from vlmig.pocket.scenes import _lab, glyph, scene
+from vlmig.pocket.scenes import glyph, scene, to_lab
 
 SHEET = (10, 6)
 """Columns and rows of a contact sheet."""
 SIX = 6
+EDGE = 4
+"""Pixels along the edges of an image that show background."""
+INK = 12.0
+"""CIELAB distance from the background at which a thing begins."""
+OUTLINE = 48
 
 
 class Judge:
     """An open_clip model that names pictures.
 
     Args:
-        source: a folder in open_clip's format, or an architecture and its weights as ``ViT-B-32:laion2b_s34b_b79k``.
+        source: a folder in open_clip's format, or an architecture and its weights as
+            ``ViT-B-32:laion2b_s34b_b79k``.
     """
 
     def __init__(self, source: str) -> None:
@@ -51,13 +59,13 @@ class Judge:
         self.model.float().eval()
 
     @torch.no_grad()
-    def pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
-        """Embed pictures: (n, E), unit length."""
+    def images(self, images: Sequence[Image.Image]) -> Tensor:
+        """Embed images: (n, E), unit length."""
         rows = [
             self.model.encode_image(
-                torch.stack([self.preprocess(p) for p in pictures[start : start + 64]])
+                torch.stack([self.preprocess(image) for image in images[start : start + 64]])
             )
-            for start in range(0, len(pictures), 64)
+            for start in range(0, len(images), 64)
         ]
         return F.normalize(torch.cat(rows), dim=-1)
 
@@ -80,19 +88,59 @@ def share(hits: np.ndarray) -> str:
     return f"{100 * hits.mean():.1f} % [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def color_distance(picture: Image.Image, concept: Concept) -> float:
-    """Return the CIELAB distance of mean colours: a picture's, and the drawing's, where the drawing's ink would lie."""
-    side = round(0.87 * picture.width)
-    ink = np.asarray(glyph(concept.glyph).resize((side, side)), dtype=np.float32) / 255
-    edge = (picture.width - side) // 2
-    seen = (
-        np.asarray(picture.convert("RGB"), dtype=np.float32)[edge : edge + side, edge : edge + side]
-        / 255
-    )
-    solid = ink[..., 3] > 0.9
-    if not solid.any():
-        return float("nan")
-    return float(np.linalg.norm(_lab(seen[solid]).mean(0) - _lab(ink[solid][:, :3]).mean(0)))
+def silhouette(image: Image.Image) -> np.ndarray:
+    """Find a thing on a soft gradient: bool (H, W), where the colour leaves the background's.
+
+    The background is a plane of colour over x and y, fitted to the pixels along the edges that
+    agree with it.
+    """
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    height, width, _ = pixels.shape
+    lab = to_lab(pixels.reshape(-1, 3))
+    y, x = np.mgrid[0:height, 0:width].reshape(2, -1)
+    places = np.stack([np.ones_like(x), x / width, y / height], -1).astype(np.float64)
+    edge = (np.minimum(x, width - 1 - x) < EDGE) | (np.minimum(y, height - 1 - y) < EDGE)
+    agree = edge
+    for _ in range(3):  # edges that the thing reaches are left out
+        plane, *_ = np.linalg.lstsq(places[agree], lab[agree], rcond=None)
+        away = np.linalg.norm(lab - places @ plane, axis=-1)
+        agree = edge & (away <= max(np.median(away[edge]) * 2, 1.0))
+    return (away > INK).reshape(height, width)
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """Crop a silhouette to what is inside and scale it to a square of ``OUTLINE`` pixels."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not len(rows):
+        return np.zeros((OUTLINE, OUTLINE), bool)
+    cropped = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.asarray(Image.fromarray(cropped).resize((OUTLINE, OUTLINE)))
+
+
+def look(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image's outline and the mean CIELAB colour of the thing, (3,)."""
+    mask = silhouette(image)
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    inside = pixels[mask] if mask.any() else pixels.reshape(-1, 3)
+    return outline(mask), to_lab(inside).mean(0)
+
+
+def nearest_looks(
+    images: Sequence[Image.Image], references: Sequence[Sequence[Image.Image]]
+) -> tuple[float, float]:
+    """Return the mean overlap of silhouettes and the median distance of colours, each of the
+    nearest reference.
+
+    Args:
+        references: drawn scenes to compare each image with.
+    """
+    overlaps, distances = [], []
+    for image, scenes in zip(images, references, strict=True):
+        shape, color = look(image)
+        looks = [look(one) for one in scenes]
+        overlaps.append(max((shape & s).sum() / max((shape | s).sum(), 1) for s, _ in looks))
+        distances.append(min(float(np.linalg.norm(color - c)) for _, c in looks))
+    return float(np.mean(overlaps)), float(np.median(distances))
 
 
 def diversity(embeddings: Tensor) -> float:
@@ -109,7 +157,7 @@ def draw(imaginer: Any, names: Sequence[str], first: int = 0) -> list[Image.Imag
 
 
 def load_imaginer(source: str, sampling: Sampling) -> DiffusionSource:
-    """Load a generator. Lumina's pipeline guides three channels of any latent; here all of them are guided."""
+    """Load a generator. Lumina's pipeline guides three channels of any latent; here all are."""
     imaginer = DiffusionSource(source, sampling)
     pipeline = imaginer.pipeline
     if type(pipeline).__name__ != "LuminaPipeline" or sampling.guidance <= 1:
@@ -139,63 +187,99 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int = SHEET[0]) -> I
     return sheet
 
 
+def draw_scenes(concepts: Sequence[Concept]) -> np.ndarray:
+    """Draw scenes of one set, the font's: uint8 (1, concepts, SIX, H, W, 3)."""
+    rng = np.random.default_rng(7)
+    rows = []
+    for concept in concepts:
+        rows.append(np.stack([np.asarray(scene(glyph(concept.glyph), rng)) for _ in range(SIX)]))
+    return np.stack(rows)[None]
+
+
+def opened(scenes: np.ndarray) -> list[Image.Image]:
+    """Turn an array of scenes, (..., H, W, 3), into images."""
+    return [Image.fromarray(each) for each in scenes.reshape(-1, *scenes.shape[-3:])]
+
+
 def measure(
-    imaginer: Any, judge: Judge, concepts: Sequence[Concept], things: Sequence[int], six: int
+    imaginer: Any,
+    judge: Judge,
+    concepts: Sequence[Concept],
+    things: Sequence[int],
+    scenes: np.ndarray,
+    six: int,
 ) -> list[str]:
-    """Draw one picture of each thing, and six of the first ``six``, and say how good they are.
+    """Draw one image of each thing, and six of the first ``six``, and say how good they are.
 
     Args:
-        concepts: everything a picture may be named.
+        concepts: everything an image may be named.
         things: which of them to draw.
+        scenes: drawn scenes, uint8 (sets, concepts, at least SIX, H, W, 3).
     """
     names = judge.names([concept.name for concept in concepts])
     asked = [concepts[i].name for i in things]
     draw(imaginer, asked[:1])  # whatever happens once
     began = time.perf_counter()
-    pictures = draw(imaginer, asked, 1000)
-    speed = len(pictures) / (time.perf_counter() - began)
-    rng = np.random.default_rng(7)
-    drawn = [scene(glyph(concepts[i].glyph), rng) for i in things]
-    lines = []
-    for title, shown in (("generated", pictures), ("drawn scenes", drawn)):
-        rank = ranks(judge.pictures(shown), names, things)
-        held = np.array([concepts[i].split == "held_out" for i in things])
-        lines.append(f"{title}: top-1 {share(rank < 1)}, top-5 {share(rank < 5)}, n = {len(rank)}")
-        if held.any():
-            lines.append(
-                f"  held-out alone: top-1 {share(rank[held] < 1)}, top-5 {share(rank[held] < 5)}"
-            )
-    own = [color_distance(p, concepts[i]) for p, i in zip(pictures, things, strict=True)]
-    other = [
-        color_distance(p, concepts[i]) for p, i in zip(pictures, np.roll(things, 1), strict=True)
-    ]
-    lines.append(
-        f"colour: {np.nanmedian(own):.1f} from the drawing in CIELAB, {np.nanmedian(other):.1f} from another's"
-    )
+    images = draw(imaginer, asked, 1000)
+    speed = len(images) / (time.perf_counter() - began)
+    lines = named("generated", judge.images(images), names, concepts, things)
+    for number, pool in enumerate(scenes):
+        drawn = judge.images(opened(pool[things, 0]))
+        lines += named(f"drawn scenes, set {number + 1}", drawn, names, concepts, things)
+
+    # The first scene of each set is named above; later ones are what an image is compared with.
+    own = [opened(scenes[:, i, 1:3]) for i in things]
+    pairs = {
+        "generated": (images, own),
+        "another concept's": (images, [*own[1:], *own[:1]]),
+        "drawn scenes": (opened(scenes[0][things, 0]), own),
+    }
+    for title, (compared, references) in pairs.items():
+        overlap, distance = nearest_looks(compared, references)
+        lines.append(f"{title}: silhouettes overlap {overlap:.2f}, colours {distance:.1f} apart")
     if six:
         many = draw(imaginer, [name for name in asked[:six] for _ in range(SIX)], 50000)
-        scenes = [scene(glyph(concepts[i].glyph), rng) for i in things[:six] for _ in range(SIX)]
-        spreads = [diversity(judge.pictures(shown).view(six, SIX, -1)) for shown in (many, scenes)]
-        lines.append(
-            f"diversity of six: {spreads[0]:.3f}; of drawn scenes {spreads[1]:.3f} (1 - cosine)"
-        )
-    lines.append(f"speed: {speed:.2f} pictures per second")
+        lines += varied(judge.images(many), judge, scenes[:, things[:six], :SIX])
+    lines.append(f"speed: {speed:.2f} images per second")
     return lines
 
 
-def name_scenes(
-    path: Path, judge: Judge, concepts: Sequence[Concept], things: Sequence[int]
+def named(
+    title: str, images: Tensor, names: Tensor, concepts: Sequence[Concept], things: Sequence[int]
 ) -> list[str]:
-    """Say how many drawn scenes of each set are named right: the most that a generator of that set can reach.
+    """Say how many images, (n, E), are named right: of all, and of the held-out things."""
+    rank = ranks(images, names, things)
+    held = np.array([concepts[i].split == "held_out" for i in things])
+    lines = [f"{title}: top-1 {share(rank < 1)}, top-5 {share(rank < 5)}, n = {len(rank)}"]
+    if held.any():
+        alone = rank[held]
+        lines.append(f"  held-out alone: top-1 {share(alone < 1)}, top-5 {share(alone < 5)}")
+    return lines
+
+
+def varied(images: Tensor, judge: Judge, scenes: np.ndarray) -> list[str]:
+    """Say how much six images of a thing differ, and which set of drawings they are like.
 
     Args:
-        path: array (sets, concepts, scenes, H, W, 3), as the recipe of the embedded generator keeps it.
+        images: embeddings, (things * SIX, E).
+        scenes: drawn ones of the same things, (sets, things, SIX, H, W, 3).
     """
-    names, lines = judge.names([concept.name for concept in concepts]), []
-    for number, pool in enumerate(np.load(path, mmap_mode="r")):
-        rank = ranks(judge.pictures([Image.fromarray(pool[i, 0]) for i in things]), names, things)
+    sets, six = scenes.shape[:2]
+    drawn = judge.images(opened(scenes)).view(sets, six, SIX, -1)
+    images = images.view(six, SIX, -1)
+    mixed = drawn[torch.arange(SIX) % sets, :, torch.arange(SIX)].transpose(0, 1)
+    lines = [
+        f"diversity of six (1 - cosine): {diversity(images):.3f}; drawn scenes of all sets in "
+        f"turn {diversity(mixed):.3f}, of the first {diversity(drawn[0]):.3f}"
+    ]
+    if sets > 1:
+        middles = F.normalize(drawn.mean(2), dim=-1)  # (sets, things, E)
+        style = torch.einsum("sie,ije->sij", middles, images).argmax(0)
+        shares = [f"{100 * (style == number).float().mean():.0f} %" for number in range(sets)]
+        both = (style.amin(1) != style.amax(1)).float().mean()
         lines.append(
-            f"scenes of set {number + 1}: top-1 {share(rank < 1)}, top-5 {share(rank < 5)}, n = {len(rank)}"
+            f"like set 1, 2, ...: {', '.join(shares)} of the images; of {six} things "
+            f"{100 * both:.0f} % show more than one set among six"
         )
     return lines
 
@@ -211,14 +295,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--things", type=int, help="how many concepts to draw, at random; default: all"
     )
     parser.add_argument("--six", type=int, default=60, help="of how many to draw six pictures")
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--guidance", type=float, default=2.5)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--size", type=int, default=96)
     parser.add_argument(
         "--sheet", type=Path, help="where to write a contact sheet of 60 random concepts"
     )
     parser.add_argument(
-        "--scenes", type=Path, help="drawn scenes of several sets, to be named beside"
+        "--scenes",
+        type=Path,
+        help="scenes.npy of the recipe: drawn scenes of several sets; default: the font's alone",
     )
     args = parser.parse_args(argv)
     concepts = load_concepts()
@@ -227,10 +313,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.sheet:
         some = [concepts[i].name for i in things[: SHEET[0] * SHEET[1]]]
         contact_sheet(draw(imaginer, some, 1000)).save(args.sheet)
-    judge = Judge(args.judge)
-    print("\n".join(measure(imaginer, judge, concepts, things, min(args.six, len(things)))))
-    if args.scenes:
-        print("\n".join(name_scenes(args.scenes, judge, concepts, things)))
+    scenes = np.load(args.scenes, mmap_mode="r") if args.scenes else draw_scenes(concepts)
+    six = min(args.six, len(things))
+    print("\n".join(measure(imaginer, Judge(args.judge), concepts, things, scenes, six)))
     return 0
 
 

@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks import imagination
 from tools import rooms
-from tools.pocket import adapter, encoder, generator, language
+from tools.pocket import adapter, autoencoder, distillation, encoder, language, transformer
 from tools.pocket.__main__ import STAGES
 from vlmig.cli.main import build_parser, main
 from vlmig.data.sources.build import KINDS
@@ -209,11 +209,12 @@ def save_family(family: str, folder: Path) -> Path:
 
 def test_the_pocket_world_can_be_rebuilt() -> None:
     stages = {
-        "autoencoder": generator.train_autoencoder,
+        "autoencoder": autoencoder.train_autoencoder,
         "encoder": encoder.train_encoder,
         "language": language.train_language_model,
         "adapter": adapter.train_pocket_adapter,
-        "generator": generator.train_generator,
+        "generator": transformer.train_generator,
+        "student": distillation.train_student,
     }
     sizes = yaml.safe_load((ROOT / "tools/pocket/world.yaml").read_text())
     assert sizes.keys() == stages.keys() <= STAGES.keys()

@@ -10,10 +10,14 @@ import pytest
 import torch
 from datasets import Dataset
 from diffusers import (
+    AutoencoderDC,
     AutoencoderKL,
     AutoencoderTiny,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     KandinskyV22PriorPipeline,
+    LuminaNextDiT2DModel,
+    LuminaPipeline,
     PriorTransformer,
     StableDiffusionXLPipeline,
     UnCLIPScheduler,
@@ -23,6 +27,7 @@ from PIL import Image
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
@@ -273,7 +278,39 @@ def save_xl(parts: Path, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def save_lumina(parts: Path, folder: Path) -> None:
+    """A tiny pipeline of the embedded generator's kind: a text encoder and autoencoder of its own."""
+    text = {**TEXT, "num_hidden_layers": 2, "max_position_embeddings": 256}
+    tokenizer = CLIPTokenizer.from_pretrained(parts / "generator" / "tokenizer")
+    LuminaPipeline(
+        transformer=LuminaNextDiT2DModel(
+            sample_size=4,
+            patch_size=2,
+            in_channels=4,
+            hidden_size=32,
+            num_layers=1,
+            num_attention_heads=2,
+            num_kv_heads=2,
+            multiple_of=16,
+            cross_attention_dim=16,
+        ),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=8,
+            encoder_block_out_channels=(8, 8, 8, 8),
+            decoder_block_out_channels=(8, 8, 8, 8),
+            encoder_layers_per_block=(0, 1, 1, 1),
+            decoder_layers_per_block=(0, 1, 1, 1),
+            encoder_qkv_multiscales=((), (), (), ()),
+            decoder_qkv_multiscales=((), (), (), ()),
+        ),
+        text_encoder=CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), **text)),
+        tokenizer=tokenizer,
+    ).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl", "lumina"])
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
 def test_embedded_prompts_draw_what_texts_draw(
     parts: Path, tmp_path: Path, kind: str, guidance: float
@@ -282,8 +319,12 @@ def test_embedded_prompts_draw_what_texts_draw(
     if kind == "sdxl":
         folder = tmp_path / "xl"
         save_xl(parts, folder)
+    elif kind == "lumina":
+        folder = tmp_path / "lumina"
+        save_lumina(parts, folder)
     imaginer = DiffusionSource(folder, Sampling(steps=2, guidance=guidance, size=32, batch=2))
-    asked = [request("a cat", 0), request("the sea", 4)]
+    # Lumina pads texts: the second is longer than one step of its padding.
+    asked = [request("a cat", 0), request("the sea at night", 4)]
     plain = imaginer.pipeline(
         [r.prompt for r in asked],
         generator=[torch.Generator().manual_seed(r.seed) for r in asked],
@@ -291,6 +332,7 @@ def test_embedded_prompts_draw_what_texts_draw(
         guidance_scale=guidance,
         height=32,
         width=32,
+        **({"clean_caption": False} if kind == "lumina" else {}),
     ).images
     for picture, drawn in zip(plain, imaginer.imagine(asked), strict=True):
         # Texts embedded two at a time or one by one may round another way.
@@ -391,12 +433,12 @@ def test_settings_of_a_family_are_found_by_name_and_by_class(parts: Path) -> Non
 
 
 def test_another_imaginer_brings_its_own_settings() -> None:
-    """The pocket model's eight steps and 64 pixels suit no other generator."""
+    """The pocket model's four steps and 96 pixels suit no other generator."""
     own = VLMIGConfig.from_pretrained(POCKET)
     other = VLMIGConfig.from_pretrained(
         POCKET, **changed({"imaginer": "stabilityai/sdxl-turbo", "imaginer_steps": 2})
     )
-    assert (own.imaginer_steps, own.imaginer_size) == (8, 64)
+    assert (own.imaginer_steps, own.imaginer_size) == (4, 96)
     for device, batch in (("cpu", 1), ("cuda", 8)):
         sampling = sampling_of(other, POCKET, torch.device(device))
         assert (sampling.steps, sampling.guidance, sampling.size, sampling.batch) == (

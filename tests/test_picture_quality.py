@@ -4,7 +4,6 @@ they say."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,25 +46,49 @@ class Blank(Painter):
         return np.full((64, 64, 3), 128, np.uint8)
 
 
+def top1(line: str) -> float:
+    return float(line.split("top-1 ")[1].split(" %")[0])
+
+
 def test_drawings_are_named_and_blanks_are_not(judge: picture_quality.Judge) -> None:
-    good = picture_quality.measure(Painter(), judge, CONCEPTS, range(24), 2)
-    bad = picture_quality.measure(Blank(), judge, CONCEPTS, range(24), 2)
-    top1 = [float(lines[0].split("top-1 ")[1].split(" %")[0]) for lines in (good, bad)]
-    assert top1[0] > 90
-    assert top1[1] < 15
-    assert good[2].startswith("drawn scenes")
-    assert "n = 24" in good[0]
-
-
-def test_scenes_of_each_set_are_named(judge: picture_quality.Judge, tmp_path: Path) -> None:
-    drawn = [Painter().paint(Request(concept.name, 0, 0)) for concept in CONCEPTS]
-    np.save(
-        tmp_path / "scenes.npy",
-        np.stack([drawn, [Blank().paint(Request("", 0, 0))] * 24])[:, :, None],
+    font = picture_quality.draw_scenes(CONCEPTS)
+    scenes = np.concatenate([font, np.full_like(font, 128)])
+    good, bad = (
+        picture_quality.measure(painter, judge, CONCEPTS, list(range(24)), scenes, 2)
+        for painter in (Painter(), Blank())
     )
-    first, second = picture_quality.name_scenes(tmp_path / "scenes.npy", judge, CONCEPTS, range(24))
-    assert float(first.split("top-1 ")[1].split(" %")[0]) > 90
-    assert float(second.split("top-1 ")[1].split(" %")[0]) < 15
+    assert top1(good[0]) > 90
+    assert top1(bad[0]) < 15
+    first, second = (line for line in good if line.startswith("drawn scenes, set"))
+    assert top1(first) > 90
+    assert top1(second) < 15
+    assert "n = 24" in good[0]
+    assert any(line.startswith("like set 1, 2, ...: 100 %, 0 %") for line in good)
+
+
+def test_silhouettes_are_those_of_the_drawing() -> None:
+    """What colours tell, beside where the drawing's ink truly lies."""
+    overlaps = []
+    for concept in CONCEPTS:
+        ink = glyph(concept.glyph).resize((56, 56))
+        true = np.zeros((64, 64), bool)
+        true[4:60, 4:60] = np.asarray(ink)[..., 3] > 128
+        found = picture_quality.silhouette(
+            Image.fromarray(Painter().paint(Request(concept.name, 0, 0)))
+        )
+        overlaps.append((found & true).sum() / (found | true).sum())
+    # Thin parts and ink of the background's colour are missed.
+    assert np.mean(overlaps) > 0.85
+
+
+def test_an_outline_does_not_depend_on_place_and_size() -> None:
+    mask = np.zeros((96, 96), bool)
+    mask[10:34, 20:68] = True
+    mask[10:22, 20:44] = False
+    moved = np.zeros((96, 96), bool)
+    moved[46:94, 0:96] = np.kron(mask[10:34, 20:68], np.ones((2, 2), bool))
+    assert (picture_quality.outline(mask) == picture_quality.outline(moved)).mean() > 0.95
+    assert not picture_quality.outline(np.zeros((8, 8), bool)).any()
 
 
 def test_a_rank_counts_nearer_names() -> None:
@@ -91,7 +114,7 @@ def test_the_wrong_colour_is_far() -> None:
     ink = recolored(glyph(concept.glyph), np.random.default_rng(3)).resize((56, 56))
     wrong = Image.new("RGB", (64, 64), (128, 128, 128))
     wrong.paste(ink, (4, 4), ink)
-    near, far = (picture_quality.color_distance(picture, concept) for picture in (right, wrong))
+    near, far = (picture_quality.nearest_looks([image], [[right]])[1] for image in (right, wrong))
     assert near < 3 < far
 
 

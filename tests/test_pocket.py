@@ -12,7 +12,17 @@ from vlmig import VLMIG
 from vlmig.cli.main import main
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import find_concept, load_concepts, plural
-from vlmig.pocket.scenes import COLORS, FONT, glyph, read_color, read_shape, recolored, scene
+from vlmig.pocket.scene_source import RecoloredScenes
+from vlmig.pocket.scenes import (
+    COLORS,
+    FONT,
+    cut,
+    glyph,
+    read_color,
+    read_shape,
+    recolored,
+    scene,
+)
 from vlmig.pocket.tasks import TASKS, covered
 from vlmig.pocket.text import picture_captions
 from vlmig.vision.encoder import CAPTION_WORDS, words_of
@@ -149,16 +159,47 @@ def test_scenes_show_their_glyph_and_labels_come_from_pixels() -> None:
         ("lemon", "yellow"),
     ):
         assert read_color(glyph(concepts[name].glyph))[0] == concepts[name].color == color
-    assert read_shape(glyph(concepts["basketball"].glyph)) == "round"
+    assert read_shape(glyph(concepts["basketball"].glyph))[0] == "round"
     first, again = (
         scene(glyph(concepts["banana"].glyph), np.random.default_rng(3)) for _ in range(2)
     )
-    assert first.size == (64, 64) and np.array_equal(np.asarray(first), np.asarray(again))
+    assert first.size == (96, 96) and np.array_equal(np.asarray(first), np.asarray(again))
     seen = {
         read_color(recolored(glyph(concepts["banana"].glyph), np.random.default_rng(i)))[0]
         for i in range(120)
     }
     assert seen == set(COLORS), "recolouring should reach every colour"
+
+
+@pytest.mark.skipif(not FONT.exists(), reason="needs fonts-noto-color-emoji")
+def test_a_cut_shape_is_read_from_its_silhouette() -> None:
+    """The name that is read, beside the share of its bounding box that a shape fills."""
+    ink = glyph("🍌")
+    filled: dict[str, list[float]] = {}
+    for seed in range(60):
+        shape = cut(ink, np.random.default_rng(seed))
+        name, overlap = read_shape(shape)
+        assert overlap > 0.99
+        mask = np.asarray(shape)[..., 3] > 128
+        filled.setdefault(name, []).append(
+            mask.sum() / (np.ptp(np.nonzero(mask), axis=1) + 1).prod()
+        )
+    assert set(filled) == {"round", "oval", "square", "rectangle", "triangle", "star"}
+    # Areas by geometry: a disc fills pi / 4 of its box however it turns, a star never half of it.
+    assert np.allclose(filled["round"], np.pi / 4, atol=0.02)
+    assert max(filled["star"]) < 0.5 and max(filled["triangle"]) < 0.6
+    assert max(filled["square"]) > 0.95
+
+
+@pytest.mark.skipif(not FONT.exists(), reason="needs fonts-noto-color-emoji")
+def test_reshaped_scenes_do_not_show_the_shape_of_their_name() -> None:
+    scenes = RecoloredScenes(scenes=30)
+    natural = [concept.shape for concept in scenes.concepts]
+    same = []
+    for i in range(0, len(natural), 5):
+        for j in range(30):
+            same.append(scenes._drawn(i, j)[0].shape == natural[i])
+    assert np.mean(same) < 0.5
 
 
 @pytest.mark.skipif(

@@ -10,7 +10,7 @@ import torch
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from torch import Tensor, nn
 
-from tools.generator import distillation, loop, transformer
+from tools.pocket import distillation, loop, transformer
 
 
 def run(path: Path, steps: int, until: int | None = None) -> dict[str, Tensor]:

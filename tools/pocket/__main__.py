@@ -14,25 +14,39 @@ from typing import Any
 
 import yaml
 
-from tools.pocket import adapter, calibration, encoder, generator, labels, language
+from tools.pocket import (
+    adapter,
+    autoencoder,
+    calibration,
+    distillation,
+    encoder,
+    labels,
+    language,
+    transformer,
+)
 from vlmig.pocket.concepts import FOLDER
 
 MODEL = FOLDER / "model"
 CONFIG = Path(__file__).with_name("world.yaml")
 STAGES: dict[str, Any] = {
     "labels": lambda model, work: labels.label_concepts(),
-    "autoencoder": lambda model, work, **size: generator.train_autoencoder(
+    "autoencoder": lambda model, work, **size: autoencoder.train_autoencoder(
         model / "generator", work, **size
     ),
-    "latents": lambda model, work: generator.encode_pool(model / "generator", work),
     "encoder": lambda model, work, **size: encoder.train_encoder(
-        model / "vision_encoder", work, pools=generator.scene_pools(work), **size
+        model / "vision_encoder",
+        work,
+        pools=autoencoder.scene_pools(model / "generator", work),
+        **size,
     ),
     "language": lambda model, work, **size: language.train_language_model(
         model / "language_model", work, **size
     ),
     "adapter": lambda model, work, **size: adapter.train_pocket_adapter(model, work, **size),
-    "generator": lambda model, work, **size: generator.train_generator(
+    "generator": lambda model, work, **size: transformer.train_generator(
+        model / "generator", work, **size
+    ),
+    "student": lambda model, work, **size: distillation.train_student(
         model / "generator", work, **size
     ),
     "calibration": lambda model, work: calibration.calibrate(model, work),

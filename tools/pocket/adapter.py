@@ -12,6 +12,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
+from tools.pocket.drawings import drawers
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.atomic import write_text
 from vlmig.models.checkpoint import load_language_model
@@ -31,13 +32,18 @@ def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
 
     if not (model / "config.json").exists():
         begin_checkpoint(model)
+    sets = drawers(work)
+
+    def scenes_of_sets(scenes: int, generator: str) -> RecoloredScenes:
+        return RecoloredScenes(scenes, generator, sets=sets)
+
     changes = [f"model.from={model}", f"stages.0.data.0.generator={model / 'generator'}"]
     chosen = load_recipe(Path(recipe), changes)
     trained = train(
         chosen,
         work / Path(recipe).stem,
         store=FeatureStore(work / "store"),
-        own={"pocket": RecoloredScenes},
+        own={"pocket": scenes_of_sets},
     )
     trained.model.save_pretrained(model)
 
@@ -52,10 +58,10 @@ def begin_checkpoint(out: Path) -> None:
         vision_width=blank.shape[1],
         vision_patches=blank.shape[0],
         vision_layer=VISION_LAYER,
-        imaginer_steps=8,
-        imaginer_guidance=3.0,
-        imaginer_size=64,
-        imaginer_batch=3,
+        imaginer_steps=4,
+        imaginer_guidance=1.0,  # folded into the weights
+        imaginer_size=96,
+        imaginer_batch=6,
         projector_width=256,
         fusion_heads=6,
     )

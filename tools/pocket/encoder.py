@@ -17,16 +17,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from tools.pocket.captions import MAX_TOKENS, build_tokenizer, draw_caption, tokenize
 from tools.pocket.fitting import fit_alone
-from tools.pocket.generator import MAX_TOKENS, build_tokenizer, draw_caption, tokenize
 from vlmig.pocket.concepts import load_concepts
-from vlmig.pocket.scenes import SIZE
 from vlmig.pocket.text import picture_captions
 from vlmig.runtime import cpu_autocast
 from vlmig.vision.encoder import CAPTION_WORDS, words_of
 
 logger = logging.getLogger(__name__)
 MEAN_STD = (0.5, 0.25)
+SIZE = 64
+"""Side of an image for the encoder, in pixels; scenes are larger."""
 
 
 def model_config(tokenizer: CLIPTokenizer) -> dict:

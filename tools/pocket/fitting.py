@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from vlmig.training import Optimization, fit
@@ -24,11 +22,3 @@ def fit_alone(
         settings: fields of ``Optimization``.
     """
     fit(module, lambda _, step: [partial(loss_at, step)], Optimization(**settings), folder)
-
-
-def save_atomically(state: object, path: Path) -> None:
-    """Write a torch file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)

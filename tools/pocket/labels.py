@@ -14,7 +14,7 @@ def label_concepts() -> None:
     lines = []
     for concept in load_concepts():
         ink = glyph(concept.glyph)
-        color, shape = read_color(ink)[0], read_shape(ink)
+        color, shape = read_color(ink)[0], read_shape(ink)[0]
         lines.append(
             json.dumps(asdict(replace(concept, color=color, shape=shape)), ensure_ascii=False)
         )

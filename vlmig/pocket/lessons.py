@@ -16,7 +16,7 @@ from vlmig.io.hashing import digest_folder
 from vlmig.io.rows import Bad
 from vlmig.models.config import IMAGE
 from vlmig.pocket.concepts import Concept
-from vlmig.pocket.scene_source import RecoloredScenes, any_noun
+from vlmig.pocket.scene_source import Drawn, RecoloredScenes, any_noun
 from vlmig.pocket.text import (
     CORPUS_SEED,
     Label,
@@ -45,9 +45,9 @@ class SceneConversations(RecoloredScenes):
         version = digest_folder(self.vae)
         for i, concept in enumerate(self.concepts):
             for j in range(self.scenes):
-                color = self._colored(i, j)[1]
+                drawn, _ = self._drawn(i, j)
                 rng = random.Random(f"conversation {i} {j}")
-                text, learnt = render(self._turns(concept, color, rng), "question")
+                text, learnt = render(self._turns(concept, drawn, rng), "question")
                 yield Pair(
                     text,
                     f"{i}/{j}",
@@ -57,9 +57,9 @@ class SceneConversations(RecoloredScenes):
                 )
 
     @staticmethod
-    def _turns(concept: Concept, color: str, rng: random.Random) -> list[Turn]:
+    def _turns(concept: Concept, drawn: Drawn, rng: random.Random) -> list[Turn]:
         possible: list[tuple[str, str]] = [("What is this?", concept.name)]
-        looks: dict[Label, str] = {"color": color, "shape": str(concept.shape)}
+        looks: dict[Label, str] = {"color": drawn.color, "shape": drawn.shape}
         for label, value in looks.items():
             possible.append((look_question(any_noun(concept, rng), label, rng), value))
         chosen = rng.sample(possible, rng.randint(1, 3))
@@ -97,7 +97,7 @@ class SceneDocuments(RecoloredScenes):
             ]
             parts = []
             for i, j in shown:
-                concept, color = self.concepts[i], self._colored(i, j)[1]
+                concept, color = self.concepts[i], self._drawn(i, j)[0].color
                 if rng.random() < 0.3:
                     parts.append(plain_sentence(concept.names, rng))
                 parts.append(IMAGE + look_sentence(any_noun(concept, rng), "color", color, rng))

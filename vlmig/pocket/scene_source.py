@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -22,42 +21,71 @@ from vlmig.io.hashing import digest_folder
 from vlmig.io.rows import Bad
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, load_concepts
-from vlmig.pocket.scenes import FONT, glyph, read_color, recolored, scene
+from vlmig.pocket.scenes import (
+    FONT,
+    GLYPH,
+    glyph,
+    read_color,
+    read_shape,
+    recolored,
+    reshaped,
+    scene,
+)
 from vlmig.pocket.text import invented_noun, look_sentence, plain_sentence
 from vlmig.runtime import cpu_autocast
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers import AutoencoderDC
 
-logger = logging.getLogger(__name__)
-
-
+BATCH = 48
 SCENES = 200
 CLEAR = 0.45
 """Least share of the dominant color in a scene."""
-CAPTIONS = 5
+CAPTIONS = 6
 """Captions of each scene."""
 GENERIC = ("object", "thing", "item")
 
 
+def draw_glyph(concept: Concept) -> Image.Image:
+    """Draw a concept as the font does."""
+    return glyph(concept.glyph)
+
+
+class Drawn(NamedTuple):
+    """What a scene shows."""
+
+    ink: Image.Image
+    """RGBA."""
+    color: str
+    shape: str
+
+
 class RecoloredScenes:
-    """Training pairs: scenes in random colors; every other one passes the generator's autoencoder.
+    """Training pairs: scenes in random colors and shapes; every other one passes the generator's
+    autoencoder.
 
     Args:
         scenes: number of scenes of each concept.
         generator: folder of the pipeline whose autoencoder is used.
+        sets: functions that draw a concept (RGBA, square), taken in turn; the first is the font.
 
     Raises:
         VLMIGError: the font that draws the scenes is not installed.
     """
 
-    def __init__(self, scenes: int = SCENES, generator: str = str(POCKET / "generator")) -> None:
+    def __init__(
+        self,
+        scenes: int = SCENES,
+        generator: str = str(POCKET / "generator"),
+        *,
+        sets: Sequence[Callable[[Concept], Image.Image]] = (draw_glyph,),
+    ) -> None:
         if not FONT.exists():
             raise VLMIGError(
                 f"the source pocket draws with {FONT}, which is missing; apt-get install "
                 "fonts-noto-color-emoji"
             )
-        self.name, self.scenes = "pocket", scenes
+        self.name, self.scenes, self.sets = "pocket", scenes, sets
         self.vae, self._loading = Path(generator) / "vae", Lock()
         self.concepts = [c for c in load_concepts() if c.split == "supervised"]
 
@@ -66,10 +94,10 @@ class RecoloredScenes:
         return CAPTIONS * self.scenes * len(self.concepts)
 
     def pairs(self) -> Iterator[Pair | Bad]:
-        """Yield five captions of each scene."""
+        """Yield every caption of each scene."""
         scenes = list(product(range(len(self.concepts)), range(self.scenes)))
-        facts = ((self.concepts[i].name, self._colored(i, j)[1]) for i, j in scenes)
-        digest = digest_folder(self.vae)
+        facts = ((self.concepts[i].name, *self._drawn(i, j)[0][1:]) for i, j in scenes)
+        digest = f"{digest_folder(self.vae)} {len(self.sets)}"
         for number, caption in captions(facts):
             i, j = scenes[number]
             version = f"{digest} {self.concepts[i].name}"
@@ -78,45 +106,46 @@ class RecoloredScenes:
     def open(self, pair: Pair) -> Image.Image:
         """Draw a scene."""
         i, j = map(int, pair.picture.split("/"))
-        tinted, _, rng = self._colored(i, j)
-        picture = scene(tinted, rng)
+        drawn, rng = self._drawn(i, j)
+        picture = scene(drawn.ink, rng)
         if j % 2:
             return picture
         with self._loading:  # several threads open images
             vae = _autoencoder(self.vae)
         return Image.fromarray(
-            decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None, None])[0])[0]
+            decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None]))[0]
         )
 
-    def _colored(self, concept: int, number: int) -> tuple[Image.Image, str, np.random.Generator]:
-        """Recolor a glyph until one color dominates; return glyph, color and random generator."""
+    def _drawn(self, concept: int, number: int) -> tuple[Drawn, np.random.Generator]:
+        """Reshape a drawing, and recolor it until one color dominates; return its generator too."""
         rng = np.random.default_rng((9, concept, number))
+        draw = self.sets[number // 2 % len(self.sets)]  # every other scene is decoded, of each set
+        ink = reshaped(draw(self.concepts[concept]).resize((GLYPH, GLYPH)), rng)
         while True:
-            tinted = recolored(glyph(self.concepts[concept].glyph), rng)
+            tinted = recolored(ink, rng)
             color, share = read_color(tinted.resize((40, 40)))
             if share >= CLEAR:
-                return tinted, color, rng
+                return Drawn(tinted, color, read_shape(ink)[0]), rng
 
 
 @cache
-def _autoencoder(folder: Path) -> AutoencoderKL:
-    from diffusers import AutoencoderKL  # slow to import, and a plan opens no image
+def _autoencoder(folder: Path) -> AutoencoderDC:
+    from diffusers import AutoencoderDC  # slow to import, and a plan opens no image
 
-    return AutoencoderKL.from_pretrained(folder).to(memory_format=torch.channels_last)
+    return AutoencoderDC.from_pretrained(folder).to(memory_format=torch.channels_last)
 
 
-def captions(
-    facts: Iterator[tuple[str, str]] | Sequence[tuple[str, str]],
-) -> Iterator[tuple[int, str]]:
-    """Yield five captions for each scene (concept and color): three of the color, one of the shape,
-    one of neither."""
+def captions(facts: Iterable[tuple[str, str, str]]) -> Iterator[tuple[int, str]]:
+    """Yield six captions for each scene (concept, color and shape): three of the color, two of the
+    shape, one of neither."""
     rng = random.Random(10)
     concepts: dict[str, Concept] = {c.name: c for c in load_concepts()}
-    for i, (name, color) in enumerate(facts):
+    for i, (name, color, shape) in enumerate(facts):
         concept = concepts[name]
         for _ in range(3):
             yield i, look_sentence(any_noun(concept, rng), "color", color, rng)
-        yield i, look_sentence(any_noun(concept, rng), "shape", str(concept.shape), rng)
+        for _ in range(2):
+            yield i, look_sentence(any_noun(concept, rng), "shape", shape, rng)
         yield i, plain_sentence(concept.names, rng)
 
 
@@ -135,23 +164,19 @@ def to_pixels(pictures: list[Image.Image] | np.ndarray) -> Tensor:
 
 
 @torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, scenes: np.ndarray) -> Tensor:
-    """Encode scenes (concepts, n, 64, 64, 3) to latent means (concepts, n, 4, 16, 16), half
-    precision, unscaled."""
+def encode_scenes(vae: AutoencoderDC, scenes: np.ndarray) -> Tensor:
+    """Encode scenes (n, H, W, 3) to unscaled latents (n, 8, H/8, W/8), half precision."""
     rows = []
-    for i, pictures in enumerate(scenes):
+    for part in np.array_split(scenes, max(1, len(scenes) // BATCH)):
         with cpu_autocast():
-            pixels = to_pixels(pictures).contiguous(memory_format=torch.channels_last)
-            mean = vae.encode(pixels).latent_dist.mean
-        rows.append(mean.half())
-        if i % 100 == 99:
-            logger.info("latents: %d of %d concepts", i + 1, len(scenes))
-    return torch.stack(rows)
+            pixels = to_pixels(part).contiguous(memory_format=torch.channels_last)
+            rows.append(vae.encode(pixels).latent.half())
+    return torch.cat(rows)
 
 
 @torch.no_grad()
-def decode_latents(vae: AutoencoderKL, latents: Tensor) -> np.ndarray:
-    """Decode unscaled latents (n, 4, 16, 16) to images, uint8 (n, 64, 64, 3)."""
+def decode_latents(vae: AutoencoderDC, latents: Tensor) -> np.ndarray:
+    """Decode unscaled latents (n, 8, H/8, W/8) to images, uint8 (n, H, W, 3)."""
     with cpu_autocast():
         pixels = vae.decode(latents.float().contiguous(memory_format=torch.channels_last)).sample
     return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

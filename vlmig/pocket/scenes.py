@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-SIZE = 64
+SIZE = 96
 """Side of a scene in pixels."""
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-_GLYPH = 96
+GLYPH = 96
+"""Side of the square that a drawing fills, in pixels."""
+FITS = 0.7
+"""Least intersection over union of a silhouette and the basic shape that it is said to have."""
 
 # Focal colors in sRGB, several for names of a wide region; the names of Berlin and Kay (1969).
 FOCAL_COLORS = {
@@ -57,30 +60,31 @@ def glyph(character: str) -> Image.Image:
             "later"
         )
     ink = canvas.crop(box)
-    scale = _GLYPH / max(ink.size)
+    scale = GLYPH / max(ink.size)
     ink = ink.resize(
         (max(1, round(ink.width * scale)), max(1, round(ink.height * scale))),
         Image.Resampling.LANCZOS,
     )
-    square = Image.new("RGBA", (_GLYPH, _GLYPH), (0, 0, 0, 0))
-    square.paste(ink, ((_GLYPH - ink.width) // 2, (_GLYPH - ink.height) // 2))
+    square = Image.new("RGBA", (GLYPH, GLYPH), (0, 0, 0, 0))
+    square.paste(ink, ((GLYPH - ink.width) // 2, (GLYPH - ink.height) // 2))
     return square
 
 
 def scene(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Place a glyph (RGBA) on a random background: 64 x 64 RGB."""
-    side = round(SIZE * rng.uniform(0.68, 0.98))
-    turned = ink if rng.random() < 0.5 else ink.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    turned = turned.rotate(rng.uniform(-18, 18), Image.Resampling.BICUBIC, expand=False)
-    turned = turned.resize((side, side), Image.Resampling.LANCZOS)
-    room = SIZE - side
+    """Place a drawing (RGBA) on a random background, SIZE x SIZE RGB: never mirrored and hardly
+    turned, as things are seen."""
+    side = round(SIZE * rng.uniform(0.78, 0.96))
+    turned = ink.resize((2 * side, 2 * side), Image.Resampling.LANCZOS)
+    turned = turned.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
+    turned = turned.resize((side, side), Image.Resampling.BOX)
     picture = background(rng)
-    picture.paste(turned, (int(rng.integers(0, room + 1)), int(rng.integers(0, room + 1))), turned)
+    x, y = rng.integers(0, SIZE - side + 1, 2)
+    picture.paste(turned, (int(x), int(y)), turned)
     return picture
 
 
 def background(rng: np.random.Generator) -> Image.Image:
-    """Draw a soft gradient between two random colors, 64 x 64 RGB."""
+    """Draw a soft gradient between two random colors, SIZE x SIZE RGB."""
     ends = rng.uniform(0, 255, (2, 3))
     ends = ends.mean(1, keepdims=True) + (ends - ends.mean(1, keepdims=True)) * rng.uniform(
         0.2, 1.0
@@ -133,24 +137,69 @@ def read_color(ink: Image.Image) -> tuple[str, float]:
     pixels = np.asarray(ink, dtype=np.float32).reshape(-1, 4)
     opaque = pixels[pixels[:, 3] > 200, :3] / 255
     names, focal = _focal_lab()
-    nearest = ((_lab(opaque)[:, None] - focal[None]) ** 2).sum(-1).argmin(1)
+    nearest = ((to_lab(opaque)[:, None] - focal[None]) ** 2).sum(-1).argmin(1)
     share = np.bincount(names[nearest], minlength=len(COLORS)) / max(len(opaque), 1)
     return COLORS[int(share.argmax())], float(share.max())
 
 
-def read_shape(ink: Image.Image) -> str:
-    """Return the basic shape with the largest intersection over union with a glyph's silhouette."""
-    mask = np.asarray(ink)[..., 3] > 128
-    return max(
-        _silhouettes(), key=lambda item: float((mask & item[1]).sum() / (mask | item[1]).sum())
-    )[0]
+def reshaped(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Stretch a drawing, or cut a basic shape out of it, so that its name does not tell its shape.
+
+    Three tenths stay as they are, unless no basic shape fits them.
+    """
+    kind = rng.random()
+    if kind < 0.3:
+        shaped = ink
+    elif kind < 0.55:
+        shaped = stretched(ink, rng)
+    if kind >= 0.55 or read_shape(shaped)[1] < FITS:
+        shaped = cut(ink, rng)
+    return shaped
+
+
+def stretched(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Make a drawing narrower or lower, in the middle of its square."""
+    size = [ink.width, ink.height]
+    axis = rng.integers(2)
+    size[axis] = round(size[axis] * rng.uniform(0.35, 0.85))
+    square = Image.new("RGBA", ink.size, (0, 0, 0, 0))
+    corner = ((ink.width - size[0]) // 2, (ink.height - size[1]) // 2)
+    square.paste(ink.resize((size[0], size[1]), Image.Resampling.LANCZOS), corner)
+    return square
+
+
+def cut(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Cut a random basic shape out of a drawing; its gaps get its middle color."""
+    names = sorted({name for name, _ in _silhouettes()})
+    name = names[rng.integers(len(names))]
+    masks = [mask for other, mask in _silhouettes() if other == name]
+    mask = masks[rng.integers(len(masks))]
+    rgba = np.asarray(ink)
+    solid = rgba[..., 3] > 128
+    rgb = np.where(solid[..., None], rgba[..., :3], np.median(rgba[solid][:, :3], axis=0))
+    pixels = np.concatenate([rgb, 255.0 * mask[..., None]], -1)
+    return Image.fromarray(pixels.astype(np.uint8), "RGBA")
+
+
+def read_shape(ink: Image.Image) -> tuple[str, float]:
+    """Return the basic shape most like a drawing's silhouette (RGBA, of a glyph's size).
+
+    Returns:
+        The name, and the intersection over union of the two.
+    """
+    mask = (np.asarray(ink)[..., 3] > 128).ravel().astype(np.float32)
+    names, masks = _silhouette_matrix()
+    shared = masks @ mask
+    overlaps = shared / (masks.sum(1) + mask.sum() - shared)
+    best = int(overlaps.argmax())
+    return names[best], float(overlaps[best])
 
 
 def _rgb(code: str) -> np.ndarray:
     return np.array([int(code[i : i + 2], 16) for i in (1, 3, 5)], dtype=np.float32) / 255
 
 
-def _lab(rgb: np.ndarray) -> np.ndarray:
+def to_lab(rgb: np.ndarray) -> np.ndarray:
     """Convert sRGB in [0, 1], shape (n, 3), to CIELAB under D65."""
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array(
@@ -169,14 +218,22 @@ def _focal_lab() -> tuple[np.ndarray, np.ndarray]:
         for code in FOCAL_COLORS[name]:
             names.append(i)
             values.append(_rgb(code))
-    return np.array(names), _lab(np.stack(values))
+    return np.array(names), to_lab(np.stack(values))
+
+
+@cache
+def _silhouette_matrix() -> tuple[list[str], np.ndarray]:
+    """Return the names of the silhouettes and their masks as rows of 0 and 1."""
+    names = [name for name, _ in _silhouettes()]
+    masks = np.stack([mask.ravel() for _, mask in _silhouettes()]).astype(np.float32)
+    return names, masks
 
 
 @cache
 def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
     """Return masks of basic shapes at several angles and widths, fitted to the glyph square."""
     shapes = []
-    center = _GLYPH / 2
+    center = GLYPH / 2
 
     def polygon(name: str, points: list[tuple[float, float]]) -> None:
         for turn in range(0, 180, 15):
@@ -186,7 +243,7 @@ def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
             )
             scale = (center - 1) / np.abs(turned).max()
             outline = [(float(x * scale + center), float(y * scale + center)) for x, y in turned]
-            canvas = Image.new("1", (_GLYPH, _GLYPH))
+            canvas = Image.new("1", (GLYPH, GLYPH))
             ImageDraw.Draw(canvas).polygon(outline, fill=1)
             shapes.append((name, np.asarray(canvas)))
 

@@ -7,11 +7,9 @@ stored already need none.
 from __future__ import annotations
 
 import copy
-import inspect
-import json
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -19,14 +17,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoTokenizer
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination import ImageSource, Request
 from vlmig.imagination.sources.families import Sampling, sampling_for
+from vlmig.imagination.sources.prompts import EMBEDDED, embed, load_tokenizers, stacked
 from vlmig.io.hashing import source_of
 from vlmig.io.weights import check_weights, why_damaged
 from vlmig.runtime import deterministic_map
@@ -34,16 +31,10 @@ from vlmig.runtime import deterministic_map
 logger = logging.getLogger(__name__)
 # Where bitsandbytes is installed diffusers imports it, and it warns of a kernel no image needs.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-EMBEDDED = {
-    "StableDiffusionPipeline": ("prompt_embeds", "negative_prompt_embeds"),
-    "StableDiffusionXLPipeline": (
-        "prompt_embeds",
-        "negative_prompt_embeds",
-        "pooled_prompt_embeds",
-        "negative_pooled_prompt_embeds",
-    ),
-}
-"""Pipelines that take embedded prompts, and the names of their ``encode_prompt``'s results."""
+# A pipeline may hold other parts than its class expects, if they have the same interface.
+logging.getLogger("diffusers.pipelines.pipeline_utils").addFilter(
+    lambda record: not str(record.msg).startswith("Expected types for")
+)
 
 
 class _PipelineSource(ImageSource):
@@ -126,6 +117,8 @@ class DiffusionSource(_PipelineSource):
         if getattr(pipeline, "safety_checker", None) is not None:
             pipeline.safety_checker = None  # it returns black images, which would count as evidence
         pipeline.to(self.device)
+        if type(pipeline).__name__ == "LuminaPipeline":
+            keep_lumina_angles()
         denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
         # No Winograd in a decoder: its tiles take 2.25 times the memory of states that are already
         # large there.
@@ -189,23 +182,10 @@ class DiffusionSource(_PipelineSource):
         if type(self.pipeline).__name__ not in EMBEDDED:
             return {"prompt": prompts}
         with self._lock:  # tokenizers cannot be shared between threads
-            rows = [self._embed_once(prompt) for prompt in prompts]
-        return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+            return stacked([self._embed_once(prompt) for prompt in prompts])
 
     def _embed(self, prompt: str) -> dict[str, Tensor]:
-        pipeline = self.pipeline
-        guided = self.sampling.guidance > 1 and pipeline.unet.config.time_cond_proj_dim is None
-        settings = {
-            "device": self.device,
-            "num_images_per_prompt": 1,
-            "do_classifier_free_guidance": guided,
-        }
-        embeddings = zip(
-            EMBEDDED[type(pipeline).__name__],
-            pipeline.encode_prompt(prompt, **settings),
-            strict=True,
-        )
-        return {name: value for name, value in embeddings if value is not None}
+        return embed(self.pipeline, prompt, guided=self.sampling.guidance > 1)
 
     def _halve(self, error: RuntimeError) -> None:
         """Halve the batch after an out-of-memory error; raise any other error."""
@@ -318,29 +298,13 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
     ) from failed
 
 
-def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]]:
-    """Yield a pipeline's tokenizers and how many tokens of each it reads; loads no models."""
-    try:
-        index = Path(name) / "model_index.json"
-        path = (
-            index if Path(name).is_dir() else hf_hub_download(name, index.name, revision=revision)
-        )
-        pipeline = json.loads(Path(path).read_text(encoding="utf-8"))
-        limit = _most_tokens(pipeline.get("_class_name", ""))
-        for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-            tokenizer = AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
-            yield tokenizer, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
-    # No further tokenizer; without any pipeline, drawing raises the error.
-    except (OSError, ValueError):
-        return
+def keep_lumina_angles() -> None:
+    """Let Lumina's pipeline keep its table of angles, which it makes anew at every step.
 
+    The table has 384 x 384 rows whatever the image's size: a third of the time of a small model.
+    """
+    from diffusers.pipelines.lumina import pipeline_lumina
 
-def _most_tokens(kind: str) -> int | None:
-    """Return how many tokens a class of pipelines reads, if its ``__call__`` says so."""
-    if kind in EMBEDDED:
-        return None
-    import diffusers
-
-    pipeline = getattr(diffusers, kind, diffusers.DiffusionPipeline)
-    parameter = inspect.signature(pipeline.__call__).parameters.get("max_sequence_length")
-    return None if parameter is None else parameter.default
+    table = pipeline_lumina.get_2d_rotary_pos_embed_lumina
+    if not hasattr(table, "cache_info"):
+        pipeline_lumina.get_2d_rotary_pos_embed_lumina = lru_cache(maxsize=2)(table)

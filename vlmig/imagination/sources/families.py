@@ -40,6 +40,7 @@ FAMILIES: tuple[tuple[str, Sampling, str], ...] = (
     (r"flux\.?2.*klein|flux2klein", Sampling(4, 1.0, 1024, "bfloat16"), "Apache-2.0 (4B)"),
     (r"flux.*schnell", Sampling(4, 0.0, 512, "bfloat16"), "Apache-2.0, gated"),
     (r"z-?image", Sampling(8, 0.0, 1024, "bfloat16"), "Apache-2.0"),
+    (r"lumina", Sampling(30, 4.0, 1024, "bfloat16"), "Apache-2.0"),
     (r"pixart", Sampling(20, 4.5, 512), "OpenRAIL++"),
     (r"kandinsky.*prior", Sampling(25, 4.0, 0), "Apache-2.0; embeddings, no pixels"),
     (r"kandinsky", Sampling(25, 4.0, 512), "Apache-2.0"),

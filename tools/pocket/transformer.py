@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import (
-    AutoencoderDC,
     FlowMatchEulerDiscreteScheduler,
     LuminaNextDiT2DModel,
     LuminaPipeline,
@@ -24,10 +23,10 @@ from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from tools.generator.autoencoder import CHANNELS, encode_pool
-from tools.generator.drawings import SIZE
-from tools.generator.loop import Schedule, train
-from tools.pocket.generator import build_tokenizer, draw_caption
+from tools.pocket.autoencoder import CHANNELS, encode_pool, load_autoencoder
+from tools.pocket.captions import build_tokenizer, draw_caption
+from tools.pocket.drawings import SIZE
+from tools.pocket.loop import Schedule, train
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.text import picture_captions
 from vlmig.runtime import cpu_autocast
@@ -199,10 +198,9 @@ def build_model(work: Path) -> tuple[nn.ModuleDict, CLIPTokenizer]:
     ), tokenizer
 
 
-def train_transformer(work: Path, autoencoder: AutoencoderDC, steps: int) -> None:
-    """Train transformer and text encoder together; the checkpoint holds the average that
-    ``export`` writes."""
-    latents = encode_pool(autoencoder, work)
+def train_generator(out: Path, work: Path, *, steps: int) -> None:
+    """Train transformer and text encoder together; ``export`` writes the checkpoint's average."""
+    latents = encode_pool(out, work)
     concepts = load_concepts()
     model, tokenizer = build_model(work)
     velocity = velocity_of(model["transformer"])
@@ -235,23 +233,15 @@ def training_batch(
     return latents[torch.from_numpy(which), torch.from_numpy(scenes)].float(), captions
 
 
-def export(work: Path, autoencoder: AutoencoderDC, out: Path) -> int:
-    """Write averaged weights as a pipeline in half precision: the student's if there is one.
-
-    Returns:
-        The step of its checkpoint.
-    """
+def export(out: Path, work: Path, checkpoint: str = "distilled.pt") -> None:
+    """Write the averaged weights of a checkpoint as a pipeline in half precision."""
     model, _ = build_model(work)
-    student = work / "distilled.pt"
-    checkpoint = student if student.exists() else work / "transformer.pt"
-    state = torch.load(checkpoint, weights_only=True)
-    model.load_state_dict(state["average"])
+    model.load_state_dict(torch.load(work / checkpoint, weights_only=True)["average"])
     pipeline = LuminaPipeline(
         transformer=model["transformer"],
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=autoencoder,
+        vae=load_autoencoder(out),
         text_encoder=model["text"],
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer", model_max_length=256),
     )
     pipeline.to(torch.float16).save_pretrained(out)
-    return int(state["step"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-from tools.pocket.fitting import save_atomically
 
 logger = logging.getLogger(__name__)
 LOG_EVERY = 50
@@ -126,3 +125,11 @@ def follow(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
     torch._foreach_lerp_(
         [average[n] for n in moving], [values[n].float() for n in moving], 1 - decay
     )
+
+
+def save_atomically(state: object, path: Path) -> None:
+    """Write a torch file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(state, part)
+    os.replace(part, path)

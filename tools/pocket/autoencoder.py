@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC
 from torch import Tensor
 
-from tools.generator.drawings import render_scenes
-from tools.generator.loop import Schedule, train
-from tools.pocket.generator import reconstruction
-from vlmig.pocket.scene_source import to_pixels
+from tools.pocket.drawings import render_scenes
+from tools.pocket.loop import Schedule, save_atomically, train
+from vlmig.pocket.scene_source import decode_latents, encode_scenes, to_pixels
 from vlmig.runtime import cpu_autocast
 
 CHANNELS = 8
@@ -38,9 +37,11 @@ def build_autoencoder() -> AutoencoderDC:
     ).to(memory_format=torch.channels_last)
 
 
-def train_autoencoder(work: Path, steps: int) -> AutoencoderDC:
-    """Train on scenes of every set and return the averaged weights' model, scaled to unit
-    variance."""
+def train_autoencoder(out: Path, work: Path, *, steps: int) -> None:
+    """Train on scenes of every set, and save the averaged weights in diffusers format.
+
+    Its ``scaling_factor`` gives latents unit variance.
+    """
     torch.manual_seed(0)
     model = build_autoencoder()
     scenes = render_scenes(work)
@@ -60,14 +61,20 @@ def train_autoencoder(work: Path, steps: int) -> AutoencoderDC:
         )
 
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    average = train(
-        model, loss_at, [optimiser], Schedule(steps, average=0.99), work / "autoencoder.pt"
-    )
-    model.load_state_dict(average)
+    schedule = Schedule(steps, average=0.99)
+    model.load_state_dict(train(model, loss_at, [optimiser], schedule, work / "autoencoder.pt"))
     model.requires_grad_(False).eval()
-    some = encode(model, np.asarray(scenes[:, ::16, 0]).reshape(-1, *scenes.shape[3:]))
+    some = encode_scenes(model, np.asarray(scenes[:, ::16, 0]).reshape(-1, *scenes.shape[3:]))
     model.register_to_config(scaling_factor=round(1 / some.float().std().item(), 4))
-    return model
+    model.save_pretrained(out / "vae")
+
+
+def reconstruction(decoded: Tensor, pixels: Tensor) -> Tensor:
+    """Return the absolute error of pixels and of their differences, which keeps edges sharp."""
+    loss = F.l1_loss(decoded, pixels)
+    for axis in (-1, -2):
+        loss = loss + F.l1_loss(decoded.diff(dim=axis), pixels.diff(dim=axis))
+    return loss
 
 
 def some_pixels(scenes: np.ndarray, rng: np.random.Generator) -> Tensor:
@@ -76,53 +83,41 @@ def some_pixels(scenes: np.ndarray, rng: np.random.Generator) -> Tensor:
     return to_pixels(scenes[tuple(which)]).contiguous(memory_format=torch.channels_last)
 
 
-@torch.no_grad()
-def encode(model: AutoencoderDC, pictures: np.ndarray) -> Tensor:
-    """Encode pictures (n, H, W, 3) to unscaled latents (n, 8, H/8, W/8) in half precision."""
-    rows = []
-    for part in np.array_split(pictures, max(1, len(pictures) // 48)):
-        with cpu_autocast():
-            rows.append(
-                model.encode(
-                    to_pixels(part).contiguous(memory_format=torch.channels_last)
-                ).latent.half()
-            )
-    return torch.cat(rows)
+def load_autoencoder(out: Path) -> AutoencoderDC:
+    """Load the saved autoencoder."""
+    model = AutoencoderDC.from_pretrained(out / "vae").to(memory_format=torch.channels_last)
+    model.register_to_config(_name_or_path=None)  # no path of this machine in the result
+    return model.requires_grad_(False).eval()
 
 
-def encode_pool(model: AutoencoderDC, work: Path) -> Tensor:
+def encode_pool(out: Path, work: Path) -> Tensor:
     """Encode the whole pool once, scaled: half precision (concepts, sets * scenes, 8, H/8, W/8)."""
     path = work / "latents.pt"
     if not path.exists():
-        scenes = render_scenes(work)
+        model, scenes = load_autoencoder(out), render_scenes(work)
         rows = []
         for c in range(scenes.shape[1]):
-            rows.append(encode(model, np.asarray(scenes[:, c]).reshape(-1, *scenes.shape[3:])))
-        torch.save(torch.stack(rows) * model.config.scaling_factor, path)
+            rows.append(
+                encode_scenes(model, np.asarray(scenes[:, c]).reshape(-1, *scenes.shape[3:]))
+            )
+        save_atomically(torch.stack(rows) * model.config.scaling_factor, path)
     return torch.load(path, weights_only=True)
 
 
-def scene_pools(model: AutoencoderDC, work: Path) -> list[np.ndarray]:
+def scene_pools(out: Path, work: Path) -> list[np.ndarray]:
     """Return plain and decoded scenes of every set in turn, (concepts, n, 96, 96, 3) each."""
     path = work / "decoded.npy"
     scenes = render_scenes(work)
     if not path.exists():
-        latents = encode_pool(model, work)
+        model = load_autoencoder(out)
+        latents = encode_pool(out, work) / model.config.scaling_factor
         some = latents.unflatten(1, (len(scenes), -1))[:, :, :DECODED]
-        rows = [
-            decode(model, row.flatten(0, 1)).reshape(*row.shape[:2], *scenes.shape[3:])
-            for row in some
-        ]
+        rows = []
+        for row in some:
+            decoded = decode_latents(model, row.flatten(0, 1))
+            rows.append(decoded.reshape(*row.shape[:2], *scenes.shape[3:]))
         part = work / "decoded.part.npy"
         np.save(part, np.stack(rows, axis=1))
         part.rename(path)
     decoded = np.load(path, mmap_mode="r")
     return [pool[number] for number in range(len(scenes)) for pool in (scenes, decoded)]
-
-
-@torch.no_grad()
-def decode(model: AutoencoderDC, latents: Tensor) -> np.ndarray:
-    """Decode scaled latents (n, 8, H/8, W/8) to pictures, uint8 (n, H, W, 3)."""
-    with cpu_autocast():
-        pixels = model.decode(latents.float() / model.config.scaling_factor).sample
-    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()

@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderDC
 from torch import Tensor
 
-from tools.generator.autoencoder import encode_pool
-from tools.generator.loop import Schedule, train
-from tools.generator.transformer import (
+from tools.pocket.autoencoder import encode_pool
+from tools.pocket.loop import Schedule, train
+from tools.pocket.transformer import (
     BATCH,
     Velocity,
     build_model,
     build_optimisers,
+    export,
     read_texts,
     training_batch,
     velocity_of,
@@ -34,9 +34,12 @@ RATE = 0.2
 """Of the learning rates of training: the student begins as its teacher."""
 
 
-def distil(work: Path, autoencoder: AutoencoderDC, steps: int) -> None:
-    """Train the student of the transformer's last checkpoint; the text encoder stays as it is."""
-    latents = encode_pool(autoencoder, work)
+def train_student(out: Path, work: Path, *, steps: int) -> None:
+    """Train the student of the transformer's last checkpoint and save it as a pipeline.
+
+    The text encoder stays as it is.
+    """
+    latents = encode_pool(out, work)
     concepts = load_concepts()
     teacher, tokenizer = build_model(work)
     student, _ = build_model(work)
@@ -63,6 +66,7 @@ def distil(work: Path, autoencoder: AutoencoderDC, steps: int) -> None:
     optimisers = build_optimisers(student, RATE)
     schedule = Schedule(steps, decay_from=0.3, average=0.99)
     train(student, loss_at, optimisers, schedule, work / "distilled.pt")
+    export(out, work)
 
 
 def guided_velocity(

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import subprocess
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from vlmig.pocket.concepts import Concept, load_concepts
-from vlmig.pocket.scenes import background, glyph
+from vlmig.pocket.scene_source import draw_glyph
+from vlmig.pocket.scenes import SIZE, scene
 
 logger = logging.getLogger(__name__)
-SIZE = 96
-"""Side of a scene in pixels."""
 SCENES = 24
 """Scenes per concept and set."""
 FLUENT = "@lobehub/fluent-emoji-3d@1.1.0"
-SETS = ("noto", "fluent")
 
 
 def fetch_fluent(work: Path) -> Path:
@@ -33,17 +33,20 @@ def fetch_fluent(work: Path) -> Path:
     return folder / "package" / "assets"
 
 
-def drawing(concept: Concept, kind: str, fluent: Path) -> Image.Image | None:
-    """Return a concept's drawing as RGBA, square, cropped to its ink; None where the set has
-    none."""
-    if kind == "noto":
-        return glyph(concept.glyph)
+def drawers(work: Path) -> list[Callable[[Concept], Image.Image]]:
+    """Return a function for each set that draws a concept as RGBA, square, cropped to its ink."""
+    return [draw_glyph, partial(draw_fluent, fetch_fluent(work))]
+
+
+@cache
+def draw_fluent(folder: Path, concept: Concept) -> Image.Image:
+    """Open a concept's Fluent drawing; where the set lacks it, the font's."""
     code = "-".join(f"{ord(character):x}" for character in concept.glyph if character != "\ufe0f")
     for name in (code, f"{code}-fe0f"):
-        path = fluent / f"{name}.webp"
+        path = folder / f"{name}.webp"
         if path.exists():
             return squared(Image.open(path).convert("RGBA"))
-    return None
+    return draw_glyph(concept)
 
 
 def squared(picture: Image.Image) -> Image.Image:
@@ -55,41 +58,25 @@ def squared(picture: Image.Image) -> Image.Image:
     return square
 
 
-def upright_scene(ink: Image.Image, rng: np.random.Generator, size: int = SIZE) -> Image.Image:
-    """Place a drawing on a random background, RGB: never mirrored and hardly turned, as things are
-    seen."""
-    side = round(size * rng.uniform(0.78, 0.96))
-    turned = ink.resize((2 * side, 2 * side), Image.Resampling.LANCZOS)
-    turned = turned.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC).resize(
-        (side, side), Image.Resampling.BOX
-    )
-    picture = background(rng).resize((size, size), Image.Resampling.BILINEAR)
-    x, y = rng.integers(0, size - side + 1, 2)
-    picture.paste(turned, (int(x), int(y)), turned)
-    return picture
-
-
 def render_scenes(work: Path) -> np.ndarray:
     """Draw the pool of scenes once.
 
     Returns:
-        uint8 (sets, concepts, SCENES, SIZE, SIZE, 3), read from disk when needed; a set that lacks
-        a concept
-        shows the first set's drawing.
+        uint8 (sets, concepts, SCENES, SIZE, SIZE, 3), read from disk when needed.
     """
     path = work / "scenes.npy"
     if not path.exists():
-        fluent, concepts = fetch_fluent(work), load_concepts()
-        shape = (len(SETS), len(concepts), SCENES, SIZE, SIZE, 3)
+        sets, concepts = drawers(work), load_concepts()
+        shape = (len(sets), len(concepts), SCENES, SIZE, SIZE, 3)
         part = path.with_suffix(".part")
         pool = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-        for s, kind in enumerate(SETS):
+        for s, draw in enumerate(sets):
             for c, concept in enumerate(concepts):
                 rng = np.random.default_rng((11, s, c))
-                ink = drawing(concept, kind, fluent) or glyph(concept.glyph)
+                ink = draw(concept)
                 for n in range(SCENES):
-                    pool[s, c, n] = np.asarray(upright_scene(ink, rng))
-            logger.info("scenes: %s drawn", kind)
+                    pool[s, c, n] = np.asarray(scene(ink, rng))
+            logger.info("scenes: set %d of %d drawn", s + 1, len(sets))
         pool.flush()
         part.rename(path)
     return np.load(path, mmap_mode="r")
