@@ -58,7 +58,7 @@ COLUMNS: dict[str, dict[str, Any]] = {
 GROUPS = {
     "data": ("data", "tokens", "features", "pictures", "encode", "imagine", "store"),
     "model": ("LM", "fusion", "head and loss", "head, backward", "fusion, backward"),
-    "other": ("optimiser", "rest"),
+    "other": ("optimizer", "rest"),
 }
 """Parts of a step. data: samples are drawn, and on the sides without features images opened;
 features: they are read from the store; pictures: they are put together. The frozen LM has no

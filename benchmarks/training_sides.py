@@ -123,7 +123,7 @@ class Side:
             folder / stage.name,
             accelerator,
         )
-        self.clock.around(self.run.optimizer, "step", "optimiser")
+        self.clock.around(self.run.optimizer, "step", "optimizer")
         self.batch = stage.batch
         self.turns: list[dict[str, float]] = []
         self.turn(1)
@@ -147,7 +147,7 @@ class Side:
         clock.around(network.trunk, "forward", "LM")
         clock.around(objective, "loss", "head and loss")
         clock.around(accelerator, "backward", "head, backward")
-        clock.around(accelerator, "clip_grad_norm_", "optimiser")
+        clock.around(accelerator, "clip_grad_norm_", "optimizer")
         clock.around(self.data.batches.tokens, "batch", "tokens")
         if pictures.stored:  # otherwise several are opened side by side
             clock.around(pictures, "load", "features")

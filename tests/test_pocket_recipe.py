@@ -23,8 +23,8 @@ def run(path: Path, steps: int, until: int | None = None) -> dict[str, Tensor]:
             raise KeyboardInterrupt
         return (module(torch.randn(8, 3)) - 1).square().mean()
 
-    optimisers = [torch.optim.AdamW(module.parameters(), lr=0.05)]
-    return loop.train(module, loss_at, optimisers, loop.Schedule(steps), path)
+    optimizers = [torch.optim.AdamW(module.parameters(), lr=0.05)]
+    return loop.train(module, loss_at, optimizers, loop.Schedule(steps), path)
 
 
 def test_an_interrupted_run_ends_where_a_whole_one_does(

@@ -124,11 +124,11 @@ def test_questions_about_the_same_pictures_see_them_once(tiny: VLMIG) -> None:
 def test_a_changed_adapter_sees_them_anew(tiny: VLMIG) -> None:
     visuals = tiny.imagine(["a cat"], 3)
     before = tiny.score(["the cat is"], [["a", "b"]], visuals)[0]
-    optimiser = torch.optim.AdamW(tiny.model.projector.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(tiny.model.projector.parameters(), lr=0.1)
     tiny.model(input_ids=torch.tensor([[5, 6]]), visual_features=visuals[0].features[None]).logits[
         0, -1, 5
     ].backward()
-    optimiser.step()
+    optimizer.step()
     after = tiny.score(["the cat is"], [["a", "b"]], visuals)[0]
     assert abs(after.per_image - before.per_image).max() > 1e-4
     fresh = torch.stack([*tiny.model.encode_with_blank(visuals[0].features[None])])

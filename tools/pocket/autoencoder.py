@@ -60,9 +60,9 @@ def train_autoencoder(out: Path, work: Path, *, steps: int) -> None:
             + 1e-3 * latents.float().square().mean()
         )
 
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.01)
     schedule = Schedule(steps, average=0.99)
-    model.load_state_dict(train(model, loss_at, [optimiser], schedule, work / "autoencoder.pt"))
+    model.load_state_dict(train(model, loss_at, [optimizer], schedule, work / "autoencoder.pt"))
     model.requires_grad_(False).eval()
     some = encode_scenes(model, np.asarray(scenes[:, ::16, 0]).reshape(-1, *scenes.shape[3:]))
     model.register_to_config(scaling_factor=round(1 / some.float().std().item(), 4))

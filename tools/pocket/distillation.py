@@ -16,7 +16,7 @@ from tools.pocket.transformer import (
     BATCH,
     Velocity,
     build_model,
-    build_optimisers,
+    build_optimizers,
     export,
     read_texts,
     training_batch,
@@ -63,9 +63,9 @@ def train_student(out: Path, work: Path, *, steps: int) -> None:
             predicted = new(noisy, begin, *told)
         return F.mse_loss(predicted.float(), target)
 
-    optimisers = build_optimisers(student, RATE)
+    optimizers = build_optimizers(student, RATE)
     schedule = Schedule(steps, decay_from=0.3, average=0.99)
-    train(student, loss_at, optimisers, schedule, work / "distilled.pt")
+    train(student, loss_at, optimizers, schedule, work / "distilled.pt")
     export(out, work)
 
 

@@ -36,7 +36,7 @@ class Schedule:
 def train(
     module: nn.Module,
     loss_at: Callable[[int], Tensor],
-    optimisers: Sequence[torch.optim.Optimizer],
+    optimizers: Sequence[torch.optim.Optimizer],
     schedule: Schedule,
     path: Path,
 ) -> dict[str, Tensor]:
@@ -49,7 +49,7 @@ def train(
     Args:
         path: the checkpoint, replaced about every five minutes.
     """
-    run = _Run(module, optimisers, path)
+    run = _Run(module, optimizers, path)
     run.resume()
     losses: list[float] = []
     saved_at = began = time.monotonic()
@@ -59,9 +59,9 @@ def train(
         loss = loss_at(step)
         loss.backward()
         nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-        for optimiser in optimisers:
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         follow(run.average, module, min(schedule.average, (step + 1) / (step + 10)))
         run.step = step + 1
         losses.append(loss.item())
@@ -79,13 +79,13 @@ class _Run:
     """Everything of a run that outlives an interruption."""
 
     def __init__(
-        self, module: nn.Module, optimisers: Sequence[torch.optim.Optimizer], path: Path
+        self, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], path: Path
     ) -> None:
-        self.module, self.optimisers, self.path = module, optimisers, path
+        self.module, self.optimizers, self.path = module, optimizers, path
         self.average = {
             name: value.detach().clone().float() for name, value in module.state_dict().items()
         }
-        self.rates = [[group["lr"] for group in optimiser.param_groups] for optimiser in optimisers]
+        self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
         self.step = 0
 
     def resume(self) -> None:
@@ -94,23 +94,23 @@ class _Run:
             return
         state = torch.load(self.path, weights_only=True)
         self.module.load_state_dict(state["module"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
         self.average, self.step = state["average"], state["step"]
         logger.info("%s: going on at step %d", self.path.stem, self.step)
 
     def set_rates(self, factor: float) -> None:
         """Set every learning rate to its base times a factor."""
-        for optimiser, bases in zip(self.optimisers, self.rates, strict=True):
-            for group, base in zip(optimiser.param_groups, bases, strict=True):
+        for optimizer, bases in zip(self.optimizers, self.rates, strict=True):
+            for group, base in zip(optimizer.param_groups, bases, strict=True):
                 group["lr"] = base * factor
 
     def save(self) -> None:
         """Replace the checkpoint."""
-        states = [optimiser.state_dict() for optimiser in self.optimisers]
+        states = [optimizer.state_dict() for optimizer in self.optimizers]
         state = {
             "module": self.module.state_dict(),
-            "optimisers": states,
+            "optimizers": states,
             "average": self.average,
             "step": self.step,
         }

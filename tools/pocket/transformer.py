@@ -164,7 +164,7 @@ def turn(states: Tensor, rope: Tensor) -> Tensor:
     return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
 
 
-def build_optimisers(model: nn.ModuleDict, rate: float = 1.0) -> list[torch.optim.Optimizer]:
+def build_optimizers(model: nn.ModuleDict, rate: float = 1.0) -> list[torch.optim.Optimizer]:
     """Muon for the matrices that tokens of pictures pass through, AdamW for the rest.
 
     Args:
@@ -218,7 +218,7 @@ def train_generator(out: Path, work: Path, *, steps: int) -> None:
             predicted = velocity(noisy, times, states, mask)
         return F.mse_loss(predicted.float(), clean - noise)
 
-    train(model, loss_at, build_optimisers(model), Schedule(steps), work / "transformer.pt")
+    train(model, loss_at, build_optimizers(model), Schedule(steps), work / "transformer.pt")
 
 
 def training_batch(
