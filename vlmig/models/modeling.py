@@ -241,8 +241,9 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         )
         if kwargs.get("visual_features") is not None:
             shape = input_ids.shape if inputs_embeds is None else inputs_embeds.shape[:2]
-            is_2d = attention_mask is not None and attention_mask.ndim == 2
-            mask = attention_mask if is_2d else input_ids.new_ones(shape)
+            mask = attention_mask
+            if mask is None or mask.ndim != 2:
+                mask = input_ids.new_ones(shape)
             if length := static_length(text_cache(inputs)):  # one shape for every step
                 mask = F.pad(mask, (0, length - mask.shape[1]), value=1)
             inputs["fusion_mask"] = mask
