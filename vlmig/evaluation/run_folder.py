@@ -83,7 +83,7 @@ class Run:
         """Count a task's items."""
         return int(self.results["n-samples"][task]["effective"])
 
-    def pictures(self, task: str) -> int:
+    def images(self, task: str) -> int:
         """Count the images of a task's first item."""
         return sum(
             len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"]
@@ -130,8 +130,7 @@ def _object(text: str, where: str) -> Row:
     except json.JSONDecodeError as error:
         raise VLMIGError(
             f"{where} is not JSON ({error.msg}, line {error.lineno}, column {error.colno}); "
-            "expected what vlmig eval "
-            "wrote, run it again: it goes on from its journal"
+            "expected what vlmig eval wrote, run it again: it goes on from its journal"
         ) from None
     if not isinstance(value, dict):
         raise VLMIGError(

@@ -184,6 +184,8 @@ EXPECTED = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
+    "string_pattern_mismatch": "text",
+    "finite_number": "a finite number",
     "too_short": "at least {min_length} of them",
 }
 

@@ -16,7 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[Number, Field(ge=0)]
 
 
-class Optimisation(Checked):
+class Optimization(Checked):
     """Optimizer and schedule; schedules have the names of ``transformers.get_scheduler``."""
 
     learning_rate: Amount
@@ -34,7 +34,7 @@ class Optimisation(Checked):
     """Decay of an exponential moving average of the weights, which replaces them at the end."""
 
 
-class Stage(Optimisation):
+class Stage(Optimization):
     """One stage of training. Either ``steps`` or ``epochs``."""
 
     name: str
