@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vlmig.cli.options import add_data, add_store, load_imagination
+from vlmig.cli.options import add_data, add_store, load_imagination, new_file, share
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +23,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "only the first N records of each source"
     parser.add_argument("--limit", type=int, metavar="N", help=text)
     text = "largest accepted share of bad records (default: %(default)s)"
-    parser.add_argument("--max-bad", type=float, default=0.1, metavar="X", help=text)
+    parser.add_argument("--max-bad", type=share, default=0.1, metavar="X", help=text)
     text = (
         "checkpoint whose encoder computes min_alignment and whose tokenizer splits wikitext "
         "(default: %(default)s)"
     )
     parser.add_argument("--model", default="pocket", help=text)
     text = "write an HTML page with samples and the bad records"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--out", type=new_file, metavar="FILE", help=text)
     add_store(parser)
 
 

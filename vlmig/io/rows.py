@@ -202,6 +202,15 @@ def lowest_values(at_least: Mapping[str, float] | None, where: Path | str) -> di
     return dict(lowest)
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be encoded: JSON and file systems allow lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_finite(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)  # type: ignore[arg-type]
@@ -244,9 +253,9 @@ def read_prompts(source: str | Path, column: str = "prompt", split: str = "train
         raise VLMIGError(f"no prompts at {source}; expected {PROMPTS}")
     prompts: dict[str, None] = {}
     for place, text in _prompt_values(source, column, split):
-        if not isinstance(text, str):
+        if not (isinstance(text, str) and is_unicode(text)):
             raise VLMIGError(
-                f"{place}: {column} is {text!r}; expected text in every row; {ANOTHER}"
+                f"{place}: {column} is {text!r}; expected Unicode text in every row; {ANOTHER}"
             )
         if text.strip():
             prompts[text.strip()] = None
