@@ -231,7 +231,9 @@ def _check_model(model: dict[str, Any]) -> None:
             "that transformers knows by itself"
         )
     if not isinstance(model.get("from", ""), str):
-        raise VLMIGError(f"model has from {model['from']!r}; expected a checkpoint's name or folder")
+        raise VLMIGError(
+            f"model has from {model['from']!r}; expected a checkpoint's name or folder"
+        )
     known = VLMIGConfig.__annotations__
     check_settings({name: value for name, value in model.items() if name in known})
 

@@ -331,7 +331,7 @@ def choose_tasks(
         name, _, split = whole.partition("@")
         if name in others and split:
             raise VLMIGError(f"task {name} has no split {split!r}; expected {name} alone")
-        elif name in others:
+        if name in others:
             chosen.append(others[name])
         elif name in known_tasks():
             chosen.append(declaration(name, protocol).made(split))

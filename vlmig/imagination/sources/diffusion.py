@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import json
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +19,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination import ImageSource, Request
 from vlmig.imagination.sources.families import Sampling, sampling_for
 from vlmig.io.hashing import source_of
-from vlmig.io.weights import check_weights, why_damaged
+from vlmig.io.weights import check_described, check_parts, read_described, why_damaged
 from vlmig.runtime import deterministic_map
 
 logger = logging.getLogger(__name__)
@@ -157,7 +155,7 @@ class DiffusionSource(_PipelineSource):
         except RuntimeError as error:  # torch's out-of-memory error is one
             self._halve(error)
             return self.imagine(requests)
-        except ValueError as error:  # a size or number of steps that this pipeline does not take
+        except (OverflowError, ValueError) as error:  # a size or a number that it does not take
             raise VLMIGError(
                 f"the generator {self.name} cannot draw with {self.sampling}: {one_line(error)}; "
                 "change imaginer_size, imaginer_steps, ..."
@@ -295,6 +293,7 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.disable_progress_bar()  # a bar per component would tell a user nothing
+    check_described(Path(name))
     loaders: list[Callable[..., Any]] = [
         AutoPipelineForText2Image.from_pretrained,
         DiffusionPipeline.from_pretrained,
@@ -303,14 +302,12 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
         try:
             pipeline = load(name, revision=revision, dtype=dtype)
             pipeline.set_progress_bar_config(disable=True)
-            for part in pipeline.components.values():
-                if isinstance(part, nn.Module):
-                    check_weights(part, name)
+            check_parts(pipeline.components.values(), name)
             return pipeline
         # A ValueError where the auto class does not list the pipeline.
         except VLMIGError:
             raise
-        except (OSError, ValueError, SafetensorError) as error:
+        except Exception as error:  # damaged files break the libraries in any way
             failed = error
     raise VLMIGError(
         f"cannot load the generator {name}: {why_damaged(Path(name), failed)}; expected the hub id "
@@ -325,13 +322,13 @@ def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]
         path = (
             index if Path(name).is_dir() else hf_hub_download(name, index.name, revision=revision)
         )
-        pipeline = json.loads(Path(path).read_text(encoding="utf-8"))
+        pipeline = read_described(Path(path))
         limit = _most_tokens(pipeline.get("_class_name", ""))
         for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
             tokenizer = AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
             yield tokenizer, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
     # No further tokenizer; without any pipeline, drawing raises the error.
-    except (OSError, ValueError):
+    except Exception:  # transformers raises whatever its tokenizers raise
         return
 
 
