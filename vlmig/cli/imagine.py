@@ -137,8 +137,11 @@ def _imagine_many(arguments: argparse.Namespace) -> None:
 
 def _maintain_store(arguments: argparse.Namespace) -> None:
     """Merge, mend and describe a store."""
-    from vlmig.imagination.store import FeatureStore
+    from vlmig.imagination.store import FeatureStore, default_store, mend
 
+    if arguments.mend:
+        kept, damaged = mend(arguments.store or default_store())
+        print(f"{kept} intact entries kept, {damaged} damaged ones removed; imagine them again")
     store = options.open_store(arguments)
     for other in arguments.merge or []:
         if not (other / store.path.name).is_file():
@@ -146,9 +149,6 @@ def _maintain_store(arguments: argparse.Namespace) -> None:
                 f"no store to merge at {other}; expected a folder that was given with --store"
             )
         print(f"{store.merge(FeatureStore(other))} images imported from {other}")
-    if arguments.mend:
-        kept, damaged = store.mend()
-        print(f"{kept} intact entries kept, {damaged} damaged ones removed; imagine them again")
     print(f"{len(store)} images with features, {store.size() / 1e6:.1f} MB, in {store.path}")
     for row in store.statistics():
         identity = row.pop("identity").strip("{}").replace('"', "")

@@ -31,7 +31,7 @@ from torch import Tensor
 from vlmig.errors import VLMIGError
 
 logger = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT, NAME = 2, "imagined.sqlite"
 TABLES = f"""
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
@@ -95,6 +95,10 @@ def default_store() -> Path:
     return Path(os.environ.get("VLMIG_STORE", cache / "vlmig"))
 
 
+class Damaged(VLMIGError):
+    """The database of a store is damaged."""
+
+
 class FeatureStore:
     """Store imagined images and their features in a folder.
 
@@ -108,7 +112,7 @@ class FeatureStore:
     """
 
     def __init__(self, folder: str | Path, limit: int | None = None, pictures: bool = True) -> None:
-        self.path, self.limit, self.pictures = Path(folder) / "imagined.sqlite", limit, pictures
+        self.path, self.limit, self.pictures = Path(folder) / NAME, limit, pictures
         self.open()
 
     def open(self) -> None:
@@ -284,7 +288,8 @@ class FeatureStore:
             try:
                 yield
             except BaseException:
-                self.base.execute("ROLLBACK")
+                if self.base.in_transaction:  # SQLite itself ends one on a full disk
+                    self.base.execute("ROLLBACK")
                 raise
             self.base.execute("COMMIT")
 
@@ -293,12 +298,48 @@ class FeatureStore:
         """Turn the database's errors into a ``VLMIGError`` that says what to do."""
         try:
             yield
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise VLMIGError(
                 f"cannot use the feature store {self.path.parent}: {error}; choose a writable "
-                "folder with room by --store or VLMIG_STORE, or repair a damaged store with vlmig "
-                "imagine --mend"
+                "folder with room by --store or VLMIG_STORE"
             ) from error
+        except sqlite3.Error as error:
+            raise Damaged(
+                f"the feature store {self.path.parent} is damaged ({error}); vlmig imagine --mend "
+                f"--store {self.path.parent} keeps what can be read"
+            ) from error
+
+
+def mend(folder: str | Path) -> tuple[int, int]:
+    """Mend a store, also one that was cut off: see ``FeatureStore.mend``.
+
+    Raises:
+        VLMIGError: it cannot be written, or nothing of it can be read.
+    """
+    path = Path(folder) / NAME
+    try:
+        _lengthen(path)
+        return FeatureStore(folder).mend()
+    except Damaged as error:
+        raise VLMIGError(
+            f"nothing of the feature store {folder} can be read ({error.__cause__}); remove "
+            f"{path}, and its images are drawn again"
+        ) from error
+
+
+def _lengthen(path: Path) -> None:
+    """Fill up a database that was cut off, so that SQLite reads its first part.
+
+    The head tells the size of a page at byte 16 and the number of pages at byte 28
+    (https://sqlite.org/fileformat.html).
+    """
+    if not path.is_file():
+        return
+    with path.open("rb+") as file:
+        head = file.read(32)
+        if head.startswith(b"SQLite format 3") and len(head) == 32:
+            size = int.from_bytes(head[16:18], "big") * int.from_bytes(head[28:32], "big")
+            file.truncate(max(size, path.stat().st_size))
 
 
 def _packed(address: Address, item: Imagined, pictures: bool) -> Row:

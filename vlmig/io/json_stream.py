@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,17 +17,27 @@ from vlmig.errors import VLMIGError, one_line
 
 PORTION = 16 * 1024
 """Bytes read at a time: errors name the position of a fault this precisely."""
+DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGE += (lzma.LZMAError, NotImplementedError, RuntimeError)
+"""Errors of reading a file, also within an archive: cut off, encrypted, compressed in an unknown
+way."""
+LONGEST = 2**24
+"""Most bytes without a quotation mark: a longer text, such as a file of zeros, would fill the
+memory."""
 
 
 class _Counted:
-    """A file that counts the bytes read."""
+    """A file that counts the bytes read, all and those without a quotation mark."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.position = file, 0
+        self.file, self.position, self.unquoted = file, 0, 0
 
     def read(self, count: int = -1) -> bytes:
         portion = self.file.read(count)
         self.position += len(portion)
+        self.unquoted = 0 if b'"' in portion else self.unquoted + len(portion)
+        if self.unquoted > LONGEST:
+            raise ValueError(f"more than {LONGEST} bytes without a quotation mark")
         return portion
 
 
@@ -70,14 +81,9 @@ def json_items(path: Path, prefix: str = "") -> Iterator[Any]:
                 yield item
                 if isinstance(item, dict):
                     last = f", behind image {item.get('image_id', item.get('id'))}"
-        except (
-            ijson.JSONError,
-            OSError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-            UnicodeError,
-        ) as error:
+        except VLMIGError:
+            raise
+        except (ijson.JSONError, ValueError, *DAMAGE) as error:
             byte = file.position if file else 0
             told = "broken off" if "EOF" in str(error) else "damaged"
             raise VLMIGError(

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,7 @@ from vlmig.io.delimited import (
     open_text,
 )
 from vlmig.io.hub_datasets import load_dataset, parquet_types
-from vlmig.io.json_stream import holds_list, json_items
+from vlmig.io.json_stream import DAMAGE, holds_list, json_items
 
 BATCH = 4096
 """Rows of a parquet file in memory at a time."""
@@ -111,7 +109,7 @@ def _numbered_rows(path: Path) -> Iterator[tuple[str, Row | Unreadable]]:
         is_table = ending_of(path) in delimited.ENDINGS
         for line, row in delimited_rows(path) if is_table else _json_lines(path):
             yield f"line {line}", row
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise VLMIGError(
             f"{path} is damaged ({one_line(error)}); expected a whole file; fetch it again"
         ) from None

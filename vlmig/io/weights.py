@@ -4,7 +4,8 @@ infinite."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,28 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"cannot read the weights {path}: {why_damaged(path, error)}; expected a whole "
             "safetensors file; fetch it again"
         ) from None
+
+
+@contextmanager
+def written(place: Path) -> Iterator[None]:
+    """Say in one line that there was no room for weights: torch and safetensors have errors of
+    their own.
+
+    Args:
+        place: what the block writes, for the error.
+
+    Raises:
+        VLMIGError: it cannot be written.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+            raise
+        raise VLMIGError(
+            f"cannot write {place}: {one_line(error)}; make room, and run the same command again: "
+            "it goes on from the last state"
+        ) from error
 
 
 def read_described(path: Path) -> dict[str, Any]:
