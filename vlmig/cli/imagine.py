@@ -137,7 +137,8 @@ def _imagine_many(arguments: argparse.Namespace) -> None:
 
 def _maintain_store(arguments: argparse.Namespace) -> None:
     """Merge, mend and describe a store."""
-    from vlmig.imagination.store import FeatureStore, default_store, mend
+    from vlmig.imagination.mending import mend
+    from vlmig.imagination.store import FeatureStore, default_store
 
     if arguments.mend:
         kept, damaged = mend(arguments.store or default_store())

@@ -13,7 +13,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -159,9 +158,10 @@ class FeatureStore:
         Raises:
             VLMIGError: the database itself is damaged, or the disk is full.
         """
-        self._write([_packed(address, item, self.pictures) for address, item in items])
+        self.write([_packed(address, item, self.pictures) for address, item in items])
 
-    def _write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write rows of another store that are not here, all or none."""
         with self._writing():
             for row in rows:
                 if self.get(row[0], picture=False) is not None:  # another process was faster
@@ -232,41 +232,16 @@ class FeatureStore:
             statistics.append({"identity": identity, **row})
         return statistics
 
-    def mend(self) -> tuple[int, int]:
-        """Rewrite the store with its undamaged entries. No other process may use it meanwhile.
-
-        Returns:
-            The number of entries kept, and of damaged ones as far as their pages can be read.
-        """
-        folder = self.path.parent / "mending"
-        shutil.rmtree(folder, ignore_errors=True)
-        new = FeatureStore(folder)
-        kept = damaged = 0
-        for row in self._rows():
-            if whole(row):
-                new._write([row])
-                kept += 1
-            else:
-                damaged += 1
-        for store in (new, self):
-            store.base.close()
-        for suffix in ("-wal", "-shm"):  # the old log must not be replayed over the new file
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-        new.path.replace(self.path)
-        shutil.rmtree(folder)
-        self.open()
-        return kept, damaged
-
     def merge(self, other: FeatureStore) -> int:
         """Import the undamaged entries of another store that are not here; return their number."""
         imported = 0
-        for row in other._rows():
+        for row in other.rows():
             if whole(row) and not self.present([row[0]]):
-                self._write([row])
+                self.write([row])
                 imported += 1
         return imported
 
-    def _rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[Row]:
         """Yield all rows that can be read; from both ends, if a page in the middle is damaged."""
         yielded = set()
         query = f"SELECT rowid, {COLUMNS} FROM entries ORDER BY rowid"
@@ -308,38 +283,6 @@ class FeatureStore:
                 f"the feature store {self.path.parent} is damaged ({error}); vlmig imagine --mend "
                 f"--store {self.path.parent} keeps what can be read"
             ) from error
-
-
-def mend(folder: str | Path) -> tuple[int, int]:
-    """Mend a store, also one that was cut off: see ``FeatureStore.mend``.
-
-    Raises:
-        VLMIGError: it cannot be written, or nothing of it can be read.
-    """
-    path = Path(folder) / NAME
-    try:
-        _lengthen(path)
-        return FeatureStore(folder).mend()
-    except Damaged as error:
-        raise VLMIGError(
-            f"nothing of the feature store {folder} can be read ({error.__cause__}); remove "
-            f"{path}, and its images are drawn again"
-        ) from error
-
-
-def _lengthen(path: Path) -> None:
-    """Fill up a database that was cut off, so that SQLite reads its first part.
-
-    The head tells the size of a page at byte 16 and the number of pages at byte 28
-    (https://sqlite.org/fileformat.html).
-    """
-    if not path.is_file():
-        return
-    with path.open("rb+") as file:
-        head = file.read(32)
-        if head.startswith(b"SQLite format 3") and len(head) == 32:
-            size = int.from_bytes(head[16:18], "big") * int.from_bytes(head[28:32], "big")
-            file.truncate(max(size, path.stat().st_size))
 
 
 def _packed(address: Address, item: Imagined, pictures: bool) -> Row:

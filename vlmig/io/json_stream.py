@@ -26,18 +26,26 @@ LONGEST = 2**24
 memory."""
 
 
+DEEPEST = 10_000
+"""Most brackets that are open at a time, those in texts too: each level costs more than the one
+above it."""
+
+
 class _Counted:
-    """A file that counts the bytes read, all and those without a quotation mark."""
+    """A file that counts the bytes read, those without a quotation mark, and open brackets."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.position, self.unquoted = file, 0, 0
+        self.file, self.position, self.unquoted, self.open = file, 0, 0, 0
 
     def read(self, count: int = -1) -> bytes:
         portion = self.file.read(count)
         self.position += len(portion)
         self.unquoted = 0 if b'"' in portion else self.unquoted + len(portion)
+        self.open += sum(map(portion.count, (b"[", b"{"))) - sum(map(portion.count, (b"]", b"}")))
         if self.unquoted > LONGEST:
             raise ValueError(f"more than {LONGEST} bytes without a quotation mark")
+        if self.open > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} brackets open")
         return portion
 
 
@@ -79,6 +87,7 @@ def json_items(path: Path, prefix: str = "") -> Iterator[Any]:
                 file, f"{prefix}.item".lstrip("."), use_float=True, buf_size=PORTION
             ):
                 yield item
+                file.open = 0  # brackets in its texts need not be closed
                 if isinstance(item, dict):
                     last = f", behind image {item.get('image_id', item.get('id'))}"
         except VLMIGError:
