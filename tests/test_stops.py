@@ -11,7 +11,9 @@ import json
 import os
 import random
 import signal
+import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,13 +123,11 @@ def forked(arguments: list[str], said: Path) -> int:
         return pid
     try:
         file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(file, 1)
-        os.dup2(file, 2)
-        os._exit(main(arguments))
+        sys.stdout = sys.stderr = os.fdopen(file, "w", buffering=1)  # pytest has put its own there
+        status = main(arguments)
+        os._exit(status)
     except BaseException:
-        import traceback
-
-        os.write(2, traceback.format_exc().encode())
+        traceback.print_exc()
     finally:
         os._exit(99)
 

@@ -36,6 +36,7 @@ ABOUT = "A language model that looks at imagined images before answering."
 VERBOSE = "show the libraries' warnings; after an answer, the time of each step"
 ROOM = "make room, and run the same command again: what is done is kept"
 ALLOWED = "choose a place that can be written, or change its permissions"
+NETWORK = "check the network, or name files that are on this machine"
 CURES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ROOM),
     **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ALLOWED),
@@ -84,7 +85,9 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _say(f"{one_line(error)}; {CURES.get(error.errno, 'correct the path')}", 2)
+        is_remote = isinstance(error, ConnectionError | TimeoutError)
+        cure = NETWORK if is_remote else CURES.get(error.errno or 0, "correct the path")
+        return _say(f"{one_line(error)}; {cure}", 2)
     except _Terminated:
         return _say("terminated; run the same command again to resume", 128 + signal.SIGTERM)
     except KeyboardInterrupt:

@@ -8,6 +8,9 @@ from pathlib import Path
 from vlmig.errors import VLMIGError
 from vlmig.imagination.store import NAME, Damaged, FeatureStore, whole
 
+MOST = 100
+"""How many times shorter a file may be than its head says: of a shorter one nothing is left."""
+
 
 def mend(folder: str | Path) -> tuple[int, int]:
     """Rewrite a store, also one that was cut off, with its undamaged entries. No other process may
@@ -63,4 +66,6 @@ def _lengthen(path: Path) -> None:
         head = file.read(32)
         if head.startswith(b"SQLite format 3") and len(head) == 32:
             size = int.from_bytes(head[16:18], "big") * int.from_bytes(head[28:32], "big")
-            file.truncate(max(size, path.stat().st_size))
+            length = path.stat().st_size
+            if length < size < MOST * length:
+                file.truncate(size)

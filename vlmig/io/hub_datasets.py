@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.hub import settle_hub
 from vlmig.io.shards import files_of, is_pattern, of_split
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
@@ -35,6 +36,7 @@ def load_dataset(
         raise VLMIGError(f"no file or folder {source}; expected {expected}; correct the path")
     for shard in shards:
         parquet_types(shard)  # says which one is damaged
+    settle_hub(path)
     import datasets
 
     # datasets logs what it then raises.

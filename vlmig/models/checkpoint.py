@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.hub import settle_hub
 from vlmig.io.weights import check_tokenizer, check_weights, read_described, why_damaged
 from vlmig.models.base_weights import remember
 from vlmig.models.config import VLMIGConfig
@@ -57,6 +58,7 @@ def resolve_checkpoint(
     """
     folder = POCKET if str(name) == "pocket" else Path(str(name))
     if not folder.is_dir():
+        settle_hub()
         try:
             folder = Path(snapshot_download(str(name), revision=revision, **hub))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -138,6 +140,7 @@ def load_tokenizer(
     Raises:
         VLMIGError: there is none.
     """
+    settle_hub(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, config=config)
     except Exception as error:  # damaged files break transformers in any way
@@ -174,6 +177,7 @@ def describe_language_model(name: str, revision: str | None = None) -> PreTraine
     Raises:
         VLMIGError: it cannot be loaded.
     """
+    settle_hub(name)
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
     except Exception as error:  # damaged files break transformers in any way
@@ -190,6 +194,7 @@ def load_language_model(
         VLMIGError: it is unknown, gated, of another kind, cannot be downloaded, or has weights
             that are missing, damaged or not finite.
     """
+    settle_hub(name)
     if base := base_of(name):
         model = load_language_model(auto_class, base, **kwargs)
         load_low_rank(model, Path(name))

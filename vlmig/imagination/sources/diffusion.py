@@ -26,6 +26,7 @@ from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination import ImageSource, Request
 from vlmig.imagination.sources.families import Sampling, sampling_for
 from vlmig.io.hashing import source_of
+from vlmig.io.hub import settle_hub
 from vlmig.io.weights import check_described, check_parts, read_described, why_damaged
 from vlmig.runtime import deterministic_map
 
@@ -293,6 +294,7 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.disable_progress_bar()  # a bar per component would tell a user nothing
+    settle_hub(name)
     check_described(Path(name))
     loaders: list[Callable[..., Any]] = [
         AutoPipelineForText2Image.from_pretrained,
@@ -317,6 +319,7 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
 
 def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]]:
     """Yield a pipeline's tokenizers and how many tokens of each it reads; loads no models."""
+    settle_hub(name)
     try:
         index = Path(name) / "model_index.json"
         path = (

@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.hub import settle_hub
 from vlmig.models.checkpoint import BASE, absolute, load_tokenizer
 from vlmig.models.config import IMAGE, VLMIGConfig
 from vlmig.models.fusion.prefix import add_image_token
@@ -56,9 +57,15 @@ def is_llava(source: str | Path) -> bool:
     """
     if Path(source).is_file():
         return False
+    settle_hub(source)
     try:
         kind = PreTrainedConfig.get_config_dict(str(source))[0].get("model_type") or ""
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if not Path(source).exists():
+            raise VLMIGError(
+                f"no file or folder {source}, and no such checkpoint on the hub or in its cache "
+                f"({one_line(error)}); check the name, or fetch it where there is a network"
+            ) from None
         return False
     if "llava" in kind and kind != "llava":
         raise VLMIGError(
