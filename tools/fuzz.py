@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import resource
-import shutil
 import tempfile
 import time
 import traceback
@@ -318,33 +317,40 @@ def fuzz(seconds: float, start: int = 0, most: int = 10**9) -> dict[str, Tally]:
     bounded()
     rounds = {**{name: kind.strategy() for name, kind in kinds.items()}, "line": command_lines()}
     end = time.monotonic() + seconds
-    for number, (name, strategy) in itertools.product(range(most), rounds.items()):
+    turns = ((number, name) for number in range(most) for name in rounds)
+    for number, name in turns:
         if time.monotonic() > end:
             break
         tally = tallies.setdefault(name, Tally())
+        try_some(rounds[name], kinds.get(name), tally, start + number)
+    return tallies
 
-        def try_one(drawn: Any, kind: Mutation | None, tally: Tally) -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                command, wrong = drawn, False
-                if kind is not None:
-                    place, value = drawn
-                    wrong = kind.typed(place) and plainly_wrong(at(kind.good, place), value)
-                    command = kind.write(Path(folder), replaced(kind.good, place, value))
-                fault = fault_of(command, wrong, tally)
-                shutil.rmtree("../x", ignore_errors=True)
-            if fault:
+
+def try_some(
+    strategy: st.SearchStrategy[Any], kind: Mutation | None, tally: Tally, number: int
+) -> None:
+    """Try ``ROUND`` inputs of a kind, drawn from a seed; None: command lines."""
+
+    @seed(number)
+    @settings(
+        max_examples=ROUND,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def run(drawn: Any) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            command, wrong = drawn, False
+            if kind is not None:
+                place, value = drawn
+                wrong = kind.typed(place) and plainly_wrong(at(kind.good, place), value)
+                command = kind.write(Path(folder), replaced(kind.good, place, value))
+            if fault := fault_of(command, wrong, tally):
                 tally.faults.append(f"{drawn!r:.300}: {fault}")
 
-        run = given(strategy)(partial(try_one, kind=kinds.get(name), tally=tally))
-        quietly = settings(
-            max_examples=ROUND,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        seed(start + number)(quietly(run))()
-    return tallies
+    run()
 
 
 def bounded() -> None:
