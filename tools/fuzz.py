@@ -1,7 +1,7 @@
 """Give the command line malformed input: ``python -m tools.fuzz --seconds 120``.
 
-Each input is one place of something good (a configuration, a recipe, a task file, a table, results)
-replaced by something else, or a command line. It may be refused in one line with status 2, or
+Each input is something good (a configuration, a recipe, a task file, a table, results) with another
+value in one place or with damaged bytes, or a command line. It may be refused in one line with status 2, or
 taken; it must not end in a traceback, fill the memory, or be taken where its type is plainly wrong.
 Prints the number of inputs by kind; hypothesis draws them, from a fixed seed.
 """
@@ -27,6 +27,7 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from vlmig.cli.main import build_parser, main
 from vlmig.models.checkpoint import POCKET
@@ -115,6 +116,18 @@ class Mutation:
         return st.tuples(st.sampled_from(list(places(self.good))), junk)
 
 
+def damaged(folder: Path, place: float, junk: bytes, is_cut: bool) -> None:
+    """Write other bytes into the largest file of a folder, or cut it off there."""
+    file = max((file for file in folder.rglob("*") if file.is_file()), key=_size)
+    whole = file.read_bytes()
+    start = int(place * len(whole))
+    file.write_bytes(whole[:start] + junk + (b"" if is_cut else whole[start + len(junk) :]))
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
+
+
 def config_file(folder: Path, value: Any) -> list[str]:
     """Describe a checkpoint that has no more than its configuration."""
     (folder / "model.safetensors").touch()
@@ -138,6 +151,8 @@ def task_file(folder: Path, value: Any) -> list[str]:
 
 def rows_file(folder: Path, value: Any, name: str) -> list[str]:
     """Check training data: JSON lines, or a list."""
+    for image in ("a.png", "b.png"):
+        Image.new("RGB", (9, 9)).save(folder / image)
     is_lines = name.endswith("l")
     written = "\n".join(map(json.dumps, value)) if is_lines else json.dumps(value)
     (folder / name).write_text(written)
@@ -316,20 +331,22 @@ def fuzz(seconds: float, start: int = 0, most: int = 10**9) -> dict[str, Tally]:
     kinds, tallies = mutations(), dict[str, Tally]()
     bounded()
     rounds = {**{name: kind.strategy() for name, kind in kinds.items()}, "line": command_lines()}
+    damages = st.tuples(st.floats(0, 1), st.binary(max_size=9), st.booleans())
+    rounds["bytes"] = st.tuples(st.sampled_from(list(kinds.values())), damages)
     end = time.monotonic() + seconds
     turns = ((number, name) for number in range(most) for name in rounds)
     for number, name in turns:
         if time.monotonic() > end:
             break
         tally = tallies.setdefault(name, Tally())
-        try_some(rounds[name], kinds.get(name), tally, start + number)
+        try_some(rounds[name], kinds.get(name, name), tally, start + number)
     return tallies
 
 
 def try_some(
-    strategy: st.SearchStrategy[Any], kind: Mutation | None, tally: Tally, number: int
+    strategy: st.SearchStrategy[Any], kind: Mutation | str, tally: Tally, number: int
 ) -> None:
-    """Try ``ROUND`` inputs of a kind, drawn from a seed; None: command lines."""
+    """Try ``ROUND`` inputs of a kind, drawn from a seed."""
 
     @seed(number)
     @settings(
@@ -343,7 +360,11 @@ def try_some(
     def run(drawn: Any) -> None:
         with tempfile.TemporaryDirectory() as folder:
             command, wrong = drawn, False
-            if kind is not None:
+            if kind == "bytes":
+                good, damage = drawn
+                command = good.write(Path(folder), good.good)
+                damaged(Path(folder), *damage)
+            elif isinstance(kind, Mutation):
                 place, value = drawn
                 wrong = kind.typed(place) and plainly_wrong(at(kind.good, place), value)
                 command = kind.write(Path(folder), replaced(kind.good, place, value))
@@ -374,7 +395,9 @@ def run() -> int:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"HF_HUB_OFFLINE": "1", "VLMIG_STORE": f"{folder}/store"}
-        os.chdir(folder)  # what a command line names lies here
+        here = Path(folder) / "here"  # so that ../x is in the folder too
+        here.mkdir()
+        os.chdir(here)
         tallies = fuzz(chosen.seconds, chosen.seed)
         os.chdir("/")
     total = Counter[str]()

@@ -49,7 +49,9 @@ class Curation(Checked):
         Raises:
             VLMIGError: an unknown rule, or a wrong value.
         """
-        return parse(cls, rules or {}, "curate", "; correct the rule of curation")
+        return parse(
+            cls, {} if rules is None else rules, "curate", "; correct the rule of curation"
+        )
 
 
 def curate(

@@ -234,6 +234,8 @@ def _check_model(model: dict[str, Any]) -> None:
         raise VLMIGError(
             f"model has from {model['from']!r}; expected a checkpoint's name or folder"
         )
+    if (adapter := model.get("adapter", "kept")) not in ("new", "kept"):
+        raise VLMIGError(f"model, adapter is {adapter!r}; expected new or kept")
     known = VLMIGConfig.__annotations__
     check_settings({name: value for name, value in model.items() if name in known})
 
