@@ -1,9 +1,9 @@
 """Give the command line malformed input: ``python -m tools.fuzz --seconds 120``.
 
 Each input is something good (a configuration, a recipe, a task file, a table, results) with another
-value in one place or with damaged bytes, or a command line. It may be refused in one line with status 2, or
-taken; it must not end in a traceback, fill the memory, or be taken where its type is plainly wrong.
-Prints the number of inputs by kind; hypothesis draws them, from a fixed seed.
+value in one place or with damaged bytes, or a command line. It may be refused in one line with
+status 2, or taken; it must not end in a traceback, fill the memory, or be taken where its type is
+plainly wrong. Prints the number of inputs by kind; hypothesis draws them, from a fixed seed.
 """
 
 from __future__ import annotations
