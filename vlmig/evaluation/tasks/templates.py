@@ -54,8 +54,8 @@ class Sandbox(SandboxedEnvironment):
         Raises:
             SecurityError: what it returns could be far too long, or is.
         """
-        owner = getattr(function, "__self__", None)
-        _check_growth(owner, arguments, options)
+        if not isinstance(function, jinja2.Undefined):  # of which calling it tells the name
+            _check_growth(getattr(function, "__self__", None), arguments, options)
         return _checked(super().call(context, function, *arguments, **options))
 
     def call_binop(
