@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import signal
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.cli import doctor
+from vlmig.cli.__main__ import start
 from vlmig.cli.main import main
 from vlmig.io import delimited, hub, json_stream
 from vlmig.io.weights import written
@@ -122,6 +124,20 @@ def test_a_signal_to_stop_says_how_to_go_on(
     assert main(["doctor"]) == 143
     assert capsys.readouterr().err == "vlmig: terminated; run the same command again to resume\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_ctrl_c_while_the_command_line_is_imported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupted:
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "vlmig.cli.main":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "vlmig.cli.main")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted(), *sys.meta_path])
+    assert start() == 130
+    assert capsys.readouterr().err == "vlmig: interrupted; run the same command again\n"
 
 
 def test_no_room_for_weights(tmp_path: Path) -> None:
