@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -88,6 +88,24 @@ def check_described(folder: Path) -> None:
     for file in sorted(folder.rglob("*.json")):
         if file.name.endswith(DESCRIBED):
             read_described(file)
+
+
+def check_whole(folder: Path) -> None:
+    """Insist that a folder's weights are as long as their heads say: it takes milliseconds, and a
+    component that is loaded late is refused at once.
+
+    Raises:
+        VLMIGError: a file is cut off, empty, or a pointer of git-lfs.
+    """
+    for file in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(file, "pt"):  # checks the length, and reads no weight
+                pass
+        except (OSError, SafetensorError) as error:
+            raise VLMIGError(
+                f"cannot read the weights {file}: {why_damaged(file, error)}; expected a whole "
+                "safetensors file; fetch it again"
+            ) from None
 
 
 def why_damaged(path: Path, error: Exception) -> str:

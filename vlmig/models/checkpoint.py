@@ -18,9 +18,15 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io.hub import settle_hub
-from vlmig.io.weights import check_tokenizer, check_weights, read_described, why_damaged
+from vlmig.io.weights import (
+    check_tokenizer,
+    check_weights,
+    check_whole,
+    read_described,
+    why_damaged,
+)
 from vlmig.models.base_weights import remember
-from vlmig.models.config import VLMIGConfig
+from vlmig.models.config import COMPONENTS, VLMIGConfig
 from vlmig.models.low_rank import base_of, load_low_rank
 from vlmig.models.quantization import keep_stored_form
 
@@ -78,13 +84,18 @@ def resolve_checkpoint(
 
 
 def _check_config(path: Path) -> None:
-    """Insist on the configuration of a checkpoint of ours."""
-    kind = read_described(path).get("model_type")
+    """Insist on the configuration of a checkpoint of ours, and on whole weights inside it."""
+    fields = read_described(path)
+    kind = fields.get("model_type")
     if kind != "vlmig":
         raise VLMIGError(
             f"{path} has the model_type {kind!r}; expected a vlmig checkpoint's, whose model_type "
             "is 'vlmig'; name another folder"
         )
+    for component in COMPONENTS:
+        place = str(fields.get(component)).rpartition(":")[2]
+        if place.startswith("./"):
+            check_whole(path.parent / place)
 
 
 def load_generation(folder: Path) -> GenerationConfig | None:

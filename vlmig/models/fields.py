@@ -29,6 +29,7 @@ NUMBERS = {
     "doubt": (0.0, 1000.0),
     "alignment_floor": (-1.0, 1.0),
 }
+PLACES = ("language_model", "vision_encoder", "imaginer", "imaginer_vae")
 TEXTS = (
     *("language_model", "language_model_revision", "vision_encoder", "imaginer"),
     *("imaginer_revision", "imaginer_vae", "chat_template"),
@@ -69,7 +70,12 @@ def _expected(name: str, value: Any) -> str | None:
         is_number = (is_whole or isinstance(value, float)) and math.isfinite(value)
         return None if is_number and least <= value <= most else f"a number from {least} to {most}"
     if name in TEXTS:
-        return None if isinstance(value, str) and value.strip() else "a text"
+        if not (isinstance(value, str) and value.strip()):
+            return "a text"
+        # What is inside a checkpoint is copied with it.
+        place = value.rpartition(":")[2].split("/") if name in PLACES else []
+        leaves = place[:1] == ["."] and ".." in place
+        return "a folder inside the checkpoint" if leaves else None
     if name in FLAGS:
         return None if isinstance(value, bool) else "true or false"
     if name in MAPPINGS:
