@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmig.cli.options import add_data, add_store, load_imagination, new_file, share
+from vlmig.errors import VLMIGError, one_line
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -61,7 +62,13 @@ def run(arguments: argparse.Namespace) -> None:
                 options, arguments.data, lambda: _tokenizer(arguments.model), SOURCES
             )
             compare = _alignment(arguments) if curation.min_alignment is not None else None
-            found = check(source, Path(folder) / str(number), curation, limit, compare)
+            try:
+                found = check(source, Path(folder) / str(number), curation, limit, compare)
+            except OSError as error:
+                raise VLMIGError(
+                    f"cannot write to {folder}: {one_line(error)}; make room, or name another "
+                    "folder in TMPDIR"
+                ) from error
             findings.append(found)
             print(found.index.source.name)
             rows = [(f"  {name}", value, remark) for name, value, remark in summary(found)]

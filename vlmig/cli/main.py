@@ -34,7 +34,7 @@ from vlmig.errors import VLMIGError, one_line
 
 ABOUT = "A language model that looks at imagined images before answering."
 VERBOSE = "show the libraries' warnings; after an answer, the time of each step"
-ROOM = "make room, and run the same command again: what is done is kept"
+ROOM = "make room, and run the same command again"
 ALLOWED = "choose a place that can be written, or change its permissions"
 NETWORK = "check the network, or name files that are on this machine"
 CURES = {
