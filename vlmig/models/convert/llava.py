@@ -63,8 +63,9 @@ def is_llava(source: str | Path) -> bool:
     except (OSError, ValueError) as error:
         if not Path(source).exists():
             raise VLMIGError(
-                f"no file or folder {source}, and no such checkpoint on the hub or in its cache "
-                f"({one_line(error)}); check the name, or fetch it where there is a network"
+                f"no weights at {source}, which is no file or folder here, and not to be had as a "
+                f"hub id ({one_line(error)}); expected a published checkpoint, or the hub id of a "
+                "LLaVA; check the name, or fetch it where there is a network"
             ) from None
         return False
     if "llava" in kind and kind != "llava":
