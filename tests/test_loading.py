@@ -115,6 +115,7 @@ WRONG: list[tuple[str, list[Any]]] = [
     ("imaginer_compile", ["no", 0]),
     ("auto", ["0.1", [], 3]),
     ("training", ["x", []]),
+    ("learned", ["x", [], 3]),
     ("image_token_id", [-1, "x"]),
     ("text_config", ["gpt2", 3, [], {}, {"model_type": "no such"}, {"model_type": 3}]),
     ("weigths", ["uniform"]),

@@ -497,6 +497,8 @@ OWN = {
         ({"prompts": ["{% for i in range(99999) %}x{% endfor %}"]}, "'range' is undefined"),
         ({"prompts": ["{% for i in 'x' * 999999 %}xx{% endfor %}"]}, "characters of text"),
         ({"prompts": ["{{ 1 / 0 }}"]}, "division by zero"),
+        ({"where": "nowhere"}, "'nowhere' is undefined"),
+        ({"answer": "nothing"}, "'nothing' is undefined"),
         ({"prompts": ["{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"]}, "recursion"),
     ],
 )

@@ -218,7 +218,10 @@ TALKS = [
     },
     {
         "images": ["a.png"],
-        "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+        "messages": [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": "A mug."},
+        ],
     },
 ]
 

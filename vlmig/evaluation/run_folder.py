@@ -138,7 +138,7 @@ def reading(*folders: Path) -> Iterator[None]:
         yield
     except VLMIGError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError) as error:
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
         named = " or ".join(map(str, folders))
         raise VLMIGError(
             f"the results in {named} have another form ({type(error).__name__}: "

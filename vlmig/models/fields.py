@@ -35,12 +35,12 @@ TEXTS = (
     *("imaginer_revision", "imaginer_vae", "chat_template"),
 )
 FLAGS = ("imaginer_compile", "trained")
-MAPPINGS = ("auto", "training")
+MAPPINGS = ("auto", "learned", "training")
 WHOLE = {"vision_layer": (-1000, 1000), "image_token_id": (0, 2**31)}
 OPTIONAL = {
     *("imaginer_steps", "imaginer_size", "imaginer_batch", "projector_width", "fusion_width"),
     *("imaginer_guidance", "language_model_revision", "imaginer_revision", "imaginer_vae"),
-    *("auto", "training", "image_token_id"),
+    *("auto", "learned", "training", "image_token_id"),
 }
 
 

@@ -135,8 +135,15 @@ def render(template: str, row: Row) -> str:
 
 
 def evaluate(expression: str, row: Row) -> Any:
-    """Compute an expression."""
-    return _expression(expression)(row)
+    """Compute an expression.
+
+    Raises:
+        UndefinedError: it names a field that the row does not have.
+    """
+    value = _expression(expression)(row)
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # raises
+    return value
 
 
 @cache
