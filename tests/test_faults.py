@@ -287,6 +287,7 @@ def zipped(path: Path, content: bytes, flag: int = 0, method: int = 8) -> None:
     path.write_bytes(raw)
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
 ROW = b'{"image": "a.png", "caption": "a mug"}\n'
 ARCHIVES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "encrypted": ("x.jsonl.zip", lambda path: zipped(path, ROW, flag=1), "is encrypted"),
@@ -301,6 +302,12 @@ ARCHIVES: dict[str, tuple[str, Callable[[Path], object], str]] = {
     ),
     "deep": ("x.json", lambda path: path.write_bytes(b"[" * 100_000), "brackets open"),
     "deep maps": ("x.json", lambda path: path.write_bytes(b'[{"a":' * 50_000), "brackets open"),
+    "a pointer": ("x.jsonl", lambda path: path.write_bytes(POINTER), "is a git-lfs pointer"),
+    "table's pointer": (
+        "x.parquet",
+        lambda path: path.write_bytes(POINTER),
+        "is a git-lfs pointer",
+    ),
     "deep rows": ("x.jsonl", lambda path: path.write_bytes(b"[" * 100_000), "not JSON"),
 }
 

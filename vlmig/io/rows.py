@@ -28,6 +28,7 @@ from vlmig.io.delimited import (
 )
 from vlmig.io.hub_datasets import load_dataset, parquet_types
 from vlmig.io.json_stream import DAMAGE, holds_list, json_items
+from vlmig.io.shards import check_fetched
 
 BATCH = 4096
 """Rows of a parquet file in memory at a time."""
@@ -102,6 +103,7 @@ def _numbered_rows(path: Path) -> Iterator[tuple[str, Row | Unreadable]]:
     """Yield the location in the file of every row, and its fields or why they cannot be read."""
     if not path.is_file():
         raise VLMIGError(f"no file {path}; expected a .jsonl or .csv file; check the path")
+    check_fetched(path)
     try:
         if ending_of(path) == ".json" and holds_list(path):
             yield from _json_list(path)

@@ -14,11 +14,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.shards import is_pointer
 
 DESCRIBED = ("config.json", "model_index.json", "tokenizer.json")
 """How the names of files end that describe a model or a part of one."""
-POINTER = b"version https://git-lfs"
-"""How a file begins whose content git-lfs has not fetched."""
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -111,8 +110,7 @@ def check_whole(folder: Path) -> None:
 def why_damaged(path: Path, error: Exception) -> str:
     """Say why a file of a model, or the first such file in a folder, cannot be read."""
     for file in sorted(path.rglob("*.safetensors")) if path.is_dir() else [path]:
-        is_small = file.is_file() and file.stat().st_size < 1024
-        if is_small and file.read_bytes().startswith(POINTER):
+        if is_pointer(file):
             return f"{file.name} is a git-lfs pointer, not the file; run git lfs pull"
     try:
         check_described(path)
