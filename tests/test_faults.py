@@ -56,6 +56,7 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     ),
     "too many images": (["imagine", "a cat", "--k", "9" * 20], "expected at most 10000 images"),
     "no Unicode": (["imagine", "a \udc80 cat", "--k", "1"], "is no Unicode text"),
+    "an argument of two lines": (["ask", "x?", "a\nb"], "unrecognized arguments: a b"),
     "no such checkpoint": (["convert", "{tmp}/none", "--out", "{tmp}/o"], "no weights at"),
 }
 

@@ -38,6 +38,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> None:  # type: ignore[override]
+        message = " ".join(message.split())  # arguments may hold ends of lines
         print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
