@@ -49,7 +49,7 @@ from vlmig.imagination.store import FeatureStore
 from vlmig.models.checkpoint import POCKET
 from vlmig.models.mixture import Mixture
 from vlmig.predict.scores import Scores
-from vlmig.processing.tokens import spaced
+from vlmig.processing.conversation import spaced
 
 SIDES = ("plain", "wording", "shared", "wording, stored", "shared, stored")
 

@@ -143,7 +143,7 @@ def _print_parts(title: str, parts: Sequence[str], spent: Sequence[Mapping[str, 
 def _filling(stored: Side, live: Side) -> dict[str, float]:
     """Tell what encoding once costs, after how much training it has paid, and whether both sides
     did the same."""
-    store, seconds = stored.steps.session.pictures.imagination.store, stored.filling
+    store, seconds = stored.steps.session.images.imagination.store, stored.filling
     images, each = len(store), store.size() / len(store)
     saved = 1 / median(live.rates) - 1 / median(stored.rates)
     epochs = seconds / saved / images if saved > 0 else math.inf

@@ -23,11 +23,11 @@ from vlmig.pocket.concepts import load_concepts
 from vlmig.pocket.scene_source import RecoloredScenes
 from vlmig.pocket.scenes import COLORS
 from vlmig.runtime import Stopwatch
+from vlmig.training.images import ImageFeatures
 from vlmig.training.loop import Loop
 from vlmig.training.material import Material
 from vlmig.training.model import choose_trained
 from vlmig.training.objective import Objective
-from vlmig.training.pictures import Pictures
 from vlmig.training.recipe import Recipe
 from vlmig.training.session import Session
 from vlmig.training.stage import Steps
@@ -108,7 +108,7 @@ class Side:
         accelerator = Accelerator(project_dir=folder)
         self.network = model.model.to(accelerator.device)
         choose_trained(self.network, stage.trains, stage.lora)
-        pictures = Pictures(
+        pictures = ImageFeatures(
             model.imagination, self.network.blank_features, recipe.features == "stored", recipe.seed
         )
         pictures.stopwatch = self.clock
@@ -131,7 +131,9 @@ class Side:
         self.turn(1)
         self.turns.clear()  # that was to warm up, and to load what is loaded when needed
 
-    def _time(self, objective: Objective, pictures: Pictures, accelerator: Accelerator) -> None:
+    def _time(
+        self, objective: Objective, pictures: ImageFeatures, accelerator: Accelerator
+    ) -> None:
         """See that the clock is told of every part that the package does not tell of itself."""
         clock, network, fuse = self.clock, self.network, self.network.fuse
 
@@ -219,7 +221,7 @@ def keep_random(model: VLMIG, folder: Path, count: int) -> list[str]:
             (folder / f"{i}.png").touch()  # nothing opens it
             print(json.dumps({"caption": captions[-1], "image": f"{i}.png"}), file=table)
     source: Any = build_source({"path": str(folder / TABLE)})
-    pictures = Pictures(model.imagination, model.model.blank_features, True, 0)
+    pictures = ImageFeatures(model.imagination, model.model.blank_features, True, 0)
     entries = []
     for pair in source.pairs():
         features, embedding = torch.randn(PATCHES, WIDTH).half(), torch.randn(EMBEDDING)

@@ -1,6 +1,6 @@
 """Table 3 of arXiv 2406.13621v2: does the same effort help without pictures? Published: best of N texts, Gemma-2B.
 
-Ours is an ensemble over an item's wordings: the mean of their normalised log-probabilities, which is one answer for all of them. It
+Ours is an ensemble over an item's wordings: the mean of their normalized log-probabilities, which is one answer for all of them. It
 costs as many readings of the language model as there are wordings, where pictures cost one reading, a fusion layer's for each
 picture, and the drawing; the seconds were matched by the paper, not here. Nothing is measured anew: the samples have every
 wording's distribution.

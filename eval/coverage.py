@@ -18,7 +18,7 @@ import numpy as np
 from scipy.special import expit, logit
 
 from eval.tables import markdown
-from vlmig.evaluation.metrics.intervals import share_interval
+from vlmig.evaluation.metrics.bootstrap import share_interval
 
 ACCURACIES = (0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 0.95, 0.98)
 OBJECTS = (20, 40, 62, 100, 200, 500)

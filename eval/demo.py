@@ -39,22 +39,13 @@ def main() -> None:
         tasks, limit = (
             "pocket_known,pocket_color",
             ["--limit", "100"],
-        )  # minutes, not a quarter of an hour
+        )  # minutes, not a quarter hour
         print(
-            f"\nno benchmark files at {arguments.data} (see README, Benchmark data): measuring the pocket world's own tasks"
+            f"\nmeasuring the pocket world's own tasks: no benchmark files at {arguments.data}; "
+            "VLMIG_DATA names their folder (README, Benchmark data)"
         )
-    command = [
-        "eval",
-        "--tasks",
-        tasks,
-        "--k",
-        "0,1,6",
-        "--control",
-        "none,shuffled",
-        "--out",
-        str(arguments.out),
-    ]
-    command += ["--data", str(arguments.data), *limit]
+    command = ["eval", "--tasks", tasks, "--k", "0,1,6", "--control", "none,shuffled"]
+    command += ["--out", str(arguments.out), "--data", str(arguments.data), *limit]
     print(f"\n$ vlmig {' '.join(command)}\n", flush=True)
     status = vlmig([*command, *store])
     print(f"\n{time.perf_counter() - started:.0f} s in all")

@@ -207,11 +207,12 @@ def tiny(parts: Path, tmp_path: Path) -> VLMIG:
 
 
 def aligned(model: Any) -> Any:
-    """Give a loaded model's weights memory of their own: as they lie in a file they may be
-    unaligned, and a CPU then rounds some products otherwise."""
+    """Make a loaded model's weights like a built one's, whose products a CPU rounds alike: in
+    memory of their own (in a file they may lie unaligned), and training (where they are frozen,
+    torch 2.8's matmul multiplies row by row)."""
     for weight in model.parameters():
         weight.data = weight.data.clone()
-    return model
+    return model.requires_grad_(True)
 
 
 def open_gates(model: VLMIG) -> None:

@@ -25,7 +25,7 @@ from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.evaluation.tasks.yaml_task import declaration
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.rows import read_prompts, shard_of
-from vlmig.report import write_report
+from vlmig.report.run_page import write_report
 
 QUIET = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 

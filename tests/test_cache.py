@@ -13,7 +13,7 @@ from transformers import DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from vlmig import VLMIGError
-from vlmig.models.cache import NAME, text_cache
+from vlmig.models.cache import NAME, cache_argument, text_cache
 
 FUSIONS = ("cross_attention", "decoder_layer", "prefix")
 
@@ -49,6 +49,29 @@ def test_either_name_continues_a_text(fusion: str) -> None:
         model(
             **last, visual_features=features, cache=DynamicCache(), past_key_values=DynamicCache()
         )
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@torch.no_grad()
+def test_generation_goes_on_from_a_cache_and_begins_with_embeddings(fusion: str) -> None:
+    model: Any = visual("llama", fusion)
+    batch, settings = left_padded(), {"visual_features": pictures(), "pad_token_id": 0}
+
+    def write(count: int, **inputs: Any) -> Any:
+        return model.generate(
+            **inputs, **settings, max_new_tokens=count, min_new_tokens=count, do_sample=False,
+            return_dict_in_generate=True,
+        )  # fmt: skip
+
+    whole = write(6, **batch).sequences
+    words = model.get_input_embeddings()(batch["input_ids"])
+    embedded = write(6, inputs_embeds=words, attention_mask=batch["attention_mask"])
+    assert torch.equal(embedded.sequences, whole[:, 7:])
+    begun = write(3, **batch)
+    mask = torch.nn.functional.pad(batch["attention_mask"], (0, 3), value=1)
+    kept = cache_argument(text_cache(begun))
+    rest = write(3, input_ids=begun.sequences, attention_mask=mask, **kept)
+    assert torch.equal(rest.sequences, whole)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -65,9 +65,9 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
             (["train", "pocket", "--plan", "--set", change], said)
             for change, said in (
                 ("validation.share=2", "validation.share is 2; expected less than 1"),
-                ("model.projector=nope", "projector='nope' .* expected one of linear"),
-                ("model.projector_width=0", "projector_width=0 .* expected a whole number"),
-                ("model.mix=5", "mix=5 .* expected one of prob"),
+                ("model.projector=nope", "projector is 'nope'; expected 'linear', 'mlp'"),
+                ("model.projector_width=0", "projector_width is 0; expected at least 1"),
+                ("model.mix=5", "mix is 5; expected 'prob', 'logit'"),
                 ("model.trust_remote_code=true", "a file must not allow code to run"),
             )
         ],

@@ -113,8 +113,8 @@ def test_conversations_of_every_format(folder: Path, ending: str) -> None:
                 [Turn(*own) for own in turns or [("user", "Hi")]], "vicuna", system=system
             )
             assert pair.caption[: pair.learnt[-1][0]] == asked
-    assert [source.open(own).size for own in pairs[1].pictures()] == [(22, 30), (21, 30)]
-    assert [own.version for own in pairs[1].pictures()] == [
+    assert [source.open(own).size for own in pairs[1].images()] == [(22, 30), (21, 30)]
+    assert [own.version for own in pairs[1].images()] == [
         next(
             iter(read(Conversations(write(folder, ending, [{**GOOD[0], "image": name}])))[0])
         ).version
@@ -362,7 +362,7 @@ def test_check_and_curation_see_every_picture(
     rows.append({"image": "broken.png", "conversations": said("<image>", "B")})
     source = Conversations(write(folder, "json", rows), template="plain")
     found = check(source, folder / "index", Curation(duplicates=True))
-    assert (found.pictures, found.groups) == (3, 3)
+    assert (found.images, found.groups) == (3, 3)
     assert sorted(found.sizes[:, 0]) == [20, 21, 22]
     assert found.good.tolist() == [0, 1, 2, 3] and found.bad == {"not an image": 2}
     assert [own.place for own in found.listed] == [

@@ -191,7 +191,7 @@ def test_conversations(folder: Path, form: str) -> None:
     assert not bad and pair.caption.endswith(TALK) and not pair.more
     assert source.open(pair).size == (40, 30)
     made = index(source, folder / "index")
-    assert made[0].pictures()[0].version and made.records == 1
+    assert made[0].images()[0].version and made.records == 1
     assert sum(made.mended.values()) == (form == "begins with the assistant")
 
 
@@ -421,7 +421,7 @@ REFUSED: dict[str, tuple[Made, str]] = {
         lambda f: lines(
             f / "x.jsonl", {"texts": ["Tea.", None], "images": [None, "http://a/a.jpg"]}
         ),
-        "web addresses in place of picture files",
+        "web addresses in place of image files",
     ),
     "a video": (
         lambda f: lines(f / "x.jsonl", {"video": "a.mp4", "conversations": said("What?", "A.")}),
@@ -432,7 +432,7 @@ REFUSED: dict[str, tuple[Made, str]] = {
             f / "x.jsonl",
             {"image": ["a.jpg", "b.jpg"], "conversations": said("<image 2> <image 1>?", "A.")},
         ),
-        "numbers of pictures out of order",
+        "numbers of images out of order",
     ),
     "a mark without picture": (
         lambda f: lines(f / "x.jsonl", {"messages": said("<|image|>?", "A.", "role", "content")}),

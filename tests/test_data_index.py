@@ -23,7 +23,7 @@ from vlmig.data.pairs import Pair
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Given:
         yield from self.records
 
     def open(self, pair: Pair) -> Image.Image:
-        raise BadPicture("no such image")
+        raise BadImage("no such image")
 
 
 def some(count: int) -> list[Pair]:

@@ -52,7 +52,7 @@ def test_documents(folder: Path) -> None:
         "We planted beans. <image><image>The <IMAGE> pods. <image><image>Pick them dry. The end."
     )
     assert ((pair.picture, *pair.more), pair.learnt) == (("a.png", "c.png", "b.png", "a.png"), ())
-    assert [source.open(own).size[0] for own in pair.pictures()] == [20, 22, 21, 20]
+    assert [source.open(own).size[0] for own in pair.images()] == [20, 22, 21, 20]
     made = index(source, folder / "index")
     assert made[0] == pair
 

@@ -17,7 +17,7 @@ from vlmig.data.sources.laion import Laion220k
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.data.sources.wikitext import Wikitext
 from vlmig.errors import VLMIGError
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 
 @pytest.mark.parametrize("sizes", [True, False], ids=["image_data", "heads"])
@@ -57,7 +57,7 @@ def test_visual_genome_counts_and_crops(tmp_path: Path, sizes: bool) -> None:
             pair.version == f"{(tmp_path / 'vg' / name).stat().st_size} "
             f"{(tmp_path / 'vg' / name).stat().st_mtime_ns}"
         )
-    with pytest.raises(BadPicture, match="truncated image"):
+    with pytest.raises(BadImage, match="truncated image"):
         source.open(pairs[-1])
 
 

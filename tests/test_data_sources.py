@@ -24,7 +24,7 @@ from vlmig.data.sources.table import Table
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.data.sources.webdataset import WebDataset
 from vlmig.errors import VLMIGError
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 CONTENT = {"a.png": "a red apple", "b.png": "a blue car, parked", "c.png": "größer – ein Haus"}
 
@@ -196,16 +196,16 @@ def test_pictures_of_every_mode_become_rgb(tmp_path: Path) -> None:
     ]
     for pair in pairs:
         if pair.caption in ("empty", "text"):
-            with pytest.raises(BadPicture, match="not an image"):
+            with pytest.raises(BadImage, match="not an image"):
                 source.open(pair)
         else:
             assert (source.open(pair).mode, source.open(pair).size) == ("RGB", (40, 30))
     deep = np.asarray(source.open(pairs[1]))
     assert (deep == (ramp // 256)[..., None]).all()
-    with pytest.raises(BadPicture, match="box outside the image"):
+    with pytest.raises(BadImage, match="box outside the image"):
         source.open(Pair("x", "grey.png", (40, 0, 50, 10)))
     assert source.open(Pair("x", "grey.png", (30, 0, 50, 10))).size == (10, 10)
-    with pytest.raises(BadPicture, match="no such image"):
+    with pytest.raises(BadImage, match="no such image"):
         source.open(Pair("x", "gone.png"))
 
 
@@ -214,7 +214,7 @@ def test_a_decompression_bomb_is_a_bad_picture(
 ) -> None:
     noise(0).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(BadPicture, match="too large"):
+    with pytest.raises(BadImage, match="too large"):
         Folder(tmp_path).open(Pair("x", "bomb.png"))
 
 

@@ -15,9 +15,8 @@ from scipy.special import log_softmax
 from vlmig import VLMIG
 from vlmig.cli.main import main
 from vlmig.evaluation.evaluator import Evaluator
-from vlmig.evaluation.metrics.bootstrap import Clusters
+from vlmig.evaluation.metrics.bootstrap import Clusters, detectable
 from vlmig.evaluation.metrics.comparisons import Condition, compare, judge
-from vlmig.evaluation.metrics.power import detectable
 from vlmig.evaluation.metrics.subsets import SUBSETS, subsets
 from vlmig.evaluation.plan import SPREADS, plan
 from vlmig.evaluation.results import measure_tasks

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
-from test_families import SAME, left_padded, pictures, visual
-from transformers import AutoModelForCausalLM
+from test_families import SAME, left_padded, pictures, steps, visual
+from torch._dynamo.utils import counters
+from transformers import AutoModelForCausalLM, CompileConfig
 
 from vlmig.models.cache import NAME
 from vlmig.models.mixture import Mixture
@@ -86,6 +87,24 @@ def test_compiled_and_exported_whole(fusion: str) -> None:
         assert torch.allclose(compiled(**batch, **seen).logits, expected, atol=SAME)
     exported = torch.export.export(model, (), {**batch, **SEEN}, strict=False).module()
     assert torch.allclose(exported(**batch, **SEEN).logits, expected, atol=SAME)
+
+
+@torch.no_grad()
+@pytest.mark.skipif(torch.__version__.startswith("2.8."), reason="it traces no generators of ours")
+@pytest.mark.parametrize(
+    "fusion", [FUSIONS[0], *(pytest.param(kind, marks=pytest.mark.proof) for kind in FUSIONS[1:])]
+)
+def test_one_graph_serves_every_step_of_a_static_cache(fusion: str) -> None:
+    model, batch = visual("llama", fusion), left_padded()
+    static = {"cache_implementation": "static"}
+    expected = steps(model, batch, pictures(), **static)
+    whole = CompileConfig(backend="eager", fullgraph=True, mode=None)
+    whole._compile_all_devices = True  # transformers compiles on GPUs only by itself
+    torch.compiler.reset()
+    counters.clear()
+    compiled = steps(model, batch, pictures(), **static, compile_config=whole)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert torch.allclose(compiled, expected, atol=SAME)
 
 
 @torch.no_grad()

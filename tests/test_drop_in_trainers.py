@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from test_families import SAME, left_padded, pictures, visual
 from torch import Tensor
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
+from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from vlmig import VLMIG, VLMIGError, VLMIGForCausalLM
 
@@ -137,14 +139,24 @@ def test_new_words_are_merged_into_a_tied_head_too() -> None:
     assert torch.allclose(before, after, atol=SAME)
 
 
-def test_prompt_tuning_beside_pictures() -> None:
+@pytest.mark.parametrize("fusion", ["cross_attention", "decoder_layer", "prefix"])
+def test_prompt_tuning_beside_pictures(fusion: str) -> None:
     settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4)
-    tuned: Any = get_peft_model(visual("llama", "cross_attention"), settings)
-    batch = {**left_padded(), "visual_features": pictures()}
-    loss = tuned(**batch, labels=batch["input_ids"]).loss
+    tuned: Any = get_peft_model(visual("llama", fusion), settings)
+    batch, seen = left_padded(), {"visual_features": pictures()}
+    loss = tuned(**batch, **seen, labels=batch["input_ids"]).loss
     loss.backward()
     assert any(p.grad is not None and p.grad.any() for p in tuned.prompt_encoder.parameters())
-    assert tuned.generate(**batch, max_new_tokens=2, pad_token_id=0).shape == (2, 9)
+    # Without a cache: PEFT 0.21 looks for it by its older name, finds none, and puts its prompt
+    # before every token, around the plain LM too.
+    settings = {"max_new_tokens": 3, "min_new_tokens": 3, "pad_token_id": 0, "use_cache": False}
+    written = tuned.generate(**batch, **seen, **settings)
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    for _ in range(3):
+        logits = tuned(input_ids=ids, attention_mask=mask, **seen).logits
+        ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], 1)
+        mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+    assert torch.equal(written, ids)
 
 
 @torch.no_grad()
@@ -169,22 +181,42 @@ def test_shifted_labels_are_used_as_given() -> None:
     assert model(**seen).loss != model(**seen, shift_labels=ids).loss
 
 
+def trl_settings(folder: Path) -> dict[str, Any]:
+    small = {"max_steps": 1, "per_device_train_batch_size": 2, "max_length": 32}
+    plain = {"bf16": False, "gradient_checkpointing": False}
+    return {"output_dir": str(folder), **small, **plain, **QUIET}
+
+
 @pytest.mark.parametrize("frozen", [True, False])
 def test_trl_trains_on_texts(frozen: bool, tmp_path: Path) -> None:
-    trl = pytest.importorskip("trl", reason="trl is not among our libraries")
-    datasets = pytest.importorskip("datasets")
     pocket = VLMIG.from_pretrained("pocket")
     pocket.model.freeze_base() if frozen else pocket.model.unfreeze_base()
     before = pocket.model.language_model.transformer.wte.weight.clone()
-    settings = {"max_steps": 1, "bf16": False, "gradient_checkpointing": False, **QUIET}
-    texts = datasets.Dataset.from_dict({"text": ["A banana is yellow."] * 8})
-    trl.SFTTrainer(
+    SFTTrainer(
         model=pocket.model,
         processing_class=pocket.tokenizer,
-        train_dataset=texts,
-        args=trl.SFTConfig(str(tmp_path), **settings),
+        train_dataset=Dataset.from_dict({"text": ["A banana is yellow."] * 2}),
+        args=SFTConfig(**trl_settings(tmp_path)),
     ).train()
     assert torch.equal(pocket.model.language_model.transformer.wte.weight, before) == frozen
+
+
+def test_trl_learns_from_preferences(tmp_path: Path) -> None:
+    pocket = VLMIG.from_pretrained("pocket")
+    pocket.model.unfreeze_base()
+    pairs = {"prompt": ["A banana is"], "chosen": [" yellow."], "rejected": [" blue."]}
+    trainer = DPOTrainer(
+        model=pocket.model,
+        ref_model=VLMIG.from_pretrained("pocket").model,  # TRL 1.0 finds none by itself
+        processing_class=pocket.tokenizer,
+        train_dataset=Dataset.from_dict({name: texts * 4 for name, texts in pairs.items()}),
+        args=DPOConfig(
+            **{**trl_settings(tmp_path), "max_steps": 2, "learning_rate": 1e-3, "logging_steps": 1}
+        ),
+    )
+    trainer.train()
+    margins = [entry.get("rewards/margins", 0.0) for entry in trainer.state.log_history]
+    assert max(margins) > 0, "the chosen text has become likelier than the rejected one"
 
 
 def test_prefix_tuning_beside_pictures() -> None:

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 from vlmig import VLMIGForCausalLM
 from vlmig.evaluation.run_folder import main_condition, read_run
 from vlmig.imagination.store import FeatureStore
-from vlmig.report import compare_runs, write_report
+from vlmig.report.comparison import compare_runs
+from vlmig.report.run_page import write_report
 
 EARLIER = Path(__file__).parent / "earlier"
 

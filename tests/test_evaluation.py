@@ -24,7 +24,7 @@ from vlmig.evaluation.run_folder import main_condition
 from vlmig.evaluation.settings import CONTROLS, Settings
 from vlmig.evaluation.tasks.yaml_task import choose_tasks, known_tasks
 from vlmig.predict.scores import Scores
-from vlmig.report import table
+from vlmig.report.tables import table
 
 
 def evaluate(model: VLMIG, data: Path, out: Path, *tasks: str, **settings: Any) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def test_one_pass_serves_every_k_rule_and_picture_control(
 
 def test_samples_rebuild_the_accuracies(tiny: VLMIG, data: Path, tmp_path: Path) -> None:
     """By hand from the file: text alone; the mean over pictures of f p_i + (1 - f) p_0, as the LM
-    gives them (equation 2); length-normalised."""
+    gives them (equation 2); length-normalized."""
     results = evaluate(
         tiny, data, tmp_path, "memory_color", ks=(0, 2), mixes=("prob",), weights=("clip",)
     )

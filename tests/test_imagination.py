@@ -85,6 +85,18 @@ def test_predictor_imagines_nothing_twice(tiny: VLMIG) -> None:
     assert (more.features[:2] == few[0].features).all()
 
 
+def test_a_prompt_is_embedded_once(tiny: VLMIG, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tiny.imagine(["a cat", "a dog"], k=2)
+    encoder = tiny.imagination.encoder
+    direct = encoder.encode_text(["a cat", "a dog"])
+    monkeypatch.setattr(encoder, "encode_text", lambda _: pytest.fail("embedded again"))
+    again = tiny.imagine(["a dog", "a cat"], k=2)[::-1]
+    for before, after, text in zip(first, again, direct, strict=True):
+        pooled = torch.stack([item.pooled for item in after.items])
+        assert torch.equal(before.alignment, after.alignment)
+        assert torch.equal(after.alignment, (pooled * text).sum(-1))
+
+
 @pytest.mark.parametrize(
     ("question", "subject"),
     [

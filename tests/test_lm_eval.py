@@ -119,12 +119,12 @@ def test_lm_eval_and_our_own_harness_agree_item_by_item(
             assert theirs == pytest.approx(
                 own, abs=1e-4
             )  # batches of other sizes: sums in another order
-        for metric, normalised in (("acc", False), ("acc_norm", True)):
-            differing = rescorer.correct(found, normalised) != [row[metric] for row in rows]
+        for metric, normalized in (("acc", False), ("acc_norm", True)):
+            differing = rescorer.correct(found, normalized) != [row[metric] for row in rows]
             assert differing.sum() == 0
             assert (
                 results["results"][f"vlmig_{name}"][f"{metric},none"]
-                == rescorer.correct(found, normalised).mean()
+                == rescorer.correct(found, normalized).mean()
             )
 
 

@@ -155,11 +155,10 @@ def test_trust_before_any_text_is_read() -> None:
 
 
 @pytest.mark.parametrize("weights", ["uniform", "clip", "entropy"])
-def test_prob_mixes_the_lms_own_probabilities_of_candidates(
-    weights: str, rng: np.random.Generator
-) -> None:
+def test_prob_mixes_the_lms_own_probabilities_of_candidates(weights: str) -> None:
     """Equation 2, by hand: beside the second picture the LM expects other words than the
     candidates, so it hardly counts; only the entropy is one among the candidates."""
+    rng = np.random.default_rng(0)
     text = np.log(rng.dirichlet(np.ones(3)) * 0.6)
     images = np.log(rng.dirichlet(np.ones(3), 2) * [[0.9], [0.01]])
     alignment = np.array([0.3, 0.4])

@@ -14,7 +14,7 @@ from vlmig.data.sources.folder import Folder
 from vlmig.errors import VLMIGError
 from vlmig.imagination import request
 from vlmig.imagination.sources.given import FolderSource
-from vlmig.vision.files import BadPicture, opened, read_picture, size_of
+from vlmig.vision.files import BadImage, opened, read_image, size_of
 
 COLORS = np.array(
     [[[200, 10, 20], [0, 90, 0], [7, 7, 250]], [[255, 255, 255], [0, 0, 0], [60, 70, 80]]], np.uint8
@@ -157,20 +157,20 @@ def test_what_is_no_picture_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         "gone.png": "no such image",
         "folder.png": "folder in place of an image",
         "text.png": "not an image",
-        "thin.png": "picture too thin",
+        "thin.png": "image too thin",
         "cut.png": "truncated image",
     }
     for name, reason in reasons.items():
-        with pytest.raises(BadPicture, match=f"^{reason}$"):
-            read_picture(tmp_path / name)
+        with pytest.raises(BadImage, match=f"^{reason}$"):
+            read_image(tmp_path / name)
         with pytest.raises(VLMIGError) as error:
             opened(tmp_path / name)
         assert name in str(error.value) and "\n" not in str(error.value)
     with Image.open(tmp_path / "cut.png") as cut, pytest.raises(VLMIGError, match="truncated"):
         opened(cut)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    for reader in (read_picture, size_of):
-        with pytest.raises(BadPicture, match="^image too large$"):
+    for reader in (read_image, size_of):
+        with pytest.raises(BadImage, match="^image too large$"):
             reader(whole)
     with pytest.raises(VLMIGError, match="too large; expected at most 200 pixels"):
         opened(whole)

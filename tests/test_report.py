@@ -25,8 +25,10 @@ from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.evaluation.tasks.yaml_task import choose_tasks
 from vlmig.imagination.store import Address, FeatureStore, Imagined
 from vlmig.predict.answer import Answer, Reply
-from vlmig.report import compare_runs, write_answer, write_reply, write_report
+from vlmig.report.answer import write_answer, write_reply
+from vlmig.report.comparison import compare_runs
 from vlmig.report.items import split_evenly
+from vlmig.report.run_page import write_report
 
 HOSTILE = "</script><img src=x onerror=\"document.title='owned'\"><!-- & '\u2028"
 TEXTS = Task(

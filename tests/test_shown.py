@@ -28,7 +28,7 @@ from vlmig.predict.answer import Answer, Reply
 from vlmig.processing.chat_templates import Turn
 from vlmig.processing.conversation import with_placeholders
 from vlmig.processing.tokens import ImageTokens, cut_left
-from vlmig.report import write_answer, write_reply
+from vlmig.report.answer import write_answer, write_reply
 from vlmig.vision import files
 from vlmig.vision.files import frames, opened
 

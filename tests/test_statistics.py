@@ -16,9 +16,9 @@ from vlmig.evaluation.metrics.bootstrap import (
     majority,
     mcnemar,
     reliability,
+    share_interval,
     verdict,
 )
-from vlmig.evaluation.metrics.intervals import share_interval
 from vlmig.evaluation.metrics.outcome import candidate_lists
 from vlmig.evaluation.tasks.items import Item
 

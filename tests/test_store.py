@@ -40,7 +40,7 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     found = FeatureStore(tmp_path).get(at("a").key)
     assert found is not None
     assert torch.equal(found.patches, entry().patches) and torch.equal(found.pooled, entry().pooled)
-    assert np.array_equal(np.asarray(found.picture), np.asarray(entry().picture))
+    assert np.array_equal(np.asarray(found.image), np.asarray(entry().image))
     assert FeatureStore(tmp_path).get(at("b").key) is None
 
 
@@ -226,10 +226,10 @@ def test_a_copied_folder_is_the_store(tmp_path: Path) -> None:
 
 
 def test_pictures_are_optional(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path, pictures=False)
+    store = FeatureStore(tmp_path, images=False)
     store.put([(at("a"), entry())])
     found = store.get(at("a").key)
-    assert same(found, entry()) and found is not None and found.picture is None
+    assert same(found, entry()) and found is not None and found.image is None
 
 
 def test_statistics_by_identity(tmp_path: Path) -> None:

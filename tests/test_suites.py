@@ -1,7 +1,8 @@
-"""transformers' own tests of a model, on ours and on the plain base LMs (``make proof``).
+"""The tests of transformers and of PEFT on our models and on the plain base LMs (``make proof``).
 
-Nothing of them is kept here: the source package of the installed version is fetched from the
-registry into ``.suites/``. Its tests of generation are not in that package.
+Nothing of them is kept here: the source packages of the installed versions are fetched from the
+registry into ``.suites/``. transformers' tests of generation are not in its package, which has only
+``tests/test_*.py``; ours are in ``tests/test_families.py`` and ``tests/test_cache.py``.
 """
 
 from __future__ import annotations
@@ -12,15 +13,19 @@ import subprocess
 import sys
 import tarfile
 from collections import defaultdict
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import transformers
 import yaml
 
 ROOT = Path(__file__).parents[1]
 STUBS = {"generation/test_utils.py": "GenerationTesterMixin", "exporters/test_export.py": "ExportTesterMixin"}  # fmt: skip
-FAILED = re.compile(r"^(?:SUB)?FAILED.*?::(\w+)::(\w+)", re.MULTILINE)
+FAILED = re.compile(r"^(?:SUB)?FAILED.*? (\S+\.py::.*?)(?: - .*)?$", re.MULTILINE)
+OF_TRANSFORMERS = re.compile(r"::(?P<base>[a-z0-9]+)_(?P<kind>\w+)::(?P<test>\w+)")
+OF_PEFT = re.compile(
+    r"::(?P<test>\w+)\[.*?(?P<method>\w+)-config_kwargs\d+-.*/(?P<base>\w+?)_(?P<kind>\w+?)_"
+)
 
 
 def pip(*arguments: str) -> None:
@@ -37,50 +42,73 @@ def pip(*arguments: str) -> None:
         pytest.skip(f"the registry does not give the suite: {run.stderr[-200:]}")
 
 
-@pytest.fixture(scope="module")
-def suite() -> Path:
-    """A folder with ``hf_tests``, the tests of the installed transformers, and what they import."""
-    name = f"transformers-{transformers.__version__}"
-    folder = ROOT / ".suites" / name
-    if not (folder / "hf_tests").is_dir():
+def fetch(package: str, name: str) -> Path:
+    """Return a folder with a module ``name``, the tests of the installed ``package``."""
+    release = f"{package}-{version(package)}"
+    folder = ROOT / ".suites" / release
+    if not (folder / name).is_dir():
         pip("install", "parameterized", "--no-deps", "--target", str(folder))
-        exact = name.replace("-", "==", 1)
+        exact = release.replace("-", "==", 1)
         pip("download", exact, "--no-deps", "--no-binary", ":all:", "--dest", str(folder))
-        with tarfile.open(folder / f"{name}.tar.gz") as archive:
-            tests = [item for item in archive if item.name.startswith(f"{name}/tests/")]
+        with tarfile.open(folder / f"{release}.tar.gz") as archive:
+            tests = [item for item in archive if item.name.startswith(f"{release}/tests/")]
             archive.extractall(folder, tests, filter="data")
-        for place, mixin in STUBS.items():
-            stub = folder / name / "tests" / place
-            stub.parent.mkdir(exist_ok=True)
-            for package in (stub.parent, stub.parent.parent):
-                (package / "__init__.py").touch()
-            if not stub.exists():
-                stub.write_text(f"class {mixin}:\n    pass\n")
-        (folder / name / "tests").rename(folder / "hf_tests")
+        (folder / release / "tests/__init__.py").touch()
+        (folder / release / "tests").rename(folder / name)
     return folder
 
 
-@pytest.mark.proof
-def test_what_fails_beyond_the_plain_base_is_on_the_list(suite: Path) -> None:
+def stub(tests: Path) -> None:
+    """Write empty classes in place of what transformers' package leaves out."""
+    for place, mixin in STUBS.items():
+        missing = tests / place
+        missing.parent.mkdir(exist_ok=True)
+        (missing.parent / "__init__.py").touch()
+        if not missing.exists():
+            missing.write_text(f"class {mixin}:\n    pass\n")
+
+
+def fails_beyond_the_base(
+    script: str, folder: Path, names: re.Pattern[str], least: int
+) -> set[str]:
+    """Run a script of tests; return what fails on our models only, by test and method."""
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-rf", "--tb=line", "-p", "no:cacheprovider",
-         "-p", "no:xdist", "-o", "addopts=", str(ROOT / "tests/suite_transformers.py")],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{suite}"},
+         "-p", "no:xdist", "-o", "addopts=", str(ROOT / "tests" / script)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests", folder)))},
         capture_output=True,
         text=True,
-        cwd=suite,
+        cwd=folder,
     )  # fmt: skip
     counts = run.stdout.splitlines()[-1]
-    assert int(re.search(r"(\d+) passed", counts)[1]) > 2000, run.stdout[-3000:]  # type: ignore[index]
-    failed: dict[str, set[str]] = defaultdict(set)
-    for case, name in FAILED.findall(run.stdout):
-        failed[case].add(name)
-    beyond = set()
-    for case, names in failed.items():
-        base, _, kind = case.partition("_")
-        if kind != "plain":
-            beyond |= names - failed.get(f"{base}_plain", set())
-    listed = yaml.safe_load((ROOT / "tests/suite_excluded.yaml").read_text())
-    print(counts, {case: len(names) for case, names in sorted(failed.items())})
-    assert beyond == set(listed), "the list names what fails, and nothing else"
-    assert len(listed) < 25
+    assert int(re.search(r"(\d+) passed", counts)[1]) > least, run.stdout[-3000:]  # type: ignore[index]
+    failed: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    for line in FAILED.findall(run.stdout):
+        found = names.search(line)
+        assert found, line
+        parts = found.groupdict()
+        test = parts["test"] + (f"[{parts['method']}]" if "method" in parts else "")
+        failed[parts["kind"]].add((parts["base"], test))
+    print(counts, {kind: len(tests) for kind, tests in sorted(failed.items())})
+    plain = failed.pop("plain", set())
+    return {test for tests in failed.values() for base, test in tests if (base, test) not in plain}
+
+
+def listed(package: str) -> set[str]:
+    return set(yaml.safe_load((ROOT / "tests/suite_excluded.yaml").read_text())[package])
+
+
+@pytest.mark.proof
+def test_transformers_tests_fail_as_listed() -> None:
+    folder = fetch("transformers", "hf_tests")
+    stub(folder / "hf_tests")
+    beyond = fails_beyond_the_base("suite_transformers.py", folder, OF_TRANSFORMERS, 2000)
+    assert beyond == listed("transformers"), "the list names what fails, and nothing else"
+
+
+@pytest.mark.proof
+def test_peft_tests_fail_as_listed() -> None:
+    folder = fetch("peft", "peft_tests")
+    beyond = fails_beyond_the_base("suite_peft.py", folder, OF_PEFT, 900)
+    assert beyond == listed("peft"), "the list names what fails, and nothing else"
+    assert len(listed("transformers") | listed("peft")) < 25

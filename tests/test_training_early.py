@@ -78,9 +78,7 @@ def test_only_answers_and_no_place_of_a_picture_are_predicted(early: VLMIG) -> N
         start = 0 if pair.picture and IMAGE not in pair.caption or pair.learnt else 1
         assert learnt_text(early, texts) == (expected + end)[start:]
         places = texts.input_ids[0] == early.config.placeholder_id
-        assert int(places.sum()) == 4 * len(pair.pictures()) and texts.shown == [
-            len(pair.pictures())
-        ]
+        assert int(places.sum()) == 4 * len(pair.images()) and texts.shown == [len(pair.images())]
         following = torch.cat([texts.input_ids[0, 1:], torch.tensor([0])])
         counted = texts.labels[0] != IGNORED
         assert (texts.labels[0][counted] == following[counted]).all(), "a label is the next token"

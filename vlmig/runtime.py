@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib import metadata
 from typing import TypeVar
 
 import torch
@@ -69,6 +70,14 @@ def deterministic_map(
             return list(pool.map(inference, items))
     finally:
         torch.set_num_threads(count)
+
+
+def installed(package: str) -> str | None:
+    """Return the version of a package; None where it is missing."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 class Stopwatch:

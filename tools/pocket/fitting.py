@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmig.training import Optimisation, fit
+from vlmig.training import Optimization, fit
 
 
 def fit_alone(
@@ -21,9 +21,9 @@ def fit_alone(
     ``folder``.
 
     Args:
-        settings: fields of ``Optimisation``.
+        settings: fields of ``Optimization``.
     """
-    fit(module, lambda _, step: [partial(loss_at, step)], Optimisation(**settings), folder)
+    fit(module, lambda _, step: [partial(loss_at, step)], Optimization(**settings), folder)
 
 
 def save_atomically(state: object, path: Path) -> None:

@@ -41,7 +41,7 @@ def _add_imagined(group: argparse._ArgumentGroup) -> None:
         "number of images, or auto: as many as the answer needs "
         "(default: 6, or 0 with given images)"
     )
-    group.add_argument("--k", type=options.picture_count, metavar="K", help=text)
+    group.add_argument("--k", type=options.image_count, metavar="K", help=text)
     text = "what to imagine (default: the question's subject)"
     group.add_argument("--prompt", metavar="TEXT", help=text)
     text = "which text of the question to imagine (default: the checkpoint's)"
@@ -120,7 +120,7 @@ def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) 
     if answer.images:
         print(_told(answer, model.config.alignment_floor))
     if arguments.html:
-        from vlmig.report import write_answer
+        from vlmig.report.answer import write_answer
 
         write_answer(answer, arguments.html)
 
@@ -166,7 +166,7 @@ def _write(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -
     print(reply or "(nothing)")
     _print_steps(reply.rationale)
     if arguments.html:
-        from vlmig.report import write_reply
+        from vlmig.report.answer import write_reply
 
         write_reply(arguments.question, reply, arguments.html)
 

@@ -1,5 +1,5 @@
 """``vlmig calibrate``: fit ``--k auto`` and ``--weights learned`` to a run, and keep generic
-pictures."""
+images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.evaluation import fit_learned
     from vlmig.evaluation.fit_auto_k import calibrate
     from vlmig.evaluation.keep_generic import keep_generic
-    from vlmig.imagination.store import FeatureStore, default_store
+    from vlmig.imagination.store import FeatureStore
 
     rule = calibrate(arguments.folder, arguments.model)
     print(
@@ -40,7 +40,5 @@ def run(arguments: argparse.Namespace) -> None:
         f"learned weights: of {found.images} images {found.helped:.0%} help; told apart on other "
         f"objects with AUROC {found.auroc:.2f}, squared error {found.brier:.3f}"
     )
-    kept = keep_generic(
-        arguments.folder, arguments.model, FeatureStore(arguments.store or default_store())
-    )
+    kept = keep_generic(arguments.folder, arguments.model, FeatureStore(arguments.store))
     print(f"{kept} generic images kept for the rule contrast")

@@ -93,9 +93,9 @@ def _alignment(arguments: argparse.Namespace) -> Any:
     """Return the function that computes the CLIP similarity of images and captions."""
     import torch
 
-    from vlmig.training.pictures import Pictures
+    from vlmig.training.images import ImageFeatures
 
-    return Pictures(load_imagination(arguments), torch.zeros(0, 0), True, 0).alignment
+    return ImageFeatures(load_imagination(arguments), torch.zeros(0, 0), True, 0).alignment
 
 
 def _tokenizer(model: str) -> Any:

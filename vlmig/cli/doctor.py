@@ -29,22 +29,15 @@ def run(arguments: argparse.Namespace) -> None:
 
     from vlmig.imagination.store import default_store
     from vlmig.report.text_table import text_table
+    from vlmig.runtime import installed
 
     cores = f"cpu ({torch.get_num_threads()} threads)"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     rows = [("python", platform.python_version())]
-    rows += [(package, _version(package)) for package in PACKAGES]
+    for package in PACKAGES:
+        rows.append((package, installed(package) or f"missing: pip install {package}"))
     rows += [("devices", ", ".join([cores, *gpus])), ("feature store", str(default_store()))]
     print(text_table([*rows, *_checkpoint(arguments.model)], "<<"))
-
-
-def _version(package: str) -> str:
-    from importlib import metadata  # half of what vlmig --help would import
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return f"missing: pip install {package}"
 
 
 def _checkpoint(name: str) -> list[tuple[str, str]]:

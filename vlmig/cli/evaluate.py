@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 PLANNED = """\
 Columns of numbers: the smallest difference in points that is called better or worse with 80 %
 power, by Holm's worst case over all comparisons of the run, if differences between objects have a
-standard deviation of 0.2 (typical between numbers of pictures), 0.45 (typical against text alone
+standard deviation of 0.2 (typical between numbers of images), 0.45 (typical against text alone
 and controls), or 1 (the most there can be)."""
 
 
@@ -44,9 +44,7 @@ def _add_items(group: argparse._ArgumentGroup) -> None:
 
 def _add_conditions(group: argparse._ArgumentGroup) -> None:
     text = "comma-separated numbers of images; auto: as many as each answer needs (default: 0,6)"
-    group.add_argument(
-        "--k", type=options.picture_counts, default=[0, 6], metavar="K,...", help=text
-    )
+    group.add_argument("--k", type=options.image_counts, default=[0, 6], metavar="K,...", help=text)
     text = "comma-separated seeds of the imagined images (default: 0)"
     group.add_argument("--seed", type=options.integers, default=[0], metavar="N,...", help=text)
     text = "further mixing rules: prob, logit, geometric, evidence, contrast"
@@ -76,7 +74,8 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.imagination.store import default_store
     from vlmig.pocket import tasks as pocket
     from vlmig.predict.adaptive_k import MOST
-    from vlmig.report import table, write_report
+    from vlmig.report.run_page import write_report
+    from vlmig.report.tables import table
 
     tasks = choose_tasks(arguments.tasks, pocket.TASKS, arguments.protocol or "default")
     numbers = [k for k in arguments.k if isinstance(k, int)]

@@ -85,11 +85,11 @@ def _imagine_few(arguments: argparse.Namespace) -> None:
         diversity = f"diversity {visuals.diversity:.2f}"
         print(f"{visuals.prompt}: CLIP similarity {similarities}, {diversity}")
         if arguments.out:
-            _write_pictures(visuals, arguments.out, written)
+            _write_images(visuals, arguments.out, written)
     print(f"{imagination.tally}; {len(imagination.store)} images in {imagination.store.path}")
 
 
-def _write_pictures(visuals: Visuals, folder: Path, written: Counter[str]) -> None:
+def _write_images(visuals: Visuals, folder: Path, written: Counter[str]) -> None:
     """Write images under names that ``--imaginer folder:FOLDER`` looks for.
 
     Args:
@@ -97,16 +97,16 @@ def _write_pictures(visuals: Visuals, folder: Path, written: Counter[str]) -> No
     """
     from vlmig.imagination.prompts import slug
 
-    if any(item.picture is None for item in visuals.items):
+    if any(item.image is None for item in visuals.items):
         raise VLMIGError(
             f"no images of {visuals.prompt!r} to write: the store keeps none, or the imaginer "
             "gives none; choose another --store"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for prompt, picture in zip(visuals.prompts, visuals.images, strict=True):
+        for prompt, image in zip(visuals.prompts, visuals.images, strict=True):
             name = slug(prompt)
-            picture.save(folder / f"{name}_{written[name]}.png")
+            image.save(folder / f"{name}_{written[name]}.png")
             written[name] += 1
     except OSError as error:
         raise VLMIGError(

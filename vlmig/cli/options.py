@@ -103,7 +103,7 @@ def integers(text: str) -> list[int]:
         raise _unexpected(text, "comma-separated whole numbers") from None
 
 
-def picture_count(text: str) -> int | str:
+def image_count(text: str) -> int | str:
     """Parse a number of images, ``auto`` or ``auto:LEVEL``."""
     try:
         return text if text.partition(":")[0] == "auto" else int(text)
@@ -111,9 +111,9 @@ def picture_count(text: str) -> int | str:
         raise _unexpected(text, "a whole number or auto") from None
 
 
-def picture_counts(text: str) -> list[int | str]:
+def image_counts(text: str) -> list[int | str]:
     """Split a comma-separated list of numbers of images, which may include ``auto``."""
-    return [picture_count(word) for word in text.split(",")]
+    return [image_count(word) for word in text.split(",")]
 
 
 def byte_count(text: str) -> int:
@@ -206,10 +206,9 @@ def load_imagination(arguments: argparse.Namespace) -> Imagination:
 
 
 def open_store(arguments: argparse.Namespace) -> FeatureStore:
-    from vlmig.imagination.store import FeatureStore, default_store
+    from vlmig.imagination.store import FeatureStore
 
-    folder = arguments.store or default_store()
-    return FeatureStore(folder, arguments.store_limit, not arguments.no_pictures)
+    return FeatureStore(arguments.store, arguments.store_limit, not arguments.no_pictures)
 
 
 def _config_fields(arguments: argparse.Namespace) -> dict[str, Any]:

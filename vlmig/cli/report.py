@@ -26,10 +26,11 @@ def run(arguments: argparse.Namespace) -> None:
     first, second = arguments.folder, arguments.other
     for folder in filter(None, (first, second)):
         read_run(folder)  # refuses a folder without results before torch is loaded
-    from vlmig.imagination.store import FeatureStore, default_store
-    from vlmig.report import compare_runs, write_report
+    from vlmig.imagination.store import FeatureStore
+    from vlmig.report.comparison import compare_runs
+    from vlmig.report.run_page import write_report
 
-    store = FeatureStore(arguments.store or default_store())
+    store = FeatureStore(arguments.store)
     with reading(*filter(None, (first, second))):
         if second is None:
             print(write_report(first, store, arguments.out))

@@ -19,7 +19,7 @@ from vlmig.data.index import Index, index, percent
 from vlmig.data.pairs import Pair, Source
 from vlmig.io.hashing import numbers_of
 from vlmig.io.rows import Bad
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 Aligning = Callable[[Source, Sequence[Pair]], "np.ndarray | Tensor"]
 """From pairs of a source to the CLIP similarity of image and caption, (n,); NaN without an
@@ -37,11 +37,11 @@ class Findings:
     """The result of checking one source."""
 
     index: Index
-    pictures: int
+    images: int
     """Distinct images that could be opened."""
     groups: int
     sizes: np.ndarray
-    """Width and height of each of them, (pictures, 2)."""
+    """Width and height of each of them, (images, 2)."""
     words: np.ndarray
     """Words of each pair's caption, (pairs,)."""
     good: np.ndarray
@@ -104,7 +104,7 @@ def check(
     aligned = np.concatenate([np.empty(0), *cosines])
     return Findings(
         index=pairs,
-        pictures=len(sizes),
+        images=len(sizes),
         groups=pc.count_distinct(groups.filter(pc.not_equal(groups, ""))).as_py(),
         sizes=sizes,
         words=caption_words(pairs),
@@ -126,7 +126,7 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
         Width and height of the good ones, (n, 2), and by row the first fault of an image, or of a
         box.
     """
-    numbers, rows, turns = _pictures(pairs)
+    numbers, rows, turns = _images(pairs)
     _, first, which = np.unique(numbers, return_index=True, return_inverse=True)
     sizes = np.zeros((len(first), 2), dtype=np.int32)
     reasons: dict[int, str] = {}
@@ -157,7 +157,7 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
     return sizes[sizes[:, 0] > 0], dict(sorted(faults.items()))
 
 
-def _pictures(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _images(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """List the first image of every row, then all others.
 
     Returns:
@@ -180,10 +180,10 @@ def _pictures(pairs: Index) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _open(pairs: Index, row: int, turn: int) -> tuple[int, int] | str:
     """Return the size of one of a row's images, (0, 0) where it has none, or what is wrong with
     it."""
-    pictures = pairs[row].pictures()
+    images = pairs[row].images()
     try:
-        return pairs.source.open(replace(pictures[turn], box=None)).size if pictures else (0, 0)
-    except BadPicture as reason:
+        return pairs.source.open(replace(images[turn], box=None)).size if images else (0, 0)
+    except BadImage as reason:
         return str(reason)
 
 
@@ -216,7 +216,7 @@ def summary(found: Findings) -> list[tuple[str, str, str]]:
     rows = [
         ("records", str(pairs.records), ""),
         ("pairs", str(len(pairs)), ""),
-        ("images", str(found.pictures), ""),
+        ("images", str(found.images), ""),
         ("groups", str(found.groups), ""),
         ("bad", str(bad), f"{percent(found.share)} % of the records"),
         *_by_reason(found.bad, found.examples),

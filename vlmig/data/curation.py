@@ -131,8 +131,8 @@ def _contents(batch: pa.RecordBatch) -> list[str]:
     marks."""
     more = pc.binary_join(batch["more"], "\n")
     several = pc.binary_join_element_wise(batch["picture"], more, "\n")
-    pictures = pc.if_else(pc.equal(more, ""), batch["picture"], several)
+    images = pc.if_else(pc.equal(more, ""), batch["picture"], several)
     box = pc.fill_null(pc.binary_join(batch["box"].cast(pa.list_(pa.string())), ","), "")
     caption = pc.replace_substring_regex(pc.utf8_lower(batch["caption"]), r"\s+", " ")
     caption = pc.utf8_rtrim(pc.utf8_trim_whitespace(caption), " .,;:!?…")
-    return pc.binary_join_element_wise(pictures, box, batch["prompt"], caption, "\0").to_pylist()
+    return pc.binary_join_element_wise(images, box, batch["prompt"], caption, "\0").to_pylist()

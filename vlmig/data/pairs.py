@@ -46,7 +46,7 @@ class Pair:
     mended: str = ""
     """What was left out of the record so that it can be read; counted, not kept in an index."""
 
-    def pictures(self) -> list[Pair]:
+    def images(self) -> list[Pair]:
         """Return a pair of one image for each image."""
         if not self.more:
             return [self] if self.picture else []
@@ -76,7 +76,7 @@ class Source(Protocol):
         """Read a pair's image, cut to its box: RGB.
 
         Raises:
-            vlmig.vision.files.BadPicture: it is missing, truncated, or not an image.
+            vlmig.vision.files.BadImage: it is missing, truncated, or not an image.
         """
         ...
 

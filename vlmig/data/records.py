@@ -12,13 +12,13 @@ from typing import IO, Any
 
 from PIL import Image
 
+from vlmig.data.images import cut, version_of
 from vlmig.data.pairs import Pair
-from vlmig.data.pictures import cut, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.hub_datasets import load_dataset, parquet_shards
 from vlmig.io.rows import BATCH, ROW_ENDINGS, Bad, Row, ending_of, text_rows
 from vlmig.io.shards import files_of, of_split
-from vlmig.vision.files import BadPicture, read_picture, size_of
+from vlmig.vision.files import BadImage, read_image, size_of
 
 EMBEDDED = re.compile(r"row (\d+)(?:, picture (\d+))?")
 """The name of an embedded image: its row, and its place in a list, both from 0."""
@@ -102,27 +102,27 @@ class Records:
         """Read a pair's image, cut to its box: RGB.
 
         Raises:
-            BadPicture: it is missing, truncated, or not an image.
+            BadImage: it is missing, truncated, or not an image.
         """
-        return cut(read_picture(self._file(pair.picture)), pair.box)
+        return cut(read_image(self._file(pair.picture)), pair.box)
 
     def size_of(self, name: str) -> tuple[int, int]:
         """Read an image's width and height.
 
         Raises:
-            BadPicture: it is missing, or not an image.
+            BadImage: it is missing, or not an image.
         """
         return size_of(self._file(name))
 
     @cached_property
-    def _pictures(self) -> Any:
+    def _images(self) -> Any:
         return self.rows.select_columns([self.column]).with_format("arrow")
 
     def _file(self, name: str) -> Path | IO[bytes]:
         place = self._place(name)
         if place is None:
             return self.images / name
-        value = self._pictures[place[0]][self.column][0].as_py()
+        value = self._images[place[0]][self.column][0].as_py()
         if place[1] is not None:
             value = value[place[1]]
         return io.BytesIO(value["bytes"] if isinstance(value, dict) else value)
@@ -139,12 +139,12 @@ def check_name(name: str) -> None:
     """Insist on an image that is a file.
 
     Raises:
-        BadPicture: a web address, or an image written as text.
+        BadImage: a web address, or an image written as text.
     """
     if ADDRESS.match(name):
-        raise BadPicture("web address in place of an image file (download it first)")
+        raise BadImage("web address in place of an image file (download it first)")
     if name.startswith("data:"):
-        raise BadPicture("image written as text")
+        raise BadImage("image written as text")
 
 
 def _text_files(path: Path) -> list[Path]:
@@ -171,12 +171,12 @@ def _names(column: Any, first: int) -> list[Any]:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return _flat_names(column, [f"row {first + i}" for i in range(len(column))])
     names: list[Any] = []
-    for row, pictures in enumerate(_chunks(column), first):
-        if pictures is None:
+    for row, images in enumerate(_chunks(column), first):
+        if images is None:
             names.append(None)
         else:
-            own = [f"row {row}, picture {i}" for i in range(len(pictures))]
-            names.append(_flat_names(pictures, own))
+            own = [f"row {row}, picture {i}" for i in range(len(images))]
+            names.append(_flat_names(images, own))
     return names
 
 

@@ -13,7 +13,7 @@ from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import AdaptiveScores, Stopping, parse_k, score_adaptively
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
-from vlmig.processing.tokens import spaced
+from vlmig.processing.conversation import spaced
 
 
 def rule_of(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
@@ -32,9 +32,8 @@ def rule_of(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
     if settings.main_k != settings.auto:
         return None
     raise VLMIGError(
-        f"k={settings.auto!r} for task {task.name}, whose answers do not share images or are "
-        "none to choose between; "
-        "expected a number of images, too"
+        f"k={settings.auto!r} for task {task.name}, whose answers do not share images or are none "
+        "to choose between; expected a number of images, too"
     )
 
 
@@ -51,8 +50,7 @@ def rule_for(model: VLMIG, settings: Settings, task: Task) -> Stopping | None:
     if "shuffled" in settings.controls:
         raise VLMIGError(
             f"the control shuffled with k={settings.auto!r}, which does not imagine all images; "
-            "expected "
-            f"--k {settings.auto},{rule.most}, or no such control"
+            f"expected --k {settings.auto},{rule.most}, or no such control"
         )
     return rule
 

@@ -38,13 +38,16 @@ def donors(items: Sequence[Item], seed: int, count: int = DONORS) -> dict[str, l
         By object, the others' first items: ``count``, or all others where there are fewer.
     """
     first = {item.cluster: item for item in reversed(items)}
-    chosen: dict[str, list[str]] = {name: [] for name in first}
+    chosen: dict[str, list[Item]] = {}
     for ring in range(min(count, len(first) - 1)):
         order = sorted(first, key=lambda name: _place(seed, ring, name))
         for i, name in enumerate(order):
-            later = (order[(i + step) % len(order)] for step in range(1, len(order)))
-            chosen[name].append(next(other for other in later if other not in chosen[name]))
-    return {name: [first[other] for other in names] for name, names in chosen.items() if names}
+            donors_of = chosen.setdefault(name, [])
+            for other in order[i + 1 :] + order[:i]:
+                if first[other] not in donors_of:
+                    donors_of.append(first[other])
+                    break
+    return chosen
 
 
 def _place(seed: int, ring: int, name: str) -> bytes:

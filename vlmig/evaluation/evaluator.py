@@ -91,13 +91,8 @@ class Evaluator:
             Mixture.of(model.config, None, weights)  # learned ones may not have been fitted
         if settings.contrasts(model.config) and not len(model.model.generic_features):
             raise VLMIGError(NO_GENERIC)
-        self.model, self.settings, self.data, self.out, self.covered = (
-            model,
-            settings,
-            data,
-            out,
-            covered,
-        )
+        self.model, self.settings, self.covered = model, settings, covered
+        self.data, self.out = data, out
         self.available: dict[str, int] = {}
         """Items of each task before ``limit``."""
         self.journal = Journal(out / "journal")

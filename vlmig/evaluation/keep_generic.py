@@ -36,7 +36,7 @@ def keep_generic(folder: Path, checkpoint: Path, store: FeatureStore, count: int
                 first.setdefault(line["doc"]["cluster"], line["pictures"][0][0])
     kept: list[Tensor] = []
     for name in spread(first):
-        found = store.get(first[name], picture=False)
+        found = store.get(first[name], image=False)
         if found is not None and len(kept) < count:
             kept.append(found.patches)
     if kept:

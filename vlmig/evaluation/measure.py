@@ -4,7 +4,7 @@ computed from."""
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -119,21 +119,25 @@ class Plan:
     def _imagine(self, items: Sequence[Item], seed: int) -> list[list[Visuals]]:
         """Return each item's sets of images: one for all its questions, one for each, or one for
         each candidate."""
-        if self.policy == "item":
+        if self.policy == "item" or self.task.kind == "text":
             imagined = self.model.imagine([item.picture for item in items], self.k, seed)
             return [[visuals] for visuals in imagined]
-        texts, options, sizes = [], [], []
+        pairs: list[tuple[str, str]] = []
+        sizes = []
         for item in items:
-            pairs = [pair for question in item.questions for pair in self._texts(question)]
-            texts += [text for text, _ in pairs]
-            options += [option for _, option in pairs]
-            sizes.append(len(pairs))
+            before = len(pairs)
+            for question in item.questions:
+                pairs += self._texts(question)
+            sizes.append(len(pairs) - before)
+        texts, options = zip(*pairs, strict=True)
         imagined = self.model.imagine(texts, self.k, seed, policy=self.policy, options=options)
         return _regrouped(imagined, sizes)
 
     def _texts(self, question: Question) -> list[tuple[str, str]]:
         """Return (text, option) for each set of images that a question has."""
         candidates = question.continuations
+        if self.task.kind == "text":
+            return [(question.contexts[0], "")]
         if self.task.scoring == "sequence":
             return [(question.context(c) + text, "") for c, text in enumerate(candidates)]
         if not self._separate(question):
@@ -172,16 +176,19 @@ class Plan:
 
     def _with_text_only(self, items: list[Item], records: list[Record]) -> list[Record]:
         """Add the controls and the calibration that use no images."""
-        changed: dict[str, list[Item | None]] = {}
+        changes: dict[str, Callable[[Item], Item | None]] = {}
         if "caption" in self.settings.controls:
-            changed["caption"] = [captioned(item) for item in items]
+            changes["caption"] = captioned
         if self.examples:
-            changed["few_shot"] = [item.taught(self.examples) for item in items]
+            changes["few_shot"] = lambda item: item.taught(self.examples)
         if self.settings.calibrated:
-            changed["content_free"] = [content_free(item) for item in items]
+            changes["content_free"] = content_free
         none = Visuals.none(self.model.config)
-        for name, versions in changed.items():
-            asked = {i: item for i, item in enumerate(versions) if item is not None}
+        for name, change in changes.items():
+            asked: dict[int, Item] = {}
+            for i, item in enumerate(items):
+                if (changed := change(item)) is not None:
+                    asked[i] = changed
             scored = self._scores(list(asked.values()), [[none]] * len(asked))
             for i, questions in zip(asked, scored, strict=True):
                 texts: Any = {name: [listed(scores.text) for scores in questions]}
@@ -283,16 +290,12 @@ class Plan:
     def _losses(self, items: list[Item], seed: int) -> Iterator[Record]:
         """Sum the loss of whole texts, or of each candidate with its context, by the mixture of
         each k images."""
-        if self.task.kind == "text":
-            imagined = self.model.imagine([item.picture for item in items], self.k, seed)
-            sets = [[visuals] for visuals in imagined]
-            texts = [[item.questions[0].contexts[0]] for item in items]
-        else:
-            sets, texts = self._imagine(items, seed), []
-            for item in items:
-                texts.append(
-                    [text for question in item.questions for text, _ in self._texts(question)]
-                )
+        sets, texts = self._imagine(items, seed), []
+        for item in items:
+            of_item = []
+            for question in item.questions:
+                of_item += [text for text, _ in self._texts(question)]
+            texts.append(of_item)
 
         def measure(i: int) -> Record:
             visuals = _repeated(sets[i], len(texts[i]))
@@ -303,9 +306,9 @@ class Plan:
                 tokens.append(len(log_probs[0]))
                 for k, values in zip(self.ks, log_probs, strict=True):
                     loss[str(k)].append(listed(-values.sum().item()))
-            pictures = [images.keys for images in visuals]
+            keys = [images.keys for images in visuals]
             return {
-                "pictures": pictures,
+                "pictures": keys,
                 "prompts": _prompts(visuals),
                 "loss": loss,
                 "tokens": tokens,
@@ -325,8 +328,8 @@ class Plan:
             for k in self.ks:
                 texts = self.model.generate(contexts, k, visuals=visuals, **settings)
                 outputs[str(k)] = [text.strip().split("\n")[0] for text in texts]
-            pictures = [images.keys for images in sets[i]]
-            return {"pictures": pictures, "prompts": sorted(_prompts(sets[i])), "outputs": outputs}
+            keys = [images.keys for images in sets[i]]
+            return {"pictures": keys, "prompts": sorted(_prompts(sets[i])), "outputs": outputs}
 
         yield from deterministic_map(measure, range(len(items)), self.model.model.device)
 

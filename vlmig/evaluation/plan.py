@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vlmig.evaluation.metrics.power import detectable
+from vlmig.evaluation.metrics.bootstrap import detectable
 from vlmig.evaluation.metrics.rescoring import BASELINES
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Task, drawn
 
-SPREADS = {"number of pictures": 0.2, "text alone, controls": 0.45, "at worst": 1.0}
+SPREADS = {"number of images": 0.2, "text alone, controls": 0.45, "at worst": 1.0}
 """Standard deviations between objects of a paired difference in accuracy: typical ones, as of
 memory_color (k=6 less k=1, and less text alone), and the greatest that there can be."""
 

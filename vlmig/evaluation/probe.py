@@ -78,8 +78,7 @@ def _some(task: Task, data: Path, limit: int) -> Sequence[Item]:
     items = task.load(data)
     if task.kind != "choice" or any(len(item.questions[0].contexts) != 1 for item in items):
         raise VLMIGError(
-            f"{task.name} cannot be probed during training; expected a task with candidates "
-            "behind one context, such as "
-            "memory_color"
+            f"{task.name} cannot be probed during training; expected a task with candidates behind "
+            "one context, such as memory_color"
         )
     return items[:: max(1, len(items) // limit)][:limit]

@@ -8,10 +8,10 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib import metadata
-from itertools import repeat
+from functools import partial
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.io.atomic import write_json, write_text
 from vlmig.models.checkpoint import POCKET
 from vlmig.models.quantization import weight_bytes
+from vlmig.runtime import installed
 
 PACKAGES = (
     "torch",
@@ -79,17 +80,21 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
     """Write everything but samples, for the tasks done so far: an interrupted run keeps what it
     finished."""
     model, settings, out = evaluator.model, evaluator.settings, evaluator.out
+    names = [outcome.task.name for outcome in outcomes]
+
+    def by_task(told: Callable[[Outcome], Any]) -> dict[str, Any]:
+        return dict(zip(names, map(told, outcomes), strict=True))
+
     results = {
-        "results": {o.task.name: _main_metrics(evaluator, o) for o in outcomes},
+        "results": by_task(partial(_main_metrics, evaluator)),
         "group_subtasks": {},
-        "versions": {o.task.name: o.task.version for o in outcomes},
-        "n-samples": {
-            o.task.name: {"original": evaluator.available[o.task.name], "effective": o.size}
-            for o in outcomes
-        },
-        "n-shot": {o.task.name: 0 for o in outcomes},
-        "higher_is_better": {o.task.name: HIGHER_IS_BETTER[o.task.kind] for o in outcomes},
-        "configs": {o.task.name: _config(evaluator, o) for o in outcomes},
+        "versions": by_task(lambda o: o.task.version),
+        "n-samples": by_task(
+            lambda o: {"original": evaluator.available[o.task.name], "effective": o.size}
+        ),
+        "n-shot": dict.fromkeys(names, 0),
+        "higher_is_better": by_task(lambda o: HIGHER_IS_BETTER[o.task.kind]),
+        "configs": by_task(partial(_config, evaluator)),
         "config": {
             "model": "vlmig",
             "model_args": {
@@ -104,14 +109,14 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
         "vlmig": {
             "default": {"mix": model.config.mix, "weights": model.config.weights},
             "fusion": model.config.fusion,
-            "conditions": [c for o in outcomes for c in o.conditions],
-            "baselines": {o.task.name: o.baselines for o in outcomes},
-            "curves": [c for o in outcomes for c in o.curves],
+            "conditions": list(chain(*(o.conditions for o in outcomes))),
+            "baselines": by_task(lambda o: o.baselines),
+            "curves": list(chain(*(o.curves for o in outcomes))),
             "comparisons": _judged(evaluator, outcomes),
-            "reliability": [r for o in outcomes for r in o.reliability],
+            "reliability": list(chain(*(o.reliability for o in outcomes))),
             "settings": {**asdict(settings), "protocol": model.config.protocol},
             "protocol": model.config.protocol,
-            "packages": {name: _version(name) for name in PACKAGES},
+            "packages": {name: installed(name) for name in PACKAGES},
             "python": platform.python_version(),
             "device": str(model.model.device),
             "dtype": str(model.model.dtype),
@@ -197,8 +202,9 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
         return []
     correct = {}
     for condition in pooled[0].correct:
-        if all(condition in outcome.correct for outcome in pooled):
-            correct[condition] = np.concatenate([outcome.correct[condition] for outcome in pooled])
+        found = [o.correct[condition] for o in pooled if condition in o.correct]
+        if len(found) == len(pooled):
+            correct[condition] = np.concatenate(found)
     clusters, _ = coded(outcome.names[i] for outcome in pooled for i in outcome.clusters)
     masks = {}
     if evaluator.settings.subset != "covered":
@@ -209,11 +215,10 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
             masks["covered"] = covered
     names = " + ".join(outcome.task.name for outcome in pooled)
     main = Condition(evaluator.settings.main_k, *pooled[0].main)
-    single = None
-    if all(outcome.single is not None for outcome in pooled):
-        single = np.concatenate([o.single for o in pooled if o.single is not None])
+    known = [o.single for o in pooled if o.single is not None]
+    single = np.concatenate(known) if len(known) == len(pooled) else None
     compared = compare(names, correct, main, clusters, masks, single)
-    mark_unread(compared, sorted({word for outcome in pooled for word in outcome.unread}))
+    mark_unread(compared, sorted(set(chain(*(outcome.unread for outcome in pooled)))))
     return compared
 
 
@@ -286,10 +291,3 @@ def _git_revision() -> str | None:
     command, folder = ["git", "rev-parse", "--short", "HEAD"], Path(__file__).parent
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -84,7 +84,7 @@ class Run:
         """Count a task's items."""
         return int(self.results["n-samples"][task]["effective"])
 
-    def pictures(self, task: str) -> int:
+    def images(self, task: str) -> int:
         """Count the images of a task's first item."""
         return sum(
             len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"]

@@ -7,6 +7,7 @@ the number of images, their order or the batch.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -48,6 +49,15 @@ class ImageSource(Protocol):
 def request(prompt: str, index: int, seed: int = 0) -> Request:
     """Return the request for image ``index`` of a prompt, the same in every process and batch."""
     return Request(prompt, index, _number(f"{seed}\x1f{index}\x1f{prompt}"))
+
+
+def requests_for(prompts: Sequence[str], seed: int) -> tuple[Request, ...]:
+    """Return a request for each prompt; a prompt that occurs again gets its next image."""
+    requests, counts = [], Counter[str]()
+    for prompt in prompts:
+        requests.append(request(prompt, counts[prompt], seed))
+        counts[prompt] += 1
+    return tuple(requests)
 
 
 def next_seed(seed: int) -> int:

@@ -20,9 +20,9 @@ FLAT = 2
 """Greatest difference, of 255, between two pixels of a channel in an image of one color."""
 
 
-def faulty(picture: Tensor) -> bool:
+def faulty(image: Tensor) -> bool:
     """Tell whether an image, uint8 (3, H, W), has one color, as after a failed decoder."""
-    pixels = picture.flatten(1)
+    pixels = image.flatten(1)
     return bool((pixels.amax(1).int() - pixels.amin(1).int() <= FLAT).all())
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
-from vlmig.imagination import ImageSource, Request, request
+from vlmig.imagination import ImageSource, Request, requests_for
 from vlmig.imagination.guards import guarded
 from vlmig.imagination.prompts import fitted, prompts_for
 from vlmig.imagination.sources.build import build_source
@@ -33,6 +32,8 @@ BATCH = 24
 """Least number of images drawn, encoded and stored at a time: what a killed run can lose."""
 GIVEN = 64
 """Given images whose features stay in memory between calls."""
+PROMPTS = 4096
+"""Prompts whose lengths and embeddings stay in memory: those of a question that is asked again."""
 CHUNK = 200
 """Texts of a long list that are looked up at a time."""
 
@@ -75,6 +76,8 @@ class Imagination:
         self.config, self.folder, self.store, self.stopwatch = config, folder, store, stopwatch
         self.tally = Tally()
         self._encoded: dict[str, Imagined] = {}
+        self._fits_once = lru_cache(PROMPTS)(self._fits)
+        self._embed_once = lru_cache(PROMPTS)(self._embed_text)
 
     @cached_property
     def device(self) -> torch.device:
@@ -127,7 +130,7 @@ class Imagination:
         prompts = prompts_for(policy, text, max(k, 1), option)
         if k < 1:  # nothing is drawn, so no model needs to be loaded
             return prompts
-        fits = self._fits if drawn else self.encoder.fits
+        fits = self._fits_once if drawn else self.encoder.fits
         shortened = fitted(prompts, fits, self.config.long_prompts)
         self.tally.cut += shortened != prompts
         return shortened
@@ -150,10 +153,10 @@ class Imagination:
             raise VLMIGError(f"k={k}; expected 0 (text only) or more images")
         if k == 0 or not prompts:
             return [Visuals.none(self.config, text_prompts[:1]) for text_prompts in prompts]
-        requests = [self._requests(text_prompts[:k], seed) for text_prompts in prompts]
-        addresses = {request: self.address(request) for request in chain.from_iterable(requests)}
+        requests = [requests_for(text_prompts[:k], seed) for text_prompts in prompts]
+        addresses = self._addresses(requests)
         images = self._find_or_make(addresses, progress)
-        embeddings = self._embed({request.prompt for request in addresses})
+        embeddings = self._text_embeddings(request.prompt for request in addresses)
         visuals: dict[tuple[Request, ...], Visuals] = {}
         for text_prompts, of_text in zip(prompts, requests, strict=True):
             if of_text in visuals:
@@ -163,17 +166,16 @@ class Imagination:
                 items.append(images[wanted])
                 keys.append(addresses[wanted].key)
             visuals[of_text] = self._assemble(text_prompts[:k], items, keys, embeddings)
-        self.store.touch([address.key for address in addresses.values()])
         return [visuals[of_text] for of_text in requests]
 
-    def look(self, pictures: Sequence[Image.Image]) -> list[Imagined]:
+    def look(self, images: Sequence[Image.Image]) -> list[Imagined]:
         """Encode given images, each once. The last ones stay in memory; none is stored."""
         encoded, keys, missing = dict(self._encoded), [], {}
-        for picture in pictures:
-            content = f"{picture.size} ".encode() + picture.tobytes()
+        for image in images:
+            content = f"{image.size} ".encode() + image.tobytes()
             keys.append(hashlib.sha256(content).hexdigest())
             if keys[-1] not in encoded:
-                missing[keys[-1]] = picture
+                missing[keys[-1]] = image
         if missing:
             with self.stopwatch("encode"):
                 patches, pooled = self.encoder.encode(list(missing.values()))
@@ -182,12 +184,12 @@ class Imagination:
         self._encoded = dict(list(encoded.items())[-GIVEN:])
         return [encoded[key] for key in keys]
 
-    def given(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Visuals:
+    def given(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Visuals:
         """Use given images in place of imagined ones, each compared with its prompt."""
-        if not pictures:
+        if not images:
             return self.visuals([prompts], 0)[0]
-        items, keys = self.look(pictures), [""] * len(pictures)
-        visuals = self._assemble(prompts, items, keys, self._embed(set(prompts)))
+        items, keys = self.look(images), [""] * len(images)
+        visuals = self._assemble(prompts, items, keys, self._text_embeddings(prompts))
         visuals.given = True
         return visuals
 
@@ -226,24 +228,15 @@ class Imagination:
 
     def _missing(self, prompts: Sequence[Sequence[str]], seed: int) -> dict[Request, Address]:
         """Return the requests whose images the store does not have."""
-        addresses: dict[Request, Address] = {}
-        for text_prompts in prompts:
-            for wanted in self._requests(text_prompts, seed):
-                addresses[wanted] = self.address(wanted)
+        addresses = self._addresses(requests_for(one, seed) for one in prompts)
         present = self.store.present([address.key for address in addresses.values()])
         self.store.touch(list(present))  # or the store could evict what this run needs
         missing = {r: a for r, a in addresses.items() if a.key not in present}
         self.tally.stored += len(addresses) - len(missing)
         return missing
 
-    @staticmethod
-    def _requests(prompts: Sequence[str], seed: int) -> tuple[Request, ...]:
-        """Return a request for each prompt; a prompt that occurs again gets its next image."""
-        requests, counts = [], Counter[str]()
-        for prompt in prompts:
-            requests.append(request(prompt, counts[prompt], seed))
-            counts[prompt] += 1
-        return tuple(requests)
+    def _addresses(self, requests: Iterable[Sequence[Request]]) -> dict[Request, Address]:
+        return {wanted: self.address(wanted) for wanted in chain.from_iterable(requests)}
 
     @cached_property
     def _described(self) -> str:
@@ -253,21 +246,27 @@ class Imagination:
         """Return the address in the store of a requested image."""
         return Address(wanted.prompt, wanted.seed, self._described)
 
-    def _embed(self, prompts: set[str]) -> dict[str, Tensor] | None:
-        """Embed each prompt once; None where the encoder has no text side."""
-        ordered = sorted(prompts)
-        rows = self.encoder.encode_text(ordered)
-        return None if rows is None else dict(zip(ordered, rows, strict=True))
+    def _embed_text(self, prompt: str) -> Tensor | None:
+        rows = self.encoder.encode_text([prompt])
+        return None if rows is None else rows[0]
+
+    def _text_embeddings(self, prompts: Iterable[str]) -> dict[str, Tensor]:
+        """Embed each prompt once; none where the encoder has no text side."""
+        embeddings = {}
+        for prompt in dict.fromkeys(prompts):
+            if (embedding := self._embed_once(prompt)) is not None:
+                embeddings[prompt] = embedding
+        return embeddings
 
     def _assemble(
         self,
         prompts: Sequence[str],
         items: list[Imagined],
         keys: list[str],
-        embeddings: dict[str, Tensor] | None,
+        embeddings: dict[str, Tensor],
     ) -> Visuals:
         similarity = torch.full((len(items),), torch.nan)
-        if embeddings is not None:
+        if embeddings:
             pooled = torch.stack([item.pooled for item in items])
             similarity = (pooled * torch.stack([embeddings[prompt] for prompt in prompts])).sum(-1)
         features = torch.stack([item.patches for item in items]).float()
@@ -277,13 +276,8 @@ class Imagination:
         self, addresses: dict[Request, Address], progress: bool
     ) -> dict[Request, Imagined]:
         """Look requests up in the store, and make those that are missing."""
-        images: dict[Request, Imagined] = {}
-        missing: dict[Request, Address] = {}
-        for wanted, address in addresses.items():
-            if (item := self.store.get(address.key)) is not None:
-                images[wanted] = item
-            else:
-                missing[wanted] = address
+        images = self.store.find(addresses)
+        missing = {wanted: a for wanted, a in addresses.items() if wanted not in images}
         self.tally.stored += len(images)
         hidden = not (progress and missing)
         made = self._make(missing)
@@ -322,6 +316,6 @@ class Imagination:
         for image, features, unit, count in zip(images, patches, pooled, redraws, strict=True):
             self.tally.redrawn += count > 0
             self.tally.faulty += count < 0
-            picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-            made.append(Imagined(picture, features, unit, count))
+            drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
+            made.append(Imagined(drawn, features, unit, count))
         return made

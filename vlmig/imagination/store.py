@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL import Image
 from safetensors import SafetensorError
@@ -46,6 +46,7 @@ COMMIT;
 """
 # The time of last use changes, so it has its own table, which the checksum does not cover.
 COLUMNS = "key, prompt, seed, identity, redraws, digest, features, picture"
+Key = TypeVar("Key")
 Row = tuple[Any, ...]
 """The columns of an entry, in this order."""
 DAMAGE: tuple[type[Exception], ...] = (ValueError, TypeError, KeyError, AttributeError, OSError)
@@ -57,7 +58,7 @@ DAMAGE += (SafetensorError, sqlite3.DatabaseError)
 class Imagined:
     """An imagined image and its features."""
 
-    picture: Image.Image | None
+    image: Image.Image | None
     """None where the source gives embeddings, or the store holds no images."""
     patches: Tensor
     """Patch features, (P, C), half precision."""
@@ -99,19 +100,22 @@ class Damaged(VLMIGError):
 
 
 class FeatureStore:
-    """Store imagined images and their features in a folder.
+    """Store imagined images and their features in a folder; in ``default_store`` when None.
 
     Args:
         limit: greatest size of all entries in bytes; beyond it, those used longest ago are
             evicted. None: no limit.
-        pictures: whether to store the images with their features.
+        images: whether to store the images with their features.
 
     Raises:
         VLMIGError: the folder cannot be written, or contains a store of another format.
     """
 
-    def __init__(self, folder: str | Path, limit: int | None = None, pictures: bool = True) -> None:
-        self.path, self.limit, self.pictures = Path(folder) / NAME, limit, pictures
+    def __init__(
+        self, folder: str | Path | None = None, limit: int | None = None, images: bool = True
+    ) -> None:
+        self.path = Path(folder or default_store()) / NAME
+        self.limit, self.images = limit, images
         self.open()
 
     def open(self) -> None:
@@ -135,22 +139,29 @@ class FeatureStore:
                 self.base.executescript(TABLES)
             self.base.execute("PRAGMA synchronous = NORMAL")  # only a power cut can lose entries
 
-    def get(self, key: str, picture: bool = True) -> Imagined | None:
+    def get(self, key: str, image: bool = True) -> Imagined | None:
         """Return an entry; None if there is none, or a damaged one, which is logged; ``put``
         repairs it.
 
         Args:
-            picture: whether to decode the image too, which may take a hundred times as long.
+            image: whether to decode the image too, which may take a hundred times as long.
         """
         try:
             query = f"SELECT {COLUMNS} FROM entries WHERE key = ?"
             row = self.base.execute(query, (key,)).fetchone()
-            return None if row is None else _unpacked(row, key, picture)
+            return None if row is None else _unpacked(row, key, image)
         except DAMAGE as error:
-            logger.warning(
-                "entry %.12s of %s is damaged (%s); it is made again", key, self.path, error
-            )
+            logger.warning("entry %.12s of %s is damaged (%s): made again", key, self.path, error)
             return None
+
+    def find(self, addresses: Mapping[Key, Address]) -> dict[Key, Imagined]:
+        """Read the entries that are there, by the caller's names, and record their use."""
+        found: dict[Key, Imagined] = {}
+        for name, address in addresses.items():
+            if (item := self.get(address.key)) is not None:
+                found[name] = item
+        self.touch([addresses[name].key for name in found])
+        return found
 
     def put(self, items: Iterable[tuple[Address, Imagined]]) -> None:
         """Write new entries, all or none, and evict the oldest beyond the limit.
@@ -158,13 +169,13 @@ class FeatureStore:
         Raises:
             VLMIGError: the database itself is damaged, or the disk is full.
         """
-        self.write([_packed(address, item, self.pictures) for address, item in items])
+        self.write([_packed(address, item, self.images) for address, item in items])
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows of another store that are not here, all or none."""
         with self._writing():
             for row in rows:
-                if self.get(row[0], picture=False) is not None:  # another process was faster
+                if self.get(row[0], image=False) is not None:  # another process was faster
                     continue
                 self._remove(row[0])
                 marks = ", ".join("?" * len(row))
@@ -201,13 +212,8 @@ class FeatureStore:
 
     def present(self, keys: Sequence[str]) -> set[str]:
         """Return the keys that have an entry, without reading the entries."""
-        present: set[str] = set()
-        for start in range(0, len(keys), 500):  # SQLite takes a limited number of parameters
-            chunk = list(keys[start : start + 500])
-            marks = ",".join("?" * len(chunk))
-            rows = self._read(f"SELECT key FROM entries WHERE key IN ({marks})", chunk)
-            present.update(key for (key,) in rows)
-        return present
+        query = "SELECT key FROM entries WHERE key IN (SELECT value FROM json_each(?))"
+        return {key for (key,) in self._read(query, [json.dumps(list(keys))])}
 
     def _read(self, query: str, parameters: Sequence[str] = ()) -> list[Row]:
         with self._explained():
@@ -226,11 +232,10 @@ class FeatureStore:
                           total(redraws > 0), total(redraws < 0)
                    FROM entries JOIN uses USING (key) GROUP BY identity ORDER BY identity"""
         names = ("prompts", "entries", "bytes", "redrawn", "faulty")
-        statistics = []
+        rows = []
         for identity, *counts in self._read(query):
-            row = dict(zip(names, map(int, counts), strict=True))
-            statistics.append({"identity": identity, **row})
-        return statistics
+            rows.append({"identity": identity, **dict(zip(names, map(int, counts), strict=True))})
+        return rows
 
     def merge(self, other: FeatureStore) -> int:
         """Import the undamaged entries of another store that are not here; return their number."""
@@ -285,12 +290,12 @@ class FeatureStore:
             ) from error
 
 
-def _packed(address: Address, item: Imagined, pictures: bool) -> Row:
+def _packed(address: Address, item: Imagined, images: bool) -> Row:
     """Turn an entry into a row with its checksum."""
     features = save({"patches": item.patches.contiguous(), "pooled": item.pooled.contiguous()})
     buffer = io.BytesIO()
-    if item.picture is not None and pictures:
-        item.picture.save(buffer, "PNG", compress_level=1)
+    if item.image is not None and images:
+        item.image.save(buffer, "PNG", compress_level=1)
     parts = (address.key, address.prompt, address.seed, address.identity, item.redraws)
     return *parts, _digest(*parts, features, buffer.getvalue()), features, buffer.getvalue()
 
@@ -301,13 +306,13 @@ def _unpacked(row: Row, key: str, decode: bool = True) -> Imagined:
     Raises:
         ValueError: the row was changed, or has another key.
     """
-    *parts, digest, features, picture = row
+    *parts, digest, features, png = row
     if not parts[0] == key == Address(*parts[1:4]).key:
         raise ValueError("key differs")
-    if _digest(*parts, features, picture) != digest:
+    if _digest(*parts, features, png) != digest:
         raise ValueError("checksum differs")
     tensors = load(features)
-    image = Image.open(io.BytesIO(picture)).convert("RGB") if picture and decode else None
+    image = Image.open(io.BytesIO(png)).convert("RGB") if png and decode else None
     return Imagined(image, tensors["patches"], tensors["pooled"], parts[4])
 
 

@@ -65,7 +65,7 @@ class Visuals:
     @property
     def images(self) -> list[Image.Image]:
         """The images; blank ones for embeddings, and from a store that holds no images."""
-        return [item.picture or Image.new("RGB", (64, 64), BLANK) for item in self.items]
+        return [item.image or Image.new("RGB", (64, 64), BLANK) for item in self.items]
 
     @property
     def diversity(self) -> float:

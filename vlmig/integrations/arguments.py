@@ -1,18 +1,22 @@
-"""The arguments of ``VlmigLM``, checked, and the model that they name."""
+"""The arguments of ``VlmigLM``, checked, the model that they name, and lm-eval's cache of its
+answers."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
 
 from vlmig.errors import VLMIGError
+from vlmig.evaluation.journal import fingerprint
 from vlmig.models.checkpoint import absolute
 from vlmig.models.config import POLICIES, REFERENCE
 from vlmig.predict.predictor import VLMIG
 
 BATCH = 32
+OWNER = "vlmig: the model that gave these answers"
 
 
 def check(k: int, policy: str | None) -> None:
@@ -67,3 +71,25 @@ def loaded(pretrained: str | VLMIG, fields: dict[str, Any]) -> VLMIG:
     if device and torch.cuda.is_available():
         fields.setdefault("device_map", device)
     return VLMIG.from_pretrained(pretrained, **fields)
+
+
+def claim(answers: MutableMapping[str, Any], model: VLMIG, k: int) -> None:
+    """Use lm-eval's cache (``--use_cache``), which finds an answer by its text alone, for the
+    answers of one model, by its content.
+
+    Raises:
+        VLMIGError: the cache holds answers of another model, or k is not 0: other images or other
+            candidates give the same text another answer.
+    """
+    if k:
+        raise VLMIGError(
+            f"--use_cache keeps answers by their text, but with k={k} images decide too; leave it "
+            "out (the store keeps the images), or choose k=0"
+        )
+    own, before = fingerprint(model), answers.get(OWNER)
+    if len(answers) and before != own:
+        raise VLMIGError(
+            "--use_cache names a file with another model's answers, which are found by their text "
+            "alone; expected a new file, or this model's: name another"
+        )
+    answers[OWNER] = own

@@ -18,18 +18,18 @@ from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
-from vlmig.integrations.answer_cache import claim
-from vlmig.integrations.arguments import BATCH, batch_of, check, loaded
+from vlmig.integrations.arguments import BATCH, batch_of, check, claim, loaded
 from vlmig.integrations.requests import (
     Candidates,
     ContextGroup,
     ImagePrompt,
+    Until,
     alike,
+    before_stop,
     by_policy,
     gathered,
     image_prompt,
 )
-from vlmig.integrations.stopping import Until, before_stop
 from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import VLMIGForMaskedLM
 from vlmig.predict.batching import add_scores, read_padded
@@ -182,9 +182,7 @@ class VlmigLM(LM):
         for question in questions:
             scores, greedy = zip(*(next(flat) for _ in question.groups), strict=True)
             joined = Scores.joined(scores)
-            if (
-                question.shared and len(question.groups) > 1
-            ):  # scored separately, with the same images
+            if question.shared and len(question.groups) > 1:  # scored one by one
                 joined = replace(joined, alignment=joined.alignment[:, 0])
             mix = joined.sequences if single and k else joined.loglikelihoods
             values = mix(k, self.mixture).tolist()
@@ -310,11 +308,9 @@ class VlmigLM(LM):
                 **settings,
             )
 
-        starts, alone = (
-            range(0, len(requests), self.batch),
-            settings["do_sample"],
-        )  # random numbers come in one order
-        texts = deterministic_map(batch, starts, self.vlmig.model.device, together=not alone)
+        starts, device = range(0, len(requests), self.batch), self.vlmig.model.device
+        sampled = settings["do_sample"]  # random numbers come in one order
+        texts = deterministic_map(batch, starts, device, together=not sampled)
         return [before_stop(text, until) for batch in texts for text in batch]
 
     def _imagine(self, prompts: Sequence[ImagePrompt | None]) -> None:

@@ -1,5 +1,5 @@
-"""lm-eval's requests, grouped: those about one document are its candidates; and what to imagine for
-them."""
+"""lm-eval's requests, grouped: those about one document are its candidates; what to imagine for
+them, and where an answer ends."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria
 
 from vlmig.errors import VLMIGError
 from vlmig.processing.pairs import moved
@@ -128,9 +132,9 @@ def image_prompt(doc: Any, context: str, policy: str, option: str = "") -> Image
     Raises:
         VLMIGError: the policy ``option`` where there is nothing to choose between.
     """
-    picture = doc.get("picture") if isinstance(doc, Mapping) else None
-    if isinstance(picture, str) and picture.strip():
-        return picture.strip(), "question"
+    image = doc.get("picture") if isinstance(doc, Mapping) else None
+    if isinstance(image, str) and image.strip():
+        return image.strip(), "question"
     text = last_paragraph(context)
     if policy == "option":
         if not option.strip():
@@ -154,3 +158,22 @@ def by_policy(prompts: Iterable[ImagePrompt | None]) -> dict[str, list[ImageProm
     for prompt in filter(None, dict.fromkeys(prompts)):
         groups.setdefault(prompt[1], []).append(prompt)
     return groups
+
+
+class Until(StoppingCriteria):
+    """Stop a row as soon as its new text contains one of the stop texts."""
+
+    def __init__(self, tokenizer: Any, until: Sequence[str]) -> None:
+        self.tokenizer, self.until, self.start = tokenizer, until, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self.start = self.start or input_ids.shape[1] - 1  # first called after the first new token
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        done = [any(stop in text for stop in self.until) for text in texts]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+def before_stop(text: str, until: Sequence[str]) -> str:
+    """Return a text up to the first of the stop texts."""
+    positions = [text.find(stop) for stop in until if stop in text]
+    return text[: min(positions, default=len(text))]

@@ -194,6 +194,7 @@ EXPECTED = {
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
+    "string_pattern_mismatch": "text",
     "too_short": "at least {min_length} of them",
 }
 

@@ -1,7 +1,7 @@
 """Tables with a mark between the fields: CSV, TSV, ``|``; with names in the first line or without.
 
 A file without names, as Flickr8k's ``image.jpg#0<tab>caption`` or CC3M's ``caption<tab>url``, is
-recognized by a picture's name in its first line: the fields are then called ``image`` and
+recognized by an image's name in its first line: the fields are then called ``image`` and
 ``caption``.
 """
 
@@ -22,8 +22,8 @@ from vlmig.errors import VLMIGError
 Row = dict[str, Any]
 NOT_UTF8 = "not UTF-8"
 ENDINGS = (".csv", ".tsv", ".tab", ".txt", ".token")
-PICTURE = re.compile(r"(?i)(https?://\S+|.+\.(jpe?g|png|webp|gif|bmp|tiff?))(#\d+)?")
-"""A picture's file or address, and the number of its caption behind it."""
+IMAGE_FILE = re.compile(r"(?i)(https?://\S+|.+\.(jpe?g|png|webp|gif|bmp|tiff?))(#\d+)?")
+"""An image's file or address, and the number of its caption behind it."""
 
 
 LONGEST = 2**24
@@ -102,7 +102,7 @@ def delimited_rows(path: Path) -> Iterator[tuple[int, Row | Unreadable]]:
             raise VLMIGError(
                 f"{path} is empty; expected a first line of column names; fetch the file again"
             )
-        if any(PICTURE.fullmatch(name) for name in names):
+        if any(IMAGE_FILE.fullmatch(name) for name in names):
             first_values, names = names, _named(names)
             yield number, _row(names, first_values)
         for number, values in rows:
@@ -153,11 +153,11 @@ def _unquoted(field: str) -> str:
 
 
 def _named(values: list[str]) -> list[str]:
-    """Name the fields of a file without names: its picture, and its longest other field."""
-    picture = next(i for i, value in enumerate(values) if PICTURE.fullmatch(value))
-    others = [i for i in range(len(values)) if i != picture]
+    """Name the fields of a file without names: its image, and its longest other field."""
+    image = next(i for i, value in enumerate(values) if IMAGE_FILE.fullmatch(value))
+    others = [i for i in range(len(values)) if i != image]
     caption = max(others, key=lambda i: len(values[i]), default=None)
-    known = {picture: "image", caption: "caption"}
+    known = {image: "image", caption: "caption"}
     return [known.get(i, f"column {i + 1}") for i in range(len(values))]
 
 
@@ -165,6 +165,6 @@ def _row(names: list[str], values: list[str]) -> Row | Unreadable:
     if len(values) != len(names):
         return Unreadable("wrong number of fields", f"got {len(values)}, expected {len(names)}")
     row = dict(zip((name.strip() for name in names), values, strict=True))
-    if "image" in row and (found := PICTURE.fullmatch(row["image"])):
+    if "image" in row and (found := IMAGE_FILE.fullmatch(row["image"])):
         row["image"] = found[1]
     return not_utf8("".join(values)) or row

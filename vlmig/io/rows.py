@@ -7,7 +7,6 @@ A line that cannot be read either becomes a ``Bad`` record and does not stop the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from vlmig.io.delimited import (
     not_utf8,
     open_text,
 )
+from vlmig.io.hashing import number_of
 from vlmig.io.hub_datasets import load_dataset, parquet_types
 from vlmig.io.json_stream import DAMAGE, holds_list, json_items
 from vlmig.io.shards import check_fetched
@@ -231,7 +231,7 @@ def below(row: Mapping[str, Any], lowest: Mapping[str, float]) -> str | None:
 
 
 def failed(status: object) -> str | None:
-    """Return why a row is left out: img2dataset says that its picture was not downloaded."""
+    """Return why a row is left out: img2dataset says that its image was not downloaded."""
     is_failure = isinstance(status, str) and status.lower().startswith(("fail", "error"))
     return f"status {status}" if is_failure else None
 
@@ -281,9 +281,4 @@ def _prompt_values(source: str | Path, column: str, split: str) -> Iterator[tupl
 def shard_of(prompts: Sequence[str], index: int, count: int) -> list[str]:
     """Return shard ``index`` (from 0) of ``count``: by content, whatever the order of the
     prompts."""
-    shard = []
-    for prompt in prompts:
-        number = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8], "big")
-        if number % count == index:
-            shard.append(prompt)
-    return shard
+    return [prompt for prompt in prompts if number_of(prompt) % count == index]

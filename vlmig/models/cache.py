@@ -60,9 +60,24 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
     return past_key_values
 
 
-def seen_length(cache: Cache | None, queries: int) -> int:
-    """Count the text positions read so far; further slots of a static cache are empty."""
-    return int(cache.get_seq_length()) if cache is not None else queries
+def seen_length(cache: Cache | None, queries: int) -> int | Tensor:
+    """Count the text positions read so far. In a static cache the count is a tensor, so that one
+    graph serves every step."""
+    return cache.get_seq_length() if cache is not None else queries
+
+
+def static_length(cache: Cache | None) -> int | None:
+    """Return how many tokens a static cache can hold; None of one that grows."""
+    for layer in cache.layers if cache is not None else []:
+        if isinstance(layer, StaticLayer) and not layer.is_sliding:
+            return layer.max_cache_len
+    return None
+
+
+def slots(cache: Cache | None, queries: int) -> int:
+    """Count the positions of a fusion layer's keys: those read so far, or all of a static cache,
+    of which the last are empty."""
+    return static_length(cache) or int(seen_length(cache, queries))
 
 
 def extend_cache(cache: Cache, text: States, config: Any) -> States:
@@ -74,18 +89,17 @@ def extend_cache(cache: Cache, text: States, config: Any) -> States:
     """
     layer = config.get_text_config(decoder=True).num_hidden_layers
     if len(cache.layers) <= layer:
-        static = [other for other in cache.layers if isinstance(other, StaticLayer)]
-        lengths = [other.max_cache_len for other in static if not other.is_sliding]
-        if lengths:
-            cache.layers.append(StaticLayer(max_cache_len=max(lengths)))
+        windows = any(isinstance(other, StaticLayer) for other in cache.layers)
+        if length := static_length(cache):
+            cache.layers.append(StaticLayer(max_cache_len=length))
         else:
-            cache.layers.append(_GrowingLayer() if static else DynamicLayer())
+            cache.layers.append(_GrowingLayer() if windows else DynamicLayer())
         if unread := _unread(cache, text):
             text = tuple(F.pad(states, (0, 0, unread, 0)) for states in text)
     keys, values = cache.update(*text, layer)
-    if keys.shape[-2] < seen_length(cache, 0):
+    if keys.shape[-2] < slots(cache, 0):
         raise VLMIGError(
-            f"a cache of {seen_length(cache, 0)} tokens, {keys.shape[-2]} of them read with "
+            f"a cache of {slots(cache, 0)} tokens, {keys.shape[-2]} of them read with "
             "images; expected one that began with visual_features: start with a new cache"
         )
     return keys, values
@@ -107,7 +121,7 @@ def _unread(cache: Cache, text: States) -> int:
     """Count the positions that were in a new cache before any text, and note their number."""
     if getattr(cache, "vlmig_text", False) or torch.compiler.is_compiling():
         return 0
-    cache.vlmig_unread = seen_length(cache, 0) - text[0].shape[-2]  # type: ignore[attr-defined]
+    cache.vlmig_unread = int(seen_length(cache, 0)) - text[0].shape[-2]  # type: ignore[attr-defined]
     if unread := unread_positions(cache):
         logger.warning(
             "a cache whose first %d positions this model has not read, such as prefix tuning's: "
@@ -157,16 +171,26 @@ class _Images(DynamicLayer):
         self.features, self.states = None, ()
 
 
-def image_cache(cache: Cache, layers: int, images: int) -> Cache:
-    """Return the cache of the text after each image: as many layers as the LM has, kept behind the
-    LM's in its cache.
+def images_read(cache: Cache | None, layers: int) -> bool:
+    """Whether the LM, of so many layers, has read the text's begin after each image too."""
+    return cache is not None and len(cache.layers) > layers and cache.layers[layers].is_initialized
+
+
+def image_cache(cache: Cache, layers: int, images: int, tokens: int) -> Cache:
+    """Return the cache of the text after each image of ``tokens``: as many layers as the LM has,
+    kept behind the LM's in its cache.
 
     Raises:
         VLMIGError: it was filled with another number of images.
     """
     added = cache.layers[layers:]
     if not added:
-        added = [_AfterImages(images) for _ in range(layers)]
+        for _ in range(layers):
+            if length := static_length(cache):
+                added.append(_StaticAfterImages(max_cache_len=length + tokens))
+            else:
+                added.append(_GrowingAfterImages())
+            added[-1].images = images
         cache.layers += added
     if added[0].images != images:
         raise VLMIGError(
@@ -176,21 +200,34 @@ def image_cache(cache: Cache, layers: int, images: int) -> Cache:
     return Cache(layers=added)
 
 
-class _AfterImages(DynamicLayer):
-    """Keys and values of a text after K images, (B, K, heads, S, d): a row has all its images."""
+class _AfterImages:
+    """Keys and values of a text after K images, (B, K * heads, S, d): a row has all its images."""
 
-    def __init__(self, images: int) -> None:
-        super().__init__()
-        self.images = images
+    images: int
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        keys, values = (
-            states.unflatten(0, (-1, self.images)) for states in (key_states, value_states)
-        )
-        keys, values = super().update(keys, values)
-        return keys.flatten(0, 1), values.flatten(0, 1)
+        together = (self._join(key_states), self._join(value_states))
+        keys, values = super().update(*together)  # type: ignore[misc]
+        return self._part(keys), self._part(values)
+
+    def _join(self, states: Tensor) -> Tensor:
+        return states.unflatten(0, (-1, self.images)).flatten(1, 2)
+
+    def _part(self, states: Tensor) -> Tensor:
+        return states.unflatten(1, (self.images, -1)).flatten(0, 1)
+
+
+class _GrowingAfterImages(_AfterImages, DynamicLayer):
+    pass
+
+
+class _StaticAfterImages(_AfterImages, StaticLayer):
+    def reset(self) -> None:
+        """Begin anew: ``images_read`` tells by this flag."""
+        super().reset()
+        self.is_initialized = False
 
 
 def given_cache(keys: Tensor, values: Tensor) -> Cache:

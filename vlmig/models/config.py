@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
+from inspect import get_annotations
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
+from pydantic import AfterValidator, Field, create_model
 from transformers import AutoConfig, PreTrainedConfig
 
 from vlmig.errors import VLMIGError, one_line
-from vlmig.models.fields import check_fields, check_unknown
+from vlmig.io.config_file import Checked, parse
 
 COMPONENTS = ("language_model", "vision_encoder", "imaginer")
-MIX_RULES = ("prob", "logit", "geometric", "evidence", "contrast")
-WEIGHT_KINDS = ("uniform", "clip", "doubled", "entropy", "learned")
-PROJECTORS = ("linear", "mlp", "pooled", "resampler")
-FUSIONS = ("cross_attention", "decoder_layer", "prefix")
-PROTOCOLS = ("default", "reference")
-FEATURES = ("patches", "pooled")
-POLICIES = ("subject", "question", "sentences", "option")
-LONG_PROMPTS = ("cut", "split", "refuse")
-DTYPES = (None, "float32", "float16", "bfloat16")
+Mix = Literal["prob", "logit", "geometric", "evidence", "contrast"]
+Weights = Literal["uniform", "clip", "doubled", "entropy", "learned"]
+Policy = Literal["subject", "question", "sentences", "option"]
+LongPrompts = Literal["cut", "split", "refuse"]
+MIX_RULES, WEIGHT_KINDS = get_args(Mix), get_args(Weights)
+POLICIES, LONG_PROMPTS = get_args(Policy), get_args(LongPrompts)
+Text = Annotated[str, Field(pattern=r"\S")]
+
+
+def _inside(name: str) -> str:
+    """Refuse a sub-folder that leaves the checkpoint: what is inside is copied with it."""
+    place = name.rpartition(":")[2].split("/")
+    if place[0] == "." and ".." in place:
+        raise ValueError(f"is {name!r}; expected a folder inside the checkpoint")
+    return name
+
+
+Place = Annotated[Text, AfterValidator(_inside)]
+"""A hub id, or a folder, which begins with ``./`` inside the checkpoint."""
+Count = Annotated[int, Field(ge=1, le=2**20)]
+"""A count or a width; a larger one would only fill the memory."""
+Amount = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 COUNTS_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "mpnet")
 """Families whose position table begins with rows for padding."""
 IMAGE = "<image>"
@@ -80,74 +97,74 @@ class VLMIGConfig(PreTrainedConfig):
 
     text_config: Any = None
     """Configuration of the base LM (transformers)."""
-    language_model: str = "./language_model"
+    language_model: Place = "./language_model"
     """Base LM: hub id, or folder relative to the checkpoint when it begins with ``./``."""
-    language_model_revision: str | None = None
-    vision_encoder: str = "./vision_encoder"
+    language_model_revision: Text | None = None
+    vision_encoder: Place = "./vision_encoder"
     """Model of open_clip or transformers, see ``vlmig.vision.VisionEncoder``."""
-    vision_layer: int = -2
+    vision_layer: Annotated[int, Field(ge=-1000, le=1000)] = -2
     """Transformer block whose patch features are read; -2 is the penultimate, as published."""
-    vision_width: int = 768
+    vision_width: Count = 768
     """C, width of a patch feature."""
-    vision_patches: int = 49
+    vision_patches: Count = 49
     """P, patch features per image."""
-    vision_features: str = "patches"
+    vision_features: Literal["patches", "pooled"] = "patches"
     """``patches``, or ``pooled``: the unit embedding as the only patch."""
-    imaginer: str = "./generator"
+    imaginer: Place = "./generator"
     """A pipeline, or ``retrieval:PLACE``, ``folder:PLACE``, ``prior:NAME``, ``text``, ``blank``."""
-    imaginer_revision: str | None = None
-    imaginer_steps: int | None = None
+    imaginer_revision: Text | None = None
+    imaginer_steps: Annotated[Count, Field(le=10_000)] | None = None
     """None, here and in the next four: settings of the pipeline's family."""
-    imaginer_guidance: float | None = None
-    imaginer_size: int | None = None
+    imaginer_guidance: Amount | None = None
+    imaginer_size: Annotated[Count, Field(le=2**14)] | None = None
     """Side of an imagined image in pixels."""
-    imaginer_batch: int | None = None
+    imaginer_batch: Annotated[Count, Field(le=2**12)] | None = None
     """Images per call of the pipeline."""
-    imaginer_dtype: str | None = None
+    imaginer_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Precision; float32 on a CPU when None."""
-    imaginer_vae: str | None = None
+    imaginer_vae: Place | None = None
     """A smaller decoder in place of the pipeline's, such as madebyollin/taesd."""
     imaginer_compile: bool = False
     """Whether to compile the pipeline's denoiser."""
-    prompt_policy: str = "subject"
+    prompt_policy: Policy = "subject"
     """How a text becomes prompts: ``subject``, ``question``, ``sentences`` or ``option``."""
-    long_prompts: str = "cut"
+    long_prompts: LongPrompts = "cut"
     """What to do with prompts that are too long: ``cut``, ``split`` or ``refuse``."""
-    projector: str = "mlp"
+    projector: Literal["linear", "mlp", "pooled", "resampler"] = "mlp"
     """``linear`` or ``mlp`` (two layers, GELU; paper section 3.1), a token per patch; ``pooled``, a
     token per 2 x 2 patches (VILA-1.5); ``resampler``, ``projector_queries`` tokens (after
     BLIP-2)."""
-    projector_width: int | None = None
+    projector_width: Count | None = None
     """Hidden width, a multiple of 8 for ``resampler``; the LM's width when None."""
-    projector_queries: int = 32
+    projector_queries: Count = 32
     """Visual tokens of the ``resampler``."""
-    fusion: str = "cross_attention"
+    fusion: Literal["cross_attention", "decoder_layer", "prefix"] = "cross_attention"
     """``cross_attention``: queries from text, keys and values from text and visual tokens, gates
     that start at zero. ``decoder_layer``: one block of the LM's family and a final norm, as
     published. ``prefix``: early fusion, visual tokens among the LM's input embeddings (LLaVA,
     VILA)."""
-    image_token_id: int | None = None
+    image_token_id: Annotated[int, Field(ge=0, le=2**31)] | None = None
     """Id of an image token (``prefix``); the first id beyond the LM's vocabulary when None."""
-    chat_template: str = "question"
+    chat_template: Text = "question"
     """How a turn of a conversation is written, see ``vlmig.processing.chat_templates``."""
-    fusion_heads: int = 8
-    fusion_width: int | None = None
+    fusion_heads: Annotated[Count, Field(le=1024)] = 8
+    fusion_width: Count | None = None
     """Width of ``cross_attention``, a quarter of its feed-forward width; None: the LM's."""
-    mix: str = "evidence"
+    mix: Mix = "evidence"
     """How distributions are mixed, see ``vlmig.models.mixture``."""
-    weights: str = "uniform"
+    weights: Weights = "uniform"
     """How much each image counts, see ``vlmig.models.mixture``."""
-    strength: float = 1.0
+    strength: Amount = 1.0
     """Factor of the evidence."""
-    doubt: float = 0.0
+    doubt: Amount = 0.0
     """Exponent of the text model's doubt (1 - its highest probability); 0: images always count."""
-    alignment_floor: float = 0.2
+    alignment_floor: Annotated[float, Field(ge=-1, le=1, allow_inf_nan=False)] = 0.2
     """CLIP similarity below which ``entropy`` weights ignore an image."""
     auto: dict[str, Any] | None = None
     """When ``k="auto"`` stops (``vlmig.predict.adaptive_k.Stopping``); None if not calibrated."""
     learned: dict[str, Any] | None = None
     """What ``learned`` weights were fitted to (``vlmig.models.learned``); None if they were not."""
-    protocol: str = "default"
+    protocol: Literal["default", "reference"] = "default"
     """``reference`` reproduces the numbers of the published code, see ``docs/fidelity.md``."""
     trained: bool = False
     """Whether the adapter was trained; an untrained one cannot be evaluated."""
@@ -155,8 +172,9 @@ class VLMIGConfig(PreTrainedConfig):
     """Record of ``vlmig train``: data, steps, seeds, versions, measured figures."""
 
     def __post_init__(self, **kwargs: Any) -> None:
-        check_unknown(kwargs, VLMIGConfig.__annotations__)
-        check_settings({name: getattr(self, name) for name in VLMIGConfig.__annotations__})
+        _check_spelling(kwargs)
+        names = VLMIGConfig.__annotations__.keys() - {"auto_map"}
+        check_settings({name: getattr(self, name) for name in names})
         if isinstance(self.text_config, dict):
             self.text_config = _text_config(self.text_config)
         elif not isinstance(self.text_config, PreTrainedConfig | None):
@@ -247,27 +265,34 @@ class VLMIGConfig(PreTrainedConfig):
 AutoConfig.register(VLMIGConfig.model_type, VLMIGConfig, exist_ok=True)
 
 
+@cache
+def _checks() -> type[Checked]:
+    """Return the model that checks a configuration's fields, made of their annotations."""
+    kinds = get_annotations(VLMIGConfig, eval_str=True)
+    del kinds["auto_map"]  # of the class
+    fields: dict[str, Any] = {name: (kind, None) for name, kind in kinds.items()}
+    return create_model("Fields", __base__=Checked, **fields)
+
+
 def check_settings(values: Mapping[str, Any]) -> None:
     """Check some fields of a configuration by type, range and choice.
 
     Raises:
         VLMIGError: the first that is wrong, by name.
     """
-    check_fields(values)
-    for field, known in (
-        ("mix", MIX_RULES),
-        ("weights", WEIGHT_KINDS),
-        ("projector", PROJECTORS),
-        ("fusion", FUSIONS),
-        ("protocol", PROTOCOLS),
-        ("vision_features", FEATURES),
-        ("prompt_policy", POLICIES),
-        ("long_prompts", LONG_PROMPTS),
-        ("imaginer_dtype", DTYPES),
-    ):
-        value = values.get(field, known[0])
-        if not isinstance(value, str | None) or value not in known:
+    parse(_checks(), dict(values), "the configuration", "; correct it")
+
+
+def _check_spelling(given: Iterable[str]) -> None:
+    """Refuse fields that look like a misspelled one; transformers adds others of its own.
+
+    Raises:
+        VLMIGError: with the field that was probably meant.
+    """
+    known = VLMIGConfig.__annotations__
+    for name in given:
+        near = get_close_matches(name, known, 1, cutoff=0.8)
+        if near and name not in known:
             raise VLMIGError(
-                f"{field}={value!r} in the configuration; expected one of "
-                f"{', '.join(map(str, known))}"
+                f"unknown field {name!r} in the configuration; did you mean {near[0]}?"
             )

@@ -60,7 +60,6 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         return EncoderLayerFusion(self.config.text_config)
 
     @can_return_tuple
-    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -32,6 +33,8 @@ from vlmig.models.cache import (
     mark_text,
     one_cache,
     seen_length,
+    slots,
+    static_length,
     text_cache,
     unread_positions,
 )
@@ -49,6 +52,7 @@ from vlmig.models.reference import (
 from vlmig.models.text_states import (
     LateReading,
     Reading,
+    last_places,
     number,
     queried,
     real_tokens,
@@ -165,11 +169,13 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         """
         embedded = self.fusion.embed_shown(self, base, shown_features)
         output = self.trunk(**embedded, **kwargs)
-        padding = fusion_mask if fusion_mask is not None else base["attention_mask"]
-        if isinstance(padding, Tensor) and padding.ndim != 2:
+        mask = base["attention_mask"]
+        padding = mask if isinstance(mask, Tensor) and mask.ndim == 2 else fusion_mask
+        if padding is None and mask is not None:
+            came = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise VLMIGError(
-                f"attention_mask of shape {tuple(padding.shape)} with images; expected (B, S), or "
-                "pass that as fusion_mask"
+                f"attention_mask of shape {came} with images; expected (B, S), or pass that as "
+                "fusion_mask"
             )
         states, cache = output.last_hidden_state, text_cache(output)
         reading = self.fusion.prepare_text(
@@ -194,24 +200,25 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             packed: positions of rows that hold several texts, which begin anew with each, (B, T).
         """
         queries = states.shape[1]
-        present = real_tokens(padding, states, seen_length(cache, queries))
+        places = last_places(queries, seen_length(cache, queries), states.device)
+        present = real_tokens(padding, states, slots(cache, queries))
         positions, image_end = number(present), None
         if self.published:
             family, tokens = self.config.text_config.model_type, self.config.visual_tokens
             present, positions, image_end = published_layout(present, family, tokens)
-        positions = positions[:, -queries:]
+        positions = positions[:, places]
         if packed is not None and not self.published:
             positions = packed.expand_as(positions)
         text = self.fusion.read_text(states, positions)
         if cache is not None:
             text = extend_cache(cache, text, self.config.text_config)
-        mask = visible(present, queries, text[0].shape[-2])
+        mask = visible(present, places)
         if packed is not None:
             mask = mask & same_text(packed)
         if unread := unread_positions(cache):
             mask = mask & (torch.arange(mask.shape[-1], device=mask.device) >= unread)
         kept = queried(logits_to_keep)
-        image_end = image_end[:, -queries:][:, kept] if image_end is not None else None
+        image_end = image_end[:, places][:, kept] if image_end is not None else None
         return LateReading(
             hidden=states[:, kept],
             cache=cache,
@@ -234,8 +241,12 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         )
         if kwargs.get("visual_features") is not None:
             shape = input_ids.shape if inputs_embeds is None else inputs_embeds.shape[:2]
-            is_2d = attention_mask is not None and attention_mask.ndim == 2
-            inputs["fusion_mask"] = attention_mask if is_2d else input_ids.new_ones(shape)
+            mask = attention_mask
+            if mask is None or mask.ndim != 2:
+                mask = input_ids.new_ones(shape)
+            if length := static_length(text_cache(inputs)):  # one shape for every step
+                mask = F.pad(mask, (0, length - mask.shape[1]), value=1)
+            inputs["fusion_mask"] = mask
         return inputs
 
     def _get_candidate_generator(

@@ -74,12 +74,15 @@ def number(present: Tensor) -> Tensor:
     return (present.long().cumsum(-1) - 1).clamp_min(0)
 
 
-def visible(present: Tensor, queries: int, total: int) -> Tensor:
-    """Return which of ``total`` positions the last ``queries`` attend to, bool (B, T, S)."""
-    length = present.shape[1]
-    last = torch.arange(length - queries, length, device=present.device)
-    causal = torch.arange(total, device=present.device)[None] <= last[:, None]
-    return causal & F.pad(present, (0, total - length), value=False)[:, None]
+def last_places(count: int, length: int | Tensor, device: torch.device) -> Tensor:
+    """Return the last ``count`` places of a text of ``length`` tokens, (T,)."""
+    return torch.arange(count, device=device) + (length - count)
+
+
+def visible(present: Tensor, places: Tensor) -> Tensor:
+    """Return which real tokens (B, S) the queries at ``places`` (T,) attend to, bool (B, T, S)."""
+    causal = torch.arange(present.shape[1], device=present.device) <= places[:, None]
+    return causal & present[:, None]
 
 
 def first_token(present: Tensor) -> Tensor:

@@ -55,6 +55,11 @@ class Trainable:
         """Return the base LM without its head."""
         return self.trunk
 
+    def get_encoder(self, *args: Any, **kwargs: Any) -> PreTrainedModel:
+        """Return the base LM's encoder; of an LM without one this model, as transformers does."""
+        encoder: Any = self.trunk.get_encoder(*args, **kwargs)
+        return self if encoder is self.trunk else encoder
+
     def tied_weights(self) -> dict[str, str]:
         """Return which of the base LM's weights are another one, by name."""
         tied = self.language_model.get_expanded_tied_weights_keys(all_submodels=True)

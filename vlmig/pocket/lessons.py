@@ -26,7 +26,7 @@ from vlmig.pocket.text import (
     plain_sentence,
 )
 from vlmig.processing.chat_templates import Turn, render
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 
 class SceneConversations(RecoloredScenes):
@@ -135,9 +135,9 @@ class Sentences:
         """Raise an error: there are no images.
 
         Raises:
-            BadPicture: always.
+            BadImage: always.
         """
-        raise BadPicture("no such image")
+        raise BadImage("no such image")
 
 
 SOURCES: dict[str, Callable[..., Source]] = {

@@ -187,8 +187,7 @@ _PLACES = tuple(
         "in the morning, near the river, at the market, last summer, in the city, on the way home, "
         "at the museum, in the garden, before dinner, during the trip, on a quiet street, "
         "yesterday, after school, in a story, by the window, on the radio, for the first time, in "
-        "the "
-        "evening, at work, in a dream"
+        "the evening, at work, in a dream"
     ).split(", ")
 )
 _PLAIN = (

@@ -79,8 +79,7 @@ class Stopping:
         if not (0 < self.level < 0.5 and 1 <= self.group <= self.most):
             raise VLMIGError(
                 f"level={self.level}, group={self.group}, most={self.most}; expected an error "
-                "level in (0, 0.5) and "
-                "groups of 1 to most"
+                "level in (0, 0.5) and groups of 1 to most"
             )
 
     @property
@@ -166,9 +165,8 @@ def parse_k(
         return k
     if not decides:
         raise VLMIGError(
-            f"k={k!r} decides between answers by imagined pictures; expected choices, and neither "
-            "images nor steps, "
-            "or a number"
+            f"k={k!r} decides between answers by imagined images; expected choices, and neither "
+            "images nor steps, or a number"
         )
     name, colon, level = k.partition(":")
     try:
@@ -183,8 +181,7 @@ def parse_k(
     if calibrated is None:
         raise VLMIGError(
             "k='auto' needs a checkpoint that was calibrated for it, and this one was not; "
-            "expected vlmig calibrate, or "
-            "a number"
+            "expected vlmig calibrate, or a number"
         )
     return Stopping(**{**calibrated, **chosen})
 
@@ -229,13 +226,8 @@ class AdaptiveScores:
         generic: bool = False,
     ) -> None:
         self.generic = generic or mixture.mix == "contrast"
-        self.scorer, self.rule, self.mixture, self.least, self.first = (
-            scorer,
-            rule,
-            mixture,
-            least,
-            first,
-        )
+        self.scorer, self.rule, self.mixture = scorer, rule, mixture
+        self.least, self.first = least, first
         self.sizes = [len(groups) for groups in questions]
         self.groups = [group for groups in questions for group in groups]
         self.visuals = Visuals.none(scorer.config)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.special import softmax
 
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.mixture import Mixture
-from vlmig.predict.scores import Scores, normalized
+from vlmig.predict.scores import Scores
 
 UNMOVED = 1e-6
 """A change of probabilities that is only rounding."""
@@ -86,8 +87,8 @@ class Answer:
         return cls(
             answer=options[int(mixed.argmax())],
             probabilities=_named(options, mixed),
-            per_image=[_named(options, row) for row in normalized(scores.per_image)],
-            text_only=_named(options, normalized(text_only)),
+            per_image=[_named(options, row) for row in softmax(scores.per_image, -1)],
+            text_only=_named(options, softmax(text_only)),
             weights=visuals.alignment.tolist(),
             images=visuals.images,
             prompt=" / ".join(dict.fromkeys(visuals.prompts)),

@@ -8,7 +8,7 @@ the middle of its context.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -23,7 +23,7 @@ from vlmig.models.modeling import Model, VLMIGForCausalLM
 from vlmig.models.text_states import Reading, VisualStates
 from vlmig.predict.scores import Scores
 from vlmig.processing.pairs import ScoreRequest
-from vlmig.processing.tokens import pad_rows
+from vlmig.processing.tokens import ImageTokens
 
 LEAST = 16
 """Tokens to save, over all candidates of a context: below that, two shorter calls of the LM cost
@@ -58,7 +58,7 @@ def read_batches(
     visuals: Sequence[Visuals],
     batch: int,
     pad: int,
-    shown: Callable[[Sequence[list[int]], Sequence[Visuals]], Tensor | None],
+    image_tokens: ImageTokens | None,
 ) -> Iterator[Batch]:
     """Read requests, at most ``batch`` together, all with equally many images; a context that
     several share is read once.
@@ -66,7 +66,7 @@ def read_batches(
     Args:
         visuals: of each context.
         pad: the token that fills rows.
-        shown: stacks the features of the images in texts, of their ids and visuals.
+        image_tokens: how images stand in a text; None where they do not.
     """
     single, shared = split_shared(model, requests)
     largest = max((len(group) for group in shared), default=1)
@@ -80,8 +80,8 @@ def read_batches(
     for groups in _same_images([[request] for request in single], visuals, batch):
         members = list(chain(*groups))
         images = [visuals[request.context] for request in members]
-        features = shown([request.ids for request in members], images)
-        yield Batch(members, images, read_requests(model, members, pad, features))
+        shown = stack_shown(image_tokens, [request.ids for request in members], images)
+        yield Batch(members, images, read_requests(model, members, pad, shown))
 
 
 def _same_images(
@@ -91,6 +91,15 @@ def _same_images(
     counts = [len(visuals[group[0].context].features) for group in groups]
     for members in same_size(counts, batch):
         yield [groups[i] for i in members]
+
+
+def stack_shown(
+    image_tokens: ImageTokens | None, rows: Sequence[list[int]], visuals: Sequence[Visuals]
+) -> Tensor | None:
+    """Stack the features of the images in texts, (B, M, P, C); None without any."""
+    if image_tokens is None:
+        return None
+    return image_tokens.stack(rows, [images.shown for images in visuals])
 
 
 def read_requests(
@@ -124,6 +133,22 @@ def read_padded(
     return model.read({**base, "use_cache": False}, positions, shown_features=shown)
 
 
+def pad_rows(
+    ids: Sequence[list[int]], token: int, device: torch.device, left: bool = True
+) -> dict[str, Tensor]:
+    """Pad token lists to one length: ``input_ids`` and ``attention_mask``, (B, T)."""
+    length = max(len(row) for row in ids)
+    rows, masks = [], []
+    for row in ids:
+        filling = length - len(row)
+        rows.append([token] * filling + row if left else row + [token] * filling)
+        masks.append([0] * filling + [1] * len(row) if left else [1] * len(row) + [0] * filling)
+    return {
+        "input_ids": torch.tensor(rows, device=device),
+        "attention_mask": torch.tensor(masks, device=device),
+    }
+
+
 def split_shared(
     model: Model, requests: Sequence[ScoreRequest]
 ) -> tuple[list[ScoreRequest], list[list[ScoreRequest]]]:
@@ -149,10 +174,7 @@ def split_shared(
 def shared_length(requests: Sequence[ScoreRequest]) -> int:
     """Count the tokens that all requests begin with and at none of which a prediction is needed."""
     rows = [request.ids for request in requests]
-    first, last = (
-        min(rows),
-        max(rows),
-    )  # all rows share what the first and the last in sorted order share
+    first, last = min(rows), max(rows)  # all share what these two in sorted order share
     length = 0
     while length < min(len(first), len(last)) and first[length] == last[length]:
         length += 1
@@ -253,21 +275,17 @@ def _add(
     steps: list[int] = []
     tokens: list[int] = []
     starts, candidates = [], []
-    for row, request in enumerate(requests):
+    for number, request in enumerate(requests):
         for candidate, ids in request.targets:
-            candidates.append((row, candidate))
+            candidates.append((number, candidate))
             starts.append(len(tokens))
-            rows += [row] * len(ids)
+            rows += [number] * len(ids)
             steps += range(-len(ids), 0)
             tokens += ids
-    row_index, step_index, token_index = (
-        torch.tensor(rows),
-        torch.tensor(steps),
-        torch.tensor(tokens),
-    )
+    row, step, token = torch.tensor(rows), torch.tensor(steps), torch.tensor(tokens)
     # Only these entries are kept of each prediction, so that no two of them are in memory together.
-    picked = [p[row_index, step_index + p.shape[1], token_index] for p in predictions]
+    picked = [p[row, step + p.shape[1], token] for p in predictions]
     sums = np.add.reduceat(torch.stack(picked).cpu().double().numpy(), starts, 1)
-    for (row, candidate), values in zip(candidates, sums.T, strict=True):
-        for result, value in zip(results[row], values, strict=True):
+    for (number, candidate), values in zip(candidates, sums.T, strict=True):
+        for result, value in zip(results[number], values, strict=True):
             result[candidate] += value

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.pipeline import Imagination
-from vlmig.imagination.store import FeatureStore, default_store
+from vlmig.imagination.store import FeatureStore
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.prefix import add_image_token
@@ -30,7 +30,7 @@ from vlmig.processing.conversation import (
 )
 from vlmig.processing.texts import check_texts
 from vlmig.runtime import Stopwatch
-from vlmig.vision import Pictures, all_opened
+from vlmig.vision import ImageInputs, all_opened
 
 DEFAULT_K = 6
 BYTES = 2**27
@@ -38,14 +38,7 @@ BYTES = 2**27
 
 
 class Images:
-    """From texts, or images given for them, to ``Visuals``.
-
-    Args:
-        model: base LM with adapter.
-        tokenizer: the base LM's.
-        folder: the checkpoint's folder, against which ``./`` components are resolved.
-        store: where imagined features are kept, or its folder; the user's cache when None.
-    """
+    """From texts, or images given for them, to ``Visuals``; the arguments are ``VLMIG``'s."""
 
     def __init__(
         self,
@@ -60,10 +53,9 @@ class Images:
         if self.in_text:
             add_image_token(tokenizer, self.config)
         self.stopwatch = Stopwatch()
-        opened = (
-            store if isinstance(store, FeatureStore) else FeatureStore(store or default_store())
-        )
-        self.imagination = Imagination(self.config, folder, opened, self.stopwatch)
+        if not isinstance(store, FeatureStore):
+            store = FeatureStore(store)
+        self.imagination = Imagination(self.config, folder, store, self.stopwatch)
 
     def imagine(
         self,
@@ -85,8 +77,7 @@ class Images:
         if not isinstance(k, int):
             raise VLMIGError(
                 f"k={k!r}; expected a number of images here: auto decides between answers (ask "
-                "with choices, "
-                "loglikelihood, vlmig eval)"
+                "with choices, loglikelihood, vlmig eval)"
             )
         check_texts("texts", texts)
         prompts = []
@@ -100,7 +91,7 @@ class Images:
 
     def look(
         self,
-        images: Sequence[Pictures],
+        images: Sequence[ImageInputs],
         texts: Sequence[str],
         k: int | None = None,
         seed: int = 0,
@@ -126,7 +117,7 @@ class Images:
         check_texts("texts", texts)
         if len(images) != len(texts):
             raise VLMIGError(
-                f"pictures for {len(images)} texts, {len(texts)} texts; expected as many"
+                f"images for {len(images)} texts, {len(texts)} texts; expected as many"
             )
         opened = [all_opened(given) for given in images]
         options = options or [""] * len(texts)
@@ -135,7 +126,7 @@ class Images:
         refuse_placeholders(texts, BESIDE_TEXT)
         if k is not None:
             raise VLMIGError(
-                f"k={k} with pictures; expected no k: this model looks at pictures beside the "
+                f"k={k} with images; expected no k: this model looks at images beside the "
                 "text, and they take the imagined ones' place"
             )
         return self._beside_text(opened, texts, policy, options)
@@ -182,7 +173,7 @@ class Images:
         texts: Sequence[str],
         k: int | None,
         seed: int,
-        images: Sequence[Pictures] | None,
+        images: Sequence[ImageInputs] | None,
         options: Sequence[str] | None = None,
     ) -> list[Visuals]:
         """Imagine images for each text by the checkpoint's policy, or look at those given."""

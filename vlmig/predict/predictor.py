@@ -25,17 +25,16 @@ from vlmig.predict.scorer import Scorer
 from vlmig.predict.scores import Scores
 from vlmig.predict.writing import generate, think, write_answer
 from vlmig.processing.chat_templates import Turn
-from vlmig.processing.conversation import Conversation, Shot
+from vlmig.processing.conversation import Conversation, Shot, spaced
 from vlmig.processing.texts import check_pairs, check_question, check_texts
-from vlmig.processing.tokens import spaced
 from vlmig.runtime import Stopwatch
-from vlmig.vision import Pictures
+from vlmig.vision import ImageInputs
 
 logger = logging.getLogger(__name__)
 
 
 class VLMIG:
-    """A language model that imagines pictures before answering. Scoring and generation live in
+    """A language model that imagines images before answering. Scoring and generation live in
     ``Scorer``.
 
     Args:
@@ -101,7 +100,7 @@ class VLMIG:
         """
         model, tokenizer = build_untrained(language_model, vision, generator, **settings)
         logger.warning(
-            "the adapter of %s is untrained; pictures have no effect until it is trained",
+            "the adapter of %s is untrained; images have no effect until it is trained",
             absolute(language_model),
         )
         return cls(model, tokenizer, Path("."), store)
@@ -112,7 +111,7 @@ class VLMIG:
         choices: Sequence[str] | None = None,
         k: int | str | None = None,
         *,
-        images: Pictures = (),
+        images: ImageInputs = (),
         shots: Sequence[Shot] = (),
         steps: bool = False,
         **settings: Any,
@@ -175,7 +174,7 @@ class VLMIG:
         if not isinstance(count, Stopping):
             context, candidates = question
             how = {"verbatim": True, "generic": mixture.mix == "contrast"}
-            return self.score([context], [candidates], [visuals], **how)[0], visuals
+            return self.scorer.score([context], [candidates], [visuals], **how)[0], visuals
         # A generator that draws several images at a time takes no longer for them than for one.
         rule = replace(count, group=self.config.imaginer_batch or count.group)
         (safe,) = score_until_safe(self.scorer, [question], rule, mixture, draw)
@@ -184,7 +183,7 @@ class VLMIG:
     def chat(
         self,
         asked: str | Sequence[Turn],
-        images: Pictures = (),
+        images: ImageInputs = (),
         *,
         shots: Sequence[Shot] = (),
         steps: bool = False,
@@ -241,7 +240,7 @@ class VLMIG:
         pairs: Sequence[tuple[str, str]],
         k: int | str | None = None,
         *,
-        images: Sequence[Pictures] | None = None,
+        images: Sequence[ImageInputs] | None = None,
         seed: int = 0,
         per: str = "token",
         batch: int = 32,
@@ -280,11 +279,10 @@ class VLMIG:
 
             mixture = Mixture.of(self.config)
             safe = score_until_safe(self.scorer, list(questions.items()), count, mixture, draw)
-            chosen = dict(zip(texts, (scores.visuals for scores in safe), strict=True))
-            visuals = [chosen[context] for context, _ in pairs]
+            chosen = dict(zip(texts, safe, strict=True))
+            visuals = [chosen[context].visuals for context, _ in pairs]
         elif visuals is None:
-            contexts = [context for context, _ in pairs]
-            continuations = [continuation for _, continuation in pairs]
+            contexts, continuations = zip(*pairs, strict=True) if pairs else ((), ())
             visuals = self.images.for_texts(contexts, count, seed, images, continuations)
         return self.scorer.loglikelihood(pairs, visuals, per, batch)
 
@@ -309,7 +307,7 @@ class VLMIG:
         prompts: Sequence[str],
         k: int | None = None,
         *,
-        images: Sequence[Pictures] | None = None,
+        images: Sequence[ImageInputs] | None = None,
         seed: int = 0,
         batch: int = 8,
         visuals: Sequence[Visuals] | None = None,

@@ -24,16 +24,18 @@ from vlmig.predict.batching import (
     read_batches,
     read_padded,
     read_requests,
+    stack_shown,
 )
 from vlmig.predict.images import VisualCache
 from vlmig.predict.scores import Scores, trusts_of
 from vlmig.processing.conversation import (
     refuse_placeholders,
+    spaced,
     with_placeholders,
     without_placeholders,
 )
 from vlmig.processing.pairs import ScoreRequest, TextTokenizer, score_requests
-from vlmig.processing.tokens import ImageTokens, likely_words, spaced
+from vlmig.processing.tokens import ImageTokens, likely_words
 from vlmig.runtime import deterministic_map
 
 ROWS = 32
@@ -177,7 +179,7 @@ class Scorer:
             groups, batch = list(by_context.values()), ROWS
         batch = 1 if self.model.padding_counts else batch
         for own in groups:
-            yield from read_batches(self.model, own, visuals, batch, self.pad, self.shown)
+            yield from read_batches(self.model, own, visuals, batch, self.pad, self.image_tokens)
 
     def _requests(
         self,
@@ -199,12 +201,6 @@ class Scorer:
         if self.image_tokens is None:
             return text
         return self.image_tokens.expand(with_placeholders(text, len(visuals.shown)))
-
-    def shown(self, rows: Sequence[list[int]], visuals: Sequence[Visuals]) -> Tensor | None:
-        """Stack the features of the images in the texts, (B, M, P, C); None without any."""
-        if self.image_tokens is None:
-            return None
-        return self.image_tokens.stack(rows, [images.shown for images in visuals])
 
     def limit(self, visuals: Visuals) -> int | None:
         """Return how many tokens of a text fit; images in the text leave no room free before it for
@@ -229,7 +225,8 @@ class Scorer:
         model, ids = self.causal("token_log_probs"), self.ids(text, visuals)
         placeholder = None if self.image_tokens is None else self.image_tokens.placeholder
         positions = [i for i in range(1, len(ids)) if ids[i] != placeholder]
-        reading = read_padded(model, [ids], len(ids), self.pad, self.shown([ids], [visuals]))
+        shown = stack_shown(self.image_tokens, [ids], [visuals])
+        reading = read_padded(model, [ids], len(ids), self.pad, shown)
         targets = torch.tensor([ids[i] for i in positions], device=model.device)[:, None]
         before = torch.tensor(positions, device=model.device) - 1
         values = []
@@ -261,7 +258,8 @@ class Scorer:
         else:
             ids = self.ids(context, visuals)
         request = ScoreRequest(0, ids, [(0, [0])], gap)
-        reading = read_requests(self.model, [request], self.pad, self.shown([ids], [visuals]))
+        shown = stack_shown(self.image_tokens, [ids], [visuals])
+        reading = read_requests(self.model, [request], self.pad, shown)
         return likely_words(self.tokenizer, self.predict(reading, [visuals])[0, -1].exp(), count)
 
     def loglikelihood(

@@ -51,13 +51,21 @@ class Scores:
         stays as it is."""
         if len(groups) == 1:
             return groups[0]
-        text = np.concatenate([group.text for group in groups], -1)
-        per_image = np.concatenate([group.per_image for group in groups], -1)
-        blank = np.concatenate([group.blank for group in groups], -1)
-        alignment = np.stack([group.alignment for group in groups], -1)
-        known = [group.generic for group in groups if group.generic is not None]
-        generic = np.concatenate(known, -1) if len(known) == len(groups) else None
-        return cls(text, per_image, blank, alignment, generic)
+        text, per_image, blank, alignment, generic = [], [], [], [], []
+        for group in groups:
+            text.append(group.text)
+            per_image.append(group.per_image)
+            blank.append(group.blank)
+            alignment.append(group.alignment)
+            if group.generic is not None:
+                generic.append(group.generic)
+        return cls(
+            np.concatenate(text, -1),
+            np.concatenate(per_image, -1),
+            np.concatenate(blank, -1),
+            np.stack(alignment, -1),
+            np.concatenate(generic, -1) if len(generic) == len(groups) else None,
+        )
 
     def one(self, question: int) -> Scores:
         """Select one of Q stacked questions, whose arrays are (Q, C), (K, Q, C), (Q, C), (K, Q)."""
@@ -189,12 +197,6 @@ def trusts_of(
         for i in indices:
             trusts[i] = trust
     return trusts
-
-
-def normalized(log_probs: np.ndarray) -> np.ndarray:
-    """Turn log-probabilities into probabilities of the candidates in the last axis, (..., C)."""
-    probabilities = np.exp(log_probs - log_probs.max(-1, keepdims=True))
-    return probabilities / probabilities.sum(-1, keepdims=True)
 
 
 def _or_else(log_probability: np.ndarray) -> np.ndarray:

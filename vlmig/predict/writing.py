@@ -12,10 +12,9 @@ from torch import Tensor
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.config import IMAGE
-from vlmig.predict.batching import same_size
+from vlmig.predict.batching import pad_rows, same_size, stack_shown
 from vlmig.predict.scorer import Scorer
 from vlmig.processing.conversation import THINKING, Conversation
-from vlmig.processing.tokens import pad_rows
 
 ANSWER_TOKENS = 128
 """The most tokens of an answer in words."""
@@ -89,7 +88,7 @@ def write_answer(
 def _inputs(scorer: Scorer, rows: list[list[int]], visuals: list[Visuals]) -> dict[str, Tensor]:
     """Combine token ids and images to the model's inputs."""
     inputs = pad_rows(rows, scorer.pad, scorer.model.device)
-    shown = scorer.shown(rows, visuals)
+    shown = stack_shown(scorer.image_tokens, rows, visuals)
     if shown is not None:
         inputs["shown_features"] = shown.to(scorer.model.device)
     features = torch.stack([images.features for images in visuals])

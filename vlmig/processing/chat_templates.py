@@ -48,14 +48,14 @@ class Template:
     """The system's text."""
     inside: bool = False
     """Whether the system's text stands at the begin of the first question rather than before it."""
-    pictures: str = "kept"
+    images: str = "kept"
     """``kept``: where they are in the question; ``first``: those it begins with stand before all of
     ``user``; ``only``: the question is its images, and its text is dropped."""
 
 
 TEMPLATES = {
-    "plain": Template("{}", "{}\n", "\n", opening="", pictures="only"),
-    "question": Template("Question: {} Answer:", " {}\n", "\n", opening="{}\n", pictures="first"),
+    "plain": Template("{}", "{}\n", "\n", opening="", images="only"),
+    "question": Template("Question: {} Answer:", " {}\n", "\n", opening="{}\n", images="first"),
     "vicuna": Template(
         "USER: {} ASSISTANT:",
         " {}</s>",
@@ -127,18 +127,8 @@ def render(
 def prompt(
     turns: Sequence[Turn], template: str, tokenizer: Any = None, system: str | None = None
 ) -> str:
-    """Write a conversation that ends with a question, so that an answer can follow.
-
-    Args:
-        turns: user and assistant in turn, from the user to the user.
-        template: one of ``TEMPLATES``, or ``tokenizer``.
-        tokenizer: for the template of that name.
-        system: what is said first, in place of the template's own; ``""`` is nothing.
-
-    Raises:
-        VLMIGError: an unknown template, turns in another order or without text, or a chat template
-            that does not write them.
-    """
+    """Write a conversation that ends with a question, so that an answer can follow; arguments and
+    errors as of ``render``."""
     _check(turns, template, "user")
     if template == TOKENIZER:
         return _apply(tokenizer, turns, system, asks=True)
@@ -198,9 +188,9 @@ def _write(turns: Sequence[Turn], template: Template, system: str | None) -> tup
 
 def _user_text(text: str, template: Template, inner: str) -> str:
     """Write a user's turn, with its images where the template has them."""
-    if template.pictures == "only":
+    if template.images == "only":
         return template.user.format(IMAGE * text.count(IMAGE))
-    found = LEADING.match(text) if template.pictures == "first" else None
+    found = LEADING.match(text) if template.images == "first" else None
     if found is None:
         return template.user.format(inner + text)
     marks, rest = IMAGE * found[0].count(IMAGE), text[found.end() :]

@@ -15,9 +15,9 @@ from PIL import Image
 from vlmig.errors import VLMIGError
 from vlmig.models.config import IMAGE, VLMIGConfig
 from vlmig.processing.chat_templates import LEADING, Turn, prompt, render, stop_of
-from vlmig.vision import Pictures, all_opened
+from vlmig.vision import ImageInputs, all_opened
 
-Shot = tuple[Pictures, str, str]
+Shot = tuple[ImageInputs, str, str]
 """A few-shot example: its images (none, one or several), a question, the answer."""
 THINKING = "Let's think step by step."
 CONCLUSION = "Therefore, the answer is"
@@ -61,6 +61,20 @@ def refuse_placeholders(texts: Sequence[str], why: str) -> None:
             raise VLMIGError(f"{_short(text)} contains {IMAGE}, {why}")
 
 
+def spaced(context: str, choices: Sequence[str]) -> list[str]:
+    """Put a space in front of every candidate that does not begin with one, unless the context ends
+    with one.
+
+    Raises:
+        VLMIGError: an empty candidate.
+    """
+    if not all(option.strip() for option in choices):
+        raise VLMIGError("an empty candidate among the choices; expected words")
+    if context[-1:].isspace():
+        return list(choices)
+    return [option if option[:1].isspace() else " " + option for option in choices]
+
+
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
@@ -85,7 +99,7 @@ class Conversation:
     def of(
         cls,
         question: str | Sequence[Turn],
-        images: Pictures,
+        images: ImageInputs,
         shots: Sequence[Shot],
         config: VLMIGConfig,
         tokenizer: Any,
@@ -103,9 +117,8 @@ class Conversation:
             opened = all_opened(example_images)
             if opened and not in_text:
                 raise VLMIGError(
-                    f"a demonstration with images, but fusion={config.fusion!r} looks at "
-                    "images beside the text; "
-                    "expected none in it, or a model with fusion 'prefix'"
+                    f"a demonstration with images, but fusion={config.fusion!r} looks at images "
+                    "beside the text; expected none in it, or a model with fusion 'prefix'"
                 )
             turns += [
                 Turn("user", with_placeholders(text, len(opened), line=True)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -60,20 +59,6 @@ class ImageTokens(NamedTuple):
         return stacked
 
 
-def spaced(context: str, choices: Sequence[str]) -> list[str]:
-    """Put a space in front of every candidate that does not begin with one, unless the context ends
-    with one.
-
-    Raises:
-        VLMIGError: an empty candidate.
-    """
-    if not all(option.strip() for option in choices):
-        raise VLMIGError("an empty candidate among the choices; expected words")
-    if context[-1:].isspace():
-        return list(choices)
-    return [option if option[:1].isspace() else " " + option for option in choices]
-
-
 def cut_left(
     ids: list[int], limit: int | None, kept: int, image_tokens: ImageTokens | None = None
 ) -> list[int]:
@@ -96,22 +81,6 @@ def cut_left(
             )
         start += -ids[:start].count(image_tokens.placeholder) % image_tokens.each
     return ids[:kept] + ids[start:]
-
-
-def pad_rows(
-    ids: Sequence[list[int]], token: int, device: torch.device, left: bool = True
-) -> dict[str, Tensor]:
-    """Pad token lists to one length: ``input_ids`` and ``attention_mask``, (B, T)."""
-    length = max(len(row) for row in ids)
-    rows, masks = [], []
-    for row in ids:
-        filling = length - len(row)
-        rows.append([token] * filling + row if left else row + [token] * filling)
-        masks.append([0] * filling + [1] * len(row) if left else [1] * len(row) + [0] * filling)
-    return {
-        "input_ids": torch.tensor(rows, device=device),
-        "attention_mask": torch.tensor(masks, device=device),
-    }
 
 
 def likely_words(

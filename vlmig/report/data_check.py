@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,14 @@ import numpy as np
 from vlmig.data.check import Findings, summary
 from vlmig.data.pairs import Pair
 from vlmig.report.page import style, write_page
-from vlmig.vision.files import BadPicture
+from vlmig.report.thumbnails import thumbnail
+from vlmig.vision.files import BadImage
 
 SAMPLES = 24
 SIDE = 224
 """Longest side of an image on the page, in pixels."""
+ROOM = 50_000
+"""Most characters of an image."""
 
 
 def write_findings(path: Path, findings: Sequence[Findings], seed: int = 0) -> None:
@@ -49,14 +50,10 @@ def _source(found: Findings, seed: int) -> dict[str, Any]:
 
 def _sample(found: Findings, pair: Pair) -> dict[str, Any] | None:
     """Describe a pair; None if an image changed since it was checked and cannot be read."""
-    pictures = []
-    for name in pair.pictures():
+    images = []
+    for name in pair.images():
         try:
-            picture = found.index.source.open(name)
-        except BadPicture:
+            images.append(thumbnail(found.index.source.open(name), ROOM, SIDE))
+        except BadImage:
             return None
-        picture.thumbnail((SIDE, SIDE))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=80)
-        pictures.append(base64.b64encode(buffer.getvalue()).decode())
-    return {"pictures": pictures, "caption": pair.caption, "prompt": pair.prompt}
+    return {"pictures": images, "caption": pair.caption, "prompt": pair.prompt}

@@ -16,7 +16,7 @@ Numbers = dict[str, int]
 """Store key -> index among the page's images, in the order in which they are first used."""
 LIMIT = 500
 """Most items of a page; an item counts once for every seed and run that it is shown with."""
-PICTURES = 3000
+IMAGES = 3000
 """Most images of a page."""
 
 
@@ -72,8 +72,8 @@ def _names(doc: Row, question: Row) -> list[str]:
 def entry_of(run: Run, line: Row, numbers: Numbers) -> Row:
     """Describe what one run measured of an item under one seed, and number its images."""
     wordings = _measured(run, line)
-    for wording, picture_set in zip(wordings, _picture_sets(line), strict=True):
-        wording["set"] = picture_set
+    for wording, image_set in zip(wordings, _image_sets(line), strict=True):
+        wording["set"] = image_set
     sets = []
     for keys in line["pictures"]:
         sets.append([numbers.setdefault(key, len(numbers)) for key in keys[: run.most]])
@@ -94,7 +94,7 @@ def rights(run: Run, line: Row) -> list[bool | None]:
     return [wording["ok"] for wording in _measured(run, line)]
 
 
-def _picture_sets(line: Row) -> list[Any]:
+def _image_sets(line: Row) -> list[Any]:
     """Return the index of each wording's set of images, or a list with one for each candidate."""
     counts = _scored(line)
     sets = len(line["pictures"])
@@ -203,10 +203,10 @@ def _short(values: Any) -> Any:
 
 def shares(runs: Sequence[Run], sizes: Mapping[str, int], seeds: int) -> dict[str, int]:
     """Return how many items of each task a page can carry, with ``seeds`` sets of images."""
-    pictures = 0
+    images = 0
     for run in runs:
-        pictures += seeds * max((run.pictures(task) for task in sizes), default=0)
-    limit = min(LIMIT // (seeds * len(runs)), PICTURES // max(1, pictures))
+        images += seeds * max((run.images(task) for task in sizes), default=0)
+    limit = min(LIMIT // (seeds * len(runs)), IMAGES // max(1, images))
     return split_evenly(sizes, max(limit, len(sizes)))
 
 

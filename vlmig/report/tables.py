@@ -214,8 +214,8 @@ def _accuracy(condition: Row | None) -> str:
     if condition["acc"] is None:
         return f"ppl {condition['perplexity']:.3f}"
     low, high = (100 * bound for bound in condition["ci95"])
-    pictures = f", {condition['pictures']:.1f}" if "pictures" in condition else ""
-    return f"{100 * condition['acc']:.1f}% [{low:.0f}, {high:.0f}]{pictures}"
+    images = f", {condition['pictures']:.1f}" if "pictures" in condition else ""
+    return f"{100 * condition['acc']:.1f}% [{low:.0f}, {high:.0f}]{images}"
 
 
 def _gain(results: Row, task: str, subset: str) -> str:

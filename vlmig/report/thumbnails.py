@@ -15,11 +15,11 @@ SIZES = ((1.0, 70), (1.0, 55), (0.8, 50), (0.65, 45), (0.5, 40), (0.5, 20))
 """Scale of the side and JPEG quality, tried in turn until an image fits."""
 
 
-def thumbnail(picture: Image.Image, allowance: float, side: int = SIDE) -> str:
+def thumbnail(image: Image.Image, allowance: float, side: int = SIDE) -> str:
     """Return a JPEG in base64, as large and fine as ``allowance`` characters permit."""
     written = b""
     for share, quality in SIZES:
-        small, buffer = picture.convert("RGB"), io.BytesIO()
+        small, buffer = image.convert("RGB"), io.BytesIO()
         small.thumbnail((round(share * side), round(share * side)), Image.Resampling.LANCZOS)
         small.save(buffer, "JPEG", quality=quality, optimize=True)
         written = buffer.getvalue()
@@ -41,4 +41,4 @@ def thumbnails(store: FeatureStore, keys: Iterable[str], characters: int) -> lis
 
 def _thumbnail(store: FeatureStore, key: str, allowance: float) -> str | None:
     item = store.get(key)
-    return None if item is None or item.picture is None else thumbnail(item.picture, allowance)
+    return None if item is None or item.image is None else thumbnail(item.image, allowance)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vlmig.training.loop import fit
-    from vlmig.training.recipe import Optimisation, Recipe, Stage, load_recipe
+    from vlmig.training.recipe import Optimization, Recipe, Stage, load_recipe
     from vlmig.training.run import train
 
-__all__ = ["Optimisation", "Recipe", "Stage", "fit", "load_recipe", "train"]
+__all__ = ["Optimization", "Recipe", "Stage", "fit", "load_recipe", "train"]
 
 _HOMES = {
-    "Optimisation": "recipe",
+    "Optimization": "recipe",
     "Recipe": "recipe",
     "Stage": "recipe",
     "fit": "loop",

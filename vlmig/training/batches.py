@@ -17,9 +17,9 @@ from vlmig.data.pairs import Pair
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad
 from vlmig.runtime import deterministic_map
-from vlmig.training.pictures import Loaded, Pictures
+from vlmig.training.images import ImageFeatures, Loaded
 from vlmig.training.texts import Texts, Tokens
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 TRIES = 1000
 """Bad images in a row before a stage stops with an error."""
@@ -107,7 +107,7 @@ class Batches(Dataset):
     """The micro-batches of each step for one of several processes; ``batches[step]`` lists them.
 
     Args:
-        pictures: loads the pairs' images.
+        images: loads the pairs' images.
         size: samples per step over all processes.
         micro: most samples at a time.
         part: this process's number, and the number of processes.
@@ -117,7 +117,7 @@ class Batches(Dataset):
         self,
         order: Order,
         tokens: Tokens,
-        pictures: Pictures,
+        images: ImageFeatures,
         *,
         size: int,
         micro: int | None,
@@ -129,7 +129,7 @@ class Batches(Dataset):
             raise VLMIGError(
                 f"batch: {size} over {count} processes; expected a multiple of {count}"
             )
-        self.order, self.tokens, self.pictures = order, tokens, pictures
+        self.order, self.tokens, self.images = order, tokens, images
         self.size, self.blank_share = size, blank_share
         self.each = size // count  # samples of this process in a step
         self.offset, self.micro = number * self.each, min(micro or self.each, self.each)
@@ -149,7 +149,7 @@ class Batches(Dataset):
         """Put samples together."""
         rngs = [self.order.generator(position) for position in positions]
         drawn = list(zip(positions, rngs, strict=True))
-        if self.pictures.stored:  # a store's connection belongs to one thread
+        if self.images.stored:  # a store's connection belongs to one thread
             samples = [self._sample(one) for one in drawn]
         else:
             samples = deterministic_map(self._sample, drawn, torch.device("cpu"))
@@ -176,9 +176,9 @@ class Batches(Dataset):
             pair, source = share.index[row], share.index.source
             read = self._with_images(pair)
             try:
-                images = [None if blank else self.pictures.load(source, one) for one in read]
+                images = [None if blank else self.images.load(source, one) for one in read]
                 return pair, images, bad
-            except BadPicture as error:
+            except BadImage as error:
                 bad.append(Bad(f"{source.name}, {pair.picture}", str(error)))
                 row = self.order.instead(position, rng)
         raise VLMIGError(
@@ -192,7 +192,7 @@ class Batches(Dataset):
         Raises:
             VLMIGError: several images for a late-fusion model, which reads each text beside one.
         """
-        pairs = pair.pictures() or ([pair] if pair.prompt else [])
+        pairs = pair.images() or ([pair] if pair.prompt else [])
         if self.tokens.early:
             return pairs
         if len(pairs) > 1:

@@ -26,7 +26,7 @@ from transformers import get_scheduler
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io.weights import written
-from vlmig.training.recipe import Optimisation
+from vlmig.training.recipe import Optimization
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ batch's."""
 def fit(
     module: nn.Module,
     losses: Losses,
-    settings: Optimisation,
+    settings: Optimization,
     folder: Path,
     *,
     accelerator: Accelerator | None = None,
@@ -94,10 +94,10 @@ def fit(
 
 
 class Loop:
-    """A module with its optimiser, schedule, moving average and log."""
+    """A module with its optimizer, schedule, moving average and log."""
 
     def __init__(
-        self, module: nn.Module, settings: Optimisation, folder: Path, accelerator: Accelerator
+        self, module: nn.Module, settings: Optimization, folder: Path, accelerator: Accelerator
     ) -> None:
         self.settings, self.folder, self.accelerator = settings, folder, accelerator
         self.step, self.total = 0, settings.steps or 0
@@ -245,7 +245,7 @@ class Loop:
 
 
 def optimizer_for(
-    parameters: list[nn.Parameter], settings: Optimisation
+    parameters: list[nn.Parameter], settings: Optimization
 ) -> tuple[torch.optim.Optimizer, Any]:
     """Make AdamW and its schedule.
 

@@ -62,7 +62,7 @@ class Material:
         return Batches(
             order,
             tokens,
-            self.session.pictures,
+            self.session.images,
             size=stage.batch,
             micro=stage.micro_batch,
             blank_share=blank_share,
@@ -100,7 +100,7 @@ class Material:
         return Share(read, trained, weight), Share(read, aside, weight)
 
     def _alignment(self, read: Index, pairs: Sequence[Pair]) -> np.ndarray:
-        return self.session.pictures.alignment(read.source, pairs).numpy()
+        return self.session.images.alignment(read.source, pairs).numpy()
 
     def _fill(self, order: Order) -> list[int]:
         """Encode every image that the order draws, each process a share of them.
@@ -114,7 +114,7 @@ class Material:
             rows, source = order.used(i), share.index.source
             mine = rows[number::count]
             pairs = (share.index[row] for row in mine)
-            bad = session.pictures.fill(source, pairs, len(mine), quiet=number > 0)
+            bad = session.images.fill(source, pairs, len(mine), quiet=number > 0)
             self.note_bad(bad)
             total = torch.tensor(len(bad), device=session.accelerator.device)
             unreadable.append(int(session.accelerator.reduce(total).item()))

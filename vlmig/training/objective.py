@@ -60,7 +60,7 @@ class Objective(nn.Module):
             beside |= {"shuffled": others, "blank": self.model.blank_features.expand_as(features)}
         if not self.early:
             return self._beside(texts, beside)
-        losses = {name: self._within(texts, pictures) for name, pictures in beside.items()}
+        losses = {name: self._within(texts, images) for name, images in beside.items()}
         if alone is not None:  # without BOS only an image predicts a text's first token
             scale = texts.count / max(1, alone.count)
             losses["text"] = self._within(alone, features[:, :0]) * scale

@@ -58,7 +58,7 @@ def plan(
 
 
 def _parameters(model: Model) -> list[str]:
-    """Say what trains, and how much memory model and optimiser take."""
+    """Say what trains, and how much memory model and optimizer take."""
     lines, total = [], 0
     for name, (trained, frozen) in count_parameters(model).items():
         lines.append(f"  {name:<15} {trained:>14,} trained {frozen:>15,} frozen")
@@ -126,7 +126,7 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     epochs = f", {samples / pairs:.2f} epochs" if pairs else ""
     told = [
         f"steps       {steps:,} of {stage.batch} samples = {samples:,} samples{epochs}",
-        f"optimiser   learning rate {stage.learning_rate:g}, {stage.schedule}, "
+        f"optimizer   learning rate {stage.learning_rate:g}, {stage.schedule}, "
         f"warm-up {stage.warmup:.0%}, clipping {stage.clip}",
     ]
     each = model.config.vision_patches * model.config.vision_width * 2

@@ -22,7 +22,7 @@ Share = Annotated[Number, Field(ge=0, le=1)]
 Decay = Annotated[Number, Field(ge=0, lt=1)]
 
 
-class Optimisation(Checked):
+class Optimization(Checked):
     """Optimizer and schedule; schedules have the names of ``transformers.get_scheduler``."""
 
     learning_rate: Amount
@@ -40,7 +40,7 @@ class Optimisation(Checked):
     """Decay of an exponential moving average of the weights, which replaces them at the end."""
 
 
-class Stage(Optimisation):
+class Stage(Optimization):
     """One stage of training. Either ``steps`` or ``epochs``."""
 
     name: str

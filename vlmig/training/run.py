@@ -3,7 +3,6 @@ command."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import logging
 import shutil
@@ -23,10 +22,11 @@ from vlmig.io.atomic import write_json
 from vlmig.io.weights import written
 from vlmig.models.checkpoint import place_adapter
 from vlmig.predict.predictor import VLMIG
+from vlmig.runtime import installed
+from vlmig.training.images import ImageFeatures
 from vlmig.training.loop import LOG, STATE, optimizer_for
 from vlmig.training.material import Material
 from vlmig.training.model import start
-from vlmig.training.pictures import Pictures
 from vlmig.training.recipe import Recipe
 from vlmig.training.session import Probing, Session
 from vlmig.training.stage import TRAINED, _stage
@@ -74,9 +74,9 @@ def train(
         return VLMIG.from_pretrained(out, store=store)
     model = start(recipe, store)
     blank, stored = model.model.blank_features, recipe.features == "stored"
-    pictures = Pictures(model.imagination, blank, stored, recipe.seed)
+    images = ImageFeatures(model.imagination, blank, stored, recipe.seed)
     folder = out / "training"
-    session = Session(recipe, folder, model, accelerator, pictures, data, own or {}, probe)
+    session = Session(recipe, folder, model, accelerator, images, data, own or {}, probe)
     # All data is read first: a bad source is reported before hours of training.
     materials = [Material(session, number, stage) for number, stage in enumerate(recipe.stages)]
     told = [_stage(session, number, material) for number, material in enumerate(materials)]
@@ -169,7 +169,7 @@ def _describe(model: VLMIG, recipe: Recipe, told: list[dict[str, Any]]) -> None:
         "seed": recipe.seed,
         "precision": recipe.precision,
         "stages": told,
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "versions": {name: installed(name) for name in packages},
     }
 
 

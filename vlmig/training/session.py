@@ -10,7 +10,7 @@ from accelerate import Accelerator, DistributedType
 
 from vlmig.predict.predictor import VLMIG
 from vlmig.runtime import Stopwatch
-from vlmig.training.pictures import Pictures
+from vlmig.training.images import ImageFeatures
 from vlmig.training.recipe import Recipe
 
 Probing = Callable[[VLMIG], dict[str, float]]
@@ -26,7 +26,7 @@ class Session:
     """For logs, lists of bad records and resumable states."""
     model: VLMIG
     accelerator: Accelerator
-    pictures: Pictures
+    images: ImageFeatures
     data: Path | None = None
     """Folder that the sources' paths start from, if they exist there."""
     own: Mapping[str, Callable] = field(default_factory=dict)

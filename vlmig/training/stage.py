@@ -19,11 +19,11 @@ from vlmig.data.index import check_share
 from vlmig.io.rows import Bad
 from vlmig.predict.predictor import VLMIG
 from vlmig.training.batches import Batch, Batches
+from vlmig.training.images import Loaded
 from vlmig.training.loop import fit, trainable
 from vlmig.training.material import Material
 from vlmig.training.model import choose_trained, count_parameters, frozen_digest, set_modes, start
 from vlmig.training.objective import Objective
-from vlmig.training.pictures import Loaded
 from vlmig.training.recipe import Stage
 from vlmig.training.session import Session
 from vlmig.training.texts import IGNORED
@@ -145,7 +145,7 @@ class Steps:
 
         def loss(batch: Batch) -> Tensor:
             with self.session.stopwatch("pictures"):
-                features = self.session.pictures.features(batch.images).to(self.device)
+                features = self.session.images.features(batch.images).to(self.device)
             return module(batch.texts.to(self.device), features)["own"] * scale
 
         return [partial(loss, batch) for batch in batches]
@@ -157,7 +157,7 @@ class Steps:
             bad += batch.bad
             self.count += len(batch.images) + len(batch.bad)
         self.bad.update(one.reason for one in bad)
-        if bad and not self.session.pictures.stored:
+        if bad and not self.session.images.stored:
             self.data.note_bad(bad)
             if self.count >= ENOUGH:
                 most, listed = self.session.recipe.max_bad, self.data.bad_list
@@ -199,11 +199,11 @@ class Steps:
                 alone = held_out.tokens.batch(batch.pairs, alone=True)
             for texts in (batch.texts, alone):
                 texts.labels[max(0, total - first) :] = IGNORED
-            pictures, shuffled = self.session.pictures, exchanged(batch.images, others.images)
+            images, shuffled = self.session.images, exchanged(batch.images, others.images)
             losses = module(
                 batch.texts.to(self.device),
-                pictures.features(batch.images).to(self.device),
-                pictures.features(shuffled).to(self.device),
+                images.features(batch.images).to(self.device),
+                images.features(shuffled).to(self.device),
                 alone.to(self.device),
             )
             names = tuple(losses)

@@ -222,15 +222,15 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     Raises:
         VLMIGError: more or fewer placeholders than images.
     """
-    pictures, marks = len(pair.pictures()) or bool(pair.prompt), pair.caption.count(IMAGE)
-    if marks not in (0, pictures):
+    images, marks = len(pair.images()) or bool(pair.prompt), pair.caption.count(IMAGE)
+    if marks not in (0, images):
         raise VLMIGError(
-            f"{marks} {IMAGE} for {pictures} images in {pair.caption[:60]!r}; expected one for "
+            f"{marks} {IMAGE} for {images} images in {pair.caption[:60]!r}; expected one for "
             "each, or none at all"
         )
-    if marks or not pictures:
+    if marks or not images:
         return pair.caption, pair.learnt
-    front = IMAGE * pictures
+    front = IMAGE * images
     return front + pair.caption, tuple((a + len(front), b + len(front)) for a, b in pair.learnt)
 
 

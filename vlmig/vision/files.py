@@ -12,9 +12,9 @@ from PIL import Image, ImageOps, ImageSequence, UnidentifiedImageError
 
 from vlmig.errors import VLMIGError, one_line
 
-Picture = str | Path | Image.Image
+ImageInput = str | Path | Image.Image
 """An image or the path of its file."""
-Pictures = Picture | Sequence[Picture]
+ImageInputs = ImageInput | Sequence[ImageInput]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MOVING = {".gif", ".webp", ".png", ".apng", ".tif", ".tiff"}
 """Suffixes of animations that Pillow reads."""
@@ -27,22 +27,22 @@ READER = "2: upright, on white, 16 bits"
 """What a stored feature of an image file depends on beside the file."""
 
 
-class BadPicture(Exception):
+class BadImage(Exception):
     """An image that cannot be read; the message is a short reason, the same for all of its kind."""
 
 
-def read_picture(file: str | Path | IO[bytes]) -> Image.Image:
+def read_image(file: str | Path | IO[bytes]) -> Image.Image:
     """Decode an image to its end, as ``rgb`` does; the first frame of an animation.
 
     Raises:
-        BadPicture: it is missing, truncated, far too large, or not an image.
+        BadImage: it is missing, truncated, far too large, or not an image.
     """
     try:
-        with Image.open(file) as picture:
-            if max(picture.size) > THINNEST * min(picture.size):
-                raise BadPicture("picture too thin")
-            return rgb(picture)
-    except BadPicture:
+        with Image.open(file) as image:
+            if max(image.size) > THINNEST * min(image.size):
+                raise BadImage("image too thin")
+            return rgb(image)
+    except BadImage:
         raise
     except Exception as error:  # Pillow's readers raise anything on damaged files
         raise _told(error) from error
@@ -52,53 +52,53 @@ def size_of(file: str | Path | IO[bytes]) -> tuple[int, int]:
     """Read the width and height of an upright image from its header.
 
     Raises:
-        BadPicture: it is missing, far too large, or not an image.
+        BadImage: it is missing, far too large, or not an image.
     """
     try:
-        with Image.open(file) as picture:
-            width, height = picture.size
+        with Image.open(file) as image:
+            width, height = image.size
             # Of a PNG without EXIF, getexif() would decode the whole image; TIFF is turned already.
-            turned = "exif" in picture.info and picture.getexif().get(ORIENTATION, 1) >= 5
+            turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5
             return (height, width) if turned else (width, height)
     except Exception as error:
         raise _told(error) from error
 
 
-def _told(error: Exception) -> BadPicture:
+def _told(error: Exception) -> BadImage:
     """Name what Pillow found."""
     if isinstance(error, FileNotFoundError):
-        return BadPicture("no such image")
+        return BadImage("no such image")
     if isinstance(error, IsADirectoryError):
-        return BadPicture("folder in place of an image")
+        return BadImage("folder in place of an image")
     if isinstance(error, PermissionError):
-        return BadPicture("no permission to read the picture")
+        return BadImage("no permission to read the image")
     if isinstance(error, Image.DecompressionBombError):
-        return BadPicture("image too large")
+        return BadImage("image too large")
     if isinstance(error, UnidentifiedImageError):
-        return BadPicture("not an image")
+        return BadImage("not an image")
     cut = "truncated" in str(error) or isinstance(error, EOFError)
-    return BadPicture("truncated image" if cut else "not an image")
+    return BadImage("truncated image" if cut else "not an image")
 
 
-def opened(picture: str | Path | Image.Image) -> Image.Image:
+def opened(image: str | Path | Image.Image) -> Image.Image:
     """Return an image as ``rgb`` does; the first frame of an animation.
 
     Raises:
         VLMIGError: no such file, or it is not an image that can be read.
     """
-    if not isinstance(picture, str | Path | Image.Image):
+    if not isinstance(image, str | Path | Image.Image):
         raise VLMIGError(
-            f"an image of type {type(picture).__name__}; expected a PIL image or a file's path"
+            f"an image of type {type(image).__name__}; expected a PIL image or a file's path"
         )
     try:
-        return rgb(picture) if isinstance(picture, Image.Image) else read_picture(picture)
-    except BadPicture as reason:
-        raise VLMIGError(_cannot_read(str(picture), reason)) from None
+        return rgb(image) if isinstance(image, Image.Image) else read_image(image)
+    except BadImage as reason:
+        raise VLMIGError(_cannot_read(str(image), reason)) from None
     except Exception as error:  # of a PIL image whose file was not decoded yet
         raise VLMIGError(_cannot_read("the given image", _told(error))) from None
 
 
-def _cannot_read(name: str, reason: BadPicture) -> str:
+def _cannot_read(name: str, reason: BadImage) -> str:
     if str(reason) == "no such image":
         return f"no image file {name}; expected a path to one: correct it"
     if str(reason) == "image too large":
@@ -111,40 +111,40 @@ def _cannot_read(name: str, reason: BadPicture) -> str:
     )
 
 
-def all_opened(pictures: Pictures) -> list[Image.Image]:
+def all_opened(images: ImageInputs) -> list[Image.Image]:
     """Open images as ``opened`` does; a single one gives a list of one."""
-    if isinstance(pictures, str | Path | Image.Image):
-        return [opened(pictures)]
-    return [opened(picture) for picture in pictures]
+    if isinstance(images, str | Path | Image.Image):
+        return [opened(images)]
+    return [opened(image) for image in images]
 
 
-def rgb(picture: Image.Image) -> Image.Image:
+def rgb(image: Image.Image) -> Image.Image:
     """Convert to RGB of 8 bits: turned upright by its EXIF data, and on white where it is
     transparent."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode[0] in "IF":
-        picture = _eight_bits(picture)
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    layer = picture.convert("RGBA")
+    image = ImageOps.exif_transpose(image)
+    if image.mode[0] in "IF":
+        image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
-def _eight_bits(picture: Image.Image) -> Image.Image:
-    """Scale a grey image of 16 bits, or of numbers from 0 to 1: Pillow would clip its values."""
-    values = np.asarray(picture)
-    if picture.mode == "F":
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale a gray image of 16 bits, or of numbers from 0 to 1: Pillow would clip its values."""
+    values = np.asarray(image)
+    if image.mode == "F":
         scaled = values * 255 if values.max(initial=0) <= 1 else values
     else:
         scaled = values.astype(np.int64) >> 8
     gray = Image.fromarray(scaled.clip(0, 255).astype(np.uint8))
-    clear = picture.info.get("transparency")
+    clear = image.info.get("transparency")
     if isinstance(clear, int):
         gray.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
     return gray
 
 
-def is_picture(name: str) -> bool:
+def is_image(name: str) -> bool:
     """Return whether a file has the suffix of an image, and is not a Mac's ``._`` companion."""
     return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith("._")
 

@@ -10,13 +10,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from vlmig.data.images import place_box
 from vlmig.data.pairs import Box, Pair
-from vlmig.data.pictures import place_box
 from vlmig.data.sources.visual_genome import VisualGenome
 from vlmig.io.hashing import number_of
 from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
-from vlmig.vision.files import BadPicture, size_of
+from vlmig.vision.files import BadImage, size_of
 
 ALIKE, NEARLY, SAME_PLACE = 0.7, 0.4, 0.5
 """Two phrases are the same if they share this much of their words (``ALIKE``), or less (``NEARLY``)
@@ -78,13 +78,13 @@ def contexts(folder: Path, regions: int, seed: int, left_out: Counter[str]) -> I
         pairs = list(records)
         try:
             size = size_of(folder / pairs[0].picture)
-        except BadPicture as reason:
+        except BadImage as reason:
             left_out[str(reason)] += len(pairs)
             continue
         chosen = _phrases(pairs, regions, seed)
         boxes = _objects(objects.take(image), size, left_out) if objects else []
         boxes = _boxes(image, boxes, regions, seed) or chosen
-        named = tuple((name, _normalised(box, size)) for name, box in boxes)
+        named = tuple((name, _normalized(box, size)) for name, box in boxes)
         yield Context(image, pairs[0].picture, tuple(name for name, _ in chosen), named)
 
 
@@ -148,7 +148,7 @@ def _overlap(first: Box, second: Box) -> float:
     return common / (areas - common)
 
 
-def _normalised(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _normalized(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
     left, top, right, bottom = (min(1.0, side / size[i % 2]) for i, side in enumerate(box))
     return left, top, right, bottom
 
@@ -180,8 +180,8 @@ def _objects(records: Any, size: tuple[int, int], left_out: Counter[str]) -> lis
             if not (
                 isinstance(names, list) and names and isinstance(names[0], str) and names[0].strip()
             ):
-                raise BadPicture("object without a name")
+                raise BadImage("object without a name")
             found.append((" ".join(names[0].split()), place_box(sides, size)[0]))
-        except BadPicture as reason:
+        except BadImage as reason:
             left_out[f"objects: {reason}"] += 1
     return found

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from vlmig.data.images import walk
 from vlmig.data.pairs import Source
-from vlmig.data.pictures import walk
 from vlmig.data.sources.coco import CocoCaptions
 from vlmig.data.sources.conversations import Conversations
 from vlmig.data.sources.folder import Folder
@@ -28,7 +28,7 @@ from vlmig.io.json_stream import DAMAGE
 from vlmig.io.rows import ROW_ENDINGS, ending_of
 from vlmig.io.shards import files_of, state_of
 from vlmig.processing.chat_templates import TOKENIZER
-from vlmig.vision.files import is_picture
+from vlmig.vision.files import is_image
 
 Build = Callable[..., Source]
 KINDS: dict[str, Build] = {
@@ -152,11 +152,11 @@ def _kind_of_folder(folder: Path) -> str:
     if files_of(folder, TARS):
         return "webdataset"
     shards = files_of(folder, (".parquet",))
-    # img2dataset puts a list of failures beside each of its folders of pictures.
+    # img2dataset puts a list of failures beside each of its folders of images.
     if shards and not shards[0].with_suffix("").is_dir():
         return _kind_of_file(shards[0]) or "table"
     for _, names in walk(folder):
-        if any(map(is_picture, names)):
+        if any(map(is_image, names)):
             return "folder"
     rows = files_of(folder, ROW_ENDINGS)
     archives = files_of(folder, (".zip", ".7z", ".rar"))

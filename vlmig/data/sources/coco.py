@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vlmig.data.images import ImageFiles, version_of
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import ImageFiles, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.json_stream import json_items
 from vlmig.io.rows import Bad
@@ -52,22 +52,22 @@ class CocoCaptions(ImageFiles):
         Raises:
             VLMIGError: it is no such JSON, or damaged.
         """
-        pictures: dict[Any, Pair | Bad] = {}
+        images: dict[Any, Pair | Bad] = {}
         inside = False
         for turn, image in enumerate(json_items(self.path, "images"), 1):
             place = f"{self.path.name}, image {turn}"
             if not isinstance(image, dict):
                 yield Bad(place, "not a JSON object")
                 continue
-            found = self._picture(image, place)
+            found = self._image(image, place)
             if isinstance(sentences := image.get("sentences"), list):
                 inside = True
                 yield from self._captions(found, [_text(own) for own in sentences], place)
             elif isinstance(number := image.get("id"), int | str):
-                pictures[number] = found
+                images[number] = found
             else:
                 yield Bad(place, "no image id")
-        if not (pictures or inside):
+        if not (images or inside):
             raise VLMIGError(
                 f"{self.path} has no list 'images'; expected COCO's images and annotations, or "
                 "Karpathy's images with sentences; name its source"
@@ -78,8 +78,8 @@ class CocoCaptions(ImageFiles):
                 yield Bad(place, "not a JSON object")
                 continue
             number = own.get("image_id")
-            is_known = isinstance(number, int | str) and number in pictures
-            found = pictures[number] if is_known else Bad(place, "no image of this image_id")
+            is_known = isinstance(number, int | str) and number in images
+            found = images[number] if is_known else Bad(place, "no image of this image_id")
             yield from self._captions(found, own.get("caption"), place)
 
     def _captions(self, found: Pair | Bad, captions: Any, place: str) -> Iterator[Pair | Bad]:
@@ -88,7 +88,7 @@ class CocoCaptions(ImageFiles):
         else:
             yield from captioned(captions, place, found)
 
-    def _picture(self, image: dict[str, Any], place: str) -> Pair | Bad:
+    def _image(self, image: dict[str, Any], place: str) -> Pair | Bad:
         """Find an image's file: below its folder, below a folder of its split, or by its url."""
         split = image.get("split")
         if self.split and split not in (self.split, "restval" if self.split == "train" else None):

@@ -1,4 +1,4 @@
-"""Conversations about pictures, and instructions without, in the forms that published data has."""
+"""Conversations about images, and instructions without, in the forms that published data has."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Conversations:
     ``{role, content}`` under the same name or ``messages``, where ``content`` may be a list of
     parts, as ``texts: [{user, assistant}]`` (the_cauldron), or as ``{instruction, input, output}``,
     ``{system_prompt, question, response}`` and their like. ``image`` or ``images`` are files' names
-    or embedded pictures, in the order of their placeholders ``<image>``; without placeholders they
+    or embedded images, in the order of their placeholders ``<image>``; without placeholders they
     go before the first question. Placeholders of other systems are translated. An answer before the
     first question is left out, and counted.
 
@@ -86,7 +86,7 @@ class Conversations:
         """Read a pair's image: RGB.
 
         Raises:
-            BadPicture: it is missing, truncated, or not an image.
+            BadImage: it is missing, truncated, or not an image.
         """
         return self.records.open(pair)
 
@@ -99,23 +99,23 @@ class Conversations:
             turns = talk.turns
             if self.front:
                 turns = [Turn(turn.role, _in_front(turn.text)) for turn in turns]
-                if sum(turn.text.count(IMAGE) for turn in turns) != len(talk.pictures):
+                if sum(turn.text.count(IMAGE) for turn in turns) != len(talk.images):
                     raise Fault(f"more {IMAGE} than images")  # moving one made another
             text, learnt = self._text(turns, talk.system)
-            group = talk.pictures[0] if talk.pictures else name
-            if not all(map(is_unicode, (text, group, *talk.pictures))):
+            group = talk.images[0] if talk.images else name
+            if not all(map(is_unicode, (text, group, *talk.images))):
                 raise Fault("not Unicode")
-            versions = [self.records.version(picture) or "" for picture in talk.pictures]
+            versions = [self.records.version(image) or "" for image in talk.images]
             if not all(versions):
                 raise Fault("no such image")
         except Fault as reason:
             return Bad(place, str(reason))
         return Pair(
             text,
-            "".join(talk.pictures[:1]),
+            "".join(talk.images[:1]),
             group=group,
             version="\n".join(versions),
-            more=tuple(talk.pictures[1:]),
+            more=tuple(talk.images[1:]),
             learnt=learnt,
             mended=talk.mended,
         )

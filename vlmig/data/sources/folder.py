@@ -7,12 +7,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlmig.data.images import ImageFiles, version_of, walk
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import ImageFiles, version_of, walk
 from vlmig.errors import VLMIGError
 from vlmig.io.hashing import number_of
 from vlmig.io.rows import Bad, text_rows
-from vlmig.vision.files import is_picture
+from vlmig.vision.files import is_image
 
 LONGEST = 2**20
 """Most bytes of a caption's file."""
@@ -54,9 +54,9 @@ class Folder(ImageFiles):
         for folder, files in walk(self.folder):
             names = set(files)
             for file in files:
-                picture = os.path.join(folder, file)
-                if is_picture(file) and number_of(picture) not in listed:
-                    yield from self._picture(picture, os.path.splitext(file)[0], names)
+                image = os.path.join(folder, file)
+                if is_image(file) and number_of(image) not in listed:
+                    yield from self._image(image, os.path.splitext(file)[0], names)
 
     def _metadata(self, folder: str, name: str, listed: set[int]) -> Iterator[Pair | Bad]:
         for row in text_rows(self.folder / folder / name):
@@ -67,37 +67,35 @@ class Folder(ImageFiles):
             if not isinstance(fields.get("file_name"), str) or not fields["file_name"]:
                 yield Bad(place, "no file_name")
                 continue
-            picture = os.path.normpath(os.path.join(folder, fields["file_name"]))
-            if os.path.isfile(self.folder / f"{os.path.splitext(picture)[0]}.txt"):
+            image = os.path.normpath(os.path.join(folder, fields["file_name"]))
+            if os.path.isfile(self.folder / f"{os.path.splitext(image)[0]}.txt"):
                 continue
-            listed.add(number_of(picture))
-            version = version_of(self.folder / picture)
+            listed.add(number_of(image))
+            version = version_of(self.folder / image)
             if version is None:
                 yield Bad(place, "no such image")
             else:
                 yield from captioned(
-                    fields.get("text"), place, Pair("", picture, group=picture, version=version)
+                    fields.get("text"), place, Pair("", image, group=image, version=version)
                 )
 
-    def _picture(self, picture: str, stem: str, files: set[str]) -> Iterator[Pair | Bad]:
+    def _image(self, image: str, stem: str, files: set[str]) -> Iterator[Pair | Bad]:
         captions: list[str] = []
         if f"{stem}.txt" in files:
-            beside = (self.folder / picture).with_name(f"{stem}.txt")
+            beside = (self.folder / image).with_name(f"{stem}.txt")
             try:
                 if beside.stat().st_size > LONGEST:
-                    yield Bad(picture, "caption too long")
+                    yield Bad(image, "caption too long")
                     return
                 text = beside.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError):
-                yield Bad(picture, "captions not UTF-8")
+                yield Bad(image, "captions not UTF-8")
                 return
             captions = [line for line in text.splitlines() if line.strip()] or [""]
         elif self.names:
             captions = [re.sub(r"[\W_]+", " ", re.sub(r"[\W_]*\d*[\W_]*$", "", stem)).strip()]
-        version = version_of(self.folder / picture)
+        version = version_of(self.folder / image)
         if version is None:
-            yield Bad(picture, "no such image")
+            yield Bad(image, "no such image")
         else:
-            yield from captioned(
-                captions, picture, Pair("", picture, group=picture, version=version)
-            )
+            yield from captioned(captions, image, Pair("", image, group=image, version=version))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from vlmig.data.images import is_number
 from vlmig.data.pairs import Pair, captioned, inert
-from vlmig.data.pictures import is_number
 from vlmig.data.records import ADDRESS, Records
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad, Row
@@ -90,7 +90,7 @@ class Interleaved:
         """Read a document's image: RGB.
 
         Raises:
-            BadPicture: it is missing, truncated, or not an image.
+            BadImage: it is missing, truncated, or not an image.
         """
         return self.records.open(pair)
 
@@ -100,20 +100,20 @@ class Interleaved:
             yield Bad(place, content)
             return
         sentences, listed = content
-        pictures, reason = self._kept(listed)
+        images, reason = self._kept(listed)
         if reason:
             yield Bad(place, reason, dropped=True)
             return
         url = row.get("url")
         group = url if isinstance(url, str) and is_unicode(url) else place
         if not self.break_up:
-            yield self._whole(place, sentences, pictures, group)
+            yield self._whole(place, sentences, images, group)
             return
-        for number, image in enumerate(pictures, 1):
+        for number, image in enumerate(images, 1):
             pair = Pair("", image.name, group=group, version=image.version)
             yield from captioned(sentences[image.sentence], f"{place}, image {number}", pair)
 
-    def _kept(self, listed: list[_Picture]) -> tuple[list[_Picture], str]:
+    def _kept(self, listed: list[_Placed]) -> tuple[list[_Placed], str]:
         """Choose a document's images, in the order of their sentences; if there are none, say
         why."""
         least, reason = self.min_similarity, "no image fetched" if listed else "no image listed"
@@ -128,16 +128,16 @@ class Interleaved:
                 continue
             kept.append(image._replace(version=version))
         if not kept:
-            return [], "web addresses in place of picture files" if addressed else reason
+            return [], "web addresses in place of image files" if addressed else reason
         return sorted(kept[: self.max_pictures], key=lambda image: image.sentence), ""
 
     def _whole(
-        self, place: str, sentences: list[str], pictures: list[_Picture], group: str
+        self, place: str, sentences: list[str], images: list[_Placed], group: str
     ) -> Pair | Bad:
         """Write a document as one text."""
         text, learnt = "", []
         for number, sentence in enumerate(sentences):
-            marks = IMAGE * sum(image.sentence == number for image in pictures)
+            marks = IMAGE * sum(image.sentence == number for image in images)
             if not marks and not sentence:
                 continue
             text += (" " if text else "") + marks + sentence
@@ -151,15 +151,15 @@ class Interleaved:
             return Bad(place, "no sentence")
         return Pair(
             text,
-            pictures[0].name,
+            images[0].name,
             group=group,
-            version="\n".join(image.version for image in pictures),
-            more=tuple(image.name for image in pictures[1:]),
+            version="\n".join(image.version for image in images),
+            more=tuple(image.name for image in images[1:]),
             learnt=tuple(learnt) if self.after_picture else (),
         )
 
 
-class _Picture(NamedTuple):
+class _Placed(NamedTuple):
     """An image of a document."""
 
     name: str
@@ -169,7 +169,7 @@ class _Picture(NamedTuple):
     version: str = ""
 
 
-def _content(row: Row) -> tuple[list[str], list[_Picture]] | str:
+def _content(row: Row) -> tuple[list[str], list[_Placed]] | str:
     """Return a document's sentences and images, or the reason why it is bad."""
     if isinstance(row.get("texts"), list) and isinstance(row.get("images"), list):
         return _obelics(row["texts"], row["images"])
@@ -180,7 +180,7 @@ def _content(row: Row) -> tuple[list[str], list[_Picture]] | str:
         return "sentence is no text"
     if not isinstance(infos, list):
         return "no image_info"
-    pictures = []
+    images = []
     for info in infos:
         if not isinstance(info, dict):
             return "image_info holds no object"
@@ -191,16 +191,16 @@ def _content(row: Row) -> tuple[list[str], list[_Picture]] | str:
             return "not Unicode"
         if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(sentences):
             return "matched_text_index out of range"
-        pictures.append(_Picture(name, place, info.get("matched_sim")))
-    return [inert(sentence).strip() for sentence in sentences], pictures
+        images.append(_Placed(name, place, info.get("matched_sim")))
+    return [inert(sentence).strip() for sentence in sentences], images
 
 
-def _obelics(texts: list[Any], images: list[Any]) -> tuple[list[str], list[_Picture]] | str:
+def _obelics(texts: list[Any], images: list[Any]) -> tuple[list[str], list[_Placed]] | str:
     """Read OBELICS's form: an image stands before the text that follows it, or after the last."""
     if len(texts) != len(images):
         return "texts and images of other lengths"
     sentences: list[str] = []
-    pictures: list[_Picture] = []
+    placed: list[_Placed] = []
     for text, image in zip(texts, images, strict=True):
         if isinstance(image, dict):
             image = image.get("path") or image.get("url")
@@ -211,7 +211,7 @@ def _obelics(texts: list[Any], images: list[Any]) -> tuple[list[str], list[_Pict
         elif isinstance(image, str) and image:
             if not is_unicode(image):
                 return "not Unicode"
-            pictures.append(_Picture(image, len(sentences), None))
-    if any(picture.sentence == len(sentences) for picture in pictures):
+            placed.append(_Placed(image, len(sentences), None))
+    if any(one.sentence == len(sentences) for one in placed):
         sentences.append("")
-    return sentences, pictures
+    return sentences, placed

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from vlmig.data.images import ImageFiles, version_of
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import ImageFiles, version_of
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad, parquet_rows
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from PIL import Image
 
+from vlmig.data.images import place_box
 from vlmig.data.pairs import Box, Pair, captioned
-from vlmig.data.pictures import place_box
 from vlmig.data.records import Records, check_name
 from vlmig.io.rows import Bad, Row, below, failed, lowest_values, require
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 IMAGES = (
     *("image", "file_name", "filename", "image_name", "image_path", "image_file", "filepath"),
@@ -27,7 +27,7 @@ CAPTIONS = (
 )
 """Names of columns in published tables, which stand in for the default ones."""
 STATUS = "status"
-"""img2dataset's column that says whether a picture was downloaded."""
+"""img2dataset's column that says whether an image was downloaded."""
 
 
 class Table:
@@ -88,7 +88,7 @@ class Table:
         """Read a row's image.
 
         Raises:
-            BadPicture: it is missing, truncated, or not an image.
+            BadImage: it is missing, truncated, or not an image.
         """
         return self.records.open(pair)
 
@@ -120,27 +120,27 @@ class Table:
             return
         try:
             pair = self._pair(value.strip(), prompt.strip(), row)
-        except BadPicture as reason:
+        except BadImage as reason:
             yield Bad(place, str(reason))
             return
         yield from captioned(_listed(row.get(self.caption)), place, pair)
 
-    def _pair(self, picture: str, prompt: str, row: Row) -> Pair:
+    def _pair(self, image: str, prompt: str, row: Row) -> Pair:
         """Make a row's pair without its caption.
 
         Raises:
-            BadPicture: there is no such image, or its box is none.
+            BadImage: there is no such image, or its box is none.
         """
-        if not picture:
+        if not image:
             return Pair("", prompt=prompt)
-        check_name(picture)
-        version = self.records.version(picture)
+        check_name(image)
+        version = self.records.version(image)
         if version is None:
-            raise BadPicture("no such image")
+            raise BadImage("no such image")
         box, clamped = None, False
         if self.box and row.get(self.box) not in (None, "", []):
-            box, clamped = self._box(row[self.box], picture)
-        return Pair("", picture, box, group=picture, version=version, clamped=clamped)
+            box, clamped = self._box(row[self.box], image)
+        return Pair("", image, box, group=image, version=version, clamped=clamped)
 
     def _text(self) -> Iterator[tuple[str, Row] | Bad]:
         """Read text files; a column that no row has is a wrong name, not an empty column."""
@@ -159,15 +159,15 @@ class Table:
         status = [STATUS] if STATUS in given else []
         return self.records.read([*self._columns(), *status])
 
-    def _box(self, value: Any, picture: str) -> tuple[Box, bool]:
+    def _box(self, value: Any, image: str) -> tuple[Box, bool]:
         if isinstance(value, str):  # as in CSV
             try:
                 value = [json.loads(part) for part in re.split(r"[\s,;]+", value.strip(" []()"))]
             except ValueError:
-                raise BadPicture("box without four numbers") from None
+                raise BadImage("box without four numbers") from None
         if not isinstance(value, list):
-            raise BadPicture("box without four numbers")
-        return place_box(value, self.records.size_of(picture))
+            raise BadImage("box without four numbers")
+        return place_box(value, self.records.size_of(image))
 
 
 def _listed(value: Any) -> Any:

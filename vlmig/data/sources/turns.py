@@ -1,4 +1,4 @@
-"""A record of a conversation, in any of its published forms, as turns and the names of pictures."""
+"""A record of a conversation, in any of its published forms, as turns and the names of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vlmig.data.records import check_name
 from vlmig.io.rows import Row
 from vlmig.models.config import IMAGE
 from vlmig.processing.chat_templates import Turn
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 SPEAKERS = {
     "human": "user",
@@ -33,15 +33,15 @@ MOVING = ("video", "videos", "audio", "audios")
 COLUMNS = ("id", *LISTS, *QUESTIONS, INPUT, HISTORY, *ANSWERS, *SYSTEMS, *MOVING)
 """Fields that are read beside the images."""
 QWEN = re.compile(r"(?:Picture \d+: *)?<img>([^<>\n]+?\.\w{2,5})</img>")
-"""Qwen-VL writes a picture's name into the text."""
+"""Qwen-VL writes an image's name into the text."""
 MARKS = re.compile(
     r"<\|vision_start\|>(?:<\|image_pad\|>)+<\|vision_end\|>|<\|image_pad\|>|<\|image\|>|"
     r"<image_placeholder>|<Img><ImageHere></Img>|<ImageHere>|<start_of_image>|"
     r"<img>(?:<IMG_CONTEXT>)+</img>|<IMG_CONTEXT>|<image_soft_token>|<image_pad>"
 )
-"""A picture's place in the texts of other systems."""
+"""An image's place in the texts of other systems."""
 NUMBERED = re.compile(r"<\|image_(\d+)\|>|<image[ _]?(\d+)>")
-"""The same with the picture's number, as Phi-3 and MMMU write it."""
+"""The same with the image's number, as Phi-3 and MMMU write it."""
 
 
 class Fault(Exception):
@@ -55,7 +55,7 @@ class Talk:
     system: str | None
     turns: list[Turn]
     """User and assistant in turns; a placeholder for each image in the user's."""
-    pictures: list[str]
+    images: list[str]
     mended: str = ""
     """What was left out so that it can be read."""
 
@@ -79,8 +79,8 @@ def talk_of(row: Row) -> Talk:
         raise Fault("no answer")
     if not all(turn.text for turn in turns):
         raise Fault("empty turn")
-    pictures = _pictures(row, named)
-    return Talk(system or None, _marked(system, turns, pictures), pictures, mended)
+    images = _images(row, named)
+    return Talk(system or None, _marked(system, turns, images), images, mended)
 
 
 def _messages(row: Row) -> list[Any]:
@@ -129,7 +129,7 @@ def _sides(message: Any) -> list[Any]:
 
 
 def _turn(message: Any, named: list[str]) -> Turn:
-    """Read a turn; pictures that it names itself are added to ``named``."""
+    """Read a turn; images that it names itself are added to ``named``."""
     if not isinstance(message, dict):
         raise Fault("turn is no object")
     speaker = message.get("from") or message.get("role")
@@ -145,7 +145,7 @@ def _turn(message: Any, named: list[str]) -> Turn:
 
 
 def _part(part: Any, named: list[str]) -> str:
-    """Read a part of a turn: text, or a picture, whose name may be elsewhere."""
+    """Read a part of a turn: text, or an image, whose name may be elsewhere."""
     if isinstance(part, str):
         return part
     if not isinstance(part, dict):
@@ -162,16 +162,16 @@ def _part(part: Any, named: list[str]) -> str:
     return IMAGE
 
 
-def _pictures(row: Row, named: Sequence[str]) -> list[str]:
-    """Return the names of a record's pictures: those in its text, else those of its fields."""
+def _images(row: Row, named: Sequence[str]) -> list[str]:
+    """Return the names of a record's images: those in its text, else those of its fields."""
     value = next((row[name] for name in IMAGES if row.get(name) not in (None, "", [])), None)
-    pictures = list(named) or list(_names(value))
-    for name in pictures:
+    images = list(named) or list(_names(value))
+    for name in images:
         try:
             check_name(name)
-        except BadPicture as reason:
+        except BadImage as reason:
             raise Fault(str(reason)) from None
-    return pictures
+    return images
 
 
 def _names(value: Any) -> Iterator[str]:
@@ -194,22 +194,22 @@ def _names(value: Any) -> Iterator[str]:
     yield value.removeprefix("file://")
 
 
-def _marked(system: str | None, turns: list[Turn], pictures: Sequence[str]) -> list[Turn]:
+def _marked(system: str | None, turns: list[Turn], images: Sequence[str]) -> list[Turn]:
     """Insist on a placeholder for every image, in the user's turns; without any, they go first."""
     turns = [replace(turn, text=MARKS.sub(IMAGE, turn.text)) for turn in turns]
     texts = [turn.text for turn in turns]
-    if pictures and (numbers := NUMBERED.findall("".join(texts))):
+    if images and (numbers := NUMBERED.findall("".join(texts))):
         found = [int(one or other) for one, other in numbers]
         if found != [*range(found[0], found[0] + len(found))] or found[0] > 1:
-            raise Fault("numbers of pictures out of order")
+            raise Fault("numbers of images out of order")
         turns = [replace(turn, text=NUMBERED.sub(IMAGE, turn.text)) for turn in turns]
     marks = sum(turn.text.count(IMAGE) for turn in turns[::2])
     elsewhere = (system or "").count(IMAGE) + sum(turn.text.count(IMAGE) for turn in turns[1::2])
-    if elsewhere or (marks and not pictures):
+    if elsewhere or (marks and not images):
         raise Fault(f"{IMAGE} without image")
-    if pictures and not marks:
-        first = replace(turns[0], text=f"{IMAGE}\n" * len(pictures) + turns[0].text)
+    if images and not marks:
+        first = replace(turns[0], text=f"{IMAGE}\n" * len(images) + turns[0].text)
         return [first, *turns[1:]]
-    if marks != len(pictures):
-        raise Fault(f"{'more' if marks > len(pictures) else 'fewer'} {IMAGE} than images")
+    if marks != len(images):
+        raise Fault(f"{'more' if marks > len(images) else 'fewer'} {IMAGE} than images")
     return turns

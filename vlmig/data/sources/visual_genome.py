@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import (
+from vlmig.data.images import (
     ImageFiles,
     is_number,
     place_box,
     version_of,
     walk,
 )
+from vlmig.data.pairs import Pair, captioned
 from vlmig.errors import VLMIGError
 from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
-from vlmig.vision.files import BadPicture, is_picture, size_of
+from vlmig.vision.files import BadImage, is_image, size_of
 
 SIDES = ("x", "y", "width", "height")
 
@@ -55,14 +55,14 @@ class VisualGenome(ImageFiles):
         Raises:
             VLMIGError: the JSON is damaged or broken off.
         """
-        pictures, sizes = self._pictures(), self._sizes()
+        images, sizes = self._images(), self._sizes()
         for number, record in enumerate(json_items(self.regions), 1):
             regions = record.get("regions") if isinstance(record, dict) else None
             if not isinstance(regions, list):
                 yield Bad(f"region_descriptions.json, record {number}", "no list of regions")
                 continue
             outer = record.get("image_id", record.get("id"))
-            image = _Image(self.folder, pictures, sizes)
+            image = _Image(self.folder, images, sizes)
             for region in regions:
                 yield from self._region(region, outer, image)
 
@@ -79,28 +79,28 @@ class VisualGenome(ImageFiles):
         try:
             numbers = [region[name] for name in SIDES]
             if not all(is_number(value) for value in numbers):
-                raise BadPicture("box without four numbers")
-            picture, size, version = image.look_up(number)
+                raise BadImage("box without four numbers")
+            name, size, version = image.look_up(number)
             box, clamped = place_box(numbers, size)
-        except BadPicture as reason:
+        except BadImage as reason:
             yield Bad(place, str(reason))
             return
         if min(box[2] - box[0], box[3] - box[1]) < self.min_side:
             yield Bad(place, f"side under {self.min_side} pixels", dropped=True)
             return
-        pair = Pair("", picture, box, group=str(number), version=version, clamped=clamped)
+        pair = Pair("", name, box, group=str(number), version=version, clamped=clamped)
         yield from captioned(region["phrase"], place, pair)
 
-    def _pictures(self) -> dict[int, str]:
+    def _images(self) -> dict[int, str]:
         """List the images by id; of files with the same name the first counts."""
         found: dict[int, str] = {}
         for folder, names in walk(self.folder):
             for name in names:
                 stem = name.partition(".")[0]
-                if is_picture(name) and stem.isdecimal():
+                if is_image(name) and stem.isdecimal():
                     found.setdefault(int(stem), os.path.join(folder, name))
         for archive in self.folder.glob("*.zip"):
-            first = _first_picture(archive)
+            first = _first_image(archive)
             if first is not None and first not in found:
                 raise VLMIGError(
                     f"{archive} is not unpacked; expected its images, such as {first}.jpg, in "
@@ -121,13 +121,13 @@ class VisualGenome(ImageFiles):
         return sizes
 
 
-def _first_picture(archive: Path) -> int | None:
-    """Return the number of the first picture in a zip archive; None if it holds none."""
+def _first_image(archive: Path) -> int | None:
+    """Return the number of the first image in a zip archive; None if it holds none."""
     try:
         with zipfile.ZipFile(archive) as opened:
             for name in opened.namelist():
                 stem = Path(name).stem
-                if is_picture(name) and stem.isdecimal():
+                if is_image(name) and stem.isdecimal():
                     return int(stem)
     except (OSError, zipfile.BadZipFile):
         return None
@@ -138,30 +138,30 @@ class _Image:
     """What the regions of one image share, looked up once."""
 
     def __init__(
-        self, folder: Path, pictures: dict[int, str], sizes: dict[int, tuple[int, int]]
+        self, folder: Path, images: dict[int, str], sizes: dict[int, tuple[int, int]]
     ) -> None:
-        self.folder, self.pictures, self.sizes = folder, pictures, sizes
+        self.folder, self.images, self.sizes = folder, images, sizes
         self.number: int | None = None
-        self.found: tuple[str, tuple[int, int], str] | BadPicture
+        self.found: tuple[str, tuple[int, int], str] | BadImage
 
     def look_up(self, number: int) -> tuple[str, tuple[int, int], str]:
         """Return an image's file, its size and its version.
 
         Raises:
-            BadPicture: there is none, or its size cannot be read.
+            BadImage: there is none, or its size cannot be read.
         """
         if number != self.number:
             self.number, self.found = number, self._look_up(number)
-        if isinstance(self.found, BadPicture):
+        if isinstance(self.found, BadImage):
             raise self.found
         return self.found
 
-    def _look_up(self, number: int) -> tuple[str, tuple[int, int], str] | BadPicture:
-        name = self.pictures.get(number)
+    def _look_up(self, number: int) -> tuple[str, tuple[int, int], str] | BadImage:
+        name = self.images.get(number)
         version = version_of(self.folder / name) if name else None
         if name is None or version is None:
-            return BadPicture("no such image")
+            return BadImage("no such image")
         try:
             return name, self.sizes.get(number) or size_of(self.folder / name), version
-        except BadPicture as reason:
+        except BadImage as reason:
             return reason

@@ -12,14 +12,14 @@ from typing import IO, Any
 
 from PIL import Image
 
+from vlmig.data.images import cut, version_of
 from vlmig.data.pairs import Pair, captioned
-from vlmig.data.pictures import cut, version_of
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io.rows import Bad, below, failed, lowest_values
 from vlmig.io.shards import files_of
-from vlmig.vision.files import BadPicture, read_picture
+from vlmig.vision.files import BadImage, read_image
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 CAPTIONS = (".txt", ".json")
 LONGEST = 2**20
 """Most bytes of a caption's file."""
@@ -50,8 +50,7 @@ class WebDataset:
         if missing or not self.shards:
             raise VLMIGError(
                 f"no archive {missing[0] if missing else f'in {path}'}; expected .tar files, a "
-                f"folder of them, or a pattern such as shards/{{00000..00009}}.tar; correct the "
-                "path"
+                "folder of them, or a pattern such as shards/{00000..00009}.tar; correct the path"
             )
         self.folder = Path(os.path.commonpath([shard.parent for shard in self.shards]))
 
@@ -64,10 +63,10 @@ class WebDataset:
         endings: set[str] = set()
         for shard in self.shards:
             yield from self._shard(shard, endings)
-        if endings and not endings & {*PICTURES, *CAPTIONS}:
+        if endings and not endings & {*IMAGES, *CAPTIONS}:
             raise VLMIGError(
                 f"{self.name} holds only {', '.join(sorted(endings)[:6])} files; expected images "
-                f"({', '.join(PICTURES)}) with captions ({', '.join(CAPTIONS)}) beside them; name "
+                f"({', '.join(IMAGES)}) with captions ({', '.join(CAPTIONS)}) beside them; name "
                 "another path"
             )
 
@@ -75,7 +74,7 @@ class WebDataset:
         """Read an image from its archive.
 
         Raises:
-            BadPicture: the archive is missing; the image is truncated, or not an image.
+            BadImage: the archive is missing; the image is truncated, or not an image.
         """
         name, offset, size = pair.picture.rsplit("|", 2)
         try:
@@ -83,8 +82,8 @@ class WebDataset:
                 file.seek(int(offset))
                 content = file.read(int(size))
         except OSError:
-            raise BadPicture("no such image") from None
-        return cut(read_picture(io.BytesIO(content)), pair.box)
+            raise BadImage("no such image") from None
+        return cut(read_image(io.BytesIO(content)), pair.box)
 
     def _shard(self, path: Path, endings: set[str]) -> Iterator[Pair | Bad]:
         name, version = path.relative_to(self.folder).as_posix(), version_of(path) or ""
@@ -108,12 +107,12 @@ class WebDataset:
         self, file: IO[bytes], shard: str, key: str, parts: Parts, version: str
     ) -> Iterator[Pair | Bad]:
         place = f"{shard}, {key}"
-        picture = next((parts[ending] for ending in PICTURES if ending in parts), None)
+        image = next((parts[ending] for ending in IMAGES if ending in parts), None)
         text = next((ending for ending in CAPTIONS if ending in parts), None)
-        if picture is None and text is None:  # some other file, or the empty start
+        if image is None and text is None:  # some other file, or the empty start
             return
-        if picture is None or text is None:
-            yield Bad(place, "no such image" if picture is None else "no caption")
+        if image is None or text is None:
+            yield Bad(place, "no such image" if image is None else "no caption")
             return
         try:
             caption = _read(file, parts, text)
@@ -125,7 +124,7 @@ class WebDataset:
             yield Bad(place, why, dropped=True)
             return
         caption = caption.get("caption") if isinstance(caption, dict) else caption
-        where = f"{shard}|{picture.offset_data}|{picture.size}"
+        where = f"{shard}|{image.offset_data}|{image.size}"
         yield from captioned(
             caption, place, Pair("", where, group=f"{shard}|{key}", version=version)
         )

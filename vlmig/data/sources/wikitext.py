@@ -15,7 +15,7 @@ from vlmig.imagination.prompts import sentences
 from vlmig.io.hashing import number_of, share_of
 from vlmig.io.hub_datasets import load_dataset
 from vlmig.io.rows import Bad, parquet_rows, require, text_lines
-from vlmig.vision.files import BadPicture
+from vlmig.vision.files import BadImage
 
 HEADING = re.compile(r"\s*((?:= )+)(.+?)((?: =)+)\s*")
 LONGEST = 200_000
@@ -84,9 +84,9 @@ class Wikitext:
         """Refuse: a text has no image.
 
         Raises:
-            BadPicture: always.
+            BadImage: always.
         """
-        raise BadPicture("no such image")
+        raise BadImage("no such image")
 
     def _documents(self) -> Iterator[tuple[str, str]]:
         """Join each article's paragraphs; headings and blank lines are dropped."""

@@ -63,15 +63,14 @@ def _planned(
             continue
         if control in ("caption", "few-shot"):
             conditions.append(Condition(0, *outcome.main, control))
-        else:
-            conditions += [
-                Condition(k, *rule, control) for k in settings.every_k[1:] for rule in rules
-            ]
+            continue
+        for k in settings.every_k[1:]:
+            conditions += [Condition(k, *rule, control) for rule in rules]
     main_k = settings.main_k
     if main_k and isinstance(main_k, int):
-        for mix in BASELINES:
-            if mix == "vote" or all(rescorer.aligned for rescorer in rescorers):
-                conditions.append(Condition(main_k, mix, "uniform"))
+        aligned = all(rescorer.aligned for rescorer in rescorers)
+        for mix in BASELINES if aligned else ("vote",):
+            conditions.append(Condition(main_k, mix, "uniform"))
     return conditions
 
 
@@ -231,7 +230,7 @@ def _perplexities(evaluator: Evaluator, outcome: Outcome, measured: Measured) ->
 
 
 def _matches(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:
-    """Exact match and F1 of generated answers (SQuAD's normalisation)."""
+    """Exact match and F1 of generated answers (SQuAD's normalization)."""
 
     labels, _ = coded(item.label for item in measured.items)
     table = Table(evaluator, outcome, measured, np.arange(outcome.size), labels)

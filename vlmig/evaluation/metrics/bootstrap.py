@@ -1,4 +1,4 @@
-"""Intervals, differences and calibration for accuracies whose entries share objects: whole
+"""Intervals, differences, power and calibration for accuracies whose entries share objects: whole
 clusters are resampled."""
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from vlmig.evaluation.metrics.intervals import LEVEL, share_interval
-
+LEVEL = 0.95
+PSEUDO = 3.0
+"""Clusters without spread inside that stand beside those measured, see ``share_interval``."""
+POWER = 0.8
 RESAMPLES = 4000
 BLOCK = 2_000_000
 """Numbers drawn at a time, of 24 bytes each."""
@@ -107,11 +109,45 @@ class Clusters:
             drawn = generator.integers(0, n, (min(block, RESAMPLES - start), n))
             drawn += n * np.arange(len(drawn))[:, None]
             weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
-            if (
-                RESAMPLES * n <= KEPT
-            ):  # no cluster is drawn more often than there are clusters: two bytes are enough
+            if RESAMPLES * n <= KEPT:
+                # No cluster is drawn more often than there are clusters: two bytes are enough.
                 self._kept.append(weights.astype(np.uint16))
             yield weights
+
+
+def share_interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """Return the 95 % interval of a mean of entries in [0, 1], whole clusters being the sample.
+
+    It is Wilson's interval (1927) for as many independent entries as say what the clusters say:
+    n / rho, where rho is the spread between n clusters, as a share of what it would be if each were
+    all right or all wrong (Korn and Graubard 1998; Dean and Pagano 2015 compare such intervals).
+    With few successes the measured spread is mostly too small, so it is averaged with that of three
+    clusters of rho = 1, whose accuracy is pulled towards one half. One entry per cluster gives
+    Wilson's interval itself, up to n / (n - 1). ``python -m eval.coverage`` simulates it.
+
+    Args:
+        sums: of each cluster's entries, (n,).
+        counts: of each cluster's entries, (n,).
+    """
+    n = len(counts)
+    if n < 2:
+        return 0.0, 1.0
+    total, squares = counts.sum(), np.square(counts, dtype=float).sum()
+    mean = min(max(float(sums.sum() / total), 0.0), 1.0)
+    clusters = total**2 / squares  # n where all have equally many entries
+    pulled = (mean * clusters + PSEUDO) / (clusters + 2 * PSEUDO)
+    beside = PSEUDO * squares / n * pulled * (1 - pulled)
+    spread = np.square(sums - mean * counts).sum() * n / (n - 1)
+    rho = min(1.0, float((spread + beside) / (squares * mean * (1 - mean) + beside)))
+    return _wilson(mean, clusters / rho)
+
+
+def _wilson(mean: float, n: float) -> tuple[float, float]:
+    """Return Wilson's interval of a share among n independent entries."""
+    z = stats.norm.ppf(0.5 + LEVEL / 2)
+    center = (mean + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
+    return max(0.0, float(center - half)), min(1.0, float(center + half))
 
 
 def _agreed(mean: float, n: int, least: float) -> Estimate:
@@ -165,6 +201,27 @@ def verdict(delta: float, p: float) -> str:
     if p >= 1 - LEVEL:
         return "tied"
     return "better" if delta > 0 else "worse"
+
+
+def detectable(stderr: float, clusters: int, comparisons: int = 1) -> float:
+    """Return the smallest true mean difference that is called "better" or "worse" with 80 % power.
+
+    It is (t_(1 - a/2) + t_0.8) standard errors, Student's t with a degree of freedom less than
+    there are clusters, and a = 0.05 / comparisons: what Holm's correction asks of the smallest p,
+    which is its worst case and Bonferroni's level.
+
+    Args:
+        stderr: of the mean of paired differences. Where all clusters agree it is 0 and says
+            nothing: it counts as at least that of one cluster in n which differs by 1.
+        clusters: independent ones, n.
+        comparisons: of the run, which are corrected together.
+    """
+    if clusters < 2:
+        return 1.0
+    least = np.sqrt(1 - 1 / clusters) / clusters
+    level = (1 - LEVEL) / max(comparisons, 1)
+    quantiles = stats.t.ppf([1 - level / 2, POWER], clusters - 1)
+    return float(min(1.0, quantiles.sum() * max(stderr, least)))
 
 
 def balanced_accuracy(correct: np.ndarray, labels: Sequence[str] | np.ndarray) -> float:

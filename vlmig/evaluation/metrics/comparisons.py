@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlmig.evaluation.metrics.bootstrap import CANNOT_NAME, Clusters, holm, mcnemar, verdict
-from vlmig.evaluation.metrics.power import detectable
+from vlmig.evaluation.metrics.bootstrap import (
+    CANNOT_NAME,
+    Clusters,
+    detectable,
+    holm,
+    mcnemar,
+    verdict,
+)
 from vlmig.evaluation.metrics.rescoring import BASELINES, BY_CLIP
 from vlmig.evaluation.run_folder import Row
 
@@ -41,14 +47,14 @@ def compare(
             by itself; ``k=1`` is then all of them, not the first.
     """
     k, mix, weights = main.k, main.mix, main.weights
-    against = {
-        "text-only": Condition(0, mix, weights),
-        "k=1": Condition(1, mix, weights),
-        **{f"k={c.k}": c for c in correct if isinstance(c.k, str) and c.k != k},
-        **{c: Condition(k, mix, weights, c) for c in ("shuffled", "blank")},
-        **{c: Condition(0, mix, weights, c) for c in ("caption", "few-shot")},
-        **{b: Condition(k, b, "uniform") for b in BASELINES},
-    }
+    against = {"text-only": Condition(0, mix, weights), "k=1": Condition(1, mix, weights)}
+    for condition in correct:
+        if isinstance(condition.k, str) and condition.k != k:
+            against[f"k={condition.k}"] = condition
+    for control, count in (("shuffled", k), ("blank", k), ("caption", 0), ("few-shot", 0)):
+        against[control] = Condition(count, mix, weights, control)
+    for baseline in BASELINES:
+        against[baseline] = Condition(k, baseline, "uniform")
     values = {condition: right.astype(float) for condition, right in correct.items()}
     if single is not None and against["k=1"] in values:
         values[against["k=1"]] = single

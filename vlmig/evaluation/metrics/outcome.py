@@ -75,11 +75,10 @@ class Table:
         if evaluator.settings.subset == "covered":
             del masks["all"]
         self.masks = {name: mask for name, mask in masks.items() if mask.any()}
-        self._clusters = {
-            (name, many): Clusters(np.tile(one[mask], len(self.seeds) if many else 1))
-            for name, mask in self.masks.items()
-            for many in (False, True)
-        }
+        self._clusters = {}
+        for name, mask in self.masks.items():
+            self._clusters[name, False] = Clusters(one[mask])
+            self._clusters[name, True] = Clusters(np.tile(one[mask], len(self.seeds)))
 
     def add_choices(
         self, condition: Condition, rescorers: Sequence[Rescorer], values: list[list[np.ndarray]]
@@ -101,24 +100,27 @@ class Table:
         """
         hits, per_character, certain = [], [], []
         for rescorer in rescorers:
-            found = []
+            right, normal, sure = [], [], []
             for donor in range(rescorer.donors):
-                found.append(rescorer.rescore(**vars(condition), donor=donor))
-            hits.append(np.stack([rescorer.correct(own) for own in found]))
-            normal = [rescorer.correct(own, per_character=True) for own in found]
+                found = rescorer.rescore(**vars(condition), donor=donor)
+                right.append(rescorer.correct(found))
+                normal.append(rescorer.correct(found, per_character=True))
+                sure.append(rescorer.counted(confidence(found)))
+            hits.append(np.stack(right))
             per_character.append(np.mean(normal, axis=0))
-            sure = [rescorer.counted(confidence(own)) for own in found]
             certain.append(np.mean(sure, axis=0))
-        right = [own.mean(0) for own in hits]
-        self.add(condition, right, {"acc_norm": per_character}, certain)
-        same = [rescorer.same_label() for rescorer in rescorers]
+        shares = [own.mean(0) for own in hits]
+        self.add(condition, shares, {"acc_norm": per_character}, certain)
         for row, mask, seeds in self._rows(condition):
             row["donors"] = rescorers[0].donors
-            known = [own for i in seeds if (own := same[i]) is not None]
-            if len(known) < len(seeds):
+            same, right = [], []
+            for i in seeds:
+                if (labels := rescorers[i].same_label()) is not None:
+                    same.append(labels[:, mask])
+                    right.append(hits[i][:, mask])
+            if len(same) < len(seeds):
                 continue
-            alike = np.concatenate([own[:, mask] for own in known], 1)
-            values = np.concatenate([hits[i][:, mask] for i in seeds], 1)
+            alike, values = np.concatenate(same, 1), np.concatenate(right, 1)
             row["same_label_share"] = float(alike.mean())
             for name, chosen in (("same_label", alike), ("other_label", ~alike)):
                 row[f"acc_{name}"] = float(values[chosen].mean()) if chosen.any() else None
@@ -156,13 +158,16 @@ class Table:
         whole = values.astype(bool)
         # A byte for each where entries are right or wrong; under ``shuffled`` they may be in part.
         self.outcome.correct[condition] = whole if (whole == values).all() else values
-        every = list(range(len(self.seeds)))
+        parts: list[tuple[int | str, slice]] = []
+        for i, own in enumerate(self.seeds):
+            parts.append((own, slice(i, i + 1)))
+        if len(self.seeds) > 1:
+            parts.append((EVERY_SEED, slice(None)))
         for subset in self.masks:
-            for s in [[s] for s in every] + ([every] if len(every) > 1 else []):
-                more = {name: [metric[i] for i in s] for name, metric in others.items()}
-                confidences = None if certain is None else [certain[i] for i in s]
-                seed = self.seeds[s[0]] if len(s) == 1 else EVERY_SEED
-                self._add_row(condition, subset, seed, [right[i] for i in s], more, confidences)
+            for seed, part in parts:
+                more = {name: metric[part] for name, metric in others.items()}
+                confidences = None if certain is None else certain[part]
+                self._add_row(condition, subset, seed, right[part], more, confidences)
 
     def _add_row(
         self,

@@ -3,7 +3,7 @@ measurement."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -207,29 +207,34 @@ class Rescorer:
         trust = self.cross_fitted(control, k, donor) if weights == CROSS_FITTED and k else None
         kind = "uniform" if weights == CROSS_FITTED else weights
         mixture = Mixture.of(self.config, None if mix in BASELINES else mix, kind)
-        result: list[Any] = [None] * len(self.owner)
-        for group in self.groups(control):
+
+        def rows(group: np.ndarray) -> np.ndarray:
             scores = self._stacked(control, group, donor)
             if mix in BASELINES and k:
-                rows = self._baseline(scores, group, k, mix)
-            else:
-                rows = scores.loglikelihoods(k, mixture, None if trust is None else trust[group].T)
-            for question, row in zip(group, rows, strict=True):
+                return self._baseline(scores, group, k, mix)
+            return scores.loglikelihoods(k, mixture, None if trust is None else trust[group].T)
+
+        return self._by_question(control, rows)
+
+    def _by_question(self, control: str, rows: Callable[[np.ndarray], Iterable[Any]]) -> list[Any]:
+        """Put what ``rows`` returns for each group of questions in the questions' order."""
+        result: list[Any] = [None] * len(self.owner)
+        for group in self.groups(control):
+            for question, row in zip(group, rows(group), strict=True):
                 result[question] = row
         return result
 
     def rescore_images(self, chosen: Sequence[int], mix: str, weights: str) -> list[np.ndarray]:
         """Return each question's log-likelihoods with some of its images, given by their places."""
-        mixture = Mixture.of(self.config, mix, weights)
-        result: list[Any] = [None] * len(self.owner)
-        for group in self.groups("none"):
-            whole, places = self._stacked("none", group), list(chosen)
-            part = replace(
-                whole, per_image=whole.per_image[places], alignment=whole.alignment[places]
-            )
-            for question, row in zip(group, part.loglikelihoods(len(places), mixture), strict=True):
-                result[question] = row
-        return result
+        mixture, places = Mixture.of(self.config, mix, weights), list(chosen)
+
+        def rows(group: np.ndarray) -> np.ndarray:
+            whole = self._stacked("none", group)
+            images, alignment = whole.per_image[places], whole.alignment[places]
+            part = replace(whole, per_image=images, alignment=alignment)
+            return part.loglikelihoods(len(places), mixture)
+
+        return self._by_question("none", rows)
 
     @property
     def images(self) -> int:
@@ -260,13 +265,14 @@ class Rescorer:
 
     def examples(self, control: str, k: int, donor: int = 0) -> Examples:
         """Describe the first k images of each question, and tell which of them help."""
-        features: list[Any] = [None] * len(self.owner)
-        helped: list[Any] = [None] * len(self.owner)
         right = np.array([self._right_candidate(i) for i in range(len(self.owner))])
-        for group in self.groups(control):
-            parts = described(self._stacked(control, group, donor), right[group], k)
-            for question, own, own_helped in zip(group, *parts, strict=True):
-                features[question], helped[question] = own, own_helped
+
+        def rows(group: np.ndarray) -> Iterator[Any]:
+            return zip(
+                *described(self._stacked(control, group, donor), right[group], k), strict=True
+            )
+
+        features, helped = zip(*self._by_question(control, rows), strict=True)
         return Examples(np.stack(features), np.stack(helped), self.clusters)
 
     def _right_candidate(self, question: int) -> int:
@@ -290,9 +296,7 @@ class Rescorer:
         result = np.zeros(len(values))
         for i, (row, lengths) in enumerate(zip(values, self.lengths, strict=True)):
             best = int((row / lengths if per_character else row).argmax())
-            if (
-                self.tokens
-            ):  # as published: the first sub-token, as it is written, against the whole answer
+            if self.tokens:  # as published: the first sub-token against the whole answer
                 result[i] = self.tokens[i][best] == self.names[self.labels[i]].lower()
             else:
                 result[i] = best == self.answers[i]
@@ -301,11 +305,9 @@ class Rescorer:
     def named(self, question: int, values: np.ndarray) -> str:
         """Name a question's best candidate; as published by its first sub-token."""
         best = int(values.argmax())
-        return (
-            self.tokens[question][best]
-            if self.tokens
-            else self.items[self.owner[question]].choices[best]
-        )
+        if self.tokens:
+            return self.tokens[question][best]
+        return self.items[self.owner[question]].choices[best]
 
     def counted(self, values: np.ndarray) -> np.ndarray:
         """Count each question, or as ViComTe does each item by its best wording."""

@@ -94,9 +94,8 @@ def _download(url: str, target: Path, name: str) -> Path:
         raise VLMIGError(
             f"cannot download {url}: {reason}; pass --data (or VLMIG_DATA) a folder that has {name}"
         ) from error
-    if length is not None and target.stat().st_size != int(
-        length
-    ):  # urllib takes a broken connection for the end
+    # urllib takes a broken connection for the end.
+    if length is not None and target.stat().st_size != int(length):
         raise VLMIGError(
             f"cannot download {url}: {target.stat().st_size} of {length} bytes came; try again"
         )

@@ -94,7 +94,7 @@ def drawn(items: Sequence[Item], count: int) -> Sequence[Item]:
     """Draw a part of a task's items, in their order.
 
     Files are often sorted, so the first items are no sample. An item's place in the draw is a hash
-    of its subject, picture and first wording: it depends on no other item, so a longer file gives
+    of its subject, image and first wording: it depends on no other item, so a longer file gives
     the same items, less those that new ones displace.
     """
     if count >= len(items):

@@ -199,13 +199,13 @@ class Declaration(Checked):
             index = self._index(answer, choices, place)
             for prompt in self.prompts:
                 questions.append(self._question(prompt, row, choices, index, place))
-        cluster, picture = render(self.subject, row).lower(), render(self.picture, row).strip()
-        if not (cluster.strip() and picture):
+        cluster, image = render(self.subject, row).lower(), render(self.picture, row).strip()
+        if not (cluster.strip() and image):
             raise VLMIGError(
                 f"{place} says nothing that could be imagined; expected a thing or a text; correct "
                 "the row"
             )
-        return Item(f"{self.task}/{number}", cluster, picture, choices, tuple(questions))
+        return Item(f"{self.task}/{number}", cluster, image, choices, tuple(questions))
 
     def _choices(self, row: Row) -> tuple[str, ...]:
         """Return the distinct candidates of a row."""
@@ -220,18 +220,14 @@ class Declaration(Checked):
     ) -> Question:
         text = prompt
         if isinstance(prompt, dict):
-            text, index = (
-                prompt["prompt"],
-                self._index(evaluate(prompt["answer"], row), choices, place),
-            )
+            text = prompt["prompt"]
+            index = self._index(evaluate(prompt["answer"], row), choices, place)
         one_each = "choice" in fields_of(text)  # otherwise all candidates share a context
         contexts = []
         for choice in choices if one_each else choices[:1]:
             contexts.append(render(text, {**row, "choice": choice}))
-        continuations = []
-        for spelling in (
-            [self.continuation] if isinstance(self.continuation, str) else self.continuation
-        ):
+        continuations, spellings = [], self.continuation
+        for spelling in [spellings] if isinstance(spellings, str) else spellings:
             for choice in choices:
                 continuations.append(render(spelling, {**row, "choice": choice}))
         return Question(tuple(contexts), tuple(continuations), index)

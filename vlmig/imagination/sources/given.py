@@ -22,7 +22,7 @@ from vlmig.imagination.prompts import slug
 from vlmig.io.hub_datasets import load_dataset
 from vlmig.io.shards import natural
 from vlmig.vision import BLANK, VisionEncoder, as_tensor, opened
-from vlmig.vision.files import READER, SUFFIXES, is_picture
+from vlmig.vision.files import READER, SUFFIXES, is_image
 
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
@@ -73,7 +73,7 @@ class FolderSource(ImageSource):
                     f"are needed; expected {name}/*.png or {name}_0.png and so on; add some, or "
                     "lower --k"
                 )
-            images.append(self.gallery.picture(numbers[request.index]))
+            images.append(self.gallery.image(numbers[request.index]))
         return images
 
     def identity(self) -> dict[str, str | int | float]:
@@ -147,7 +147,7 @@ class RetrievalSource(_ByText):
             return load_file(path)["pooled"]
         except (OSError, SafetensorError):  # not made yet, or cut off
             numbers = range(start, min(start + PART, len(self.gallery)))
-            _, pooled = self.encoder.encode([self.gallery.picture(i) for i in numbers])
+            _, pooled = self.encoder.encode([self.gallery.image(i) for i in numbers])
             self.cache.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}")
             save_file({"pooled": pooled}, partial)
@@ -170,9 +170,7 @@ class RetrievalSource(_ByText):
             raise VLMIGError(
                 f"{self.gallery.source} gives at most {most} images of a prompt; lower --k"
             )
-        return [
-            self.gallery.picture(numbers[request.prompt][request.index]) for request in requests
-        ]
+        return [self.gallery.image(numbers[request.prompt][request.index]) for request in requests]
 
     def identity(self) -> dict[str, str | int | float]:
         """Return a hash of the gallery's contents; the encoder is named with every feature."""
@@ -235,7 +233,7 @@ class Gallery:
                 raise VLMIGError(f"{source} has the columns {columns}; expected one named image")
         self.paths: list[Path] = []
         if self.rows is None:
-            named = [path for path in self.folder.rglob("*") if is_picture(path.name)]
+            named = [path for path in self.folder.rglob("*") if is_image(path.name)]
             paths = [path for path in named if path.is_file()]  # no folders, no broken links
             self.paths = sorted(paths, key=lambda path: natural(str(path.relative_to(self.folder))))
         if not len(self):
@@ -247,7 +245,7 @@ class Gallery:
     def __len__(self) -> int:
         return len(self.paths) if self.rows is None else len(self.rows)
 
-    def picture(self, index: int) -> Tensor:
+    def image(self, index: int) -> Tensor:
         """Read image ``index``, uint8 (3, H, W).
 
         Raises:

@@ -17,10 +17,24 @@ from transformers import AddedToken
 from transformers.cache_utils import Cache
 
 from vlmig.errors import VLMIGError
-from vlmig.models.cache import cache_argument, image_cache, seen_length, text_cache
+from vlmig.models.cache import (
+    cache_argument,
+    image_cache,
+    images_read,
+    seen_length,
+    slots,
+    text_cache,
+)
 from vlmig.models.config import IMAGE, VLMIGConfig
 from vlmig.models.fusion.base import Fusion
-from vlmig.models.text_states import PrefixReading, VisualStates, number, queried, real_tokens
+from vlmig.models.text_states import (
+    PrefixReading,
+    VisualStates,
+    last_places,
+    number,
+    queried,
+    real_tokens,
+)
 
 BUDGET = 2**14
 """States, visual and of the text, that go through the LM at a time."""
@@ -66,14 +80,13 @@ class PrefixFusion(Fusion):
     ) -> PrefixReading:
         """Keep what the LM needs to read the text again after each image."""
         queries, kept = states.shape[1], queried(logits_to_keep)
-        present = real_tokens(padding, states, seen_length(cache, queries))
+        present = real_tokens(padding, states, slots(cache, queries))
         embeddings = embedded.get("inputs_embeds")
         if embeddings is None:
             embeddings = model.get_input_embeddings()(embedded["input_ids"])
-        whole_text = present.shape[1] == queries
-        begin = begin_of(
-            present, ids if whole_text else None, model.config.text_config.bos_token_id
-        )
+        text_config = model.config.text_config
+        begun = images_read(cache, text_config.num_hidden_layers)
+        begin = begin_of(present, None if begun else ids, text_config.bos_token_id)
         return PrefixReading(
             hidden=states[:, kept],
             cache=cache,
@@ -119,21 +132,26 @@ def _run_after(model: Any, reading: PrefixReading, features: Tensor) -> Tensor:
     present = reading.present.repeat_interleave(images, 0)
     begin = reading.begin.repeat_interleave(images, 0)
     queries, cache = embeddings.shape[1], None
+    layers, tokens = model.config.text_config.num_hidden_layers, visual.shape[1]
+    length = seen_length(reading.cache, queries)
+    begun = images_read(reading.cache, layers)
     if reading.cache is not None:
-        cache = image_cache(reading.cache, model.config.text_config.num_hidden_layers, images)
+        cache = image_cache(reading.cache, layers, images, tokens)
+    added = queries if begun else tokens + queries
     before = cache.get_seq_length() if cache is not None else 0
-    if before + queries + (0 if before else visual.shape[1]) != present.shape[1] + visual.shape[1]:
+    if not torch.compiler.is_compiling() and before + added != length + tokens:
         raise VLMIGError(
-            f"a cache of {present.shape[1] - queries} tokens that were read without images; "
+            f"a cache of {int(length) - queries} tokens that were read without images; "
             "expected one that began with visual_features: start with a new cache"
         )
-    if not before:
+    if not begun:
         embeddings = insert(embeddings, visual, begin)
     present = insert(present, present.new_ones(visual.shape[:2]), begin)
+    places = last_places(added, length + tokens, embeddings.device)
     output = model.trunk(
         inputs_embeds=embeddings,
         attention_mask=present.long(),
-        position_ids=number(present)[:, -embeddings.shape[1] :],
+        position_ids=number(present)[:, places],
         use_cache=cache is not None,
         **cache_argument(cache),
     )

@@ -25,7 +25,7 @@ from vlmig.imagination.pipeline import Imagination
 from vlmig.imagination.store import Address, Imagined, describe
 from vlmig.io.rows import Bad
 from vlmig.runtime import Stopwatch, deterministic_map
-from vlmig.vision.files import READER, BadPicture
+from vlmig.vision.files import READER, BadImage
 
 Item = TypeVar("Item")
 PORTION = 512
@@ -36,7 +36,7 @@ Loaded = np.ndarray | Image.Image | str | None
 nothing."""
 
 
-class Pictures:
+class ImageFeatures:
     """Features of pairs' images.
 
     Args:
@@ -59,14 +59,14 @@ class Pictures:
         """Load a pair's image or its features; may run in a data-loading process.
 
         Raises:
-            BadPicture: it cannot be read.
+            BadImage: it cannot be read.
         """
         if not pair.picture and not pair.prompt:
             return None
         if self.stored:
-            entry = self.imagination.store.get(self.address(source, pair).key, picture=False)
+            entry = self.imagination.store.get(self.address(source, pair).key, image=False)
             if entry is None:
-                raise BadPicture("no features stored")
+                raise BadImage("no features stored")
             return entry.patches.numpy()  # a tensor from another process would keep a file open
         return source.open(pair) if pair.picture else pair.prompt
 
@@ -132,7 +132,7 @@ class Pictures:
             disable=quiet,
         ) as bar:
             for portion in batched(pairs, PORTION):
-                images = list(chain.from_iterable(pair.pictures() for pair in portion))
+                images = list(chain.from_iterable(pair.images() for pair in portion))
                 self._fill(source, images, reasons)
                 for image in images:
                     reason = reasons.get(self.address(source, image).key)
@@ -158,7 +158,7 @@ class Pictures:
                 missing[address] = pair
         good: dict[Address, Image.Image] = {}
         for address, image in zip(missing, _read(source, list(missing.values())), strict=True):
-            if isinstance(image, BadPicture):
+            if isinstance(image, BadImage):
                 reasons[address.key] = str(image)
             else:
                 good[address] = image
@@ -177,7 +177,7 @@ class Pictures:
         Raises:
             VLMIGError: an encoder without a text side.
         """
-        first = [next(iter(pair.pictures()), None) for pair in pairs]
+        first = [next(iter(pair.images()), None) for pair in pairs]
         images = [image for image in first if image is not None]
         self.fill(source, images, len(images), quiet=True)
         texts = self.imagination.encoder.encode_text([pair.caption for pair in pairs])
@@ -195,13 +195,13 @@ class Pictures:
         return similarities
 
 
-def _read(source: Source, pairs: list[Pair]) -> list[Image.Image | BadPicture]:
+def _read(source: Source, pairs: list[Pair]) -> list[Image.Image | BadImage]:
     """Open images in parallel."""
 
-    def read(pair: Pair) -> Image.Image | BadPicture:
+    def read(pair: Pair) -> Image.Image | BadImage:
         try:
             return source.open(pair)
-        except BadPicture as error:
+        except BadImage as error:
             return error
 
     return deterministic_map(read, pairs, torch.device("cpu"))

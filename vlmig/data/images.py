@@ -12,23 +12,23 @@ from PIL import Image
 
 from vlmig.data.pairs import Box, Pair
 from vlmig.io.shards import natural
-from vlmig.vision.files import BadPicture, read_picture
+from vlmig.vision.files import BadImage, read_image
 
 
-def cut(picture: Image.Image, box: Box | None) -> Image.Image:
+def cut(image: Image.Image, box: Box | None) -> Image.Image:
     """Crop an upright image to a box; None for all of it.
 
     Raises:
-        BadPicture: nothing of the box lies within the image.
+        BadImage: nothing of the box lies within the image.
     """
-    return picture if box is None else picture.crop(_clip(box, picture.size))
+    return image if box is None else image.crop(_clip(box, image.size))
 
 
 def _clip(box: Box, size: tuple[int, int]) -> Box:
     left, top, right, bottom = box
     inner = max(0, left), max(0, top), min(size[0], right), min(size[1], bottom)
     if inner[0] >= inner[2] or inner[1] >= inner[3]:
-        raise BadPicture("box outside the image")
+        raise BadImage("box outside the image")
     return inner
 
 
@@ -41,9 +41,9 @@ class ImageFiles:
         """Read a pair's image, cut to its box: RGB.
 
         Raises:
-            BadPicture: it is missing, truncated, or not an image.
+            BadImage: it is missing, truncated, or not an image.
         """
-        return cut(read_picture(self.images / pair.picture), pair.box)
+        return cut(read_image(self.images / pair.picture), pair.box)
 
 
 def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:
@@ -57,14 +57,14 @@ def place_box(numbers: Any, size: tuple[int, int]) -> tuple[Box, bool]:
         The box, and whether it reached beyond the image.
 
     Raises:
-        BadPicture: not four numbers, a box without area, or nothing of it lies within the image.
+        BadImage: not four numbers, a box without area, or nothing of it lies within the image.
     """
     if len(numbers) != 4 or not all(is_number(value) for value in numbers):
-        raise BadPicture("box without four numbers")
+        raise BadImage("box without four numbers")
     x, y, width, height = numbers
     left, top, right, bottom = whole = round(x), round(y), round(x + width), round(y + height)
     if left >= right or top >= bottom:
-        raise BadPicture("box without area")
+        raise BadImage("box without area")
     inner = _clip(whole, size)
     return inner, inner != whole
 
