@@ -1,7 +1,7 @@
 # make demo         set up and answer real benchmark questions offline, on the embedded pocket model
 # make eval         measure the pocket model on every colour and shape task whose file is there, in ten minutes
 # make test         set up and check every capability once: five minutes on two cores
-# make proof        the long checks: sweeps, kills, several processes, notebooks, the wheel
+# make proof        the long checks: sweeps, kills, full disks, malformed input, notebooks, the wheel
 # make test-newest  the checks of make test on the newest libraries; says which moved since the lock
 # make test-oldest  the same on the oldest libraries that setup.cfg allows
 # make lock         write requirements.lock anew: what make demo and make test install, with hashes
@@ -44,6 +44,7 @@ test: .venv/ready
 
 proof: .venv/ready
 	VLMIG_PROOF=1 $(PYTEST) $(MORE) -m "proof or scaled"
+	OMP_NUM_THREADS=1 $(RUN)/python -m tools.fuzz --seconds 120
 	$(RUN)/python -m tools.counts
 	$(RUN)/python -m tools.path_of_ask
 

@@ -200,7 +200,9 @@ def save_family(family: str, folder: Path) -> Path:
     """Save a tiny LM of a family with a tokenizer that fits it."""
     build(family).save_pretrained(folder)
     words = Tokenizer(
-        models.WordLevel({"[PAD]": 0, "[BOS]": 1, "[EOS]": 2, "[UNK]": 3}, unk_token="[UNK]")
+        models.WordLevel(
+            {"[PAD]": 0, "[BOS]": 1, "[EOS]": 2, "[UNK]": 3, "a": 4}, unk_token="[UNK]"
+        )
     )
     names = {"pad_token": "[PAD]", "bos_token": "[BOS]", "eos_token": "[EOS]", "unk_token": "[UNK]"}
     PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)

@@ -62,7 +62,8 @@ STAGE = GOOD["stages"][0]  # type: ignore[index]
         ),
         ({"stages": [{**STAGE, "data": []}]}, "data is ..; expected at least 1"),
         ({"stages": [STAGE, STAGE]}, "expected different names"),
-        ({"stages": [{**STAGE, "name": "../x"}]}, "expected letters, digits"),
+        ({"stages": [{**STAGE, "name": "../x"}]}, "expected at most 100 letters, digits"),
+        ({"stages": [{**STAGE, "name": "x" * 300}]}, "expected at most 100 letters, digits"),
         (
             {"stages": [{k: v for k, v in STAGE.items() if k != "batch"}]},
             "stages.0 is missing 'batch' .given: data, learning_rate, name, steps.",

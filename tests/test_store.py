@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 from proof import PROOF
 
 from vlmig import VLMIGError
+from vlmig.imagination.mending import mend
 from vlmig.imagination.store import Address, FeatureStore, Imagined, describe
 
 
@@ -77,7 +79,7 @@ def test_every_flipped_bit_of_an_entry_is_noticed(
         "WARNING", logger="vlmig"
     )  # the command line may have turned it down in this process
     store, rng = filled(tmp_path, 1), np.random.default_rng(0)
-    (whole,) = store._rows()
+    (whole,) = store.rows()
     for flip in range(200 if PROOF else 40):
         column = COLUMNS[flip % len(COLUMNS)]
         value = whole[COLUMNS.index(column)]
@@ -93,7 +95,10 @@ def test_every_flipped_bit_of_an_entry_is_noticed(
         assert store.get(at("prompt 0").key) is None, f"flip {flip} in {column}"
         assert column == "key" or "is damaged" in caplog.text
         caplog.clear()
-        assert store.mend() == (0, 1) and len(store) == 0
+        store.base.close()
+        assert mend(store.path.parent) == (0, 1)
+        store.open()
+        assert len(store) == 0
         store.put([(at("prompt 0"), entry(0))])
         assert same(store.get(at("prompt 0").key), entry(0)), "a damaged entry is made again"
 
@@ -122,12 +127,41 @@ def test_a_flipped_bit_anywhere_in_the_file_never_gives_a_wrong_entry(tmp_path: 
             continue
         assert all(item is None or same(item, entry(i)) for i, item in enumerate(found))
         noticed += any(item is None for item in found)
-        store.mend()
+        store.base.close()
+        mend(folder)
+        store.open()
         store.put((at(f"prompt {i}"), entry(i)) for i in range(6))
         assert all(same(store.get(at(f"prompt {i}").key), entry(i)) for i in range(6)), (
             "mended, all can be made again"
         )
     assert noticed > 0
+
+
+@pytest.mark.parametrize("share", [0.7, 0.6])
+def test_of_a_store_that_was_cut_off_the_first_part_is_kept(tmp_path: Path, share: float) -> None:
+    filled(tmp_path, 60).base.close()
+    path = tmp_path / "imagined.sqlite"
+    os.truncate(path, int(share * path.stat().st_size))
+    with pytest.raises(VLMIGError, match="is damaged .* --mend .* keeps what can be read"):
+        FeatureStore(tmp_path)
+    kept, _ = mend(tmp_path)
+    store = FeatureStore(tmp_path)
+    assert 0 < kept == len(store) < 60
+    for i in range(60):
+        item = store.get(at(f"prompt {i}").key)
+        assert item is None or same(item, entry(i))
+
+
+@pytest.mark.parametrize(
+    "content", [b"hello" * 1000, bytes(8192), b"SQLite format 3\0" + b"\xff" * 99]
+)
+def test_what_is_no_store_cannot_be_mended(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "imagined.sqlite").write_bytes(content)
+    with pytest.raises(VLMIGError, match="--mend"):
+        FeatureStore(tmp_path)
+    with pytest.raises(VLMIGError, match="nothing of the feature store .* can be read") as error:
+        mend(tmp_path)
+    assert "--mend" not in str(error.value), "it would be sent in circles"
 
 
 @pytest.mark.proof

@@ -481,10 +481,24 @@ OWN = {
         ({"prompts": ["{{ 'x' * 10 ** 9 }}"]}, "may make more than"),
         ({"prompts": ["{{ 'x' * 1000000000 }}"]}, "may make more than"),
         ({"prompts": ["{{ '%1000000000d' % 1 }}"]}, "a format with a field of more than 999"),
-        ({"prompts": ["{{ 'x' | center(1000000000) }}"]}, "center is not known here"),
+        *[
+            ({"prompts": [f"{{{{ {grown} }}}}"]}, "as an argument; at most 999")
+            for grown in (
+                "'x' | center(1000000000)",
+                "'x' | indent(1000000000)",
+                "'x'.ljust(1000000000)",
+                "'x'.zfill(1000000000)",
+                "'\\t'.expandtabs(1000000000)",
+            )
+        ],
+        ({"prompts": ["{{ ('x' * 99999) | replace('x', 'y' * 99999) }}"]}, "a call may make more"),
+        ({"prompts": ["{{ ('x' * 9999).replace('x', 'y' * 999) }}"]}, "characters of text"),
+        ({"prompts": ["{{ lipsum(n=1000000) }}"]}, "'lipsum' is undefined"),
         ({"prompts": ["{% for i in range(99999) %}x{% endfor %}"]}, "'range' is undefined"),
         ({"prompts": ["{% for i in 'x' * 999999 %}xx{% endfor %}"]}, "characters of text"),
         ({"prompts": ["{{ 1 / 0 }}"]}, "division by zero"),
+        ({"where": "nowhere"}, "'nowhere' is undefined"),
+        ({"answer": "nothing"}, "'nothing' is undefined"),
         ({"prompts": ["{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}"]}, "recursion"),
     ],
 )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
+import pytest
+
+from tools import fuzz
 from tools.counts import ROOT, density, floors, longest_function
 from tools.moved import moved
 
@@ -37,3 +41,44 @@ def test_counts_are_those_of_small_files() -> None:
     text = 'def f(n):\n    """Two\n    lines."""\n    return [i for i in range(n)]\n'
     assert longest_function(trees(a=text)) == (4, "vlmig/a.py:f")
     assert density(trees(a=text)) == 50, "one in two lines, the docstring left out"
+
+
+def traced(_: list[str]) -> int:
+    raise KeyError("mix")
+
+
+def verbose(_: list[str]) -> int:
+    print("vlmig: x is wrong;\ncorrect it", file=sys.stderr)
+    return 2
+
+
+def twice(_: list[str]) -> int:
+    print("vlmig: x is wrong\nvlmig: x is wrong", file=sys.stderr)
+    return 2
+
+
+@pytest.mark.parametrize(
+    ("command", "wrong", "fault"),
+    [
+        (traced, False, "KeyError: 'mix'"),
+        (verbose, False, "status 2 without one line"),
+        (twice, False, "several lines"),
+        (lambda _: 0, True, "taken with status 0, of a wrong type"),
+        (lambda _: 0, False, ""),
+    ],
+)
+def test_the_fuzzer_notices(
+    command: object, wrong: bool, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuzz, "main", command)
+    found = fuzz.fault_of(["ask"], wrong, fuzz.Tally())
+    assert fault in found and bool(found) == bool(fault)
+
+
+def test_another_value_at_a_place() -> None:
+    good = {"a": [1, {"b": 2}], "c": "x"}
+    assert list(fuzz.places(good)) == [("a",), ("a", 0), ("a", 1), ("a", 1, "b"), ("c",)]
+    assert fuzz.replaced(good, ("a", 1, "b"), None) == {"a": [1, {"b": None}], "c": "x"}
+    assert good["a"] == [1, {"b": 2}], "the good one stays"
+    wrong = [fuzz.plainly_wrong(2, value) for value in (3, 2.5, None, "2", True, [2])]
+    assert wrong == [False, False, False, True, True, True]

@@ -1,5 +1,5 @@
-"""Threads, precision and time: a map whose results do not depend on the number of threads, bf16
-where it is fast, a stopwatch.
+"""Processes, threads, precision and time: a map whose results do not depend on the number of
+threads, bf16 where it is fast, a stopwatch.
 
 A sum computed by two threads is rounded differently from one computed by a single thread. So on a
 CPU each item is computed by one thread and several items run side by side, which is as fast as one
@@ -8,6 +8,7 @@ item on several threads, or faster.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +18,25 @@ from typing import TypeVar
 
 import torch
 
+from vlmig.errors import VLMIGError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def rank_and_processes() -> tuple[int, int]:
+    """Return this process's number, from 0, and the number of processes, as torchrun sets them.
+
+    Raises:
+        VLMIGError: RANK and WORLD_SIZE are something else.
+    """
+    rank, processes = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and processes.isdecimal() and int(rank) < int(processes)):
+        raise VLMIGError(
+            f"RANK={rank} and WORLD_SIZE={processes} in the environment; expected a number below "
+            "the number of processes, as torchrun sets them; unset both"
+        )
+    return int(rank), int(processes)
 
 
 def cpu_autocast() -> torch.autocast:

@@ -1,6 +1,18 @@
-"""``python -m vlmig.cli``."""
+"""``vlmig`` and ``python -m vlmig.cli``."""
 
-from vlmig.cli.main import main
+import sys
+
+
+def start() -> int:
+    """Run the command line; Ctrl-C while it is imported shows no traceback either."""
+    try:
+        from vlmig.cli.main import main
+
+        return main()
+    except KeyboardInterrupt:
+        print("vlmig: interrupted; run the same command again", file=sys.stderr)
+        return 130
+
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(start())

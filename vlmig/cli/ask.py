@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--choices", type=options.words, metavar="A,B,...", help=text)
     text = "write the answer and its images to an HTML page"
-    parser.add_argument("--html", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--html", type=options.new_file, metavar="FILE", help=text)
     _add_imagined(parser.add_argument_group("imagined images"))
     title = "given images"
     text = "With early fusion they stand in the text; with late fusion they replace imagined ones."

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vlmig.cli.options import add_data, add_store, load_imagination
+from vlmig.cli.options import add_data, add_store, load_imagination, new_file, share
+from vlmig.errors import VLMIGError, one_line
+
+if TYPE_CHECKING:
+    from vlmig.data.check import Findings
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -23,45 +27,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "only the first N records of each source"
     parser.add_argument("--limit", type=int, metavar="N", help=text)
     text = "largest accepted share of bad records (default: %(default)s)"
-    parser.add_argument("--max-bad", type=float, default=0.1, metavar="X", help=text)
+    parser.add_argument("--max-bad", type=share, default=0.1, metavar="X", help=text)
     text = (
         "checkpoint whose encoder computes min_alignment and whose tokenizer splits wikitext "
         "(default: %(default)s)"
     )
     parser.add_argument("--model", default="pocket", help=text)
     text = "write an HTML page with samples and the bad records"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--out", type=new_file, metavar="FILE", help=text)
     add_store(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
     from tempfile import TemporaryDirectory
 
-    from vlmig.data.check import check, summary
-    from vlmig.data.curation import Curation
+    from vlmig.data.check import summary
     from vlmig.data.index import check_read, check_share
-    from vlmig.data.sources.build import build_source
     from vlmig.io.config_file import assigned, entries_of
-    from vlmig.pocket.lessons import SOURCES
     from vlmig.report.data_check import write_findings
     from vlmig.report.text_table import text_table
 
-    options = assigned("--option", arguments.option)
-    entries = entries_of(arguments.path, arguments.source, options)
-    rules = assigned("--curate", arguments.curate)
+    entries = entries_of(arguments.path, arguments.source, assigned("--option", arguments.option))
     findings = []
     with TemporaryDirectory() as folder:
         for number, entry in enumerate(entries):
-            options = dict(entry)
-            recipe_rules, limit = options.pop("curate", None), options.pop("limit", None)
-            curation = Curation.from_mapping(rules or recipe_rules)
-            if arguments.limit is not None:
-                limit = arguments.limit
-            source = build_source(
-                options, arguments.data, lambda: _tokenizer(arguments.model), SOURCES
-            )
-            compare = _alignment(arguments) if curation.min_alignment is not None else None
-            found = check(source, Path(folder) / str(number), curation, limit, compare)
+            try:
+                found = _found(arguments, entry, Path(folder) / str(number))
+            except OSError as error:
+                raise VLMIGError(
+                    f"cannot write to {folder}: {one_line(error)}; make room, or name another "
+                    "folder in TMPDIR"
+                ) from error
             findings.append(found)
             print(found.index.source.name)
             rows = [(f"  {name}", value, remark) for name, value, remark in summary(found)]
@@ -73,6 +69,24 @@ def run(arguments: argparse.Namespace) -> None:
         records, name = found.index.records, found.index.source.name
         check_share(found.bad, records, arguments.max_bad, name, arguments.out)
         check_read(found.index)
+
+
+def _found(arguments: argparse.Namespace, entry: dict[str, Any], folder: Path) -> Findings:
+    """Check one source; its index is written to a folder."""
+    from vlmig.data.check import check
+    from vlmig.data.curation import Curation
+    from vlmig.data.sources.build import build_source
+    from vlmig.io.config_file import assigned
+    from vlmig.pocket.lessons import SOURCES
+
+    options = dict(entry)
+    recipe_rules, limit = options.pop("curate", None), options.pop("limit", None)
+    curation = Curation.from_mapping(assigned("--curate", arguments.curate) or recipe_rules)
+    if arguments.limit is not None:
+        limit = arguments.limit
+    source = build_source(options, arguments.data, lambda: _tokenizer(arguments.model), SOURCES)
+    compare = _alignment(arguments) if curation.min_alignment is not None else None
+    return check(source, folder, curation, limit, compare)
 
 
 def _alignment(arguments: argparse.Namespace) -> Any:

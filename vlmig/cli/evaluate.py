@@ -34,7 +34,7 @@ def _add_items(group: argparse._ArgumentGroup) -> None:
     text = "comma-separated task names, each with @SPLIT for another split, or task files (.yaml)"
     group.add_argument("--tasks", type=options.words, required=True, metavar="TASK,...", help=text)
     text = "folder for results.json, samples and report.html; run the command again to resume"
-    group.add_argument("--out", type=Path, required=True, metavar="FOLDER", help=text)
+    group.add_argument("--out", type=options.new_folder, required=True, metavar="FOLDER", help=text)
     options.add_data(group, "folder of the benchmark files (default: VLMIG_DATA, or download)")
     text = "only N items of each task, drawn by a hash of the item"
     group.add_argument("--limit", type=int, metavar="N", help=text)

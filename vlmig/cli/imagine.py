@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "which text of a prompt to imagine (default: question, all of it)"
     parser.add_argument("--policy", choices=options.POLICIES[:3], default="question", help=text)
     text = "write the images to this folder as PNG files"
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=text)
+    parser.add_argument("--out", type=options.new_folder, metavar="FOLDER", help=text)
     text = "Run the command again to resume. Work is split under torchrun, or by --shard."
     _add_many(parser.add_argument_group("many prompts", text))
     _add_maintenance(parser.add_argument_group("store maintenance"))
@@ -44,7 +43,7 @@ def _add_many(group: argparse._ArgumentGroup) -> None:
     text = "only shard I of N of the prompts (default: torchrun's rank)"
     group.add_argument("--shard", type=options.shard, metavar="I/N", help=text)
     text = "write CLIP similarity, diversity and redraws of each prompt to a .jsonl file"
-    group.add_argument("--report", type=Path, metavar="FILE", help=text)
+    group.add_argument("--report", type=options.new_file, metavar="FILE", help=text)
 
 
 def _add_maintenance(group: argparse._ArgumentGroup) -> None:
@@ -74,6 +73,9 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _imagine_few(arguments: argparse.Namespace) -> None:
+    from vlmig.processing.texts import check_texts
+
+    check_texts("prompts", arguments.prompt)
     imagination = options.load_imagination(arguments)
     k = arguments.k
     prompts = [imagination.prompts(prompt, k, arguments.policy) for prompt in arguments.prompt]
@@ -117,9 +119,9 @@ def _imagine_many(arguments: argparse.Namespace) -> None:
     import time
 
     from vlmig.io.rows import read_prompts, shard_of
+    from vlmig.runtime import rank_and_processes
 
-    rank = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    index, count = arguments.shard or rank
+    index, count = arguments.shard or rank_and_processes()
     prompts = read_prompts(arguments.prompts, arguments.column, arguments.split)
     prompts = shard_of(prompts, index, count)
     report = arguments.report
@@ -135,8 +137,12 @@ def _imagine_many(arguments: argparse.Namespace) -> None:
 
 def _maintain_store(arguments: argparse.Namespace) -> None:
     """Merge, mend and describe a store."""
-    from vlmig.imagination.store import FeatureStore
+    from vlmig.imagination.mending import mend
+    from vlmig.imagination.store import FeatureStore, default_store
 
+    if arguments.mend:
+        kept, damaged = mend(arguments.store or default_store())
+        print(f"{kept} intact entries kept, {damaged} damaged ones removed; imagine them again")
     store = options.open_store(arguments)
     for other in arguments.merge or []:
         if not (other / store.path.name).is_file():
@@ -144,9 +150,6 @@ def _maintain_store(arguments: argparse.Namespace) -> None:
                 f"no store to merge at {other}; expected a folder that was given with --store"
             )
         print(f"{store.merge(FeatureStore(other))} images imported from {other}")
-    if arguments.mend:
-        kept, damaged = store.mend()
-        print(f"{kept} intact entries kept, {damaged} damaged ones removed; imagine them again")
     print(f"{len(store)} images with features, {store.size() / 1e6:.1f} MB, in {store.path}")
     for row in store.statistics():
         identity = row.pop("identity").strip("{}").replace('"', "")

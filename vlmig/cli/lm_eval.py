@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from vlmig.errors import VLMIGError
+from vlmig.io.hub import settle_hub
 
 PARSER = {"add_help": False, "prefix_chars": "\0"}
 """No option starts with this prefix, so all of them go to lm-eval, --help included."""
@@ -15,6 +16,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    settle_hub()  # before datasets reads whether it may ask the hub
     try:
         from vlmig.integrations.launch import run
     except ModuleNotFoundError as error:

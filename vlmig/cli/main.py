@@ -7,8 +7,12 @@ one line on stderr and exit status 2.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vlmig.cli import (
@@ -30,6 +34,14 @@ from vlmig.errors import VLMIGError, one_line
 
 ABOUT = "A language model that looks at imagined images before answering."
 VERBOSE = "show the libraries' warnings; after an answer, the time of each step"
+ROOM = "make room, and run the same command again"
+ALLOWED = "choose a place that can be written, or change its permissions"
+NETWORK = "check the network, or name files that are on this machine"
+CURES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), ALLOWED),
+}
+"""What to do about an error of the system."""
 DATA_COMMANDS = {
     "commands": {
         "check": (data_check, "Read every record and image, and list what is wrong with them."),
@@ -65,14 +77,50 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         _quiet(arguments.verbose)
-        arguments.run(arguments)
+        with _terminable():
+            arguments.run(arguments)
     except VLMIGError as error:
-        print(f"vlmig: {one_line(error, whole=True)}", file=sys.stderr)
-        return 2
+        return _say(one_line(error, whole=True), 2)
+    except BrokenPipeError:  # as of `vlmig tasks | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        is_remote = isinstance(error, ConnectionError | TimeoutError)
+        cure = NETWORK if is_remote else CURES.get(error.errno or 0, "correct the path")
+        return _say(f"{one_line(error)}; {cure}", 2)
+    except _Terminated:
+        return _say("terminated; run the same command again to resume", 128 + signal.SIGTERM)
     except KeyboardInterrupt:
-        print("vlmig: interrupted; run the same command again to resume", file=sys.stderr)
-        return 130
+        return _say("interrupted; run the same command again to resume", 128 + signal.SIGINT)
     return 0
+
+
+class _Terminated(BaseException):
+    """The process got SIGTERM."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a block as Ctrl-C does: by an exception, so that it is told how to go on."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only the main thread can listen
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say(text: str, status: int) -> int:
+    """Print the one line of an error; return the exit status."""
+    print(f"vlmig: {text}", file=sys.stderr)
+    return status
 
 
 def build_parser() -> argparse.ArgumentParser:

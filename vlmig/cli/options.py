@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -37,6 +38,7 @@ class Parser(argparse.ArgumentParser):
         return parsed, unknown
 
     def error(self, message: str) -> None:  # type: ignore[override]
+        message = " ".join(message.split())  # arguments may hold ends of lines
         print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
         raise SystemExit(2)
 
@@ -50,11 +52,39 @@ def integer(text: str) -> int:
 
 
 def number(text: str) -> float:
-    """Parse a number."""
+    """Parse a finite number."""
     try:
-        return float(text)
+        parsed = float(text)
     except ValueError:
-        raise _unexpected(text, "a number") from None
+        parsed = math.nan
+    if not math.isfinite(parsed):
+        raise _unexpected(text, "a number")
+    return parsed
+
+
+def share(text: str) -> float:
+    """Parse a share."""
+    parsed = number(text)
+    if not 0 <= parsed <= 1:
+        raise _unexpected(text, "a number from 0 to 1")
+    return parsed
+
+
+def new_file(text: str) -> Path:
+    """Parse the path of a file to write, which is refused before hours of work."""
+    if Path(text).is_dir():
+        raise _unexpected(text, "a file, but this is a folder")
+    new_folder(str(Path(text).parent))
+    return Path(text)
+
+
+def new_folder(text: str) -> Path:
+    """Parse the path of a folder to write, which may be new."""
+    folder = Path(text)
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise _unexpected(text, f"a folder, but {there} is a file")
+    return folder
 
 
 def words(text: str) -> list[str]:

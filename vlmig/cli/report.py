@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vlmig.cli.options import new_file
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s RUN [OTHER] [options]"
@@ -13,13 +15,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "a second results folder, to compare with the first item by item"
     parser.add_argument("other", type=Path, metavar="OTHER", nargs="?", help=text)
     text = "file to write (default: RUN/report.html, or RUN/against_OTHER.html)"
-    parser.add_argument("--out", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--out", type=new_file, metavar="FILE", help=text)
     text = "feature store with the images of the runs (default: VLMIG_STORE, or the user's cache)"
     parser.add_argument("--store", type=Path, metavar="FOLDER", help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    from vlmig.evaluation.run_folder import read_run
+    from vlmig.evaluation.run_folder import read_run, reading
 
     first, second = arguments.folder, arguments.other
     for folder in filter(None, (first, second)):
@@ -29,8 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.report.run_page import write_report
 
     store = FeatureStore(arguments.store)
-    if second is None:
-        print(write_report(first, store, arguments.out))
-    else:
-        page = arguments.out or first / f"against_{second.resolve().name}.html"
-        print(compare_runs(first, second, page, store))
+    with reading(*filter(None, (first, second))):
+        if second is None:
+            print(write_report(first, store, arguments.out))
+        else:
+            page = arguments.out or first / f"against_{second.resolve().name}.html"
+            print(compare_runs(first, second, page, store))

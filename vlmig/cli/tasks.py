@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from vlmig.cli import options
+from vlmig.errors import VLMIGError
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,8 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.pocket.tasks import TASKS
     from vlmig.report.text_table import text_table
 
+    if arguments.data is not None and not arguments.data.is_dir():
+        raise VLMIGError(f"no folder {arguments.data}; expected the one of the benchmark files")
     rows = [["task", "splits", "files below the data folder"]]
     for name in known_tasks():
         task = declaration(name)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
-from vlmig.cli.options import add_data, add_store, open_store
+from vlmig.cli.options import add_data, add_store, new_folder, open_store
 from vlmig.errors import VLMIGError
 
 
@@ -15,7 +14,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "a YAML file, or the name of a recipe in the package, such as pocket"
     parser.add_argument("recipe", type=Path, metavar="RECIPE", help=text)
     text = "folder of the new checkpoint; run the command again to resume"
-    parser.add_argument("--out", type=Path, metavar="FOLDER", help=text)
+    parser.add_argument("--out", type=new_folder, metavar="FOLDER", help=text)
     add_data(parser, "folder of the recipe's training data (default: VLMIG_DATA)")
     text = "change a value of the recipe, e.g. stages.0.steps=100; may be repeated"
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
@@ -34,7 +33,9 @@ def run(arguments: argparse.Namespace) -> None:
             "expected --out FOLDER, or --plan to see what would run"
         )
     from vlmig.pocket.lessons import SOURCES
+    from vlmig.runtime import rank_and_processes
 
+    rank, _ = rank_and_processes()
     data, store = arguments.data, open_store(arguments)
     if arguments.plan:
         from vlmig.training.plan import plan
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     probe = probe_of(recipe.probe.tasks, recipe.probe.k, recipe.probe.limit, data, TASKS)
     model = train(recipe, arguments.out, data=data, store=store, own=SOURCES, probe=probe)
-    if os.environ.get("RANK", "0") != "0":
+    if rank > 0:
         return
     for stage in (model.config.training or {})["stages"]:
         facts = [stage["name"] + f": {stage['steps']} steps"]

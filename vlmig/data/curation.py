@@ -49,7 +49,8 @@ class Curation(Checked):
         Raises:
             VLMIGError: an unknown rule, or a wrong value.
         """
-        return parse(cls, rules or {}, "curate", "; correct the rule of curation")
+        given = {} if rules is None else rules
+        return parse(cls, given, "curate", "; correct the rule of curation")
 
 
 def curate(

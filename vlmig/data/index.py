@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -137,10 +138,7 @@ def index(source: Source, folder: Path, limit: int | None = None, state: str = "
         VLMIGError: the source cannot be read, or changed since; the folder is damaged, another
             source's, or of another limit.
     """
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise VLMIGError(
-            f"limit {limit!r} of {source.name}; expected a number of records from 1; correct it"
-        )
+    check_limit(limit, source.name)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
@@ -165,6 +163,19 @@ def index(source: Source, folder: Path, limit: int | None = None, state: str = "
             "begin anew in another folder"
         )
     return found
+
+
+def check_limit(limit: Any, name: str) -> None:
+    """Insist on a number of records, or None for all.
+
+    Raises:
+        VLMIGError: it is something else; ``name`` says whose it is.
+    """
+    is_whole = isinstance(limit, int) and not isinstance(limit, bool)
+    if limit is not None and not (is_whole and limit >= 1):
+        raise VLMIGError(
+            f"limit {limit!r} of {name}; expected a number of records from 1; correct it"
+        )
 
 
 def _write(source: Source, folder: Path, limit: int | None, state: str) -> None:

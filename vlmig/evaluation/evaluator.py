@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from vlmig.evaluation.tasks.items import Item, Task, drawn
 from vlmig.models.generic import NO_GENERIC
 from vlmig.models.mixture import Mixture
 from vlmig.predict.predictor import VLMIG
+from vlmig.runtime import rank_and_processes
 
 CHUNK = 16
 """Items imagined together."""
@@ -96,8 +96,7 @@ class Evaluator:
         self.available: dict[str, int] = {}
         """Items of each task before ``limit``."""
         self.journal = Journal(out / "journal")
-        self.rank = int(os.environ.get("RANK", 0))
-        self.processes = int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.processes = rank_and_processes()
         self._model = fingerprint(model)
 
     def items(self, task: Task) -> Sequence[Item]:

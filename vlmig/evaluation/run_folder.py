@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmig.errors import VLMIGError
+from vlmig.errors import VLMIGError, one_line
 
 Row = dict[str, Any]
 """An object of a JSON file."""
@@ -121,16 +122,37 @@ def read_run(folder: Path) -> Run:
             raise VLMIGError(
                 f"{path} has no block {name!r}; expected what vlmig eval wrote, run it again"
             )
+    if not results["results"]:
+        raise VLMIGError(f"{path} has no tasks; expected what vlmig eval wrote, run it again")
     return Run(folder, results)
+
+
+@contextmanager
+def reading(*folders: Path) -> Iterator[None]:
+    """Say of results that are not what ``vlmig eval`` wrote that they are, whatever is missing.
+
+    Raises:
+        VLMIGError: a field is missing, or of another type.
+    """
+    try:
+        yield
+    except VLMIGError:
+        raise
+    except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        named = " or ".join(map(str, folders))
+        raise VLMIGError(
+            f"the results in {named} have another form ({type(error).__name__}: "
+            f"{one_line(error)}); expected what vlmig eval wrote, run it again"
+        ) from error
 
 
 def _object(text: str, where: str) -> Row:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise VLMIGError(
-            f"{where} is not JSON ({error.msg}, line {error.lineno}, column {error.colno}); "
-            "expected what vlmig eval wrote, run it again: it goes on from its journal"
+            f"{where} is not JSON ({one_line(error)}); expected what vlmig eval wrote, run it "
+            "again: it goes on from its journal"
         ) from None
     if not isinstance(value, dict):
         raise VLMIGError(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vlmig.errors import VLMIGError
+from vlmig.imagination.prompts import MOST_IMAGES
 from vlmig.models.config import MIX_RULES, WEIGHT_KINDS, VLMIGConfig
 from vlmig.models.config import POLICIES as PROMPT_POLICIES
-from vlmig.predict.adaptive_k import MOST_IMAGES
 
 CONTROLS = ("none", "blank", "shuffled", "caption", "few-shot")
 POLICIES = ("item", *PROMPT_POLICIES)

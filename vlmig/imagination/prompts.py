@@ -42,6 +42,8 @@ def slug(prompt: str) -> str:
     return re.sub(r"\W+", "_", prompt.strip().lower()).strip("_")[:100]
 
 
+MOST_IMAGES = 10_000
+"""Images of one prompt that anyone may ask for."""
 LAST_WORDS = 70
 """Words of a long text that the published code imagines as one prompt."""
 
@@ -57,8 +59,10 @@ def prompts_for(policy: str, text: str, k: int, option: str = "") -> list[str]:
       answer has different images. The only policy that ever draws an answer choice.
 
     Raises:
-        VLMIGError: another policy.
+        VLMIGError: another policy; too many images.
     """
+    if k > MOST_IMAGES:
+        raise VLMIGError(f"k={k}; expected at most {MOST_IMAGES} images")
     if policy == "subject":
         return [subject_of(text)] * k
     if policy == "question":

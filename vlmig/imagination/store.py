@@ -13,7 +13,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,7 +30,7 @@ from torch import Tensor
 from vlmig.errors import VLMIGError
 
 logger = logging.getLogger(__name__)
-FORMAT = 2
+FORMAT, NAME = 2, "imagined.sqlite"
 TABLES = f"""
 PRAGMA auto_vacuum = INCREMENTAL;
 PRAGMA journal_mode = WAL;
@@ -96,6 +95,10 @@ def default_store() -> Path:
     return Path(os.environ.get("VLMIG_STORE", cache / "vlmig"))
 
 
+class Damaged(VLMIGError):
+    """The database of a store is damaged."""
+
+
 class FeatureStore:
     """Store imagined images and their features in a folder; in ``default_store`` when None.
 
@@ -111,7 +114,7 @@ class FeatureStore:
     def __init__(
         self, folder: str | Path | None = None, limit: int | None = None, images: bool = True
     ) -> None:
-        self.path = Path(folder or default_store()) / "imagined.sqlite"
+        self.path = Path(folder or default_store()) / NAME
         self.limit, self.images = limit, images
         self.open()
 
@@ -166,9 +169,10 @@ class FeatureStore:
         Raises:
             VLMIGError: the database itself is damaged, or the disk is full.
         """
-        self._write([_packed(address, item, self.images) for address, item in items])
+        self.write([_packed(address, item, self.images) for address, item in items])
 
-    def _write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[Row]) -> None:
+        """Write rows of another store that are not here, all or none."""
         with self._writing():
             for row in rows:
                 if self.get(row[0], image=False) is not None:  # another process was faster
@@ -233,41 +237,16 @@ class FeatureStore:
             rows.append({"identity": identity, **dict(zip(names, map(int, counts), strict=True))})
         return rows
 
-    def mend(self) -> tuple[int, int]:
-        """Rewrite the store with its undamaged entries. No other process may use it meanwhile.
-
-        Returns:
-            The number of entries kept, and of damaged ones as far as their pages can be read.
-        """
-        folder = self.path.parent / "mending"
-        shutil.rmtree(folder, ignore_errors=True)
-        new = FeatureStore(folder)
-        kept = damaged = 0
-        for row in self._rows():
-            if whole(row):
-                new._write([row])
-                kept += 1
-            else:
-                damaged += 1
-        for store in (new, self):
-            store.base.close()
-        for suffix in ("-wal", "-shm"):  # the old log must not be replayed over the new file
-            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
-        new.path.replace(self.path)
-        shutil.rmtree(folder)
-        self.open()
-        return kept, damaged
-
     def merge(self, other: FeatureStore) -> int:
         """Import the undamaged entries of another store that are not here; return their number."""
         imported = 0
-        for row in other._rows():
+        for row in other.rows():
             if whole(row) and not self.present([row[0]]):
-                self._write([row])
+                self.write([row])
                 imported += 1
         return imported
 
-    def _rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[Row]:
         """Yield all rows that can be read; from both ends, if a page in the middle is damaged."""
         yielded = set()
         query = f"SELECT rowid, {COLUMNS} FROM entries ORDER BY rowid"
@@ -289,7 +268,8 @@ class FeatureStore:
             try:
                 yield
             except BaseException:
-                self.base.execute("ROLLBACK")
+                if self.base.in_transaction:  # SQLite itself ends one on a full disk
+                    self.base.execute("ROLLBACK")
                 raise
             self.base.execute("COMMIT")
 
@@ -298,11 +278,15 @@ class FeatureStore:
         """Turn the database's errors into a ``VLMIGError`` that says what to do."""
         try:
             yield
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, sqlite3.OperationalError) as error:
             raise VLMIGError(
                 f"cannot use the feature store {self.path.parent}: {error}; choose a writable "
-                "folder with room by --store or VLMIG_STORE, or repair a damaged store with vlmig "
-                "imagine --mend"
+                "folder with room by --store or VLMIG_STORE"
+            ) from error
+        except sqlite3.Error as error:
+            raise Damaged(
+                f"the feature store {self.path.parent} is damaged ({error}); vlmig imagine --mend "
+                f"--store {self.path.parent} keeps what can be read"
             ) from error
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from vlmig.errors import VLMIGError, one_line
 
+MOST_PARENTS = 20
+"""Recipes that one may extend, one by another."""
 RECIPE = "a recipe with model and stages, such as configs/pocket.yaml"
 
 
@@ -68,16 +70,22 @@ def read_recipe(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
         above: recipes that extend this one.
 
     Raises:
-        VLMIGError: no such file, not YAML, no mapping, or recipes that extend each other.
+        VLMIGError: no such file, not YAML, no mapping, or recipes that extend each other, or too
+            many.
     """
-    if path.resolve() in above:
+    if path.absolute() in above:
         raise VLMIGError(
             f"{path} extends itself by way of {above[-1]}; expected another recipe, or none"
         )
+    if len(above) > MOST_PARENTS:
+        raise VLMIGError(f"{above[0]} extends more than {MOST_PARENTS} recipes, one by another")
     values = read_yaml(path, RECIPE)
-    if (parent := values.pop("extends", None)) is not None:
-        return _merged(read_recipe(path.parent / str(parent), (*above, path.resolve())), values)
-    return values
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    if not isinstance(parent, str):
+        raise VLMIGError(f"{path} extends {parent!r}; expected a recipe's file")
+    return _merged(read_recipe(path.parent / parent, (*above, path.absolute())), values)
 
 
 def read_yaml(path: Path, expected: str) -> dict[str, Any]:
@@ -88,7 +96,7 @@ def read_yaml(path: Path, expected: str) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise VLMIGError(
             f"cannot read {path} ({one_line(error, whole=True)}); expected {expected}"
         ) from None
@@ -126,9 +134,9 @@ def assigned(option: str, texts: Sequence[str]) -> dict[str, Any]:
             raise VLMIGError(f"{option} {text}; expected KEY=VALUE")
         try:
             values[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (ValueError, RecursionError, yaml.YAMLError):
             raise VLMIGError(
-                f"{option} {text}; expected a value as in YAML, such as 8, true or a name"
+                f"{option} {text[:60]}; expected a value as in YAML, such as 8, true or a name"
             ) from None
     return values
 
@@ -170,22 +178,23 @@ def _number(value: Any) -> Any:
         return value
 
 
-Number = Annotated[float, BeforeValidator(_number)]
-"""YAML reads 5e-4 as text, which becomes a number."""
+Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+"""Finite; YAML reads 5e-4 as text, which becomes a number."""
 Parsed = TypeVar("Parsed", bound=Checked)
 EXPECTED = {
     "int_type": "a whole number",
     "float_type": "a number",
+    "finite_number": "a finite number",
     "string_type": "text",
     "bool_type": "true or false",
     "list_type": "a list",
     "dict_type": "a mapping",
+    "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
     "less_than_equal": "at most {le}",
     "literal_error": "{expected}",
     "string_pattern_mismatch": "text",
-    "finite_number": "a finite number",
     "too_short": "at least {min_length} of them",
 }
 

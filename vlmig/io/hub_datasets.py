@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmig.errors import VLMIGError, one_line
-from vlmig.io.shards import files_of, is_pattern, of_split
+from vlmig.io.hub import settle_hub
+from vlmig.io.shards import check_fetched, files_of, is_pattern, of_split
 
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 FILE_ENDING = re.compile(r"(?i).*\.(parquet|jsonl?|ndjson|[ct]sv|txt|tar|tgz|t?gz|zip)")
@@ -35,6 +36,7 @@ def load_dataset(
         raise VLMIGError(f"no file or folder {source}; expected {expected}; correct the path")
     for shard in shards:
         parquet_types(shard)  # says which one is damaged
+    settle_hub(path)
     import datasets
 
     # datasets logs what it then raises.
@@ -94,6 +96,7 @@ def parquet_types(path: Path) -> dict[str, str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    check_fetched(path)
     try:
         return {field.name: str(field.type) for field in pq.read_schema(path)}
     except (OSError, pa.ArrowException) as error:

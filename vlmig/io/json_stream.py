@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import lzma
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,17 +17,35 @@ from vlmig.errors import VLMIGError, one_line
 
 PORTION = 16 * 1024
 """Bytes read at a time: errors name the position of a fault this precisely."""
+DAMAGE: tuple[type[Exception], ...] = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+DAMAGE += (lzma.LZMAError, NotImplementedError, RuntimeError)
+"""Errors of reading a file, also within an archive: cut off, encrypted, compressed in an unknown
+way."""
+LONGEST = 2**24
+"""Most bytes without a quotation mark: a longer text, such as a file of zeros, would fill the
+memory."""
+
+
+DEEPEST = 10_000
+"""Most brackets that are open at a time, those in texts too: each level costs more than the one
+above it."""
 
 
 class _Counted:
-    """A file that counts the bytes read."""
+    """A file that counts the bytes read, those without a quotation mark, and open brackets."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.file, self.position = file, 0
+        self.file, self.position, self.unquoted, self.open = file, 0, 0, 0
 
     def read(self, count: int = -1) -> bytes:
         portion = self.file.read(count)
         self.position += len(portion)
+        self.unquoted = 0 if b'"' in portion else self.unquoted + len(portion)
+        self.open += sum(map(portion.count, (b"[", b"{"))) - sum(map(portion.count, (b"]", b"}")))
+        if self.unquoted > LONGEST:
+            raise ValueError(f"more than {LONGEST} bytes without a quotation mark")
+        if self.open > DEEPEST:
+            raise ValueError(f"more than {DEEPEST} brackets open")
         return portion
 
 
@@ -68,16 +87,12 @@ def json_items(path: Path, prefix: str = "") -> Iterator[Any]:
                 file, f"{prefix}.item".lstrip("."), use_float=True, buf_size=PORTION
             ):
                 yield item
+                file.open = 0  # brackets in its texts need not be closed
                 if isinstance(item, dict):
                     last = f", behind image {item.get('image_id', item.get('id'))}"
-        except (
-            ijson.JSONError,
-            OSError,
-            EOFError,
-            zipfile.BadZipFile,
-            zlib.error,
-            UnicodeError,
-        ) as error:
+        except VLMIGError:
+            raise
+        except (ijson.JSONError, ValueError, *DAMAGE) as error:
             byte = file.position if file else 0
             told = "broken off" if "EOF" in str(error) else "damaged"
             raise VLMIGError(

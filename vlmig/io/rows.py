@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +27,8 @@ from vlmig.io.delimited import (
 )
 from vlmig.io.hashing import number_of
 from vlmig.io.hub_datasets import load_dataset, parquet_types
-from vlmig.io.json_stream import holds_list, json_items
+from vlmig.io.json_stream import DAMAGE, holds_list, json_items
+from vlmig.io.shards import check_fetched
 
 BATCH = 4096
 """Rows of a parquet file in memory at a time."""
@@ -104,6 +103,7 @@ def _numbered_rows(path: Path) -> Iterator[tuple[str, Row | Unreadable]]:
     """Yield the location in the file of every row, and its fields or why they cannot be read."""
     if not path.is_file():
         raise VLMIGError(f"no file {path}; expected a .jsonl or .csv file; check the path")
+    check_fetched(path)
     try:
         if ending_of(path) == ".json" and holds_list(path):
             yield from _json_list(path)
@@ -111,7 +111,7 @@ def _numbered_rows(path: Path) -> Iterator[tuple[str, Row | Unreadable]]:
         is_table = ending_of(path) in delimited.ENDINGS
         for line, row in delimited_rows(path) if is_table else _json_lines(path):
             yield f"line {line}", row
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise VLMIGError(
             f"{path} is damaged ({one_line(error)}); expected a whole file; fetch it again"
         ) from None
@@ -202,6 +202,15 @@ def lowest_values(at_least: Mapping[str, float] | None, where: Path | str) -> di
     return dict(lowest)
 
 
+def is_unicode(text: str) -> bool:
+    """Return whether a text can be encoded: JSON and file systems allow lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_finite(value: object) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and math.isfinite(value)  # type: ignore[arg-type]
@@ -244,9 +253,9 @@ def read_prompts(source: str | Path, column: str = "prompt", split: str = "train
         raise VLMIGError(f"no prompts at {source}; expected {PROMPTS}")
     prompts: dict[str, None] = {}
     for place, text in _prompt_values(source, column, split):
-        if not isinstance(text, str):
+        if not (isinstance(text, str) and is_unicode(text)):
             raise VLMIGError(
-                f"{place}: {column} is {text!r}; expected text in every row; {ANOTHER}"
+                f"{place}: {column} is {text!r}; expected Unicode text in every row; {ANOTHER}"
             )
         if text.strip():
             prompts[text.strip()] = None

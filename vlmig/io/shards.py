@@ -8,9 +8,32 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from vlmig.errors import VLMIGError
+
 READ = 2**26
 """Bytes up to which a file's content is hashed."""
 SPLITS = ("train", "validation", "valid", "val", "dev", "test")
+
+
+POINTER = b"version https://git-lfs"
+"""How a file begins whose content git-lfs has not fetched."""
+
+
+def is_pointer(file: Path) -> bool:
+    """Return whether git-lfs has not fetched a file."""
+    if not file.is_file() or file.stat().st_size > 1024:
+        return False
+    return file.read_bytes().startswith(POINTER)
+
+
+def check_fetched(file: Path) -> None:
+    """Insist on a file's content.
+
+    Raises:
+        VLMIGError: it is a pointer of git-lfs.
+    """
+    if is_pointer(file):
+        raise VLMIGError(f"{file} is a git-lfs pointer, not the file; run git lfs pull")
 
 
 def natural(name: str) -> list[tuple[int, str]]:

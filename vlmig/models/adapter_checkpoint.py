@@ -30,11 +30,11 @@ from vlmig.io.weights import read_weights
 from vlmig.models.base_weights import loaded, weights_digest
 from vlmig.models.checkpoint import (
     BASE,
-    GENERATION,
     HUB,
     WEIGHTS,
     build_language_model,
     load_adapter,
+    load_generation,
     load_language_model,
     place_adapter,
     resolve_checkpoint,
@@ -120,8 +120,7 @@ class AdapterCheckpoint:
         weights = read_weights(folder / WEIGHTS) if state_dict is None else state_dict
         base = cls._load_base(config, folder, _base_state(weights), hub, **kwargs)
         model: Any = cls(config, base)  # type: ignore[call-arg]
-        if generation_config is None and (folder / GENERATION).is_file():
-            generation_config = GenerationConfig.from_pretrained(folder)
+        generation_config = generation_config or load_generation(folder)
         if generation_config is not None:
             model.generation_config = generation_config
         if state_dict is None:

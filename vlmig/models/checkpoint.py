@@ -13,14 +13,20 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig
 
 from vlmig.errors import VLMIGError, one_line
-from vlmig.io.weights import check_weights, why_damaged
+from vlmig.io.hub import settle_hub
+from vlmig.io.weights import (
+    check_tokenizer,
+    check_weights,
+    check_whole,
+    read_described,
+    why_damaged,
+)
 from vlmig.models.base_weights import remember
-from vlmig.models.config import VLMIGConfig
+from vlmig.models.config import COMPONENTS, VLMIGConfig
 from vlmig.models.low_rank import base_of, load_low_rank
 from vlmig.models.quantization import keep_stored_form
 
@@ -58,6 +64,7 @@ def resolve_checkpoint(
     """
     folder = POCKET if str(name) == "pocket" else Path(str(name))
     if not folder.is_dir():
+        settle_hub()
         try:
             folder = Path(snapshot_download(str(name), revision=revision, **hub))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -77,21 +84,36 @@ def resolve_checkpoint(
 
 
 def _check_config(path: Path) -> None:
-    """Insist on the configuration of a checkpoint of ours."""
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise VLMIGError(
-            f"{path} is damaged ({one_line(error)}); expected a vlmig checkpoint's configuration; "
-            "fetch it again"
-        ) from None
-    kind = fields.get("model_type") if isinstance(fields, dict) else None
+    """Insist on the configuration of a checkpoint of ours, and on whole weights inside it."""
+    fields = read_described(path)
+    kind = fields.get("model_type")
     if kind != "vlmig":
-        told = f"has the model_type {kind!r}" if isinstance(fields, dict) else "holds no object"
         raise VLMIGError(
-            f"{path} {told}; expected a vlmig checkpoint's, whose model_type is 'vlmig'; name "
-            "another folder"
+            f"{path} has the model_type {kind!r}; expected a vlmig checkpoint's, whose model_type "
+            "is 'vlmig'; name another folder"
         )
+    for component in COMPONENTS:
+        place = str(fields.get(component)).rpartition(":")[2]
+        if place.startswith("./"):
+            check_whole(path.parent / place)
+
+
+def load_generation(folder: Path) -> GenerationConfig | None:
+    """Load a checkpoint's generation config; None without one.
+
+    Raises:
+        VLMIGError: it is damaged.
+    """
+    path = folder / GENERATION
+    if not path.is_file():
+        return None
+    try:
+        return GenerationConfig.from_pretrained(folder)
+    except (OSError, TypeError, ValueError, AttributeError) as error:
+        raise VLMIGError(
+            f"cannot read {path}: {why_damaged(path, error)}; expected a generation config of "
+            "transformers; fetch it again"
+        ) from None
 
 
 def absolute(name: str) -> str:
@@ -129,17 +151,14 @@ def load_tokenizer(
     Raises:
         VLMIGError: there is none.
     """
+    settle_hub(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, config=config)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files break transformers in any way
         raise VLMIGError(
-            f"no tokenizer at {name}: {one_line(error)}; save one beside the LM"
+            f"no tokenizer at {name}: {why_damaged(Path(name), error)}; save one beside the LM"
         ) from error
-    if not tokenizer("a b").input_ids:  # without files transformers builds an empty one
-        raise VLMIGError(
-            f"no tokenizer at {name}; save the LM's tokenizer there with tokenizer.save_pretrained"
-        )
-    return tokenizer
+    return check_tokenizer(tokenizer, name)
 
 
 def save_tokenizer(config: VLMIGConfig, source: Path, folders: list[Path]) -> None:
@@ -169,9 +188,10 @@ def describe_language_model(name: str, revision: str | None = None) -> PreTraine
     Raises:
         VLMIGError: it cannot be loaded.
     """
+    settle_hub(name)
     try:
         return AutoConfig.from_pretrained(name, revision=revision)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # damaged files break transformers in any way
         raise _not_loaded(name, "causal or masked", error) from error
 
 
@@ -185,6 +205,7 @@ def load_language_model(
         VLMIGError: it is unknown, gated, of another kind, cannot be downloaded, or has weights
             that are missing, damaged or not finite.
     """
+    settle_hub(name)
     if base := base_of(name):
         model = load_language_model(auto_class, base, **kwargs)
         load_low_rank(model, Path(name))
@@ -200,7 +221,7 @@ def load_language_model(
             model = keep_stored_form(model)
         except VLMIGError:
             raise
-        except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        except Exception as error:  # damaged files and settings break transformers in any way
             if unknown := re.search(r"unexpected keyword argument '(\w+)'", str(error)):
                 raise _unknown_setting(unknown[1]) from None
             kind = "masked" if "Masked" in auto_class.__name__ else "causal"
@@ -242,7 +263,7 @@ def _is_quantized(name: str, revision: str | None) -> bool:
             )
             is not None
         )
-    except (OSError, ValueError):  # loading raises the error
+    except Exception:  # loading raises the error
         return False
 
 

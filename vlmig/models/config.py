@@ -11,7 +11,7 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, create_model
+from pydantic import AfterValidator, Field, create_model
 from transformers import AutoConfig, PreTrainedConfig
 
 from vlmig.errors import VLMIGError, one_line
@@ -25,6 +25,18 @@ LongPrompts = Literal["cut", "split", "refuse"]
 MIX_RULES, WEIGHT_KINDS = get_args(Mix), get_args(Weights)
 POLICIES, LONG_PROMPTS = get_args(Policy), get_args(LongPrompts)
 Text = Annotated[str, Field(pattern=r"\S")]
+
+
+def _inside(name: str) -> str:
+    """Refuse a sub-folder that leaves the checkpoint: what is inside is copied with it."""
+    place = name.rpartition(":")[2].split("/")
+    if place[0] == "." and ".." in place:
+        raise ValueError(f"is {name!r}; expected a folder inside the checkpoint")
+    return name
+
+
+Place = Annotated[Text, AfterValidator(_inside)]
+"""A hub id, or a folder, which begins with ``./`` inside the checkpoint."""
 Count = Annotated[int, Field(ge=1, le=2**20)]
 """A count or a width; a larger one would only fill the memory."""
 Amount = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
@@ -85,10 +97,10 @@ class VLMIGConfig(PreTrainedConfig):
 
     text_config: Any = None
     """Configuration of the base LM (transformers)."""
-    language_model: Text = "./language_model"
+    language_model: Place = "./language_model"
     """Base LM: hub id, or folder relative to the checkpoint when it begins with ``./``."""
     language_model_revision: Text | None = None
-    vision_encoder: Text = "./vision_encoder"
+    vision_encoder: Place = "./vision_encoder"
     """Model of open_clip or transformers, see ``vlmig.vision.VisionEncoder``."""
     vision_layer: Annotated[int, Field(ge=-1000, le=1000)] = -2
     """Transformer block whose patch features are read; -2 is the penultimate, as published."""
@@ -98,7 +110,7 @@ class VLMIGConfig(PreTrainedConfig):
     """P, patch features per image."""
     vision_features: Literal["patches", "pooled"] = "patches"
     """``patches``, or ``pooled``: the unit embedding as the only patch."""
-    imaginer: Text = "./generator"
+    imaginer: Place = "./generator"
     """A pipeline, or ``retrieval:PLACE``, ``folder:PLACE``, ``prior:NAME``, ``text``, ``blank``."""
     imaginer_revision: Text | None = None
     imaginer_steps: Annotated[Count, Field(le=10_000)] | None = None
@@ -110,7 +122,7 @@ class VLMIGConfig(PreTrainedConfig):
     """Images per call of the pipeline."""
     imaginer_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Precision; float32 on a CPU when None."""
-    imaginer_vae: Text | None = None
+    imaginer_vae: Place | None = None
     """A smaller decoder in place of the pipeline's, such as madebyollin/taesd."""
     imaginer_compile: bool = False
     """Whether to compile the pipeline's denoiser."""

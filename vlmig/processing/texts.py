@@ -8,15 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vlmig.errors import VLMIGError
-
-
-def is_unicode(text: str) -> bool:
-    """Return whether a text can be encoded: JSON and file systems allow lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+from vlmig.io.rows import is_unicode
 
 
 def _check_unicode(text: str) -> None:

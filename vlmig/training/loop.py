@@ -25,6 +25,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.weights import written
 from vlmig.training.recipe import Optimization
 
 logger = logging.getLogger(__name__)
@@ -178,7 +179,12 @@ class Loop:
             with (self.folder / LOG).open("rb") as file:  # the log must reach as far as the state
                 os.fsync(file.fileno())
         self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(part))
+        try:
+            with written(new):
+                self.accelerator.save_state(str(part))
+        except VLMIGError:
+            shutil.rmtree(part, ignore_errors=True)  # it would take the room that there is
+            raise
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             shutil.rmtree(new, ignore_errors=True)

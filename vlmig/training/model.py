@@ -111,8 +111,6 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
             raise VLMIGError(
                 f"model has {name}; expected --store, or a field such as language_model_revision"
             )
-    if adapter not in ("new", "kept"):
-        raise VLMIGError(f"model, adapter is {adapter!r}; expected new or kept")
     if source is None:
         missing = [name for name in NEEDED if name not in settings]
         if missing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from vlmig.data.curation import Curation
+from vlmig.data.index import check_limit
 from vlmig.errors import VLMIGError
+from vlmig.imagination.prompts import MOST_IMAGES
 from vlmig.io.config_file import Checked, Number, assigned, parse, read_recipe, set_value
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**40)]
 Amount = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, le=1)]
+Decay = Annotated[Number, Field(ge=0, lt=1)]
 
 
 class Optimization(Checked):
@@ -24,13 +30,13 @@ class Optimization(Checked):
     schedule: str = "cosine_with_min_lr"
     schedule_options: dict[str, Any] = {}
     """Further arguments of the schedule; without any, ``cosine_with_min_lr`` ends at 2 %."""
-    warmup: Amount = 0.03
+    warmup: Share = 0.03
     """Share of the steps in which the learning rate rises from zero."""
     weight_decay: Amount = 0.01
-    betas: list[Number] = [0.9, 0.99]
-    clip: Number | None = 1.0
+    betas: list[Decay] = [0.9, 0.99]
+    clip: Annotated[Number, Field(gt=0)] | None = 1.0
     """Largest norm of the gradients; None leaves them as they are."""
-    average: Number | None = None
+    average: Decay | None = None
     """Decay of an exponential moving average of the weights, which replaces them at the end."""
 
 
@@ -63,32 +69,45 @@ class Stage(Optimization):
     alignment: Amount = 0.0
     """Weight of the distance of visual tokens and words, ``vlmig.training.objective.chamfer``.
     Early fusion only."""
-    blank_share: Amount = 0.15
+    blank_share: Share = 0.15
     """Share of samples with the blank image: predictions without evidence (``mix: evidence``)."""
-    mask_share: Amount = 0.2
+    mask_share: Share = 0.2
     """Share of tokens that a masked LM has to predict."""
 
     @model_validator(mode="after")
     def _check(self) -> Stage:
         """Refuse values that no run could use."""
-        if not re.fullmatch(r"[\w-]+", self.name):
-            raise ValueError(f"has the name {self.name!r}; expected letters, digits, _ and -")
+        if not re.fullmatch(r"[\w-]{1,100}", self.name):
+            raise ValueError(
+                f"has the name {self.name[:120]!r}; expected at most 100 letters, digits, _ and -"
+            )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(
                 f"has steps={self.steps} and epochs={self.epochs}; expected one of them"
             )
         if len(self.betas) != 2:
             raise ValueError(f"has betas={self.betas}; expected two numbers, such as [0.9, 0.99]")
+        for entry in self.data:
+            _check_entry(entry)
         weights = [entry["weight"] for entry in self.data if "weight" in entry]
-        for weight in weights:
-            if isinstance(weight, bool) or not isinstance(weight, int | float) or weight <= 0:
-                raise ValueError(f"has the weight {weight!r}; expected a number above 0")
         if len(weights) < len(self.data) and sum(weights) >= 1:
             raise ValueError(
                 f"has weights of {sum(weights):g} and a source without; expected less than 1 "
                 "together"
             )
         return self
+
+
+def _check_entry(entry: dict[str, Any]) -> None:
+    """Refuse an entry of ``data`` that no source could have."""
+    path, weight, limit = entry.get("path", ""), entry.get("weight", 1), entry.get("limit", 1)
+    if not isinstance(path, str):
+        raise ValueError(f"has data at the path {path!r}; expected a text")
+    is_number = isinstance(weight, int | float) and not isinstance(weight, bool)
+    if not (is_number and 0 < weight < math.inf):
+        raise ValueError(f"has the weight {weight!r}; expected a number above 0")
+    check_limit(limit, "a stage's data")
+    Curation.from_mapping(entry.get("curate"))
 
 
 class Validation(Checked):
@@ -106,7 +125,7 @@ class Probe(Checked):
     """Tasks of ``vlmig eval`` measured with the validation loss, with few items and images."""
 
     tasks: list[str] = []
-    k: Count = 2
+    k: Annotated[int, Field(ge=1, le=MOST_IMAGES)] = 2
     limit: Count = 40
 
 
@@ -118,16 +137,16 @@ class Recipe(Checked):
     ``language_model``, ``vision`` and ``generator``; everything else is a field of ``VLMIGConfig``
     or goes to the base LM."""
     stages: Annotated[list[Stage], Field(min_length=1)]
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """``bf16`` and ``fp16`` are mixed precision."""
     features: Literal["stored", "live"] = "stored"
     """``stored``: images are encoded once, before training, and kept; ``live``: in every step."""
     validation: Validation = Validation()
     probe: Probe = Probe()
-    max_bad: Amount = 0.1
+    max_bad: Share = 0.1
     """Share of bad records above which training stops."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that load data for the training one."""
     save_seconds: Amount = 120.0
     """Time between resumable states; a kill can cost so much."""
@@ -211,6 +230,12 @@ def _check_model(model: dict[str, Any]) -> None:
             "trust_remote_code in a recipe: a file must not allow code to run; expected a base LM "
             "that transformers knows by itself"
         )
+    if not isinstance(model.get("from", ""), str):
+        raise VLMIGError(
+            f"model has from {model['from']!r}; expected a checkpoint's name or folder"
+        )
+    if (adapter := model.get("adapter", "kept")) not in ("new", "kept"):
+        raise VLMIGError(f"model, adapter is {adapter!r}; expected new or kept")
     known = VLMIGConfig.__annotations__
     check_settings({name: value for name, value in model.items() if name in known})
 

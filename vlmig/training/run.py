@@ -19,6 +19,7 @@ from torch import nn
 from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.atomic import write_json
+from vlmig.io.weights import written
 from vlmig.models.checkpoint import place_adapter
 from vlmig.predict.predictor import VLMIG
 from vlmig.runtime import installed
@@ -82,7 +83,8 @@ def train(
     _describe(session.model, recipe, told)
     if accelerator.is_main_process:
         base_changed = bool({"language_model", "lora"} & recipe.trained)
-        session.model.model.save_pretrained(out, save_base=base_changed)
+        with written(out):
+            session.model.model.save_pretrained(out, save_base=base_changed)
         _clean(out)
     accelerator.wait_for_everyone()
     accelerator.end_training()

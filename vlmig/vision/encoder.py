@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vlmig.errors import VLMIGError
 from vlmig.io.hashing import content_of
+from vlmig.io.hub import settle_hub
 from vlmig.io.weights import check_weights, why_damaged
 from vlmig.runtime import deterministic_map
 from vlmig.vision.files import opened
@@ -184,6 +185,7 @@ def load_tower(name: str) -> Tower:
         VLMIGError: no such model, or a name without weights.
     """
     folder = Path(name)
+    settle_hub(name)
     in_open_clip_format = (folder / "open_clip_config.json").is_file() or not (
         folder / "config.json"
     ).is_file()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
+from vlmig.io.weights import check_parts
+
 
 class OpenClipTower:
     """A model of open_clip; see ``vlmig.vision.encoder.Tower``."""
@@ -66,4 +68,6 @@ def load(source: str, tag: str | None = None) -> OpenClipTower:
     model, preprocess = open_clip.create_model_from_pretrained(  # refuses random weights
         source, pretrained=tag, force_quick_gelu=bool(settings.get("quick_gelu"))
     )
-    return OpenClipTower(model, preprocess, open_clip.get_tokenizer(source))
+    tokenizer = open_clip.get_tokenizer(source)
+    check_parts([getattr(tokenizer, "tokenizer", None)], source)  # one of transformers
+    return OpenClipTower(model, preprocess, tokenizer)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import codecs
 import inspect
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
@@ -26,6 +24,7 @@ from vlmig.data.sources.wikitext import Wikitext
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io.delimited import open_text
 from vlmig.io.hub_datasets import parquet_types
+from vlmig.io.json_stream import DAMAGE
 from vlmig.io.rows import ROW_ENDINGS, ending_of
 from vlmig.io.shards import files_of, state_of
 from vlmig.processing.chat_templates import TOKENIZER
@@ -215,7 +214,7 @@ def _head(path: Path) -> bytes:
     try:
         with open_text(path, newline="") as file:
             return str(file.read(HEAD)).encode(errors="replace")
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except DAMAGE as error:
         raise VLMIGError(
             f"{path} is damaged ({one_line(error)}); expected a whole file; fetch it again"
         ) from None

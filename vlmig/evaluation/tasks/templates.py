@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from functools import cache, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial, wraps
 from typing import Any
 
 import jinja2.meta
@@ -48,6 +48,16 @@ class Sandbox(SandboxedEnvironment):
 
     intercepted_binops = frozenset(["*", "**", "%"])
 
+    def call(self, context: Any, function: Any, *arguments: Any, **options: Any) -> Any:
+        """Call a method of a value in a template, such as ``{{ name.replace("_", " ") }}``.
+
+        Raises:
+            SecurityError: what it returns could be far too long, or is.
+        """
+        if not isinstance(function, jinja2.Undefined):  # of which calling it tells the name
+            _check_growth(getattr(function, "__self__", None), arguments, options)
+        return _checked(super().call(context, function, *arguments, **options))
+
     def call_binop(
         self, context: jinja2.runtime.Context, operator: str, left: Any, right: Any
     ) -> Any:
@@ -66,14 +76,45 @@ class Sandbox(SandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
 
-def _centered(*_: Any) -> str:
-    raise SecurityError("the filter center is not known here")
+def _check_growth(value: Any, arguments: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Refuse arguments that make a value grow: a width, or a long text for every letter.
+
+    Raises:
+        SecurityError: the result could be more than ``LONGEST`` times a hundred.
+    """
+    for other in (*arguments, *options.values()):
+        if isinstance(other, int) and not isinstance(other, bool) and abs(other) > 999:
+            raise SecurityError(f"{other} as an argument; at most 999 is known here")
+        sizes = [len(side) for side in (value, other) if isinstance(side, str | list | tuple)]
+        if len(sizes) == 2 and sizes[0] * sizes[1] > 100 * LONGEST:
+            raise SecurityError(f"a call may make more than {100 * LONGEST} characters")
+
+
+def _checked(result: Any) -> Any:
+    if isinstance(result, str | list | tuple) and len(result) > LONGEST:
+        raise SecurityError(f"more than {LONGEST} characters of text")
+    return result
+
+
+def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Hold a filter to the limits of a call."""
+
+    @wraps(function)  # with the marks by which Jinja passes its environment first
+    def run(*arguments: Any, **options: Any) -> Any:
+        passed = hasattr(function, "jinja_pass_arg")
+        value, others = arguments[passed], arguments[1 + passed :]
+        _check_growth(value, others, options)
+        return _checked(function(*arguments, **options))
+
+    return run
 
 
 JINJA = Sandbox(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
 JINJA.filters |= {"a": with_article, "capital": capitalized, "sub": substituted}
-JINJA.filters["center"] = _centered  # of any width
-JINJA.globals.pop("range")  # loops go over a row's fields
+for name, function in list(JINJA.filters.items()):
+    JINJA.filters[name] = _bounded(function)
+for name in ("range", "lipsum"):  # loops go over a row's fields
+    JINJA.globals.pop(name)
 _template = cache(JINJA.from_string)
 _expression = cache(partial(JINJA.compile_expression, undefined_to_none=False))
 
@@ -94,8 +135,15 @@ def render(template: str, row: Row) -> str:
 
 
 def evaluate(expression: str, row: Row) -> Any:
-    """Compute an expression."""
-    return _expression(expression)(row)
+    """Compute an expression.
+
+    Raises:
+        UndefinedError: it names a field that the row does not have.
+    """
+    value = _expression(expression)(row)
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # raises
+    return value
 
 
 @cache

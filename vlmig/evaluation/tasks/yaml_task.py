@@ -325,6 +325,8 @@ def choose_tasks(
     chosen = []
     for whole in dict.fromkeys(names):
         name, _, split = whole.partition("@")
+        if name in others and split:
+            raise VLMIGError(f"task {name} has no split {split!r}; expected {name} alone")
         if name in others:
             chosen.append(others[name])
         elif name in known_tasks():

@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination import ImageSource, Request
 from vlmig.imagination.sources.families import Sampling, sampling_for
 from vlmig.imagination.sources.prompts import EMBEDDED, embed, load_tokenizers, stacked
 from vlmig.io.hashing import source_of
-from vlmig.io.weights import check_weights, why_damaged
+from vlmig.io.hub import settle_hub
+from vlmig.io.weights import check_described, check_parts, why_damaged
 from vlmig.runtime import deterministic_map
 
 logger = logging.getLogger(__name__)
@@ -150,7 +150,7 @@ class DiffusionSource(_PipelineSource):
         except RuntimeError as error:  # torch's out-of-memory error is one
             self._halve(error)
             return self.imagine(requests)
-        except ValueError as error:  # a size or number of steps that this pipeline does not take
+        except (OverflowError, ValueError) as error:  # a size or a number that it does not take
             raise VLMIGError(
                 f"the generator {self.name} cannot draw with {self.sampling}: {one_line(error)}; "
                 "change imaginer_size, imaginer_steps, ..."
@@ -275,6 +275,8 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
     from diffusers.utils import logging as diffusers_logging
 
     diffusers_logging.disable_progress_bar()  # a bar per component would tell a user nothing
+    settle_hub(name)
+    check_described(Path(name))
     loaders: list[Callable[..., Any]] = [
         AutoPipelineForText2Image.from_pretrained,
         DiffusionPipeline.from_pretrained,
@@ -283,14 +285,12 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
         try:
             pipeline = load(name, revision=revision, dtype=dtype)
             pipeline.set_progress_bar_config(disable=True)
-            for part in pipeline.components.values():
-                if isinstance(part, nn.Module):
-                    check_weights(part, name)
+            check_parts(pipeline.components.values(), name)
             return pipeline
         # A ValueError where the auto class does not list the pipeline.
         except VLMIGError:
             raise
-        except (OSError, ValueError, SafetensorError) as error:
+        except Exception as error:  # damaged files break the libraries in any way
             failed = error
     raise VLMIGError(
         f"cannot load the generator {name}: {why_damaged(Path(name), failed)}; expected the hub id "

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from vlmig.io.weights import read_described
 
 BATCH = 8
 """Images per call of a pipeline."""
@@ -66,6 +67,6 @@ def _described(name: str) -> str:
     index = Path(name) / "model_index.json"
     if not index.is_file():
         return name.lower()
-    described = json.loads(index.read_text())
+    described = read_described(index)
     names = (described.get("_name_or_path", ""), Path(name).name, described.get("_class_name", ""))
-    return " ".join(names).lower()
+    return " ".join(map(str, names)).lower()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,9 @@ import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from torch import Tensor
 from transformers import AutoTokenizer
+
+from vlmig.io.hub import settle_hub
+from vlmig.io.weights import read_described
 
 EMBEDDED = {
     "StableDiffusionPipeline": ("prompt_embeds", "negative_prompt_embeds"),
@@ -72,18 +74,19 @@ def _padded(value: Tensor, length: int) -> Tensor:
 
 def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]]:
     """Yield a pipeline's tokenizers and how many tokens of each it reads; loads no models."""
+    settle_hub(name)
     try:
         index = Path(name) / "model_index.json"
         path = (
             index if Path(name).is_dir() else hf_hub_download(name, index.name, revision=revision)
         )
-        pipeline = json.loads(Path(path).read_text(encoding="utf-8"))
+        pipeline = read_described(Path(path))
         limit = _most_tokens(pipeline.get("_class_name", ""))
         for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
             tokenizer = AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
             yield tokenizer, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
     # No further tokenizer; without any pipeline, drawing raises the error.
-    except (OSError, ValueError):
+    except Exception:  # transformers raises whatever its tokenizers raise
         return
 
 

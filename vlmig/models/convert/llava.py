@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.hub import settle_hub
 from vlmig.models.checkpoint import BASE, absolute, load_tokenizer
 from vlmig.models.config import IMAGE, VLMIGConfig
 from vlmig.models.fusion.prefix import add_image_token
@@ -56,9 +57,16 @@ def is_llava(source: str | Path) -> bool:
     """
     if Path(source).is_file():
         return False
+    settle_hub(source)
     try:
         kind = PreTrainedConfig.get_config_dict(str(source))[0].get("model_type") or ""
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        if not Path(source).exists():
+            raise VLMIGError(
+                f"no weights at {source}, which is no file or folder here, and not to be had as a "
+                f"hub id ({one_line(error)}); expected a published checkpoint, or the hub id of a "
+                "LLaVA; check the name, or fetch it where there is a network"
+            ) from None
         return False
     if "llava" in kind and kind != "llava":
         raise VLMIGError(
