@@ -36,10 +36,7 @@ def main() -> None:
     if (Path(arguments.data) / "valm/memory_color_data.csv").is_file():
         tasks = "memory_color,pocket_known"
     else:
-        tasks, limit = (
-            "pocket_known,pocket_color",
-            ["--limit", "100"],
-        )  # minutes, not a quarter hour
+        tasks, limit = "pocket_known,pocket_color", ["--limit", "100"]  # a few minutes
         print(
             f"\nmeasuring the pocket world's own tasks: no benchmark files at {arguments.data}; "
             "VLMIG_DATA names their folder (README, Benchmark data)"
