@@ -288,7 +288,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture()
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 

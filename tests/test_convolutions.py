@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from diffusers import AutoPipelineForText2Image
+from diffusers import (
+    AutoencoderKL,
+    AutoPipelineForText2Image,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 
@@ -14,15 +20,38 @@ from vlmig.imagination import Request, request
 from vlmig.imagination.sources.cpu_convolutions import Upsampled, Winograd, quicken
 from vlmig.imagination.sources.diffusion import DiffusionSource
 from vlmig.imagination.sources.families import Sampling
-from vlmig.models.checkpoint import POCKET
 
-GENERATOR = POCKET / "generator"
-SAMPLING = Sampling(steps=8, guidance=3.0, size=64, batch=3)
+SAMPLING = Sampling(steps=4, guidance=3.0, size=64, batch=3)
 
 
-def plain_pictures(asked: list[Request]) -> Tensor:
+@pytest.fixture(scope="module")
+def generator(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline whose UNet is wide enough to gain, and whose decoder doubles twice."""
+    folder = tmp_path_factory.mktemp("wide")
+    torch.manual_seed(0)
+    StableDiffusionPipeline.from_pretrained(
+        parts / "generator",
+        unet=UNet2DConditionModel(
+            block_out_channels=(96, 96),
+            layers_per_block=1,
+            sample_size=16,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=32,
+        ),
+        vae=AutoencoderKL(
+            block_out_channels=(8, 8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            norm_num_groups=2,
+        ),
+    ).save_pretrained(folder)
+    return folder
+
+
+def plain_pictures(generator: Path, asked: list[Request]) -> Tensor:
     """Draw with the pipeline as diffusers loads it."""
-    pipeline = AutoPipelineForText2Image.from_pretrained(GENERATOR, dtype=torch.float32)
+    pipeline = AutoPipelineForText2Image.from_pretrained(generator, dtype=torch.float32)
     drawn = pipeline(
         [r.prompt for r in asked],
         generator=[torch.Generator().manual_seed(r.seed) for r in asked],
@@ -86,19 +115,19 @@ def test_four_small_convolutions_are_doubling_and_a_big_one(size: tuple[int, int
     )  # rounding of unit numbers
 
 
-def test_pictures_are_the_plain_pipelines() -> None:
-    imaginer = DiffusionSource(GENERATOR, SAMPLING)
+def test_pictures_are_the_plain_pipelines(generator: Path) -> None:
+    imaginer = DiffusionSource(generator, SAMPLING)
     assert min(kinds(imaginer.pipeline.unet).values()) > 0
     assert kinds(imaginer.pipeline.vae) == {Winograd: 0, Upsampled: 2}
     asked = [request(prompt, i) for prompt in ("a banana", "the sea") for i in range(3)]
-    apart = (torch.stack(imaginer.imagine(asked)).int() - plain_pictures(asked)).abs()
+    apart = (torch.stack(imaginer.imagine(asked)).int() - plain_pictures(generator, asked)).abs()
     # Rounding of the eighth digit decides a pixel that lies between two of 256 values, as one in
     # ten thousand may.
     assert apart.max() <= 1 and (apart > 0).float().mean() < 1e-3
 
 
-def test_pictures_depend_on_no_neighbour_and_no_thread() -> None:
-    imaginer = DiffusionSource(GENERATOR, Sampling(steps=2, guidance=3.0, size=64, batch=3))
+def test_pictures_depend_on_no_neighbour_and_no_thread(generator: Path) -> None:
+    imaginer = DiffusionSource(generator, Sampling(steps=2, guidance=3.0, size=64, batch=3))
     asked = [request(prompt, i) for prompt in ("a banana", "the sea") for i in range(3)]
     together, threads = imaginer.imagine(asked), torch.get_num_threads()
     for count in {1, threads}:
@@ -110,9 +139,9 @@ def test_pictures_depend_on_no_neighbour_and_no_thread() -> None:
             torch.set_num_threads(threads)
 
 
-def test_only_what_draws_in_float32_on_a_cpu_is_changed() -> None:
-    half = DiffusionSource(GENERATOR, SAMPLING, dtype="bfloat16")
-    full = DiffusionSource(GENERATOR, SAMPLING)
+def test_only_what_draws_in_float32_on_a_cpu_is_changed(generator: Path) -> None:
+    half = DiffusionSource(generator, SAMPLING, dtype="bfloat16")
+    full = DiffusionSource(generator, SAMPLING)
     assert set(kinds(half.pipeline.unet).values()) == {0}
     assert "convolutions" in full.identity() and "convolutions" not in half.identity()
 

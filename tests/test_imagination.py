@@ -165,7 +165,7 @@ def test_a_full_store_needs_no_generator(tiny: VLMIG) -> None:
         ("p.jsonl", '{"text": "a cat"}\n', "line 1 has no column prompt; it has text"),
         ("p.csv", "text\na cat\n", "line 2 has no column prompt; it has text"),
         ("p.jsonl", "{\n", "line 1: not JSON"),
-        ("p.jsonl", '{"prompt": 1}\n', "line 1: prompt is 1; expected text"),
+        ("p.jsonl", '{"prompt": 1}\n', "line 1: prompt is 1; expected Unicode text"),
         (
             "p.csv",
             "prompt\na red, big apple\n",

@@ -463,7 +463,7 @@ def test_late_fusion_looks_at_given_pictures_in_place_of_imagined_ones(
         ),
         (
             lambda m, p: m.loglikelihood([("a", " b")], images=[p, p]),
-            "pictures for 2 texts, 1 texts",
+            "images for 2 texts, 1 texts",
         ),
         (lambda m, p: m.ask("a?", images=[p[0].parent / "none.png"]), "no image file .*none.png"),
         (lambda m, p: m.ask("a?", images=[3]), "an image of type int"),
@@ -487,7 +487,7 @@ def test_wrong_pictures_are_said_in_one_line(
     ("call", "message"),
     [
         (lambda m, p: m.ask(f"a {IMAGE}?", images=p[0]), "looks at images beside the text"),
-        (lambda m, p: m.ask("a?", k=2, images=p), "k=2 with pictures; expected no k"),
+        (lambda m, p: m.ask("a?", k=2, images=p), "k=2 with images; expected no k"),
         (lambda m, p: m.ask("a?", shots=[(p, "b?", "c")]), "a demonstration with images"),
         (lambda m, p: m.generate([f"a {IMAGE}"], images=[p]), "leave it out"),
     ],
@@ -630,7 +630,7 @@ def test_pages_show_given_pictures_and_steps(tmp_path: Path, browser: Any) -> No
         ),
         (
             ["--image", "{picture}", "--k", "2", "--choices", "a,b"],
-            "k=2 with pictures; expected no k",
+            "k=2 with images; expected no k",
         ),
         (["--video", "{tmp}/none.mp4"], "no video file .*none.mp4"),
         (["--video", "{tmp}/text.gif"], "text.gif is not a video that can be read"),

@@ -32,7 +32,7 @@ BATCH = 24
 """Least number of images drawn, encoded and stored at a time: what a killed run can lose."""
 GIVEN = 64
 """Given images whose features stay in memory between calls."""
-PROMPTS = 4096
+PROMPTS = 64
 """Prompts whose lengths and embeddings stay in memory: those of a question that is asked again."""
 CHUNK = 200
 """Texts of a long list that are looked up at a time."""

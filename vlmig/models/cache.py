@@ -121,12 +121,14 @@ def _unread(cache: Cache, text: States) -> int:
     """Count the positions that were in a new cache before any text, and note their number."""
     if getattr(cache, "vlmig_text", False) or torch.compiler.is_compiling():
         return 0
-    cache.vlmig_unread = int(seen_length(cache, 0)) - text[0].shape[-2]  # type: ignore[attr-defined]
+    before = int(seen_length(cache, 0)) - text[0].shape[-2]
+    cache.vlmig_unread = before  # type: ignore[attr-defined]
     if unread := unread_positions(cache):
         logger.warning(
             "a cache whose first %d positions this model has not read, such as prefix tuning's: "
-            "its fusion layer does not see them", unread,
-        )  # fmt: skip
+            "its fusion layer does not see them",
+            unread,
+        )
     return unread
 
 
