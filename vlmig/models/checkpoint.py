@@ -42,9 +42,8 @@ TOKENIZER_FILES = (
 HUB = ("cache_dir", "force_download", "local_files_only", "token")
 """Arguments of a download."""
 BASE = "./language_model"
-PACKAGE = Path(__file__).parents[2]
-"""Where the package is installed."""
-POCKET = PACKAGE / "vlmig" / "pocket" / "model"
+PACKAGE = Path(__file__).parents[1]
+POCKET = PACKAGE / "pocket" / "model"
 EMBEDDED = {"pocket": POCKET, "smollm2": POCKET.with_name("smollm2")}
 """Checkpoints that come with the package."""
 
@@ -68,8 +67,8 @@ def resolve_checkpoint(
             folder = Path(snapshot_download(str(name), revision=revision, **hub))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise VLMIGError(
-                f"no checkpoint {name}: not 'pocket' or 'smollm2', not a folder, not reachable as a hub id; "
-                "check the name, or pass a folder"
+                f"no checkpoint {name}: not {' or '.join(map(repr, EMBEDDED))}, not a folder, not "
+                "reachable as a hub id; check the name, or pass a folder"
             ) from error
     folder = folder / (subfolder or "")
     for file in ("config.json", WEIGHTS):

@@ -1,4 +1,5 @@
-"""Training data of a pocket model with early fusion: conversations about scenes, documents, texts.
+"""Training data of other models than the pocket one: answers for a pretrained LM; conversations
+about scenes, documents and texts for early fusion.
 
 As everywhere in the pocket world, texts state the color or shape of supervised concepts only, as
 computed from the pixels.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from PIL import Image
 
@@ -16,7 +18,7 @@ from vlmig.io.hashing import digest_folder
 from vlmig.io.rows import Bad
 from vlmig.models.config import IMAGE
 from vlmig.pocket.concepts import Concept
-from vlmig.pocket.scene_source import Drawn, RecoloredScenes, any_noun
+from vlmig.pocket.scene_source import CAPTIONS, Drawn, RecoloredScenes, any_noun
 from vlmig.pocket.text import (
     CORPUS_SEED,
     Label,
@@ -27,6 +29,12 @@ from vlmig.pocket.text import (
 )
 from vlmig.processing.chat_templates import Turn, render
 from vlmig.vision.files import BadPicture
+
+PLACE = "[color]"
+"""Stands for the color in a wording."""
+PLAIN, CHATS = 0.2, 0.12
+"""Shares of plain texts and of chats among wordings."""
+CHAT_ANSWERS = ("{v}", "{v}.", "It is {v}.", "{D} is {v}.", "The color of {d} is {v}.")
 
 
 class SceneConversations(RecoloredScenes):
@@ -112,6 +120,70 @@ class SceneDocuments(RecoloredScenes):
             )
 
 
+class SceneAnswers(RecoloredScenes):
+    """Texts about scenes for a pretrained LM: the color of each, as a statement, as an answer and
+    in a chat; every fifth text is plain.
+
+    Of those only the color is learned, so that the LM reads a wording once for all colors. A plain
+    text is learned whole: beside it an image must change nothing.
+
+    Args:
+        scenes: number of scenes of each concept, see ``RecoloredScenes``.
+        wordings: number of texts of each concept, without their colors.
+        template: of chats, see ``vlmig.processing.chat_templates``.
+        tokenizer: for the template of that name.
+    """
+
+    def __init__(
+        self,
+        scenes: int = 200,
+        wordings: int = 80,
+        template: str = "question",
+        tokenizer: Any = None,
+    ) -> None:
+        super().__init__(scenes)
+        self.wordings, self.template, self.tokenizer = wordings, template, tokenizer
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield five texts of each scene."""
+        version = digest_folder(self.vae)
+        for i, concept in enumerate(self.concepts):
+            wordings = [self._wording(concept, f"{i} {n}") for n in range(self.wordings)]
+            for j in range(self.scenes):
+                color, rng = self._colored(i, j)[1], random.Random(f"answers {i} {j}")
+                for wording in rng.choices(wordings, k=CAPTIONS):
+                    text, learnt = _colored_in(wording, color)
+                    yield Pair(
+                        text,
+                        f"{i}/{j}",
+                        group=f"{i}/{j}",
+                        version=f"{version} {concept.name}",
+                        learnt=learnt,
+                    )
+
+    def _wording(self, concept: Concept, seed: str) -> str:
+        """Write a text about a thing of a concept, with ``PLACE`` for its color; or a plain one."""
+        rng = random.Random(f"wording {seed}")
+        kind, noun = rng.random(), any_noun(concept, rng)
+        if kind < PLAIN:
+            return plain_sentence(concept.names, rng)
+        if kind < PLAIN + CHATS:
+            asked = Turn("user", look_question(noun, "color", rng))
+            said = rng.choice(CHAT_ANSWERS).format(d=f"the {noun}", D=f"The {noun}", v=PLACE)
+            return render([asked, Turn("assistant", said)], self.template, self.tokenizer)[0]
+        return look_sentence(noun, "color", PLACE, rng)
+
+
+def _colored_in(wording: str, color: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Put a color into a wording, and return where it stands; of a plain one nothing."""
+    before, place, after = wording.partition(PLACE)
+    if not place:
+        return wording, ()
+    first = before.endswith("\n") and after.startswith(".")
+    said = color.capitalize() if first else color
+    return before + said + after, ((len(before), len(before) + len(said)),)
+
+
 class Sentences:
     """The language model's training texts, which early fusion would forget.
 
@@ -142,6 +214,7 @@ class Sentences:
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "pocket": RecoloredScenes,
+    "pocket_answers": SceneAnswers,
     "pocket_conversations": SceneConversations,
     "pocket_documents": SceneDocuments,
     "pocket_sentences": Sentences,

@@ -169,10 +169,11 @@ def _exchange_base(config: VLMIGConfig, folder: Path) -> None:
     config.language_model = absolute(config.language_model)
     place = config.locate(config.language_model, folder)
     config.text_config = describe_language_model(place, config.language_model_revision)
+    config.auto = config.learned = None  # fitted to the other LM
     config.architectures = [class_for(config.text_config).__name__]
-    inside = f"package:{folder.relative_to(PACKAGE)}" if folder.is_relative_to(PACKAGE) else folder
+    embedded = folder.is_relative_to(PACKAGE)
+    inside = f"package:vlmig/{folder.relative_to(PACKAGE)}" if embedded else folder.absolute()
     for component in ("vision_encoder", "imaginer"):
         name = getattr(config, component)
         if name.startswith("./"):
             setattr(config, component, f"{inside}/{name.removeprefix('./')}")
-
