@@ -32,7 +32,7 @@ from vlmig.vision.files import BadPicture
 
 PLACE = "[color]"
 """Stands for the color in a wording."""
-PLAIN, CHATS = 0.2, 0.12
+PLAIN, CHATS = 0.1, 0.1
 """Shares of plain texts and of chats among wordings."""
 CHAT_ANSWERS = ("{v}", "{v}.", "It is {v}.", "{D} is {v}.", "The color of {d} is {v}.")
 

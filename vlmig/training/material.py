@@ -109,7 +109,8 @@ class Material:
 
         with session.accelerator.main_process_first():
             if session.accelerator.is_main_process:
-                states.fill(read)
+                with session.stopwatch("texts"):
+                    states.fill(read)
         for part in parts:
             part.states = states
 
