@@ -14,8 +14,12 @@ from conftest import byte_vocabulary
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vlmig import VLMIG, VLMIGError
+from vlmig.imagination.store import FeatureStore
+from vlmig.io.config_file import parse
 from vlmig.io.places import package_path
 from vlmig.models.base_weights import loaded
+from vlmig.training.model import start
+from vlmig.training.recipe import Recipe
 
 WIDTH, HEADS, LAYERS, MIDDLE = 64, 4, 2, 96
 NAMES = {
@@ -136,6 +140,23 @@ def test_a_file_is_the_lm_that_it_holds(
     assert again.config.language_model == str(file)
     digests = {loaded(one.model.language_model).digest for one in (model, again, folder)}
     assert len(digests) == 1 and unpacked[0].stat().st_mtime_ns == before
+
+
+def test_a_recipe_puts_another_lm_beside_a_checkpoints_eyes(
+    llama: tuple[Path, LlamaForCausalLM], checkpoint: Path, tmp_path: Path
+) -> None:
+    model = {"from": str(checkpoint), "adapter": "new", "language_model": str(llama[0])}
+    stage = {"name": "s", "data": [{}], "batch": 1, "steps": 1, "learning_rate": 1}
+    built = start(parse(Recipe, {"model": model, "stages": [stage]}, "r"), FeatureStore(tmp_path))
+    eyes = VLMIG.from_pretrained(checkpoint, store=tmp_path)
+    assert built.imagination.encoder.identity() == eyes.imagination.encoder.identity()
+    assert built.imagination.identity == eyes.imagination.identity
+    assert built.config.text_config.model_type == "llama"
+    built.model.save_pretrained(tmp_path / "adapter")
+    again = VLMIG.from_pretrained(tmp_path / "adapter", store=tmp_path)
+    ids = [one.tokenizer("a red cat").input_ids for one in (built, again, eyes)]
+    assert ids[0] == ids[1] != ids[2]
+    assert again.imagination.identity == eyes.imagination.identity
 
 
 def test_what_cannot_be_read_is_told_in_one_line(

@@ -148,7 +148,7 @@ class SceneAnswers(RecoloredScenes):
         """Yield five texts of each scene."""
         version = digest_folder(self.vae)
         for i, concept in enumerate(self.concepts):
-            wordings = [self._wording(concept, f"{i} {n}") for n in range(self.wordings)]
+            wordings = self.written(i)
             for j in range(self.scenes):
                 color, rng = self._colored(i, j)[1], random.Random(f"answers {i} {j}")
                 for wording in rng.choices(wordings, k=CAPTIONS):
@@ -161,9 +161,12 @@ class SceneAnswers(RecoloredScenes):
                         learnt=learnt,
                     )
 
-    def _wording(self, concept: Concept, seed: str) -> str:
-        """Write a text about a thing of a concept, with ``PLACE`` for its color; or a plain one."""
-        rng = random.Random(f"wording {seed}")
+    def written(self, number: int) -> list[str]:
+        """Write all texts of a concept, with ``PLACE`` for the color; plain ones without it."""
+        rngs = [random.Random(f"wording {number} {n}") for n in range(self.wordings)]
+        return [self._wording(self.concepts[number], rng) for rng in rngs]
+
+    def _wording(self, concept: Concept, rng: random.Random) -> str:
         kind, noun = rng.random(), any_noun(concept, rng)
         if kind < PLAIN:
             return plain_sentence(concept.names, rng)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from vlmig.training.pictures import batched
 from vlmig.training.texts import IGNORED, Texts
 
-TOKENS = 1024
+TOKENS = 2048
 """Most tokens that the LM reads at a time."""
 ENDING = ".states"
 
