@@ -20,7 +20,8 @@ from vlmig.data.sources.build import build_source
 from vlmig.imagination.store import Imagined
 from vlmig.io.config_file import parse
 from vlmig.pocket.concepts import load_concepts
-from vlmig.pocket.scene_source import CAPTIONS, Drawn, RecoloredScenes, any_noun
+from vlmig.pocket.lessons import SOURCES
+from vlmig.pocket.scene_source import CAPTIONS, RecoloredScenes
 from vlmig.pocket.scenes import COLORS
 from vlmig.runtime import Stopwatch
 from vlmig.training.loop import Loop

@@ -18,14 +18,16 @@ from vlmig.pocket.lessons import SceneAnswers
 
 
 def train_smollm2_adapter(model: Path, work: Path, *, recipe: str) -> None:
-    """Train the adapter by a recipe, as ``vlmig train`` does, save it beside the pocket model, whose
+    """Train the adapter by a recipe, as ``vlmig train`` does, save it beside the pocket model whose
     encoder and generator it names, and choose its mixture."""
     from vlmig.training import load_recipe, train
 
     sets, out = drawers(work), model.with_name("smollm2")
 
-    def texts_about_sets(scenes: int, generator: str, **how: Any) -> SceneAnswers:
-        return SceneAnswers(scenes, generator, sets=sets, **how)
+    def texts_about_sets(
+        scenes: int, wordings: int, generator: str, template: str, tokenizer: Any
+    ) -> SceneAnswers:
+        return SceneAnswers(scenes, wordings, template, tokenizer, generator, sets=sets)
 
     changes = [f"model.from={model}", f"stages.0.data.0.generator={model / 'generator'}"]
     trained = train(
