@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ FIELDS = ("mix", "weights", "strength", "doubt", "alignment_floor")
 """What is chosen of a mixture."""
 
 
+Answered = tuple[list[Scores], np.ndarray]
+"""Scores of questions, and their right answers, (n,)."""
+
+
 @dataclass
 class ReadText:
     """Predictions for a sentence from text alone, with each image, and with the blank image."""
@@ -80,7 +84,7 @@ def calibrate(out: Path, work: Path, known: Sequence[str] = ("supervised",)) -> 
     untold, untold_answers = _scores(model, "held_out")
     answered = {"supervised": (told, told_answers), "held_out": (untold, untold_answers)}
     alone = {split: _correct(*answered[split], 0, TEXT_ALONE) for split in known}
-    alignments = np.concatenate([score.alignment for score in told + untold])
+    alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in told + untold])
     fitting: list[tuple[float, float, Mixture]] = []
     for mixture in mixtures([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
         still = [_correct(*answered[s], DEFAULT_K, mixture)[right] for s, right in alone.items()]
@@ -105,7 +109,7 @@ def calibrate(out: Path, work: Path, known: Sequence[str] = ("supervised",)) -> 
     ]
     found = examples(((scores, right, "") for scores, right in known_answers), DEFAULT_K)
     config.learned = fit_learned(found.features, found.helped).described()
-    rule = _stopping(model, mixture)
+    rule = _stopping(answered, mixture)
     config.auto = rule.described()
     config.save_pretrained(out)
     save_generic(out, _generic(model))
@@ -134,7 +138,7 @@ def _keeping_texts(
     )
 
 
-def _stopping(model: VLMIG, mixture: Mixture) -> Stopping:
+def _stopping(answered: Mapping[str, Answered], mixture: Mixture) -> Stopping:
     """Calibrate ``k="auto"``, for told and untold concepts each.
 
     The wordings about a concept share its images and count together.
@@ -142,8 +146,7 @@ def _stopping(model: VLMIG, mixture: Mixture) -> Stopping:
     scores: list[Scores] = []
     concepts: list[str] = []
     splits: list[str] = []
-    for split in ("supervised", "held_out"):
-        found, _ = _scores(model, split, MOST)
+    for split, (found, _) in answered.items():
         names = [concept.name for concept in _concepts() if concept.split == split]
         scores += found
         concepts += np.repeat(names, len(found) // len(names)).tolist()
@@ -177,10 +180,11 @@ def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
     return [c for c in chosen for _ in range(times if c.split == "held_out" else 1)]
 
 
-def _scores(model: VLMIG, split: str, k: int = DEFAULT_K) -> tuple[list[Scores], np.ndarray]:
-    """Score the color questions about the calibration concepts of a split."""
+def _scores(model: VLMIG, split: str) -> Answered:
+    """Score the color questions about the calibration concepts of a split, beside as many images as
+    ``k="auto"`` may draw."""
     items = look_items("calibration", [c for c in _concepts() if c.split == split], "color")
-    visuals = model.imagine([item.picture for item in items], k, progress=True)
+    visuals = model.imagine([item.picture for item in items], MOST, progress=True)
     contexts, choices, images, answers = [], [], [], []
     for item, item_visuals in zip(items, visuals, strict=True):
         for question in item.questions:
