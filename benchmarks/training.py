@@ -58,8 +58,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "imagined": {"image": None, "prompt": "prompt"},
 }
 """The columns of the table that each side reads."""
-SCENES = 4
-"""Scenes of each concept: few, since the time of a step does not depend on their number."""
+FEW = 6
+"""Scenes and wordings of each concept: the time of a step does not depend on their numbers."""
 GROUPS = {
     "data": ("data", "tokens", "features", "pictures", "encode", "imagine", "store"),
     "model": ("LM", "fusion", "head and loss", "head, backward", "fusion, backward"),
@@ -172,8 +172,8 @@ def smollm2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     sides = {}
     for states in ("stored", "live"):
         size = [f"stages.0.steps={steps}", f"stages.0.batch={arguments.batch}"]
-        few = [f"stages.0.data.0.scenes={SCENES}", "validation.share=0"]
-        how = ["precision=fp32", f"states={states}"]
+        few = [f"stages.0.data.0.{name}={FEW}" for name in ("scenes", "wordings")]
+        how = ["validation.share=0", "precision=fp32", f"states={states}"]
         recipe = load_recipe(find_recipe(Path("smollm2")), [*size, *few, *how])
         with contextlib.redirect_stderr(io.StringIO()):  # progress bars
             model = start(recipe, FeatureStore(folder / "store"))
