@@ -10,6 +10,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 UV = .uv/bin/uv
 UV_VERSION = 0.13.9
 RUN = .venv/bin
+LEFT_OUT = .ci/left_out.txt
 # A worker for each core, on one thread: two processes beside each other beat one of two threads.
 PYTEST = OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist worksteal
 
@@ -28,7 +29,7 @@ $(UV): Makefile
 
 lock: $(UV)
 	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-annotate \
-		--custom-compile-command "make lock" --extra dev setup.cfg --output-file requirements.lock
+		--custom-compile-command "make lock" --extra dev setup.cfg --overrides $(LEFT_OUT) --output-file requirements.lock
 
 demo: .venv/ready
 	$(RUN)/python -m eval.demo
@@ -56,7 +57,8 @@ test-oldest: $(UV)
 
 others:
 	$(UV) venv --quiet --clear --python $(PYTHON) $(dir $(RUN))
-	$(UV) pip install --quiet --python $(RUN)/python --resolution $(RESOLUTION) -e ".[dev]"
+	$(UV) pip install --quiet --python $(RUN)/python --resolution $(RESOLUTION) \
+		--overrides $(LEFT_OUT) -e ".[dev]"
 	$(RUN)/python -m tools.moved
 	$(PYTEST)
 

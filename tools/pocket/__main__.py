@@ -22,6 +22,7 @@ from tools.pocket import (
     encoder,
     labels,
     language,
+    smollm2,
     transformer,
 )
 from vlmig.pocket.concepts import FOLDER
@@ -50,6 +51,7 @@ STAGES: dict[str, Any] = {
         model / "generator", work, **size
     ),
     "calibration": lambda model, work: calibration.calibrate(model, work),
+    "smollm2": lambda model, work, **size: smollm2.train_smollm2_adapter(model, work, **size),
 }
 
 

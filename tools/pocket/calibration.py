@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ KEPT = 0.98
 PERPLEXITY = 1.005
 """Greatest factor on the perplexity of plain texts."""
 TEXTS = 200
+TOGETHER = 20
+"""Mixtures that are tried on the texts in one pass."""
 CALIBRATION_SEED = 13
 WEIGHTS = ("uniform", "entropy", "clip")
 STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
@@ -43,6 +45,10 @@ FLOORS = (0.1, 0.2, 0.3, 0.4)
 TEXT_ALONE = Mixture("prob", "clip")
 FIELDS = ("mix", "weights", "strength", "doubt", "alignment_floor")
 """What is chosen of a mixture."""
+
+
+Answered = tuple[list[Scores], np.ndarray]
+"""Scores of questions, and their right answers, (n,)."""
 
 
 @dataclass
@@ -64,20 +70,25 @@ class ReadText:
         return -mixed.gather(1, self.targets)[:, 0]
 
 
-def calibrate(out: Path, work: Path) -> None:
+def calibrate(out: Path, work: Path, known: Sequence[str] = ("supervised",)) -> None:
     """Choose the mixture with the best accuracy on held-out concepts that keeps what the text model
     knows.
 
-    It must keep the right answers about supervised concepts, and the perplexity of texts.
+    It must keep the perplexity of texts, and what is right from text alone.
+
+    Args:
+        known: the splits of whose concepts the text model was told the colors.
     """
     model = VLMIG.from_pretrained(out, store=work / "store")
     told, told_answers = _scores(model, "supervised")
     untold, untold_answers = _scores(model, "held_out")
-    known = _correct(told, told_answers, 0, TEXT_ALONE)
-    alignments = np.concatenate([score.alignment for score in told + untold])
+    answered = {"supervised": (told, told_answers), "held_out": (untold, untold_answers)}
+    alone = {split: _correct(*answered[split], 0, TEXT_ALONE) for split in known}
+    alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in told + untold])
     fitting: list[tuple[float, float, Mixture]] = []
     for mixture in mixtures([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
-        kept = float(_correct(told, told_answers, DEFAULT_K, mixture)[known].mean())
+        still = [_correct(*answered[s], DEFAULT_K, mixture)[right] for s, right in alone.items()]
+        kept = float(np.concatenate(still).mean())
         accuracy = float(_correct(untold, untold_answers, DEFAULT_K, mixture).mean())
         logger.info(
             "%-8s %-7s strength %.2f doubt %.2f floor %.3f: kept %.3f, untold %.3f",
@@ -87,17 +98,8 @@ def calibrate(out: Path, work: Path) -> None:
         )
         if kept >= KEPT:
             fitting.append((accuracy, kept, mixture))
-    texts = _texts(model)
-    alone = _loss(texts, 0, TEXT_ALONE)
-    for accuracy, kept, mixture in sorted(fitting, key=lambda row: (-row[0], -row[1])):
-        ratio = float(np.exp(_loss(texts, DEFAULT_K, mixture) - alone))
-        logger.info("%s: kept %.3f, untold %.3f, perplexity x %.4f", mixture, kept, accuracy, ratio)
-        if ratio <= PERPLEXITY:
-            break
-    else:
-        raise RuntimeError(
-            "no mixture keeps what the text model knows; train the language model longer"
-        )
+    fitting.sort(key=lambda row: (-row[0], -row[1]))
+    accuracy, kept, mixture, ratio = _keeping_texts(model, fitting)
     config = model.config
     for name in FIELDS:
         setattr(config, name, getattr(mixture, name))
@@ -107,7 +109,7 @@ def calibrate(out: Path, work: Path) -> None:
     ]
     found = examples(((scores, right, "") for scores, right in known_answers), DEFAULT_K)
     config.learned = fit_learned(found.features, found.helped).described()
-    rule = _stopping(model, mixture)
+    rule = _stopping(answered, mixture)
     config.auto = rule.described()
     config.save_pretrained(out)
     save_generic(out, _generic(model))
@@ -117,7 +119,26 @@ def calibrate(out: Path, work: Path) -> None:
     )
 
 
-def _stopping(model: VLMIG, mixture: Mixture) -> Stopping:
+def _keeping_texts(
+    model: VLMIG, fitting: Sequence[tuple[float, float, Mixture]]
+) -> tuple[float, float, Mixture, float]:
+    """Return the first mixture that keeps the perplexity of texts, with its factor."""
+    for start in range(0, len(fitting), TOGETHER):
+        some = fitting[start : start + TOGETHER]
+        alone, *losses = _losses(_texts(model), [mixture for *_, mixture in some])
+        for (accuracy, kept, mixture), loss in zip(some, losses, strict=True):
+            ratio = float(np.exp(loss - alone))
+            logger.info(
+                "%s: kept %.3f, untold %.3f, perplexity x %.4f", mixture, kept, accuracy, ratio
+            )
+            if ratio <= PERPLEXITY:
+                return accuracy, kept, mixture, ratio
+    raise RuntimeError(
+        "no mixture keeps what the text model knows; train the language model longer"
+    )
+
+
+def _stopping(answered: Mapping[str, Answered], mixture: Mixture) -> Stopping:
     """Calibrate ``k="auto"``, for told and untold concepts each.
 
     The wordings about a concept share its images and count together.
@@ -125,8 +146,7 @@ def _stopping(model: VLMIG, mixture: Mixture) -> Stopping:
     scores: list[Scores] = []
     concepts: list[str] = []
     splits: list[str] = []
-    for split in ("supervised", "held_out"):
-        found, _ = _scores(model, split, MOST)
+    for split, (found, _) in answered.items():
         names = [concept.name for concept in _concepts() if concept.split == split]
         scores += found
         concepts += np.repeat(names, len(found) // len(names)).tolist()
@@ -160,10 +180,11 @@ def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
     return [c for c in chosen for _ in range(times if c.split == "held_out" else 1)]
 
 
-def _scores(model: VLMIG, split: str, k: int = DEFAULT_K) -> tuple[list[Scores], np.ndarray]:
-    """Score the color questions about the calibration concepts of a split."""
+def _scores(model: VLMIG, split: str) -> Answered:
+    """Score the color questions about the calibration concepts of a split, beside as many images as
+    ``k="auto"`` may draw."""
     items = look_items("calibration", [c for c in _concepts() if c.split == split], "color")
-    visuals = model.imagine([item.picture for item in items], k, progress=True)
+    visuals = model.imagine([item.picture for item in items], MOST, progress=True)
     contexts, choices, images, answers = [], [], [], []
     for item, item_visuals in zip(items, visuals, strict=True):
         for question in item.questions:
@@ -186,24 +207,27 @@ def _correct(scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture
 
 
 @torch.inference_mode()
-def _texts(model: VLMIG) -> list[ReadText]:
+def _texts(model: VLMIG) -> Iterator[ReadText]:
     """Predict sentences in the style of the corpus, about calibration concepts and invented
     things."""
     corpus = language_corpus(CALIBRATION_SEED, 2 * TEXTS, _as_in_the_corpus(_concepts()))
     texts = list(dict.fromkeys(corpus))[:TEXTS]
     visuals = model.imagine([topic(text) for text in texts], DEFAULT_K, progress=True)
     network: Any = model.model
-    read = []
     for text, imagined in zip(texts, visuals, strict=True):
         ids = model.tokenizer(text).input_ids
         reading = read_padded(network, [ids[:-1]], len(ids) - 1, ids[0])
         visual = network.encode_with_blank(imagined.features[None])
         alone, blank, *images = [row[0] for row in network.predictions(reading, visual)]
         targets = torch.tensor(ids[1:])[:, None]
-        read.append(ReadText(alone, images, blank, imagined.alignment, targets))
-    return read
+        yield ReadText(alone, images, blank, imagined.alignment, targets)
 
 
-def _loss(texts: list[ReadText], k: int, mixture: Mixture) -> float:
-    """Return the mean loss per token in nats with k images."""
-    return float(torch.cat([text.loss(k, mixture) for text in texts]).mean())
+@torch.inference_mode()
+def _losses(texts: Iterable[ReadText], mixtures: Sequence[Mixture]) -> list[float]:
+    """Return the mean losses per token in nats: of text alone, and of each mixture."""
+    rows = []
+    for text in texts:
+        mixed = [text.loss(DEFAULT_K, mixture) for mixture in mixtures]
+        rows.append(torch.stack([text.loss(0, TEXT_ALONE), *mixed]))
+    return torch.cat(rows, 1).mean(1).tolist()

@@ -20,7 +20,7 @@ PACKAGES = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = "%(prog)s [options]"
-    text = "pocket, a checkpoint folder or a hub id (default: %(default)s)"
+    text = "pocket, smollm2, a checkpoint folder or a hub id (default: %(default)s)"
     parser.add_argument("--model", default="pocket", help=text)
 
 
@@ -75,8 +75,9 @@ def _origin(component: str, folder: Path) -> str:
     kind, place = kind_and_place(component, folder)
     if kind in ("text", "blank"):
         return f"{component} (built in)"
-    if Path(place).is_dir():
-        return f"{VLMIGConfig.locate(component, folder)} (local folder)"
+    if Path(place).exists():
+        form = "folder" if Path(place).is_dir() else "file"
+        return f"{VLMIGConfig.locate(component, folder)} (local {form})"
     inside = component.rpartition(":")[2].startswith("./")
     state = "missing: fetch the checkpoint again" if inside else "from the hub or its cache"
     return f"{component} ({state})"

@@ -117,10 +117,11 @@ def _print_plan(
 ) -> None:
     """Print the sizes of a run and what it could find; the model is not loaded."""
     from vlmig.evaluation.plan import plan
+    from vlmig.models.checkpoint import EMBEDDED
     from vlmig.pocket import tasks as pocket
     from vlmig.report.text_table import text_table
 
-    draws_pocket = arguments.model == "pocket" or settings.subset == "covered"
+    draws_pocket = arguments.model in EMBEDDED or settings.subset == "covered"
     rows = plan(tasks, settings, data, pocket.covered if draws_pocket else None)
     print(text_table(rows, "<<" + ">" * (len(rows[0]) - 2)))
     print(PLANNED)

@@ -144,7 +144,7 @@ def add_data(options: Options, text: str) -> None:
 def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Add the options of the checkpoint and of its source of images."""
     group = parser.add_argument_group("model")
-    text = "pocket, a checkpoint folder or a hub id (default: %(default)s)"
+    text = "pocket, smollm2, a checkpoint folder or a hub id (default: %(default)s)"
     group.add_argument("--model", default="pocket", help=text)
     group.add_argument(
         "--imaginer",

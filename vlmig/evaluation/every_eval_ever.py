@@ -9,6 +9,7 @@ from typing import Any
 from vlmig.evaluation.run_folder import Row, main_condition
 from vlmig.evaluation.tasks.download import SOURCES
 from vlmig.evaluation.tasks.items import Task
+from vlmig.models.checkpoint import EMBEDDED
 
 SCHEMA = "0.3.0"
 METRICS = {
@@ -33,7 +34,7 @@ def record(results: Row, tasks: Sequence[Task]) -> Row:
     """
     time, block = str(results["date"]), results["vlmig"]
     name = results["config"]["model_args"]["pretrained"]
-    developer = "vlmig" if name == "pocket" else "local"
+    developer = "vlmig" if name in EMBEDDED else "local"
     found: list[Row] = []
     for task in tasks:
         found += _numbers(results, task)

@@ -28,6 +28,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from vlmig.errors import VLMIGError
+from vlmig.io.places import cache_folder
 
 logger = logging.getLogger(__name__)
 FORMAT, NAME = 2, "imagined.sqlite"
@@ -91,8 +92,7 @@ def describe(identity: Mapping[str, Any]) -> str:
 
 def default_store() -> Path:
     """Return the store's folder: ``VLMIG_STORE``, or ``vlmig`` in the user's cache folder."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    return Path(os.environ.get("VLMIG_STORE", cache / "vlmig"))
+    return Path(os.environ.get("VLMIG_STORE", cache_folder()))
 
 
 class Damaged(VLMIGError):

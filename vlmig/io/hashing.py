@@ -41,16 +41,17 @@ def content_of(tensor: Tensor) -> memoryview:
 
 
 def source_of(name: str, revision: str | None = None) -> str:
-    """Name weights by the content of their folder, or by id and revision."""
-    return digest_folder(Path(name)) if Path(name).is_dir() else f"{name}@{revision or 'main'}"
+    """Name weights by the content of their folder or file, or by id and revision."""
+    return digest_folder(Path(name)) if Path(name).exists() else f"{name}@{revision or 'main'}"
 
 
 def digest_folder(folder: Path) -> str:
-    """Hash names and contents of a folder's files."""
+    """Hash names and contents of a folder's files; of a file its content alone."""
     digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    for path in [folder] if folder.is_file() else sorted(folder.rglob("*")):
         if path.is_file():
-            digest.update(str(path.relative_to(folder)).encode())
+            if path != folder:
+                digest.update(str(path.relative_to(folder)).encode())
             with path.open("rb") as file:
                 while part := file.read(2**24):  # weights may be larger than memory
                     digest.update(part)

@@ -27,6 +27,7 @@ from vlmig.io.weights import (
 )
 from vlmig.models.base_weights import remember
 from vlmig.models.config import COMPONENTS, VLMIGConfig
+from vlmig.models.gguf import unpacked
 from vlmig.models.low_rank import base_of, load_low_rank
 from vlmig.models.quantization import keep_stored_form
 
@@ -47,13 +48,17 @@ TOKENIZER_FILES = (
 HUB = ("cache_dir", "force_download", "local_files_only", "token")
 """Arguments of a download."""
 BASE = "./language_model"
-POCKET = Path(__file__).parents[1] / "pocket" / "model"
+PACKAGE = Path(__file__).parents[1]
+POCKET = PACKAGE / "pocket" / "model"
+EMBEDDED = {"pocket": POCKET, "smollm2": POCKET.with_name("smollm2")}
+"""Checkpoints that come with the package."""
 
 
 def resolve_checkpoint(
     name: str | Path | None, revision: str | None = None, subfolder: str = "", **hub: Any
 ) -> Path:
-    """Return a checkpoint's folder: ``pocket``, a folder, or a hub id, which is downloaded.
+    """Return a checkpoint's folder: ``pocket``, ``smollm2``, a folder, or a hub id, which is
+    downloaded.
 
     Args:
         subfolder: of the folder or repository.
@@ -62,15 +67,15 @@ def resolve_checkpoint(
     Raises:
         VLMIGError: nothing of that name, or a folder without a checkpoint.
     """
-    folder = POCKET if str(name) == "pocket" else Path(str(name))
+    folder = EMBEDDED.get(str(name)) or Path(str(name))
     if not folder.is_dir():
         settle_hub()
         try:
             folder = Path(snapshot_download(str(name), revision=revision, **hub))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise VLMIGError(
-                f"no checkpoint {name}: not 'pocket', not a folder, not reachable as a hub id; "
-                "check the name, or pass a folder"
+                f"no checkpoint {name}: not {' or '.join(map(repr, EMBEDDED))}, not a folder, not "
+                "reachable as a hub id; check the name, or pass a folder"
             ) from error
     folder = folder / (subfolder or "")
     for file in ("config.json", WEIGHTS):
@@ -118,7 +123,7 @@ def load_generation(folder: Path) -> GenerationConfig | None:
 
 def absolute(name: str) -> str:
     """Make a folder ``./x`` absolute: a configuration means one inside the checkpoint."""
-    return VLMIGConfig.locate(name, Path.cwd())
+    return name if name.startswith("package:") else VLMIGConfig.locate(name, Path.cwd())
 
 
 def place_adapter(model: Any) -> Any:
@@ -152,8 +157,9 @@ def load_tokenizer(
         VLMIGError: there is none.
     """
     settle_hub(name)
+    place = unpacked(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, config=config)
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, config=config)
     except Exception as error:  # damaged files break transformers in any way
         raise VLMIGError(
             f"no tokenizer at {name}: {why_damaged(Path(name), error)}; save one beside the LM"
@@ -189,8 +195,9 @@ def describe_language_model(name: str, revision: str | None = None) -> PreTraine
         VLMIGError: it cannot be loaded.
     """
     settle_hub(name)
+    place = unpacked(name)
     try:
-        return AutoConfig.from_pretrained(name, revision=revision)
+        return AutoConfig.from_pretrained(place, revision=revision)
     except Exception as error:  # damaged files break transformers in any way
         raise _not_loaded(name, "causal or masked", error) from error
 
@@ -211,11 +218,12 @@ def load_language_model(
         load_low_rank(model, Path(name))
     else:
         try:
+            place = unpacked(name)
             if "dtype" not in kwargs:
-                default = "auto" if _is_quantized(name, revision) else torch.float32
+                default = "auto" if _is_quantized(place, revision) else torch.float32
                 kwargs["dtype"] = kwargs.pop("torch_dtype", default)
             model, loading = auto_class.from_pretrained(
-                name, revision=revision, output_loading_info=True, **kwargs
+                place, revision=revision, output_loading_info=True, **kwargs
             )
             check_weights(model, name, loading["missing_keys"])
             model = keep_stored_form(model)

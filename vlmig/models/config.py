@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.io.config_file import Checked, parse
+from vlmig.io.places import package_path
 
 COMPONENTS = ("language_model", "vision_encoder", "imaginer")
 Mix = Literal["prob", "logit", "geometric", "evidence", "contrast"]
@@ -83,8 +84,8 @@ def _of_text(name: str) -> property:
 class VLMIGConfig(PreTrainedConfig):
     """Components and settings of a visually grounded language model.
 
-    Components are named by hub id and revision, or by a sub-folder of the checkpoint
-    (``./language_model``).
+    Components are named by hub id and revision, by a sub-folder of the checkpoint
+    (``./language_model``), or by what an installed package has (``package:NAME/FILE``).
 
     Raises:
         VLMIGError: a field has an unknown value.
@@ -98,7 +99,8 @@ class VLMIGConfig(PreTrainedConfig):
     text_config: Any = None
     """Configuration of the base LM (transformers)."""
     language_model: Place = "./language_model"
-    """Base LM: hub id, or folder relative to the checkpoint when it begins with ``./``."""
+    """Base LM: hub id, folder or GGUF file; relative to the checkpoint when it begins with
+    ``./``, in an installed package when with ``package:``."""
     language_model_revision: Text | None = None
     vision_encoder: Place = "./vision_encoder"
     """Model of open_clip or transformers, see ``vlmig.vision.VisionEncoder``."""
@@ -252,12 +254,17 @@ class VLMIGConfig(PreTrainedConfig):
 
     @staticmethod
     def locate(name: str, folder: Path) -> str:
-        """Return where a component is: ``./x`` inside the checkpoint's folder, anything else as it
-        is.
+        """Return where a component is: ``./x`` inside the checkpoint's folder, ``package:NAME/x``
+        inside an installed package, anything else as it is.
 
-        A kind before a colon (``folder:./x``) is kept.
+        Another kind before a colon (``folder:./x``) is kept.
+
+        Raises:
+            VLMIGError: no such package.
         """
         kind, colon, place = name.rpartition(":")
+        if kind == "package":
+            return str(package_path(place))
         return f"{kind}{colon}{folder / place[2:]}" if place.startswith("./") else name
 
 

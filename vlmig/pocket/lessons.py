@@ -1,4 +1,5 @@
-"""Training data of a pocket model with early fusion: conversations about scenes, documents, texts.
+"""Training data of other models than the pocket one: answers for a pretrained LM; conversations
+about scenes, documents and texts for early fusion.
 
 As everywhere in the pocket world, texts state the color or shape of supervised concepts only, as
 computed from the pixels.
@@ -7,16 +8,18 @@ computed from the pixels.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from PIL import Image
 
 from vlmig.data.pairs import Pair, Source
 from vlmig.io.hashing import digest_folder
 from vlmig.io.rows import Bad
+from vlmig.models.checkpoint import POCKET
 from vlmig.models.config import IMAGE
 from vlmig.pocket.concepts import Concept
-from vlmig.pocket.scene_source import Drawn, RecoloredScenes, any_noun
+from vlmig.pocket.scene_source import CAPTIONS, SCENES, Drawn, RecoloredScenes, any_noun, draw_glyph
 from vlmig.pocket.text import (
     CORPUS_SEED,
     Label,
@@ -27,6 +30,12 @@ from vlmig.pocket.text import (
 )
 from vlmig.processing.chat_templates import Turn, render
 from vlmig.vision.files import BadImage
+
+PLACES: dict[Label, str] = {"color": "[color]", "shape": "[shape]"}
+"""What stands for the color or shape in a wording."""
+PLAIN, SHAPES, CHATS = 0.1, 0.25, 0.1
+"""Shares: of plain texts among wordings, of shapes and of chats among the others."""
+CHAT_ANSWERS = ("{v}", "{v}.", "It is {v}.", "{D} is {v}.", "The {label} of {d} is {v}.")
 
 
 class SceneConversations(RecoloredScenes):
@@ -112,6 +121,83 @@ class SceneDocuments(RecoloredScenes):
             )
 
 
+class SceneAnswers(RecoloredScenes):
+    """Texts about scenes for a pretrained LM: the color or shape of each, as a statement, as an
+    answer and in a chat; one in ten is plain.
+
+    Of those only the color or shape is learned, so that the LM reads a wording once for all of
+    them. A plain text is learned whole: beside it an image must change nothing.
+
+    Args:
+        scenes: number of scenes of each concept, see ``RecoloredScenes``.
+        wordings: number of texts of each concept, without their colors and shapes.
+        template: of chats, see ``vlmig.processing.chat_templates``.
+        tokenizer: for the template of that name.
+        generator: see ``RecoloredScenes``, and ``sets`` too.
+    """
+
+    def __init__(
+        self,
+        scenes: int = SCENES,
+        wordings: int = 40,
+        template: str = "question",
+        tokenizer: Any = None,
+        generator: str = str(POCKET / "generator"),
+        *,
+        sets: Sequence[Callable[[Concept], Image.Image]] = (draw_glyph,),
+    ) -> None:
+        super().__init__(scenes, generator, sets=sets)
+        self.wordings, self.template, self.tokenizer = wordings, template, tokenizer
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield six texts of each scene."""
+        version = f"{digest_folder(self.vae)} {len(self.sets)}"
+        for i, concept in enumerate(self.concepts):
+            wordings = self.written(i)
+            for j in range(self.scenes):
+                drawn, rng = self._drawn(i, j)[0], random.Random(f"answers {i} {j}")
+                for wording in rng.choices(wordings, k=CAPTIONS):
+                    text, learnt = _told(wording, drawn)
+                    yield Pair(
+                        text,
+                        f"{i}/{j}",
+                        group=f"{i}/{j}",
+                        version=f"{version} {concept.name}",
+                        learnt=learnt,
+                    )
+
+    def written(self, number: int) -> list[str]:
+        """Write all texts of a concept, with one of ``PLACES`` for the color or shape; plain ones
+        without it."""
+        rngs = [random.Random(f"wording {number} {n}") for n in range(self.wordings)]
+        return [self._wording(self.concepts[number], rng) for rng in rngs]
+
+    def _wording(self, concept: Concept, rng: random.Random) -> str:
+        if rng.random() < PLAIN:
+            return plain_sentence(concept.names, rng)
+        noun = any_noun(concept, rng)
+        label: Label = "shape" if rng.random() < SHAPES else "color"
+        if rng.random() >= CHATS:
+            return look_sentence(noun, label, PLACES[label], rng)
+        asked = Turn("user", look_question(noun, label, rng))
+        said = rng.choice(CHAT_ANSWERS).format(
+            d=f"the {noun}", D=f"The {noun}", v=PLACES[label], label=label
+        )
+        return render([asked, Turn("assistant", said)], self.template, self.tokenizer)[0]
+
+
+def _told(wording: str, drawn: Drawn) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Put what a scene shows into a wording, and return where it stands; of a plain one nothing."""
+    for label, place in PLACES.items():
+        before, found, after = wording.partition(place)
+        if found:
+            said: str = getattr(drawn, label)
+            if before.endswith("\n") and after.startswith("."):
+                said = said.capitalize()
+            return before + said + after, ((len(before), len(before) + len(said)),)
+    return wording, ()
+
+
 class Sentences:
     """The language model's training texts, which early fusion would forget.
 
@@ -142,6 +228,7 @@ class Sentences:
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "pocket": RecoloredScenes,
+    "pocket_answers": SceneAnswers,
     "pocket_conversations": SceneConversations,
     "pocket_documents": SceneDocuments,
     "pocket_sentences": Sentences,

@@ -36,13 +36,15 @@ def build_untrained(
     """Return a model with an untrained adapter, and its tokenizer, see ``VLMIG.from_base``."""
     fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
     language_model, vision, generator = map(absolute, (language_model, vision, generator))
-    built = class_for(describe_language_model(language_model))
-    base = load_language_model(built.auto_class, language_model, **settings)
-    layer, features = fields.get("vision_layer", -2), fields.get("vision_features", "patches")
-    blank = VisionEncoder(vision, layer, features).encode_blank()
-    shape = {"vision_patches": blank.shape[0], "vision_width": blank.shape[1]}
     names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}
+    place = VLMIGConfig.locate(language_model, Path.cwd())
+    built = class_for(describe_language_model(place))
+    base = load_language_model(built.auto_class, place, **settings)
+    layer, features = fields.get("vision_layer", -2), fields.get("vision_features", "patches")
+    encoder = VisionEncoder(VLMIGConfig.locate(vision, Path.cwd()), layer, features)
+    blank = encoder.encode_blank()
+    shape = {"vision_patches": blank.shape[0], "vision_width": blank.shape[1]}
     model = built(VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **fields), base)
     model.blank_features.copy_(blank)
     place_adapter(model)
-    return model.eval(), load_tokenizer(language_model)
+    return model.eval(), load_tokenizer(place)

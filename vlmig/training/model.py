@@ -15,6 +15,9 @@ from vlmig.errors import VLMIGError
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.hashing import content_of
 from vlmig.models.checkpoint import (
+    PACKAGE,
+    absolute,
+    describe_language_model,
     load_language_model,
     load_tokenizer,
     place_adapter,
@@ -134,20 +137,41 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
 
 
 def _renewed(source: str, store: FeatureStore | None, settings: dict[str, Any]) -> VLMIG:
-    """Build a new adapter around a checkpoint's frozen parts."""
+    """Build a new adapter around a checkpoint's frozen parts, or around another base LM beside its
+    encoder and image source."""
     folder = resolve_checkpoint(source)
     fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
     config = VLMIGConfig.from_pretrained(folder, **changed(fields))
     config.trained = False
+    if "language_model" in fields:
+        _exchange_base(config, folder)
     place = config.locate(config.vision_encoder, folder)
     blank = VisionEncoder(place, config.vision_layer, config.vision_features).encode_blank()
     config.vision_patches, config.vision_width = blank.shape
     place = config.locate(config.language_model, folder)
     built = class_for(config)
-    base = load_language_model(built.auto_class, place, config.language_model_revision, **settings)
+    revision = config.language_model_revision
+    base = load_language_model(built.auto_class, place, revision, **settings)
     network = place_adapter(built(config, base))
-    network.config.name_or_path = str(folder)
+    network.config.name_or_path = "" if "language_model" in fields else str(folder)
     network.blank_features.copy_(blank)
-    place, revision = tokenizer_place(config, folder)
+    if "language_model" not in fields:
+        place, revision = tokenizer_place(config, folder)
     tokenizer = load_tokenizer(place, revision, config.text_config)
-    return VLMIG(network, tokenizer, Path(folder), store)
+    return VLMIG(network, tokenizer, folder, store)
+
+
+def _exchange_base(config: VLMIGConfig, folder: Path) -> None:
+    """Describe another base LM in a checkpoint's configuration; its other components are named by
+    where they are, so that a run does not copy them."""
+    config.language_model = absolute(config.language_model)
+    place = config.locate(config.language_model, folder)
+    config.text_config = describe_language_model(place, config.language_model_revision)
+    config.auto = config.learned = None  # fitted to the other LM
+    config.architectures = [class_for(config.text_config).__name__]
+    embedded = folder.is_relative_to(PACKAGE)
+    inside = f"package:vlmig/{folder.relative_to(PACKAGE)}" if embedded else folder.absolute()
+    for component in ("vision_encoder", "imaginer"):
+        name = getattr(config, component)
+        if name.startswith("./"):
+            setattr(config, component, f"{inside}/{name.removeprefix('./')}")

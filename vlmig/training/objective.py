@@ -7,6 +7,7 @@ E width of the LM's input.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,17 +70,20 @@ class Objective(nn.Module):
     def _beside(self, texts: Texts, beside: dict[str, Tensor]) -> dict[str, Tensor]:
         """Late fusion: run the LM over the texts once, and fuse each set of images with its
         states."""
-        reading = self._read(texts)
+        reading, labels = asked(self._read(texts), texts.labels)
         images = torch.cat([*beside.values()], 1).to(reading.hidden.device)
         fused = self.model.fuse(reading, images).unbind(1)
         states = dict(zip(beside, fused, strict=True))
         if len(beside) > 1:
             states["text"] = reading.hidden
-        return {name: self.loss(state, texts.labels) for name, state in states.items()}
+        return {name: self.loss(state, labels) for name, state in states.items()}
 
     def _read(self, texts: Texts) -> LateReading:
-        """Run the base LM over the texts; without gradients where it is frozen."""
+        """Run the base LM over the texts, without gradients where it is frozen; or take the states
+        that are stored."""
         model, mask = self.model, texts.attention_mask
+        if texts.states is not None:
+            return model.prepare(texts.states.to(model.language_model.dtype), mask)
         learns = any(p.requires_grad for p in model.language_model.parameters())
         with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
             extra = {} if isinstance(model, VLMIGForMaskedLM) else {"use_cache": False}
@@ -125,6 +129,25 @@ class Objective(nn.Module):
     def _of_rows(self, rows: Tensor, wanted: Tensor) -> Tensor:
         logits = self.model.head(self.model.language_model, rows)
         return F.cross_entropy(logits.float(), wanted, reduction="sum")
+
+
+def asked(reading: LateReading, labels: Tensor) -> tuple[LateReading, Tensor]:
+    """Keep the queries that have a token to predict, and their labels (B, Q).
+
+    Q is their number in the row with most; other rows keep some without a label.
+    """
+    wanted = labels != IGNORED
+    most = max(1, int(wanted.sum(1).max()))
+    columns = wanted.byte().argsort(stable=True, dim=1, descending=True)[:, :most]
+    end = reading.image_end
+    kept = replace(
+        reading,
+        hidden=reading.hidden.take_along_dim(columns[..., None], 1),
+        mask=reading.mask.take_along_dim(columns[..., None], 1),
+        positions=reading.positions.take_along_dim(columns, 1),
+        image_end=None if end is None else end.take_along_dim(columns, 1),
+    )
+    return kept, labels.take_along_dim(columns, 1)
 
 
 def visible(texts: Texts, dtype: torch.dtype) -> Tensor:

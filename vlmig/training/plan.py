@@ -133,6 +133,9 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     if recipe.features == "stored" and pairs:
         most = size(min(pairs, samples) * each)
         told.append(f"storage     at most {most} of features ({size(each)} an image)")
+    if recipe.states == "stored" and pairs:
+        states = min(pairs, samples) * tokens * model.model.width * 4
+        told.append(f"states      at most {size(states)} of texts, until the run is over")
     rows = min(stage.micro_batch or stage.batch, stage.batch)
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
     logits = min(rows * stage.max_tokens * vocabulary, LOGITS_BUDGET)

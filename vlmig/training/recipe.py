@@ -142,6 +142,10 @@ class Recipe(Checked):
     """``bf16`` and ``fp16`` are mixed precision."""
     features: Literal["stored", "live"] = "stored"
     """``stored``: images are encoded once, before training, and kept; ``live``: in every step."""
+    states: Literal["stored", "live"] = "live"
+    """``stored``: a frozen causal LM reads every text once, before training, and a file in the
+    run's folder keeps its states (4 bytes per token and unit of its width); ``live``: in every
+    step."""
     validation: Validation = Validation()
     probe: Probe = Probe()
     max_bad: Share = 0.1
@@ -165,6 +169,11 @@ class Recipe(Checked):
             raise ValueError(
                 "trains language_model and lora; expected one of them: only one could be saved"
             )
+        if self.states == "stored" and {"language_model", "lora"} & self.trained:
+            raise ValueError(
+                f"has states: stored and trains {', '.join(sorted(self.trained))}; expected "
+                "states: live, since the LM's states change"
+            )
         return self
 
     @property
@@ -177,9 +186,11 @@ class Recipe(Checked):
         return self.model_dump()
 
     def deciding(self) -> dict[str, Any]:
-        """Return the fields that decide the result; a run may be continued with others of the
-        rest."""
-        return self.model_dump(exclude={"workers", "save_seconds", "log_every", "tracker"})
+        """Return the fields that decide the result, but for its rounding; a run may be continued
+        with others of the rest."""
+        return self.model_dump(
+            exclude={"workers", "save_seconds", "log_every", "tracker", "states"}
+        )
 
 
 def find_recipe(name: Path) -> Path:

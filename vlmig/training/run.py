@@ -30,6 +30,7 @@ from vlmig.training.model import start
 from vlmig.training.recipe import Recipe
 from vlmig.training.session import Probing, Session
 from vlmig.training.stage import TRAINED, _stage
+from vlmig.training.states import ENDING
 
 logger = logging.getLogger(__name__)
 CONFIG = "config.json"
@@ -151,7 +152,7 @@ def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
 
 def _clean(out: Path) -> None:
     """Remove the files that only an unfinished run needs."""
-    for pattern in (f"*/{STATE}-*", f"*/{TRAINED}"):
+    for pattern in (f"*/{STATE}-*", f"*/{TRAINED}", f"*{ENDING}"):
         for state in list((out / "training").glob(pattern)):
             shutil.rmtree(state) if state.is_dir() else state.unlink()
 

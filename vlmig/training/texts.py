@@ -37,6 +37,8 @@ class Texts:
     """The texts of each row, by their numbers."""
     shown: list[int] = field(default_factory=list)
     """How many images of each text are in it: those after a cut are not."""
+    states: Tensor | None = None
+    """The frozen LM's last hidden states, (B, T, D), where they are stored."""
 
     @property
     def attention_mask(self) -> Tensor:
@@ -64,6 +66,7 @@ class Texts:
             input_ids=self.input_ids.to(device),
             samples=self.samples.to(device),
             labels=self.labels.to(device),
+            states=None if self.states is None else self.states.to(device),
         )
 
 
