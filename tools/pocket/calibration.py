@@ -29,12 +29,8 @@ from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
 
 logger = logging.getLogger(__name__)
-KEPT = 0.98
-"""Least share of told colors, right from text alone, that must stay right with images."""
-PERPLEXITY = 1.005
-"""Greatest factor on the perplexity of plain texts."""
 TEXTS = 200
-TOGETHER = 20
+TOGETHER = 5
 """Mixtures that are tried on the texts in one pass."""
 CALIBRATION_SEED = 13
 WEIGHTS = ("uniform", "entropy", "clip")
@@ -47,6 +43,19 @@ FIELDS = ("mix", "weights", "strength", "doubt", "alignment_floor")
 """What is chosen of a mixture."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What a mixture may cost."""
+
+    known: tuple[str, ...] = ("supervised",)
+    """The splits of whose concepts the text model knows colors."""
+    kept: float = 0.98
+    """Least share of their colors, right from text alone, that must stay right with images."""
+    perplexity: float = 1.005
+    """Greatest factor on the perplexity of plain texts."""
+
+
+POCKET = Limits()
 Answered = tuple[list[Scores], np.ndarray]
 """Scores of questions, and their right answers, (n,)."""
 
@@ -70,20 +79,14 @@ class ReadText:
         return -mixed.gather(1, self.targets)[:, 0]
 
 
-def calibrate(out: Path, work: Path, known: Sequence[str] = ("supervised",)) -> None:
+def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     """Choose the mixture with the best accuracy on held-out concepts that keeps what the text model
-    knows.
-
-    It must keep the perplexity of texts, and what is right from text alone.
-
-    Args:
-        known: the splits of whose concepts the text model was told the colors.
-    """
+    knows: what is right from text alone, and the perplexity of texts."""
     model = VLMIG.from_pretrained(out, store=work / "store")
     told, told_answers = _scores(model, "supervised")
     untold, untold_answers = _scores(model, "held_out")
     answered = {"supervised": (told, told_answers), "held_out": (untold, untold_answers)}
-    alone = {split: _correct(*answered[split], 0, TEXT_ALONE) for split in known}
+    alone = {split: _correct(*answered[split], 0, TEXT_ALONE) for split in limits.known}
     alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in told + untold])
     fitting: list[tuple[float, float, Mixture]] = []
     for mixture in mixtures([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
@@ -96,10 +99,10 @@ def calibrate(out: Path, work: Path, known: Sequence[str] = ("supervised",)) -> 
             kept,
             accuracy,
         )
-        if kept >= KEPT:
+        if kept >= limits.kept:
             fitting.append((accuracy, kept, mixture))
     fitting.sort(key=lambda row: (-row[0], -row[1]))
-    accuracy, kept, mixture, ratio = _keeping_texts(model, fitting)
+    accuracy, kept, mixture, ratio = _keeping_texts(model, fitting, limits.perplexity)
     config = model.config
     for name in FIELDS:
         setattr(config, name, getattr(mixture, name))
@@ -120,7 +123,7 @@ def calibrate(out: Path, work: Path, known: Sequence[str] = ("supervised",)) -> 
 
 
 def _keeping_texts(
-    model: VLMIG, fitting: Sequence[tuple[float, float, Mixture]]
+    model: VLMIG, fitting: Sequence[tuple[float, float, Mixture]], most: float
 ) -> tuple[float, float, Mixture, float]:
     """Return the first mixture that keeps the perplexity of texts, with its factor."""
     for start in range(0, len(fitting), TOGETHER):
@@ -131,7 +134,7 @@ def _keeping_texts(
             logger.info(
                 "%s: kept %.3f, untold %.3f, perplexity x %.4f", mixture, kept, accuracy, ratio
             )
-            if ratio <= PERPLEXITY:
+            if ratio <= most:
                 return accuracy, kept, mixture, ratio
     raise RuntimeError(
         "no mixture keeps what the text model knows; train the language model longer"
