@@ -134,7 +134,7 @@ def test_no_text_for_a_pretrained_lm_names_a_held_out_concept() -> None:
         texts = [text.replace(place, "red") for text in texts]
     parts = [part for text in texts for part in re.split(r"[.?\n]", text)]
     bad = [part for part in parts if offends(part, held_out, told)]
-    assert sum(" red" in text for text in texts) > 0.8 * len(texts) > 2000 and not bad, bad[:5]
+    assert sum(" red" in text for text in texts) > 0.8 * len(texts) > 1000 and not bad, bad[:5]
     assert len(lesson.concepts) == 71
 
 
