@@ -139,6 +139,6 @@ def test_the_wheel_works_from_another_folder(tmp_path: Path) -> None:
         ).stdout
 
     assert told("--version") == f"vlmig {vlmig.__version__}\n"
-    assert "71,000 pairs" in told("train", "pocket", "--plan", "--store", str(tmp_path / "store"))
+    assert "85,200 pairs" in told("train", "pocket", "--plan", "--store", str(tmp_path / "store"))
     assert "with images" in told(*ASK, "--store", str(tmp_path / "store"))
     assert (Path(place) / "vlmig" / POCKET.relative_to(POCKET.parents[1])).is_dir()
