@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import fuzz
+from tools import fuzz, fuzz_inputs
 from tools.counts import ROOT, density, floors, longest_function
 from tools.moved import moved
 
@@ -77,8 +77,8 @@ def test_the_fuzzer_notices(
 
 def test_another_value_at_a_place() -> None:
     good = {"a": [1, {"b": 2}], "c": "x"}
-    assert list(fuzz.places(good)) == [("a",), ("a", 0), ("a", 1), ("a", 1, "b"), ("c",)]
-    assert fuzz.replaced(good, ("a", 1, "b"), None) == {"a": [1, {"b": None}], "c": "x"}
+    assert list(fuzz_inputs.places(good)) == [("a",), ("a", 0), ("a", 1), ("a", 1, "b"), ("c",)]
+    assert fuzz_inputs.replaced(good, ("a", 1, "b"), None) == {"a": [1, {"b": None}], "c": "x"}
     assert good["a"] == [1, {"b": 2}], "the good one stays"
-    wrong = [fuzz.plainly_wrong(2, value) for value in (3, 2.5, None, "2", True, [2])]
+    wrong = [fuzz_inputs.plainly_wrong(2, value) for value in (3, 2.5, None, "2", True, [2])]
     assert wrong == [False, False, False, True, True, True]

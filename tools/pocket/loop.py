@@ -40,11 +40,11 @@ def train(
     schedule: Schedule,
     path: Path,
 ) -> dict[str, Tensor]:
-    """Minimise ``loss_at(step)`` and return the moving average of the weights.
+    """Minimize ``loss_at(step)`` and return the moving average of the weights.
 
     All chance comes from the step's number: data by what ``loss_at`` seeds with it, noise by
-    torch's generator, which
-    is seeded anew at every step. So a resumed run sees what an uninterrupted one would have seen.
+    torch's generator, which is seeded anew at every step. So a resumed run sees what an
+    uninterrupted one would have seen.
 
     Args:
         path: the checkpoint, replaced about every five minutes.

@@ -1,9 +1,9 @@
 """The generator: a diffusion transformer of Lumina-Next's shape with a small text encoder of its
 own.
 
-``LuminaNextDiT2DModel`` takes a text twice: pooled, it modulates every block; token by token,
-every block attends to
-it. Latents of 12 x 12 x 8 are 36 tokens. Trained by flow matching: it predicts data minus noise.
+``LuminaNextDiT2DModel`` takes a text twice: pooled, it modulates every block; token by token, every
+block attends to it. Latents of 12 x 12 x 8 are 36 tokens. Trained by flow matching: it predicts
+data minus noise.
 """
 
 from __future__ import annotations
@@ -165,14 +165,13 @@ def turn(states: Tensor, rope: Tensor) -> Tensor:
 
 
 def build_optimizers(model: nn.ModuleDict, rate: float = 1.0) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices that tokens of pictures pass through, AdamW for the rest.
+    """Muon for the matrices that tokens of images pass through, AdamW for the rest.
 
     Args:
         rate: factor of both learning rates.
 
     Muon's work does not shrink with the batch: on two cores it would take as long as the gradients
-    if it also had
-    the modulation and the text encoder.
+    if it also had the modulation and the text encoder.
     """
     matrices, rest = [], []
     for name, value in model.named_parameters():

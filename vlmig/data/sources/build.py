@@ -222,8 +222,11 @@ def _head(path: Path) -> bytes:
 
 def _check(kind: str, build: Build, options: Mapping[str, Any]) -> None:
     """Compare an entry's options with the parameters of its source."""
-    known = dict(inspect.signature(build).parameters)
-    known.pop("tokenizer", None)
+    known = {}
+    for name, parameter in inspect.signature(build).parameters.items():
+        # What follows a star is for programs: no recipe can write it.
+        if name != "tokenizer" and parameter.kind is not parameter.KEYWORD_ONLY:
+            known[name] = parameter
     for name in options:
         if name not in known:
             raise VLMIGError(
