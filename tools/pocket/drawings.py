@@ -13,7 +13,7 @@ from PIL import Image
 
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scene_source import draw_glyph
-from vlmig.pocket.scenes import SIZE, scene
+from vlmig.pocket.scenes import GLYPH, SIZE, read_color, scene
 
 logger = logging.getLogger(__name__)
 SCENES = 24
@@ -22,7 +22,7 @@ FLUENT = "@lobehub/fluent-emoji-3d@1.1.0"
 
 
 def fetch_fluent(work: Path) -> Path:
-    """Fetch the Fluent 3D drawings by npm, once, and return the folder of their pictures."""
+    """Fetch the Fluent 3D drawings by npm, once, and return the folder of their files."""
     folder = work / "drawings" / "fluent"
     if not folder.exists():
         part = folder.with_name("fluent.part")
@@ -50,7 +50,7 @@ def draw_fluent(folder: Path, concept: Concept) -> Image.Image:
 
 
 def squared(picture: Image.Image) -> Image.Image:
-    """Crop a transparent picture to its ink and centre it on a square."""
+    """Crop a transparent picture to its ink and center it on a square."""
     ink = picture.crop(picture.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox())
     side = max(ink.size)
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
@@ -80,3 +80,16 @@ def render_scenes(work: Path) -> np.ndarray:
         pool.flush()
         part.rename(path)
     return np.load(path, mmap_mode="r")
+
+
+def agreement(work: Path) -> float:
+    """Return for what share of the concepts all sets have the same dominant color."""
+    sets, same = drawers(work), 0
+    for concept in load_concepts():
+        colors = {read_color(draw(concept).resize((GLYPH, GLYPH)))[0] for draw in sets}
+        same += len(colors) == 1
+    return same / len(load_concepts())
+
+
+if __name__ == "__main__":
+    print(f"the sets agree on the colors of {100 * agreement(Path('runs/pocket')):.1f} % of things")
