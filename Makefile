@@ -14,7 +14,7 @@ LEFT_OUT = .ci/left_out.txt
 # A worker for each core, on one thread: two processes beside each other beat one of two threads.
 PYTEST = OMP_NUM_THREADS=1 $(RUN)/pytest -n auto --dist worksteal
 
-.PHONY: demo eval test proof test-newest test-oldest others lock pocket format
+.PHONY: demo eval test proof proof-tests proof-inputs test-newest test-oldest others lock pocket format
 
 $(UV): Makefile
 	$(PYTHON) -m venv .uv
@@ -43,9 +43,13 @@ test: .venv/ready
 	$(RUN)/mypy
 	$(PYTEST)
 
-proof: .venv/ready
+proof: proof-tests proof-inputs
+
+proof-tests: .venv/ready
 	VLMIG_PROOF=1 $(PYTEST) $(MORE) -m "proof or scaled"
-	OMP_NUM_THREADS=1 $(RUN)/python -m tools.fuzz --seconds 120
+
+proof-inputs: .venv/ready
+	OMP_NUM_THREADS=1 $(RUN)/python -m tools.fuzz
 	$(RUN)/python -m tools.counts
 	$(RUN)/python -m tools.path_of_ask
 

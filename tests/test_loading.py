@@ -118,6 +118,9 @@ WRONG: list[tuple[str, list[Any]]] = [
     ("learned", ["x", [], 3]),
     ("image_token_id", [-1, "x"]),
     ("text_config", ["gpt2", 3, [], {}, {"model_type": "no such"}, {"model_type": 3}]),
+    ("text_config", [{"model_type": "gpt2", "dtype": value} for value in ([], "x", ["float32"])]),
+    ("dtype", [[], "", "x", "nn", 3, True, ["float32"]]),
+    ("torch_dtype", [[], "x", 3]),
     ("weigths", ["uniform"]),
 ]
 

@@ -1,4 +1,4 @@
-"""Give the command line malformed input: ``python -m tools.fuzz --seconds 120``.
+"""Give the command line malformed input: ``python -m tools.fuzz --rounds 25``.
 
 Each input is something good (a configuration, a recipe, a task file, a table, results) with another
 value in one place or with damaged bytes, or a command line. It may be refused in one line with
@@ -12,7 +12,6 @@ import argparse
 import os
 import resource
 import tempfile
-import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
@@ -70,25 +69,22 @@ def fault_of(command: list[str], wrong: bool, tally: Tally) -> str:
     return ""
 
 
-def fuzz(seconds: float, start: int = 0, most: int = 10**9) -> dict[str, Tally]:
-    """Try inputs of every kind in turn until the time is over; return what became of them.
+def fuzz(count: int, start: int = 0) -> dict[str, Tally]:
+    """Try inputs of every kind in turn; return what became of them.
 
     Args:
-        start: the seed.
-        most: rounds, of ``ROUND`` inputs of each kind.
+        count: rounds, of ``ROUND`` inputs of each kind.
+        start: the seed of the first round.
     """
     kinds, tallies = mutations(), dict[str, Tally]()
     bounded()
     rounds = {**{name: kind.strategy() for name, kind in kinds.items()}, "line": command_lines()}
     damages = st.tuples(st.floats(0, 1), st.binary(max_size=9), st.booleans())
     rounds["bytes"] = st.tuples(st.sampled_from(list(kinds.values())), damages)
-    end = time.monotonic() + seconds
-    turns = ((number, name) for number in range(most) for name in rounds)
-    for number, name in turns:
-        if time.monotonic() > end:
-            break
-        tally = tallies.setdefault(name, Tally())
-        try_some(rounds[name], kinds.get(name, name), tally, start + number)
+    for number in range(start, start + count):
+        for name, strategy in rounds.items():
+            tally = tallies.setdefault(name, Tally())
+            try_some(strategy, kinds.get(name, name), tally, number)
     return tallies
 
 
@@ -139,7 +135,7 @@ def peak() -> int:
 def run() -> int:
     """Print a line for each kind, and every fault."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])  # type: ignore[union-attr]
-    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +143,7 @@ def run() -> int:
         here = Path(folder) / "here"  # so that ../x is in the folder too
         here.mkdir()
         os.chdir(here)
-        tallies = fuzz(chosen.seconds, chosen.seed)
+        tallies = fuzz(chosen.rounds, chosen.seed)
         os.chdir("/")
     total = Counter[str]()
     for name, tally in tallies.items():

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -108,14 +109,14 @@ def config_file(folder: Path, value: Any) -> list[str]:
 
 def recipe_file(folder: Path, value: Any) -> list[str]:
     """Check a recipe, which without ``--out`` is not run."""
-    (folder / "recipe.yaml").write_text(json.dumps(value))  # JSON is YAML
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(value))
     return ["train", str(folder / "recipe.yaml")]
 
 
 def task_file(folder: Path, value: Any) -> list[str]:
     """Plan a task of one item."""
     (folder / "own.csv").write_text("a\nb\n")
-    (folder / "own.yaml").write_text(json.dumps(value))
+    (folder / "own.yaml").write_text(yaml.safe_dump(value))
     command = ["eval", "--tasks", str(folder / "own.yaml"), "--data", str(folder), "--plan"]
     return [*command, "--out", str(folder / "out")]
 

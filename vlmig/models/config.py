@@ -11,6 +11,7 @@ from inspect import get_annotations
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
+import torch
 from pydantic import AfterValidator, Field, create_model
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -59,14 +60,26 @@ def changed(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text_config(fields: dict[str, Any]) -> PreTrainedConfig:
-    """Make the base LM's configuration."""
+    """Make the base LM's configuration, one that can be written again."""
     try:
-        return AutoConfig.for_model(**fields)
+        config = AutoConfig.for_model(**fields)
+        config.to_dict()
+        return config
     except Exception as error:  # each family checks its fields in its own way
         raise VLMIGError(
             f"text_config in the configuration is no configuration of a language model "
             f"({one_line(error)}); expected its model_type and fields; correct it in config.json"
         ) from None
+
+
+def _check_precision(field: str, given: Any) -> None:
+    """Refuse what is no precision; transformers takes any name that torch has."""
+    found = getattr(torch, given, None) if isinstance(given, str) else given
+    if given is not None and not isinstance(found, torch.dtype | dict):
+        raise VLMIGError(
+            f"{field}={given!r} in the configuration; expected a precision of torch, such as "
+            "float32; correct it in config.json"
+        )
 
 
 def _of_text(name: str) -> property:
@@ -188,6 +201,8 @@ class VLMIGConfig(PreTrainedConfig):
         elif self.text_config is not None:
             self.text_config = copy.deepcopy(self.text_config)
         self._check_projector()
+        _check_precision("dtype", self.dtype)
+        _check_precision("torch_dtype", kwargs.get("torch_dtype"))
         super().__post_init__(**kwargs)
         # Whoever has a configuration may ask transformers' auto classes for its model.
         import_module("vlmig.models.modeling")
