@@ -134,8 +134,8 @@ def rows_file(folder: Path, value: Any, name: str) -> list[str]:
 def results_folder(folder: Path, value: Any) -> list[str]:
     """Write a run's page again."""
     (folder / "results.json").write_text(json.dumps(value["results"]))
-    lines = "\n".join(map(json.dumps, value["samples"]))
-    (folder / "samples_pocket_color.jsonl").write_text(lines)
+    samples = value["samples"] if isinstance(value["samples"], list) else [value["samples"]]
+    (folder / "samples_pocket_color.jsonl").write_text("\n".join(map(json.dumps, samples)))
     return ["report", str(folder), "--store", str(folder / "store")]
 
 

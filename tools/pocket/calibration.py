@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from torch import Tensor
 
 from vlmig.evaluation.fit_auto_k import fit
@@ -79,63 +80,98 @@ class ReadText:
         return -mixed.gather(1, self.targets)[:, 0]
 
 
+@dataclass(frozen=True)
+class Tried:
+    """A mixture, and what it does to questions about calibration concepts."""
+
+    mixture: Mixture
+    kept: float
+    """Share of the colors, right from text alone, that stay right."""
+    accuracy: np.ndarray
+    """On each held-out concept, over its wordings, (n,)."""
+    likelihood: float
+    """Mean log-probability of their right answers, in nats."""
+
+
 def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
-    """Choose the mixture with the best accuracy on held-out concepts that keeps what the text model
-    knows: what is right from text alone, and the perplexity of texts."""
+    """Choose a mixture that keeps what the text model knows: what is right from text alone, and the
+    perplexity of texts.
+
+    A few dozen held-out concepts do not tell rules apart by accuracy alone: of those within a
+    standard error of the most accurate, the one is chosen that finds the right answers likeliest.
+    """
     model = VLMIG.from_pretrained(out, store=work / "store")
     told, told_answers = _scores(model, "supervised")
     untold, untold_answers = _scores(model, "held_out")
     answered = {"supervised": (told, told_answers), "held_out": (untold, untold_answers)}
-    alone = {split: _correct(*answered[split], 0, TEXT_ALONE) for split in limits.known}
     alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in told + untold])
-    fitting: list[tuple[float, float, Mixture]] = []
-    for mixture in mixtures([round(float(np.quantile(alignments, share)), 3) for share in FLOORS]):
-        still = [_correct(*answered[s], DEFAULT_K, mixture)[right] for s, right in alone.items()]
-        kept = float(np.concatenate(still).mean())
-        accuracy = float(_correct(untold, untold_answers, DEFAULT_K, mixture).mean())
-        logger.info(
-            "%-8s %-7s strength %.2f doubt %.2f floor %.3f: kept %.3f, untold %.3f",
-            *astuple(mixture)[: len(FIELDS)],
-            kept,
-            accuracy,
-        )
-        if kept >= limits.kept:
-            fitting.append((accuracy, kept, mixture))
-    fitting.sort(key=lambda row: (-row[0], -row[1]))
-    accuracy, kept, mixture, ratio = _keeping_texts(model, fitting, limits.perplexity)
+    floors = [round(float(np.quantile(alignments, share)), 3) for share in FLOORS]
+    tried = [_try(mixture, answered, limits) for mixture in mixtures(floors)]
+    for one in tried:
+        logger.info(_described(one))
+    fitting = _as_good_as_the_best([one for one in tried if one.kept >= limits.kept])
+    chosen, ratio = _keeping_texts(model, fitting, limits.perplexity)
     config = model.config
     for name in FIELDS:
-        setattr(config, name, getattr(mixture, name))
+        setattr(config, name, getattr(chosen.mixture, name))
     known_answers = [
         *zip(told, told_answers, strict=True),
         *zip(untold, untold_answers, strict=True),
     ]
     found = examples(((scores, right, "") for scores, right in known_answers), DEFAULT_K)
     config.learned = fit_learned(found.features, found.helped).described()
-    rule = _stopping(answered, mixture)
+    rule = _stopping(answered, chosen.mixture)
     config.auto = rule.described()
     config.save_pretrained(out)
     save_generic(out, _generic(model))
     logger.info("k=auto: %s", rule)
-    logger.info(
-        "chosen %s: untold %.3f, kept %.3f, perplexity x %.4f", mixture, accuracy, kept, ratio
+    logger.info("chosen %s, perplexity x %.4f", _described(chosen), ratio)
+
+
+def _try(mixture: Mixture, answered: Mapping[str, Answered], limits: Limits) -> Tried:
+    """Answer the calibration questions by a mixture."""
+    still = []
+    for split in limits.known:
+        right_alone, _ = _answers(*answered[split], 0, TEXT_ALONE)
+        right, _ = _answers(*answered[split], DEFAULT_K, mixture)
+        still.append(right[right_alone])
+    right, likelihood = _answers(*answered["held_out"], DEFAULT_K, mixture)
+    concepts = sum(concept.split == "held_out" for concept in _concepts())
+    accuracy = right.reshape(concepts, -1).mean(1)
+    return Tried(mixture, float(np.concatenate(still).mean()), accuracy, float(likelihood.mean()))
+
+
+def _described(tried: Tried) -> str:
+    used = tried.mixture
+    return (
+        f"{used.mix:<8} {used.weights:<7} strength {used.strength:.2f} doubt {used.doubt:.2f} "
+        f"floor {used.alignment_floor:.3f}: kept {tried.kept:.3f}, untold "
+        f"{tried.accuracy.mean():.3f}, likelihood {tried.likelihood:.3f}"
     )
 
 
-def _keeping_texts(
-    model: VLMIG, fitting: Sequence[tuple[float, float, Mixture]], most: float
-) -> tuple[float, float, Mixture, float]:
+def _as_good_as_the_best(tried: Sequence[Tried]) -> list[Tried]:
+    """Return those within a standard error of the most accurate (of their paired difference over
+    concepts), the likeliest first."""
+    best = max(tried, key=lambda one: float(one.accuracy.mean()))
+    close = []
+    for one in tried:
+        lost = best.accuracy - one.accuracy
+        if lost.mean() <= lost.std(ddof=1) / len(lost) ** 0.5:
+            close.append(one)
+    return sorted(close, key=lambda one: -one.likelihood)
+
+
+def _keeping_texts(model: VLMIG, fitting: Sequence[Tried], most: float) -> tuple[Tried, float]:
     """Return the first mixture that keeps the perplexity of texts, with its factor."""
     for start in range(0, len(fitting), TOGETHER):
         some = fitting[start : start + TOGETHER]
-        alone, *losses = _losses(_texts(model), [mixture for *_, mixture in some])
-        for (accuracy, kept, mixture), loss in zip(some, losses, strict=True):
+        alone, *losses = _losses(_texts(model), [one.mixture for one in some])
+        for one, loss in zip(some, losses, strict=True):
             ratio = float(np.exp(loss - alone))
-            logger.info(
-                "%s: kept %.3f, untold %.3f, perplexity x %.4f", mixture, kept, accuracy, ratio
-            )
+            logger.info("%s, perplexity x %.4f", _described(one), ratio)
             if ratio <= most:
-                return accuracy, kept, mixture, ratio
+                return one, ratio
     raise RuntimeError(
         "no mixture keeps what the text model knows; train the language model longer"
     )
@@ -205,8 +241,12 @@ def _generic(model: VLMIG) -> Tensor:
     return torch.cat([images.features for images in model.imagine(pictures, 1)])
 
 
-def _correct(scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture) -> np.ndarray:
-    return np.array([s.mixed(k, mixture).argmax() for s in scores]) == answers
+def _answers(
+    scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return whether the answers are right, (n,), and the log-probabilities of the right ones."""
+    mixed = log_softmax(np.array([score.mixed(k, mixture) for score in scores]), axis=1)
+    return mixed.argmax(1) == answers, mixed[np.arange(len(answers)), answers]
 
 
 @torch.inference_mode()
