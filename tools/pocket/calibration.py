@@ -35,7 +35,7 @@ TOGETHER = 5
 """Mixtures that are tried on the texts in one pass."""
 CALIBRATION_SEED = 13
 WEIGHTS = ("uniform", "entropy", "clip")
-STRENGTHS = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DOUBTS = (0.0, 0.25)
 FLOORS = (0.1, 0.2, 0.3, 0.4)
 """Quantiles of the calibration images' similarities to try as floors."""
