@@ -27,18 +27,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from eval.results import Results
+from eval.results import Results, Samples
 from eval.tables import accuracy, difference, markdown, percent, said
 from vlmig.cli.main import main as vlmig
 from vlmig.evaluation.metrics.bootstrap import Clusters, Estimate
 from vlmig.evaluation.run_folder import read_run
+from vlmig.models.mixture import Mixture
 
 TASKS = ("arc@easy", "arc@challenge", "boolq", "commonsenseqa", "piqa", "siqa", "squad")
 TEXT = "squad_text"
 NOTE = """\
-Kept: of the items right by text alone, those still right with images. SQuAD: exact match of
-generated answers. Blank and shuffled images: where candidates are scored."""
+Kept: of the items right by text alone, those still right with images. Trusted: images like enough
+to their prompt to count at all. SQuAD: exact match of generated answers, which have no controls."""
 
 
 def report(folder: Path) -> str:
@@ -50,7 +52,7 @@ def report(folder: Path) -> str:
 
 def _main(own: Results) -> str:
     head = ["task", "n", "text only", f"**k={own.k}**", "shuffled", "blank"]
-    head += [f"k={own.k} less text only", "kept"]
+    head += [f"k={own.k} less text only", "kept", "trusted"]
     rows = []
     for task in own.tasks:
         alone, main = own.row(task, "all", 0), own.row(task, "all")
@@ -59,8 +61,18 @@ def _main(own: Results) -> str:
         controls = [own.row(task, "all", control=name) for name in ("shuffled", "blank")]
         cells = [accuracy(alone), f"**{accuracy(main)}**", *map(accuracy, controls)]
         cells += [difference(own.comparison(task, "all", "text-only")), percent(main.get("kept"))]
-        rows.append([task, str(alone["n"]), *cells])
+        rows.append([task, str(alone["n"]), *cells, percent(_trusted(own, task))])
     return markdown(head, rows)
+
+
+def _trusted(own: Results, task: str) -> float | None:
+    """Return the share of images that the mixture listens to; None where none are scored."""
+    if not own.k or not own.has_distributions(task):
+        return None
+    samples = Samples(own, task, "all")
+    mixture = Mixture.of(samples.rescorer.config, *samples.main)
+    alignment = np.stack([scores.alignment[: own.k] for scores in samples.scores])
+    return (mixture.trust(torch.from_numpy(alignment)) > 0).double().mean().item()
 
 
 def _perplexity(own: Results) -> str:

@@ -66,10 +66,40 @@ def test_lm_evals_own_tasks_give_three_models_the_same_items(
             theirs = [scores[::-1] if name == "boolq" else scores for scores in hf["scores"]]
             for one, two in zip(own, theirs, strict=True):
                 assert one == pytest.approx(two, rel=1e-6)
-    if names:
-        return
     printed = text_skill.report(tmp_path)
     assert all(f"| {name}, acc | 2 |" in printed for name in set(chosen) - {"squadv2"})
+    assert "| squadv2, exact | 1 |" in printed
+
+
+def test_tables_say_what_was_measured(
+    tiny: VLMIG, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.config.mix, tiny.config.weights = "evidence", "entropy"
+    tasks = choose_tasks(["commonsenseqa", "squad", "squad_text"], {})
+    first = Evaluator(tiny, Settings(ks=(0, 2)), data, tmp_path).measure(tasks[0]).records(0)
+    cosines = np.concatenate([np.ravel(record["alignment"]) for record in first])
+    tiny.config.alignment_floor = float(np.sort(cosines)[-1])  # trusts one image of four
+    settings = Settings(ks=(0, 2), controls=("none", "blank", "shuffled"))
+    results = measure_tasks(Evaluator(tiny, settings, data, tmp_path), tasks)
+    assert text_skill.main([str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    rows = [
+        line.split(" | ") for line in printed.splitlines() if line.startswith("| commonsenseqa")
+    ]
+    (cells,) = [[cell.strip("*| ") for cell in row] for row in rows]
+    conditions = [
+        c
+        for c in results["vlmig"]["conditions"]
+        if (c["task"], c["mix"], c["weights"]) == ("commonsenseqa", "evidence", "entropy")
+    ]
+    found = {(c["k"], c["control"]): f"{100 * c['acc']:.1f}" for c in conditions}
+    wanted = [(0, "none"), (2, "none"), (2, "shuffled"), (2, "blank")]
+    assert [cell.split()[0] for cell in cells[2:6]] == [found[key] for key in wanted]
+    assert cells[-1] == "25.0"
+    texts = [c for c in results["vlmig"]["conditions"] if c["task"] == "squad_text"]
+    alone, seen = (c["perplexity"] for c in texts)
+    rise = f"{alone:.3f} by text alone, {seen:.3f} with k=2 ({100 * (seen / alone - 1):+.2f} %"
+    assert rise in printed and alone != seen
 
 
 def test_squads_prompt_is_lm_evals(data: Path) -> None:
