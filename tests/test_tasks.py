@@ -44,16 +44,13 @@ def test_every_task_reads_every_split(task: str, protocol: str, split: str, data
     assert len({item.id for item in items}) == len(items)
     assert all((data / name).is_file() and name in SOURCES for name in made.files)
     for item in items:
-        assert item.cluster and item.picture and item.choices
+        assert item.cluster and item.picture and bool(item.choices) == (made.kind != "text")
         assert len({q.contexts for q in item.questions}) == len(item.questions)
         for question in item.questions:
             assert all(question.contexts)
-            if made.kind == "generate":
-                assert (question.answer, question.continuations, made.max_new_tokens) == (
-                    -1,
-                    (),
-                    50,
-                )
+            if made.kind != "choice":
+                assert (question.answer, question.continuations) == (-1, ())
+                assert made.max_new_tokens == {"generate": 50, "text": 0}[made.kind]
             else:
                 assert 0 <= question.answer < len(item.choices)
                 assert len(question.contexts) in (1, len(item.choices))
@@ -190,6 +187,15 @@ def test_squad_shows_the_answered_question_before(data: Path) -> None:
     assert text.endswith("Q: Who built the mill?\n\nA: Kay\n\nQ: Where does it stand?\n\nA:")
     assert "Who burned it" not in text
     assert "Title: Old_Mill\n" in load("squad", data, "reference")[0].questions[0].contexts[0]
+
+
+def test_paragraphs_of_a_page_are_plain_text_about_its_title(data: Path) -> None:
+    mill, elm = load("squad_text", data)[1:]
+    assert [item.questions[0].contexts for item in (mill, elm)] == [
+        ("It stands on the Elm.",),
+        ("A river.",),
+    ]
+    assert (mill.picture, mill.cluster, elm.picture) == ("Old Mill", "old_mill", "Elm")
 
 
 def test_quac_shows_the_answered_turn_before(data: Path) -> None:

@@ -22,6 +22,7 @@ from vlmig.evaluation.tasks.items import Item, Question, Task, parts_of
 from vlmig.imagination.visuals import Visuals
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
+from vlmig.predict.writing import Until
 from vlmig.runtime import deterministic_map
 
 logger = logging.getLogger(__name__)
@@ -62,11 +63,8 @@ class Plan:
         found = any(self.donors.values())
         for control, available in (("shuffled", found), ("few-shot", self.examples)):
             if control in self.settings.controls and not available:
-                logger.info(
-                    "%s: no other objects or few-shot examples, so no control %s",
-                    task.name,
-                    control,
-                )
+                told = "%s: no other objects or few-shot examples, so no control %s"
+                logger.info(told, task.name, control)
 
     def key(self, seed: int, item: Item) -> str:
         """Name the measurement of an item by its content, so that it is found in any list of
@@ -318,7 +316,7 @@ class Plan:
 
     def _generated(self, items: list[Item], seed: int) -> Iterator[Record]:
         """Generate an answer with each number of images, up to the first line break."""
-        sets = self._imagine(items, seed)
+        sets, tokenizer = self._imagine(items, seed), self.model.tokenizer
         settings: dict[str, Any] = {"max_new_tokens": self.task.max_new_tokens, "do_sample": False}
 
         def measure(i: int) -> Record:
@@ -326,7 +324,10 @@ class Plan:
             visuals = _repeated(sets[i], len(contexts))
             outputs = {}
             for k in self.ks:
-                texts = self.model.generate(contexts, k, visuals=visuals, **settings)
+                line = [Until(tokenizer, ["\n"], blank=False)]  # nothing after it is read
+                texts = self.model.generate(
+                    contexts, k, visuals=visuals, stopping_criteria=line, **settings
+                )
                 outputs[str(k)] = [text.strip().split("\n")[0] for text in texts]
             keys = [images.keys for images in sets[i]]
             return {"pictures": keys, "prompts": sorted(_prompts(sets[i])), "outputs": outputs}

@@ -23,7 +23,6 @@ from vlmig.integrations.requests import (
     Candidates,
     ContextGroup,
     ImagePrompt,
-    Until,
     alike,
     before_stop,
     by_policy,
@@ -36,6 +35,7 @@ from vlmig.predict.batching import add_scores, read_padded
 from vlmig.predict.images import DEFAULT_K
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
+from vlmig.predict.writing import Until
 from vlmig.runtime import deterministic_map
 
 ANSWER = 256

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
@@ -18,6 +19,27 @@ from vlmig.processing.conversation import THINKING, Conversation
 
 ANSWER_TOKENS = 128
 """The most tokens of an answer in words."""
+
+
+class Until(StoppingCriteria):
+    """Stop a row as soon as its new text contains one of the stop texts.
+
+    Args:
+        blank: whether they count before the first word too.
+    """
+
+    def __init__(self, tokenizer: Any, until: Sequence[str], blank: bool = True) -> None:
+        self.tokenizer, self.until, self.blank, self.start = tokenizer, until, blank, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        self.start = self.start or input_ids.shape[1] - 1  # first called after the first new token
+        done = []
+        for text in self.tokenizer.batch_decode(
+            input_ids[:, self.start :], skip_special_tokens=True
+        ):
+            written = text if self.blank else text.lstrip()
+            done.append(any(stop in written for stop in self.until))
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 
 
 def generate(

@@ -44,7 +44,8 @@ class Declaration(Checked):
     picture: str
     """What to imagine."""
     answer: str
-    """Expression: the right candidate, its index, or the list of right texts to generate."""
+    """Expression: the right candidate, its index, or the list of right texts to generate, empty
+    for plain text."""
     choices: Any = "labels"
     """Expression, or list of templates; ``labels`` are all right answers of the split."""
     continuation: Any = "{{ choice }}"
@@ -74,7 +75,7 @@ class Declaration(Checked):
     """The split whose items the few-shot control shows."""
     shots: int = 5
     """At most so many of them with an item's candidates."""
-    kind: Literal["choice", "generate"] = "choice"
+    kind: Literal["choice", "generate", "text"] = "choice"
     scoring: Literal["whole", "first_token", "sequence"] = "whole"
     counted: Literal["each", "any"] = "each"
     policy: Literal["item", "subject", "question", "sentences", "option"] = "item"
@@ -190,7 +191,7 @@ class Declaration(Checked):
 
     def _item(self, number: int, row: Row, answer: Any, place: str) -> Item:
         questions: list[Question] = []
-        if self.kind == "generate":
+        if self.kind != "choice":
             choices = tuple(dict.fromkeys(map(str, answer)))
             for prompt in self.prompts:
                 questions.append(Question((render(prompt, row),), (), -1))
