@@ -15,6 +15,10 @@ OTHERS = ("acc_same_label", "acc_other_label")
 """What the control ``shuffled`` gets beside donors of the item's label, and of another one."""
 
 
+CONSISTENT = ("consistent", "consistent_ci95")
+"""Of pairs of things, the share that is answered alike in both orders."""
+
+
 def headline(run: Run) -> Row:
     """Describe what was measured, when and with what."""
     results, block = run.results, run.results["vlmig"]
@@ -122,7 +126,7 @@ def _visual_gain(results: Row, task: str, subset: str) -> Row | None:
 
 def _cell(condition: Row) -> Row:
     """Keep what a table cell shows of a condition."""
-    names = ("acc", "ci95", "f1", "perplexity", "ece", "donors", "unread", *OTHERS)
+    names = ("acc", "ci95", "f1", "perplexity", "ece", "donors", "unread", *CONSISTENT, *OTHERS)
     return {name: condition[name] for name in names if condition.get(name) is not None}
 
 
@@ -189,7 +193,7 @@ def table(results: Row) -> str:
     k = results["config"]["model_args"]["k"]
     settings = [(0, "none"), (k, "none"), (k, "shuffled"), (0, "few-shot")]
     head = ["task", "subset", "n", "chance", "majority", "text-only", f"k={k}"]
-    rows = [[*head, "shuffled", "few-shot", "visual gain"]]
+    rows = [[*head, "shuffled", "few-shot", "visual gain", "both orders"]]
     for task in results["results"]:
         whole = main_condition(results, task, "all", 0)
         for subset in ("all", "covered"):
@@ -200,8 +204,18 @@ def table(results: Row) -> str:
             chance = results["vlmig"]["baselines"][task].get("chance")
             row = [task, subset, str(text["n"]), _percent(chance), _percent(text.get("majority"))]
             row += [_accuracy(condition) for condition in conditions]
-            rows.append([*row, _gain(results, task, subset)])
-    return text_table(rows, "<<" + ">" * (len(head) + 1))
+            rows.append([*row, _gain(results, task, subset), _consistent(conditions[1])])
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    return text_table(rows, "<<" + ">" * (len(rows[0]) - 2))
+
+
+def _consistent(condition: Row | None) -> str:
+    """Say how many pairs are answered alike in both orders."""
+    if condition is None or "consistent" not in condition:
+        return ""
+    low, high = (100 * bound for bound in condition["consistent_ci95"])
+    return f"{100 * condition['consistent']:.1f}% alike [{low:.0f}, {high:.0f}]"
 
 
 def _percent(share: float | None) -> str:
