@@ -14,7 +14,7 @@ _COMPARED = r"(?:(?:more|less) \w+|\w+er) than|as \w+ as"
 _MUCH = r"(?: usually| mostly| much| about| just| not)*"
 _PAIRS = (
     rf"^(?:is|are) (?P<x>.+?){_MUCH} (?:{_COMPARED}) (?P<y>.+)$",
-    rf"^(?P<x>.+?) (?:is|are){_MUCH} (?:{_COMPARED}) (?P<y>.+)$",
+    rf"^(?!what|which|who)(?P<x>.+?) (?:is|are){_MUCH} (?:{_COMPARED}) (?P<y>.+)$",
     r"^(?:what|which)(?: \w+)? (?:is|are) (?:(?:more|less) \w+|\w+er)[,:]? "
     r"(?P<x>.+?),? or (?P<y>.+)$",
 )

@@ -3,16 +3,10 @@ terminal."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from vlmig.evaluation.run_folder import Row
 from vlmig.report.text_table import text_table
 
 SHOWN = ("jsd", "jsd_ci95", "kendall", "kendall_ci95", "spearman", "acc", "acc_ci95", "n_majority")
-ALL = {"all": "anything"}
-"""What people agree on, where all items count."""
-
-
 def agreement_rows(results: Row) -> list[Row]:
     """Return a row for each task of distributions, subset, and how far people agree.
 
@@ -83,29 +77,30 @@ def agreement_table(results: Row) -> str:
     k = results["config"]["model_args"]["k"]
     columns = {"text": "text-only", "single": "k=1", "main": f"k={k}", "shuffled": "shuffled"}
     columns |= {"vote": "votes"}
-    head = ["people agree on", "subset", "n", "guess", *columns.values(), "less text-only"]
-    rows = [[*head, "tau text-only", f"tau k={k}", f"acc k={k} (n)"]]
+    head = ["task", "subset", "group", "n", "guess", *columns.values(), "less text-only"]
+    rows = [[*head, "tau text-only", f"k={k}", "right, of majorities"]]
     for row in found:
         cells, gain = row["cells"], row["against"].get("text-only")
-        name = f"{row['task']}: {ALL.get(row['group'], row['group'])}"
-        line = [name, row["subset"], str(row["n"]), f"{row['uniform']:.3f}"]
-        line += [_number(cells.get(column), "jsd") for column in columns]
+        line = [row[name] for name in ("task", "subset", "group")]
+        line += [str(row["n"]), f"{row['uniform']:.3f}"]
+        line += [_divergence(cells.get(column)) for column in columns]
         line.append(f"{gain['delta']:+.3f} {gain['verdict']}" if gain else "-")
-        line += [_number(cells.get(column), "kendall") for column in ("text", "main")]
+        for column in ("text", "main"):
+            line.append(f"{cells[column]['kendall']:.2f}" if column in cells else "-")
         rows.append([*line, _accuracy(cells.get("main"))])
     title = "Jensen-Shannon divergence from what people say, in nats (less is better)"
-    return f"{title}\n{text_table(rows, '<<' + '>' * (len(rows[0]) - 2))}"
+    return f"{title}\n{text_table(rows, '<<<' + '>' * (len(rows[0]) - 3))}"
 
 
-def _number(cell: Row | None, name: str) -> str:
+def _divergence(cell: Row | None) -> str:
     if not cell:
         return "-"
-    low, high = cell.get(f"{name}_ci95", (None, None))
-    return f"{cell[name]:.3f} [{low:.2f}, {high:.2f}]"
+    low, high = cell["jsd_ci95"]
+    return f"{cell['jsd']:.3f} [{low:.2f}, {high:.2f}]"
 
 
-def _accuracy(cell: Any) -> str:
+def _accuracy(cell: Row | None) -> str:
     if not cell or "acc" not in cell:
         return "-"
     low, high = (100 * bound for bound in cell["acc_ci95"])
-    return f"{100 * cell['acc']:.1f}% [{low:.0f}, {high:.0f}] ({cell['n_majority']})"
+    return f"{100 * cell['acc']:.1f}% [{low:.0f}, {high:.0f}] of {cell['n_majority']}"

@@ -7,6 +7,7 @@ from typing import Any
 
 from vlmig.evaluation.metrics.rescoring import BASELINES
 from vlmig.evaluation.run_folder import Row, Run, found_row, main_condition
+from vlmig.report.agreement import agreement_rows
 from vlmig.report.text_table import text_table
 
 METRICS = {"generate_until": "exact match", "loglikelihood_rolling": "perplexity"}
@@ -109,6 +110,7 @@ def _main_row(run: Run, task: str, subset: str) -> Row:
         "balanced_acc": by_answer.get("balanced_acc"),
         "cells": {name: _cell(row) for name, row in conditions.items() if row},
         "gain": _visual_gain(results, task, subset),
+        "majorities": any(row["task"] == task for row in agreement_rows(results)),
     }
 
 

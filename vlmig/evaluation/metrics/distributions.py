@@ -21,6 +21,8 @@ from vlmig.evaluation.tasks.people import GROUPS
 MEASURES = {DIVERGENCE: divergence, "kendall": kendall, "spearman": spearman}
 """Between a predicted distribution and people's: Jensen-Shannon divergence in nats, Kendall's
 tau-b, Spearman's correlation."""
+LEFT_OUT = ("clip", "zlavi", "best-image")
+"""Baselines that no divergence is compared with: each comparison weakens the others."""
 
 
 class Distributions:
@@ -146,7 +148,7 @@ class Distributions:
     def _comparisons(self, single: np.ndarray | None) -> list[Row]:
         """Compare the main condition's divergence with the others', paired by question."""
         main, found = self.table.main, dict(self._divergence)
-        against = contrasts(main)
+        against = {name: other for name, other in contrasts(main).items() if name not in LEFT_OUT}
         if single is not None and against["k=1"] in found:
             found[against["k=1"]] = single
         rows = []

@@ -53,7 +53,7 @@ function curve(chart) {
   const places = own.map((p) => p.k);
   const x = scale(0, places.length - 1, BOX.left + 14, BOX.width - BOX.right - 14);
   const at = (k) => x(places.indexOf(k));
-  const [y, ticks] = vertical(chart, own);
+  const [y, ticks] = vertical(chart, [...own, ...shuffled]);
   const title = `${chart.task}: ${chart.metric} by number of images`;
   const words = own.map((p) =>
     known(p.acc)

@@ -50,8 +50,9 @@ function agreementSection() {
   if (!DATA.agreement.length) return null;
   const guide =
     'Jensen-Shannon divergence of the predicted distribution from people’s, in nats: 0 is theirs, 0.693 shares nothing with it. ' +
-    'Below it the 95 % interval over objects, and Kendall’s rank correlation. Votes: the share of images by their own answers. ' +
-    'Verdicts are Holm’s over this table’s comparisons.';
+    'Below it the 95 % interval over objects, and Kendall’s rank correlation. ' +
+    'Groups: people name a single answer, multiple ones, or any. Votes: the share of images by their own answers. ' +
+    'Less: the difference at the largest k; verdicts are Holm’s over this table. Right: accuracy where most people agree.';
   return section('agreement', 'Beside what people say', el('p', { class: 'guide' }, guide), agreementTable(DATA));
 }
 

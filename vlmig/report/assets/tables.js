@@ -135,15 +135,14 @@ function agreementTable(data) {
           'span',
           { class: 'value gain' },
           badge(r.against[name].verdict),
-          el('span', {}, fixed(r.against[name].delta, 3)),
+          el('span', {}, fixed(r.against[name].delta, 2)),
         ),
         el('span', { class: 'under' }, `[${r.against[name].ci95.map((end) => fixed(end, 2)).join(', ')}]`),
       ],
   });
   const columns = [
-    { name: 'task', left: true, value: (r) => r.task },
-    { name: 'subset', left: true, value: (r) => r.subset },
-    { name: 'people agree on', left: true, value: (r) => r.group, show: (r) => (r.group === 'all' ? 'anything' : r.group) },
+    { name: 'task', left: true, value: (r) => r.task, show: (r) => [r.task, el('span', { class: 'under' }, r.subset)] },
+    { name: 'group', left: true, value: (r) => r.group },
     { name: 'items', value: (r) => r.n, show: (r) => String(r.n) },
     { name: 'guess', value: (r) => r.uniform, show: (r) => fixed(r.uniform, 3) },
     ...cells.map(([name, title]) => ({
@@ -159,7 +158,7 @@ function agreementTable(data) {
       .filter(([name]) => data.agreement.some((row) => row.against[name]))
       .map(([name, title]) => change(name, title)),
     {
-      name: 'right, of majorities',
+      name: 'right',
       value: (r) => r.cells.main?.acc,
       show: (r) =>
         known(r.cells.main?.acc) && [
@@ -229,6 +228,7 @@ function naming(row) {
   const parts = [`${row.split} split`];
   if (row.metric !== 'accuracy') parts.push(row.metric);
   if (row.subset !== 'all') parts.push(`${row.subset} only`);
+  if (row.majorities) parts.push('majorities');
   return parts.join(', ');
 }
 
