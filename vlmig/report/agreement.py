@@ -7,6 +7,8 @@ from vlmig.evaluation.run_folder import Row
 from vlmig.report.text_table import text_table
 
 SHOWN = ("jsd", "jsd_ci95", "kendall", "kendall_ci95", "spearman", "acc", "acc_ci95", "n_majority")
+
+
 def agreement_rows(results: Row) -> list[Row]:
     """Return a row for each task of distributions, subset, and how far people agree.
 
