@@ -290,8 +290,8 @@ def _write_for_hub(results: dict[str, Any], outcomes: list[Outcome], folder: Pat
         task, metrics = outcome.task, results["results"][outcome.task.name]
         hub = next((SOURCES[file].hub for file in task.files if file in SOURCES), None)
         name = next((n for n in ("acc", "exact_match") if f"{n},none" in metrics), None)
-        if hub is None or name is None:
-            continue
+        if hub is None or name is None or outcome.distributions:
+            continue  # of a distribution, accuracy is about a part of the items
         mix, weights = outcome.main
         k, value = results["config"]["model_args"]["k"], metrics[f"{name},none"]
         notes = f"{name}, k={k}, {mix}/{weights}, split {task.split}"
