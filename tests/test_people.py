@@ -30,6 +30,7 @@ from vlmig.report.agreement import agreement_table
 from vlmig.report.run_page import write_report
 
 DATA = Path(os.environ.get("VLMIG_DATA", Path(__file__).parents[2] / "shared" / "data"))
+CONTROLLED = ("none", "blank", "shuffled", "caption")
 COLORS = ("black", "blue", "brown", "gray", "green", "orange", "pink", "purple", "red", "white")
 
 
@@ -202,7 +203,7 @@ def run(parts: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ru
     own: dict[str, Any] = {"vision": vision, "generator": generator, "store": out / "store"}
     tiny = VLMIG.from_base(str(parts / "language_model"), **own, **size)
     open_gates(tiny)
-    asked: dict[str, Any] = {"ks": (0, 1, 2), "controls": ("none", "blank", "shuffled", "caption")}
+    asked: dict[str, Any] = {"ks": (0, 1, 2), "mixes": ("evidence", "prob"), "controls": CONTROLLED}
     evaluator = Evaluator(tiny, Settings(**asked), data, out, covered=lambda n: n != "tar")
     results = measure_tasks(evaluator, choose_tasks(["coda"], {}))
     lines = (out / "samples_coda.jsonl").read_text().splitlines()
@@ -278,6 +279,7 @@ def test_votes_and_shuffled_images_are_those_of_the_samples(run: Run) -> None:
         ]
     assert len(means["shuffled"]) == 1 and means["shuffled"] != means["none"]
     compared = [c for c in block["comparisons"] if (c["subset"], c["group"]) == ("all", "all")]
+    compared = [c for c in compared if c["mix"] == main["mix"]]
     assert {c["b"] for c in compared} == {
         "text-only",
         "k=1",
@@ -292,6 +294,20 @@ def test_votes_and_shuffled_images_are_those_of_the_samples(run: Run) -> None:
     (one,) = [c for c in compared if c["b"] == "k=1"]
     assert one["delta"] == pytest.approx(means["none"][0] - singles[0]["jsd"])
     assert {c["metric"] for c in compared} == {"jsd"}
+
+
+def test_every_rule_is_compared_with_text_and_with_one_image(run: Run) -> None:
+    _, _, results, _ = run
+    block = results["vlmig"]["distributions"]
+    rows = [c for c in block["comparisons"] if (c["subset"], c["group"]) == ("all", "all")]
+    found = {(c["mix"], c["b"]): c["delta"] for c in rows if c["mix"] == "prob"}
+    assert set(found) == {("prob", "text-only"), ("prob", "k=1"), ("prob", "shuffled")}
+    means = {}
+    for row in block["conditions"]:
+        if (row["subset"], row["group"], row["mix"]) == ("all", "all", "prob"):
+            means[row["k"], row["control"]] = row["jsd"]
+    for name, place in (("text-only", (0, "none")), ("shuffled", (2, "shuffled"))):
+        assert found["prob", name] == pytest.approx(means[2, "none"] - means[place])
 
 
 def test_accuracy_counts_where_most_people_agree(run: Run) -> None:

@@ -24,7 +24,9 @@ def agreement_rows(results: Row) -> list[Row]:
             for name, wanted in _cells(results, part["task"])
         }
         cells["single"] = _found(block["curves"], part | {"k": 1})
-        against = {row["b"]: row for row in block["comparisons"] if part.items() <= row.items()}
+        config = results["configs"][part["task"]]
+        main = part | {"mix": config["mix"], "weights": config["weights"]}
+        against = {row["b"]: row for row in block["comparisons"] if main.items() <= row.items()}
         rows.append({**base, "cells": {n: c for n, c in cells.items() if c}, "against": against})
     return rows
 

@@ -32,6 +32,7 @@ def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Pa
         "head": headline(run),
         "main": main_rows(run),
         "agreement": agreement_rows(run.results),
+        "agreements": block.get("distributions", {}).get("conditions", []),
         "charts": [*charts(run), *agreement_charts(run.results)],
         "comparisons": block["comparisons"],
         "conditions": block["conditions"],

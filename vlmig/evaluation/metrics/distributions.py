@@ -12,7 +12,7 @@ from vlmig.evaluation.metrics.agreement import divergence, kendall, spearman
 from vlmig.evaluation.metrics.bootstrap import Clusters
 from vlmig.evaluation.metrics.comparisons import DIVERGENCE, Condition, contrasts
 from vlmig.evaluation.metrics.outcome import Table
-from vlmig.evaluation.metrics.rescoring import Rescorer
+from vlmig.evaluation.metrics.rescoring import BASELINES, Rescorer
 from vlmig.evaluation.metrics.subsets import over_subsets, sizes, subsets
 from vlmig.evaluation.run_folder import EVERY_SEED, Row
 from vlmig.evaluation.tasks.items import Item
@@ -21,8 +21,9 @@ from vlmig.evaluation.tasks.people import GROUPS
 MEASURES = {DIVERGENCE: divergence, "kendall": kendall, "spearman": spearman}
 """Between a predicted distribution and people's: Jensen-Shannon divergence in nats, Kendall's
 tau-b, Spearman's correlation."""
-LEFT_OUT = ("clip", "zlavi", "best-image")
-"""Baselines that no divergence is compared with: each comparison weakens the others."""
+COMPARED = ("text-only", "k=1", "shuffled", "blank", "caption", "few-shot", "vote")
+"""What the main condition's divergence is compared with; that of another rule with the first three
+of these, by the same rule. Each comparison weakens the others."""
 
 
 class Distributions:
@@ -59,10 +60,13 @@ class Distributions:
         rows: list[Row] = []
         for condition in conditions:
             rows += self._rows(condition)
-        curves, single = self._curves(asked)
-        comparisons = self._comparisons(single)
+        main, comparisons = self.table.main, self._comparisons(self.table.main, COMPARED)
+        for other in conditions:
+            plain = (other.k, other.control) == (main.k, "none") and other.mix not in BASELINES
+            if plain and other != main:
+                comparisons += self._comparisons(other, COMPARED[:3])
         named = {"baselines": self._baselines(), "conditions": rows}
-        return {**named, "curves": curves, "comparisons": comparisons}
+        return {**named, "curves": self._curves(asked), "comparisons": comparisons}
 
     def _clusters_of(self, part: np.ndarray) -> Clusters:
         return Clusters(self.table.repeated(self.table.clusters[part]))
@@ -120,37 +124,39 @@ class Distributions:
     def _seed(self) -> int | str:
         return self.table.seeds[0] if self.seeds == 1 else EVERY_SEED
 
-    def _curves(self, asked: Sequence[int]) -> tuple[list[Row], np.ndarray | None]:
-        """Return the divergence with 1 to K images, over subsets of the K that were imagined, and
-        that of each question beside one image, on average, (seeds * Q,)."""
-        most, k = min(rescorer.images for rescorer in self.rescorers), self.table.main.k
-        if most < 2 or not isinstance(k, int):
-            return [], None
-        rule = (self.table.main.mix, self.table.main.weights)
+    @property
+    def _most(self) -> int:
+        return min(rescorer.images for rescorer in self.rescorers)
 
-        def averaged(size: int, of: int) -> np.ndarray:
-            return over_subsets(self.rescorers, size, of, rule, self._diverging)
+    def _averaged(self, size: int, most: int, rule: tuple[str, str]) -> np.ndarray:
+        """Average each question's divergence over subsets of the first images, (seeds * Q,)."""
 
+        def diverging(_: Rescorer, values: list[np.ndarray]) -> np.ndarray:
+            return divergence(predictions(values), self.told)
+
+        return over_subsets(self.rescorers, size, most, rule, diverging)
+
+    def _curves(self, asked: Sequence[int]) -> list[Row]:
+        """Return the divergence with 1 to K images, over subsets of the K that were imagined."""
+        most, rule = self._most, (self.table.main.mix, self.table.main.weights)
         rows = []
-        for size in sizes(most, asked):
-            values = averaged(size, most)
+        for size in sizes(most, asked) if most > 1 else ():
+            values = self._averaged(size, most, rule)
             for (subset, group), part in self.parts.items():
                 row = {**self._named(subset, group), "k": size, "of": most, "seed": self._seed}
                 row |= {"subsets": len(subsets(most, size)), "mix": rule[0], "weights": rule[1]}
                 drawn = self._clusters[subset, group]
                 found = drawn.estimate(values[self.table.repeated(part)], least=-1.0)
                 rows.append(row | {"jsd": found.mean, "jsd_ci95": [found.low, found.high]})
-        return rows, averaged(1, min(k, most)) if k else None
+        return rows
 
-    def _diverging(self, _: Rescorer, values: list[np.ndarray]) -> np.ndarray:
-        return divergence(predictions(values), self.told)
-
-    def _comparisons(self, single: np.ndarray | None) -> list[Row]:
-        """Compare the main condition's divergence with the others', paired by question."""
-        main, found = self.table.main, dict(self._divergence)
-        against = {name: other for name, other in contrasts(main).items() if name not in LEFT_OUT}
-        if single is not None and against["k=1"] in found:
-            found[against["k=1"]] = single
+    def _comparisons(self, main: Condition, names: Sequence[str]) -> list[Row]:
+        """Compare a condition's divergence with that of others, paired by question; one image is
+        any of its images by itself, on average."""
+        found, every = dict(self._divergence), contrasts(main)
+        against, k = {name: every[name] for name in names}, main.k
+        if isinstance(k, int) and 1 < k <= self._most and against["k=1"] in found:
+            found[against["k=1"]] = self._averaged(1, k, (main.mix, main.weights))
         rows = []
         for (subset, group), part in self.parts.items():
             whole = self.parts.get(("all", group))
@@ -162,6 +168,7 @@ class Distributions:
                     continue
                 gain = drawn.estimate((found[main] - found[other])[inside], least=-1.0)
                 row: Row = {**self._named(subset, group), "metric": DIVERGENCE}
+                row |= {"mix": main.mix, "weights": main.weights}
                 row |= {"a": f"k={main.k}", "b": label, "delta": gain.mean}
                 row |= {"ci95": [gain.low, gain.high], "p": gain.p, "stderr": gain.stderr}
                 rows.append(row | {"clusters": drawn.size})

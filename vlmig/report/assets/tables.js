@@ -170,6 +170,23 @@ function agreementTable(data) {
   return sortable('Beside what people say', columns, data.agreement);
 }
 
+function agreementConditions(data) {
+  const columns = [
+    ...['task', 'subset', 'group'].map((name) => ({ name, left: true, value: (r) => r[name] })),
+    { name: 'k', value: (r) => r.k, show: (r) => String(r.k) },
+    ...['mix', 'weights', 'control'].map((name) => ({ name, left: true, value: (r) => r[name] })),
+    { name: 'n', value: (r) => r.n, show: (r) => String(r.n) },
+    { name: 'divergence', value: (r) => r.jsd, show: (r) => el('b', {}, fixed(r.jsd, 3)) },
+    { name: '95 %', value: (r) => r.jsd_ci95[0], show: (r) => r.jsd_ci95.map((end) => fixed(end, 2)).join('–') },
+    { name: 'Kendall', value: (r) => r.kendall, show: (r) => fixed(r.kendall, 2) },
+    { name: 'Spearman', value: (r) => r.spearman, show: (r) => fixed(r.spearman, 2) },
+    { name: 'right', value: (r) => r.acc, show: (r) => known(r.acc) && percent(r.acc) },
+  ];
+  return folded(`Every rule: ${plural(data.agreements.length, 'row')}`, () =>
+    sortable('Divergences of every rule', columns, data.agreements),
+  );
+}
+
 function mainTable(data) {
   const columns = MAIN(data.k).filter(([, , , show]) => data.main.some(show));
   const spans = GROUPS.map((title, group) => [title, columns.filter((c) => c[1] === group).length]).filter(
