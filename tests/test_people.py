@@ -180,6 +180,7 @@ def test_a_task_of_yours_may_have_counts(tmp_path: Path) -> None:
         ("{}", {"scoring": "first_token"}, "has a distribution; expected kind choice"),
         ("{}", {"people": "own.jsonl"}, "has people without by"),
         ("{}", {"by": "thing"}, "or by without people"),
+        ("{}", {"by": "cup", "people": "x.jsonl"}, "has by cup; expected one of its columns"),
     ],
 )
 def test_what_is_wrong_with_what_people_said_is_said_in_one_line(

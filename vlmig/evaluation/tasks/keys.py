@@ -113,6 +113,8 @@ class Keys(Checked):
             )
         if bool(self.people) != bool(self.by):
             raise ValueError("has people without by, or by without people; expected both")
+        if self.by and self.by not in self.columns:
+            raise ValueError(f"has by {self.by}; expected one of its columns")
         if self.distribution and (self.kind, self.scoring) != ("choice", "whole"):
             raise ValueError("has a distribution; expected kind choice, and scoring whole")
         if self.distribution and self.choices == "labels":

@@ -65,11 +65,11 @@ class Declaration(Keys):
             row["label"] = label
 
     def _add_people(self, records: list[Record], path: Path) -> None:
-        said: dict[Any, list[Row]] = {}
+        said: dict[str, list[Row]] = {}
         for _, row in read_records(path, [self.by]):
-            said.setdefault(row[self.by], []).append(row)
+            said.setdefault(str(row[self.by]), []).append(row)
         for _, row in records:
-            row["people"] = said.get(row[self.by], [])
+            row["people"] = said.get(str(row[self.by]), [])
 
     def items(self, rows: Sequence[Row]) -> list[Item]:
         """Make items of rows.
