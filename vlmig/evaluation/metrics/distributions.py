@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from vlmig.evaluation.metrics.agreement import divergence, kendall, spearman
-from vlmig.evaluation.metrics.bootstrap import Clusters
+from vlmig.evaluation.metrics.bootstrap import Clusters, Estimate
 from vlmig.evaluation.metrics.comparisons import DIVERGENCE, Condition, contrasts
 from vlmig.evaluation.metrics.outcome import Table
 from vlmig.evaluation.metrics.rescoring import BASELINES, Rescorer
@@ -98,7 +98,7 @@ class Distributions:
             values = list(found[:, self.table.repeated(part)])
             estimates = self._clusters[subset, group].estimates(values, least=-1.0)
             for name, estimate in zip(MEASURES, estimates, strict=True):
-                row |= {name: estimate.mean, f"{name}_ci95": [estimate.low, estimate.high]}
+                row |= {name: estimate.mean, f"{name}_ci95": _interval(estimate, name)}
             rows.append(row | self._accuracy(right, part & self.decided))
         return rows
 
@@ -147,7 +147,10 @@ class Distributions:
                 row |= {"subsets": len(subsets(most, size)), "mix": rule[0], "weights": rule[1]}
                 drawn = self._clusters[subset, group]
                 found = drawn.estimate(values[self.table.repeated(part)], least=-1.0)
-                rows.append(row | {"jsd": found.mean, "jsd_ci95": [found.low, found.high]})
+                rows.append(
+                    row
+                    | {DIVERGENCE: found.mean, f"{DIVERGENCE}_ci95": _interval(found, DIVERGENCE)}
+                )
         return rows
 
     def _comparisons(self, main: Condition, names: Sequence[str]) -> list[Row]:
@@ -173,6 +176,12 @@ class Distributions:
                 row |= {"ci95": [gain.low, gain.high], "p": gain.p, "stderr": gain.stderr}
                 rows.append(row | {"clusters": drawn.size})
         return rows
+
+
+def _interval(estimate: Estimate, measure: str) -> list[float]:
+    """Return the ends of an interval, inside what the measure can be."""
+    least, most = (0.0, float(np.log(2))) if measure == DIVERGENCE else (-1.0, 1.0)
+    return [max(least, estimate.low), min(most, estimate.high)]
 
 
 def predictions(values: Sequence[Any]) -> np.ndarray:
