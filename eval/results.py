@@ -119,7 +119,7 @@ class Samples:
         self.owner = self.rescorer.entries()[0]
         self.inside = np.array([subset == "all" or bool(rows[i]["covered"]) for i in self.owner])
         self._ids = np.array([items[i].id for i in self.owner])[self.inside]
-        self.clusters = np.array([items[i].cluster for i in self.owner])[self.inside]
+        self.clusters = np.array([items[i].objects for i in self.owner])[self.inside]
         self._drawn = Clusters(self.clusters)
 
     def read(self, k: int, mix: str, weights: str) -> list[np.ndarray]:

@@ -38,6 +38,24 @@ def turn(id: str, question: str, *answers: str) -> dict[str, Any]:
     return {**row, "orig_answer": row["answers"][0], "yesno": "x", "followup": "y"}
 
 
+def compared(one: str, two: str, *rows: tuple[str, str, int]) -> str:
+    """Pairs of things, each in both orders, and whether the first is more."""
+    both = [
+        (a, b, label) for a, b, more in rows for a, b, label in ((a, b, more), (b, a, 1 - more))
+    ]
+    return json_lines(*({one: a, two: b, "label": label} for a, b, label in both))
+
+
+def singular(one: str | None, many: str) -> dict[str, Any]:
+    """The forms of an object's name."""
+    return {"object_s": one, "areis_s": "is", "object_pl": many, "areis_pl": "are"}
+
+
+def told(thing: str, person: int, **counts: int) -> dict[str, Any]:
+    """What one person says of a thing's colors; nothing where it was skipped."""
+    return {"class_id": thing, "worker_id": person, "included": bool(counts), **counts}
+
+
 VC = "category,question,answer"
 SIZES = "Descriptor1,Item1,Descriptor2,Item2,Label"
 FILES = {
@@ -89,6 +107,33 @@ FILES = {
     "vicomte/size_larger/train.jsonl": pairs("cart crab hill"),
     "vicomte/size_smaller/test.jsonl": pairs("thimble ladder seed"),
     "vicomte/size_smaller/train.jsonl": pairs("crumb loaf grain"),
+    "spatial/size.json": compared(
+        "obj_a", "obj_b", ("barn", "needle", 1), ("needle", "oar", 0), ("thimble", "harbour", 0)
+    ),
+    "spatial/posrel.json": json_lines(
+        {"text": "A man rows the boat. ", "label": 0, "obj_a": "man", "obj_b": "boat"},
+        {"text": "A girl mends the boat. ", "label": 3, "obj_a": "girl", "obj_b": "boat"},
+        {"text": "A boy climbs the oak. ", "label": 1, "obj_a": "boy", "obj_b": "oak"},
+    ),
+    "vec/mass.json": compared("obj1", "obj2", ("anvil", "feather", 1), ("feather", "oar ", 0)),
+    "vec/temperature.json": compared("obj1", "obj2", ("fog", "lava", 0), ("lava", "milk", 1)),
+    "coda/objects.jsonl": json_lines(
+        {"class_id": "/m/1", **singular("brick", "bricks")},
+        {"class_id": "/m/2", **singular("kite", "kites")},
+        {"class_id": "/m/3", **singular("tar", "tar") | {"areis_pl": "is"}},
+        {"class_id": "/m/4", **singular(None, "gloves") | {"areis_s": None}},
+    ),
+    "coda/annotations.jsonl": json_lines(
+        told("/m/1", 0, red=4, brown=1, black=0),
+        told("/m/1", 1, red=1, brown=0, black=0),
+        told("/m/1", 2),
+        told("/m/2", 0, red=1, blue=1, green=1, yellow=1),
+        told("/m/2", 1, red=2, blue=1, white=1),
+        told("/m/3", 0, black=5),
+        told("/m/4", 0, black=2, brown=2),
+        told("/m/4", 1, black=1, brown=1, white=1),
+        told("/m/5", 0, pink=1),
+    ),
     "piqa/dev.jsonl": json_lines(
         {
             "id": "a",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shlex
@@ -42,6 +43,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S)]
 COMMANDS = [line for block in BLOCKS for line in block.splitlines() if line]
+YAML_BLOCKS = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.S)
 PROGRAMS = [
     block
     for block in re.findall(r"```python\n(.*?)```", TEXT, re.S)
@@ -106,7 +108,7 @@ def test_notebooks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_example_task_runs(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/evaluation.md").read_text(), re.S)
+    block, *_ = YAML_BLOCKS
     assert block.count("\n") <= 20
     (tmp_path / "sounds").mkdir()
     (tmp_path / "sounds.yaml").write_text(block)
@@ -118,6 +120,22 @@ def test_the_example_task_runs(tmp_path: Path) -> None:
     assert owl.questions[1].contexts == ("An owl says",)
     taught = owl.taught(task.demonstrations(tmp_path))
     assert taught is not None and taught.questions[1].contexts[0].startswith("An ape says moo. ")
+
+
+def test_the_keys_of_other_kinds_make_tasks(tmp_path: Path) -> None:
+    """The blocks after the example: things, and what people say, in a task with the other keys."""
+    row = {"a": "Ada", "b": "Bo", "colors": {"red": 3, "blue": 1}}
+    (tmp_path / "own.jsonl").write_text(json.dumps(row))
+    names = {"task": "own", "files": {"test": "own.jsonl"}, "columns": ["a"], "answer": "'yes'"}
+    texts = {"subject": "{{ a }}", "picture": "{{ a }}", "prompts": ["{{ a }} is"]}
+    items = []
+    for block in YAML_BLOCKS[1:]:
+        (tmp_path / "own.yaml").write_text(yaml.safe_dump(names | texts | yaml.safe_load(block)))
+        (task,) = choose_tasks([str(tmp_path / "own.yaml")], {})
+        items += task.load(tmp_path)
+    compared, told = items
+    assert compared.questions[1].contexts == ("Is Bo larger than Ada?",)
+    assert (told.distribution, told.label) == ((0.75, 0.0, 0.25), "red")
 
 
 def test_docs_name_no_missing_file_or_heading() -> None:

@@ -45,7 +45,7 @@ def _add_imagined(group: argparse._ArgumentGroup) -> None:
     text = "what to imagine (default: the question's subject)"
     group.add_argument("--prompt", metavar="TEXT", help=text)
     text = "which text of the question to imagine (default: the checkpoint's)"
-    group.add_argument("--policy", choices=options.POLICIES[:3], help=text)
+    group.add_argument("--policy", choices=options.POLICIES[:4], help=text)
     text = "seed of the imagined images (default: %(default)s)"
     group.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     text = "mixing rule: prob, logit, geometric, evidence or contrast (default: the checkpoint's)"

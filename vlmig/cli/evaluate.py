@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.imagination.store import default_store
     from vlmig.pocket import tasks as pocket
     from vlmig.predict.adaptive_k import MOST
+    from vlmig.report.agreement import agreement_table
     from vlmig.report.run_page import write_report
     from vlmig.report.tables import table
 
@@ -109,6 +110,8 @@ def run(arguments: argparse.Namespace) -> None:
     results = measure_tasks(evaluator, tasks)
     if results:
         print(table(results))
+        if people := agreement_table(results):
+            print(f"\n{people}\n")
         print(write_report(arguments.out, model.imagination.store))
 
 

@@ -23,7 +23,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "seed of the images (default: %(default)s)"
     parser.add_argument("--seed", type=int, default=0, metavar="N", help=text)
     text = "which text of a prompt to imagine (default: question, all of it)"
-    parser.add_argument("--policy", choices=options.POLICIES[:3], default="question", help=text)
+    parser.add_argument("--policy", choices=options.POLICIES[:4], default="question", help=text)
     text = "write the images to this folder as PNG files"
     parser.add_argument("--out", type=options.new_folder, metavar="FOLDER", help=text)
     text = "Run the command again to resume. Work is split under torchrun, or by --shard."

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Options = argparse._ActionsContainer
 """A parser, or a group of its options."""
-POLICIES = ["subject", "question", "sentences", "option"]
+POLICIES = ["subject", "question", "sentences", "each", "option"]
 """As in ``vlmig.models.config``, which takes seconds to import."""
 
 

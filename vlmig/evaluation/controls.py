@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -29,7 +29,8 @@ def donors(items: Sequence[Item], seed: int, count: int = DONORS) -> dict[str, l
 
     The objects stand in ``count`` rings, each in the order of a hash of seed, ring and name. In
     each ring the donor is the next one that is none yet. So every object gives about as often as it
-    takes, and another object in the file changes few donors.
+    takes, and another object in the file changes few donors. Of pairs of things, the donor shares
+    none with the pair, if there is such a one.
 
     Args:
         seed: of the run's images.
@@ -42,12 +43,22 @@ def donors(items: Sequence[Item], seed: int, count: int = DONORS) -> dict[str, l
     for ring in range(min(count, len(first) - 1)):
         order = sorted(first, key=lambda name: _place(seed, ring, name))
         for i, name in enumerate(order):
-            donors_of = chosen.setdefault(name, [])
-            for other in order[i + 1 :] + order[:i]:
-                if first[other] not in donors_of:
-                    donors_of.append(first[other])
-                    break
+            others = (first[other] for other in order[i + 1 :] + order[:i])
+            taken = chosen.setdefault(name, [])
+            taken.append(_donor(first[name], others, taken))
     return chosen
+
+
+def _donor(item: Item, others: Iterable[Item], taken: Sequence[Item]) -> Item:
+    """Return the first of the others that is not taken, if it can be one that shares no thing with
+    the item."""
+    free: list[Item] = []
+    for other in others:
+        if other not in taken:
+            free.append(other)
+            if set(item.things).isdisjoint(other.things):
+                return other
+    return free[0]
 
 
 def _place(seed: int, ring: int, name: str) -> bytes:
@@ -66,7 +77,8 @@ def content_free(item: Item) -> Item:
     Whatever names the item's subject is replaced, as whole words and wherever it stands, longest
     names first; a question that does not name it becomes ``CONTENT_FREE`` alone.
     """
-    names = sorted({item.picture, item.cluster, *item.cluster.split(" / ")}, key=len, reverse=True)
+    named = {item.picture, item.cluster, *item.cluster.split(" / "), *item.things}
+    names = sorted(named, key=len, reverse=True)
     spelled = "|".join(re.escape(name) for name in names if name.strip())
     subject = re.compile(rf"(?<!\w)(?:{spelled})(?:e?s)?(?!\w)", re.IGNORECASE)
 

@@ -103,7 +103,7 @@ class Evaluator:
         """Read the items to measure."""
         items = task.load(self.data)
         if self.settings.subset == "covered" and self.covered is not None and task.kind != "text":
-            items = [item for item in items if self.covered(item.cluster)]
+            items = [item for item in items if item.inside(self.covered)]
         if not items:
             raise VLMIGError(f"task {task.name} has no covered items; leave --subset out")
         self.available[task.name] = len(items)

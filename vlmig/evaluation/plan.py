@@ -32,7 +32,7 @@ def plan(
     for task in tasks:
         count = len(compared(settings, task, data))
         for subset, items in _subsets(task, settings, data, covered).items():
-            objects = len({item.cluster for item in items})
+            objects = len({name for item in items for name in item.objects})
             sizes.append((task.name, subset, len(items), objects))
             comparisons += count
     rows = [["task", "subset", "items", "objects", *SPREADS]]
@@ -67,11 +67,11 @@ def _subsets(
     items = task.load(data)
     limit = len(items) if settings.limit is None else settings.limit
     if settings.subset == "covered" and covered is not None and task.kind != "text":
-        return {"covered": drawn([item for item in items if covered(item.cluster)], limit)}
+        return {"covered": drawn([item for item in items if item.inside(covered)], limit)}
     items = drawn(items, limit)
     found: dict[str, Sequence[Item]] = {"all": items}
     if covered is not None:
-        inside = [item for item in items if covered(item.cluster)]
+        inside = [item for item in items if item.inside(covered)]
         if 0 < len(inside) < len(items):
             found["covered"] = inside
     return found

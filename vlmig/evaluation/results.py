@@ -113,6 +113,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "baselines": by_task(lambda o: o.baselines),
             "curves": list(chain(*(o.curves for o in outcomes))),
             "comparisons": _judged(evaluator, outcomes),
+            "distributions": _distributions(outcomes),
             "reliability": list(chain(*(o.reliability for o in outcomes))),
             "settings": {**asdict(settings), "protocol": model.config.protocol},
             "protocol": model.config.protocol,
@@ -192,11 +193,23 @@ def _judged(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     return rows
 
 
+def _distributions(outcomes: list[Outcome]) -> dict[str, list[Row]]:
+    """Join the tasks of distributions, and judge their comparisons as a table of its own."""
+    joined: dict[str, list[Row]] = {}
+    for outcome in outcomes:
+        for name, rows in outcome.distributions.items():
+            joined.setdefault(name, []).extend(rows)
+    judge(joined.get("comparisons", []))
+    return joined
+
+
 def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     """Compare over all color tasks together, where several were run."""
     pooled = []
     for outcome in outcomes:
-        if "color" in outcome.task.name and outcome.correct and outcome.main == outcomes[0].main:
+        about_one = outcome.clusters.ndim == 2 and outcome.clusters.shape[1] == 1
+        same = outcome.correct and outcome.main == outcomes[0].main
+        if "color" in outcome.task.name and same and about_one and not outcome.distributions:
             pooled.append(outcome)
     if len(pooled) < 2:
         return []
@@ -205,7 +218,7 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
         found = [o.correct[condition] for o in pooled if condition in o.correct]
         if len(found) == len(pooled):
             correct[condition] = np.concatenate(found)
-    clusters, _ = coded(outcome.names[i] for outcome in pooled for i in outcome.clusters)
+    clusters, _ = coded(outcome.names[i] for outcome in pooled for i in outcome.clusters[:, 0])
     masks = {}
     if evaluator.settings.subset != "covered":
         masks["all"] = np.ones(len(clusters), dtype=bool)
@@ -232,7 +245,7 @@ def _lines(
         rows = answers.get(seed) or repeat({}, len(measured.items))
         for i, item in enumerate(measured.items):
             answer = next(rows)
-            covered = None if evaluator.covered is None else evaluator.covered(item.cluster)
+            covered = None if evaluator.covered is None else item.inside(evaluator.covered)
             row: Row = {"seed": seed, "covered": covered, **next(records), **answer}
             row |= {"correct": answer.get("correct"), **_as_lm_eval(i, item, answer)}
             yield json.dumps(row) + "\n"
@@ -277,8 +290,8 @@ def _write_for_hub(results: dict[str, Any], outcomes: list[Outcome], folder: Pat
         task, metrics = outcome.task, results["results"][outcome.task.name]
         hub = next((SOURCES[file].hub for file in task.files if file in SOURCES), None)
         name = next((n for n in ("acc", "exact_match") if f"{n},none" in metrics), None)
-        if hub is None or name is None:
-            continue
+        if hub is None or name is None or outcome.distributions:
+            continue  # of a distribution, accuracy is about a part of the items
         mix, weights = outcome.main
         k, value = results["config"]["model_args"]["k"], metrics[f"{name},none"]
         notes = f"{name}, k={k}, {mix}/{weights}, split {task.split}"

@@ -10,6 +10,15 @@ from vlmig.models.config import LONG_PROMPTS, POLICIES
 
 _ASIDE = r"(?:main|usual|typical|common|most common|normal|natural)"
 _ATTRIBUTE = r"(?:colou?r|shape|size|material|texture)s?"
+_COMPARED = r"(?:(?:more|less) \w+|\w+er) than|as \w+ as"
+_MUCH = r"(?: usually| mostly| much| about| just| not)*"
+_PAIRS = (
+    rf"^(?:is|are) (?P<x>.+?){_MUCH} (?:{_COMPARED}) (?P<y>.+)$",
+    rf"^(?!what|which|who)(?P<x>.+?) (?:is|are){_MUCH} (?:{_COMPARED}) (?P<y>.+)$",
+    r"^(?:what|which)(?: \w+)? (?:is|are) (?:(?:more|less) \w+|\w+er)[,:]? "
+    r"(?P<x>.+?),? or (?P<y>.+)$",
+)
+"""Two things that are compared."""
 _PATTERNS = (
     rf"^(?:what|which)(?:'s| is| are)? (?:the )?{_ASIDE}? ?{_ATTRIBUTE} of (?P<x>.+)$",
     rf"^(?:what|which) {_ATTRIBUTE} (?:is|are|does|do|has|have) (?P<x>.+?)"
@@ -24,17 +33,23 @@ _PATTERNS = (
 
 
 def subject_of(question: str) -> str:
-    """Return the thing that a question or an unfinished sentence is about.
+    """Return the thing that a question or an unfinished sentence is about; two things that it
+    compares are named together, "a lemon and a car".
 
     Where no pattern fits, it is the whole text.
     """
+    return " and ".join(things_of(question))
+
+
+def things_of(question: str) -> list[str]:
+    """Return what a question is about: one thing, or the two that it compares."""
     text = re.sub(r"^(?:q|question):\s*", "", question.strip(), flags=re.IGNORECASE)
     text = re.split(r"\?|\b(?:answer|a):", text, maxsplit=1, flags=re.IGNORECASE)[0].strip(" .?!")
-    for pattern in _PATTERNS:
+    for pattern in (*_PAIRS, *_PATTERNS):
         match = re.match(pattern, text, flags=re.IGNORECASE)
         if match:
-            return match["x"].strip()
-    return text
+            return [thing.strip() for thing in match.groupdict().values()]
+    return [text]
 
 
 def slug(prompt: str) -> str:
@@ -55,6 +70,7 @@ def prompts_for(policy: str, text: str, k: int, option: str = "") -> list[str]:
     - ``question``: the text as it is.
     - ``sentences`` (published code): the text's last 70 words, then its sentences in turn from the
       last to the first.
+    - ``each``: the things that the text compares, in turn: an image of each.
     - ``option`` (published code, multiple choice): the text with one of its answers, so that each
       answer has different images. The only policy that ever draws an answer choice.
 
@@ -65,6 +81,9 @@ def prompts_for(policy: str, text: str, k: int, option: str = "") -> list[str]:
         raise VLMIGError(f"k={k}; expected at most {MOST_IMAGES} images")
     if policy == "subject":
         return [subject_of(text)] * k
+    if policy == "each":
+        things = things_of(text)
+        return [things[i % len(things)] for i in range(k)]
     if policy == "question":
         return [text] * k
     if policy == "option":

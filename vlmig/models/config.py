@@ -22,7 +22,7 @@ from vlmig.io.places import package_path
 COMPONENTS = ("language_model", "vision_encoder", "imaginer")
 Mix = Literal["prob", "logit", "geometric", "evidence", "contrast"]
 Weights = Literal["uniform", "clip", "doubled", "entropy", "learned"]
-Policy = Literal["subject", "question", "sentences", "option"]
+Policy = Literal["subject", "question", "sentences", "each", "option"]
 LongPrompts = Literal["cut", "split", "refuse"]
 MIX_RULES, WEIGHT_KINDS = get_args(Mix), get_args(Weights)
 POLICIES, LONG_PROMPTS = get_args(Policy), get_args(LongPrompts)

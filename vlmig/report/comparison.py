@@ -38,7 +38,8 @@ class Outcome(NamedTuple):
 
     right: bool | None
     """None where nothing is right or wrong."""
-    cluster: str
+    objects: tuple[str, ...]
+    """What the wording is about, one thing or two."""
     covered: bool
 
 
@@ -53,7 +54,7 @@ class Paired:
     a: list[bool] = field(default_factory=list)
     """Whether the first run is right."""
     b: list[bool] = field(default_factory=list)
-    clusters: list[str] = field(default_factory=list)
+    clusters: list[tuple[str, ...]] = field(default_factory=list)
     covered: list[bool] = field(default_factory=list)
     shared: set[Key] = field(default_factory=set)
     """Wordings of both runs, scored or not."""
@@ -134,7 +135,7 @@ def _add(paired: Paired, key: Key, a: Outcome, b: Outcome) -> None:
         return
     paired.a.append(a.right)
     paired.b.append(b.right)
-    paired.clusters.append(a.cluster)
+    paired.clusters.append(a.objects)
     paired.covered.append(a.covered)
     if a.right != b.right:
         paired.differing.add(key.item)
@@ -149,9 +150,10 @@ def _outcomes(run: Run, task: str) -> dict[int, dict[Key, Outcome]]:
     outcomes: dict[int, dict[Key, Outcome]] = {}
     for line in run.lines(task):
         of_seed = outcomes.setdefault(line["seed"], {})
-        cluster, covered = line["doc"]["cluster"], bool(line.get("covered"))
+        doc, covered = line["doc"], bool(line.get("covered"))
+        objects = tuple(doc.get("things") or [doc["cluster"]])
         for key, right in zip(_keys(line), rights(run, line), strict=True):
-            of_seed[key] = Outcome(right, cluster, covered)
+            of_seed[key] = Outcome(right, objects, covered)
     return outcomes
 
 
@@ -193,7 +195,7 @@ def _row(pair: Paired, subset: str, mask: np.ndarray) -> Row:
         "p": gain.p,
         "mcnemar_p": mcnemar(a, b, names),
         "stderr": gain.stderr,
-        "clusters": len(np.unique(names)),
+        "clusters": clusters.size,
         "both": int((a * b).sum()),
         "only_a": int((a > b).sum()),
         "only_b": int((b > a).sum()),

@@ -22,16 +22,17 @@ IMAGES = 3000
 
 def item_of(task: str, line: Row) -> Row:
     """Describe an item independently of the run."""
-    doc, kind = line["doc"], _kind(line)
+    doc, kind, said = line["doc"], _kind(line), line["doc"].get("distribution", ())
+    decided = not said or line["correct"] is not None
     names = [_names(doc, question) for question in doc["questions"]]
     shared = all(own == names[0] for own in names)
     wordings = []
     for question, own in zip(doc["questions"], names, strict=True):
-        wording = {"text": text_of(question), "right": question["answer"]}
+        wording = {"text": text_of(question), "right": question["answer"] if decided else None}
         if not shared:
             wording["names"] = own
         wordings.append(wording)
-    targets = doc["choices"] if kind == "outputs" else [line["target"]]
+    targets = doc["choices"] if kind == "outputs" else [line["target"]] if decided else []
     return {
         "task": task,
         "id": doc["id"],
@@ -41,6 +42,8 @@ def item_of(task: str, line: Row) -> Row:
         "covered": line.get("covered"),
         "names": names[0] if shared else None,
         "wordings": wordings,
+        "people": thousandths(said) or None,
+        "group": doc.get("group"),
         "runs": [],
         "targets": [text for text in targets if text],
     }
@@ -136,7 +139,7 @@ def _choices(run: Run, line: Row) -> list[Row]:
         images = softmax(images[: run.most] - content_free, -1)
         wordings.append(
             {
-                "ok": bool(line["correct"][i]),
+                "ok": None if line["correct"] is None else bool(line["correct"][i]),
                 "answer": line["answer"][i],
                 "alone": line["text_answer"][i],
                 "text": thousandths(softmax(text)),

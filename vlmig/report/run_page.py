@@ -6,6 +6,7 @@ from pathlib import Path
 
 from vlmig.evaluation.run_folder import Row, Run, read_run
 from vlmig.imagination.store import FeatureStore
+from vlmig.report.agreement import agreement_charts, agreement_rows
 from vlmig.report.items import Numbers, entry_of, item_of, shares
 from vlmig.report.page import write_stored_page
 from vlmig.report.tables import charts, headline, main_rows
@@ -30,7 +31,9 @@ def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Pa
         "seeds": run.seeds,
         "head": headline(run),
         "main": main_rows(run),
-        "charts": charts(run),
+        "agreement": agreement_rows(run.results),
+        "agreements": block.get("distributions", {}).get("conditions", []),
+        "charts": [*charts(run), *agreement_charts(run.results)],
         "comparisons": block["comparisons"],
         "conditions": block["conditions"],
         "items": _items(run, numbers),

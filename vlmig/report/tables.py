@@ -7,12 +7,17 @@ from typing import Any
 
 from vlmig.evaluation.metrics.rescoring import BASELINES
 from vlmig.evaluation.run_folder import Row, Run, found_row, main_condition
+from vlmig.report.agreement import agreement_rows
 from vlmig.report.text_table import text_table
 
 METRICS = {"generate_until": "exact match", "loglikelihood_rolling": "perplexity"}
 """Output type of a task -> its metric, where that is not accuracy."""
 OTHERS = ("acc_same_label", "acc_other_label")
 """What the control ``shuffled`` gets beside donors of the item's label, and of another one."""
+
+
+CONSISTENT = ("consistent", "consistent_ci95")
+"""Of pairs of things, the share that is answered alike in both orders."""
 
 
 def headline(run: Run) -> Row:
@@ -105,6 +110,7 @@ def _main_row(run: Run, task: str, subset: str) -> Row:
         "balanced_acc": by_answer.get("balanced_acc"),
         "cells": {name: _cell(row) for name, row in conditions.items() if row},
         "gain": _visual_gain(results, task, subset),
+        "majorities": any(row["task"] == task for row in agreement_rows(results)),
     }
 
 
@@ -122,7 +128,7 @@ def _visual_gain(results: Row, task: str, subset: str) -> Row | None:
 
 def _cell(condition: Row) -> Row:
     """Keep what a table cell shows of a condition."""
-    names = ("acc", "ci95", "f1", "perplexity", "ece", "donors", "unread", *OTHERS)
+    names = ("acc", "ci95", "f1", "perplexity", "ece", "donors", "unread", *CONSISTENT, *OTHERS)
     return {name: condition[name] for name in names if condition.get(name) is not None}
 
 
@@ -189,7 +195,7 @@ def table(results: Row) -> str:
     k = results["config"]["model_args"]["k"]
     settings = [(0, "none"), (k, "none"), (k, "shuffled"), (0, "few-shot")]
     head = ["task", "subset", "n", "chance", "majority", "text-only", f"k={k}"]
-    rows = [[*head, "shuffled", "few-shot", "visual gain"]]
+    rows = [[*head, "shuffled", "few-shot", "visual gain", "both orders"]]
     for task in results["results"]:
         whole = main_condition(results, task, "all", 0)
         for subset in ("all", "covered"):
@@ -200,8 +206,18 @@ def table(results: Row) -> str:
             chance = results["vlmig"]["baselines"][task].get("chance")
             row = [task, subset, str(text["n"]), _percent(chance), _percent(text.get("majority"))]
             row += [_accuracy(condition) for condition in conditions]
-            rows.append([*row, _gain(results, task, subset)])
-    return text_table(rows, "<<" + ">" * (len(head) + 1))
+            rows.append([*row, _gain(results, task, subset), _consistent(conditions[1])])
+    if not any(row[-1] for row in rows[1:]):
+        rows = [row[:-1] for row in rows]
+    return text_table(rows, "<<" + ">" * (len(rows[0]) - 2))
+
+
+def _consistent(condition: Row | None) -> str:
+    """Say how many pairs are answered alike in both orders."""
+    if condition is None or "consistent" not in condition:
+        return ""
+    low, high = (100 * bound for bound in condition["consistent_ci95"])
+    return f"{100 * condition['consistent']:.1f}% alike [{low:.0f}, {high:.0f}]"
 
 
 def _percent(share: float | None) -> str:

@@ -12,6 +12,7 @@ from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.bootstrap import majority
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition
+from vlmig.evaluation.metrics.distributions import Distributions
 from vlmig.evaluation.metrics.outcome import Outcome, Table, candidate_lists
 from vlmig.evaluation.metrics.rescoring import BASELINES, Rescorer
 from vlmig.evaluation.metrics.squad import exact_match, f1
@@ -71,7 +72,9 @@ def _planned(
         aligned = all(rescorer.aligned for rescorer in rescorers)
         for mix in BASELINES if aligned else ("vote",):
             conditions.append(Condition(main_k, mix, "uniform"))
-    return conditions
+    if any(item.distribution for item in rescorers[0].items):  # the images' own distribution
+        conditions += [Condition(k, "vote", "uniform") for k in settings.every_k[1:]]
+    return list(dict.fromkeys(conditions))
 
 
 def _choices(
@@ -87,7 +90,8 @@ def _choices(
     outcome.baselines = _baselines(items, rescorers[0].labels)
     table = Table(evaluator, outcome, measured, *rescorers[0].entries())
     answers: dict[int, Iterator[Row]] = {}
-    for condition in _planned(evaluator, outcome, rescorers):
+    planned = _planned(evaluator, outcome, rescorers)
+    for condition in planned:
         if condition.control == "shuffled":
             table.add_shuffled(condition, rescorers)
             continue
@@ -100,6 +104,9 @@ def _choices(
         answers = _add_auto(evaluator, measured, rule, rescorers, table, answers)
     table.add_curve(rescorers, evaluator.settings.every_k)
     table.compare()
+    if any(item.distribution for item in items):
+        found = Distributions(table, items, rescorers)
+        outcome.distributions = found.block(planned, evaluator.settings.every_k)
     return answers
 
 
@@ -166,8 +173,11 @@ def _answers(rescorer: Rescorer, values: list[np.ndarray]) -> Iterator[Row]:
             i += 1
         # As in results.json: the mean over wordings, or the best one where any counts.
         counted = max if rescorer.task.counted == "any" else np.mean
-        row["acc"] = float(counted(row["correct"]))
-        row["acc_norm"] = float(counted(row["correct_norm"]))
+        if item.decided:
+            row["acc"] = float(counted(row["correct"]))
+            row["acc_norm"] = float(counted(row["correct_norm"]))
+        else:
+            del row["correct"], row["correct_norm"]
         yield row
 
 
@@ -199,12 +209,17 @@ def _least_loss(item: Item, record: Record, k: int) -> Iterator[float]:
 
 
 def _baselines(items: Sequence[Item], labels: np.ndarray) -> dict[str, float | None]:
-    """Return the accuracies of the most frequent answer, if there is one, and of guessing."""
-    chances = [1 / len(item.choices) for item in items for _ in item.questions]
+    """Return the accuracies of the most frequent answer, if there is one, and of guessing, where an
+    answer is right."""
+    decided = np.array([item.decided for item in items for _ in item.questions])
+    chances = np.array([1 / len(item.choices) for item in items for _ in item.questions])
+    if not decided.any():
+        return {"majority": None, "chance": None}
     lists, most = candidate_lists(items), None
     if lists is not None:
-        most = majority(labels, np.repeat(lists, [len(item.questions) for item in items]))
-    return {"majority": most, "chance": float(np.mean(chances))}
+        kinds = np.repeat(lists, [len(item.questions) for item in items])
+        most = majority(labels[decided], kinds[decided])
+    return {"majority": most, "chance": float(chances[decided].mean())}
 
 
 def _perplexities(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:

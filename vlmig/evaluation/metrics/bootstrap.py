@@ -1,5 +1,5 @@
 """Intervals, differences, power and calibration for accuracies whose entries share objects: whole
-clusters are resampled."""
+clusters are resampled, and of pairs of objects, the objects that they share are what varies."""
 
 from __future__ import annotations
 
@@ -43,13 +43,25 @@ class Clusters:
     """The entries' clusters, and what drawing whole clusters with replacement makes of any values
     of the entries.
 
+    Entries about two objects each make clusters of pairs, which are not independent either: those
+    that share an object vary together. Their intervals are Student's, by the variance of Aronow,
+    Samii and Assenova (2015), see ``_spread_of_pairs``.
+
     Args:
-        names: the cluster of each entry; an object's entries belong together.
+        names: the cluster of each entry, (N,); an object's entries belong together. Or the objects
+            of each entry, (N, 1), or of each entry about a pair, (N, 2).
     """
 
-    def __init__(self, names: Sequence[str] | np.ndarray, seed: int = 0) -> None:
-        found, self.index = np.unique(np.asarray(names), return_inverse=True)
+    def __init__(self, names: Sequence[Any] | np.ndarray, seed: int = 0) -> None:
+        self.objects, index = numbered(names)
+        pairs, inverse = np.unique(index, axis=0, return_inverse=True)
+        self.index = inverse.ravel()
+        """Of each entry, the number of its object, or its pair, (N,)."""
+        self.pairs = pairs
+        """The objects of each cluster: one, (n, 1), or two, (n, 2)."""
         self.counts, self.seed = np.bincount(self.index), seed
+        self.size = min(self.objects, len(pairs))
+        """Independent clusters, at most."""
         self._kept: list[np.ndarray] = []
 
     def estimate(self, values: Sequence[float] | np.ndarray, least: float = 0.0) -> Estimate:
@@ -70,6 +82,8 @@ class Clusters:
         time."""
         arrays = [np.asarray(values, dtype=float) for values in many]
         sums = [np.bincount(self.index, array) for array in arrays]
+        if self.pairs.shape[1] == 2:
+            return [self._of_pairs(own, least) for own in sums]
         spread = [bool(np.ptp(own / self.counts) >= 1e-12) for own in sums]
         drawn = iter(
             self._means([own for own, differs in zip(sums, spread, strict=True) if differs])
@@ -88,6 +102,40 @@ class Clusters:
                 estimate = replace(estimate, low=low, high=high)
             found.append(estimate)
         return found
+
+    def _of_pairs(self, sums: np.ndarray, least: float) -> Estimate:
+        """Estimate a mean of entries about two objects each, from the sums of each pair, (n,)."""
+        halves = [self._halved(row) for row in (sums, self.counts)]
+        mean, n = float(sums.sum() / self.counts.sum()), self.size
+        spread = self._spread_of_pairs(sums - mean * self.counts)
+        if spread < 1e-12 or n < 2:
+            estimate = _agreed(mean, n, least)
+        else:
+            stderr = float(np.sqrt(spread) / self.counts.sum())
+            reach = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * stderr
+            p = 2 * float(stats.t.sf(abs(mean) / stderr, n - 1))
+            estimate = Estimate(mean, stderr, max(mean - reach, -1.0), min(mean + reach, 1.0), p)
+        differing = min(np.count_nonzero(np.abs(own) > 1e-9) for own in (sums, halves[0]))
+        estimate = replace(estimate, p=min(1.0, max(estimate.p, 2.0 ** (1 - differing))))
+        if least == 0:
+            low, high = share_interval(halves[0], halves[1], spread)
+            estimate = replace(estimate, low=low, high=high)
+        return estimate
+
+    def _halved(self, values: np.ndarray) -> np.ndarray:
+        """Give each object half of what its pairs have: (n,) to (objects,)."""
+        return np.bincount(self.pairs.ravel(), np.repeat(values / 2, 2), self.objects)
+
+    def _spread_of_pairs(self, deviations: np.ndarray) -> float:
+        """Return the variance of the sum of deviations from the mean, (n,), as pairs that share an
+        object vary together: the sum of products of all such pairs, of a pair with itself too.
+
+        It may come out too small by chance, so it is at least that of independent pairs. Of n
+        objects two are taken off: the mean is fitted, and each pair has two.
+        """
+        alone = float(np.square(deviations).sum())
+        shared = 4 * float(np.square(self._halved(deviations)).sum()) - alone
+        return max(alone, shared) * self.size / max(self.size - 2, 1)
 
     def _means(self, sums: list[np.ndarray]) -> np.ndarray:
         """Return every draw's mean of each kind of values, (kinds, RESAMPLES)."""
@@ -115,7 +163,17 @@ class Clusters:
             yield weights
 
 
-def share_interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+def numbered(names: Sequence[Any] | np.ndarray) -> tuple[int, np.ndarray]:
+    """Count the objects, and number those of each entry in rising order, (N, 1) or (N, 2)."""
+    every = np.asarray(names)
+    every = every[:, None] if every.ndim == 1 else every
+    found, index = np.unique(every, return_inverse=True)
+    return len(found), np.sort(index.reshape(every.shape), axis=1)
+
+
+def share_interval(
+    sums: np.ndarray, counts: np.ndarray, spread: float | None = None
+) -> tuple[float, float]:
     """Return the 95 % interval of a mean of entries in [0, 1], whole clusters being the sample.
 
     It is Wilson's interval (1927) for as many independent entries as say what the clusters say:
@@ -128,6 +186,7 @@ def share_interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     Args:
         sums: of each cluster's entries, (n,).
         counts: of each cluster's entries, (n,).
+        spread: the variance of the sum of all entries; that between independent clusters when None.
     """
     n = len(counts)
     if n < 2:
@@ -137,7 +196,8 @@ def share_interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
     clusters = total**2 / squares  # n where all have equally many entries
     pulled = (mean * clusters + PSEUDO) / (clusters + 2 * PSEUDO)
     beside = PSEUDO * squares / n * pulled * (1 - pulled)
-    spread = np.square(sums - mean * counts).sum() * n / (n - 1)
+    if spread is None:
+        spread = np.square(sums - mean * counts).sum() * n / (n - 1)
     rho = min(1.0, float((spread + beside) / (squares * mean * (1 - mean) + beside)))
     return _wilson(mean, clusters / rho)
 
@@ -170,14 +230,16 @@ def _expanded(mean: float, means: np.ndarray, n: int) -> Estimate:
     return Estimate(mean, stderr, float(low), float(high), float(min(1.0, p)))
 
 
-def mcnemar(a: np.ndarray, b: np.ndarray, clusters: Sequence[str] | np.ndarray) -> float:
+def mcnemar(a: np.ndarray, b: np.ndarray, clusters: Sequence[Any] | np.ndarray) -> float:
     """Return the p-value of the exact McNemar test over clusters.
 
     A cluster speaks for the side that has more of its entries right; with one entry per cluster
-    this is McNemar's test itself.
+    this is McNemar's test itself. Entries about two objects count for both, (N, 2).
     """
-    _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    gains = np.bincount(index, np.asarray(a, dtype=float) - np.asarray(b, dtype=float))
+    count, index = numbered(clusters)
+    differences = np.asarray(a, dtype=float) - np.asarray(b, dtype=float)
+    each = np.repeat(differences, index.shape[1])
+    gains = np.bincount(index.ravel(), each, count)
     wins, losses = int((gains > 1e-9).sum()), int((gains < -1e-9).sum())
     return float(stats.binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 

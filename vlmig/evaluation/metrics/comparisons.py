@@ -18,6 +18,9 @@ from vlmig.evaluation.metrics.bootstrap import (
 from vlmig.evaluation.metrics.rescoring import BASELINES, BY_CLIP
 from vlmig.evaluation.run_folder import Row
 
+DIVERGENCE = "jsd"
+"""The metric of comparisons in which less is better."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -27,6 +30,17 @@ class Condition:
     mix: str
     weights: str
     control: str = "none"
+
+
+def contrasts(main: Condition) -> dict[str, Condition]:
+    """Name what a main condition is compared with."""
+    k, mix, weights = main.k, main.mix, main.weights
+    against = {"text-only": Condition(0, mix, weights), "k=1": Condition(1, mix, weights)}
+    for control, count in (("shuffled", k), ("blank", k), ("caption", 0), ("few-shot", 0)):
+        against[control] = Condition(count, mix, weights, control)
+    for baseline in BASELINES:
+        against[baseline] = Condition(k, baseline, "uniform")
+    return against
 
 
 def compare(
@@ -42,19 +56,14 @@ def compare(
 
     Args:
         correct: of each condition, whether each entry is right.
-        clusters: of each entry; questions and seeds about one object belong together.
+        clusters: of each entry, the object or the two objects that it is about, (N, 1) or (N, 2).
         single: share of the main condition's images by which each entry is right, each image used
             by itself; ``k=1`` is then all of them, not the first.
     """
-    k, mix, weights = main.k, main.mix, main.weights
-    against = {"text-only": Condition(0, mix, weights), "k=1": Condition(1, mix, weights)}
+    against, k = contrasts(main), main.k
     for condition in correct:
         if isinstance(condition.k, str) and condition.k != k:
             against[f"k={condition.k}"] = condition
-    for control, count in (("shuffled", k), ("blank", k), ("caption", 0), ("few-shot", 0)):
-        against[control] = Condition(count, mix, weights, control)
-    for baseline in BASELINES:
-        against[baseline] = Condition(k, baseline, "uniform")
     values = {condition: right.astype(float) for condition, right in correct.items()}
     if single is not None and against["k=1"] in values:
         values[against["k=1"]] = single
@@ -67,7 +76,8 @@ def compare(
         for label, other in against.items():
             if main in values and other in values and other != main:
                 pairs[label] = values[main][mask], values[other][mask]
-        gains = Clusters(clusters[mask]).estimates([a - b for a, b in pairs.values()], least=-1.0)
+        drawn = Clusters(clusters[mask])
+        gains = drawn.estimates([a - b for a, b in pairs.values()], least=-1.0)
         for label, gain in zip(pairs, gains, strict=True):
             p = mcnemar(*pairs[label], clusters[mask])
             row: Row = {
@@ -78,7 +88,7 @@ def compare(
                 "delta": gain.mean,
             }
             row |= {"ci95": [gain.low, gain.high], "p": gain.p, "mcnemar_p": p}
-            rows.append(row | {"stderr": gain.stderr, "clusters": len(np.unique(clusters[mask]))})
+            rows.append(row | {"stderr": gain.stderr, "clusters": drawn.size})
     return rows
 
 
@@ -92,7 +102,8 @@ def judge(rows: Sequence[Row]) -> None:
     fair = [row for row in rows if not row.get("unread")]
     for row, p in zip(fair, holm([row["p"] for row in fair]), strict=True):
         least = detectable(row["stderr"], row["clusters"], len(fair))
-        row |= {"p_holm": p, "verdict": verdict(row["delta"], p), "detectable": least}
+        gain = -row["delta"] if row.get("metric") == DIVERGENCE else row["delta"]
+        row |= {"p_holm": p, "verdict": verdict(gain, p), "detectable": least}
     for row in rows:
         if row.get("unread"):
             row |= {"p_holm": None, "verdict": CANNOT_NAME, "detectable": None}

@@ -12,7 +12,7 @@ from vlmig.evaluation.metrics.bootstrap import Clusters, balanced_accuracy, majo
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition, compare, mark_unread
 from vlmig.evaluation.metrics.rescoring import BY_CLIP, Rescorer, confidence
-from vlmig.evaluation.metrics.subsets import share_right, sizes, subsets
+from vlmig.evaluation.metrics.subsets import over_subsets, sizes, subsets
 from vlmig.evaluation.run_folder import EVERY_SEED, Row
 from vlmig.evaluation.tasks.items import Item, Task
 
@@ -37,9 +37,12 @@ class Outcome:
     single: np.ndarray | None = None
     """Share of the main condition's images by which each entry is right, each by itself."""
     clusters: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=int))
-    """Of each entry, the index of its cluster in ``names``."""
+    """Of each entry, the index in ``names`` of its object, (N, 1), or of its two, (N, 2)."""
     names: list[str] = field(default_factory=list)
     covered: np.ndarray | None = None
+    distributions: dict[str, list[Row]] = field(default_factory=dict)
+    """Of a task of distributions, the block of that name: baselines, conditions, curves and
+    comparisons."""
     unread: list[str] = field(default_factory=list)
     """Words of the candidates that the image encoder's text side never read in training."""
 
@@ -65,20 +68,35 @@ class Table:
         self.main = Condition(evaluator.settings.main_k, *outcome.main)
         lists = candidate_lists(measured.items)
         self.kinds = None if lists is None else lists[owner]
-        clusters, outcome.names = coded(item.cluster for item in measured.items)
-        one = clusters[owner]
-        outcome.clusters = np.tile(one, len(self.seeds))
-        masks = {"all": np.ones(len(one), dtype=bool)}
+        items = measured.items
+        flat, outcome.names = coded(name for item in items for name in item.objects)
+        self.clusters = flat.reshape(len(items), -1)[owner]
+        outcome.clusters = self.repeated(self.clusters)
+        self.subsets = {"all": np.ones(len(owner), dtype=bool)}
         if evaluator.covered is not None:
-            masks["covered"] = np.array([evaluator.covered(name) for name in outcome.names])[one]
-            outcome.covered = np.tile(masks["covered"], len(self.seeds))
+            inside = np.array([item.inside(evaluator.covered) for item in items])[owner]
+            self.subsets["covered"], outcome.covered = inside, np.tile(inside, len(self.seeds))
         if evaluator.settings.subset == "covered":
-            del masks["all"]
+            del self.subsets["all"]
+        decided = np.array([item.decided for item in items])[owner]
+        masks = {name: mask & decided for name, mask in self.subsets.items()}
         self.masks = {name: mask for name, mask in masks.items() if mask.any()}
         self._clusters = {}
         for name, mask in self.masks.items():
-            self._clusters[name, False] = Clusters(one[mask])
-            self._clusters[name, True] = Clusters(np.tile(one[mask], len(self.seeds)))
+            self._clusters[name, False] = Clusters(self.clusters[mask])
+            self._clusters[name, True] = Clusters(self.repeated(self.clusters[mask]))
+        self.other_order: np.ndarray | None = None
+        if measured.task.both_orders and measured.task.counted == "each":
+            self.other_order = other_order(owner)
+
+    def repeated(self, values: np.ndarray) -> np.ndarray:
+        """Repeat the values of a seed's entries for every seed."""
+        return np.concatenate([values] * len(self.seeds))
+
+    def consistent(self, right: np.ndarray) -> np.ndarray:
+        """Tell which entries of a seed have the same answer as when their two things stand in the
+        other order: both are right, or both wrong."""
+        return (right == right[self.other_order]).astype(float)
 
     def add_choices(
         self, condition: Condition, rescorers: Sequence[Rescorer], values: list[list[np.ndarray]]
@@ -89,7 +107,10 @@ class Table:
             right.append(rescorer.correct(own))
             per_character.append(rescorer.correct(own, per_character=True))
             certain.append(rescorer.counted(confidence(own)))
-        self.add(condition, right, {"acc_norm": per_character}, certain)
+        others = {"acc_norm": per_character}
+        if self.other_order is not None:
+            others["consistent"] = [self.consistent(own) for own in right]
+        self.add(condition, right, others, certain)
 
     def add_shuffled(self, condition: Condition, rescorers: Sequence[Rescorer]) -> None:
         """Add the control ``shuffled``: an entry counts with the share of donors beside whose
@@ -109,8 +130,12 @@ class Table:
             hits.append(np.stack(right))
             per_character.append(np.mean(normal, axis=0))
             certain.append(np.mean(sure, axis=0))
-        shares = [own.mean(0) for own in hits]
-        self.add(condition, shares, {"acc_norm": per_character}, certain)
+        shares, others = [own.mean(0) for own in hits], {"acc_norm": per_character}
+        if self.other_order is not None:
+            others["consistent"] = [
+                np.mean([self.consistent(donor) for donor in own], axis=0) for own in hits
+            ]
+        self.add(condition, shares, others, certain)
         for row, mask, seeds in self._rows(condition):
             row["donors"] = rescorers[0].donors
             same, right = [], []
@@ -201,6 +226,7 @@ class Table:
             row["majority"] = majority(labels, np.tile(self.kinds[mask], len(right)))
         for name, other in zip(others, more, strict=True):
             row |= {name: other.mean, f"{name}_stderr": other.stderr}
+            row[f"{name}_ci95"] = [other.low, other.high]
         text_only = Condition(0, *self.outcome.main)
         if isinstance(seed, int) and text_only in self.outcome.correct:
             start = self.seeds.index(seed) * len(mask)
@@ -226,9 +252,9 @@ class Table:
         if most < 2:
             return
         rule = (self.main.mix, self.main.weights)
-        shares = {size: share_right(rescorers, size, most, rule) for size in sizes(most, asked)}
+        shares = {size: over_subsets(rescorers, size, most, rule) for size in sizes(most, asked)}
         if isinstance(k, int) and 1 < k <= most:
-            self.outcome.single = shares[1] if k == most else share_right(rescorers, 1, k, rule)
+            self.outcome.single = shares[1] if k == most else over_subsets(rescorers, 1, k, rule)
         seed = self.seeds[0] if len(self.seeds) == 1 else EVERY_SEED
         for subset, one in self.masks.items():
             mask, clusters = np.tile(one, len(self.seeds)), self._clusters[subset, True]
@@ -255,6 +281,17 @@ class Table:
             self.outcome.single,
         )
         mark_unread(self.outcome.comparisons, self.outcome.unread)
+
+
+def other_order(owner: np.ndarray) -> np.ndarray:
+    """Return for each question the one about its two things in the other order: of an item's
+    questions, the second half are the first half's in the other order.
+
+    Args:
+        owner: the item of each question, (Q,).
+    """
+    first, count = np.searchsorted(owner, owner), np.bincount(owner)[owner]
+    return first + (np.arange(len(owner)) - first + count // 2) % count
 
 
 def candidate_lists(items: Sequence[Item]) -> np.ndarray | None:

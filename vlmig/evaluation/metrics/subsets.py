@@ -1,8 +1,9 @@
-"""Accuracy by the number of images, over any of those that were imagined, not the first."""
+"""Accuracy, or another measure, by the number of images: over any of those that were imagined, not
+the first."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from math import comb
 
@@ -35,10 +36,15 @@ def subsets(most: int, size: int) -> list[tuple[int, ...]]:
     return list(drawn)
 
 
-def share_right(
-    rescorers: Sequence[Rescorer], size: int, most: int, rule: tuple[str, str]
+def over_subsets(
+    rescorers: Sequence[Rescorer],
+    size: int,
+    most: int,
+    rule: tuple[str, str],
+    measure: Callable[[Rescorer, list[np.ndarray]], np.ndarray] = Rescorer.correct,
 ) -> np.ndarray:
-    """Return the share of subsets by which each entry is right, (seeds * entries,).
+    """Average a measure of each entry over subsets of its images, (seeds * entries,): the share of
+    them by which it is right.
 
     Images are exchangeable, each with a seed of its own, so that this estimates the accuracy with
     ``size`` images, of which the first ``size`` are one draw.
@@ -47,11 +53,12 @@ def share_right(
         rescorers: of each seed.
         most: images of which subsets are taken, the first ones.
         rule: mixing rule and weights.
+        measure: of each entry, from the log-likelihoods of each question's candidates.
     """
-    shares = []
+    averages = []
     for rescorer in rescorers:
-        right = []
+        found = []
         for places in subsets(most, size):
-            right.append(rescorer.correct(rescorer.rescore_images(places, *rule)))
-        shares.append(np.mean(right, axis=0))
-    return np.concatenate(shares)
+            found.append(measure(rescorer, rescorer.rescore_images(places, *rule)))
+        averages.append(np.mean(found, axis=0))
+    return np.concatenate(averages)

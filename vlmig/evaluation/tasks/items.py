@@ -53,6 +53,26 @@ class Item:
     choices: tuple[str, ...]
     """The candidates by name; for generated answers, the right ones."""
     questions: tuple[Question, ...]
+    things: tuple[str, ...] = ()
+    """The two things that are contrasted, of items that are about two."""
+    distribution: tuple[float, ...] = ()
+    """Of items that people do not agree on, the share of them that says each candidate."""
+    group: str = ""
+    """How far they agree: a single candidate, multiple ones, or any (``tasks.people``)."""
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Name what the item is about: intervals are over these."""
+        return self.things or (self.cluster,)
+
+    @property
+    def decided(self) -> bool:
+        """Whether one candidate is right: more than half of the people say it."""
+        return not self.distribution or max(self.distribution) > 0.5
+
+    def inside(self, covered: Callable[[str], bool]) -> bool:
+        """Tell whether all that the item is about belongs to a subset."""
+        return all(covered(name) for name in self.objects)
 
     @property
     def label(self) -> str:
@@ -64,7 +84,11 @@ class Item:
         questions = []
         for question in self.questions:
             questions.append({name: getattr(question, name) for name in Question.__slots__})
-        return {name: getattr(self, name) for name in Item.__slots__} | {"questions": questions}
+        fields = {name: getattr(self, name) for name in Item.__slots__} | {"questions": questions}
+        for name in ("things", "distribution", "group"):
+            if not fields[name]:  # most items have none, and keep their names in the journal
+                del fields[name]
+        return fields
 
     def taught(self, demonstrations: Sequence[Item]) -> Item | None:
         """Prepend few-shot examples with the same candidates; None if there are none.
@@ -126,6 +150,8 @@ class Task:
     ``first_token``, or the ``sequence`` of context and candidate by mean loss per token."""
     counted: str = "each"
     """``each`` wording counts; as in ViComTe, an item is right when ``any`` wording is."""
+    both_orders: bool = False
+    """Whether the second half of an item's questions are the first half's in the other order."""
     policy: str = "item"
     """What is imagined: what the item is about (``item``), or what a policy of
     ``vlmig.imagination.prompts`` makes of each question."""

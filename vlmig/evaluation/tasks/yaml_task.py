@@ -7,105 +7,27 @@ same keys.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, model_validator
+from typing import Any
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.evaluation.tasks.keys import Keys
+from vlmig.evaluation.tasks.people import groups, shares
 from vlmig.evaluation.tasks.templates import evaluate, fields_of, made_of_row, render
-from vlmig.io.config_file import Checked, parse, read_yaml
+from vlmig.io.config_file import parse, read_yaml
 from vlmig.io.records import Record, read_records, read_text
 from vlmig.io.rows import Row
 
 FOLDER = Path(__file__).parent
-Names = Annotated[list[str], BeforeValidator(lambda v: [v] if isinstance(v, str) else v)]
-"""One name or several."""
 
 
-class Declaration(Checked):
+class Declaration(Keys):
     """A task's file."""
-
-    task: str
-    files: dict[str, Names]
-    """Files below the data folder, by split."""
-    columns: list[str]
-    """Fields that every row must have."""
-    prompts: list[Any]
-    """Wordings; one that names ``choice`` is rendered for every candidate. ``{prompt, answer}`` has
-    its answer beside it."""
-    subject: str
-    """What the item is about; items that share it are one cluster."""
-    picture: str
-    """What to imagine."""
-    answer: str
-    """Expression: the right candidate, its index, or the list of right texts to generate, empty
-    for plain text."""
-    choices: Any = "labels"
-    """Expression, or list of templates; ``labels`` are all right answers of the split."""
-    continuation: Any = "{{ choice }}"
-    """The scored text of a candidate; several for the first token of several spellings."""
-    variables: dict[str, Any] = {}
-    """Constants for the templates; a text is a template itself."""
-    known: list[str] = []
-    """Labels that may occur; any when empty."""
-    same: dict[str, str] = {}
-    """Labels that count as another."""
-    where: str = "true"
-    """Expression: which rows count."""
-    each: list[str] = []
-    """Nested JSON: the lists to walk down."""
-    previous: str = ""
-    """A field: ``previous`` is the row before with the same value in it; others are left out."""
-    repeated: int = 0
-    """Rows that the public file is known to repeat."""
-    also: dict[str, str] = {}
-    """Other names that columns have in other publications of the files."""
-    elsewhere: dict[str, str] = {}
-    """Where a file lies in other publications, below the data folder too."""
-    labels: str = ""
-    """A file of labels, line by line, for the rows' field ``label``."""
-    split: str = "test"
-    demonstrations: str = ""
-    """The split whose items the few-shot control shows."""
-    shots: int = 5
-    """At most so many of them with an item's candidates."""
-    kind: Literal["choice", "generate", "text"] = "choice"
-    scoring: Literal["whole", "first_token", "sequence"] = "whole"
-    counted: Literal["each", "any"] = "each"
-    policy: Literal["item", "subject", "question", "sentences", "option"] = "item"
-    weights: Literal["uniform", "clip", "doubled", "entropy", "learned"] | None = None
-    max_new_tokens: int = 0
-    statement: str = "{picture} {choice}"
-    version: int = 1
-    reference: dict[str, Any] = {}
-    """Keys that the published code sets differently."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Declaration:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.task):
-            raise ValueError(
-                f"is named {self.task[:60]!r}; expected at most 100 letters, digits, _, - and ., "
-                "since result files are named by it"
-            )
-        for name in ("shots", "repeated", "max_new_tokens"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"has {name} {getattr(self, name)}; expected 0 or more")
-        if not self.prompts or not all(self.prompts):
-            raise ValueError("has an empty prompt, or none; expected a text for each wording")
-        if len(set(self.columns)) < len(self.columns):
-            raise ValueError("names a column twice; expected each once")
-        if self.demonstrations and self.demonstrations not in self.files:
-            raise ValueError(
-                f"has demonstrations of the split {self.demonstrations!r}; expected one of "
-                f"{', '.join(self.files)}"
-            )
-        return self
 
     def read(self, data: Path, split: str) -> list[Item]:
         """Read a split's items.
@@ -115,7 +37,7 @@ class Declaration(Checked):
         """
         records: list[Record] = []
         for name in self.files[split]:
-            if name != self.labels:
+            if name not in (self.labels, self.people):
                 path = self._path(data, name)
                 for place, row in read_records(
                     path, self.columns, self.each, self.repeated, self.also
@@ -123,6 +45,8 @@ class Declaration(Checked):
                     records.append((place, {**row, "file": name}))
         if self.labels:
             self._add_labels(records, data / self.labels)
+        if self.people:
+            self._add_people(records, data / self.people)
         return self._items(records)
 
     def _path(self, data: Path, name: str) -> Path:
@@ -140,6 +64,13 @@ class Declaration(Checked):
         for (_, row), label in zip(records, labels, strict=True):
             row["label"] = label
 
+    def _add_people(self, records: list[Record], path: Path) -> None:
+        said: dict[str, list[Row]] = {}
+        for _, row in read_records(path, [self.by]):
+            said.setdefault(str(row[self.by]), []).append(row)
+        for _, row in records:
+            row["people"] = said.get(str(row[self.by]), [])
+
     def items(self, rows: Sequence[Row]) -> list[Item]:
         """Make items of rows.
 
@@ -151,7 +82,7 @@ class Declaration(Checked):
     def _items(self, records: Iterable[Record]) -> list[Item]:
         kept: list[Record] = []
         for place, row in records:
-            filled = made_of_row(place, self._filled, row)
+            filled = made_of_row(place, self._filled, row, place)
             if made_of_row(place, evaluate, self.where, filled):
                 kept.append((place, filled))
         if self.previous:
@@ -166,13 +97,17 @@ class Declaration(Checked):
         for number, ((place, row), answer) in enumerate(zip(kept, answers, strict=True)):
             row = {**row, "labels": labels}
             items.append(made_of_row(place, self._item, number, row, answer, place))
-        return items
+        return groups(items) if self.distribution else items
 
-    def _filled(self, row: Row) -> Row:
-        """Add the declared variables to a row, in their order."""
+    def _filled(self, row: Row, place: str) -> Row:
+        """Add the declared variables and things to a row, in their order, and what people said."""
         filled = dict(row)
-        for name, value in self.variables.items():
+        for name, value in (self.variables | self.things).items():
             filled[name] = render(value, filled) if isinstance(value, str) else value
+        if self.distribution:
+            choices = self._choices(filled)
+            said = shares(evaluate(self.distribution, filled), choices, place)
+            filled |= {"shares": said, "mode": choices[said.index(max(said))]}
         return filled
 
     def _with_previous(self, records: list[Record]) -> Iterator[Record]:
@@ -200,13 +135,23 @@ class Declaration(Checked):
             index = self._index(answer, choices, place)
             for prompt in self.prompts:
                 questions.append(self._question(prompt, row, choices, index, place))
+            if self.both_orders:
+                questions += self._swapped(row, choices, index, place)
         cluster, image = render(self.subject, row).lower(), render(self.picture, row).strip()
         if not (cluster.strip() and image):
             raise VLMIGError(
                 f"{place} says nothing that could be imagined; expected a thing or a text; correct "
                 "the row"
             )
-        return Item(f"{self.task}/{number}", cluster, image, choices, tuple(questions))
+        return Item(
+            id=f"{self.task}/{number}",
+            cluster=cluster,
+            picture=image,
+            choices=choices,
+            questions=tuple(questions),
+            things=tuple(row[name].lower() for name in self.things),
+            distribution=row["shares"] if self.distribution else (),
+        )
 
     def _choices(self, row: Row) -> tuple[str, ...]:
         """Return the distinct candidates of a row."""
@@ -232,6 +177,26 @@ class Declaration(Checked):
             for choice in choices:
                 continuations.append(render(spelling, {**row, "choice": choice}))
         return Question(tuple(contexts), tuple(continuations), index)
+
+    @property
+    def both_orders(self) -> bool:
+        """Whether the second half of an item's questions are the first half's with its two things
+        swapped."""
+        return bool(self.things) and self.orders == "both"
+
+    def _swapped(
+        self, row: Row, choices: tuple[str, ...], index: int, place: str
+    ) -> Iterator[Question]:
+        """Ask about an item's things in the other order, where the other candidate is right."""
+        if len(choices) != 2:
+            raise VLMIGError(
+                f"{place}: two things, and {len(choices)} candidates; expected two of these also"
+            )
+        one, two = self.things
+        swapped = {**row, one: row[two], two: row[one]}
+        for prompt in self.prompts:
+            question = self._question(prompt, swapped, choices, index, place)
+            yield replace(question, answer=1 - question.answer)
 
     def _index(self, answer: Any, choices: tuple[str, ...], place: str) -> int:
         """Return the index of the right candidate."""
@@ -265,6 +230,7 @@ class Declaration(Checked):
             kind=self.kind,
             scoring=self.scoring,
             counted=self.counted,
+            both_orders=self.both_orders,
             policy=self.policy,
             weights=self.weights,
             split=chosen,

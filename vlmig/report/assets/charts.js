@@ -30,10 +30,11 @@ function axes(x, y, xTicks, yTicks, xTitle) {
 
 const path = (points) => points.map(([a, b], i) => `${i ? 'L' : 'M'}${a.toFixed(1)} ${b.toFixed(1)}`).join('');
 
+const value = (p) => p.acc ?? p.perplexity ?? p.jsd;
+
 // A line over k with an interval at each point.
 function series(points, across, y, name, aside = 0) {
   const x = (k) => across(k) + aside; // beside the other line, so that intervals do not cover each other
-  const value = (p) => p.acc ?? p.perplexity;
   return svg(
     'g',
     { class: `series ${name}` },
@@ -46,18 +47,18 @@ function series(points, across, y, name, aside = 0) {
 }
 
 function curve(chart) {
-  const own = chart.curves.none.filter((p) => known(p.acc) || known(p.perplexity));
+  const own = chart.curves.none.filter((p) => known(value(p)));
   if (own.length < 2) return null;
   const shuffled = chart.curves.shuffled;
   const places = own.map((p) => p.k);
   const x = scale(0, places.length - 1, BOX.left + 14, BOX.width - BOX.right - 14);
   const at = (k) => x(places.indexOf(k));
-  const [y, ticks] = vertical(chart, own);
+  const [y, ticks] = vertical(chart, [...own, ...shuffled]);
   const title = `${chart.task}: ${chart.metric} by number of images`;
   const words = own.map((p) =>
     known(p.acc)
       ? `k = ${p.k}: ${percent(p.acc)} %, interval ${interval(p.ci95)}`
-      : `k = ${p.k}: ${p.perplexity.toFixed(3)}`,
+      : `k = ${p.k}: ${value(p).toFixed(3)}`,
   );
   const chance = known(chart.chance) && [
     svg('line', { class: 'chance', x1: BOX.left, x2: BOX.width - BOX.right, y1: y(chart.chance), y2: y(chart.chance) }),
@@ -86,10 +87,10 @@ function curve(chart) {
 
 function vertical(chart, points) {
   const [top, bottom] = [BOX.top, BOX.height - BOX.bottom];
-  if (chart.metric !== 'perplexity') {
+  if (!['perplexity', 'divergence'].includes(chart.metric)) {
     return [scale(0, 1, bottom, top), [0, 0.25, 0.5, 0.75, 1].map((share) => [share, percent(share, 0)])];
   }
-  const values = points.map((p) => p.perplexity);
+  const values = points.flatMap((p) => [value(p), ...(p.ci95 || [])]);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const margin = (high - low || 0.02 * high) * 0.2;
   const digits = high - low < 0.5 ? 2 : 1;

@@ -24,6 +24,7 @@ function detail(item, state, change) {
   const facts = [
     item.targets.length ? ['label', item.targets.join(' / ')] : null,
     item.about && item.kind !== 'loss' ? ['about', item.about] : null,
+    item.group ? ['people agree on', item.group] : null,
     item.covered === false ? ['note', 'the image generator cannot draw it'] : null,
     item.id ? ['item', item.id] : null,
     item.steps ? ['steps', item.steps] : null,
@@ -135,6 +136,7 @@ function matrix(item, run, found, state, change) {
   const [set, candidate, pick] = chosenSet(item, run, found, state, change, names, order[0]);
   const right = item.wordings[state.wording].right;
   const columns = [
+    ...(item.people ? [{ head: el('span', { class: 'what' }, 'people'), shares: item.people, kind: 'people' }] : []),
     ...(found.images.length || given(run).length
       ? [{ head: el('span', { class: 'what mixed' }, 'with images'), shares: found.mixed, kind: 'mixed' }]
       : []),

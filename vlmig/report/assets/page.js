@@ -46,6 +46,16 @@ function browserSection() {
   return section('items', 'Items', el('p', { class: 'guide' }, all, differing, keys), new Browser().root);
 }
 
+function agreementSection() {
+  if (!DATA.agreement.length) return null;
+  const guide =
+    'Jensen-Shannon divergence of the predicted distribution from people’s, in nats: 0 is theirs, 0.693 shares nothing with it. ' +
+    'Below it the 95 % interval over objects, and Kendall’s rank correlation. ' +
+    'Groups: people name a single answer, multiple ones, or any. Votes: the share of images by their own answers. ' +
+    'Less: the difference at the largest k; verdicts are Holm’s over this table. Right: accuracy where most people agree.';
+  return section('agreement', 'Beside what people say', el('p', { class: 'guide' }, guide), agreementTable(DATA), agreementConditions(DATA));
+}
+
 function runPage() {
   const guide =
     'Accuracy in percent; below it the 95 % interval, Wilson’s over objects. Visual gain: the object’s images against other objects’. ' +
@@ -53,6 +63,7 @@ function runPage() {
   page.append(
     el('header', {}, el('h1', {}, 'Evaluation'), pairs(DATA.head.facts, 'facts'), provenance(DATA.head)),
     section('results', 'Results', el('p', { class: 'guide' }, guide), mainTable(DATA)),
+    agreementSection() || '',
     section('curves', 'Curves and calibration', chartGrid(DATA)),
     browserSection() || '',
     section(

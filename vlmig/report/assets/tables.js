@@ -70,6 +70,13 @@ function accuracy(cell) {
   return [el('span', { class: 'value' }, percent(cell.acc)), under, other, ...lines];
 }
 
+// Of pairs of things, the share that is answered alike in both orders.
+function consistent(cell) {
+  if (!cell || !known(cell.consistent)) return null;
+  const under = el('span', { class: 'under' }, interval(cell.consistent_ci95));
+  return [el('span', { class: 'value' }, percent(cell.consistent)), under];
+}
+
 function gainCell(gain) {
   if (!gain) return el('span', { class: 'none' }, '–');
   return [
@@ -91,12 +98,94 @@ const MAIN = (k) => [
   ['shuffled', 2, 'shuffled', (r) => r.cells.shuffled && accuracy(r.cells.shuffled)],
   ['main', 3, `k = ${k}`, (r) => k > 0 && accuracy(r.cells.main)],
   ['balanced', 3, 'balanced', (r) => k > 0 && known(r.balanced_acc) && percent(r.balanced_acc)],
+  ['consistent', 3, 'both orders alike', (r) => k > 0 && consistent(r.cells.main)],
   ['gain', 3, 'visual gain', (r) => r.gain && gainCell(r.gain)],
   ['vote', 4, 'vote', (r) => r.cells.vote && accuracy(r.cells.vote)],
   ['clip', 4, 'CLIP', (r) => r.cells.clip && accuracy(r.cells.clip)],
   ['zlavi', 4, 'Z-LaVI', (r) => r.cells.zlavi && accuracy(r.cells.zlavi)],
   ['best-image', 4, 'best image', (r) => r.cells['best-image'] && accuracy(r.cells['best-image'])],
 ];
+
+// Divergence from people's distribution; below it the interval, and the rank correlation.
+function divergence(cell) {
+  if (!cell) return el('span', { class: 'none' }, '–');
+  return [
+    el('span', { class: 'value' }, fixed(cell.jsd, 3)),
+    el('span', { class: 'under' }, cell.jsd_ci95.map((end) => fixed(end, 2)).join('–')),
+    known(cell.kendall) && el('span', { class: 'under' }, `τ ${fixed(cell.kendall, 2)}`),
+  ];
+}
+
+function agreementTable(data) {
+  const cells = [
+    ['text', 'text only'],
+    ['caption', 'caption'],
+    ['blank', 'blank'],
+    ['shuffled', 'shuffled'],
+    ['single', 'k = 1'],
+    ['main', `k = ${data.k}`],
+    ['vote', 'votes'],
+  ].filter(([name]) => data.agreement.some((row) => row.cells[name]));
+  const change = (name, title) => ({
+    name: title,
+    value: (r) => r.against[name]?.delta,
+    show: (r) =>
+      r.against[name] && [
+        el(
+          'span',
+          { class: 'value gain' },
+          badge(r.against[name].verdict),
+          el('span', {}, fixed(r.against[name].delta, 2)),
+        ),
+        el('span', { class: 'under' }, `[${r.against[name].ci95.map((end) => fixed(end, 2)).join(', ')}]`),
+      ],
+  });
+  const columns = [
+    { name: 'task', left: true, value: (r) => r.task, show: (r) => [r.task, el('span', { class: 'under' }, r.subset)] },
+    { name: 'group', left: true, value: (r) => r.group },
+    { name: 'items', value: (r) => r.n, show: (r) => String(r.n) },
+    { name: 'guess', value: (r) => r.uniform, show: (r) => fixed(r.uniform, 3) },
+    ...cells.map(([name, title]) => ({
+      name: title,
+      value: (r) => r.cells[name]?.jsd,
+      show: (r) => divergence(r.cells[name]),
+    })),
+    ...[
+      ['text-only', 'less text only'],
+      ['k=1', 'less k = 1'],
+      ['shuffled', 'less shuffled'],
+    ]
+      .filter(([name]) => data.agreement.some((row) => row.against[name]))
+      .map(([name, title]) => change(name, title)),
+    {
+      name: 'right',
+      value: (r) => r.cells.main?.acc,
+      show: (r) =>
+        known(r.cells.main?.acc) && [
+          el('span', { class: 'value' }, percent(r.cells.main.acc)),
+          el('span', { class: 'under' }, `${interval(r.cells.main.acc_ci95)}, n = ${r.cells.main.n_majority}`),
+        ],
+    },
+  ];
+  return sortable('Beside what people say', columns, data.agreement);
+}
+
+function agreementConditions(data) {
+  const columns = [
+    ...['task', 'subset', 'group'].map((name) => ({ name, left: true, value: (r) => r[name] })),
+    { name: 'k', value: (r) => r.k, show: (r) => String(r.k) },
+    ...['mix', 'weights', 'control'].map((name) => ({ name, left: true, value: (r) => r[name] })),
+    { name: 'n', value: (r) => r.n, show: (r) => String(r.n) },
+    { name: 'divergence', value: (r) => r.jsd, show: (r) => el('b', {}, fixed(r.jsd, 3)) },
+    { name: '95 %', value: (r) => r.jsd_ci95[0], show: (r) => r.jsd_ci95.map((end) => fixed(end, 2)).join('–') },
+    { name: 'Kendall', value: (r) => r.kendall, show: (r) => fixed(r.kendall, 2) },
+    { name: 'Spearman', value: (r) => r.spearman, show: (r) => fixed(r.spearman, 2) },
+    { name: 'right', value: (r) => r.acc, show: (r) => known(r.acc) && percent(r.acc) },
+  ];
+  return folded(`Every rule: ${plural(data.agreements.length, 'row')}`, () =>
+    sortable('Divergences of every rule', columns, data.agreements),
+  );
+}
 
 function mainTable(data) {
   const columns = MAIN(data.k).filter(([, , , show]) => data.main.some(show));
@@ -156,6 +245,7 @@ function naming(row) {
   const parts = [`${row.split} split`];
   if (row.metric !== 'accuracy') parts.push(row.metric);
   if (row.subset !== 'all') parts.push(`${row.subset} only`);
+  if (row.majorities) parts.push('majorities');
   return parts.join(', ');
 }
 
