@@ -8,9 +8,8 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from vlmig.io.rows import Bad
+from vlmig.io.rows import Bad, is_unicode
 from vlmig.models.config import IMAGE
-from vlmig.processing.texts import is_unicode
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -98,7 +97,7 @@ def captioned(captions: Any, place: str, pair: Pair) -> Iterator[Pair | Bad]:
             yield Bad(where, "caption is no text")
         elif not caption.strip():
             yield Bad(where, "empty caption")
-        elif not all(map(is_unicode, (caption, pair.picture, pair.prompt))):
+        elif not is_unicode(caption, pair.picture, pair.prompt):
             yield Bad(where, "not Unicode")
         elif caption.count(IMAGE) > bool(pair.picture or pair.prompt):
             without = f"{IMAGE} without image"

@@ -102,12 +102,12 @@ def with_donors(sets: list[Visuals], others: list[list[Visuals]]) -> list[Visual
     joined = []
     for i in range(len(sets)):
         every = [sets[i], *(other[i % len(other)] for other in others)]
-        features = torch.cat([own.features for own in every])
-        alignment = torch.cat([own.alignment for own in every])
+        features = torch.cat([images.features for images in every])
+        alignment = torch.cat([images.alignment for images in every])
         prompts, items, keys = [], [], []
-        for own in every:
-            prompts += own.prompts
-            items += own.items
-            keys += own.keys
+        for images in every:
+            prompts += images.prompts
+            items += images.items
+            keys += images.keys
         joined.append(Visuals(prompts, features, alignment, items, keys))
     return joined

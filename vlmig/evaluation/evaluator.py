@@ -113,11 +113,11 @@ class Evaluator:
         """Measure every item under every seed, except those in the journal."""
         items, seeds = self.items(task), list(self.settings.seeds)
         plan = Plan(self.model, self.settings, task, items, self.data, self._model)
-        flat = (plan.key(seed, item) for seed in seeds for item in items)
-        keys = np.fromiter(flat, KEY).reshape(len(seeds), -1)
+        keys = np.empty((len(seeds), len(items)), KEY)
+        for s, seed in enumerate(seeds):
+            keys[s] = [plan.key(seed, item) for item in items]
         share = range(self.rank, keys.size, self.processes)
-        missing = (i for i in share if keys.flat[i].decode() not in self.journal)
-        todo = np.fromiter(missing, int)
+        todo = np.array([i for i in share if keys.flat[i].decode() not in self.journal], dtype=int)
         done = len(share) - len(todo)
         with tqdm(total=len(share), initial=done, desc=task.name, unit=" items") as bar:
             for start in range(0, len(todo), CHUNK):

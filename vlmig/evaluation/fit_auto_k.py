@@ -162,8 +162,8 @@ def risks(
     greatest = np.maximum.accumulate(by_item[:, ::-1], 1)[:, ::-1]
     bounds = []
     for kind in np.unique(found[:, 0]):
-        own = greatest[found[:, 0] == kind]
-        bounds.append((own.sum(0) + 1) / (len(own) + 1))
+        of_kind = greatest[found[:, 0] == kind]
+        bounds.append((of_kind.sum(0) + 1) / (len(of_kind) + 1))
     rounded = np.ceil(np.max(bounds, axis=0) * 1e4) / 1e4
     return [[t, risk] for t, risk in zip(THRESHOLDS, rounded.tolist(), strict=True) if risk < 0.5]
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -108,8 +108,9 @@ class Plan:
             scored = score_items(
                 self.model, self.task, rule, policy, least, items, seed, self.generic
             )
-            pairs = zip(items, scored, strict=True)
-            records = [self._record(item, *own, others=[]) for item, own in pairs]
+            records = []
+            for item, (visuals, scores) in zip(items, scored, strict=True):
+                records.append(self._record(item, visuals, scores, others=[]))
             yield from self._with_text_only(items, records)
         else:
             yield from self._choices(items, seed)
@@ -152,9 +153,9 @@ class Plan:
         """Score every question's candidates with text alone, its images, and other objects'."""
         visuals = self._imagine(items, seed)
         others = [self._donors(seed, item) for item in items]
-        flat = [donor for own in others for donor in own]
+        flat = list(chain(*others))
         shown = self._imagine(flat, seed) if flat else []
-        unseen = _regrouped(shown, [len(own) for own in others])
+        unseen = _regrouped(shown, list(map(len, others)))
         device = self.model.model.device
         # On a CPU item by item, so that no number depends on an item's neighbors; elsewhere all
         # together, for speed.
@@ -162,7 +163,7 @@ class Plan:
 
         def score(start: int) -> list[Record]:
             group = slice(start, start + size)
-            both = [with_donors(*sets) for sets in zip(visuals[group], unseen[group], strict=True)]
+            both = list(map(with_donors, visuals[group], unseen[group]))
             scored = self._scores(items[group], both)
             records = []
             for i, scores in enumerate(scored, start):
@@ -183,12 +184,12 @@ class Plan:
             changes["content_free"] = content_free
         none = Visuals.none(self.model.config)
         for name, change in changes.items():
-            asked: dict[int, Item] = {}
+            changed_items: dict[int, Item] = {}
             for i, item in enumerate(items):
                 if (changed := change(item)) is not None:
-                    asked[i] = changed
-            scored = self._scores(list(asked.values()), [[none]] * len(asked))
-            for i, questions in zip(asked, scored, strict=True):
+                    changed_items[i] = changed
+            scored = self._scores(list(changed_items.values()), [[none]] * len(changed_items))
+            for i, questions in zip(changed_items, scored, strict=True):
                 texts: Any = {name: [listed(scores.text) for scores in questions]}
                 records[i].update(texts)
         return records
@@ -217,17 +218,17 @@ class Plan:
                 "alignment": [],
             }
         for i, question in enumerate(scores):
-            own, other = question.split(len(visuals[i * sets_each].features))
-            record["alignment"].append(listed(own.alignment))
-            record["text_only"].append(listed(own.text))
-            record["per_image"].append(listed(own.per_image))
-            record["blank"].append(listed(own.blank))
-            if own.generic is not None:
-                record.setdefault("generic", []).append(listed(own.generic))
+            of_item, of_donors = question.split(len(visuals[i * sets_each].features))
+            record["alignment"].append(listed(of_item.alignment))
+            record["text_only"].append(listed(of_item.text))
+            record["per_image"].append(listed(of_item.per_image))
+            record["blank"].append(listed(of_item.blank))
+            if of_item.generic is not None:
+                record.setdefault("generic", []).append(listed(of_item.generic))
             if others:
                 shuffled: Any = record["shuffled"]
                 for name in ("per_image", "alignment"):
-                    values = np.stack(np.split(getattr(other, name), len(others)))
+                    values = np.stack(np.split(getattr(of_donors, name), len(others)))
                     shuffled[name].append(listed(values))
         if self.task.scoring == "first_token":
             record["tokens"] = []

@@ -68,8 +68,8 @@ class TaskProbe:
             mixture = Mixture.of(model.config)
             for label, k in ((name, self.k), (f"{name} text only", 0)):
                 right = 0
-                for question, own in zip(questions, scores, strict=True):
-                    right += int(own.mixed(k, mixture).argmax()) == question.answer
+                for question, answer in zip(questions, scores, strict=True):
+                    right += int(answer.mixed(k, mixture).argmax()) == question.answer
                 accuracies[label] = round(right / len(questions), 4)
         return accuracies
 

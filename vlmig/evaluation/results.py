@@ -82,8 +82,8 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
     model, settings, out = evaluator.model, evaluator.settings, evaluator.out
     names = [outcome.task.name for outcome in outcomes]
 
-    def by_task(told: Callable[[Outcome], Any]) -> dict[str, Any]:
-        return dict(zip(names, map(told, outcomes), strict=True))
+    def by_task(value: Callable[[Outcome], Any]) -> dict[str, Any]:
+        return dict(zip(names, map(value, outcomes), strict=True))
 
     results = {
         "results": by_task(partial(_main_metrics, evaluator)),

@@ -53,11 +53,11 @@ class Tally:
     """Images that stayed so after all redraws; their features count as a blank image's."""
 
     def __str__(self) -> str:
-        told = [f"{self.stored} images were there", f"{self.drawn} drawn"]
+        counts = [f"{self.stored} images were there", f"{self.drawn} drawn"]
         for name in ("cut", "redrawn", "faulty"):
             if getattr(self, name):
-                told.append(f"{getattr(self, name)} {name}")
-        return ", ".join(told)
+                counts.append(f"{getattr(self, name)} {name}")
+        return ", ".join(counts)
 
 
 class Imagination:

@@ -289,7 +289,7 @@ class VlmigLM(LM):
                     bar.update(len(chosen))
         return [texts[i] for i in range(len(requests))]
 
-    def _continued(self, requests: list[Instance], seen: list[Visuals]) -> list[str]:
+    def _continued(self, requests: list[Instance], visuals: list[Visuals]) -> list[str]:
         """Continue contexts that are continued by the same rules."""
         settings: dict[str, Any] = dict(normalize_gen_kwargs(requests[0].args[1], ANSWER))
         until = [stop for stop in settings.pop("until") if stop]
@@ -298,12 +298,12 @@ class VlmigLM(LM):
             settings.pop("temperature", None)
 
         def batch(start: int) -> list[str]:
-            own = seen[start : start + self.batch]
+            images = visuals[start : start + self.batch]
             return self.vlmig.generate(
                 [request.args[0] for request in requests[start : start + self.batch]],
-                len(own[0].features),
+                len(images[0].features),
                 batch=self.batch,
-                visuals=own,
+                visuals=images,
                 stopping_criteria=[Until(self.tokenizer, until)],
                 **settings,
             )

@@ -94,9 +94,9 @@ def json_items(path: Path, prefix: str = "") -> Iterator[Any]:
             raise
         except (ijson.JSONError, ValueError, *DAMAGE) as error:
             byte = file.position if file else 0
-            told = "broken off" if "EOF" in str(error) else "damaged"
+            state = "broken off" if "EOF" in str(error) else "damaged"
             raise VLMIGError(
-                f"{path} is {told} at or shortly before byte {byte}{last} ({one_line(error)}); "
+                f"{path} is {state} at or shortly before byte {byte}{last} ({one_line(error)}); "
                 "expected a whole JSON list; fetch the file again"
             ) from None
 

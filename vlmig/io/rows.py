@@ -202,10 +202,10 @@ def lowest_values(at_least: Mapping[str, float] | None, where: Path | str) -> di
     return dict(lowest)
 
 
-def is_unicode(text: str) -> bool:
-    """Return whether a text can be encoded: JSON and file systems allow lone surrogates."""
+def is_unicode(*texts: str) -> bool:
+    """Return whether texts can be encoded: JSON and file systems allow lone surrogates."""
     try:
-        text.encode()
+        "".join(texts).encode()
     except UnicodeEncodeError:
         return False
     return True

@@ -73,9 +73,12 @@ def files_of(path: str | Path, endings: Sequence[str]) -> list[Path]:
 def of_split(files: Sequence[Path], folder: Path, split: str) -> list[Path]:
     """Choose the files of a split by their names, as on the hub: ``train-00000-of-00002.parquet``,
     ``default/train/0000.parquet``. Where no name has a split, all files are of it."""
-    named = {name: [file for file in files if _names(file, folder, name)] for name in SPLITS}
-    named.setdefault(split, [file for file in files if _names(file, folder, split)])
-    return named[split] if any(named.values()) else list(files)
+    of_any, chosen = False, []
+    for file in files:
+        of_any = of_any or any(_names(file, folder, name) for name in (*SPLITS, split))
+        if _names(file, folder, split):
+            chosen.append(file)
+    return chosen if of_any else list(files)
 
 
 def _names(file: Path, folder: Path, split: str) -> bool:

@@ -229,7 +229,7 @@ class AdapterCheckpoint:
         return learns and not has_low_rank(self.language_model)
 
     def _check_base(
-        self, state: dict[str, Tensor], config: VLMIGConfig, source: Path, asked: bool | None
+        self, state: dict[str, Tensor], config: VLMIGConfig, source: Path, save_base: bool | None
     ) -> bool:
         """Whether to save a frozen base LM: if it is not what would be loaded.
 
@@ -240,7 +240,7 @@ class AdapterCheckpoint:
         base = _base_state(state)
         if not _differs(self, base, place, config.language_model_revision):
             return False
-        if asked is False:
+        if save_base is False:
             raise VLMIGError(
                 f"save_base=False, and the base LM is not what {place} holds: an adapter alone "
                 "would be loaded around another LM; expected save_base=True, or None to decide"
@@ -260,11 +260,11 @@ class AdapterCheckpoint:
 
 def _base_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return the base LM's weights of a model's, by their own names."""
-    own = {}
+    base = {}
     for name, value in state.items():
         if name.startswith(PREFIX):
-            own[name.removeprefix(PREFIX)] = value
-    return own
+            base[name.removeprefix(PREFIX)] = value
+    return base
 
 
 def _differs(

@@ -142,14 +142,14 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         """Whether predictions depend on padding, as for some families of the published code."""
         return self.published and self.config.text_config.model_type in COUNTS_PADDING
 
-    def take_asked(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def take_options(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Take the arguments of the loss out of a model's ``kwargs``, and return them with those on
         outputs, which the configuration may set too."""
         for name in ("output_hidden_states", "output_attentions"):
             if kwargs.get(name) is None and getattr(self.config, name, False):
                 kwargs[name] = True
-        asked = {name: kwargs.pop(name, None) for name in OF_LOSS}
-        return {**asked, "output_hidden_states": kwargs.get("output_hidden_states")}
+        options = {name: kwargs.pop(name, None) for name in OF_LOSS}
+        return {**options, "output_hidden_states": kwargs.get("output_hidden_states")}
 
     def check_features(
         self, visual_features: Tensor, image_weights: Tensor | None, rows: int
@@ -211,12 +211,12 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         visual_features: Tensor,
         image_weights: Tensor | None,
         labels: Tensor | None,
-        asked: dict[str, Any],
+        options: dict[str, Any],
     ) -> dict[str, Any]:
         """Mix text and images: the fields of an output, with log-probabilities (B, T, V).
 
         Args:
-            asked: transformers' ``num_items_in_batch`` and ``shift_labels`` for the loss, and
+            options: transformers' ``num_items_in_batch`` and ``shift_labels`` for the loss, and
                 ``output_hidden_states``.
         """
         self.check_features(visual_features, image_weights, len(reading.hidden))
@@ -230,13 +230,13 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
             "hidden_states": reading.hidden_states,
             "attentions": reading.attentions,
         }
-        if asked.get("output_hidden_states"):
+        if options.get("output_hidden_states"):
             fields["fused_hidden_states"] = states[:, -visual_features.shape[1] :]
         if labels is not None and self.published:
             mixture = logits if image_weights is not None else None
             fields["loss"] = self.published_loss(self, reading, visual_features, labels, mixture)
         elif labels is not None:
-            given = {name: asked[name] for name in OF_LOSS if asked.get(name) is not None}
+            given = {name: options[name] for name in OF_LOSS if options.get(name) is not None}
             fields["loss"] = self.loss_function(
                 logits, labels, vocab_size=logits.shape[-1], **given
             )

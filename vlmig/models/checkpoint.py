@@ -7,6 +7,7 @@ import logging
 import re
 import shutil
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +172,10 @@ def save_tokenizer(config: VLMIGConfig, source: Path, folders: list[Path]) -> No
     """Save the checkpoint's tokenizer, or the base LM's, if there is one: the files as they are
     where they name their class, without which transformers would not know it."""
     name, revision = tokenizer_place(config, source)
-    place, told = Path(name), Path(name) / TOKENIZER
-    if told.is_file() and "tokenizer_class" in json.loads(told.read_text(encoding="utf-8")):
-        for file in [file for pattern in TOKENIZER_FILES for file in place.glob(pattern)]:
-            for folder in folders:
+    place, settings = Path(name), Path(name) / TOKENIZER
+    if settings.is_file() and "tokenizer_class" in json.loads(settings.read_text(encoding="utf-8")):
+        for pattern in TOKENIZER_FILES:
+            for file, folder in product(place.glob(pattern), folders):
                 folder.mkdir(exist_ok=True)
                 if folder.resolve() != place.resolve():
                     shutil.copyfile(file, folder / file.name)

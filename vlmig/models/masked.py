@@ -92,9 +92,9 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         base |= {name: value for name, value in optional.items() if value is not None}
         if visual_features is None or visual_features.shape[1] == 0:
             return self.without_images(self.language_model(**base, labels=labels))
-        asked = self.take_asked(base)
+        options = self.take_options(base)
         reading = self.read(base)
-        fields = self.mix_images(reading, visual_features, image_weights, labels, asked)
+        fields = self.mix_images(reading, visual_features, image_weights, labels, options)
         return VisualMaskedLMOutput(**fields)
 
     def read(self, base: dict[str, Any], queries: Tensor | None = None) -> Reading:

@@ -65,11 +65,11 @@ def _counted(data: dict[str, Any]) -> str:
     counts = dict(data)
     for rule, count in data.get("curated", {}).items():
         counts[f"left out by {rule}"] = count
-    told = []
+    parts = []
     for name, count in counts.items():
         if isinstance(count, int) and count:
-            told.append(f"{count:,} {name.replace('_', ' ')}")
-    return ", ".join(told)
+            parts.append(f"{count:,} {name.replace('_', ' ')}")
+    return ", ".join(parts)
 
 
 def _told(training: dict[str, Any]) -> str:

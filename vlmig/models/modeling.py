@@ -149,9 +149,9 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             )
             mark_text(text_cache(output))
             return self.without_images(output)
-        asked = self.take_asked(kwargs)
+        options = self.take_options(kwargs)
         reading = self.read(base, logits_to_keep, fusion_mask, shown_features, **kwargs)
-        fields = self.mix_images(reading, visual_features, image_weights, labels, asked)
+        fields = self.mix_images(reading, visual_features, image_weights, labels, options)
         return VisualCausalLMOutput(**fields, **cache_argument(reading.cache))
 
     def read(
@@ -172,9 +172,9 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         mask = base["attention_mask"]
         padding = mask if isinstance(mask, Tensor) and mask.ndim == 2 else fusion_mask
         if padding is None and mask is not None:
-            came = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+            got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
             raise VLMIGError(
-                f"attention_mask of shape {came} with images; expected (B, S), or pass that as "
+                f"attention_mask of shape {got} with images; expected (B, S), or pass that as "
                 "fusion_mask"
             )
         states, cache = output.last_hidden_state, text_cache(output)

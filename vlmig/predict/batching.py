@@ -69,7 +69,7 @@ def read_batches(
         image_tokens: how images stand in a text; None where they do not.
     """
     single, shared = split_shared(model, requests)
-    largest = max((len(group) for group in shared), default=1)
+    largest = max(map(len, shared), default=1)
     for groups in _same_images(shared, visuals, max(1, batch // largest)):
         reading = read_shared(model, groups, pad)  # type: ignore[arg-type]
         members = list(chain(*groups))

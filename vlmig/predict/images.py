@@ -295,10 +295,10 @@ class VisualCache:
 def _joined(first: VisualStates, second: VisualStates) -> VisualStates:
     """Join the images of the same texts; one text's are repeated for all."""
     rows = max(len(first[0]), len(second[0]))
-    pairs = zip(first, second, strict=True)
-    return tuple(
-        torch.cat([tensor.expand(rows, *tensor.shape[1:]) for tensor in pair], 1) for pair in pairs
-    )
+    joined = []
+    for pair in zip(first, second, strict=True):
+        joined.append(torch.cat([tensor.expand(rows, *tensor.shape[1:]) for tensor in pair], 1))
+    return tuple(joined)
 
 
 def _size(states: VisualStates) -> int:

@@ -134,22 +134,22 @@ class VLMIG:
                 images that do not fit, words that the LM lacks; ``auto`` without choices, or with
                 images or steps.
         """
-        asked = AskOptions(**settings)
+        extra = AskOptions(**settings)
         check_question(question, choices)
         self.scorer.texts.refuse_unknown(choices or ())
-        mixture = Mixture.of(self.config, asked.mix, asked.weights)
+        mixture = Mixture.of(self.config, extra.mix, extra.weights)
         conversation = Conversation.of(question.strip(), images, shots, self.config, self.tokenizer)
         decides = choices is not None and not conversation.images and not steps
         count = parse_k(k, self.config.auto, decides)
 
         def draw(_: Sequence[int], number: int | None) -> list[Visuals]:
-            return [self.images.for_conversation(conversation, asked.prompt, number, asked.seed)]
+            return [self.images.for_conversation(conversation, extra.prompt, number, extra.seed)]
 
         (visuals,) = draw((), 0 if isinstance(count, Stopping) else count)
         gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
         context, rationale = conversation.context(gap), ""
         if steps:
-            rationale = think(self.scorer, conversation, visuals, asked.max_new_tokens)
+            rationale = think(self.scorer, conversation, visuals, extra.max_new_tokens)
             context = conversation.conclude(rationale)
         with self.stopwatch("read, fuse, mix"):
             options = list(self.scorer.likely(context, visuals, 8) if choices is None else choices)
@@ -157,10 +157,10 @@ class VLMIG:
             candidates = spaced(context, options) if plain else conversation.continuations(options)
             scores, visuals = self._scored((context, candidates), visuals, count, mixture, draw)
             text_only = self.scorer.text_only(context, candidates, visuals, scores)
-        told: Any = {"seconds": dict(self.stopwatch.seconds), "rationale": rationale}
+        fields: Any = {"seconds": dict(self.stopwatch.seconds), "rationale": rationale}
         images = conversation.images
         return Answer.of(
-            options, scores, text_only, visuals, mixture, images, question=question, **told
+            options, scores, text_only, visuals, mixture, images, question=question, **fields
         )
 
     def _scored(

@@ -172,8 +172,8 @@ def _check(turns: Sequence[Turn], template: str, last: str) -> None:
 
 
 def _write(turns: Sequence[Turn], template: Template, system: str | None) -> tuple[str, Spans]:
-    told = template.system if system is None else system
-    first = template.opening.format(told) if told else ""
+    opening = template.system if system is None else system
+    first = template.opening.format(opening) if opening else ""
     text, spans = "" if template.inside else first, []
     for number, turn in enumerate(turns):
         if turn.role == "assistant":

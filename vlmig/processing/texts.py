@@ -11,11 +11,14 @@ from vlmig.errors import VLMIGError
 from vlmig.io.rows import is_unicode
 
 
-def _check_unicode(text: str) -> None:
-    if not is_unicode(text):
-        raise VLMIGError(
-            f"{text!r} is no Unicode text (lone surrogates); expected UTF-8: correct it"
-        )
+def _check_unicode(*texts: str) -> None:
+    if is_unicode(*texts):
+        return
+    for text in texts:
+        if not is_unicode(text):
+            raise VLMIGError(
+                f"{text!r} is no Unicode text (lone surrogates); expected UTF-8: correct it"
+            )
 
 
 def check_texts(name: str, texts: Any) -> None:
@@ -35,7 +38,7 @@ def check_texts(name: str, texts: Any) -> None:
         if not isinstance(text, str):
             kind = type(text).__name__
             raise VLMIGError(f"{name} holds {text!r}, a {kind}; expected a list of texts")
-        _check_unicode(text)
+    _check_unicode(*texts)
 
 
 def check_pairs(pairs: Any) -> None:
@@ -49,7 +52,7 @@ def check_pairs(pairs: Any) -> None:
     for pair in pairs:
         if isinstance(pair, str) or len(pair) != 2 or not all(isinstance(t, str) for t in pair):
             raise VLMIGError(f"pairs holds {pair!r}; expected (context, continuation), two texts")
-        _check_unicode("".join(pair))
+        _check_unicode(*pair)
 
 
 def check_question(question: Any, choices: Sequence[str] | None) -> None:

@@ -24,7 +24,7 @@ from vlmig.models.base_weights import loaded
 from vlmig.training.batches import Batches, Order, Share
 from vlmig.training.images import PORTION, batched
 from vlmig.training.model import frozen_digest
-from vlmig.training.recipe import Stage, told_source
+from vlmig.training.recipe import Stage, name_source
 from vlmig.training.session import Session
 from vlmig.training.states import States
 from vlmig.training.texts import Tokens
@@ -39,7 +39,7 @@ class Material:
 
     def __init__(self, session: Session, number: int, stage: Stage) -> None:
         self.session, recipe = session, session.recipe
-        self.told: list[dict[str, Any]] = []
+        self.summaries: list[dict[str, Any]] = []
         tokenizer, network = session.model.tokenizer, session.model.model
         tokens = Tokens(tokenizer, network, stage.max_tokens, stage.mask_share)
         packed = Tokens(tokenizer, network, stage.max_tokens, stage.mask_share, stage.pack)
@@ -58,8 +58,8 @@ class Material:
         self.held_out = self._batches(validation, tokens, stage, 0.0) if validation else None
         if recipe.features == "stored":
             if stage.blank_share < 1:
-                for told, unreadable in zip(self.told, self._fill(order), strict=True):
-                    told["unreadable"] = unreadable
+                for summary, unreadable in zip(self.summaries, self._fill(order), strict=True):
+                    summary["unreadable"] = unreadable
             if validation:
                 self._fill(validation)
         if recipe.states == "stored":
@@ -96,8 +96,8 @@ class Material:
             for pairs in batched(part.order.pairs(), PORTION)
         )
         base = loaded(network.language_model)
-        told = base.digest if base else frozen_digest(network.language_model)
-        states = States(texts, session.folder, network.width, told)
+        digest = base.digest if base else frozen_digest(network.language_model)
+        states = States(texts, session.folder, network.width, digest)
         if not session.sharded:
             network.to(session.accelerator.device)
 
@@ -121,8 +121,8 @@ class Material:
         rules = Curation.from_mapping(entry.pop("curate", None))
         source = build_source(entry, session.data, tokens.tokenizer, session.own)
         state = state_of_source(entry, session.data)
-        told = json.dumps([entry, limit], sort_keys=True, default=str)
-        folder = session.folder / "data" / hashlib.sha256(told.encode()).hexdigest()[:12]
+        content = json.dumps([entry, limit], sort_keys=True, default=str)
+        folder = session.folder / "data" / hashlib.sha256(content.encode()).hexdigest()[:12]
         with session.accelerator.main_process_first():
             read = index(source, folder, limit, state)
         check_share(read.bad, read.records, recipe.max_bad, source.name, folder / BAD)
@@ -133,9 +133,9 @@ class Material:
                 f"{source.name} has no pairs to train on: {read.records} records, {len(rows)} "
                 f"kept, {len(aside)} held out; see vlmig data check"
             )
-        self.told.append(
+        self.summaries.append(
             {
-                "source": told_source(entry),
+                "source": name_source(entry),
                 **read.counts,
                 "curated": dropped,
                 "trained": len(trained),

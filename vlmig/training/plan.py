@@ -17,7 +17,7 @@ from vlmig.models.modeling import Model
 from vlmig.predict.predictor import VLMIG
 from vlmig.training.model import choose_trained, count_parameters, start
 from vlmig.training.objective import LOGITS_BUDGET
-from vlmig.training.recipe import Recipe, Stage, told_source
+from vlmig.training.recipe import Recipe, Stage, name_source
 
 ADAM_BYTES = 16
 """Per trained parameter: itself, its gradient and two moments, in fp32."""
@@ -49,7 +49,7 @@ def plan(
         tokens = 0.0
         for entry in stage.data:
             source = _read(entry, data, own or {}, model)
-            lines.append(f"  data        {source.told}")
+            lines.append(f"  data        {source.summary}")
             pairs = None if pairs is None or source.pairs is None else pairs + source.pairs
             tokens = max(tokens, source.tokens)
         tokens = min(tokens or stage.max_tokens, stage.max_tokens)
@@ -75,7 +75,7 @@ def _parameters(model: Model) -> list[str]:
 class _Data:
     """What is known of a source."""
 
-    told: str
+    summary: str
     pairs: int | None = None
     tokens: float = 0.0
 
@@ -93,16 +93,16 @@ def _read(
         some = min(SOME, entry.get("limit") or SOME)
         records = list(islice(source.pairs(), some + 1))
     except VLMIGError as error:
-        return _Data(f"{told_source(entry)}: not at hand ({error})")
+        return _Data(f"{name_source(entry)}: not at hand ({error})")
     whole, records = len(records) <= some, records[:some]
     captions = [record.caption for record in records if not isinstance(record, Bad)]
     tokens = sum(map(len, model.tokenizer(captions).input_ids)) / len(captions) if captions else 0
     pairs = _counted(source, entry.get("limit"), len(captions) if whole else None)
-    told = f"{pairs:,} pairs" if pairs is not None else "not counted (vlmig data check does)"
+    total = f"{pairs:,} pairs" if pairs is not None else "not counted (vlmig data check does)"
     bad = len(records) - len(captions)
     faults = f", {bad:,} of the first {len(records):,} records are no pairs" if bad else ""
     return _Data(
-        f"{told_source(entry)}: {told}{faults}, {tokens:.1f} tokens a caption", pairs, tokens
+        f"{name_source(entry)}: {total}{faults}, {tokens:.1f} tokens a caption", pairs, tokens
     )
 
 
@@ -124,7 +124,7 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
         return [f"steps       {epochs}, {stage.batch} samples each"]
     samples = steps * stage.batch
     epochs = f", {samples / pairs:.2f} epochs" if pairs else ""
-    told = [
+    lines = [
         f"steps       {steps:,} of {stage.batch} samples = {samples:,} samples{epochs}",
         f"optimizer   learning rate {stage.learning_rate:g}, {stage.schedule}, "
         f"warm-up {stage.warmup:.0%}, clipping {stage.clip}",
@@ -132,21 +132,21 @@ def _run(model: VLMIG, recipe: Recipe, stage: Stage, pairs: int | None, tokens: 
     each = model.config.vision_patches * model.config.vision_width * 2
     if recipe.features == "stored" and pairs:
         most = size(min(pairs, samples) * each)
-        told.append(f"storage     at most {most} of features ({size(each)} an image)")
+        lines.append(f"storage     at most {most} of features ({size(each)} an image)")
     if recipe.states == "stored" and pairs:
         states = min(pairs, samples) * tokens * model.model.width * 4
-        told.append(f"states      at most {size(states)} of texts, until the run is over")
+        lines.append(f"states      at most {size(states)} of texts, until the run is over")
     rows = min(stage.micro_batch or stage.batch, stage.batch)
     vocabulary = model.model.get_output_embeddings().weight.shape[0]
     logits = min(rows * stage.max_tokens * vocabulary, LOGITS_BUDGET)
     hours = compute_hours(model.model, samples, tokens)
-    told += [
+    lines += [
         f"logits      at most {size(8 * logits)} with gradients, for {rows} samples of "
         f"{stage.max_tokens} tokens",
         f"compute     {hours:.2g} GPU hours at {TERAFLOPS} TFLOP/s and {tokens:.0f} tokens a "
         "caption",
     ]
-    return told
+    return lines
 
 
 def compute_hours(model: Model, samples: int, tokens: float) -> float:

@@ -251,6 +251,6 @@ def _check_model(model: dict[str, Any]) -> None:
     check_settings({name: value for name, value in model.items() if name in known})
 
 
-def told_source(entry: dict[str, Any]) -> str:
+def name_source(entry: dict[str, Any]) -> str:
     """Name a source as its recipe does, without the folders of this machine."""
     return " ".join(str(entry[name]) for name in ("source", "path") if name in entry)

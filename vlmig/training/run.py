@@ -80,8 +80,8 @@ def train(
     session = Session(recipe, folder, model, accelerator, images, data, own or {}, probe)
     # All data is read first: a bad source is reported before hours of training.
     materials = [Material(session, number, stage) for number, stage in enumerate(recipe.stages)]
-    told = [_stage(session, number, material) for number, material in enumerate(materials)]
-    _describe(session.model, recipe, told)
+    stages = [_stage(session, number, material) for number, material in enumerate(materials)]
+    _describe(session.model, recipe, stages)
     if accelerator.is_main_process:
         base_changed = bool({"language_model", "lora"} & recipe.trained)
         with written(out):
@@ -126,11 +126,11 @@ def _claim(recipe: Recipe, out: Path, accelerator: Accelerator) -> bool:
     path = out / "training" / "recipe.json"
     wanted = json.loads(json.dumps(recipe.deciding()))
     if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        recorded = json.loads(path.read_text(encoding="utf-8"))
         for name, value in wanted.items():
-            if begun.get(name) != value:
+            if recorded.get(name) != value:
                 raise VLMIGError(
-                    f"{out} was begun with another recipe: {name} is {_short(begun.get(name))} "
+                    f"{out} was begun with another recipe: {name} is {_short(recorded.get(name))} "
                     f"there, {_short(value)} here; choose another --out, or remove it"
                 )
     elif (out / CONFIG).exists():
@@ -162,14 +162,14 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _describe(model: VLMIG, recipe: Recipe, told: list[dict[str, Any]]) -> None:
+def _describe(model: VLMIG, recipe: Recipe, stages: list[dict[str, Any]]) -> None:
     """Record in the configuration, for the model card, how the adapter was trained."""
     packages = ("vlmig", "torch", "transformers", "accelerate")
     model.config.trained = True
     model.config.training = {
         "seed": recipe.seed,
         "precision": recipe.precision,
-        "stages": told,
+        "stages": stages,
         "versions": {name: installed(name) for name in packages},
     }
 

@@ -43,8 +43,8 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
     before = frozen_digest(network)
     counts = count_parameters(network)
     parameters = sum(counted[0] for counted in counts.values())
-    told = ", ".join(f"{part} {n[0]:,} of {sum(n):,}" for part, n in counts.items())
-    logger.info("stage %s trains %s parameters (%s)", stage.name, f"{parameters:,}", told)
+    shares = ", ".join(f"{part} {n[0]:,} of {sum(n):,}" for part, n in counts.items())
+    logger.info("stage %s trains %s parameters (%s)", stage.name, f"{parameters:,}", shares)
     steps = Steps(session, number, stage, data)
     log, prepared = fit(
         Objective(network, stage.alignment),
@@ -70,7 +70,7 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
         "learning_rate": stage.learning_rate,
         "trains": stage.trains,
         "parameters": parameters,
-        "data": data.told,
+        "data": data.summaries,
         "measured": measured[-1] if measured else {},
     }
 

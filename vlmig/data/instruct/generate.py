@@ -184,8 +184,8 @@ def answer(task: Task, teacher: Teacher, settings: Settings, prompts: Prompts) -
             break
         except BadReply as reason:
             rejections.append(str(reason))
-        except Refused as said:
-            text = str(said)
+        except Refused as refusal:
+            text = str(refusal)
             rejections.append("request refused")
             break
     line: Line = {"id": task.id, "image": context.picture}

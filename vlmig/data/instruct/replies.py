@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from vlmig.io.rows import is_unicode
 from vlmig.models.config import IMAGE
 
 Turns = list[tuple[str, str]]
@@ -100,7 +101,7 @@ def _check(kind: str, turns: Turns) -> None:
     Raises:
         BadReply: with the first fault.
     """
-    asked = set()
+    questions = set()
     for question, answer in turns:
         for name, words in (("question", question), ("answer", answer)):
             fewest, most = SIZES[kind][name]
@@ -109,9 +110,7 @@ def _check(kind: str, turns: Turns) -> None:
                 raise BadReply(f"empty {name}")
             if not fewest <= count <= most:
                 raise BadReply(f"{name} too {'short' if count < fewest else 'long'}")
-            if any(
-                "\ud800" <= letter <= "\udfff" for letter in words
-            ):  # JSON may spell halves of characters
+            if not is_unicode(words):  # JSON may spell halves of characters
                 raise BadReply("not Unicode")
             if IMAGE in words:
                 raise BadReply("has an image mark")
@@ -122,9 +121,9 @@ def _check(kind: str, turns: Turns) -> None:
         plain = _plain(question)
         if _plain(answer).startswith(plain):
             raise BadReply("answer repeats the question")
-        if plain in asked:
+        if plain in questions:
             raise BadReply("question asked twice")
-        asked.add(plain)
+        questions.add(plain)
 
 
 def _plain(text: str) -> str:

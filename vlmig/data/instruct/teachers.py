@@ -127,7 +127,7 @@ class EndpointTeacher:
             VLMIGError: it is out of reach, wants another key, does not know the model, or takes no
                 request.
         """
-        said = ""
+        fault = ""
         for repeats in range(TRIES):
             pause = min(LONGEST, self.pause * 2**repeats)
             try:
@@ -138,8 +138,8 @@ class EndpointTeacher:
                     "unset; unset it for this command"
                 ) from None
             except HfHubHTTPError as error:
-                said = self._judge(error)
-                pause = max(pause, _asked_pause(error))
+                fault = self._judge(error)
+                pause = max(pause, _requested_pause(error))
             except (
                 TRANSPORT,
                 OSError,
@@ -148,14 +148,14 @@ class EndpointTeacher:
                 LookupError,
                 AttributeError,
             ) as error:
-                said = one_line(error, whole=True)[:200]
+                fault = one_line(error, whole=True)[:200]
             else:
                 self.answered = True
                 return reply
             if repeats + 1 < TRIES:
                 self.sleep(pause)
         raise VLMIGError(
-            f"no reply from {self.url} in {TRIES} tries ({said}); expected one to a chat "
+            f"no reply from {self.url} in {TRIES} tries ({fault}); expected one to a chat "
             "completion; start it or correct --endpoint, and the same command goes on"
         )
 
@@ -183,28 +183,28 @@ class EndpointTeacher:
             VLMIGError: no request will be.
         """
         status = error.response.status_code
-        said = f"status {status}: {' '.join(error.response.text.split())[:200]}"
+        reason = f"status {status}: {' '.join(error.response.text.split())[:200]}"
         if status in (401, 403):
             raise VLMIGError(
-                f"{self.url} does not take the key ({said}); expected a valid one in the "
+                f"{self.url} does not take the key ({reason}); expected a valid one in the "
                 "environment variable that --key-variable names; set it"
             ) from None
         if status == 404:
             raise VLMIGError(
-                f"{self.url} has no chat completions of {self.model!r} ({said}); expected a model "
-                "it serves; correct --teacher or --endpoint"
+                f"{self.url} has no chat completions of {self.model!r} ({reason}); expected a "
+                "model it serves; correct --teacher or --endpoint"
             ) from None
         if status in REFUSED and self.answered:
-            raise Refused(said) from None
+            raise Refused(reason) from None
         if status not in (408, 409, 425, 429) and status < 500:
             raise VLMIGError(
-                f"{self.url} refuses the request ({said}); expected it to take a chat completion "
+                f"{self.url} refuses the request ({reason}); expected it to take a chat completion "
                 "with seed, temperature and max_tokens; change what it names"
             ) from None
-        return said
+        return reason
 
 
-def _asked_pause(error: HfHubHTTPError) -> float:
+def _requested_pause(error: HfHubHTTPError) -> float:
     """Return the seconds that the endpoint asks to wait for."""
     try:
         return min(LONGEST, float(error.response.headers.get("retry-after", 0)))
@@ -232,9 +232,9 @@ class LocalTeacher:
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model)
             self.model: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto").eval()
         except (OSError, ValueError, ImportError) as error:
-            said = one_line(error, whole=True)[:200]
+            fault = one_line(error, whole=True)[:200]
             raise VLMIGError(
-                f"no chat model at {model} ({said}); expected a causal LM of transformers, as a "
+                f"no chat model at {model} ({fault}); expected a causal LM of transformers, as a "
                 "folder or hub id; correct --teacher, or name its --endpoint"
             ) from None
         if not self.tokenizer.chat_template:
@@ -285,13 +285,13 @@ class LocalTeacher:
         the first question."""
         import jinja2
 
-        asked = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+        options = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
         try:
-            return self.tokenizer.apply_chat_template(list(messages), **asked)
+            return self.tokenizer.apply_chat_template(list(messages), **options)
         except jinja2.TemplateError:
             system, first, *rest = messages
             merged = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
-            return self.tokenizer.apply_chat_template([merged, *rest], **asked)
+            return self.tokenizer.apply_chat_template([merged, *rest], **options)
 
 
 def key_of(variable: str | None) -> str | None:

@@ -12,10 +12,9 @@ from vlmig.data.pairs import Pair
 from vlmig.data.records import Records
 from vlmig.data.sources.turns import ANSWERS, COLUMNS, IMAGES, LISTS, Fault, talk_of
 from vlmig.errors import VLMIGError
-from vlmig.io.rows import Bad, Row
+from vlmig.io.rows import Bad, Row, is_unicode
 from vlmig.models.config import IMAGE
 from vlmig.processing.chat_templates import TOKENIZER, Turn, prompt, render
-from vlmig.processing.texts import is_unicode
 
 POSITIONS = ("keep", "front")
 
@@ -103,7 +102,7 @@ class Conversations:
                     raise Fault(f"more {IMAGE} than images")  # moving one made another
             text, learnt = self._text(turns, talk.system)
             group = talk.images[0] if talk.images else name
-            if not all(map(is_unicode, (text, group, *talk.images))):
+            if not is_unicode(text, group, *talk.images):
                 raise Fault("not Unicode")
             versions = [self.records.version(image) or "" for image in talk.images]
             if not all(versions):

@@ -12,9 +12,8 @@ from vlmig.data.images import is_number
 from vlmig.data.pairs import Pair, captioned, inert
 from vlmig.data.records import ADDRESS, Records
 from vlmig.errors import VLMIGError
-from vlmig.io.rows import Bad, Row
+from vlmig.io.rows import Bad, Row, is_unicode
 from vlmig.models.config import IMAGE
-from vlmig.processing.texts import is_unicode
 
 LOSSES = ("all", "after_picture")
 FIELDS = ("texts", "url")

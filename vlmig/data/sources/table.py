@@ -179,10 +179,18 @@ def _listed(value: Any) -> Any:
                 found = parse(value)
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
-            if isinstance(found, list) and found and all(isinstance(text, str) for text in found):
+            if _all_are(str, found):
                 return found
     if isinstance(value, dict):
         value = [value]
-    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        return [next((one[name] for name in CAPTIONS if name in one), None) for one in value]
-    return value
+    if not _all_are(dict, value):
+        return value
+    captions = []
+    for entry in value:
+        named = [entry[name] for name in CAPTIONS if name in entry]
+        captions.append(named[0] if named else None)
+    return captions
+
+
+def _all_are(kind: type, values: Any) -> bool:
+    return isinstance(values, list) and bool(values) and all(isinstance(v, kind) for v in values)

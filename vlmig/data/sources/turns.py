@@ -85,17 +85,16 @@ def talk_of(row: Row) -> Talk:
 
 def _messages(row: Row) -> list[Any]:
     """Return a record's turns, each with speaker and text in one of the known forms."""
-    if any(row.get(name) not in (None, "", []) for name in MOVING):
+    if _first(row, MOVING, (None, "", [])) is not None:
         raise Fault("a video or sound")
-    system = next((row[name] for name in SYSTEMS if row.get(name) not in (None, "")), None)
+    system = _first(row, SYSTEMS, (None, ""))
     before = [] if system is None else [{"from": "system", "value": system}]
-    found = next((row[name] for name in LISTS if isinstance(row.get(name), list)), None)
-    if found is not None:
-        return before + list(chain.from_iterable(map(_sides, found)))
-    answer = next((row[name] for name in ANSWERS if row.get(name) is not None), None)
+    for name in LISTS:
+        if isinstance(row.get(name), list):
+            return before + list(chain.from_iterable(map(_sides, row[name])))
+    answer, question = _first(row, ANSWERS), _first(row, QUESTIONS)
     if answer is None:
         raise Fault("no conversations")
-    question = next((row[name] for name in QUESTIONS if row.get(name) is not None), None)
     if isinstance(question, list) and isinstance(answer, list):  # TRL's prompt and completion
         return before + question + answer
     parts = [text for text in (question, row.get(INPUT)) if text not in (None, "")]
@@ -103,6 +102,14 @@ def _messages(row: Row) -> list[Any]:
         raise Fault("turn is no text")
     earlier = _history(row.get(HISTORY))
     return [*before, *earlier, *_asked("\n".join(parts), answer)]
+
+
+def _first(row: Row, names: Sequence[str], empty: Sequence[Any] = (None,)) -> Any:
+    """Return the first of these fields that is not empty; None without any."""
+    for name in names:
+        if row.get(name) not in empty:
+            return row[name]
+    return None
 
 
 def _history(pairs: Any) -> Iterator[Any]:
@@ -157,15 +164,14 @@ def _part(part: Any, named: list[str]) -> str:
         return str(part["text"])
     if kind not in ("image", "image_url"):
         raise Fault("a video or sound" if kind in ("video", "audio") else "unknown part of a turn")
-    values = [part.get(name) for name in ("image", "image_url", "path", "url")]
-    named += chain.from_iterable(_names(value) for value in values)
+    for name in ("image", "image_url", "path", "url"):
+        named += _names(part.get(name))
     return IMAGE
 
 
 def _images(row: Row, named: Sequence[str]) -> list[str]:
     """Return the names of a record's images: those in its text, else those of its fields."""
-    value = next((row[name] for name in IMAGES if row.get(name) not in (None, "", [])), None)
-    images = list(named) or list(_names(value))
+    images = list(named) or list(_names(_first(row, IMAGES, (None, "", []))))
     for name in images:
         try:
             check_name(name)
@@ -197,14 +203,18 @@ def _names(value: Any) -> Iterator[str]:
 def _marked(system: str | None, turns: list[Turn], images: Sequence[str]) -> list[Turn]:
     """Insist on a placeholder for every image, in the user's turns; without any, they go first."""
     turns = [replace(turn, text=MARKS.sub(IMAGE, turn.text)) for turn in turns]
-    texts = [turn.text for turn in turns]
-    if images and (numbers := NUMBERED.findall("".join(texts))):
-        found = [int(one or other) for one, other in numbers]
-        if found != [*range(found[0], found[0] + len(found))] or found[0] > 1:
+    whole = "".join(turn.text for turn in turns)
+    if images and NUMBERED.search(whole):
+        numbers = [int(one or other) for one, other in NUMBERED.findall(whole)]
+        if numbers[0] > 1 or numbers != [*range(numbers[0], numbers[0] + len(numbers))]:
             raise Fault("numbers of images out of order")
         turns = [replace(turn, text=NUMBERED.sub(IMAGE, turn.text)) for turn in turns]
-    marks = sum(turn.text.count(IMAGE) for turn in turns[::2])
-    elsewhere = (system or "").count(IMAGE) + sum(turn.text.count(IMAGE) for turn in turns[1::2])
+    marks, elsewhere = 0, (system or "").count(IMAGE)
+    for turn in turns:
+        if turn.role == "user":
+            marks += turn.text.count(IMAGE)
+        else:
+            elsewhere += turn.text.count(IMAGE)
     if elsewhere or (marks and not images):
         raise Fault(f"{IMAGE} without image")
     if images and not marks:

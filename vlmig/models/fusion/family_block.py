@@ -165,10 +165,10 @@ def build_block(text_config: PreTrainedConfig) -> PreTrainedModel:
     return block
 
 
-def block_attention(asked: str | None) -> str | None:
+def block_attention(attention: str | None) -> str | None:
     """Return the attention of the block: our masks need ``eager`` or ``sdpa``, whatever the LM
     runs; None is transformers' choice."""
-    return asked if asked in ("eager", "sdpa") else None
+    return attention if attention in ("eager", "sdpa") else None
 
 
 @torch.no_grad()
