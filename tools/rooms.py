@@ -1,4 +1,4 @@
-"""Draw docs/architecture.md's picture: vlmig's packages as boxes, their imports as arrows.
+"""Draw docs/architecture.md's diagram: vlmig's packages as boxes, their imports as arrows.
 
 python -m tools.rooms docs/rooms.png
 

@@ -237,8 +237,8 @@ def _scores(model: VLMIG, split: str) -> Answered:
 def _generic(model: VLMIG) -> Tensor:
     """Imagine an image of each of a few calibration concepts, (M, P, C)."""
     items = look_items("calibration", _concepts(), "color")
-    pictures = spread(item.picture for item in items)[:COUNT]
-    return torch.cat([images.features for images in model.imagine(pictures, 1)])
+    prompts = spread(item.picture for item in items)[:COUNT]
+    return torch.cat([images.features for images in model.imagine(prompts, 1)])
 
 
 def _answers(

@@ -1,4 +1,4 @@
-"""Captions of the pocket world's pictures, and the tokenizer that reads them."""
+"""Captions of the pocket world's images, and the tokenizer that reads them."""
 
 from __future__ import annotations
 

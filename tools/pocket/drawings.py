@@ -49,9 +49,9 @@ def draw_fluent(folder: Path, concept: Concept) -> Image.Image:
     return draw_glyph(concept)
 
 
-def squared(picture: Image.Image) -> Image.Image:
-    """Crop a transparent picture to its ink and center it on a square."""
-    ink = picture.crop(picture.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox())
+def squared(image: Image.Image) -> Image.Image:
+    """Crop a transparent image to its ink and center it on a square."""
+    ink = image.crop(image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox())
     side = max(ink.size)
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     square.paste(ink, ((side - ink.width) // 2, (side - ink.height) // 2))

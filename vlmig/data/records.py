@@ -171,19 +171,13 @@ def _names(column: Any, first: int) -> list[Any]:
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
         return _flat_names(column, [f"row {first + i}" for i in range(len(column))])
     names: list[Any] = []
-    for row, images in enumerate(_chunks(column), first):
-        if images is None:
-            names.append(None)
+    for row, scalar in enumerate(column, first):
+        if scalar.is_valid:
+            embedded = [f"row {row}, picture {i}" for i in range(len(scalar.values))]
+            names.append(_flat_names(scalar.values, embedded))
         else:
-            own = [f"row {row}, picture {i}" for i in range(len(images))]
-            names.append(_flat_names(images, own))
+            names.append(None)
     return names
-
-
-def _chunks(column: Any) -> Iterator[Any]:
-    """Yield each row's list as an Arrow array, None for none."""
-    for scalar in column:
-        yield scalar.values if scalar.is_valid else None
 
 
 def _flat_names(column: Any, embedded: Sequence[str]) -> list[str | None]:

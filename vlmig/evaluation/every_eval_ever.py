@@ -80,17 +80,17 @@ def _model(name: str, developer: str, block: Row) -> Row:
 
 def _numbers(results: Row, task: Task) -> list[Row]:
     """Describe each of a task's main numbers."""
-    own, config = results["results"][task.name], results["configs"][task.name]
+    scores, config = results["results"][task.name], results["configs"][task.name]
     k, subset = results["config"]["model_args"]["k"], results["config"]["subset"]
     chosen = {"k": k, "subset": subset, **{name: config[name] for name in TEXTS}}
     condition = main_condition(results, task.name, subset) or {}
     rows = []
     for name, (metric, shown) in METRICS.items():
-        score = own.get(f"{name},none")
+        score = scores.get(f"{name},none")
         if score is None:
             continue
         details: Row = {"score": score}
-        uncertainty = _uncertainty(own.get(f"{name}_stderr,none"), condition, name)
+        uncertainty = _uncertainty(scores.get(f"{name}_stderr,none"), condition, name)
         if uncertainty:
             details["uncertainty"] = uncertainty
         rows.append(
@@ -140,8 +140,8 @@ def _source(results: Row, task: Task) -> Row:
     hub = next((source.hub for source in known if source.hub), None)
     count = results["n-samples"][task.name]["effective"]
     if hub:
-        own = {"source_type": "hf_dataset", "hf_repo": hub, "hf_split": task.split}
-        return {"dataset_name": task.name, **own, "samples_number": count}
+        dataset = {"source_type": "hf_dataset", "hf_repo": hub, "hf_split": task.split}
+        return {"dataset_name": task.name, **dataset, "samples_number": count}
     more = _texts({"split": task.split, "samples_number": count})
     if known:
         urls = list(dict.fromkeys(source.url for source in known))

@@ -184,8 +184,8 @@ def in_random_orders(
         if scores.generic is not None:
             generic.append(np.tile(scores.generic[:, None], (1, count, 1)))
     most = min(map(len, images))
-    per_image = np.concatenate([own[:most] for own in images], 1)
-    cosines = np.concatenate([own[:most] for own in alignment], 1)
+    per_image = np.concatenate([values[:most] for values in images], 1)
+    cosines = np.concatenate([values[:most] for values in alignment], 1)
     compared = np.concatenate(generic, 1) if generic else None
     return Scores(np.concatenate(text), per_image, np.concatenate(blank), cosines, compared)
 

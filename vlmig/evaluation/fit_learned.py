@@ -75,9 +75,9 @@ def examples(questions: Iterable[tuple[Scores, int, str]], k: int) -> Examples:
             scores.blank[None],
             scores.alignment[:, None],
         )
-        own, own_helped = described(stacked, np.array([right]), k)
-        features.append(own[0])
-        helped.append(own_helped[0])
+        of_images, which_help = described(stacked, np.array([right]), k)
+        features.append(of_images[0])
+        helped.append(which_help[0])
         names.append(name)
     return Examples(np.array(features), np.array(helped), np.unique(names, return_inverse=True)[1])
 
@@ -107,8 +107,8 @@ def cross_fitted(found: Examples) -> np.ndarray:
     if folds < 2:
         return np.full(found.helped.shape, float(found.helped.mean()))
     trust = np.empty(found.helped.shape)
-    for own, apply in GroupKFold(folds).split(found.helped, groups=found.clusters):
-        learned = fit(found.features[own], found.helped[own])
+    for others, apply in GroupKFold(folds).split(found.helped, groups=found.clusters):
+        learned = fit(found.features[others], found.helped[others])
         trust[apply] = learned.trust(torch.from_numpy(found.features[apply])).numpy()
     return trust
 

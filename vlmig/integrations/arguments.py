@@ -86,10 +86,10 @@ def claim(answers: MutableMapping[str, Any], model: VLMIG, k: int) -> None:
             f"--use_cache keeps answers by their text, but with k={k} images decide too; leave it "
             "out (the store keeps the images), or choose k=0"
         )
-    own, before = fingerprint(model), answers.get(OWNER)
-    if len(answers) and before != own:
+    identity, before = fingerprint(model), answers.get(OWNER)
+    if len(answers) and before != identity:
         raise VLMIGError(
             "--use_cache names a file with another model's answers, which are found by their text "
             "alone; expected a new file, or this model's: name another"
         )
-    answers[OWNER] = own
+    answers[OWNER] = identity

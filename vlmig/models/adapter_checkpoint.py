@@ -178,8 +178,8 @@ class AdapterCheckpoint:
                 LM. None: where it differs from what would be loaded; a base LM that trains is
                 written into ``model.safetensors``.
             is_main_process: False writes nothing.
-            state_dict: weights to save instead of the model's own.
-            push_to_hub: upload the folder to ``repo_id``; its own name when not given.
+            state_dict: weights to save instead of the model's base_options.
+            push_to_hub: upload the folder to ``repo_id``; its base_options name when not given.
             kwargs: of the base LM's ``save_pretrained``, and of ``push_to_hub``.
 
         Raises:
@@ -189,7 +189,7 @@ class AdapterCheckpoint:
         if not is_main_process:
             return
         folder, config = Path(save_directory), copy.deepcopy(self.config)
-        own = {name: kwargs.pop(name) for name in BASE_SAVING if name in kwargs}
+        base_options = {name: kwargs.pop(name) for name in BASE_SAVING if name in kwargs}
         folder.mkdir(parents=True, exist_ok=True)
         module: Any = self
         state: dict[str, Tensor] = module.state_dict() if state_dict is None else state_dict
@@ -200,7 +200,7 @@ class AdapterCheckpoint:
             save_base = self._check_base(state, config, source, save_base)
         save_tokenizer(config, source, [folder, folder / BASE] if save_base else [folder])
         if save_base:
-            self._save_base(folder / BASE, state if state_dict else None, **own)
+            self._save_base(folder / BASE, state if state_dict else None, **base_options)
             config.language_model, config.language_model_revision = BASE, None
         parts = [name for name in COMPONENTS if not (whole and name == "language_model")]
         _copy_components(config, parts, source, folder)

@@ -318,14 +318,8 @@ def score_adaptively(
             return
         k = min(wanted.values())
         members = [i for i in wanted if wanted[i] == k]
-        work(
-            _look,
-            [(adaptive[i], visuals) for i, visuals in zip(members, draw(members, k), strict=True)],
-        )
-
-
-def _look(pair: tuple[AdaptiveScores, Visuals]) -> None:
-    pair[0].look(pair[1])
+        pairs = list(zip([adaptive[i] for i in members], draw(members, k), strict=True))
+        work(lambda pair: pair[0].look(pair[1]), pairs)
 
 
 @torch.inference_mode()
