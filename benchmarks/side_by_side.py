@@ -39,7 +39,10 @@ def machine() -> dict[str, Any]:
 def introduction(told: Mapping[str, Any]) -> str:
     """Say in a line where figures come from, and what makes them differ."""
     named = ", ".join(f"{name} {value}" for name, value in told.items())
-    return f"{named}\nother work beside this makes the rounds differ, and slows several threads more than one"
+    return (
+        f"{named}\nother work beside this makes the rounds differ, and slows several threads more "
+        "than one"
+    )
 
 
 def seconds(work: Work) -> float:

@@ -1,1 +1,2 @@
-"""The benchmark suite: one small runnable file per table. It imports vlmig; vlmig never imports it."""
+"""The benchmark suite: one small runnable file per table. It imports vlmig; vlmig never imports
+it."""

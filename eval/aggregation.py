@@ -1,16 +1,19 @@
-"""Table 6 of arXiv 2406.13621v2: how k pictures' predictions become one. And what each rule keeps of the text model's knowledge.
+"""Table 6 of arXiv 2406.13621v2: how k images' predictions become one. And what each rule keeps of
+the text model's knowledge.
 
-Every rule is computed from the samples, so that any results folder has them all, whatever --mix and --weights it was measured with.
-"kept" is the share of text-only's right answers that stay right.
+Every rule is computed from the samples, so that any results folder has them all, whatever --mix and
+--weights it was measured with. "kept" is the share of text-only's right answers that stay right.
 
 The pocket model, held-out objects beside facts that its language model was told:
 
     vlmig eval --tasks memory_color,pocket_known --k 0,6 --out runs/rules
     python -m eval.aggregation runs/rules
 
-The paper's size (RUN_OF_GEMMA is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter of that size exists yet):
+The paper's size (RUN_OF_GEMMA is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter
+of that size exists yet):
 
-    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,piqa,boolq --k 0,6 --out runs/gemma_rules
+    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,piqa,boolq --k 0,6 \
+      --out runs/gemma_rules
     python -m eval.aggregation runs/gemma_rules
 """
 
@@ -38,10 +41,11 @@ PUBLISHED = {
 NAMES = {("prob", "uniform"): "average: prob / uniform", ("prob", "clip"): "CLIP: prob / clip"}
 WEIGHTS = ("uniform", "clip", "entropy")
 NOTES = """\
-Single picture: each of ours alone, without the text, on average. Max confidence: the picture with the lowest entropy. Bold: the main
-setting. Kept: the share of text-only's right answers that stay right. Generate, then answer: the picture most like its prompt alone, without
-the text. Contrast: where the run was measured with --mix contrast. Learned: as the checkpoint has them; cross-fitted: on other objects of the
-same task."""
+Single picture: each of ours alone, without the text, on average. Max confidence: the image with the
+lowest entropy. Bold: the main setting. Kept: the share of text-only's right answers that stay
+right. Generate, then answer: the image most like its prompt alone, without the text. Contrast:
+where the run was measured with --mix contrast. Learned: as the checkpoint has them; cross-fitted:
+on other objects of the same task."""
 
 
 def report(runs: Sequence[Results]) -> str:
@@ -51,7 +55,8 @@ def report(runs: Sequence[Results]) -> str:
 
 
 def _table(own: Results) -> str:
-    """Put every rule's accuracy and what it keeps beside the published numbers; of covered items where they are told apart."""
+    """Put every rule's accuracy and what it keeps beside the published numbers; of covered items
+    where they are told apart."""
     shown = list(dict(resampled(own)).items())
     samples = [Samples(own, *column) for column in shown]
     measured = [rules(part) for part in samples]

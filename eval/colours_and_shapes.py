@@ -4,11 +4,14 @@ It prints the tables of docs/results.md.
 
     python -m eval.colours_and_shapes [--data DIR]
 
-Only items that the pocket world can draw (--subset covered), with every control, in ten minutes on two cores: so at most
-120 items of a task, drawn by a hash, which cuts ViComTe's colours on train only. ViComTe is measured on its test split where that file is there, else on
-train. A task without its file is named and left out. It runs
+Only items that the pocket world can draw (--subset covered), with every control, in ten minutes on
+two cores: so at most 120 items of a task, drawn by a hash, which cuts ViComTe's colours on train
+only. ViComTe is measured on its test split where that file is there, else on train. A task without
+its file is named and left out. It runs
 
-    vlmig eval --tasks memory_color,color_terms,object_shape,imagenetvc_color,imagenetvc_shape,vicomte_color,vicomte_shape --subset covered --limit 120 --k 0,1,3,6 --out runs/eval
+    vlmig eval \
+      --tasks memory_color,color_terms,object_shape,imagenetvc_color,imagenetvc_shape,vicomte_color,vicomte_shape \
+      --subset covered --limit 120 --k 0,1,3,6 --out runs/eval
     python -m eval.headline runs/eval
 
 and the same command goes on where it stopped.
@@ -59,7 +62,8 @@ def measurable(data: Path) -> list[str]:
             missing.append(f"{task} ({files['test'][0]})")
     if not found:
         raise VLMIGError(
-            f"no file of {', '.join(TASKS)} in {data}; pass --data, or set VLMIG_DATA (README, Benchmark data)"
+            f"no file of {', '.join(TASKS)} in {data}; pass --data, or set VLMIG_DATA (README, "
+            "Benchmark data)"
         )
     if missing:
         print(f"left out, no file in {data}: {', '.join(missing)}\n")

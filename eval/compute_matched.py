@@ -1,18 +1,24 @@
-"""Table 3 of arXiv 2406.13621v2: does the same effort help without pictures? Published: best of N texts, Gemma-2B.
+"""Table 3 of arXiv 2406.13621v2: does the same effort help without images? Published: best of N
+texts, Gemma-2B.
 
-Ours is an ensemble over an item's wordings: the mean of their normalized log-probabilities, which is one answer for all of them. It
-costs as many readings of the language model as there are wordings, where pictures cost one reading, a fusion layer's for each
-picture, and the drawing; the seconds were matched by the paper, not here. Nothing is measured anew: the samples have every
+Ours is an ensemble over an item's wordings: the mean of their normalized log-probabilities, which
+is one answer for all of them. It costs as many readings of the language model as there are
+wordings, where images cost one reading, a fusion layer's for each image, and the drawing; the
+seconds were matched by the paper, not here. Nothing is measured anew: the samples have every
 wording's distribution.
 
 The pocket model:
 
-    vlmig eval --tasks memory_color,object_shape,imagenetvc_color,imagenetvc_shape --k 0,6 --out runs/wordings
+    vlmig eval --tasks memory_color,object_shape,imagenetvc_color,imagenetvc_shape --k 0,6 \
+      --out runs/wordings
     python -m eval.compute_matched runs/wordings
 
-The paper's size (RUN_OF_GEMMA is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter of that size exists yet):
+The paper's size (RUN_OF_GEMMA is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter
+of that size exists yet):
 
-    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,imagenetvc_shape,imagenetvc_material,imagenetvc_component,imagenetvc_others --k 0,6 --out runs/gemma_vc
+    vlmig eval --model RUN_OF_GEMMA \
+      --tasks imagenetvc_color,imagenetvc_shape,imagenetvc_material,imagenetvc_component,imagenetvc_others \
+      --k 0,6 --out runs/gemma_vc
     python -m eval.compute_matched runs/gemma_vc
 """
 
@@ -45,7 +51,8 @@ PUBLISHED = {
 }
 NONE = ("-", "-", "-")
 NOTES = """\
-Ours: what one wording gets on average, and the ensemble of all wordings; verdicts are adjusted for this table's differences (Holm)."""
+Ours: what one wording gets on average, and the ensemble of all wordings; verdicts are adjusted for
+this table's differences (Holm)."""
 
 
 def report(runs: Sequence[Results]) -> str:
@@ -83,7 +90,8 @@ def _table(own: Results) -> str:
 
 
 def _measured(own: Results, column: Column) -> list[Row] | None:
-    """Measure text only, its ensemble, pictures, and both differences; None where every item has one wording."""
+    """Measure text only, its ensemble, images, and both differences; None where every item has one
+    wording."""
     samples = Samples(own, *column)
     if len(samples.rescorer.owner) == len(samples.rescorer.items):
         return None
@@ -99,7 +107,8 @@ def _measured(own: Results, column: Column) -> list[Row] | None:
 def ensemble(samples: Samples, found: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Give every wording of an item the mean of all its wordings' log-probabilities.
 
-    Wordings that ask for something else, such as the opposite order of two things, are ensembles of their own.
+    Wordings that ask for something else, such as the opposite order of two things, are ensembles of
+    their own.
     """
     asked = list(zip(samples.rescorer.owner, samples.rescorer.answers, strict=True))
     groups: dict[tuple[int, int], list[np.ndarray]] = {}

@@ -2,10 +2,11 @@
 
     python -m eval.coverage
 
-Items are right or wrong, or are means over wordings that share their object's difficulty: a beta distribution whose spread between
-objects is a share ("alike") of the largest possible. Each run draws its accuracy anew around the column's, by at most 0.35 in log-odds:
-at a single accuracy no interval of a count can hold in exactly 95 % (of 20 answers at 5 %, none to two come 92.5 % of the time, none
-to three 98.4 %). It takes about a minute.
+Items are right or wrong, or are means over wordings that share their object's difficulty: a beta
+distribution whose spread between objects is a share ("alike") of the largest possible. Each run
+draws its accuracy anew around the column's, by at most 0.35 in log-odds: at a single accuracy no
+interval of a count can hold in exactly 95 % (of 20 answers at 5 %, none to two come 92.5 % of the
+time, none to three 98.4 %). It takes about a minute.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ AROUND = 0.35
 
 
 def coverage(accuracy: float, objects: int, wordings: int, alike: float, runs: int = 2000) -> float:
-    """Return how often the interval holds the true accuracy, in runs of objects with so many wordings."""
+    """Return how often the interval holds the true accuracy, in runs of objects with so many
+    wordings."""
     rng, hits = np.random.default_rng(0), 0
     counts = np.full(objects, wordings)
     for _ in range(runs):

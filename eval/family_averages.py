@@ -1,16 +1,21 @@
-"""Table 4 of arXiv 2406.13621v2: means over visual commonsense (VC, ImageNetVC), commonsense (CR) and reading (RC).
+"""Table 4 of arXiv 2406.13621v2: means over visual commonsense (VC, ImageNetVC), commonsense (CR)
+and reading (RC).
 
 SQuAD and QuAC count with exact match, all others with accuracy.
 
 The pocket model, which knows too little text for CR and RC:
 
-    vlmig eval --tasks imagenetvc_color,imagenetvc_shape,imagenetvc_material,imagenetvc_component,imagenetvc_others --k 0,6 --out runs/vc
+    vlmig eval \
+      --tasks imagenetvc_color,imagenetvc_shape,imagenetvc_material,imagenetvc_component,imagenetvc_others \
+      --k 0,6 --out runs/vc
     python -m eval.family_averages runs/vc
 
-The paper's sizes, here GPT-2 (RUN_OF_GPT2 is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter of that size exists
-yet; Gemma-2B, Vicuna-7B, Llama3-8B and Qwen-2.5-7B alike):
+The paper's sizes, here GPT-2 (RUN_OF_GPT2 is what a `vlmig train` recipe or `vlmig convert` wrote;
+no adapter of that size exists yet; Gemma-2B, Vicuna-7B, Llama3-8B and Qwen-2.5-7B alike):
 
-    vlmig eval --model RUN_OF_GPT2 --tasks imagenetvc_color,imagenetvc_shape,imagenetvc_material,imagenetvc_component,imagenetvc_others,piqa,siqa,hellaswag,winogrande,arc,openbookqa,commonsenseqa,boolq,squad,quac --k 0,6 --protocol reference --out runs/gpt2_families
+    vlmig eval --model RUN_OF_GPT2 \
+      --tasks imagenetvc_color,imagenetvc_shape,imagenetvc_material,imagenetvc_component,imagenetvc_others,piqa,siqa,hellaswag,winogrande,arc,openbookqa,commonsenseqa,boolq,squad,quac \
+      --k 0,6 --protocol reference --out runs/gpt2_families
     python -m eval.family_averages runs/gpt2_families
 """
 
@@ -50,8 +55,9 @@ PUBLISHED = {
     "LaMI Qwen-2.5-7B-I": ("57.8", "75.9", "64.4", "66.0"),
 }
 NOTES = """\
-(2 of 5): a mean over two of the family's five tasks, which is no family mean. Always giving the most frequent answer is right for
-36.3 % of VC, chance 19.4 %. Intervals of means take the tasks as independent."""
+(2 of 5): a mean over two of the family's five tasks, which is no family mean. Always giving the
+most frequent answer is right for 36.3 % of VC, chance 19.4 %. Intervals of means take the tasks as
+independent."""
 
 
 def report(runs: Sequence[Results]) -> str:
@@ -65,7 +71,8 @@ def report(runs: Sequence[Results]) -> str:
                 for family in FAMILIES.values()
             ]
             rows += _ours(own, subset, tasks) if any(tasks) else []
-    return f"{markdown(['', *FAMILIES, 'average'], rows)}\n\n{remarks(runs, 'Table 4, family means')}\n{NOTES}"
+    table = markdown(["", *FAMILIES, "average"], rows)
+    return f"{table}\n\n{remarks(runs, 'Table 4, family means')}\n{NOTES}"
 
 
 def _ours(own: Results, subset: str, tasks: Sequence[Sequence[str]]) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Draw the README's picture: the HTML page of one answer, photographed by a headless Chromium.
+"""Draw the README's image: the HTML page of one answer, photographed by a headless Chromium.
 
 python -m eval.figure docs/answer.png
 """
@@ -43,7 +43,7 @@ def main(path: Path) -> None:
 
 
 def crop(path: Path) -> None:
-    """Cut the picture off below the last row that is not of one colour, and save it."""
+    """Cut the image off below the last row that is not of one colour, and save it."""
     with Image.open(path) as opened:
         picture = opened.convert("RGB")
     background = Image.new("RGB", picture.size, picture.getpixel((0, 0)))

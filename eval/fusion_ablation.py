@@ -1,22 +1,28 @@
-"""Table 2 of arXiv 2406.13621v2: where pictures join the language model (GPT-2), and one picture against several.
+"""Table 2 of arXiv 2406.13621v2: where images join the language model (GPT-2), and one image
+against several.
 
     python -m eval.fusion_ablation --measure runs/ablation
 
-trains early fusion (visual tokens among the words) and late fusion in the pocket world on the same LM, data, samples and steps, with
-several seeds; early fusion with an LM that learns, as LLaVA and VILA do, and for one seed with a frozen one. It measures every
-model with one picture and with six, beside controls, and what is left of its skill with text. It takes one to two hours on two cores
-(the pictures themselves are imagined once), and the same command goes on where it stopped.
+trains early fusion (visual tokens among the words) and late fusion in the pocket world on the same
+LM, data, samples and steps, with several seeds; early fusion with an LM that learns, as LLaVA and
+VILA do, and for one seed with a frozen one. It measures every model with one image and with six,
+beside controls, and what is left of its skill with text. It takes one to two hours on two cores
+(the images themselves are imagined once), and the same command goes on where it stopped.
 
-Folders that vlmig eval wrote stand beside the published numbers: base is text only, "multi" all pictures. Intermediate fusion (as
-VaLM) is published numbers only: this package has no such model.
+Folders that vlmig eval wrote stand beside the published numbers: base is text only, "multi" all
+images. Intermediate fusion (as VaLM) is published numbers only: this package has no such model.
 
-    vlmig eval --tasks memory_color,color_terms,object_shape,relative_size --k 0,1,6 --out runs/objects
-    vlmig eval --model runs/ablation/early_0 --tasks memory_color,color_terms,object_shape,relative_size --k 0,1,6 --out runs/objects_early
+    vlmig eval --tasks memory_color,color_terms,object_shape,relative_size --k 0,1,6 \
+      --out runs/objects
+    vlmig eval --model runs/ablation/early_0 \
+      --tasks memory_color,color_terms,object_shape,relative_size --k 0,1,6 --out runs/objects_early
     python -m eval.fusion_ablation runs/objects runs/objects_early
 
-The paper's size (RUN_OF_GPT2 is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter of that size exists yet):
+The paper's size (RUN_OF_GPT2 is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter of
+that size exists yet):
 
-    vlmig eval --model RUN_OF_GPT2 --tasks memory_color,color_terms,object_shape,relative_size --k 0,1,6 --out runs/gpt2
+    vlmig eval --model RUN_OF_GPT2 --tasks memory_color,color_terms,object_shape,relative_size \
+      --k 0,1,6 --out runs/gpt2
     python -m eval.fusion_ablation runs/gpt2
 """
 
@@ -60,7 +66,8 @@ MEASURED = {
     "covered": ("memory_color", "imagenetvc_color", "object_shape", "imagenetvc_shape"),
     "all": ("pocket_color", "pocket_shape", "pocket_known"),
 }
-"""Tasks by the subset of their items that is measured: pocket_known asks what the LM was told in texts."""
+"""Tasks by the subset of their items that is measured: pocket_known asks what the LM was told in
+texts."""
 TEXT = "pocket_text"
 K = 6
 
@@ -183,7 +190,8 @@ class Seeds:
         return [one.right(one.rescorer.rescore(k, *one.main, control)) for one in own]
 
     def accuracy(self, task: str, subset: str, k: int, control: str = "none") -> Row:
-        """Average over seeds: the interval is over objects; ``range`` has the worst and the best seed."""
+        """Average over seeds: the interval is over objects; ``range`` has the worst and the best
+        seed."""
         right = self.right(task, subset, k, control)
         means = [float(one.mean()) for one in right]
         return {
@@ -192,7 +200,8 @@ class Seeds:
         }
 
     def losses(self, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the held-out texts' losses in nats, averaged over seeds, and their numbers of tokens."""
+        """Return the held-out texts' losses in nats, averaged over seeds, and their numbers of
+        tokens."""
         rows = [
             [
                 json.loads(line)
@@ -243,7 +252,8 @@ def _cell(row: Row) -> str:
 
 
 def _perplexity(own: Seeds, base: Seeds, k: int) -> str:
-    """Format a perplexity, and how much higher it is than the LM's own, with the interval over texts."""
+    """Format a perplexity, and how much higher it is than the LM's own, with the interval over
+    texts."""
     losses, tokens = own.losses(k)
     value = np.exp(losses.sum() / tokens.sum())
     if own is base and k == 0:
@@ -261,7 +271,8 @@ def _ratio(difference_: np.ndarray, tokens: np.ndarray) -> str:
 
 
 def _differences(systems: dict[str, Seeds], tasks: Sequence[tuple[str, str]]) -> str:
-    """Compare systems question by question, in points; verdicts are adjusted for all differences (Holm)."""
+    """Compare systems question by question, in points; verdicts are adjusted for all differences
+    (Holm)."""
     wanted = (
         ("late + multi less early + multi", "late", K, "early", K),
         ("late + multi less early + multi, LM frozen", "late", K, "early, LM frozen", K),

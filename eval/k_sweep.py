@@ -1,17 +1,21 @@
-"""Figure 3 of arXiv 2406.13621v2: accuracy against the number of pictures.
+"""Figure 3 of arXiv 2406.13621v2: accuracy against the number of images.
 
-Published, Gemma-2B, k = 1 to 10, mean of ImageNetVC Color, PIQA and BoolQ on an axis from 60 to 64: it rises from k = 1, is useful at
-k = 3, saturates near k = 6 and stays flat to 10. Numbers were not given. All k come from one pass over the largest:
-k pictures are any k of those (the mean over subsets; results.json: curves), not the first k, which are one draw.
+Published, Gemma-2B, k = 1 to 10, mean of ImageNetVC Color, PIQA and BoolQ on an axis from 60 to 64:
+it rises from k = 1, is useful at k = 3, saturates near k = 6 and stays flat to 10. Numbers were not
+given. All k come from one pass over the largest: k images are any k of those (the mean over
+subsets; results.json: curves), not the first k, which are one draw.
 
 The pocket model:
 
-    vlmig eval --tasks memory_color,imagenetvc_color,pocket_color --k 0,1,2,3,4,6,8,10 --control none,shuffled --out runs/sweep
+    vlmig eval --tasks memory_color,imagenetvc_color,pocket_color --k 0,1,2,3,4,6,8,10 \
+      --control none,shuffled --out runs/sweep
     python -m eval.k_sweep runs/sweep --png sweep.png
 
-The paper's size (RUN_OF_GEMMA is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter of that size exists yet):
+The paper's size (RUN_OF_GEMMA is what a `vlmig train` recipe or `vlmig convert` wrote; no adapter
+of that size exists yet):
 
-    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,piqa,boolq --k 0,1,2,3,4,6,8,10 --out runs/gemma_sweep
+    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,piqa,boolq --k 0,1,2,3,4,6,8,10 \
+      --out runs/gemma_sweep
     python -m eval.k_sweep runs/gemma_sweep --png gemma_sweep.png
 """
 
@@ -33,7 +37,7 @@ SHAPE = {1: "rises from here", 3: "useful", 6: "saturates", 10: "flat since 6"}
 
 
 def report(runs: Sequence[Results], png: Path | None = None) -> str:
-    """Make a table for each folder, and a picture of all of them if asked for."""
+    """Make a table for each folder, and an image of all of them if asked for."""
     if png:
         draw(runs).savefig(png, dpi=120)
     return (
@@ -43,13 +47,14 @@ def report(runs: Sequence[Results], png: Path | None = None) -> str:
 
 
 def every_k(own: Results) -> list[int]:
-    """List the numbers of pictures measured, or averaged over subsets of the largest."""
+    """List the numbers of images measured, or averaged over subsets of the largest."""
     rows = [*own.block["conditions"], *own.block.get("curves", ())]
     return sorted({row["k"] for row in rows if isinstance(row["k"], int)})
 
 
 def _table(own: Results) -> str:
-    """Make a row for each k, with the published mean's tasks averaged where all of them are there."""
+    """Make a row for each k, with the published mean's tasks averaged where all of them are
+    there."""
     shown = columns([own])
     whole = all((task, "all") in shown for task in PUBLISHED)
     rows = []
@@ -91,7 +96,8 @@ def draw(runs: Sequence[Results]) -> Figure:
 
 
 def curve(own: Results, column: Column, control: str = "none") -> np.ndarray:
-    """Return every k, the accuracy there, and the lower and upper end of its interval, in %: (4, k)."""
+    """Return every k, the accuracy there, and the lower and upper end of its interval, in %: (4,
+    k)."""
     of_k = own.average if control == "none" else partial(own.row, control=control)
     rows = [row for k in every_k(own) if (row := of_k(*column, k))]
     shares = 100 * np.array([[row["acc"], *row["ci95"]] for row in rows]).reshape(-1, 3)

@@ -1,16 +1,22 @@
-"""Table 1 of arXiv 2406.13621v2, object commonsense: text only and with pictures, beside twelve published systems.
+"""Table 1 of arXiv 2406.13621v2, object commonsense: text only and with images, beside twelve
+published systems.
 
 The pocket model:
 
-    vlmig eval --tasks memory_color,color_terms,object_shape,relative_size --k 0,1,3,6 --out runs/objects
+    vlmig eval --tasks memory_color,color_terms,object_shape,relative_size --k 0,1,3,6 \
+      --out runs/objects
     python -m eval.object_commonsense runs/objects
 
-The paper's sizes, GPT-2 and BERT with SDXL-turbo's pictures (RUN is what a `vlmig train` recipe or `vlmig convert` wrote; no
-adapter of that size exists yet), once by our protocol and once by the published scripts':
+The paper's sizes, GPT-2 and BERT with SDXL-turbo's images (RUN is what a `vlmig train` recipe or
+`vlmig convert` wrote; no adapter of that size exists yet), once by our protocol and once by the
+published scripts':
 
-    vlmig eval --model RUN_OF_GPT2 --tasks memory_color,color_terms,object_shape,relative_size --k 0,1,3,6,10 --out runs/gpt2
-    vlmig eval --model RUN_OF_GPT2 --tasks memory_color,color_terms,object_shape,relative_size --k 0,6 --protocol reference --out runs/gpt2_reference
-    vlmig eval --model RUN_OF_BERT --tasks memory_color,color_terms,object_shape,relative_size --k 0,1,3,6,10 --out runs/bert
+    vlmig eval --model RUN_OF_GPT2 --tasks memory_color,color_terms,object_shape,relative_size \
+      --k 0,1,3,6,10 --out runs/gpt2
+    vlmig eval --model RUN_OF_GPT2 --tasks memory_color,color_terms,object_shape,relative_size \
+      --k 0,6 --protocol reference --out runs/gpt2_reference
+    vlmig eval --model RUN_OF_BERT --tasks memory_color,color_terms,object_shape,relative_size \
+      --k 0,1,3,6,10 --out runs/bert
     python -m eval.object_commonsense runs/gpt2 runs/gpt2_reference runs/bert
 """
 
@@ -38,8 +44,9 @@ PUBLISHED = {
     "LaMI (GPT-2)": ("72.5", "69.2", "66.8", "85.5"),
 }
 NOTES = """\
-Published accuracies stand in a task's first column. Always "round" is right for 73.6 % of Object Shape, above every published
-number. Published Relative Size is asked in one order, where "yes" is always right; ours, unless by the reference protocol, in both."""
+Published accuracies stand in a task's first column. Always "round" is right for 73.6 % of Object
+Shape, above every published number. Published Relative Size is asked in one order, where "yes" is
+always right; ours, unless by the reference protocol, in both."""
 
 
 def report(runs: Sequence[Results]) -> str:

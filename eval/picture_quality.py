@@ -43,7 +43,7 @@ OUTLINE = 48
 
 
 class Judge:
-    """An open_clip model that names pictures.
+    """An open_clip model that names images.
 
     Args:
         source: a folder in open_clip's format, or an architecture and its weights as
@@ -76,7 +76,7 @@ class Judge:
 
 
 def ranks(pictures: Tensor, names: Tensor, right: Sequence[int]) -> np.ndarray:
-    """Return how many names are nearer to each picture (n, E) than its own, of names (m, E)."""
+    """Return how many names are nearer to each image (n, E) than its own, of names (m, E)."""
     scores = pictures @ names.T
     own = scores[torch.arange(len(scores)), torch.as_tensor(right)]
     return (scores > own[:, None]).sum(1).numpy()
@@ -144,14 +144,14 @@ def nearest_looks(
 
 
 def diversity(embeddings: Tensor) -> float:
-    """Return the mean distance (1 - cosine) between pictures of the same thing: (things, k, E)."""
+    """Return the mean distance (1 - cosine) between images of the same thing: (things, k, E)."""
     alike = embeddings @ embeddings.transpose(1, 2)
     k = alike.shape[-1]
     return float(1 - (alike.sum((1, 2)) - k).mean() / (k * (k - 1)))
 
 
 def draw(imaginer: Any, names: Sequence[str], first: int = 0) -> list[Image.Image]:
-    """Draw one picture for each name, with seeds from ``first`` on."""
+    """Draw one image for each name, with seeds from ``first`` on."""
     drawn = imaginer.imagine([Request(name, 0, first + i) for i, name in enumerate(names)])
     return [Image.fromarray(picture.permute(1, 2, 0).numpy()) for picture in drawn]
 
@@ -179,7 +179,7 @@ def load_imaginer(source: str, sampling: Sampling) -> DiffusionSource:
 
 
 def contact_sheet(pictures: Sequence[Image.Image], columns: int = SHEET[0]) -> Image.Image:
-    """Lay pictures of one size out in rows."""
+    """Lay images of one size out in rows."""
     width, height = pictures[0].size
     sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height), "white")
     for i, picture in enumerate(pictures):

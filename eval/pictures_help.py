@@ -1,7 +1,9 @@
-"""Which signal tells beforehand that pictures will help here: the AUROC of each, on the items that pictures decide.
+"""Which signal tells beforehand that images will help here: the AUROC of each, on the items that
+images decide.
 
-An entry counts where exactly one of text alone and the pictures alone (prob / uniform: the text has no share) is right: 1 where the pictures
-are, 0 where they do harm. Entries that both get right, or both wrong, say nothing about it. A signal that knows nothing has 0.5.
+An entry counts where exactly one of text alone and the images alone (prob / uniform: the text has
+no share) is right: 1 where the images are, 0 where they do harm. Entries that both get right, or
+both wrong, say nothing about it. A signal that knows nothing has 0.5.
 
 Objects that the language model was told nothing about, beside facts it was told:
 
@@ -41,7 +43,8 @@ FALLING = ("text_margin", "image_entropy")
 
 
 def report(runs: Sequence[Results]) -> str:
-    """Put every signal's AUROC in a column for each task, covered items where they are told apart, and one for all together."""
+    """Put every signal's AUROC in a column for each task, covered items where they are told apart,
+    and one for all together."""
     heads, parts = [], []
     for own in runs:
         for column in dict(resampled(own)).items():
@@ -56,12 +59,13 @@ def report(runs: Sequence[Results]) -> str:
     for name, signal in SIGNALS.items():
         rows.append([name, *(auroc(part, signal) for part in parts)])
     note = f"""\
-AUROC with 95 % intervals over objects ({RESAMPLES} resamples); - where there is one kind of entry only, or no such signal."""
+AUROC with 95 % intervals over objects ({RESAMPLES} resamples); - where there is one kind of entry
+only, or no such signal."""
     return f"{markdown([f'k={runs[0].k}', *heads], rows)}\n\n{note}"
 
 
 def decided(own: Results, column: Column) -> dict[str, np.ndarray]:
-    """Return of the entries that pictures decide whether they help, the object, and every signal."""
+    """Return of the entries that images decide whether they help, the object, and every signal."""
     samples = Samples(own, *column)
     rescorer = samples.rescorer
     described = rescorer.examples("none", samples.k)

@@ -1,4 +1,5 @@
-"""A ceiling for the pocket model: how often the colour of a glyph's own pixels is the benchmark's label.
+"""A ceiling for the pocket model: how often the colour of a glyph's own pixels is the benchmark's
+label.
 
 python -m eval.pixel_reader ../shared/data
 """

@@ -1,4 +1,5 @@
-"""Results folders read again: accuracies as results.json has them, and samples as the evaluation read them."""
+"""Results folders read again: accuracies as results.json has them, and samples as the evaluation
+read them."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class Results:
             }
         except (OSError, ValueError, KeyError, TypeError):
             raise VLMIGError(
-                f"{folder} has no results of this version; expected a folder that vlmig eval --out wrote"
+                f"{folder} has no results of this version; expected a folder that "
+                "vlmig eval --out wrote"
             ) from None
 
     @property
@@ -48,14 +50,16 @@ class Results:
     def row(
         self, task: str, subset: str, k: int | None = None, control: str = "none"
     ) -> Row | None:
-        """Find the main setting's numbers, or those of another k or control beside it; None where there is no accuracy."""
+        """Find the main setting's numbers, or those of another k or control beside it; None where
+        there is no accuracy."""
         found = (
             main_condition(self.content, task, subset, k, control) if task in self.mains else None
         )
         return found if found and found["acc"] is not None else None
 
     def average(self, task: str, subset: str, k: int) -> Row | None:
-        """Find the main setting's accuracy with k images of those measured, averaged over subsets; where there are no subsets, with the first k."""
+        """Find the main setting's accuracy with k images of those measured, averaged over subsets;
+        where there are no subsets, with the first k."""
         rows = self.block.get("curves", ())
         found = next(
             (c for c in rows if (c["task"], c["subset"], c["k"]) == (task, subset, k)), None
@@ -63,16 +67,18 @@ class Results:
         return found or self.row(task, subset, k)
 
     def baseline(self, task: str, subset: str, mix: str) -> Row | None:
-        """Find what another use of the same pictures gets: vote, clip, zlavi or best-image; of all seeds where there are several."""
+        """Find what another use of the same images gets: vote, clip, zlavi or best-image; of all
+        seeds where there are several."""
         return found_row(self.block["conditions"], task=task, subset=subset, k=self.k, mix=mix)
 
     def floor(self, task: str, subset: str) -> tuple[float | None, float | None]:
-        """Return the accuracy of the most frequent answer, and chance; None where answers are generated."""
+        """Return the accuracy of the most frequent answer, and chance; None where answers are
+        generated."""
         row, known = self.row(task, subset, 0), self.block["baselines"][task]
         return (row["majority"], known["chance"]) if row and known else (None, None)
 
     def has_distributions(self, task: str) -> bool:
-        """Tell whether a task's samples hold a distribution over candidates for every picture."""
+        """Tell whether a task's samples hold a distribution over candidates for every image."""
         config = self.content["configs"][task]
         return config["output_type"] == "multiple_choice" and config["scoring"] != "sequence"
 
@@ -85,7 +91,8 @@ class Results:
 
 
 class Samples:
-    """A task's samples as the evaluation read them, so that rules can be tried which results.json does not have.
+    """A task's samples as the evaluation read them, so that rules can be tried which results.json
+    does not have.
 
     An entry is a wording of an item under a seed, or the item where the best wording counts.
 
@@ -131,7 +138,8 @@ class Samples:
         return self.rescorer.correct(found)[self.inside]
 
     def estimate(self, values: np.ndarray, least: float = 0.0) -> Row:
-        """Estimate a mean over the entries, or with ``least`` -1 a difference, in the shape of a condition."""
+        """Estimate a mean over the entries, or with ``least`` -1 a difference, in the shape of a
+        condition."""
         found = self._drawn.estimate(values, least)
         return {
             "acc": found.mean,

@@ -1,14 +1,18 @@
-"""How often ``k="auto"`` answers otherwise than with all ten pictures, beside the pictures that it draws.
+"""How often ``k="auto"`` answers otherwise than with all ten images, beside the images that it
+draws.
 
-Three ways in which pictures of a prompt may scatter are simulated, 10,000 questions of four candidates each: as normal log-odds, as two
-kinds of picture with a truth of their own, and with one picture in eight that shouts. The rule is calibrated many times, each time on
-other questions that scatter alike, and used on questions of their own, which is what its level speaks of; and once on questions that scatter
-normally, of which it does not. "each look" is the rule before: the level is the error of each look, if pictures scatter normally. "at n"
-is, in %, how many answers that stop after n pictures change, "of" how many stop there.
+Three ways in which images of a prompt may scatter are simulated, 10,000 questions of four
+candidates each: as normal log-odds, as two kinds of image with a truth of their own, and with one
+image in eight that shouts. The rule is calibrated many times, each time on other questions that
+scatter alike, and used on questions of their own, which is what its level speaks of; and once on
+questions that scatter normally, of which it does not. "each look" is the rule before: the level is
+the error of each look, if images scatter normally. "at n" is, in %, how many answers that stop
+after n images change, "of" how many stop there.
 
     python -m eval.stopping
 
-And the pictures of a run, in random order; three quarters of its objects calibrate, the others count, ten times:
+And the images of a run, in random order; three quarters of its objects calibrate, the others count,
+ten times:
 
     vlmig eval --tasks pocket_color --limit 100 --k 0,10 --control none --out runs/ten
     python -m eval.stopping runs/ten
@@ -44,20 +48,21 @@ Scatter = Callable[[np.random.Generator, int], Scores]
 
 
 def normal(rng: np.random.Generator, count: int) -> Scores:
-    """Pictures scatter normally around a truth of the question's own, as widely as the question has it."""
+    """Images scatter normally around a truth of the question's own, as widely as the question has
+    it."""
     own = 0.7 * np.sqrt(rng.chisquare(8, (count, 1)) / 8)
     return _questions(rng, rng.normal(size=(count, CANDIDATES)) + own * _noise(rng, count))
 
 
 def two_kinds(rng: np.random.Generator, count: int) -> Scores:
-    """Each picture shows one of two things with equal probability, such as a fruit ripe or unripe."""
+    """Each image shows one of two things with equal probability, such as a fruit ripe or unripe."""
     first, second = 2 * rng.normal(size=(2, count, CANDIDATES))
     is_first = rng.random((MOST, count, 1)) < 0.5
     return _questions(rng, np.where(is_first, first, second) + 0.2 * _noise(rng, count))
 
 
 def shouting(rng: np.random.Generator, count: int) -> Scores:
-    """As ``normal``, but one picture in eight says something of its own, ten times as loudly."""
+    """As ``normal``, but one image in eight says something of its own, ten times as loudly."""
     loud = rng.random((MOST, count, 1)) < 1 / 8
     scattered = rng.normal(size=(count, CANDIDATES)) + 0.7 * _noise(rng, count)
     return _questions(rng, np.where(loud, 10 * _noise(rng, count), scattered))
@@ -68,7 +73,7 @@ def _noise(rng: np.random.Generator, count: int) -> np.ndarray:
 
 
 def _questions(rng: np.random.Generator, evidence: np.ndarray) -> Scores:
-    """Stack questions whose pictures say so much (K, Q, C) beside a text that is unsure."""
+    """Stack questions whose images say so much (K, Q, C) beside a text that is unsure."""
     text = log_softmax(rng.normal(size=evidence.shape[1:]), -1)
     return Scores(text, log_softmax(text + evidence, -1), text, np.ones(evidence.shape[:2]))
 
@@ -82,20 +87,20 @@ SCATTERS: dict[str, Scatter] = {
 
 @dataclass
 class Count:
-    """Where questions stopped, and whether their answers differ from those by all pictures."""
+    """Where questions stopped, and whether their answers differ from those by all images."""
 
     stops: list[np.ndarray] = field(default_factory=list)
     changed: list[np.ndarray] = field(default_factory=list)
 
     def add(self, paths: tuple[np.ndarray, np.ndarray], rule: Stopping) -> None:
-        """Count Q questions, whose looks are after 0, 1, 2, ... pictures."""
+        """Count Q questions, whose looks are after 0, 1, 2, ... images."""
         doubts, changed = paths
         stop = (doubts <= rule.threshold).argmax(0)
         self.stops.append(stop)
         self.changed.append(changed[stop, np.arange(len(stop))])
 
     def cells(self) -> list[str]:
-        """Format the share of answers that changed, the pictures drawn, and both by look."""
+        """Format the share of answers that changed, the images drawn, and both by look."""
         stops, changed = np.concatenate(self.stops), np.concatenate(self.changed)
         looks = []
         for look in (0, 1, 2, 3, 5):
@@ -120,7 +125,8 @@ def simulated(questions: int = QUESTIONS, calibrations: int = CALIBRATIONS) -> s
 def counted(
     scatter: Scatter, questions: int, calibrations: int
 ) -> Iterator[tuple[tuple[str, str], Count]]:
-    """Yield the counts of each rule and level, over questions that scatter as the calibration's do."""
+    """Yield the counts of each rule and level, over questions that scatter as the calibration's
+    do."""
     rng, found = np.random.default_rng(0), dict[tuple[str, str], Count]()
     for size in CALIBRATED_ON:
         for _ in range(calibrations):
@@ -157,7 +163,7 @@ def _count(
 
 
 def of_run(run: Run) -> str:
-    """Tabulate the pictures of a run in random orders, for each task."""
+    """Tabulate the images of a run in random orders, for each task."""
     block, rows = run.results["vlmig"], []
     own = {name: block[name] for name in ("strength", "doubt", "alignment_floor")}
     mixture = Mixture.of(VLMIGConfig(**{**own, **block["default"]}))
@@ -187,7 +193,8 @@ def of_run(run: Run) -> str:
 
 
 def _stacked(questions: Sequence[Scores], rng: np.random.Generator) -> Iterator[Scores]:
-    """Stack questions in random orders of their pictures, those with equally many candidates together."""
+    """Stack questions in random orders of their images, those with equally many candidates
+    together."""
     for size in {question.text.size for question in questions}:
         alike = [question for question in questions if question.text.size == size]
         yield in_random_orders(alike, ORDERS, rng)

@@ -18,7 +18,8 @@ SUBSETS = ("all", "covered")
 
 
 def columns(runs: Sequence[Results], tasks: Sequence[str] | None = None) -> list[Column]:
-    """List what any of the folders has an accuracy of, of these tasks or of all; a subset that is all of a task stands once.
+    """List what any of the folders has an accuracy of, of these tasks or of all; a subset that is
+    all of a task stands once.
 
     Raises:
         VLMIGError: there is none.
@@ -46,10 +47,10 @@ def _is_own(run: Results, task: str, subset: str) -> bool:
 
 
 def resampled(own: Results) -> list[Column]:
-    """List the columns whose samples hold every picture's distribution.
+    """List the columns whose samples hold every image's distribution.
 
     Raises:
-        VLMIGError: there is none, or no picture.
+        VLMIGError: there is none, or no image.
     """
     found = [column for column in columns([own]) if own.has_distributions(column[0])]
     if not found or not own.k:
@@ -66,7 +67,8 @@ def title(runs: Sequence[Results], column: Column) -> str:
 
 
 def beside(numbers: Mapping[str, str], shown: Sequence[Column]) -> list[str]:
-    """Put published numbers, by task, into their tasks' first columns: they are about no subset of ours."""
+    """Put published numbers, by task, into their tasks' first columns: they are about no subset of
+    ours."""
     first = dict(reversed(shown))
     return [numbers.get(task, "-") if first[task] == subset else "-" for task, subset in shown]
 
@@ -80,7 +82,8 @@ def floors(runs: Sequence[Results], shown: Sequence[Column]) -> list[list[str]]:
 
 
 def mean(rows: Sequence[Row]) -> Row:
-    """Average several tasks' accuracies, taken as independent; the interval is made of theirs (Zou and Donner 2008)."""
+    """Average several tasks' accuracies, taken as independent; the interval is made of theirs (Zou
+    and Donner 2008)."""
     own, ends = np.array([row["acc"] for row in rows]), np.array([row["ci95"] for row in rows])
     below, above = np.sqrt(((ends - own[:, None]) ** 2).sum(0)) / len(rows)
     return {"acc": own.mean(), "ci95": [own.mean() - below, own.mean() + above]}
@@ -125,7 +128,8 @@ def remarks(runs: Sequence[Results], published: str) -> str:
         published: which numbers, of what model.
     """
     lines = [
-        f"Published: {published}, arXiv 2406.13621v2, in %; ours in % with 95 % intervals over objects."
+        f"Published: {published}, arXiv 2406.13621v2, in %; ours in % with 95 % intervals over "
+        "objects."
     ]
     for run in runs:
         settings, content = run.block["settings"], run.content

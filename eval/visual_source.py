@@ -1,20 +1,25 @@
-"""Table 5 of arXiv 2406.13621v2 and its appendix B: pictures drawn, retrieved, or replaced by a text's embedding.
+"""Table 5 of arXiv 2406.13621v2 and its appendix B: images drawn, retrieved, or replaced by a
+text's embedding.
 
 One results folder for each imaginer, all of one model.
 
-The pocket model (GALLERY is a folder of pictures; `text` is refused beside an adapter that reads patches, as the pocket model's does):
+The pocket model (GALLERY is a folder of images; `text` is refused beside an adapter that reads
+patches, as the pocket model's does):
 
     vlmig eval --tasks memory_color --k 0,6 --out runs/drawn
     vlmig eval --tasks memory_color --k 0,6 --imaginer retrieval:GALLERY --out runs/retrieved
     vlmig eval --tasks memory_color --k 0,6 --imaginer blank --out runs/blank
     python -m eval.visual_source runs/drawn runs/retrieved runs/blank
 
-The paper's size (RUN_OF_GEMMA and RUN_OF_GEMMA_POOLED are what `vlmig train` recipes or `vlmig convert` wrote, the second with
-vision_features="pooled"; no adapter of that size exists yet):
+The paper's size (RUN_OF_GEMMA and RUN_OF_GEMMA_POOLED are what `vlmig train` recipes or `vlmig
+convert` wrote, the second with vision_features="pooled"; no adapter of that size exists yet):
 
-    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,memory_color,color_terms --k 0,6 --out runs/drawn
-    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,memory_color,color_terms --k 0,6 --imaginer retrieval:GALLERY --out runs/retrieved
-    vlmig eval --model RUN_OF_GEMMA_POOLED --tasks imagenetvc_color,memory_color,color_terms --k 0,6 --imaginer text --out runs/embedded
+    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,memory_color,color_terms --k 0,6 \
+      --out runs/drawn
+    vlmig eval --model RUN_OF_GEMMA --tasks imagenetvc_color,memory_color,color_terms --k 0,6 \
+      --imaginer retrieval:GALLERY --out runs/retrieved
+    vlmig eval --model RUN_OF_GEMMA_POOLED --tasks imagenetvc_color,memory_color,color_terms \
+      --k 0,6 --imaginer text --out runs/embedded
     python -m eval.visual_source runs/drawn runs/retrieved runs/embedded
 """
 
@@ -65,18 +70,19 @@ def report(runs: Sequence[Results]) -> str:
 
 
 def _source(own: Results) -> str:
-    """Say where a folder's pictures came from: the kind of imaginer and its name or digest."""
+    """Say where a folder's images came from: the kind of imaginer and its name or digest."""
     kind, name = next(iter(own.block["identity"].items()))
     return f"{kind} {name}"
 
 
 def _differing(runs: Sequence[Results], shown: Sequence[Column]) -> list[str]:
-    """Warn where text alone does not agree: then the folders differ in more than the pictures."""
+    """Warn where text alone does not agree: then the folders differ in more than the images."""
     texts = [{row["acc"] for own in runs if (row := own.row(*column, 0))} for column in shown]
     if all(len(found) == 1 for found in texts):
         return []
     return [
-        "Text only differs between the folders: they differ in more than where the pictures come from."
+        "Text only differs between the folders: they differ in more than where the images come "
+        "from."
     ]
 
 

@@ -75,10 +75,10 @@ def train_encoder(
         rng = np.random.default_rng((5, step))
         which = rng.permutation(len(concepts))[:batch]
         pool = pools[step % len(pools)]
-        drawn = normalized(pool[which, rng.integers(0, pool.shape[1], batch)], rng)
+        pictures = normalized(pool[which, rng.integers(0, pool.shape[1], batch)], rng)
         texts = tokenize(tokenizer, [draw_caption(concepts[i], rng) for i in which])
         with cpu_autocast():
-            image, text, scale = model(drawn, texts)[:3]
+            image, text, scale = model(pictures, texts)[:3]
         return loss_function(image.float(), text.float(), scale.float())
 
     fit_alone(model, loss_at, work / "encoder", steps=steps, learning_rate=1e-3, weight_decay=0.05)
@@ -107,13 +107,13 @@ def normalized(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Te
 
 
 @torch.no_grad()
-def naming_accuracy(model: CLIP, tokenizer: CLIPTokenizer, images: np.ndarray) -> float:
+def naming_accuracy(model: CLIP, tokenizer: CLIPTokenizer, pictures: np.ndarray) -> float:
     """Return how often an image, one per concept in their order, is nearest to its name."""
     names = F.normalize(
         model.encode_text(tokenize(tokenizer, [c.name for c in load_concepts()])), dim=-1
     )
-    pooled = F.normalize(model.encode_image(normalized(images)), dim=-1)
-    return ((pooled @ names.T).argmax(1) == torch.arange(len(names))).float().mean().item()
+    images = F.normalize(model.encode_image(normalized(pictures)), dim=-1)
+    return ((images @ names.T).argmax(1) == torch.arange(len(names))).float().mean().item()
 
 
 def save_open_clip(model: CLIP, config: dict, tokenizer: CLIPTokenizer, folder: Path) -> None:
