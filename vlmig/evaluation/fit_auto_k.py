@@ -152,7 +152,8 @@ def risks(
             stacked = in_random_orders([questions[i] for i in chosen], ORDERS, random)
             doubts, changed = path(stacked, rule, mixture)
             for t, threshold in enumerate(THRESHOLDS):
-                at_stop = changed_at_stop(doubts, changed, threshold)
+                stop = (doubts <= threshold).argmax(0)
+                at_stop = changed[stop, np.arange(len(stop))]
                 losses[chosen, t] = at_stop.reshape(len(chosen), ORDERS).mean(1)
     found, index, counts = np.unique(units, axis=0, return_inverse=True, return_counts=True)
     total = np.zeros((len(counts), len(THRESHOLDS)))
@@ -205,12 +206,6 @@ def path(stacked: Scores, rule: Stopping, mixture: Mixture) -> tuple[np.ndarray,
         n = rule.after(n)
     end = np.zeros(answer.shape)
     return np.stack([*doubts, end - 1]), np.stack([*changed, end > 0])
-
-
-def changed_at_stop(doubts: np.ndarray, changed: np.ndarray, threshold: float) -> np.ndarray:
-    """Tell which of Q answers have changed where a threshold ends them, (Q,)."""
-    stop = (doubts <= threshold).argmax(0)
-    return changed[stop, np.arange(doubts.shape[1])]
 
 
 def _gate(confidence: np.ndarray, changed: np.ndarray) -> tuple[float, float | None]:

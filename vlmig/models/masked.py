@@ -6,6 +6,7 @@ vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,9 +20,15 @@ from vlmig.models.base import VLMIGPreTrainedModel
 from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.family_block import EncoderLayerFusion
 from vlmig.models.heads import masked_head, masked_logits
-from vlmig.models.outputs import VisualMaskedLMOutput
 from vlmig.models.reference import published_masked_loss
 from vlmig.models.text_states import LateReading, Reading, real_tokens
+
+
+@dataclass
+class VisualMaskedLMOutput(MaskedLMOutput):
+    """The output of a masked LM beside images, see ``VisualCausalLMOutput``."""
+
+    fused_hidden_states: Tensor | None = None
 
 
 class VLMIGForMaskedLM(VLMIGPreTrainedModel):
@@ -111,7 +118,7 @@ class VLMIGForMaskedLM(VLMIGPreTrainedModel):
         """Prepare hidden states (B, S, D) for fusion; every position attends to every real one."""
         everywhere = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
         positions = everywhere if queries is None else queries
-        present = real_tokens(padding, states, states.shape[1])
+        present = real_tokens(padding, states)
         mask = present[:, None].expand(-1, positions.shape[1], -1)
         hidden = states.gather(1, positions[..., None].expand(-1, -1, states.shape[-1]))
         text = self.fusion.read_text(states, everywhere)

@@ -7,6 +7,7 @@ vocabulary.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -33,7 +34,6 @@ from vlmig.models.cache import (
     mark_text,
     one_cache,
     seen_length,
-    slots,
     static_length,
     text_cache,
     unread_positions,
@@ -43,7 +43,6 @@ from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.family_block import DecoderLayerFusion, check_block
 from vlmig.models.heads import causal_logits
 from vlmig.models.masked import VLMIGForMaskedLM
-from vlmig.models.outputs import VisualCausalLMOutput
 from vlmig.models.reference import (
     published_causal_loss,
     published_gpt2_mask,
@@ -57,8 +56,17 @@ from vlmig.models.text_states import (
     queried,
     real_tokens,
     same_text,
-    visible,
 )
+
+
+@dataclass
+class VisualCausalLMOutput(CausalLMOutputWithPast):
+    """The output of a causal LM beside images; ``hidden_states`` and ``attentions`` are the base
+    LM's, which reads the text without images."""
+
+    fused_hidden_states: Tensor | None = None
+    """With ``output_hidden_states``: what the head reads beside each image, (B, K, T, D), at the
+    positions whose logits are returned."""
 
 
 class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
@@ -125,7 +133,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
                 for each of their N tokens; labels there are ignored.
 
         Returns:
-            ``logits``, the mixture's log-probabilities, (B, T, V); see ``vlmig.models.outputs``.
+            ``logits``, the mixture's log-probabilities, (B, T, V); see ``VisualCausalLMOutput``.
         """
         base = {
             "input_ids": input_ids,
@@ -201,7 +209,7 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         """
         queries = states.shape[1]
         places = last_places(queries, seen_length(cache, queries), states.device)
-        present = real_tokens(padding, states, slots(cache, queries))
+        present = real_tokens(padding, states, cache)
         positions, image_end = number(present), None
         if self.published:
             family, tokens = self.config.text_config.model_type, self.config.visual_tokens
@@ -212,11 +220,12 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
         text = self.fusion.read_text(states, positions)
         if cache is not None:
             text = extend_cache(cache, text, self.config.text_config)
-        mask = visible(present, places)
+        every = torch.arange(present.shape[1], device=states.device)
+        mask = present[:, None] & (every <= places[:, None])
         if packed is not None:
             mask = mask & same_text(packed)
         if unread := unread_positions(cache):
-            mask = mask & (torch.arange(mask.shape[-1], device=mask.device) >= unread)
+            mask = mask & (every >= unread)
         kept = queried(logits_to_keep)
         image_end = image_end[:, places][:, kept] if image_end is not None else None
         return LateReading(

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from vlmig.models.cache import slots
+
 TextStates = tuple[Tensor, Tensor]
 """A fusion layer's keys and values of a text, (B, heads, S, d): one more layer of the cache."""
 VisualStates = tuple[Tensor, ...]
@@ -61,8 +63,14 @@ def queried(logits_to_keep: int | Tensor) -> Tensor | slice:
     return slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
 
 
-def real_tokens(padding: Tensor | None, states: Tensor, length: int) -> Tensor:
-    """Return which of ``length`` positions hold tokens and not padding, bool (B, length)."""
+def real_tokens(padding: Tensor | None, states: Tensor, cache: Cache | None = None) -> Tensor:
+    """Return which of the S positions that were read hold tokens and not padding, bool (B, S).
+
+    Args:
+        states: of the new positions, (B, T, D).
+        cache: the positions before them.
+    """
+    length = states.shape[1] if cache is None else slots(cache, states.shape[1])
     if padding is None:
         return torch.ones(states.shape[0], length, dtype=torch.bool, device=states.device)
     missing = max(0, length - padding.shape[1])
@@ -77,12 +85,6 @@ def number(present: Tensor) -> Tensor:
 def last_places(count: int, length: int | Tensor, device: torch.device) -> Tensor:
     """Return the last ``count`` places of a text of ``length`` tokens, (T,)."""
     return torch.arange(count, device=device) + (length - count)
-
-
-def visible(present: Tensor, places: Tensor) -> Tensor:
-    """Return which real tokens (B, S) the queries at ``places`` (T,) attend to, bool (B, T, S)."""
-    causal = torch.arange(present.shape[1], device=present.device) <= places[:, None]
-    return causal & present[:, None]
 
 
 def first_token(present: Tensor) -> Tensor:

@@ -36,9 +36,11 @@ def thumbnails(store: FeatureStore, keys: Iterable[str], characters: int) -> lis
     """
     keys = list(keys)
     allowance = characters / max(1, len(keys))
-    return [_thumbnail(store, key, allowance) for key in keys]
-
-
-def _thumbnail(store: FeatureStore, key: str, allowance: float) -> str | None:
-    item = store.get(key)
-    return None if item is None or item.image is None else thumbnail(item.image, allowance)
+    images: list[str | None] = []
+    for key in keys:
+        item = store.get(key)
+        if item is None or item.image is None:
+            images.append(None)
+        else:
+            images.append(thumbnail(item.image, allowance))
+    return images

@@ -22,7 +22,6 @@ from vlmig.models.cache import (
     image_cache,
     images_read,
     seen_length,
-    slots,
     text_cache,
 )
 from vlmig.models.config import IMAGE, VLMIGConfig
@@ -79,8 +78,7 @@ class PrefixFusion(Fusion):
         logits_to_keep: int | Tensor,
     ) -> PrefixReading:
         """Keep what the LM needs to read the text again after each image."""
-        queries, kept = states.shape[1], queried(logits_to_keep)
-        present = real_tokens(padding, states, slots(cache, queries))
+        kept, present = queried(logits_to_keep), real_tokens(padding, states, cache)
         embeddings = embedded.get("inputs_embeds")
         if embeddings is None:
             embeddings = model.get_input_embeddings()(embedded["input_ids"])
