@@ -108,6 +108,5 @@ def walk(folder: Path) -> Iterator[tuple[str, list[str]]]:
             for entry in entries:
                 (folders if entry.is_dir() else files).append(entry.name)
         yield inner, sorted(files, key=natural)
-        waiting += [
-            os.path.join(inner, name) for name in sorted(folders, key=natural, reverse=True)
-        ]
+        for name in sorted(folders, key=natural, reverse=True):
+            waiting.append(os.path.join(inner, name))

@@ -51,10 +51,10 @@ class Pair:
             return [self] if self.picture else []
         names = (self.picture, *self.more)
         versions = self.version.split("\n") if self.version else [""] * len(names)
-        return [
-            replace(self, picture=n, version=v, more=())
-            for n, v in zip(names, versions, strict=True)
-        ]
+        images = []
+        for name, version in zip(names, versions, strict=True):
+            images.append(replace(self, picture=name, version=version, more=()))
+        return images
 
 
 class Source(Protocol):

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.settings import Settings
-from vlmig.evaluation.tasks.items import Item, Task, parts_of
+from vlmig.evaluation.tasks.items import Item, Question, Task, parts_of
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import AdaptiveScores, Stopping, parse_k, score_adaptively
@@ -78,9 +78,9 @@ def score_items(
     adaptive: list[AdaptiveScores] = []
     sizes: list[int] = []
     for item in items:
-        sets = (
-            [item.questions] if policy == "item" else [(question,) for question in item.questions]
-        )
+        sets: list[Sequence[Question]] = [item.questions]
+        if policy != "item":
+            sets = [[question] for question in item.questions]
         sizes.append(len(sets))
         for questions in sets:
             groups, first = [], task.scoring == "first_token"

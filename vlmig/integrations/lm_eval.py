@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -152,7 +152,7 @@ class VlmigLM(LM):
             them against each other, not against everything else that could be said.
         """
         questions, positions = gathered(requests, self.policy if self.k else None)
-        self._imagine([group.prompt for question in questions for group in question.groups])
+        self._imagine(_prompts(questions))
         answers: dict[int, list[Answer]] = {}
         with tqdm(total=len(questions), desc="scoring", unit=" documents") as bar:
             for members in alike(questions, self._at_once):
@@ -170,7 +170,7 @@ class VlmigLM(LM):
         """Answer questions of one kind: all with images or none, all with several candidates or
         none."""
         k, single = self.k if questions[0].with_images else 0, questions[0].single
-        visuals = iter(self._visuals([group.prompt for q in questions for group in q.groups], k))
+        visuals = iter(self._visuals(_prompts(questions), k))
         batches = []
         for start in range(0, len(questions), self.batch):
             groups = chain(*(question.groups for question in questions[start : start + self.batch]))
@@ -180,7 +180,7 @@ class VlmigLM(LM):
         )
         flat = chain(*scored)
         for question in questions:
-            scores, greedy = zip(*(next(flat) for _ in question.groups), strict=True)
+            scores, greedy = zip(*islice(flat, len(question.groups)), strict=True)
             joined = Scores.joined(scores)
             if question.shared and len(question.groups) > 1:  # scored one by one
                 joined = replace(joined, alignment=joined.alignment[:, 0])
@@ -333,6 +333,11 @@ class VlmigLM(LM):
     def _cleaned(self, text: str) -> str:
         """Remove a masked LM's gap, as ``VLMIG.imagine`` does."""
         return text.replace(self.tokenizer.mask_token or "\0", " ").strip()
+
+
+def _prompts(questions: Sequence[Candidates]) -> list[ImagePrompt | None]:
+    """List what to imagine for each group of candidates."""
+    return [group.prompt for question in questions for group in question.groups]
 
 
 if "vlmig" not in model_registry:  # a later lm-eval knows it by the entry point already

@@ -40,7 +40,7 @@ from vlmig.models.checkpoint import (
     resolve_checkpoint,
     save_tokenizer,
 )
-from vlmig.models.config import COMPONENTS, VLMIGConfig
+from vlmig.models.config import COMPONENTS, VLMIGConfig, take_fields
 from vlmig.models.generic import load_generic, save_generic
 from vlmig.models.low_rank import has_low_rank, save_low_rank
 from vlmig.models.model_card import GENERATED, model_card
@@ -113,10 +113,7 @@ class AdapterCheckpoint:
         if state_dict is None:
             folder = resolve_checkpoint(pretrained_model_name_or_path, revision, subfolder, **hub)
         if config is None:
-            fields = {
-                name: kwargs.pop(name) for name in VLMIGConfig.__annotations__ if name in kwargs
-            }
-            config = VLMIGConfig.from_pretrained(folder, **fields)
+            config = VLMIGConfig.from_pretrained(folder, **take_fields(kwargs))
         weights = read_weights(folder / WEIGHTS) if state_dict is None else state_dict
         base = cls._load_base(config, folder, _base_state(weights), hub, **kwargs)
         model: Any = cls(config, base)  # type: ignore[call-arg]

@@ -59,6 +59,11 @@ def changed(fields: dict[str, Any]) -> dict[str, Any]:
     return {**{f"imaginer_{name}": None for name in SAMPLING}, **fields}
 
 
+def take_fields(settings: dict[str, Any]) -> dict[str, Any]:
+    """Take the fields of the configuration out of settings, whose rest goes to the base LM."""
+    return {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
+
+
 def _text_config(fields: dict[str, Any]) -> PreTrainedConfig:
     """Make the base LM's configuration, one that can be written again."""
     try:
@@ -249,12 +254,9 @@ class VLMIGConfig(PreTrainedConfig):
         positions = getattr(self.text_config, "max_position_embeddings", None)
         if positions is None:
             return None
-        unused = (
-            self.text_config.pad_token_id + 1
-            if self.text_config.model_type in COUNTS_FROM_PADDING
-            else 0
-        )
-        return positions - unused - (0 if self.fusion == "cross_attention" else self.visual_tokens)
+        if self.text_config.model_type in COUNTS_FROM_PADDING:
+            positions -= self.text_config.pad_token_id + 1
+        return positions if self.fusion == "cross_attention" else positions - self.visual_tokens
 
     # The base LM's; trainers read and set them here.
     vocab_size, pad_token_id = _of_text("vocab_size"), _of_text("pad_token_id")

@@ -66,8 +66,9 @@ class Learned:
 
     def described(self) -> dict[str, Any]:
         """Return the regression as a checkpoint keeps it."""
-        rows = zip(FEATURES, self.mean, self.scale, self.slope, strict=True)
-        columns = {name: [_short(value) for value in row] for name, *row in rows}
+        columns = {}
+        for name, *row in zip(FEATURES, self.mean, self.scale, self.slope, strict=True):
+            columns[name] = list(map(_short, row))
         return {"features": columns, "intercept": _short(self.intercept)}
 
     def trust(self, features: Tensor) -> Tensor:

@@ -94,9 +94,9 @@ def load_low_rank(model: Any, folder: Path) -> None:
     config = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = True
     inject_adapter_in_model(config, model, NAME)
-    weights = {
-        name.removeprefix(PREFIX): value for name, value in read_weights(folder / WEIGHTS).items()
-    }
+    weights = {}
+    for name, value in read_weights(folder / WEIGHTS).items():
+        weights[name.removeprefix(PREFIX)] = value
     expected = get_peft_model_state_dict(model, adapter_name=NAME).keys()
     if missing := sorted(expected ^ weights.keys()):
         raise VLMIGError(

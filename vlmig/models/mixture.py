@@ -188,15 +188,13 @@ class Mixture:
         if total is None:
             return text
         if rule == "prob":
-            return (
-                torch.logaddexp(total, left_to_text.clamp_min(1e-30).log() + text)
-                - torch.tensor(count).log()
-            )
+            from_text = left_to_text.clamp_min(1e-30).log() + text
+            return torch.logaddexp(total, from_text) - torch.tensor(count).log()
         if rule == "geometric":
             on_images = (count - left_to_text).clamp_min(1e-30)
-            return (
-                on_images / count * (total - on_images.log()) + left_to_text / count * text
-            ).log_softmax(-1)
+            from_images = total - on_images.log()
+            mixed = on_images / count * from_images + left_to_text / count * text
+            return mixed.log_softmax(-1)
         if rule == "logit":
             return ((total + left_to_text * text) / count).log_softmax(-1)
         return (text + self.strength * self._uncertain(text) * total / count).log_softmax(-1)

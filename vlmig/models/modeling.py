@@ -289,11 +289,8 @@ def class_for(config: PreTrainedConfig) -> type[VLMIGForCausalLM] | type[VLMIGFo
             f"{config.model_type} is an encoder-decoder LM; expected a causal or a masked one, "
             "such as gpt2 or bert-base-uncased"
         )
-    return (
-        VLMIGForMaskedLM
-        if (config.architectures or [""])[0].endswith("ForMaskedLM")
-        else VLMIGForCausalLM
-    )
+    masked = (config.architectures or [""])[0].endswith("ForMaskedLM")
+    return VLMIGForMaskedLM if masked else VLMIGForCausalLM
 
 
 AutoModelForCausalLM.register(VLMIGConfig, VLMIGForCausalLM)

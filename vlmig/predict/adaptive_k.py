@@ -271,16 +271,15 @@ class AdaptiveScores:
         for batch in self._batches:
             states = self.scorer.visual_cache([fresh] * len(batch.requests), self.generic)
             add_scores(self.scorer.model, batch, states, added)
-        self._scores = [
-            before.extended(more) for before, more in zip(self._scores, added, strict=True)
-        ]
+        for i, more in enumerate(added):
+            self._scores[i] = self._scores[i].extended(more)
         self.visuals = visuals
 
     def _zeros(self, visuals: Visuals) -> list[Scores]:
-        return [
-            self.scorer.zero(len(candidates), visuals, self.generic)
-            for _, candidates in self.groups
-        ]
+        scores = []
+        for _, candidates in self.groups:
+            scores.append(self.scorer.zero(len(candidates), visuals, self.generic))
+        return scores
 
 
 Draw = Callable[[Sequence[int], int], Sequence[Visuals]]

@@ -14,7 +14,7 @@ from vlmig.models.checkpoint import (
     resolve_checkpoint,
     tokenizer_place,
 )
-from vlmig.models.config import VLMIGConfig, changed
+from vlmig.models.config import VLMIGConfig, changed, take_fields
 from vlmig.models.modeling import Model, class_for
 from vlmig.vision import VisionEncoder
 
@@ -34,7 +34,7 @@ def build_untrained(
     language_model: str, vision: str, generator: str, **settings: Any
 ) -> tuple[Model, Any]:
     """Return a model with an untrained adapter, and its tokenizer, see ``VLMIG.from_base``."""
-    fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
+    fields = take_fields(settings)
     language_model, vision, generator = map(absolute, (language_model, vision, generator))
     names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}
     place = VLMIGConfig.locate(language_model, Path.cwd())

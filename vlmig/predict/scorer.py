@@ -190,10 +190,10 @@ class Scorer:
     ) -> list[ScoreRequest]:
         if self.image_tokens is not None:
             refuse_placeholders(list(chain(*choices)), "which is only allowed in the context")
-        texts = [
-            self._expanded(text, images) for text, images in zip(contexts, visuals, strict=True)
-        ]
-        limits = [self.limit(images) for images in visuals]
+        texts, limits = [], []
+        for text, images in zip(contexts, visuals, strict=True):
+            texts.append(self._expanded(text, images))
+            limits.append(self.limit(images))
         return score_requests(self.texts, texts, choices, limits, first=first)
 
     def _expanded(self, text: str, visuals: Visuals) -> str:

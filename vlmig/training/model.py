@@ -24,7 +24,7 @@ from vlmig.models.checkpoint import (
     resolve_checkpoint,
     tokenizer_place,
 )
-from vlmig.models.config import VLMIGConfig, changed
+from vlmig.models.config import VLMIGConfig, changed, take_fields
 from vlmig.models.low_rank import add_low_rank, has_low_rank
 from vlmig.models.modeling import Model, class_for
 from vlmig.predict.predictor import VLMIG
@@ -140,7 +140,7 @@ def _renewed(source: str, store: FeatureStore | None, settings: dict[str, Any]) 
     """Build a new adapter around a checkpoint's frozen parts, or around another base LM beside its
     encoder and image source."""
     folder = resolve_checkpoint(source)
-    fields = {name: settings.pop(name) for name in VLMIGConfig.__annotations__ if name in settings}
+    fields = take_fields(settings)
     config = VLMIGConfig.from_pretrained(folder, **changed(fields))
     config.trained = False
     if "language_model" in fields:

@@ -58,15 +58,14 @@ def read_reply(kind: str, text: str, request: str = "") -> Turns:
     Raises:
         BadReply: it is not of that form, or not fit to learn from.
     """
-    if "\ufffd" in text or any("\ud800" <= letter <= "\udfff" for letter in text):
+    if "\ufffd" in text or not is_unicode(text):
         raise BadReply("not Unicode")
     value = _parsed(text)
     if kind == "conversation":
-        found = _field(value, "turns", list)
-        turns = [
-            (_field(turn, "question", str).strip(), _field(turn, "answer", str).strip())
-            for turn in found
-        ]
+        turns = []
+        for turn in _field(value, "turns", list):
+            question, answer = _field(turn, "question", str), _field(turn, "answer", str)
+            turns.append((question.strip(), answer.strip()))
         if not TURNS[0] <= len(turns) <= TURNS[1]:
             raise BadReply(f"not {TURNS[0]} to {TURNS[1]} turns")
     else:

@@ -290,7 +290,7 @@ def _describe(
     config = model.config
 
     def size(module: nn.Module) -> str:
-        return f"{sum(parameter.numel() for parameter in module.parameters()):,} weights"
+        return f"{sum(map(torch.numel, module.parameters())):,} weights"
 
     dtype = str(llava.dtype).removeprefix("torch.")
     family = config.text_config.model_type

@@ -103,9 +103,8 @@ class PrefixFusion(Fusion):
         features = visual if isinstance(visual, Tensor) else visual[0]
         rows = len(reading.hidden) * (reading.embeddings.shape[1] + model.config.visual_tokens)
         size = features.shape[1] if reading.cache is not None else max(1, BUDGET // rows)
-        return torch.cat(
-            [_run_after(model, reading, group) for group in features.split(size, 1)], 1
-        )
+        groups = features.split(size, 1)
+        return torch.cat([_run_after(model, reading, group) for group in groups], 1)
 
 
 def _has_places(places: Tensor, images: int, begun: bool) -> bool:
