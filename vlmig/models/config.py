@@ -244,11 +244,6 @@ class VLMIGConfig(PreTrainedConfig):
         return self.text_config.vocab_size if self.image_token_id is None else self.image_token_id
 
     @property
-    def place_token(self) -> int:
-        """Return ``placeholder_id`` by its earlier name."""
-        return self.placeholder_id
-
-    @property
     def text_limit(self) -> int | None:
         """Return how many text tokens fit beside an image in the LM's positions; None: no limit."""
         positions = getattr(self.text_config, "max_position_embeddings", None)
