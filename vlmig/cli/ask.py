@@ -118,14 +118,14 @@ def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) 
     print(_probabilities(answer))
     _print_steps(answer.rationale)
     if answer.images:
-        print(_told(answer, model.config.alignment_floor))
+        print(_about_images(answer, model.config.alignment_floor))
     if arguments.html:
         from vlmig.report.answer import write_answer
 
         write_answer(answer, arguments.html)
 
 
-def _told(answer: Answer, floor: float) -> str:
+def _about_images(answer: Answer, floor: float) -> str:
     """Say what the images are, and whether they were listened to."""
     mean = sum(answer.weights) / len(answer.weights)
     source = "compared with" if answer.given else "imagined"

@@ -202,6 +202,6 @@ def _flat_names(column: Any, embedded: Sequence[str]) -> list[str | None]:
             f"the column of images holds {kind}; expected file names or images; name another one"
         )
     return [
-        own if size else path or None
-        for own, size, path in zip(embedded, sizes, paths, strict=True)
+        inside if size else path or None
+        for inside, size, path in zip(embedded, sizes, paths, strict=True)
     ]

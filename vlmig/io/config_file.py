@@ -212,10 +212,10 @@ def parse(kind: type[Parsed], values: Any, where: str, advice: str = "") -> Pars
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise VLMIGError(_told(kind, error.errors(), where) + advice) from None
+        raise VLMIGError(_message(kind, error.errors(), where) + advice) from None
 
 
-def _told(kind: type[Checked], faults: Sequence[Mapping[str, Any]], where: str) -> str:
+def _message(kind: type[Checked], faults: Sequence[Mapping[str, Any]], where: str) -> str:
     """Put what pydantic refuses in one line: what came, what was expected."""
     # A misspelled field is also a missing one: name the misspelling.
     fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")

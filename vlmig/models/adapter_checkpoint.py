@@ -175,8 +175,8 @@ class AdapterCheckpoint:
                 LM. None: where it differs from what would be loaded; a base LM that trains is
                 written into ``model.safetensors``.
             is_main_process: False writes nothing.
-            state_dict: weights to save instead of the model's base_options.
-            push_to_hub: upload the folder to ``repo_id``; its base_options name when not given.
+            state_dict: weights to save instead of the model's own.
+            push_to_hub: upload the folder to ``repo_id``; its own name when not given.
             kwargs: of the base LM's ``save_pretrained``, and of ``push_to_hub``.
 
         Raises:

@@ -90,7 +90,7 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         self._keys_to_ignore_on_save = set(self._tied_weights_keys)
         if language_model is not None and not any(w.requires_grad for w in base_weights):
             self.freeze_base()
-            self.tells_frozen = True
+            self.warns_frozen = True
         if language_model is not None and language_model.device.type != "meta":
             check_head(language_model, self.trunk, type(self).head)
 

@@ -55,7 +55,7 @@ def model_card(config: VLMIGConfig) -> str:
             language_model=named["language_model"],
         ),
         state=state,
-        training=_told(config.training) if config.training else "",
+        training=_training(config.training) if config.training else "",
         **named,
     )
 
@@ -72,7 +72,7 @@ def _counted(data: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _told(training: dict[str, Any]) -> str:
+def _training(training: dict[str, Any]) -> str:
     """Describe how an adapter was trained."""
     versions = ", ".join(map(" ".join, training["versions"].items()))
     lines = [

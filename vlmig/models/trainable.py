@@ -33,9 +33,9 @@ class Trainable:
     training: bool
     parameters: Any
     requires_grad_: Any
-    tells_frozen = False
+    warns_frozen = False
     """Whether training has still to say that the base LM is frozen, which nobody asked for."""
-    told_idle = False
+    warned_idle = False
     """Whether it was said that a text without images teaches nothing."""
 
     @property
@@ -68,8 +68,8 @@ class Trainable:
     def idle_gradient(self) -> Tensor:
         """Return zero, as a function of every weight that trains: a loss of a text without images
         around a frozen base LM depends on none."""
-        if not self.told_idle:
-            self.told_idle = True
+        if not self.warned_idle:
+            self.warned_idle = True
             logger.warning(
                 "a text without images teaches nothing while the base LM is frozen: give "
                 "visual_features, or call unfreeze_base()"
@@ -115,7 +115,7 @@ class Trainable:
         self.requires_grad_(False)
         self.projector.requires_grad_(True)
         self.fusion.requires_grad_(True)
-        self.tells_frozen = False
+        self.warns_frozen = False
         # The Trainer does not miss them when it resumes.
         self._keys_to_ignore_on_save = {PREFIX + name for name in self.language_model.state_dict()}
 
@@ -132,13 +132,13 @@ class Trainable:
                     "low-rank layers on it: get_peft_model(model, LoraConfig(...))"
                 )
         self.requires_grad_(True)
-        self.tells_frozen = False
+        self.warns_frozen = False
         self._keys_to_ignore_on_save = set(self.tied_weights())
 
     def train(self, mode: bool = True) -> Any:
         """Switch to training; says once if the base LM is frozen because it was loaded so."""
-        if mode and self.tells_frozen:
-            self.tells_frozen = False
+        if mode and self.warns_frozen:
+            self.warns_frozen = False
             logger.warning(
                 "the base LM is frozen: only projector and fusion layer train and are saved; call "
                 "unfreeze_base() to train and save it too, or freeze_base() to say that it is meant"

@@ -178,8 +178,8 @@ class Scorer:
                 by_context.setdefault(request.context, []).append(request)
             groups, batch = list(by_context.values()), ROWS
         batch = 1 if self.model.padding_counts else batch
-        for own in groups:
-            yield from read_batches(self.model, own, visuals, batch, self.pad, self.image_tokens)
+        for group in groups:
+            yield from read_batches(self.model, group, visuals, batch, self.pad, self.image_tokens)
 
     def _requests(
         self,

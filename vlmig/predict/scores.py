@@ -187,8 +187,8 @@ def trusts_of(
         scores: of one continuation each.
     """
     members: dict[Any, list[int]] = {}
-    for i, (context, own) in enumerate(zip(contexts, scores, strict=True)):
-        candidates = (context, len(own.per_image)) if mixture.weights == "learned" else i
+    for i, (context, continuation) in enumerate(zip(contexts, scores, strict=True)):
+        candidates = (context, len(continuation.per_image)) if mixture.weights == "learned" else i
         members.setdefault(candidates, []).append(i)
     trusts: list[Any] = [None] * len(scores)
     for indices in members.values():

@@ -22,7 +22,7 @@ class TextTokenizer:
     BOS gets no other. Nothing stands behind a text of a causal LM, since an EOS there would say
     that it is over; a masked LM's text ends as the tokenizer ends it ([SEP]).
 
-    Texts that are cut and candidates that the LM cannot write are told once.
+    Texts that are cut and candidates that the LM cannot write give one warning each.
 
     Args:
         tokenizer: of the base LM.
@@ -34,7 +34,7 @@ class TextTokenizer:
         self, tokenizer: Any, image_tokens: ImageTokens | None = None, *, masked: bool = False
     ) -> None:
         self.tokenizer, self.image_tokens, self.masked = tokenizer, image_tokens, masked
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
 
     def words(self, text: str) -> list[int]:
         """Tokenize a text alone, with nothing before or behind it."""
@@ -216,7 +216,7 @@ class TextTokenizer:
         begin, _ = self.around
         kept = len(begin) or int(ids[0] == self.tokenizer.bos_token_id)
         shorter = cut_left(ids, limit, kept, self.image_tokens)
-        self._tell_cut(ids, limit, shorter)
+        self._warn_cut(ids, limit, shorter)
         return shorter
 
     def _cut_around(
@@ -236,16 +236,16 @@ class TextTokenizer:
                 "this model"
             )
         shorter = ids[:begin] + ids[begin + left : behind - right] + ids[behind:]
-        self._tell_cut(ids, limit, shorter)
+        self._warn_cut(ids, limit, shorter)
         return shorter, left
 
-    def _tell_cut(self, ids: list[int], limit: int, shorter: list[int]) -> None:
+    def _warn_cut(self, ids: list[int], limit: int, shorter: list[int]) -> None:
         kind = lost = "its left end"
         if self.image_tokens is not None:
             before, after = self.image_tokens.count(ids), self.image_tokens.count(shorter)
             if after < before:
                 kind, lost = "images", f"{before - after} of its {before} images"
-        self._tell(
+        self._warn(
             kind,
             f"a text of {len(ids)} tokens was cut to {limit}, all that fits this model, and lost "
             f"{lost}; others are cut too, and this is said once",
@@ -253,16 +253,16 @@ class TextTokenizer:
 
     def _check_known(self, option: str, ids: Sequence[int]) -> None:
         if self.unknown(option, ids):
-            self._tell(
+            self._warn(
                 "unknown",
                 f"the candidate {option.strip()!r} holds a word that this LM does not know and "
                 f"reads as {self.tokenizer.unk_token}, so its score says nothing; there may be "
                 "others, and this is said once",
             )
 
-    def _tell(self, kind: str, message: str) -> None:
-        if kind not in self._told:
-            self._told.add(kind)
+    def _warn(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
             logger.warning(message)
 
 

@@ -45,7 +45,7 @@ def read_image(file: str | Path | IO[bytes]) -> Image.Image:
     except BadImage:
         raise
     except Exception as error:  # Pillow's readers raise anything on damaged files
-        raise _told(error) from error
+        raise _reason(error) from error
 
 
 def size_of(file: str | Path | IO[bytes]) -> tuple[int, int]:
@@ -61,10 +61,10 @@ def size_of(file: str | Path | IO[bytes]) -> tuple[int, int]:
             turned = "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5
             return (height, width) if turned else (width, height)
     except Exception as error:
-        raise _told(error) from error
+        raise _reason(error) from error
 
 
-def _told(error: Exception) -> BadImage:
+def _reason(error: Exception) -> BadImage:
     """Name what Pillow found."""
     if isinstance(error, FileNotFoundError):
         return BadImage("no such image")
@@ -95,7 +95,7 @@ def opened(image: str | Path | Image.Image) -> Image.Image:
     except BadImage as reason:
         raise VLMIGError(_cannot_read(str(image), reason)) from None
     except Exception as error:  # of a PIL image whose file was not decoded yet
-        raise VLMIGError(_cannot_read("the given image", _told(error))) from None
+        raise VLMIGError(_cannot_read("the given image", _reason(error))) from None
 
 
 def _cannot_read(name: str, reason: BadImage) -> str:

@@ -62,7 +62,7 @@ class CocoCaptions(ImageFiles):
             found = self._image(image, place)
             if isinstance(sentences := image.get("sentences"), list):
                 inside = True
-                yield from self._captions(found, [_text(own) for own in sentences], place)
+                yield from self._captions(found, list(map(_text, sentences)), place)
             elif isinstance(number := image.get("id"), int | str):
                 images[number] = found
             else:
@@ -72,15 +72,15 @@ class CocoCaptions(ImageFiles):
                 f"{self.path} has no list 'images'; expected COCO's images and annotations, or "
                 "Karpathy's images with sentences; name its source"
             )
-        for turn, own in enumerate(json_items(self.path, "annotations"), 1):
+        for turn, annotation in enumerate(json_items(self.path, "annotations"), 1):
             place = f"{self.path.name}, annotation {turn}"
-            if not isinstance(own, dict):
+            if not isinstance(annotation, dict):
                 yield Bad(place, "not a JSON object")
                 continue
-            number = own.get("image_id")
+            number = annotation.get("image_id")
             is_known = isinstance(number, int | str) and number in images
             found = images[number] if is_known else Bad(place, "no image of this image_id")
-            yield from self._captions(found, own.get("caption"), place)
+            yield from self._captions(found, annotation.get("caption"), place)
 
     def _captions(self, found: Pair | Bad, captions: Any, place: str) -> Iterator[Pair | Bad]:
         if isinstance(found, Bad):
@@ -100,9 +100,9 @@ class CocoCaptions(ImageFiles):
         names = [f"{folder}/{name}"] if isinstance(folder, str) else []
         if isinstance(url, str):
             names.append("/".join(url.split("/")[-2:]))
-        for own in [name, *names]:
+        for path in [name, *names]:
             for root in self._roots:
-                inner = f"{root}/{own}" if root else own
+                inner = f"{root}/{path}" if root else path
                 if version := version_of(self.images / inner):
                     return Pair("", inner, group=inner, version=version)
         return Bad(place, "no such image")
