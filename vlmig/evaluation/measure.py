@@ -305,13 +305,8 @@ class Plan:
                 tokens.append(len(log_probs[0]))
                 for k, values in zip(self.ks, log_probs, strict=True):
                     loss[str(k)].append(listed(-values.sum().item()))
-            keys = [images.keys for images in visuals]
-            return {
-                "pictures": keys,
-                "prompts": _prompts(visuals),
-                "loss": loss,
-                "tokens": tokens,
-            }
+            keys, prompts = [images.keys for images in visuals], _prompts(visuals)
+            return {"pictures": keys, "prompts": prompts, "loss": loss, "tokens": tokens}
 
         yield from deterministic_map(measure, range(len(items)), self.model.model.device)
 
