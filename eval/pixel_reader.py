@@ -1,27 +1,115 @@
-"""A ceiling for the pocket model: how often the colour of a glyph's own pixels is the benchmark's label.
+"""Ceilings for the pocket model: what the pixels of its drawings say, by no model or hardly one.
 
 python -m eval.pixel_reader ../shared/data
+python -m eval.pixel_reader --pairs 300
+
+Colours: how often the colour of a glyph's own pixels is the benchmark's label. Sizes: drawn scenes
+of two held-out things, at true and at random scale; a thing's extent is that of its silhouette, and
+which of the two it is says the embedded encoder, which sees each one alone, cut out and enlarged.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from eval.picture_quality import Judge, share, silhouette
 from vlmig.evaluation.tasks.yaml_task import declaration
-from vlmig.pocket.concepts import find_concept
+from vlmig.models.checkpoint import POCKET
+from vlmig.pocket.concepts import find_concept, load_concepts
+from vlmig.pocket.scenes import glyph
+from vlmig.pocket.side_by_side import draw_group, random_sizes, side_by_side
 from vlmig.pocket.tasks import covered
 
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels."""
+MARGIN = 3
+"""Pixels around a thing that is cut out."""
 
-def main(data: Path) -> None:
-    """Print right answers and n over the covered objects of memory_color."""
-    items = [
-        item for item in declaration("memory_color").made().load(data) if covered(item.cluster)
-    ]
-    read = [getattr(find_concept(item.cluster), "color", None) for item in items]
-    right = sum(color == item.label for color, item in zip(read, items, strict=True))
-    print(f"memory_color, covered: {right} of {len(items)} ({100 * right / len(items):.1f} %)")
+
+def things(image: Image.Image, count: int) -> list[Box]:
+    """Find the boxes of things side by side, from left to right; fewer where they touch.
+
+    The silhouette's columns are split at the widest gaps; a thing may have gaps of its own.
+    """
+    mask = silhouette(image)
+    mask &= ndimage.uniform_filter(mask.astype(float), 3) > 0.3  # no single pixels
+    columns = np.flatnonzero(mask.any(0))
+    if not len(columns):
+        return []
+    gaps = np.diff(columns)
+    cuts = np.sort(np.argsort(gaps, kind="stable")[::-1][: count - 1])
+    boxes = []
+    for part in np.split(columns, [cut + 1 for cut in cuts if gaps[cut] > 1]):
+        rows = np.flatnonzero(mask[:, part].any(1))
+        boxes.append((int(part[0]), int(rows[0]), int(part[-1]) + 1, int(rows[-1]) + 1))
+    return boxes
+
+
+def extent(box: Box) -> int:
+    """Return the larger side of a box."""
+    return max(box[2] - box[0], box[3] - box[1])
+
+
+def larger_named(image: Image.Image, names: Sequence[str], judge: Judge) -> int | None:
+    """Say which of two named things is drawn larger; None where two are not found."""
+    boxes = things(image, 2)
+    if len(boxes) < 2:
+        return None
+    cuts = []
+    for left, top, right, bottom in boxes:
+        side = max(right - left, bottom - top) + 2 * MARGIN
+        x, y = (left + right - side) // 2, (top + bottom - side) // 2
+        cuts.append(_square(image, x, y, side))
+    alike = (judge.images(cuts) @ judge.names(names).T).numpy()
+    crossed = alike[0, 1] + alike[1, 0] > alike[0, 0] + alike[1, 1]
+    first_is_larger = extent(boxes[0]) > extent(boxes[1])
+    return int(first_is_larger) if crossed else int(not first_is_larger)
+
+
+def _square(image: Image.Image, x: int, y: int, side: int) -> Image.Image:
+    """Cut a square out of an image, and repeat the border where it reaches beyond."""
+    pixels = np.pad(np.asarray(image), ((side, side), (side, side), (0, 0)), mode="edge")
+    return Image.fromarray(pixels[y + side : y + 2 * side, x + side : x + 2 * side])
+
+
+def read_sizes(pairs: int, true_scale: bool) -> np.ndarray:
+    """Return for each drawn pair of held-out things whether the larger one was read."""
+    judge, rng = Judge(str(POCKET / "vision_encoder")), np.random.default_rng(61)
+    concepts = [concept for concept in load_concepts() if covered(concept.name)]
+    right: list[bool] = []
+    while len(right) < pairs:
+        group = draw_group(concepts, 2, rng)
+        sizes = [c.size_m or 0.0 for c in group] if true_scale else random_sizes(2, rng)
+        if max(sizes) < 2 * min(sizes):
+            continue
+        image = side_by_side([glyph(c.glyph) for c in group], sizes, rng)
+        read = larger_named(image, [c.name for c in group], judge)
+        right.append(read == int(np.argmax(sizes)))
+    return np.array(right)
+
+
+def main() -> None:
+    """Print right answers and n: over the covered objects of memory_color, or over drawn pairs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, nargs="?", help="benchmark files, for colours")
+    parser.add_argument("--pairs", type=int, help="pairs of things to draw, for sizes")
+    given = parser.parse_args()
+    if given.data:
+        items = declaration("memory_color").made().load(given.data)
+        items = [item for item in items if covered(item.cluster)]
+        read = [getattr(find_concept(item.cluster), "color", None) for item in items]
+        right = np.array([c == item.label for c, item in zip(read, items, strict=True)])
+        print(f"memory_color, covered: {right.sum()} of {len(items)}, {share(right)}")
+    for name, true_scale in (("true", True), ("random", False)) if given.pairs else ():
+        right = read_sizes(given.pairs, true_scale)
+        print(f"larger of two held-out things, {name} scale: n={len(right)}, {share(right)}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

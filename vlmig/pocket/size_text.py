@@ -1,0 +1,101 @@
+"""Texts about several things: which is larger, and what an image of them shows.
+
+A text says which is larger for ``supervised`` concepts only, of scenes at random scale; texts that
+only name things may name any.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+from vlmig.pocket.text import with_article
+
+SIZE_WORDS = tuple(
+    (
+        "large, larger, largest, big, bigger, biggest, small, smaller, smallest, tiny, huge, tall, "
+        "taller, tallest, short, shorter, long, longer, high, higher, size, sizes"
+    ).split(", ")
+)
+_LARGER = ("larger", "bigger")
+_STATEMENTS = (
+    "{L} is {larger} than {s}.",
+    "{S} is smaller than {l}.",
+    "Of {x} and {y}, the {larger} one is {l}.",
+    "Of {x} and {y}, the smaller one is {s}.",
+    "In the picture {l} is {larger} than {s}.",
+)
+_WHICH = (
+    ("Which is {larger}, {x} or {y}?", "l"),
+    ("Which one is {larger}, {x} or {y}?", "l"),
+    ("What is {larger}, {x} or {y}?", "l"),
+    ("Which is smaller, {x} or {y}?", "s"),
+)
+_WHETHER = (
+    ("Is {x} {larger} than {y}?", "l"),
+    ("Is {x} {larger} than {y}?", "l"),
+    ("Is {x} smaller than {y}?", "s"),
+)
+_FRAMES = (
+    "{q} {v}.",
+    "{q} Answer: {v}.",
+    "Question: {q} Answer: {v}.",
+    "Q: {q} A: {v}.",
+)
+_GROUPS = (
+    "{together}",
+    "a photo of {together}",
+    "a picture of {together}",
+    "an image of {together}",
+    "{beside}",
+    "this is {together}",
+)
+_NAMED = (
+    "There is {together} in the picture.",
+    "This is {together}.",
+    "The picture shows {together}.",
+    "I saw {together}.",
+    "What is this? It is {together}.",
+)
+
+
+def size_sentence(larger: str, smaller: str, rng: random.Random) -> str:
+    """Say that one noun is larger than another: as a statement, or as a question of either order
+    and its answer."""
+    article = rng.choice((with_article, "the {}".format))
+    large, small = article(larger), article(smaller)
+    x, y = (large, small) if rng.random() < 0.5 else (small, large)
+    nouns = {"l": large, "s": small, "L": _capital(large), "S": _capital(small), "x": x, "y": y}
+    nouns["larger"] = rng.choice(_LARGER)
+    kind = rng.random()
+    if kind < 0.3:
+        return rng.choice(_STATEMENTS).format(**nouns)
+    form, asked = rng.choice(_WHICH if kind < 0.65 else _WHETHER)
+    answer = nouns[rng.choice((asked, asked.upper()))]
+    if form.startswith("Is"):
+        answer = "Yes" if nouns[asked] == x else "No"
+    return rng.choice(_FRAMES).format(q=form.format(**nouns), v=answer)
+
+
+def naming_sentence(nouns: Sequence[str], rng: random.Random) -> str:
+    """Name things in the order given, and say nothing else of them."""
+    return rng.choice(_NAMED).format(together=together([with_article(noun) for noun in nouns]))
+
+
+def group_captions(nouns: Sequence[str]) -> list[str]:
+    """Return the captions of an image of several things, for the models that make and name
+    images: their names in the order given, and nothing of their sizes."""
+    phrases = [with_article(noun) for noun in nouns]
+    beside = f"{together(phrases[:-1])} beside {phrases[-1]}"
+    forms = [form.format(together=together(phrases), beside=beside) for form in _GROUPS]
+    return [*forms, together(nouns), together([f"the {noun}" for noun in nouns])]
+
+
+def together(phrases: Sequence[str]) -> str:
+    """Join phrases: ``an ant, a bus and a cup``."""
+    *first, last = phrases
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _capital(phrase: str) -> str:
+    return phrase[0].upper() + phrase[1:]
