@@ -103,6 +103,10 @@ def test_lessons_say_what_their_scene_shows_and_no_name_tells() -> None:
         group, _ = scenes._group(int(pair.picture))
         drawn = {n: s for c, s in zip(group.concepts, group.sizes, strict=True) for n in c.names}
         text = re.sub(r"\b(the|an|a) ", "", pair.caption.lower())
+        for start, end in pair.learnt:
+            learned = re.sub(r"^(the|an|a) ", "", pair.caption[start:end].lower())
+            assert learned in drawn or learned in ("yes", "no")
+        assert pair.learnt
         if found := re.search(
             r"^(?:in picture )?([^?]*) is (larger|bigger|smaller) than (.*)\.", text
         ):

@@ -19,7 +19,7 @@ from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scene_source import CAPTIONS, RecoloredScenes, draw_glyph
 from vlmig.pocket.scenes import recolored
 from vlmig.pocket.side_by_side import draw_group, random_sizes, side_by_side
-from vlmig.pocket.size_text import naming_sentence, size_sentence
+from vlmig.pocket.size_text import Told, naming_sentence, size_sentence
 
 THREE, RECOLORED = 0.2, 0.5
 """Shares: of scenes with three things instead of two, and of recolored things."""
@@ -40,7 +40,8 @@ class ComparedScenes(RecoloredScenes):
 
     Most show supervised concepts, with texts that say which is larger. ``named`` of them show any
     concepts, held-out ones too, with texts that only name them: so the adapter learns which name
-    belongs to which thing, and nothing of their sizes.
+    belongs to which thing, and nothing of their sizes. Of a text only that is learned which the
+    image tells: names and answers.
 
     Args:
         scenes: number of scenes.
@@ -69,8 +70,14 @@ class ComparedScenes(RecoloredScenes):
         for number in range(self.scenes):
             group, _ = self._group(number)
             shown = " ".join(concept.name for concept in group.concepts)
-            for text in _texts(group, random.Random(f"sizes {number}")):
-                yield Pair(text, f"{number}", group=f"{number}", version=f"{version} {shown}")
+            for text, spans in _texts(group, random.Random(f"sizes {number}")):
+                yield Pair(
+                    text,
+                    f"{number}",
+                    group=f"{number}",
+                    version=f"{version} {shown}",
+                    learnt=spans,
+                )
 
     def open(self, pair: Pair) -> Image.Image:
         """Draw a scene."""
@@ -92,7 +99,7 @@ class ComparedScenes(RecoloredScenes):
         return Group(things, random_sizes(len(things), rng), told), rng
 
 
-def _texts(group: Group, rng: random.Random) -> Iterator[str]:
+def _texts(group: Group, rng: random.Random) -> Iterator[Told]:
     """Yield six texts: of names alone, or five of sizes and one of names."""
     names = [concept.names for concept in group.concepts]
     falling = sorted(zip(group.sizes, names, strict=True), reverse=True)

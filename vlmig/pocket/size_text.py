@@ -7,6 +7,7 @@ only name things may name any.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 from vlmig.pocket.text import with_article
@@ -59,7 +60,11 @@ _NAMED = (
 )
 
 
-def size_sentence(larger: str, smaller: str, rng: random.Random) -> str:
+Told = tuple[str, tuple[tuple[int, int], ...]]
+"""A text, and the spans of what only an image tells, in characters."""
+
+
+def size_sentence(larger: str, smaller: str, rng: random.Random) -> Told:
     """Say that one noun is larger than another: as a statement, or as a question of either order
     and its answer."""
     article = rng.choice((with_article, "the {}".format))
@@ -69,17 +74,20 @@ def size_sentence(larger: str, smaller: str, rng: random.Random) -> str:
     nouns["larger"] = rng.choice(_LARGER)
     kind = rng.random()
     if kind < 0.3:
-        return rng.choice(_STATEMENTS).format(**nouns)
+        return _marked(rng.choice(_STATEMENTS), nouns)
     form, asked = rng.choice(_WHICH if kind < 0.65 else _WHETHER)
     answer = nouns[rng.choice((asked, asked.upper()))]
     if form.startswith("Is"):
         answer = "Yes" if nouns[asked] == x else "No"
-    return rng.choice(_FRAMES).format(q=form.format(**nouns), v=answer)
+    question = form.format(**nouns)
+    return _marked(rng.choice(_FRAMES).replace("{q}", question), {"v": answer})
 
 
-def naming_sentence(nouns: Sequence[str], rng: random.Random) -> str:
+def naming_sentence(nouns: Sequence[str], rng: random.Random) -> Told:
     """Name things in the order given, and say nothing else of them."""
-    return rng.choice(_NAMED).format(together=together([with_article(noun) for noun in nouns]))
+    phrases = {f"t{number}": with_article(noun) for number, noun in enumerate(nouns)}
+    form = rng.choice(_NAMED).format(together=together([f"{{{name}}}" for name in phrases]))
+    return _marked(form, phrases)
 
 
 def group_captions(nouns: Sequence[str]) -> list[str]:
@@ -95,6 +103,18 @@ def together(phrases: Sequence[str]) -> str:
     """Join phrases: ``an ant, a bus and a cup``."""
     *first, last = phrases
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def _marked(form: str, fields: dict[str, str]) -> Told:
+    """Fill a form in, and return where it has fields that a text does not ask about."""
+    text, spans = "", []
+    for part in re.split(r"({\w+})", form):
+        name = part[1:-1] if part.startswith("{") else ""
+        value = fields[name] if name else part
+        if name and name not in ("x", "y", "larger"):
+            spans.append((len(text), len(text) + len(value)))
+        text += value
+    return text, tuple(spans)
 
 
 def _capital(phrase: str) -> str:
