@@ -6,6 +6,7 @@ python -m eval.pixel_reader --pairs 300
 Colours: how often the colour of a glyph's own pixels is the benchmark's label. Sizes: drawn scenes
 of two held-out things, at true and at random scale; a thing's extent is that of its silhouette, and
 which of the two it is says the embedded encoder, which sees each one alone, cut out and enlarged.
+Beside it, which name is nearer to the encoder's embedding of the whole scene.
 """
 
 from __future__ import annotations
@@ -79,18 +80,20 @@ def _square(image: Image.Image, x: int, y: int, side: int) -> Image.Image:
 
 
 def read_sizes(pairs: int, true_scale: bool) -> np.ndarray:
-    """Return for each drawn pair of held-out things whether the larger one was read."""
+    """Return whether the larger one of drawn held-out things was read: bool (pairs, 2), by its
+    silhouette, and by the embedding of the whole scene, which is nearer to its name."""
     judge, rng = Judge(str(POCKET / "vision_encoder")), np.random.default_rng(61)
     concepts = [concept for concept in load_concepts() if covered(concept.name)]
-    right: list[bool] = []
+    right: list[list[bool]] = []
     while len(right) < pairs:
         group = draw_group(concepts, 2, rng)
         sizes = [c.size_m or 0.0 for c in group] if true_scale else random_sizes(2, rng)
         if max(sizes) < 2 * min(sizes):
             continue
         image = side_by_side([glyph(c.glyph) for c in group], sizes, rng)
-        read = larger_named(image, [c.name for c in group], judge)
-        right.append(read == int(np.argmax(sizes)))
+        names, larger = [c.name for c in group], int(np.argmax(sizes))
+        whole = (judge.images([image]) @ judge.names(names).T).argmax()
+        right.append([larger_named(image, names, judge) == larger, int(whole) == larger])
     return np.array(right)
 
 
@@ -107,8 +110,9 @@ def main() -> None:
         right = np.array([c == item.label for c, item in zip(read, items, strict=True)])
         print(f"memory_color, covered: {right.sum()} of {len(items)}, {share(right)}")
     for name, true_scale in (("true", True), ("random", False)) if given.pairs else ():
-        right = read_sizes(given.pairs, true_scale)
-        print(f"larger of two held-out things, {name} scale: n={len(right)}, {share(right)}")
+        silhouettes, embeddings = map(share, read_sizes(given.pairs, true_scale).T)
+        print(f"larger of two held-out things, {name} scale, n={given.pairs}:")
+        print(f"  silhouettes {silhouettes}, whole embedding {embeddings}")
 
 
 if __name__ == "__main__":

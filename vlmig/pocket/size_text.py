@@ -10,7 +10,8 @@ import random
 import re
 from collections.abc import Sequence
 
-from vlmig.pocket.text import with_article
+from vlmig.pocket.concepts import load_concepts
+from vlmig.pocket.text import invented_noun, with_article
 
 SIZE_WORDS = tuple(
     (
@@ -88,6 +89,26 @@ def naming_sentence(nouns: Sequence[str], rng: random.Random) -> Told:
     phrases = {f"t{number}": with_article(noun) for number, noun in enumerate(nouns)}
     form = rng.choice(_NAMED).format(together=together([f"{{{name}}}" for name in phrases]))
     return _marked(form, phrases)
+
+
+def size_corpus(seed: int, sentences: int) -> list[str]:
+    """Draw sentences for the language model: comparisons of invented and ``supervised`` things,
+    either as often the larger one, and the names of any concepts together.
+
+    They teach the wordings and no size, so that an image has only the answer to tell.
+    """
+    rng = random.Random(seed)
+    told = [concept for concept in load_concepts() if concept.split == "supervised"]
+    texts = []
+    for _ in range(sentences):
+        if rng.random() < 0.7:
+            one, two = (rng.choice(concept.names) for concept in rng.sample(told, 2))
+            larger, smaller = rng.sample((one, rng.choice((two, invented_noun(rng)))), 2)
+            texts.append(size_sentence(larger, smaller, rng)[0])
+        else:
+            concepts = rng.sample(load_concepts(), 2)
+            texts.append(naming_sentence([rng.choice(c.names) for c in concepts], rng)[0])
+    return texts
 
 
 def group_captions(nouns: Sequence[str]) -> list[str]:
