@@ -1,7 +1,7 @@
 """Ceilings for the pocket model: what the pixels of its drawings say, by no model or hardly one.
 
 python -m eval.pixel_reader ../shared/data
-python -m eval.pixel_reader --pairs 300
+python -m eval.pixel_reader --pairs 300 [--model CHECKPOINT]
 
 Colours: how often the colour of a glyph's own pixels is the benchmark's label. Sizes: drawn scenes
 of two held-out things, at true and at random scale; a thing's extent is that of its silhouette, and
@@ -12,7 +12,7 @@ Beside it, which name is nearer to the encoder's embedding of the whole scene.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ from vlmig.pocket.concepts import find_concept, load_concepts
 from vlmig.pocket.scenes import glyph
 from vlmig.pocket.side_by_side import draw_group, random_sizes, side_by_side
 from vlmig.pocket.tasks import covered
+from vlmig.pocket.text import with_article
+from vlmig.predict.predictor import VLMIG
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -79,22 +81,50 @@ def _square(image: Image.Image, x: int, y: int, side: int) -> Image.Image:
     return Image.fromarray(pixels[y + side : y + 2 * side, x + side : x + 2 * side])
 
 
-def read_sizes(pairs: int, true_scale: bool) -> np.ndarray:
-    """Return whether the larger one of drawn held-out things was read: bool (pairs, 2), by its
-    silhouette, and by the embedding of the whole scene, which is nearer to its name."""
-    judge, rng = Judge(str(POCKET / "vision_encoder")), np.random.default_rng(61)
+def drawn_pairs(pairs: int, true_scale: bool) -> Iterator[tuple[list[str], int, Image.Image]]:
+    """Yield the names of two held-out things, which of them is larger, and a scene of them."""
+    rng = np.random.default_rng(61)
     concepts = [concept for concept in load_concepts() if covered(concept.name)]
-    right: list[list[bool]] = []
-    while len(right) < pairs:
+    while pairs:
         group = draw_group(concepts, 2, rng)
         sizes = [c.size_m or 0.0 for c in group] if true_scale else random_sizes(2, rng)
         if max(sizes) < 2 * min(sizes):
             continue
         image = side_by_side([glyph(c.glyph) for c in group], sizes, rng)
-        names, larger = [c.name for c in group], int(np.argmax(sizes))
+        yield [c.name for c in group], int(np.argmax(sizes)), image
+        pairs -= 1
+
+
+def read_sizes(pairs: int, true_scale: bool) -> np.ndarray:
+    """Return whether the larger one of drawn held-out things was read: bool (pairs, 2), by its
+    silhouette, and by the embedding of the whole scene, which is nearer to its name."""
+    judge = Judge(str(POCKET / "vision_encoder"))
+    right: list[list[bool]] = []
+    for names, larger, image in drawn_pairs(pairs, true_scale):
         whole = (judge.images([image]) @ judge.names(names).T).argmax()
         right.append([larger_named(image, names, judge) == larger, int(whole) == larger])
     return np.array(right)
+
+
+def asked_sizes(model: VLMIG, pairs: int, true_scale: bool) -> dict[str, np.ndarray]:
+    """Ask a model which of two things is larger, in both orders, beside their drawn scene.
+
+    Returns:
+        Whether each answer is right, by evidence against the blank image: bool (2 * pairs,) for
+        names ("Which is larger, A or B?") and for yes or no ("Is A larger than B?").
+    """
+    contexts, choices, images, answers = [], [], [], []
+    for names, larger, image in drawn_pairs(pairs, true_scale):
+        for first in (0, 1):
+            one, two = with_article(names[first]), with_article(names[1 - first])
+            contexts += [f"Which is larger, {one} or {two}?", f"Is {one} larger than {two}?"]
+            choices += [(f" {one}", f" {two}"), (" Yes", " No")]
+            images += 2 * [model.imagination.given([image], [f"{one} and {two}"])]
+            answers += 2 * [int(first != larger)]
+    scores = model.score(contexts, choices, images)
+    read = np.array([(score.per_image[0] - score.blank).argmax() for score in scores])
+    right = read == np.array(answers)
+    return {"names": right[::2], "yes or no": right[1::2]}
 
 
 def main() -> None:
@@ -102,6 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, nargs="?", help="benchmark files, for colours")
     parser.add_argument("--pairs", type=int, help="pairs of things to draw, for sizes")
+    parser.add_argument("--model", help="a checkpoint to ask too, beside the drawn pairs")
     given = parser.parse_args()
     if given.data:
         items = declaration("memory_color").made().load(given.data)
@@ -113,6 +144,10 @@ def main() -> None:
         silhouettes, embeddings = map(share, read_sizes(given.pairs, true_scale).T)
         print(f"larger of two held-out things, {name} scale, n={given.pairs}:")
         print(f"  silhouettes {silhouettes}, whole embedding {embeddings}")
+        if given.model:
+            model = VLMIG.from_pretrained(given.model)
+            for kind, right in asked_sizes(model, given.pairs, true_scale).items():
+                print(f"  {given.model}, {kind}, both orders {share(right)}")
 
 
 if __name__ == "__main__":

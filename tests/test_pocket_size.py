@@ -1,4 +1,4 @@
-"""Size in the pocket world: the table, scenes to scale, lessons at random scale, and their reader."""
+"""Size in the pocket world: the table, scenes to scale, lessons at random scale, the reader."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def test_the_table_agrees_with_what_everyone_knows() -> None:
         "ant, ladybug, bee, beetle, mouse, rat, rabbit, cat, dog, sheep, horse, elephant, whale",
         "thumbtack, coin, egg, apple, banana, baguette, guitar, bathtub, car, bus, ship",
         "pill, tooth, battery, pencil, laptop, chair, door, house, church, castle, mountain",
-        "pea, blueberry, strawberry, lemon, pineapple, suitcase, bicycle, tractor, airplane, factory",
-        "ring, wristwatch, sneaker, jeans, canoe, yacht, ocean liner, volcano, full moon, saturn, sun",
+        "pea, blueberry, strawberry, lemon, pineapple, suitcase, bicycle, tractor, airplane",
+        "ring, wristwatch, sneaker, canoe, yacht, ocean liner, volcano, full moon, saturn, sun",
     ):
         sizes = [SIZES[name] for name in chain.split(", ")]
         assert all(a < b for a, b in pairwise(sizes)), sizes
