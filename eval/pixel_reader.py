@@ -1,28 +1,165 @@
-"""A ceiling for the pocket model: how often the colour of a glyph's own pixels is the benchmark's
-label.
+"""Ceilings for the pocket model: what the pixels of its drawings say, by no model or hardly one.
 
-python -m eval.pixel_reader ../shared/data
+python -m eval.pixel_reader ../shared/data [--work runs/pocket]
+python -m eval.pixel_reader --pairs 300 [--model CHECKPOINT]
+
+Colours: how often the colour of a glyph's own pixels is the benchmark's label. Sizes: drawn scenes
+of two held-out things, at true and at random scale; a thing's extent is that of its silhouette, and
+which of the two it is says the embedded encoder, which sees each one alone, cut out and enlarged.
+Beside it, which name is nearer to the encoder's embedding of the whole scene.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from eval.picture_quality import Judge, share, silhouette
+from tools.pocket.drawings import drawers
 from vlmig.evaluation.tasks.yaml_task import declaration
-from vlmig.pocket.concepts import find_concept
+from vlmig.models.checkpoint import POCKET
+from vlmig.pocket.concepts import Concept, find_concept, load_concepts
+from vlmig.pocket.scene_source import draw_glyph
+from vlmig.pocket.scenes import GLYPH, glyph, read_color
+from vlmig.pocket.side_by_side import draw_group, random_sizes, side_by_side
 from vlmig.pocket.tasks import covered
+from vlmig.pocket.text import with_article
+from vlmig.predict.predictor import VLMIG
+
+Box = tuple[int, int, int, int]
+"""Left, top, right and bottom in pixels."""
+MARGIN = 3
+"""Pixels around a thing that is cut out."""
 
 
-def main(data: Path) -> None:
-    """Print right answers and n over the covered objects of memory_color."""
-    items = [
-        item for item in declaration("memory_color").made().load(data) if covered(item.cluster)
-    ]
-    read = [getattr(find_concept(item.cluster), "color", None) for item in items]
-    right = sum(color == item.label for color, item in zip(read, items, strict=True))
-    print(f"memory_color, covered: {right} of {len(items)} ({100 * right / len(items):.1f} %)")
+def things(image: Image.Image, count: int) -> list[Box]:
+    """Find the boxes of things side by side, from left to right; fewer where they touch.
+
+    The silhouette's columns are split at the widest gaps; a thing may have gaps of its own.
+    """
+    mask = silhouette(image)
+    mask &= ndimage.uniform_filter(mask.astype(float), 3) > 0.3  # no single pixels
+    columns = np.flatnonzero(mask.any(0))
+    if not len(columns):
+        return []
+    gaps = np.diff(columns)
+    cuts = np.sort(np.argsort(gaps, kind="stable")[::-1][: count - 1])
+    boxes = []
+    for part in np.split(columns, [cut + 1 for cut in cuts if gaps[cut] > 1]):
+        rows = np.flatnonzero(mask[:, part].any(1))
+        boxes.append((int(part[0]), int(rows[0]), int(part[-1]) + 1, int(rows[-1]) + 1))
+    return boxes
+
+
+def extent(box: Box) -> int:
+    """Return the larger side of a box."""
+    return max(box[2] - box[0], box[3] - box[1])
+
+
+def larger_named(image: Image.Image, names: Sequence[str], judge: Judge) -> int | None:
+    """Say which of two named things is drawn larger; None where two are not found."""
+    boxes = things(image, 2)
+    if len(boxes) < 2:
+        return None
+    cuts = []
+    for left, top, right, bottom in boxes:
+        side = max(right - left, bottom - top) + 2 * MARGIN
+        x, y = (left + right - side) // 2, (top + bottom - side) // 2
+        cuts.append(_square(image, x, y, side))
+    alike = (judge.images(cuts) @ judge.names(names).T).numpy()
+    crossed = alike[0, 1] + alike[1, 0] > alike[0, 0] + alike[1, 1]
+    first_is_larger = extent(boxes[0]) > extent(boxes[1])
+    return int(first_is_larger) if crossed else int(not first_is_larger)
+
+
+def _square(image: Image.Image, x: int, y: int, side: int) -> Image.Image:
+    """Cut a square out of an image, and repeat the border where it reaches beyond."""
+    pixels = np.pad(np.asarray(image), ((side, side), (side, side), (0, 0)), mode="edge")
+    return Image.fromarray(pixels[y + side : y + 2 * side, x + side : x + 2 * side])
+
+
+def drawn_pairs(pairs: int, true_scale: bool) -> Iterator[tuple[list[str], int, Image.Image]]:
+    """Yield the names of two held-out things, which of them is larger, and a scene of them."""
+    rng = np.random.default_rng(61)
+    concepts = [concept for concept in load_concepts() if covered(concept.name)]
+    while pairs:
+        group = draw_group(concepts, 2, rng)
+        sizes = [c.size_m or 0.0 for c in group] if true_scale else random_sizes(2, rng)
+        if max(sizes) < 2 * min(sizes):
+            continue
+        image = side_by_side([glyph(c.glyph) for c in group], sizes, rng)
+        yield [c.name for c in group], int(np.argmax(sizes)), image
+        pairs -= 1
+
+
+def read_sizes(pairs: int, true_scale: bool) -> np.ndarray:
+    """Return whether the larger one of drawn held-out things was read: bool (pairs, 2), by its
+    silhouette, and by the embedding of the whole scene, which is nearer to its name."""
+    judge = Judge(str(POCKET / "vision_encoder"))
+    right: list[list[bool]] = []
+    for names, larger, image in drawn_pairs(pairs, true_scale):
+        whole = (judge.images([image]) @ judge.names(names).T).argmax()
+        right.append([larger_named(image, names, judge) == larger, int(whole) == larger])
+    return np.array(right)
+
+
+def asked_sizes(model: VLMIG, pairs: int, true_scale: bool) -> dict[str, np.ndarray]:
+    """Ask a model which of two things is larger, in both orders, beside their drawn scene.
+
+    Returns:
+        Whether each answer is right, by evidence against the blank image: bool (2 * pairs,) for
+        names ("Which is larger, A or B?") and for yes or no ("Is A larger than B?").
+    """
+    contexts, choices, images, answers = [], [], [], []
+    for names, larger, image in drawn_pairs(pairs, true_scale):
+        for first in (0, 1):
+            one, two = with_article(names[first]), with_article(names[1 - first])
+            contexts += [f"Which is larger, {one} or {two}?", f"Is {one} larger than {two}?"]
+            choices += [(f" {one}", f" {two}"), (" Yes", " No")]
+            images += 2 * [model.imagination.given([image], [f"{one} and {two}"])]
+            answers += 2 * [int(first != larger)]
+    scores = model.score(contexts, choices, images)
+    read = np.array([(score.per_image[0] - score.blank).argmax() for score in scores])
+    right = read == np.array(answers)
+    return {"names": right[::2], "yes or no": right[1::2]}
+
+
+def drawn_color(name: str, draw: Callable[[Concept], Image.Image]) -> str | None:
+    """Read the dominant color of a thing's drawing; None where there is no such thing."""
+    concept = find_concept(name)
+    return read_color(draw(concept).resize((GLYPH, GLYPH)))[0] if concept else None
+
+
+def main() -> None:
+    """Print right answers and n: over the covered objects of memory_color, or over drawn pairs."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, nargs="?", help="benchmark files, for colours")
+    parser.add_argument(
+        "--work", type=Path, help="the recipe's folder: reads every set of drawings"
+    )
+    parser.add_argument("--pairs", type=int, help="pairs of things to draw, for sizes")
+    parser.add_argument("--model", help="a checkpoint to ask too, beside the drawn pairs")
+    given = parser.parse_args()
+    if given.data:
+        items = declaration("memory_color").made().load(given.data)
+        items = [item for item in items if covered(item.cluster)]
+        for number, draw in enumerate(drawers(given.work) if given.work else [draw_glyph]):
+            right = np.array([item.label == drawn_color(item.cluster, draw) for item in items])
+            print(f"memory_color, covered, set {number + 1}: {share(right)}, n={len(items)}")
+    for name, true_scale in (("true", True), ("random", False)) if given.pairs else ():
+        silhouettes, embeddings = map(share, read_sizes(given.pairs, true_scale).T)
+        print(f"larger of two held-out things, {name} scale, n={given.pairs}:")
+        print(f"  silhouettes {silhouettes}, whole embedding {embeddings}")
+        if given.model:
+            model = VLMIG.from_pretrained(given.model)
+            for kind, right in asked_sizes(model, given.pairs, true_scale).items():
+                print(f"  {given.model}, {kind}, both orders {share(right)}")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -25,6 +25,8 @@ from vlmig.pocket.lessons import (
 )
 from vlmig.pocket.scene_source import RecoloredScenes, captions
 from vlmig.pocket.scenes import COLORS
+from vlmig.pocket.size_lessons import ComparedScenes
+from vlmig.pocket.size_text import SIZE_WORDS, group_captions, size_corpus
 from vlmig.pocket.text import (
     COLOR_WORDS,
     CORPUS_SEED,
@@ -36,7 +38,7 @@ from vlmig.pocket.text import (
 from vlmig.training.recipe import find_recipe, load_recipe
 
 DATA = Path(os.environ.get("VLMIG_DATA", Path(__file__).parents[2] / "shared" / "data"))
-LOOKS = {*COLOR_WORDS, *COLORS, *SHAPE_WORDS, "grey"}
+LOOKS = {*COLOR_WORDS, *COLORS, *SHAPE_WORDS, *SIZE_WORDS, "grey"}
 CONCEPTS = load_concepts()
 
 
@@ -61,7 +63,7 @@ def phrases(text: str) -> set[str]:
 
 def offends(text: str, held_out: set[str], told: set[str]) -> bool:
     """Say whether a text holds a held-out name, alone or in a compound, and beside all names a
-    colour or shape.
+    colour, shape or size.
     """
     found = phrases(text)
     if not found & held_out:
@@ -76,6 +78,7 @@ def test_the_reader_catches_a_planted_sentence() -> None:
     held_out, told = names_of("held_out"), names_of("supervised")
     assert offends("The color of a banana is yellow.", held_out, told)
     assert offends("Bananas are easy to find. I saw a red one.", held_out, told)
+    assert offends("Is a banana larger than an abacus? No.", held_out, told)
     assert not offends("There was a banana last summer.", held_out, told)
 
 
@@ -138,6 +141,21 @@ def test_no_text_for_a_pretrained_lm_names_a_held_out_concept() -> None:
     assert len(lesson.concepts) == 71
 
 
+def test_no_lesson_on_size_compares_a_held_out_concept() -> None:
+    """Every text of the recipe pocket_sizes, and those that an LM may learn; some of them name
+    held-out concepts, without a size."""
+    held_out, told = names_of("held_out"), names_of("supervised")
+    *_, source = load_recipe(find_recipe(Path("pocket_sizes"))).stages[0].data
+    lesson = ComparedScenes(source["scenes"])
+    texts = [pair.caption for pair in lesson.pairs() if isinstance(pair, Pair)]
+    assert len(texts) == len(lesson)
+    texts += size_corpus(CORPUS_SEED, 20_000)
+    bad = [text for text in texts if offends(text, held_out, told)]
+    assert not bad, bad[:5]
+    stating = sum(bool(re.search("larger|bigger|smaller", text)) for text in texts)
+    assert stating > 0.5 * len(texts)
+
+
 def test_sentences_that_keep_the_language_model_are_its_own() -> None:
     own = set(language_corpus(CORPUS_SEED, SENTENCES))
     assert all(isinstance(pair, Pair) and pair.caption in own for pair in Sentences(500).pairs())
@@ -151,13 +169,19 @@ def test_no_picture_caption_tells_a_look() -> None:
                 (form for n in concept.names for form in (n, plural(n))), key=len, reverse=True
             ):
                 rest = rest.replace(name, " ")
-            assert not set(re.findall(r"[a-z]+", rest)) & LOOKS, text
+            # "a small thing" is said of everything alike, which tells no size.
+            said = set(re.findall(r"[a-z]+", rest)) & LOOKS
+            assert not said or (said == {"small"} and text.startswith("a small ")), text
+    rest = " ".join(group_captions(["one", "two", "three"]))
+    assert not set(re.findall(r"[a-z]+", rest)) & LOOKS
 
 
 def test_names_are_unambiguous() -> None:
     names = [name for concept in CONCEPTS for name in concept.names]
     assert len(names) == len(set(names))
-    assert not any(set(name.split()) & LOOKS - {"orange", "star", "heart"} for name in names)
+    assert not any(
+        set(name.split()) & LOOKS - {"orange", "star", "heart", "high"} for name in names
+    )
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark data at {DATA}; set VLMIG_DATA")

@@ -20,6 +20,7 @@ from tools.pocket import (
     calibration,
     distillation,
     encoder,
+    groups,
     labels,
     language,
     smollm2,
@@ -38,6 +39,7 @@ STAGES: dict[str, Any] = {
         model / "vision_encoder",
         work,
         pools=autoencoder.scene_pools(model / "generator", work),
+        grouped=groups.group_pools(model / "generator", work) if size.get("groups") else (),
         **size,
     ),
     "language": lambda model, work, **size: language.train_language_model(

@@ -3,7 +3,7 @@ colors.
 
 The color of every scene is random and its label is computed from the pixels, so that text alone
 cannot predict it; with natural colors the layer would learn to ignore images. The recipe is
-``configs/pocket.yaml``.
+``configs/pocket.yaml``, or ``configs/pocket_sizes.yaml`` with scenes of several things too.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vlmig.models.checkpoint import load_language_model
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.modeling import VLMIGForCausalLM
 from vlmig.pocket.scene_source import RecoloredScenes
+from vlmig.pocket.size_lessons import ComparedScenes
 from vlmig.vision import VisionEncoder
 
 VISION_LAYER = -3
@@ -37,13 +38,17 @@ def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
     def scenes_of_sets(scenes: int, generator: str) -> RecoloredScenes:
         return RecoloredScenes(scenes, generator, sets=sets)
 
-    changes = [f"model.from={model}", f"stages.0.data.0.generator={model / 'generator'}"]
-    chosen = load_recipe(Path(recipe), changes)
+    def compared_of_sets(scenes: int, generator: str) -> ComparedScenes:
+        return ComparedScenes(scenes, generator=generator, sets=sets)
+
+    chosen = load_recipe(Path(recipe), [f"model.from={model}"])
+    for entry in chosen.stages[0].data:
+        entry["generator"] = str(model / "generator")
     trained = train(
         chosen,
         work / Path(recipe).stem,
         store=FeatureStore(work / "store"),
-        own={"pocket": scenes_of_sets},
+        own={"pocket": scenes_of_sets, "pocket_sizes": compared_of_sets},
     )
     trained.model.save_pretrained(model)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderDC
 from torch import Tensor
 
-from tools.pocket.drawings import render_scenes
+from tools.pocket.drawings import kept_images, render_scenes
 from tools.pocket.loop import Schedule, save_atomically, train
 from vlmig.pocket.scene_source import decode_latents, encode_scenes, to_pixels
 from vlmig.runtime import cpu_autocast
@@ -106,18 +106,16 @@ def encode_pool(out: Path, work: Path) -> Tensor:
 
 def scene_pools(out: Path, work: Path) -> list[np.ndarray]:
     """Return plain and decoded scenes of every set in turn, (concepts, n, 96, 96, 3) each."""
-    path = work / "decoded.npy"
     scenes = render_scenes(work)
-    if not path.exists():
+    shape = (*scenes.shape[:2], DECODED, *scenes.shape[3:])
+
+    def decode(pool: np.ndarray) -> None:
         model = load_autoencoder(out)
         latents = encode_pool(out, work) / model.config.scaling_factor
         some = latents.unflatten(1, (len(scenes), -1))[:, :, :DECODED]
-        rows = []
-        for row in some:
-            decoded = decode_latents(model, row.flatten(0, 1))
-            rows.append(decoded.reshape(*row.shape[:2], *scenes.shape[3:]))
-        part = work / "decoded.part.npy"
-        np.save(part, np.stack(rows, axis=1))
-        part.rename(path)
-    decoded = np.load(path, mmap_mode="r")
+        for c, row in enumerate(some):
+            images = decode_latents(model, row.flatten(0, 1))
+            pool[:, c] = images.reshape(*row.shape[:2], *scenes.shape[3:])
+
+    decoded = kept_images(work / "decoded.npy", shape, decode)
     return [pool[number] for number in range(len(scenes)) for pool in (scenes, decoded)]

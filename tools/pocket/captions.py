@@ -10,7 +10,8 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from vlmig.pocket.concepts import Concept
+from tools.pocket.groups import GROUPS, draw_group_caption
+from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.text import picture_captions
 
 MAX_TOKENS = 24
@@ -23,7 +24,16 @@ def draw_caption(concept: Concept, rng: np.random.Generator) -> str:
     return captions[rng.integers(0, names if rng.random() < 0.5 else len(captions))]
 
 
-def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
+def all_captions(groups: bool) -> list[str]:
+    """Return every caption of single things, and one of each scene of ``groups`` if asked for."""
+    captions = [text for concept in load_concepts() for text in picture_captions(concept)]
+    if groups:
+        rng = np.random.default_rng(53)
+        captions += [draw_group_caption(number, rng) for number in range(GROUPS)]
+    return captions
+
+
+def build_tokenizer(folder: Path, groups: bool = False) -> CLIPTokenizer:
     """Train a byte-level BPE in CLIP's format on the captions, or load that of an interrupted run.
 
     The trainer numbers equally frequent tokens differently in every process.
@@ -39,7 +49,7 @@ def build_tokenizer(captions: list[str], folder: Path) -> CLIPTokenizer:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     specials = ["<|startoftext|>", "<|endoftext|>"]
     bpe.train_from_iterator(
-        captions,
+        all_captions(groups),
         trainers.BpeTrainer(
             vocab_size=2600,
             initial_alphabet=alphabet,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tools.pocket.autoencoder import encode_pool
+from tools.pocket.groups import load_groups
 from tools.pocket.loop import Schedule, train
 from tools.pocket.transformer import (
     BATCH,
@@ -34,12 +35,15 @@ RATE = 0.2
 """Of the learning rates of training: the student begins as its teacher."""
 
 
-def train_student(out: Path, work: Path, *, steps: int) -> None:
+def train_student(out: Path, work: Path, *, steps: int, groups: float = 0.0) -> None:
     """Train the student of the transformer's last checkpoint and save it as a pipeline.
 
     The text encoder stays as it is.
+
+    Args:
+        groups: as the generator was trained, see ``train_generator``.
     """
-    latents = encode_pool(out, work)
+    latents, grouped = encode_pool(out, work), load_groups(out, work, groups)
     concepts = load_concepts()
     teacher, tokenizer = build_model(work)
     student, _ = build_model(work)
@@ -52,7 +56,7 @@ def train_student(out: Path, work: Path, *, steps: int) -> None:
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((41, step))
-        clean, captions = training_batch(latents, concepts, rng, unconditional=0.0)
+        clean, captions = training_batch(latents, concepts, rng, 0.0, grouped)
         begin = torch.from_numpy(rng.integers(0, STEPS, BATCH)).float() / STEPS
         noisy = torch.lerp(torch.randn_like(clean), clean, begin.view(-1, 1, 1, 1))
         with cpu_autocast():

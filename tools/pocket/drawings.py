@@ -13,7 +13,7 @@ from PIL import Image
 
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scene_source import draw_glyph
-from vlmig.pocket.scenes import GLYPH, SIZE, read_color, scene
+from vlmig.pocket.scenes import GLYPH, SIZE, cropped, read_color, scene
 
 logger = logging.getLogger(__name__)
 SCENES = 24
@@ -51,7 +51,7 @@ def draw_fluent(folder: Path, concept: Concept) -> Image.Image:
 
 def squared(image: Image.Image) -> Image.Image:
     """Crop a transparent image to its ink and center it on a square."""
-    ink = image.crop(image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox())
+    ink = cropped(image)
     side = max(ink.size)
     square = Image.new("RGBA", (side, side), (0, 0, 0, 0))
     square.paste(ink, ((side - ink.width) // 2, (side - ink.height) // 2))
@@ -64,12 +64,9 @@ def render_scenes(work: Path) -> np.ndarray:
     Returns:
         uint8 (sets, concepts, SCENES, SIZE, SIZE, 3), read from disk when needed.
     """
-    path = work / "scenes.npy"
-    if not path.exists():
-        sets, concepts = drawers(work), load_concepts()
-        shape = (len(sets), len(concepts), SCENES, SIZE, SIZE, 3)
-        part = path.with_suffix(".part")
-        pool = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+    sets, concepts = drawers(work), load_concepts()
+
+    def draw_all(pool: np.ndarray) -> None:
         for s, draw in enumerate(sets):
             for c, concept in enumerate(concepts):
                 rng = np.random.default_rng((11, s, c))
@@ -77,7 +74,25 @@ def render_scenes(work: Path) -> np.ndarray:
                 for n in range(SCENES):
                     pool[s, c, n] = np.asarray(scene(ink, rng))
             logger.info("scenes: set %d of %d drawn", s + 1, len(sets))
-        pool.flush()
+
+    shape = (len(sets), len(concepts), SCENES, SIZE, SIZE, 3)
+    return kept_images(work / "scenes.npy", shape, draw_all)
+
+
+def kept_images(
+    path: Path, shape: tuple[int, ...], draw: Callable[[np.ndarray], None]
+) -> np.ndarray:
+    """Fill an array of images once, whole or not at all, and read it from disk when needed.
+
+    Args:
+        path: the array's file, uint8.
+        draw: fills an empty array of this shape.
+    """
+    if not path.exists():
+        part = path.with_suffix(".part")
+        images = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        draw(images)
+        images.flush()
         part.rename(path)
     return np.load(path, mmap_mode="r")
 

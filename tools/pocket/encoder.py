@@ -17,10 +17,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPTokenizer
 
-from tools.pocket.captions import MAX_TOKENS, build_tokenizer, draw_caption, tokenize
+from tools.pocket.captions import (
+    MAX_TOKENS,
+    all_captions,
+    build_tokenizer,
+    draw_caption,
+    tokenize,
+)
 from tools.pocket.fitting import fit_alone
+from tools.pocket.groups import GROUPS, draw_group_caption
 from vlmig.pocket.concepts import load_concepts
-from vlmig.pocket.text import picture_captions
 from vlmig.runtime import cpu_autocast
 from vlmig.vision.encoder import CAPTION_WORDS, words_of
 
@@ -54,18 +60,25 @@ def model_config(tokenizer: CLIPTokenizer) -> dict:
 
 
 def train_encoder(
-    out: Path, work: Path, *, pools: Sequence[np.ndarray], steps: int, batch: int
+    out: Path,
+    work: Path,
+    *,
+    pools: Sequence[np.ndarray],
+    grouped: Sequence[np.ndarray] = (),
+    steps: int,
+    batch: int,
+    groups: float = 0.0,
 ) -> None:
     """Train contrastively on scenes and save.
 
     Args:
         pools: scenes of every concept, (concepts, n, H, W, 3) each, taken in turn: plain ones, and
             ones passed through the generator's autoencoder.
+        grouped: plain and decoded scenes of several things, (GROUPS, H, W, 3) each, in turn too.
+        groups: share of each batch that they are.
     """
     concepts = load_concepts()
-    tokenizer = build_tokenizer(
-        [c for concept in concepts for c in picture_captions(concept)], work / "tokenizer"
-    )
+    tokenizer = build_tokenizer(work / "tokenizer", groups > 0)
     config = model_config(tokenizer)
     torch.manual_seed(4)
     model = CLIP(**config)
@@ -75,24 +88,28 @@ def train_encoder(
         rng = np.random.default_rng((5, step))
         which = rng.permutation(len(concepts))[:batch]
         pool = pools[step % len(pools)]
-        pictures = normalized(pool[which, rng.integers(0, pool.shape[1], batch)], rng)
-        texts = tokenize(tokenizer, [draw_caption(concepts[i], rng) for i in which])
+        scenes = pool[which, rng.integers(0, pool.shape[1], batch)]
+        captions = [draw_caption(concepts[i], rng) for i in which]
+        for row in range(round(groups * batch)):
+            number = int(rng.integers(GROUPS))
+            scenes[row] = grouped[step % len(grouped)][number]
+            captions[row] = draw_group_caption(number, rng)
+        pictures, texts = normalized(scenes, rng), tokenize(tokenizer, captions)
         with cpu_autocast():
             image, text, scale = model(pictures, texts)[:3]
         return loss_function(image.float(), text.float(), scale.float())
 
     fit_alone(model, loss_at, work / "encoder", steps=steps, learning_rate=1e-3, weight_decay=0.05)
     save_open_clip(model, config, tokenizer, out)
-    (out / CAPTION_WORDS).write_text("\n".join(caption_words()) + "\n")
+    (out / CAPTION_WORDS).write_text("\n".join(caption_words(groups > 0)) + "\n")
     for number, pool in enumerate(pools):
         share = naming_accuracy(model, tokenizer, pool[:, 0])
         logger.info("encoder names %.3f of the scenes of pool %d", share, number)
 
 
-def caption_words() -> list[str]:
+def caption_words(groups: bool) -> list[str]:
     """List every word of the captions, which are all that the text side reads."""
-    captions = [text for concept in load_concepts() for text in picture_captions(concept)]
-    return sorted({word for text in captions for word in words_of(text)})
+    return sorted({word for text in all_captions(groups) for word in words_of(text)})
 
 
 def normalized(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from tools.pocket.fitting import fit_alone
+from vlmig.pocket.size_text import size_corpus
 from vlmig.pocket.text import CORPUS_SEED, SENTENCES, language_corpus
 from vlmig.runtime import cpu_autocast
 
@@ -20,10 +21,16 @@ logger = logging.getLogger(__name__)
 END = "<|endoftext|>"
 
 
-def train_language_model(out: Path, work: Path, *, steps: int, batch: int) -> None:
+def train_language_model(
+    out: Path, work: Path, *, steps: int, batch: int, size_sentences: int = 0
+) -> None:
     """Train tokenizer and GPT-2 on the corpus and save both in transformers format, weights in half
-    precision."""
-    corpus = language_corpus(CORPUS_SEED, SENTENCES)
+    precision.
+
+    Args:
+        size_sentences: sentences of ``size_corpus`` beside it.
+    """
+    corpus = language_corpus(CORPUS_SEED, SENTENCES) + size_corpus(CORPUS_SEED, size_sentences)
     tokenizer = build_tokenizer(corpus)
     torch.manual_seed(6)
     config = GPT2Config(

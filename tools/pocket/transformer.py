@@ -26,9 +26,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from tools.pocket.autoencoder import CHANNELS, encode_pool, load_autoencoder
 from tools.pocket.captions import build_tokenizer, draw_caption
 from tools.pocket.drawings import SIZE
+from tools.pocket.groups import Groups, draw_group_caption, load_groups
 from tools.pocket.loop import Schedule, train
 from vlmig.pocket.concepts import Concept, load_concepts
-from vlmig.pocket.text import picture_captions
 from vlmig.runtime import cpu_autocast
 
 BATCH = 96
@@ -187,26 +187,29 @@ def build_optimizers(model: nn.ModuleDict, rate: float = 1.0) -> list[torch.opti
     ]
 
 
-def build_model(work: Path) -> tuple[nn.ModuleDict, CLIPTokenizer]:
-    """Build transformer and text encoder, and a tokenizer of the captions."""
-    captions = [c for concept in load_concepts() for c in picture_captions(concept)]
-    tokenizer = build_tokenizer(captions, work / "tokenizer")
+def build_model(work: Path, groups: bool = False) -> tuple[nn.ModuleDict, CLIPTokenizer]:
+    """Build transformer and text encoder, and a tokenizer of the captions, also those of groups."""
+    tokenizer = build_tokenizer(work / "tokenizer", groups)
     torch.manual_seed(1)
     return nn.ModuleDict(
         {"transformer": build_transformer(), "text": build_text_encoder(tokenizer)}
     ), tokenizer
 
 
-def train_generator(out: Path, work: Path, *, steps: int) -> None:
-    """Train transformer and text encoder together; ``export`` writes the checkpoint's average."""
-    latents = encode_pool(out, work)
+def train_generator(out: Path, work: Path, *, steps: int, groups: float = 0.0) -> None:
+    """Train transformer and text encoder together; ``export`` writes the checkpoint's average.
+
+    Args:
+        groups: share of each batch that shows several things to scale.
+    """
+    latents, grouped = encode_pool(out, work), load_groups(out, work, groups)
     concepts = load_concepts()
-    model, tokenizer = build_model(work)
+    model, tokenizer = build_model(work, groups > 0)
     velocity = velocity_of(model["transformer"])
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((31, step))
-        clean, captions = training_batch(latents, concepts, rng, UNCONDITIONAL)
+        clean, captions = training_batch(latents, concepts, rng, UNCONDITIONAL, grouped)
         noise = torch.randn_like(clean)
         times = torch.sigmoid(
             torch.randn(BATCH) - 0.4
@@ -221,15 +224,25 @@ def train_generator(out: Path, work: Path, *, steps: int) -> None:
 
 
 def training_batch(
-    latents: Tensor, concepts: Sequence[Concept], rng: np.random.Generator, unconditional: float
+    latents: Tensor,
+    concepts: Sequence[Concept],
+    rng: np.random.Generator,
+    unconditional: float,
+    groups: Groups | None = None,
 ) -> tuple[Tensor, list[str]]:
-    """Draw latents (BATCH, 8, H, W) and their captions, a share of which is empty."""
+    """Draw latents (BATCH, 8, H, W) and their captions, a share of which is empty; ``groups`` take
+    the place of the first ones."""
     which = rng.integers(0, len(concepts), BATCH)
     captions = [
         draw_caption(concepts[i], rng) if rng.random() >= unconditional else "" for i in which
     ]
     scenes = rng.integers(0, latents.shape[1], BATCH)
-    return latents[torch.from_numpy(which), torch.from_numpy(scenes)].float(), captions
+    clean = latents[torch.from_numpy(which), torch.from_numpy(scenes)].float()
+    if groups is not None:
+        for row, number in enumerate(groups.draw(BATCH, rng)):
+            clean[row] = groups.latents[number].float()
+            captions[row] = captions[row] and draw_group_caption(number, rng)  # "" stays
+    return clean, captions
 
 
 def export(out: Path, work: Path, checkpoint: str = "distilled.pt") -> None:

@@ -1,9 +1,10 @@
-"""The concepts of the pocket world: what it can draw, and whose color and shape its texts state.
+"""The concepts of the pocket world: what it can draw, and whose look its texts state.
 
-``concepts.json`` has one record per concept. ``split`` says whether texts may state its color or
-shape (``supervised``) or never do (``held_out``: this includes every concept that a public
+``concepts.json`` has one record per concept. ``split`` says whether texts may state its color,
+shape or size (``supervised``) or never do (``held_out``: this includes every concept that a public
 benchmark names). ``calibration`` concepts set the mixture's parameters; no test item is about one.
-``color`` and ``shape`` are computed from the glyph's pixels by ``vlmig.pocket.scenes``.
+``color`` and ``shape`` are computed from the glyph's pixels by ``vlmig.pocket.scenes``; ``size_m``
+was written down from general knowledge, one by one, and taken from no benchmark.
 """
 
 from __future__ import annotations
@@ -32,18 +33,29 @@ class Concept:
     """Dominant basic color of the glyph's pixels."""
     shape: str | None = None
     """Nearest basic shape of the glyph's silhouette."""
+    size_m: float | None = None
+    """Typical largest extent in meters of what the name says; None for weather and inventions."""
+    other_sized: tuple[str, ...] = ()
+    """Aliases of things of another size: of the globe, ``earth``."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The name and its aliases."""
         return (self.name, *self.aliases)
 
+    @property
+    def sized_names(self) -> tuple[str, ...]:
+        """The names that ``size_m`` is true of."""
+        return tuple(name for name in self.names if name not in self.other_sized)
+
 
 @cache
 def load_concepts() -> tuple[Concept, ...]:
     """Read ``concepts.json``."""
     records = json.loads(CONCEPTS_FILE.read_text(encoding="utf-8"))
-    return tuple(Concept(**record | {"aliases": tuple(record["aliases"])}) for record in records)
+    for record in records:
+        record |= {name: tuple(record[name]) for name in ("aliases", "other_sized")}
+    return tuple(Concept(**record) for record in records)
 
 
 def find_concept(subject: str) -> Concept | None:

@@ -20,6 +20,7 @@ from vlmig.models.checkpoint import POCKET
 from vlmig.models.config import IMAGE
 from vlmig.pocket.concepts import Concept
 from vlmig.pocket.scene_source import CAPTIONS, SCENES, Drawn, RecoloredScenes, any_noun, draw_glyph
+from vlmig.pocket.size_lessons import ComparedScenes
 from vlmig.pocket.text import (
     CORPUS_SEED,
     Label,
@@ -232,5 +233,6 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "pocket_conversations": SceneConversations,
     "pocket_documents": SceneDocuments,
     "pocket_sentences": Sentences,
+    "pocket_sizes": ComparedScenes,
 }
 """Data sources for ``vlmig train``."""

@@ -107,8 +107,11 @@ class RecoloredScenes:
         """Draw a scene."""
         i, j = map(int, pair.picture.split("/"))
         drawn, rng = self._drawn(i, j)
-        picture = scene(drawn.ink, rng)
-        if j % 2:
+        return self._seen(scene(drawn.ink, rng), j)
+
+    def _seen(self, picture: Image.Image, number: int) -> Image.Image:
+        """Pass every other scene through the autoencoder."""
+        if number % 2:
             return picture
         with self._loading:  # several threads open images
             vae = _autoencoder(self.vae)

@@ -70,6 +70,11 @@ def glyph(character: str) -> Image.Image:
     return square
 
 
+def cropped(picture: Image.Image) -> Image.Image:
+    """Crop a transparent picture (RGBA) to its ink."""
+    return picture.crop(picture.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox())
+
+
 def scene(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Place a drawing (RGBA) on a random background, SIZE x SIZE RGB: never mirrored and hardly
     turned, as things are seen."""

@@ -3,6 +3,7 @@ text describes."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,15 @@ from vlmig.predict.predictor import VLMIG
 
 SHAPES = ("round", "oval", "square", "rectangle", "triangle", "star")
 TEXTS = 300
+_OTHER = "'no' if Label == 'yes' else 'yes'"
+CLEARLY = 2.0
+"""Least ratio of the sizes of a pair that is asked about."""
+SIZE_PROMPTS = [
+    "Is {{ one }} larger than {{ two }}?",
+    "Is {{ one }} bigger than {{ two }}?",
+    {"prompt": "Is {{ two }} larger than {{ one }}?", "answer": _OTHER},
+    {"prompt": "Is {{ two }} bigger than {{ one }}?", "answer": _OTHER},
+]
 
 
 def covered(subject: str) -> bool:
@@ -56,6 +66,25 @@ def _looks(name: str, label: str, split: str) -> Callable[[Path], list[Item]]:
         return look_items(name, concepts, label)
 
     return load
+
+
+def _sizes(_: Path) -> list[Item]:
+    """Return questions about pairs of concepts, each concept in one of them, worded as in
+    relative_size and asked in both orders."""
+    concepts = [c for c in load_concepts() if covered(c.name) and c.size_m is not None]
+    random.Random("pocket_size").shuffle(concepts)
+    changes = {"task": "pocket_size", "prompts": SIZE_PROMPTS}
+    rows = []
+    for one, two in zip(concepts[::2], concepts[1::2], strict=False):
+        sizes = float(one.size_m or 0), float(two.size_m or 0)
+        if max(sizes) < CLEARLY * min(sizes):
+            continue
+        row = {"Label": "yes" if sizes[0] > sizes[1] else "no"}
+        for number, concept in enumerate((one, two), 1):
+            row[f"Descriptor{number}"] = with_article(concept.name).split()[0]
+            row[f"Item{number}"] = concept.name
+        rows.append(row)
+    return declaration("relative_size").model_copy(update=changes).items(rows)
 
 
 def _texts(_: Path) -> list[Item]:
@@ -92,6 +121,7 @@ def topic(text: str) -> str:
 TASKS: dict[str, Task] = {
     "pocket_color": Task("pocket_color", _looks("pocket_color", "color", "held_out")),
     "pocket_shape": Task("pocket_shape", _looks("pocket_shape", "shape", "held_out")),
+    "pocket_size": Task("pocket_size", _sizes),
     "pocket_known": Task("pocket_known", _looks("pocket_known", "color", "supervised")),
     "pocket_text": Task("pocket_text", _texts, kind="text"),
 }

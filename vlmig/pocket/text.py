@@ -3,7 +3,8 @@
 There are three kinds. *Image captions* (for generator and encoder) have a name and no color or
 shape. *Language-model text* is about all concepts, but states the color or shape of ``supervised``
 ones only. *Adapter captions* describe a recolored scene of a supervised concept. No sentence names
-a held-out concept with a color or a shape; ``tests/test_pocket_honesty.py`` checks every sentence.
+a held-out concept with a color, a shape or a size; ``tests/test_pocket_honesty.py`` checks every
+sentence. Texts about several things are in ``size_text``.
 """
 
 from __future__ import annotations

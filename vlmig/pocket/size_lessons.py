@@ -1,0 +1,113 @@
+"""Training pairs on size: scenes of several things at random scale, so that only the image tells
+which is larger."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from vlmig.data.pairs import Pair
+from vlmig.io.hashing import digest_folder
+from vlmig.io.rows import Bad
+from vlmig.models.checkpoint import POCKET
+from vlmig.pocket.concepts import Concept, load_concepts
+from vlmig.pocket.scene_source import CAPTIONS, RecoloredScenes, draw_glyph
+from vlmig.pocket.scenes import recolored
+from vlmig.pocket.side_by_side import draw_group, random_sizes, side_by_side
+from vlmig.pocket.size_text import Told, naming_sentence, size_sentence
+
+THREE, RECOLORED = 0.2, 0.5
+"""Shares: of scenes with three things instead of two, and of recolored things."""
+
+
+class Group(NamedTuple):
+    """What a scene of several things shows."""
+
+    concepts: list[Concept]
+    sizes: list[float]
+    """In the scene."""
+    told: bool
+    """Whether texts say what is larger, not names alone."""
+
+
+class ComparedScenes(RecoloredScenes):
+    """Scenes of two or three things at random scale; every other one passes the autoencoder.
+
+    Most show supervised concepts, with texts that say which is larger. ``named`` of them show any
+    concepts, held-out ones too, with texts that only name them: so the adapter learns which name
+    belongs to which thing, and nothing of their sizes. Of a text only that is learned which the
+    image tells: names and answers.
+
+    Args:
+        scenes: number of scenes.
+        named: share of the scenes that are only named.
+        generator, sets: see ``RecoloredScenes``.
+    """
+
+    def __init__(
+        self,
+        scenes: int = 6000,
+        named: float = 0.3,
+        generator: str = str(POCKET / "generator"),
+        *,
+        sets: Sequence[Callable[[Concept], Image.Image]] = (draw_glyph,),
+    ) -> None:
+        super().__init__(scenes, generator, sets=sets)
+        self.name, self.named = "pocket_sizes", named
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return CAPTIONS * self.scenes
+
+    def pairs(self) -> Iterator[Pair | Bad]:
+        """Yield six texts of each scene."""
+        version = f"{digest_folder(self.vae)} {len(self.sets)} {self.named}"
+        for number in range(self.scenes):
+            group, _ = self._group(number)
+            shown = " ".join(concept.name for concept in group.concepts)
+            for text, spans in _texts(group, random.Random(f"sizes {number}")):
+                yield Pair(
+                    text,
+                    f"{number}",
+                    group=f"{number}",
+                    version=f"{version} {shown}",
+                    learnt=spans,
+                )
+
+    def open(self, pair: Pair) -> Image.Image:
+        """Draw a scene."""
+        number = int(pair.picture)
+        group, rng = self._group(number)
+        draw = self.sets[number // 2 % len(self.sets)]
+        inks = []
+        for concept in group.concepts:
+            ink = draw(concept)
+            inks.append(recolored(ink, rng) if rng.random() < RECOLORED else ink)
+        return self._seen(side_by_side(inks, group.sizes, rng), number)
+
+    def _group(self, number: int) -> tuple[Group, np.random.Generator]:
+        """Draw what a scene shows; return its generator too."""
+        rng = np.random.default_rng((17, number))
+        told = bool(rng.random() >= self.named)
+        concepts = self.concepts if told else load_concepts()
+        things = draw_group(concepts, 3 if rng.random() < THREE else 2, rng)
+        return Group(things, random_sizes(len(things), rng), told), rng
+
+
+def _texts(group: Group, rng: random.Random) -> Iterator[Told]:
+    """Yield six texts: of names alone, or five of sizes and one of names."""
+    names = [concept.names for concept in group.concepts]
+    falling = sorted(zip(group.sizes, names, strict=True), reverse=True)
+    compared = list(pairwise(names for _, names in falling))
+    for number in range(CAPTIONS):
+        if group.told and number:
+            larger, smaller = rng.choice(compared)
+            yield size_sentence(rng.choice(larger), rng.choice(smaller), rng)
+        else:
+            nouns = [rng.choice(some) for some in names]
+            yield naming_sentence(rng.sample(nouns, len(nouns)), rng)
