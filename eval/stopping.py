@@ -30,8 +30,9 @@ import numpy as np
 from scipy.special import log_softmax
 
 from eval.tables import markdown, said
+from vlmig.evaluation.answered import answered
 from vlmig.evaluation.fit_auto_k import fit, in_random_orders, path
-from vlmig.evaluation.run_folder import Run, answered, read_run
+from vlmig.evaluation.run_folder import Run, read_run
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import MOST, Stopping

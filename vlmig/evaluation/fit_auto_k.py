@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.run_folder import answered, read_run
+from vlmig.evaluation.answered import answered
+from vlmig.evaluation.run_folder import read_run
 from vlmig.io.atomic import write_text
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture

@@ -15,7 +15,8 @@ from sklearn.model_selection import GroupKFold
 from sklearn.preprocessing import StandardScaler
 
 from vlmig.errors import VLMIGError
-from vlmig.evaluation.run_folder import answered, read_run
+from vlmig.evaluation.answered import answered
+from vlmig.evaluation.run_folder import read_run
 from vlmig.io.atomic import write_text
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.learned import Learned, features_of

@@ -9,18 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vlmig.errors import VLMIGError, one_line
-from vlmig.predict.scores import Scores
 
 Row = dict[str, Any]
 """An object of a JSON file."""
 
 EVERY_SEED = "all"
 """Instead of a seed: all seeds together, those of an item in one cluster."""
-SCORES = ("text_only", "blank", "per_image", "alignment")
-"""Fields of a sample that hold the scores of its questions."""
 
 
 def main_condition(
@@ -164,18 +159,3 @@ def _object(text: str, where: str) -> Row:
             f"{where} is a JSON {type(value).__name__}, expected an object; run vlmig eval again"
         )
     return value
-
-
-def answered(run: Run, task: str) -> Iterator[tuple[Scores, int, str]]:
-    """Yield the scores, the right candidate and the object of a task's questions whose candidates
-    share their images."""
-    for line in run.lines(task):
-        if "per_image" not in line or "pictures" not in line:
-            return
-        doc, columns = line["doc"], [line[name] for name in SCORES]
-        for question, *numbers in zip(doc["questions"], *columns, strict=True):
-            text, blank, per_image, alignment = (np.array(x, dtype=float) for x in numbers)
-            if alignment.ndim == 1:  # None, an unknown similarity, has become NaN
-                images = per_image.reshape(-1, len(text))
-                scores = Scores(text, images, blank, alignment)
-                yield scores, question["answer"], doc["cluster"]
