@@ -13,6 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
+
 import vlmig
 from vlmig import VLMIG
 
@@ -52,6 +54,7 @@ def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 else "6"
     k = int(word) if word.isdigit() else word
     recorder = Recorder()
+    torch.set_num_threads(1)  # calls of other threads would not be counted
     with tempfile.TemporaryDirectory() as store:
         model = VLMIG.from_pretrained("pocket", store=store)
         model.ask(QUESTION, CHOICES, k)
