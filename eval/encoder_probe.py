@@ -37,7 +37,7 @@ def altered_scenes(count: int) -> tuple[list[Image.Image], list[Drawn]]:
     source, rng = RecoloredScenes(), random.Random(0)
     images, facts = [], []
     for _ in range(count):
-        drawn, noise = source._drawn(rng.randrange(len(source.concepts)), rng.randrange(200))
+        drawn, noise = source.drawn(rng.randrange(len(source.concepts)), rng.randrange(200))
         images.append(scene(drawn.ink, noise))
         facts.append(drawn)
     return images, facts

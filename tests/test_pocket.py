@@ -200,7 +200,7 @@ def test_reshaped_scenes_do_not_show_the_shape_of_their_name() -> None:
     same = []
     for i in range(0, len(natural), 5):
         for j in range(30):
-            same.append(scenes._drawn(i, j)[0].shape == natural[i])
+            same.append(scenes.drawn(i, j)[0].shape == natural[i])
     assert np.mean(same) < 0.5
 
 

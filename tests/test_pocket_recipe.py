@@ -5,12 +5,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from torch import Tensor, nn
 
-from tools.pocket import distillation, loop, transformer
+from tools.pocket import calibration, distillation, loop, transformer
+from vlmig.models.mixture import Mixture
 
 
 def run(path: Path, steps: int, until: int | None = None) -> dict[str, Tensor]:
@@ -88,3 +90,20 @@ def test_the_student_learns_the_teachers_guided_walk() -> None:
         plain = plain + (empty + distillation.GUIDANCE * (full - empty)) / 8
     assert torch.allclose(walked, plain, atol=1e-5)
     assert not torch.allclose(walked, start, atol=0.1)
+
+
+def test_calibration_prefers_the_likeliest_of_those_as_accurate_as_the_best() -> None:
+    """Two others of 12 concepts are within a standard error of the best. One loses a little of every
+    concept, which is no chance, and one loses all."""
+    best = np.tile([1.0, 1.0, 0.0], 4)
+    one_lost, one_moved, each_worse = best.copy(), best.copy(), best - 0.1
+    one_lost[0] = 0.0
+    one_moved[[0, 2]] = 0.0, 1.0
+    likelihoods = {"best": -3.0, "one lost": -2.0, "one moved": -1.0, "worse": -0.5, "none": 0.0}
+    accuracies = [best, one_lost, one_moved, each_worse, np.zeros(12)]
+    tried = []
+    for likelihood, accuracy in zip(likelihoods.values(), accuracies, strict=True):
+        tried.append(calibration.Tried(Mixture("prob"), 1.0, accuracy, likelihood))
+    chosen = [one.likelihood for one in calibration._as_good_as_the_best(tried)]
+    assert chosen == [likelihoods[name] for name in ("one moved", "one lost", "best")]
+    assert calibration._as_good_as_the_best([]) == []

@@ -152,7 +152,9 @@ def _described(tried: Tried) -> str:
 
 def _as_good_as_the_best(tried: Sequence[Tried]) -> list[Tried]:
     """Return those within a standard error of the most accurate (of their paired difference over
-    concepts), the likeliest first."""
+    concepts), the likeliest first; none of none."""
+    if not tried:
+        return []
     best = max(tried, key=lambda one: float(one.accuracy.mean()))
     close = []
     for one in tried:

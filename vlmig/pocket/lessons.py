@@ -55,7 +55,7 @@ class SceneConversations(RecoloredScenes):
         version = digest_folder(self.vae)
         for i, concept in enumerate(self.concepts):
             for j in range(self.scenes):
-                drawn, _ = self._drawn(i, j)
+                drawn, _ = self.drawn(i, j)
                 rng = random.Random(f"conversation {i} {j}")
                 text, learnt = render(self._turns(concept, drawn, rng), "question")
                 yield Pair(
@@ -107,7 +107,7 @@ class SceneDocuments(RecoloredScenes):
             ]
             parts = []
             for i, j in shown:
-                concept, color = self.concepts[i], self._drawn(i, j)[0].color
+                concept, color = self.concepts[i], self.drawn(i, j)[0].color
                 if rng.random() < 0.3:
                     parts.append(plain_sentence(concept.names, rng))
                 parts.append(IMAGE + look_sentence(any_noun(concept, rng), "color", color, rng))
@@ -156,7 +156,7 @@ class SceneAnswers(RecoloredScenes):
         for i, concept in enumerate(self.concepts):
             wordings = self.written(i)
             for j in range(self.scenes):
-                drawn, rng = self._drawn(i, j)[0], random.Random(f"answers {i} {j}")
+                drawn, rng = self.drawn(i, j)[0], random.Random(f"answers {i} {j}")
                 for wording in rng.choices(wordings, k=CAPTIONS):
                     text, learnt = _told(wording, drawn)
                     yield Pair(

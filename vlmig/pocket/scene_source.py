@@ -96,7 +96,7 @@ class RecoloredScenes:
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every caption of each scene."""
         scenes = list(product(range(len(self.concepts)), range(self.scenes)))
-        facts = ((self.concepts[i].name, *self._drawn(i, j)[0][1:]) for i, j in scenes)
+        facts = ((self.concepts[i].name, *self.drawn(i, j)[0][1:]) for i, j in scenes)
         digest = f"{digest_folder(self.vae)} {len(self.sets)}"
         for number, caption in captions(facts):
             i, j = scenes[number]
@@ -106,20 +106,18 @@ class RecoloredScenes:
     def open(self, pair: Pair) -> Image.Image:
         """Draw a scene."""
         i, j = map(int, pair.picture.split("/"))
-        drawn, rng = self._drawn(i, j)
-        return self._seen(scene(drawn.ink, rng), j)
+        drawn, rng = self.drawn(i, j)
+        return self._finished(scene(drawn.ink, rng), j)
 
-    def _seen(self, picture: Image.Image, number: int) -> Image.Image:
+    def _finished(self, image: Image.Image, number: int) -> Image.Image:
         """Pass every other scene through the autoencoder."""
         if number % 2:
-            return picture
+            return image
         with self._loading:  # several threads open images
             vae = _autoencoder(self.vae)
-        return Image.fromarray(
-            decode_latents(vae, encode_scenes(vae, np.asarray(picture)[None]))[0]
-        )
+        return Image.fromarray(decode_latents(vae, encode_scenes(vae, np.asarray(image)[None]))[0])
 
-    def _drawn(self, concept: int, number: int) -> tuple[Drawn, np.random.Generator]:
+    def drawn(self, concept: int, number: int) -> tuple[Drawn, np.random.Generator]:
         """Reshape a drawing, and recolor it until one color dominates; return its generator too."""
         rng = np.random.default_rng((9, concept, number))
         draw = self.sets[number // 2 % len(self.sets)]  # every other scene is decoded, of each set

@@ -70,9 +70,9 @@ def glyph(character: str) -> Image.Image:
     return square
 
 
-def cropped(picture: Image.Image) -> Image.Image:
-    """Crop a transparent picture (RGBA) to its ink."""
-    return picture.crop(picture.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox())
+def cropped(image: Image.Image) -> Image.Image:
+    """Crop a transparent image (RGBA) to its ink."""
+    return image.crop(image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox())
 
 
 def scene(ink: Image.Image, rng: np.random.Generator) -> Image.Image:

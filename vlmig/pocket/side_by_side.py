@@ -54,7 +54,7 @@ def side_by_side(
     to right; ``drawn_extents`` says how large."""
     extents = drawn_extents(sizes, SIZE * rng.uniform(*FILLED))
     things = [_fitted(ink, extent, rng) for ink, extent in zip(inks, extents, strict=True)]
-    picture = background(rng)
+    image = background(rng)
     spare = SIZE - sum(thing.width for thing in things) - GAP * (len(things) - 1)
     left = 0.0
     margins = spare * rng.dirichlet(np.ones(len(things) + 1))
@@ -62,9 +62,9 @@ def side_by_side(
         thing = things[number]
         left += margin
         place = (int(left), int(rng.integers(0, SIZE - thing.height + 1)))
-        picture.paste(thing, place, thing)
+        image.paste(thing, place, thing)
         left += thing.width + GAP
-    return picture
+    return image
 
 
 def draw_group(concepts: Sequence[Concept], count: int, rng: np.random.Generator) -> list[Concept]:

@@ -88,7 +88,7 @@ class ComparedScenes(RecoloredScenes):
         for concept in group.concepts:
             ink = draw(concept)
             inks.append(recolored(ink, rng) if rng.random() < RECOLORED else ink)
-        return self._seen(side_by_side(inks, group.sizes, rng), number)
+        return self._finished(side_by_side(inks, group.sizes, rng), number)
 
     def _group(self, number: int) -> tuple[Group, np.random.Generator]:
         """Draw what a scene shows; return its generator too."""

@@ -37,7 +37,7 @@ class Distributions:
     def __init__(self, table: Table, items: Sequence[Item], rescorers: Sequence[Rescorer]) -> None:
         self.table, self.rescorers = table, rescorers
         self.task, self.seeds = table.outcome.task.name, len(rescorers)
-        self.told = np.array([item.distribution for item in items])[table.owner]
+        self.people = np.array([item.distribution for item in items])[table.owner]
         """Shares of people, (Q, C)."""
         groups = np.array([item.group for item in items])[table.owner]
         self.decided = np.array([item.decided for item in items])[table.owner]
@@ -80,9 +80,9 @@ class Distributions:
         """Return the divergence of guessing, and of always giving the mean of all people."""
         rows = []
         for (subset, group), part in self.parts.items():
-            told = self.told[part]
-            uniform, mean = np.full_like(told, 1 / told.shape[1]), told.mean(0)
-            guessed = {"uniform": divergence(uniform, told), "mean": divergence(mean, told)}
+            people = self.people[part]
+            uniform, mean = np.full_like(people, 1 / people.shape[1]), people.mean(0)
+            guessed = {"uniform": divergence(uniform, people), "mean": divergence(mean, people)}
             shown = {name: float(values.mean()) for name, values in guessed.items()}
             rows.append({**self._named(subset, group), **shown})
         return rows
@@ -109,7 +109,7 @@ class Distributions:
         found = []
         for donor in donors:
             predicted = predictions(rescorer.rescore(**vars(condition), donor=donor))
-            found.append([measure(predicted, self.told) for measure in MEASURES.values()])
+            found.append([measure(predicted, self.people) for measure in MEASURES.values()])
         return np.mean(found, axis=0)
 
     def _accuracy(self, right: np.ndarray, decided: np.ndarray) -> Row:
@@ -132,7 +132,7 @@ class Distributions:
         """Average each question's divergence over subsets of the first images, (seeds * Q,)."""
 
         def diverging(_: Rescorer, values: list[np.ndarray]) -> np.ndarray:
-            return divergence(predictions(values), self.told)
+            return divergence(predictions(values), self.people)
 
         return over_subsets(self.rescorers, size, most, rule, diverging)
 
