@@ -78,6 +78,12 @@ def cropped(image: Image.Image) -> Image.Image:
 def scene(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Place a drawing (RGBA) on a random background, SIZE x SIZE RGB: never mirrored and hardly
     turned, as things are seen."""
+    return scene_with_mask(ink, rng)[0]
+
+
+def scene_with_mask(ink: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, np.ndarray]:
+    """Return a ``scene``, and how far the drawing covers each of its pixels, (SIZE, SIZE) in
+    [0, 1]."""
     side = round(SIZE * rng.uniform(0.78, 0.96))
     turned = ink.resize((2 * side, 2 * side), Image.Resampling.LANCZOS)
     turned = turned.rotate(rng.uniform(-8, 8), Image.Resampling.BICUBIC)
@@ -85,7 +91,9 @@ def scene(ink: Image.Image, rng: np.random.Generator) -> Image.Image:
     picture = background(rng)
     x, y = rng.integers(0, SIZE - side + 1, 2)
     picture.paste(turned, (int(x), int(y)), turned)
-    return picture
+    mask = Image.new("L", picture.size)
+    mask.paste(turned.getchannel("A"), (int(x), int(y)))
+    return picture, np.asarray(mask, dtype=np.float32) / 255
 
 
 def background(rng: np.random.Generator) -> Image.Image:

@@ -12,6 +12,7 @@ from scipy.special import softmax
 
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.mixture import Mixture
+from vlmig.predict.attribution import Attribution
 from vlmig.predict.scores import Scores
 
 UNMOVED = 1e-6
@@ -31,6 +32,8 @@ class AskOptions:
     """A kind of weights of ``vlmig.models.mixture``; the checkpoint's when None."""
     max_new_tokens: int | None = None
     """Of the chain of thought."""
+    why: bool = False
+    """Whether to compute ``Answer.attribution``."""
 
 
 @dataclass
@@ -58,6 +61,9 @@ class Answer:
     """Images in the text, those of few-shot examples first; ``text_only`` is without them too."""
     rationale: str = ""
     """The chain of thought before the answer."""
+    attribution: Attribution | None = None
+    """How far each image, and each patch of it, moved the answer; None unless ``why=True`` asked
+    for it."""
 
     @property
     def listened(self) -> bool:

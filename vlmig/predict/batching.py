@@ -271,6 +271,20 @@ def _add(
         results: of each request, one array per prediction, in which its candidates have their
             entries.
     """
+    candidates, starts, places = candidate_tokens(requests)
+    # Only these entries are kept of each prediction, so that no two of them are in memory together.
+    picked = [pick(prediction, places) for prediction in predictions]
+    sums = np.add.reduceat(torch.stack(picked).cpu().double().numpy(), starts, 1)
+    for (number, candidate), values in zip(candidates, sums.T, strict=True):
+        for result, value in zip(results[number], values, strict=True):
+            result[candidate] += value
+
+
+def candidate_tokens(
+    requests: Sequence[ScoreRequest],
+) -> tuple[list[tuple[int, int]], list[int], tuple[Tensor, Tensor, Tensor]]:
+    """Return the candidates that requests score, (request, candidate) each; where each one's tokens
+    start among all of them; and the row, the step (from the end) and the id of every token."""
     rows: list[int] = []
     steps: list[int] = []
     tokens: list[int] = []
@@ -282,10 +296,10 @@ def _add(
             rows += [number] * len(ids)
             steps += range(-len(ids), 0)
             tokens += ids
-    row, step, token = torch.tensor(rows), torch.tensor(steps), torch.tensor(tokens)
-    # Only these entries are kept of each prediction, so that no two of them are in memory together.
-    picked = [p[row, step + p.shape[1], token] for p in predictions]
-    sums = np.add.reduceat(torch.stack(picked).cpu().double().numpy(), starts, 1)
-    for (number, candidate), values in zip(candidates, sums.T, strict=True):
-        for result, value in zip(results[number], values, strict=True):
-            result[candidate] += value
+    return candidates, starts, (torch.tensor(rows), torch.tensor(steps), torch.tensor(tokens))
+
+
+def pick(prediction: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """Take the entries of tokens, see ``candidate_tokens``, out of a prediction (B, T, V)."""
+    row, step, token = places
+    return prediction[row, step + prediction.shape[1], token]

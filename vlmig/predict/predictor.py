@@ -19,6 +19,7 @@ from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import Model, VLMIGForMaskedLM
 from vlmig.predict.adaptive_k import Draw, Stopping, parse_k, score_until_safe
 from vlmig.predict.answer import Answer, AskOptions, Reply
+from vlmig.predict.attribution import explain
 from vlmig.predict.images import DEFAULT_K, Images, VisualCache
 from vlmig.predict.loading import build_untrained, load_checkpoint
 from vlmig.predict.scorer import Scorer
@@ -157,8 +158,13 @@ class VLMIG:
             candidates = spaced(context, options) if plain else conversation.continuations(options)
             scores, visuals = self._scored((context, candidates), visuals, count, mixture, draw)
             text_only = self.scorer.text_only(context, candidates, visuals, scores)
-        fields: Any = {"seconds": dict(self.stopwatch.seconds), "rationale": rationale}
-        images = conversation.images
+            fields: Any = {"rationale": rationale}
+            if extra.why:
+                asked = (context, candidates)
+                fields["attribution"] = explain(
+                    self.scorer, asked, visuals, scores, mixture, options
+                )
+        fields["seconds"], images = dict(self.stopwatch.seconds), conversation.images
         return Answer.of(
             options, scores, text_only, visuals, mixture, images, question=question, **fields
         )

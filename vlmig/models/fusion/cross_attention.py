@@ -89,15 +89,47 @@ class CrossAttentionFusion(LateFusion):
         Returns:
             Fused states, (B, K, T, D).
         """
-        scale = (self.out.in_features // self.heads) ** -0.5
-        query = self._split(self.query(self.text_norm(hidden))) * scale
+        query = self._queries(hidden)
         over_text, text_mass = _attend(query, *text, mask[:, None])
         over_image, image_mass = _attend(query[:, None], *visual)
         share = torch.sigmoid(image_mass - text_mass[:, None])
-        attended = share * over_image + (1 - share) * over_text[:, None]
+        return self.finish(hidden, share * over_image + (1 - share) * over_text[:, None])
+
+    def finish(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        """Add what attention gave to the states, and feed it forward.
+
+        Args:
+            hidden: queried states, (B, T, D).
+            attended: of each image and head, (B, K, heads, T, inner / heads).
+
+        Returns:
+            Fused states, (B, K, T, D).
+        """
         attended = self.out(attended.transpose(-3, -2).flatten(-2))
         fused = hidden[:, None] + self.attention_gate.tanh() * attended
         return fused + self.feed_gate.tanh() * self.feed(self.feed_norm(fused))
+
+    def attention(
+        self, hidden: Tensor, visual: VisualStates, text: TextStates, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the weights of one softmax over [visual tokens ; text], which ``forward`` never
+        builds: on visual tokens (B, K, heads, T, N), and on text positions (B, K, heads, T, S).
+
+        Weights times values, summed over both, are what ``finish`` takes.
+        """
+        query = self._queries(hidden)
+        on_text = query @ text[0].transpose(-1, -2)
+        on_text = on_text.masked_fill(~mask[:, None], torch.finfo(on_text.dtype).min)
+        on_image = query[:, None] @ visual[0].transpose(-1, -2)
+        on_text = on_text[:, None].expand(-1, on_image.shape[1], -1, -1, -1)
+        weights = torch.cat([on_image, on_text], -1).float().softmax(-1).to(on_image.dtype)
+        shares = weights.split([on_image.shape[-1], on_text.shape[-1]], -1)
+        return shares[0], shares[1]
+
+    def _queries(self, hidden: Tensor) -> Tensor:
+        """Return scaled queries of states (B, T, D), (B, heads, T, inner / heads)."""
+        scale = (self.out.in_features // self.heads) ** -0.5
+        return self._split(self.query(self.text_norm(hidden))) * scale
 
     def _split(self, states: Tensor) -> Tensor:
         """Split (..., S, inner) into heads: (..., heads, S, inner / heads)."""
