@@ -11,6 +11,7 @@ from vlmig.errors import VLMIGError
 
 if TYPE_CHECKING:
     from vlmig.predict.answer import Answer
+    from vlmig.predict.attribution import Attribution
     from vlmig.predict.predictor import VLMIG
 
 COLUMNS = 6
@@ -28,6 +29,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--choices", type=options.words, metavar="A,B,...", help=text)
     text = "write the answer and its images to an HTML page"
     parser.add_argument("--html", type=options.new_file, metavar="FILE", help=text)
+    text = "say how far each image moved the answer, and where in it the evidence lies"
+    parser.add_argument("--why", action="store_true", help=text)
     _add_imagined(parser.add_argument_group("imagined images"))
     title = "given images"
     text = "With early fusion they stand in the text; with late fusion they replace imagined ones."
@@ -112,13 +115,16 @@ def _open_given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     """Choose among candidates, and print what each image makes of them."""
-    settings = {name: getattr(arguments, name) for name in ("prompt", "seed", "mix", "weights")}
+    names = ("prompt", "seed", "mix", "weights", "why")
+    settings = {name: getattr(arguments, name) for name in names}
     answer = model.ask(arguments.question, arguments.choices, arguments.k, **given, **settings)
     print(f"{answer.answer}  (p = {answer.probabilities[answer.answer]:.2f})")
     print(_probabilities(answer))
     _print_steps(answer.rationale)
     if answer.images:
         print(_about_images(answer, model.config.alignment_floor))
+    if answer.attribution is not None and answer.images:
+        print(_why(answer.attribution))
     if arguments.html:
         from vlmig.report.answer import write_answer
 
@@ -155,11 +161,25 @@ def _probabilities(answer: Answer) -> str:
     return text_table(rows, "<" + ">" * len(candidates) + "<")
 
 
+def _why(attribution: Attribution) -> str:
+    """Lay out how far each image moved the answer, and where its evidence lies."""
+    from vlmig.report.text_table import text_table
+
+    rows = [[f"why {attribution.target}?", "over text only", "over the others", "evidence"]]
+    for i, (gained, missed) in enumerate(
+        zip(attribution.images, attribution.left_out, strict=True)
+    ):
+        place, share = attribution.where(i)
+        where = f"{place} {share:.0%}" if share else "none"
+        rows.append([f"image {i + 1}", f"{gained:+.2f}", f"{missed:+.2f}", where])
+    return text_table(rows, "<>><")
+
+
 def _write(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) -> None:
     """Print a written answer."""
-    if arguments.prompt or arguments.mix or arguments.weights:
+    if arguments.prompt or arguments.mix or arguments.weights or arguments.why:
         raise VLMIGError(
-            "--prompt, --mix and --weights choose among answers; "
+            "--prompt, --mix, --weights and --why are about a choice among answers; "
             "give --choices too, or leave them out"
         )
     reply = model.chat(arguments.question, k=arguments.k, seed=arguments.seed, **given)

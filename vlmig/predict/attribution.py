@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.special import log_softmax
 from torch import Tensor
 
 from vlmig.errors import VLMIGError
@@ -139,6 +140,8 @@ def explain(
             "attention with fusion cross_attention and one visual token for each patch"
         )
     index = int(scores.mixed(len(scores.per_image), mixture).argmax())
+    if not len(visuals.features):
+        return Attribution(names[index], (), (), (), (), chosen)
     if chosen == "attention":
         effects, text = by_attention(scorer, question, visuals, scores, mixture, index)
     else:
@@ -163,7 +166,8 @@ def log_odds(
     scores: Scores, mixture: Mixture, target: int, trust: np.ndarray | None = None
 ) -> float:
     """Return a candidate's log-odds against all others in the mixture of all images, in nats."""
-    mixed = scores.mixed(len(scores.per_image), mixture, trust)
+    count = len(scores.per_image)
+    mixed = scores.mixed(count, mixture, trust) if count else log_softmax(scores.text)
     return float(mixed[target] - np.logaddexp.reduce(np.delete(mixed, target)))
 
 
@@ -266,10 +270,10 @@ def _through_attention(
     owner = np.repeat([candidate for _, candidate in candidates], lengths)
     with torch.enable_grad():
         fused = model.fusion.finish(reading.hidden, attended)
-        aim = torch.zeros((), dtype=torch.float64, device=fused.device)
+        aim = fused.new_zeros((), dtype=torch.float32)
         for image in range(fused.shape[1]):
             logits = model.head(model.language_model, fused[:, image])
-            tokens = pick(logits.float().log_softmax(-1), places).double()
+            tokens = pick(logits.float().log_softmax(-1), places)
             aim = aim + (tokens * slopes[image, owner].to(tokens)).sum()
         (gradient,) = torch.autograd.grad(aim, attended)
     terms = weights * (gradient @ values.transpose(-1, -2))

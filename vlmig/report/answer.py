@@ -9,7 +9,9 @@ from PIL import Image
 
 from vlmig.evaluation.run_folder import Row
 from vlmig.predict.answer import Answer, Reply
+from vlmig.predict.attribution import Attribution
 from vlmig.report.items import thousandths
+from vlmig.report.overlay import encoded
 from vlmig.report.page import write_data_page
 from vlmig.report.thumbnails import thumbnail
 
@@ -40,7 +42,17 @@ def write_answer(answer: Answer, path: Path) -> None:
     }
     item = {"kind": "choice", "names": names, "steps": answer.rationale}
     prompts = [answer.prompt] if answer.images and not answer.given else []
-    _write(path, answer.question, item, wording, answer.images, answer.shown, prompts)
+    why = None if answer.attribution is None else why_of(answer.attribution)
+    _write(path, answer.question, item, wording, answer.images, answer.shown, prompts, why)
+
+
+def why_of(attribution: Attribution) -> Row:
+    """Return what a page draws of an attribution."""
+    return {
+        "images": [round(value, 2) for value in attribution.images],
+        "left_out": [round(value, 2) for value in attribution.left_out],
+        "layers": [encoded(effects, attribution.scale) for effects in attribution.patches],
+    }
 
 
 def write_reply(question: str, reply: Reply, path: Path) -> None:
@@ -61,8 +73,10 @@ def _write(
     beside: Sequence[Image.Image],
     shown: Sequence[Image.Image],
     prompts: list[str],
+    why: Row | None = None,
 ) -> None:
-    """Write a page of one item with one wording, its images beside the text and in it."""
+    """Write a page of one item with one wording, its images beside the text and in it, and what
+    moved the answer."""
     k = len(beside)
     entry: Row = {
         "seed": None,
@@ -71,6 +85,7 @@ def _write(
         "sets": [list(range(k))],
         "shown": list(range(k, k + len(shown))),
         "wordings": [{"set": 0, "ok": None, **wording}],
+        "why": why,
     }
     item |= {
         "targets": [],

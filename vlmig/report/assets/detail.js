@@ -142,7 +142,7 @@ function matrix(item, run, found, state, change) {
       : []),
     { head: el('span', { class: 'what text' }, 'text only'), shares: found.text, kind: 'text' },
     ...found.images.map((shares, i) => ({
-      head: pictureHead(set, i, found.alignment[i], candidate),
+      head: [pictureHead(set, i, found.alignment[i], candidate), run.why && evidence(run.why, set, i)],
       shares,
       kind: 'image',
     })),
@@ -176,8 +176,35 @@ function matrix(item, run, found, state, change) {
       { type: 'button', class: 'more', onclick: () => change({ whole: true }) },
       `all ${order.length} candidates`,
     );
-  return [pick, frame('What each image predicts, in percent', table), more];
+  return [pick, frame('What each image predicts, in percent', table), more, run.why && whyLegend()];
 }
+
+// What in an image speaks for the answer, and how far the image moved it.
+function evidence(why, set, i) {
+  if (!known(why.layers[i])) return null;
+  const moved = `${why.images[i] < 0 ? '' : '+'}${fixed(why.images[i], 1)}`;
+  const without = fixed(why.left_out[i], 2);
+  return [
+    el(
+      'span',
+      { class: 'evidence' },
+      picture(set[i], `evidence in image ${i + 1}`, 72),
+      el('img', { class: 'layer', src: `data:image/png;base64,${why.layers[i]}`, alt: '' }),
+    ),
+    el('span', { class: 'moved', title: `against the other images alone: ${without} nats` }, moved),
+  ];
+}
+
+const whyLegend = () =>
+  el(
+    'p',
+    { class: 'why' },
+    'Below each image, what moved the answer: ',
+    el('b', { class: 'for' }, 'orange'),
+    ' patches speak for it, ',
+    el('b', { class: 'against' }, 'blue'),
+    ' ones against it. The number is how far the image moved the answer’s log-odds from those of text only, in nats: 0.7 doubles the odds.',
+  );
 
 function pictureHead(set, i, alignment, candidate) {
   const own = Array.isArray(alignment) ? alignment[candidate ?? 0] : alignment;
