@@ -3,7 +3,8 @@
 python -m eval.pixel_reader ../shared/data [--work runs/pocket]
 python -m eval.pixel_reader --pairs 300 [--model CHECKPOINT]
 
-Colours: how often the colour of a glyph's own pixels is the benchmark's label. Sizes: drawn scenes
+Colours: how often the colour of a drawing's pixels is the benchmark's label; and, for the second set,
+what a person called it (``colours_by_eye.yaml``). Sizes: drawn scenes
 of two held-out things, at true and at random scale; a thing's extent is that of its silhouette, and
 which of the two it is says the embedded encoder, which sees each one alone, cut out and enlarged.
 Beside it, which name is nearer to the encoder's embedding of the whole scene.
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 from PIL import Image
 from scipy import ndimage
 
@@ -135,6 +137,15 @@ def drawn_color(name: str, draw: Callable[[Concept], Image.Image]) -> str | None
     return read_color(draw(concept).resize((GLYPH, GLYPH)))[0] if concept else None
 
 
+def named_alike(draw: Callable[[Concept], Image.Image]) -> np.ndarray:
+    """Return whether the reader names the colors of drawings as a person did, bool (n,)."""
+    text = Path(__file__).with_name("colours_by_eye.yaml").read_text(encoding="utf-8")
+    alike = []
+    for color, names in yaml.safe_load(text).items():
+        alike += [drawn_color(name, draw) == color for name in names]
+    return np.array(alike)
+
+
 def main() -> None:
     """Print right answers and n: over the covered objects of memory_color, or over drawn pairs."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -151,6 +162,9 @@ def main() -> None:
         for number, draw in enumerate(drawers(given.work) if given.work else [draw_glyph]):
             right = np.array([item.label == drawn_color(item.cluster, draw) for item in items])
             print(f"memory_color, covered, set {number + 1}: {share(right)}, n={len(items)}")
+            if number == 1:
+                alike = named_alike(draw)
+                print(f"named by eye, set 2: {share(alike)}, n={len(alike)}")
     for name, true_scale in (("true", True), ("random", False)) if given.pairs else ():
         silhouettes, embeddings = map(share, read_sizes(given.pairs, true_scale).T)
         print(f"larger of two held-out things, {name} scale, n={given.pairs}:")

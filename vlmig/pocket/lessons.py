@@ -14,7 +14,6 @@ from typing import Any
 from PIL import Image
 
 from vlmig.data.pairs import Pair, Source
-from vlmig.io.hashing import digest_folder
 from vlmig.io.rows import Bad
 from vlmig.models.checkpoint import POCKET
 from vlmig.models.config import IMAGE
@@ -52,7 +51,7 @@ class SceneConversations(RecoloredScenes):
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield a conversation for each scene."""
-        version = digest_folder(self.vae)
+        version = self.version
         for i, concept in enumerate(self.concepts):
             for j in range(self.scenes):
                 drawn, _ = self.drawn(i, j)
@@ -98,7 +97,7 @@ class SceneDocuments(RecoloredScenes):
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every document."""
-        version = digest_folder(self.vae)
+        version = self.version
         for number in range(self.documents):
             rng = random.Random(f"document {number}")
             shown = [
@@ -152,7 +151,7 @@ class SceneAnswers(RecoloredScenes):
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield six texts of each scene."""
-        version = f"{digest_folder(self.vae)} {len(self.sets)}"
+        version = self.version
         for i, concept in enumerate(self.concepts):
             wordings = self.written(i)
             for j in range(self.scenes):

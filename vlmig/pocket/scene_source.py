@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import product
@@ -22,6 +23,7 @@ from vlmig.io.rows import Bad
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scenes import (
+    FOCAL_COLORS,
     FONT,
     GLYPH,
     glyph,
@@ -93,14 +95,21 @@ class RecoloredScenes:
         """Return the number of pairs."""
         return CAPTIONS * self.scenes * len(self.concepts)
 
+    @property
+    def version(self) -> str:
+        """What decides the scenes beside their numbers: features of others are not taken for
+        theirs."""
+        palette = zlib.crc32(repr(FOCAL_COLORS).encode())
+        return f"{digest_folder(self.vae)} {len(self.sets)} {palette}"
+
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield every caption of each scene."""
         scenes = list(product(range(len(self.concepts)), range(self.scenes)))
         facts = ((self.concepts[i].name, *self.drawn(i, j)[0][1:]) for i, j in scenes)
-        digest = f"{digest_folder(self.vae)} {len(self.sets)}"
+        source = self.version
         for number, caption in captions(facts):
             i, j = scenes[number]
-            version = f"{digest} {self.concepts[i].name}"
+            version = f"{source} {self.concepts[i].name}"
             yield Pair(caption, f"{i}/{j}", group=f"{i}/{j}", version=version)
 
     def open(self, pair: Pair) -> Image.Image:

@@ -22,17 +22,22 @@ FITS = 0.7
 """Least intersection over union of a silhouette and the basic shape that it is said to have."""
 
 # Focal colors in sRGB, several for names of a wide region; the names of Berlin and Kay (1969).
+# Renderings with light and shade have reds towards rose and whites towards lilac, which people
+# still call red and white.
 FOCAL_COLORS = {
     "black": ["#141414", "#2b2b2b", "#263238"],
-    "white": ["#ffffff", "#eeeeee", "#f3f0e6"],
+    "white": ["#ffffff", "#eeeeee", "#f3f0e6", "#e8e0f4"],
     "gray": ["#808080", "#a8a8a8", "#616161", "#90a4ae", "#78909c"],
-    "red": ["#e01818", "#b01020", "#f44336", "#8c1018"],
+    "red": [
+        *("#e01818", "#b01020", "#f44336", "#8c1018"),
+        *("#dc143c", "#f83060", "#ff4878", "#d02858"),
+    ],
     "orange": ["#ff8800", "#f57c00", "#ffa030"],
     "yellow": ["#ffe000", "#fdd835", "#fff176", "#ffca28"],
     "green": ["#189818", "#66bb3a", "#2e5f2e", "#a8d048", "#0a8f6a"],
     "blue": ["#1848c8", "#42a5f5", "#80c8f8", "#102870", "#2fb8d8"],
     "purple": ["#8020a0", "#a060d0", "#4a1870"],
-    "pink": ["#ff90b8", "#f06090", "#f8c0d0"],
+    "pink": ["#ff90b8", "#ff69b4", "#f8c0d0"],
     "brown": ["#704020", "#8d5a3a", "#4e342e", "#b07a4a", "#a1662f"],
 }
 COLORS = tuple(FOCAL_COLORS)

@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from vlmig.data.pairs import Pair
-from vlmig.io.hashing import digest_folder
 from vlmig.io.rows import Bad
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, load_concepts
@@ -66,7 +65,7 @@ class ComparedScenes(RecoloredScenes):
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield six texts of each scene."""
-        version = f"{digest_folder(self.vae)} {len(self.sets)} {self.named}"
+        version = f"{self.version} {self.named}"
         for number in range(self.scenes):
             group, _ = self._group(number)
             shown = " ".join(concept.name for concept in group.concepts)
