@@ -58,6 +58,8 @@ def _add_conditions(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--control", type=options.words, metavar="CONTROL,...", help=text)
     text = "divide by the language model's prediction for a content-free question"
     group.add_argument("--calibrated", action="store_true", help=text)
+    text = "say in samples and report what in each image moved the answer"
+    group.add_argument("--why", action="store_true", help=text)
     text = (
         "what to imagine (default: the task's choice, mostly item: "
         "what the item is about, once for all its wordings)"
@@ -92,6 +94,7 @@ def run(arguments: argparse.Namespace) -> None:
         policy=arguments.policy,
         subset=arguments.subset,
         calibrated=arguments.calibrated,
+        why=arguments.why,
     )
     files: list[str] = []
     for task in tasks:
