@@ -114,6 +114,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "curves": list(chain(*(o.curves for o in outcomes))),
             "comparisons": _judged(evaluator, outcomes),
             "distributions": _distributions(outcomes),
+            "groups": _groups(outcomes),
             "reliability": list(chain(*(o.reliability for o in outcomes))),
             "settings": {**asdict(settings), "protocol": model.config.protocol},
             "protocol": model.config.protocol,
@@ -200,6 +201,15 @@ def _distributions(outcomes: list[Outcome]) -> dict[str, list[Row]]:
         for name, rows in outcome.distributions.items():
             joined.setdefault(name, []).extend(rows)
     judge(joined.get("comparisons", []))
+    return joined
+
+
+def _groups(outcomes: list[Outcome]) -> dict[str, list[Row]]:
+    """Join what is told apart by groups of items."""
+    joined: dict[str, list[Row]] = {"rows": [], "spreads": []}
+    for outcome in outcomes:
+        for name, rows in outcome.groups.items():
+            joined[name] += rows
     return joined
 
 
