@@ -141,6 +141,15 @@ def agreement(found: Sequence[Grounded], first: str, second: str) -> str:
     return f"{np.mean(values):.2f} [{low:.2f}, {high:.2f}]"
 
 
+def shared(found: Sequence[Grounded], first: str, second: str) -> float:
+    """Return how many of the patches with the largest effects two methods share, on average."""
+    counts = []
+    for scene in found:
+        tops = [set(np.argsort(-scene.effects[name])[:DELETED]) for name in (first, second)]
+        counts.append(len(tops[0] & tops[1]))
+    return float(np.mean(counts))
+
+
 def draw_sheet(found: Sequence[Grounded], path: Path, count: int = 8) -> None:
     """Save scenes with what moved their answers below each."""
     sheet = Image.new("RGB", (count * SIZE, 2 * SIZE))
@@ -170,7 +179,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{given.model}: {len(found)} scenes of {names} concepts, {right:.1%} answered right\n")
     print(text_table(rows_of(found), "<>>>>"))
     print(f"\nrank correlation, attention and occlusion: {agreement(found, *METHODS[:2])}")
-    print(f"rank correlation, attention and random: {agreement(found, 'attention', 'random')}")
+    both, chance = (shared(found, "attention", name) for name in ("occlusion", "random"))
+    print(
+        f"of the {DELETED} largest patches, shared with occlusion {both:.1f}, random {chance:.1f}"
+    )
     if given.sheet:
         draw_sheet(found, given.sheet)
     return 0

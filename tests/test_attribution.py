@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 from test_learned import fitted
-from test_report import Page
+from test_report import Page, lines, measured, named
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.cli.main import main
+from vlmig.evaluation.journal import Journal
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.config import MIX_RULES, WEIGHT_KINDS
 from vlmig.models.mixture import Mixture
@@ -32,6 +33,7 @@ from vlmig.predict.attribution import (
 from vlmig.predict.scores import Scores
 from vlmig.report.answer import write_answer
 from vlmig.report.overlay import encoded, layer, overlay
+from vlmig.report.run_page import write_report
 
 CONTEXT, CANDIDATES = "The color of a cat is", (" red", " dark red", " blue")
 RULES = [rule for rule in MIX_RULES if rule != "contrast"]
@@ -211,6 +213,29 @@ def test_why_is_printed_and_in_the_page(
     why = item["runs"][0]["why"]
     assert len(why["layers"]) == len(why["images"]) == len(why["left_out"]) == 2
     assert json.dumps(why).count("iVBOR") == 2, "PNGs"
+
+
+def test_a_run_says_why_and_adds_it_to_what_was_measured(
+    tiny: VLMIG, data: Path, tmp_path: Path
+) -> None:
+    tasks = named("memory_color")
+    measured(tiny, data, tmp_path, tasks, ks=(0, 2))
+    assert all("why" not in line for line in lines(tmp_path, "memory_color"))
+    before = len(Journal(tmp_path / "journal"))
+    measured(tiny, data, tmp_path, tasks, ks=(0, 2), why=True)
+    (line, *others) = lines(tmp_path, "memory_color")
+    assert len(Journal(tmp_path / "journal")) == before + 1 + len(others), "nothing is scored again"
+    item, found = line["doc"], []
+    for question in item["questions"]:
+        visuals = tiny.imagine([item["picture"]], 2)[0]
+        asked = (question["contexts"][0], question["continuations"])
+        (scores,) = tiny.score([asked[0]], [asked[1]], [visuals])
+        mixture = Mixture.of(tiny.config)
+        found.append(explain(tiny.scorer, asked, visuals, scores, mixture, asked[1]))
+    expected = np.mean([why.patches for why in found], 0)
+    assert np.allclose(line["why"]["patches"], expected, atol=1e-3), "rounded to thousandths"
+    page = Page(write_report(tmp_path, tiny.imagination.store))
+    assert len(page.data["items"][0]["runs"][0]["why"]["layers"]) == 2
 
 
 def test_a_page_without_why_has_none(tiny: VLMIG, tmp_path: Path) -> None:

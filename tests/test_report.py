@@ -182,6 +182,8 @@ def test_five_hundred_items_stay_small_and_more_are_counted(
 ) -> None:
     measured(tiny, data, tmp_path, named("memory_color"), ks=(0, 6), controls=("none", "shuffled"))
     (line, *_) = lines(tmp_path, "memory_color")
+    effects = np.random.default_rng(1).normal(size=(6, 16, 16)).round(3).tolist()
+    line["why"] = {"images": [0.5] * 6, "left_out": [0.5] * 6, "patches": effects}
     generator, store = np.random.default_rng(0), FeatureStore(tmp_path / "noise")
     addresses = [Address(f"thing {i}", 0, "noise") for i in range(500 * 6)]
     # Noise is what JPEG compresses worst.
@@ -207,7 +209,9 @@ def test_five_hundred_items_stay_small_and_more_are_counted(
         and page.data["total"] == 600
         and len(page.data["pictures"]) == 3000
     )
-    assert path.stat().st_size < 10_000_000
+    layers = page.data["items"][-1]["runs"][0]["why"]["layers"]
+    assert len(layers) == 6 and all(layers)
+    assert path.stat().st_size < 12_000_000
 
 
 def hostile(out: Path, task: str) -> None:

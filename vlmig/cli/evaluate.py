@@ -38,6 +38,8 @@ def _add_items(group: argparse._ArgumentGroup) -> None:
     options.add_data(group, "folder of the benchmark files (default: VLMIG_DATA, or download)")
     text = "only N items of each task, drawn by a hash of the item"
     group.add_argument("--limit", type=int, metavar="N", help=text)
+    text = "tell accuracy apart by these columns of the tasks' rows; the worst group is named"
+    group.add_argument("--groups", type=options.words, default=[], metavar="COLUMN,...", help=text)
     text = "covered: only the items that the pocket model's image generator can draw"
     group.add_argument("--subset", choices=["all", "covered"], default="all", help=text)
 
@@ -58,6 +60,8 @@ def _add_conditions(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--control", type=options.words, metavar="CONTROL,...", help=text)
     text = "divide by the language model's prediction for a content-free question"
     group.add_argument("--calibrated", action="store_true", help=text)
+    text = "say in samples and report what in each image moved the answer"
+    group.add_argument("--why", action="store_true", help=text)
     text = (
         "what to imagine (default: the task's choice, mostly item: "
         "what the item is about, once for all its wordings)"
@@ -75,10 +79,13 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.pocket import tasks as pocket
     from vlmig.predict.adaptive_k import MOST
     from vlmig.report.agreement import agreement_table
+    from vlmig.report.by_group import spread_lines
     from vlmig.report.run_page import write_report
     from vlmig.report.tables import table
 
-    tasks = choose_tasks(arguments.tasks, pocket.TASKS, arguments.protocol or "default")
+    tasks = choose_tasks(
+        arguments.tasks, pocket.TASKS, arguments.protocol or "default", arguments.groups
+    )
     numbers = [k for k in arguments.k if isinstance(k, int)]
     # Shuffled images are another item's, which under auto alone may have too few.
     shuffles = len(numbers) == len(arguments.k) or max(numbers, default=0) >= MOST
@@ -92,6 +99,7 @@ def run(arguments: argparse.Namespace) -> None:
         policy=arguments.policy,
         subset=arguments.subset,
         calibrated=arguments.calibrated,
+        why=arguments.why,
     )
     files: list[str] = []
     for task in tasks:
@@ -112,6 +120,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(table(results))
         if people := agreement_table(results):
             print(f"\n{people}\n")
+        for line in spread_lines(results):
+            print(line)
         print(write_report(arguments.out, model.imagination.store))
 
 

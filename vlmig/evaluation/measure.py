@@ -70,11 +70,13 @@ class Plan:
         """Name the measurement of an item by its content, so that it is found in any list of
         items."""
         settings, others = self.settings, self._donors(seed, item)
+        described = item.described()
+        described.pop("groups", None)  # they decide no number
         controls = sorted({"shuffled", "caption", "few-shot"} & set(settings.controls))
         return key_of(
             model=self.identity,
             task=[getattr(self.task, name) for name in DECIDES],
-            item=item.described(),
+            item=described,
             ks=self._decisive_ks(),
             seed=seed,
             policy=self.policy,

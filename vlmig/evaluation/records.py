@@ -55,6 +55,9 @@ class Record(TypedDict, total=False):
     """By k, the loss of each text in nats."""
     outputs: dict[str, list[str]]
     """By k, the generated answer to each question."""
+    why: dict[str, Any]
+    """Where asked for, what in the images moved the answers, see ``vlmig.evaluation.why``; in the
+    journal an entry of its own."""
 
 
 def listed(values: Any) -> Any:

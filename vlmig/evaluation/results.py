@@ -28,6 +28,7 @@ from vlmig.evaluation.metrics.outcome import Outcome
 from vlmig.evaluation.run_folder import Row, found_row
 from vlmig.evaluation.tasks.download import SOURCES
 from vlmig.evaluation.tasks.items import Item, Task
+from vlmig.evaluation.why import explained
 from vlmig.io.atomic import write_json, write_text
 from vlmig.models.checkpoint import POCKET
 from vlmig.models.quantization import weight_bytes
@@ -68,9 +69,8 @@ def measure_tasks(evaluator: Evaluator, tasks: Sequence[Task]) -> dict[str, Any]
         measured = evaluator.measure(task)
         if measured:
             outcome, answers = assemble(evaluator, measured)
-            write_text(
-                evaluator.out / f"samples_{task.name}.jsonl", _lines(evaluator, measured, answers)
-            )
+            samples = _lines(evaluator, measured, answers, outcome.main)
+            write_text(evaluator.out / f"samples_{task.name}.jsonl", samples)
             outcomes.append(outcome)
             results = write_results(evaluator, outcomes)
     return results
@@ -114,6 +114,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "curves": list(chain(*(o.curves for o in outcomes))),
             "comparisons": _judged(evaluator, outcomes),
             "distributions": _distributions(outcomes),
+            "groups": _groups(outcomes),
             "reliability": list(chain(*(o.reliability for o in outcomes))),
             "settings": {**asdict(settings), "protocol": model.config.protocol},
             "protocol": model.config.protocol,
@@ -203,6 +204,15 @@ def _distributions(outcomes: list[Outcome]) -> dict[str, list[Row]]:
     return joined
 
 
+def _groups(outcomes: list[Outcome]) -> dict[str, list[Row]]:
+    """Join what is told apart by groups of items."""
+    joined: dict[str, list[Row]] = {"rows": [], "spreads": []}
+    for outcome in outcomes:
+        for name, rows in outcome.groups.items():
+            joined[name] += rows
+    return joined
+
+
 def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     """Compare over all color tasks together, where several were run."""
     pooled = []
@@ -236,11 +246,17 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
 
 
 def _lines(
-    evaluator: Evaluator, measured: Measured, answers: Mapping[int, Iterator[Row]]
+    evaluator: Evaluator,
+    measured: Measured,
+    answers: Mapping[int, Iterator[Row]],
+    main: tuple[str, str],
 ) -> Iterator[str]:
-    """Yield a line per item and seed: lm-eval's fields, and every distribution the results are
-    computed from."""
+    """Yield a line per item and seed: lm-eval's fields, every distribution the results are computed
+    from, and ``why`` where asked for."""
     for seed in measured.seeds:
+        whys = (
+            explained(evaluator, measured, seed, main) if evaluator.settings.why else repeat(None)
+        )
         records = measured.records(seed)
         rows = answers.get(seed) or repeat({}, len(measured.items))
         for i, item in enumerate(measured.items):
@@ -248,6 +264,8 @@ def _lines(
             covered = None if evaluator.covered is None else item.inside(evaluator.covered)
             row: Row = {"seed": seed, "covered": covered, **next(records), **answer}
             row |= {"correct": answer.get("correct"), **_as_lm_eval(i, item, answer)}
+            if (why := next(whys)) is not None:
+                row["why"] = why
             yield json.dumps(row) + "\n"
 
 

@@ -41,6 +41,8 @@ class Settings:
     """``covered``: only items that the model's world can draw."""
     calibrated: bool = False
     """Whether to divide each prediction by that of a content-free question (Zhao et al. 2021)."""
+    why: bool = False
+    """Whether samples say what in the images moved each answer."""
 
     def __post_init__(self) -> None:
         counts = self.every_k

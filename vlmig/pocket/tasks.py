@@ -26,6 +26,8 @@ from vlmig.predict.predictor import VLMIG
 SHAPES = ("round", "oval", "square", "rectangle", "triangle", "star")
 TEXTS = 300
 _OTHER = "'no' if Label == 'yes' else 'yes'"
+HAND, PERSON = 0.25, 2.0
+"""Sizes in meters below which a thing fits a hand, or a person's arms."""
 CLEARLY = 2.0
 """Least ratio of the sizes of a pair that is asked about."""
 SIZE_PROMPTS = [
@@ -51,13 +53,22 @@ def look_items(name: str, concepts: list[Concept], label: str) -> list[Item]:
     """Return questions about the color or shape of concepts, worded as in the benchmarks."""
     benchmark, choices = ("memory_color", COLORS) if label == "color" else ("object_shape", SHAPES)
     picture = "{{ Descriptor }} {{ Item }}"
-    changes = {"task": name, "choices": list(choices), "known": [], "picture": picture}
+    changes: dict[str, object] = {"task": name, "choices": list(choices), "known": []}
+    changes |= {"picture": picture, "groups": {"size": "{{ Size }}"}}
     task = declaration(benchmark).model_copy(update=changes)
     rows = []
     for concept in concepts:
         article, answer = with_article(concept.name).split()[0], str(getattr(concept, label))
-        rows.append({"Descriptor": article, "Item": concept.name, "Shape": answer})
+        row = {"Descriptor": article, "Item": concept.name, "Shape": answer}
+        rows.append({**row, "Size": size_group(concept)})
     return task.items(rows)
+
+
+def size_group(concept: Concept) -> str:
+    """Name the group of a concept by its typical size; of none it has no size."""
+    if concept.size_m is None:
+        return ""
+    return "hand" if concept.size_m < HAND else "person" if concept.size_m < PERSON else "larger"
 
 
 def _looks(name: str, label: str, split: str) -> Callable[[Path], list[Item]]:

@@ -9,9 +9,7 @@ from PIL import Image
 
 from vlmig.evaluation.run_folder import Row
 from vlmig.predict.answer import Answer, Reply
-from vlmig.predict.attribution import Attribution
-from vlmig.report.items import thousandths
-from vlmig.report.overlay import encoded
+from vlmig.report.items import drawn_why, thousandths
 from vlmig.report.page import write_data_page
 from vlmig.report.thumbnails import thumbnail
 
@@ -42,17 +40,10 @@ def write_answer(answer: Answer, path: Path) -> None:
     }
     item = {"kind": "choice", "names": names, "steps": answer.rationale}
     prompts = [answer.prompt] if answer.images and not answer.given else []
-    why = None if answer.attribution is None else why_of(answer.attribution)
+    why, found = None, answer.attribution
+    if found is not None:
+        why = drawn_why(found.images, found.left_out, found.patches)
     _write(path, answer.question, item, wording, answer.images, answer.shown, prompts, why)
-
-
-def why_of(attribution: Attribution) -> Row:
-    """Return what a page draws of an attribution."""
-    return {
-        "images": [round(value, 2) for value in attribution.images],
-        "left_out": [round(value, 2) for value in attribution.left_out],
-        "layers": [encoded(effects, attribution.scale) for effects in attribution.patches],
-    }
 
 
 def write_reply(question: str, reply: Reply, path: Path) -> None:

@@ -11,6 +11,7 @@ from scipy.special import softmax
 
 from vlmig.evaluation.metrics.squad import exact_match, f1
 from vlmig.evaluation.run_folder import Row, Run
+from vlmig.report.overlay import encoded
 
 Numbers = dict[str, int]
 """Store key -> index among the page's images, in the order in which they are first used."""
@@ -89,6 +90,27 @@ def entry_of(run: Run, line: Row, numbers: Numbers) -> Row:
         "alignment": mean,
         "low": low,
         "wordings": wordings,
+        "why": _why(line.get("why"), run.most),
+    }
+
+
+def _why(why: Row | None, most: int) -> Row | None:
+    """Return what the page draws of what moved an item's answers."""
+    if why is None:
+        return None
+    patches = [np.array(effects) for effects in why["patches"][:most]]
+    return drawn_why(why["images"][:most], why["left_out"][:most], patches)
+
+
+def drawn_why(
+    images: Sequence[float], left_out: Sequence[float], patches: Sequence[np.ndarray]
+) -> Row:
+    """Return what a page draws of an ``Attribution``."""
+    scale = max((float(np.abs(effects).max()) for effects in patches), default=0.0)
+    return {
+        "images": [round(value, 2) for value in images],
+        "left_out": [round(value, 2) for value in left_out],
+        "layers": [encoded(effects, scale) for effects in patches],
     }
 
 

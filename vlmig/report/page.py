@@ -23,7 +23,7 @@ from vlmig.report.thumbnails import thumbnails
 
 CHARACTERS = 9_300_000
 """Size of a page with its images; mail and browsers handle 10 MB easily."""
-SCRIPTS = ("dom.js", "tables.js", "charts.js", "detail.js", "items.js", "page.js")
+SCRIPTS = ("dom.js", "tables.js", "charts.js", "detail.js", "groups.js", "items.js", "page.js")
 
 
 def write_page(path: Path, template: str, **values: Any) -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from vlmig.evaluation.run_folder import Row, Run, read_run
 from vlmig.imagination.store import FeatureStore
 from vlmig.report.agreement import agreement_charts, agreement_rows
+from vlmig.report.by_group import group_rows
 from vlmig.report.items import Numbers, entry_of, item_of, shares
 from vlmig.report.page import write_stored_page
 from vlmig.report.tables import charts, headline, main_rows
@@ -33,6 +34,7 @@ def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Pa
         "main": main_rows(run),
         "agreement": agreement_rows(run.results),
         "agreements": block.get("distributions", {}).get("conditions", []),
+        "groups": group_rows(run.results),
         "charts": [*charts(run), *agreement_charts(run.results)],
         "comparisons": block["comparisons"],
         "conditions": block["conditions"],

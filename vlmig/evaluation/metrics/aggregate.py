@@ -10,6 +10,7 @@ import numpy as np
 from vlmig.evaluation.auto_k import rule_of
 from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.bootstrap import majority
+from vlmig.evaluation.metrics.by_group import disparities
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition
 from vlmig.evaluation.metrics.distributions import Distributions
@@ -104,6 +105,7 @@ def _choices(
         answers = _add_auto(evaluator, measured, rule, rescorers, table, answers)
     table.add_curve(rescorers, evaluator.settings.every_k)
     table.compare()
+    outcome.groups = disparities(table, list(items))
     if any(item.distribution for item in items):
         found = Distributions(table, items, rescorers)
         outcome.distributions = found.block(planned, evaluator.settings.every_k)

@@ -43,6 +43,8 @@ class Outcome:
     distributions: dict[str, list[Row]] = field(default_factory=dict)
     """Of a task of distributions, the block of that name: baselines, conditions, curves and
     comparisons."""
+    groups: dict[str, list[Row]] = field(default_factory=dict)
+    """Accuracy by groups of items, see ``by_group``."""
     unread: list[str] = field(default_factory=list)
     """Words of the candidates that the image encoder's text side never read in training."""
 

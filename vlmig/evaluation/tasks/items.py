@@ -59,6 +59,8 @@ class Item:
     """Of items that people do not agree on, the share of them that says each candidate."""
     group: str = ""
     """How far they agree: a single candidate, multiple ones, or any (``tasks.people``)."""
+    groups: tuple[tuple[str, str], ...] = ()
+    """Of each grouping of the task's items, its name and this item's group."""
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -85,7 +87,7 @@ class Item:
         for question in self.questions:
             questions.append({name: getattr(question, name) for name in Question.__slots__})
         fields = {name: getattr(self, name) for name in Item.__slots__} | {"questions": questions}
-        for name in ("things", "distribution", "group"):
+        for name in ("things", "distribution", "group", "groups"):
             if not fields[name]:  # most items have none, and keep their names in the journal
                 del fields[name]
         return fields

@@ -68,6 +68,9 @@ class Keys(Checked):
     distribution: str = ""
     """Expression: how often each candidate was said, a mapping, or a list of them, in which every
     person counts alike. Then ``mode`` is the candidate that was said most often."""
+    groups: dict[str, str] = {}
+    """Groups of items whose accuracies are told apart, a template each: ``{kind: "{{ Kind }}"}``;
+    an item for which one is empty belongs to none."""
     split: str = "test"
     demonstrations: str = ""
     """The split whose items the few-shot control shows."""

@@ -151,7 +151,25 @@ class Declaration(Keys):
             questions=tuple(questions),
             things=tuple(row[name].lower() for name in self.things),
             distribution=row["shares"] if self.distribution else (),
+            groups=tuple((name, render(text, row).strip()) for name, text in self.groups.items()),
         )
+
+    def grouped(self, columns: Sequence[str]) -> Declaration:
+        """Return the same task with further groups of items, by columns of its rows.
+
+        Raises:
+            VLMIGError: a column that the task does not have.
+        """
+        added = {}
+        for name in columns:
+            if name not in self.groups and name not in self.columns:
+                raise VLMIGError(
+                    f"task {self.task} has no column {name!r}; expected one of "
+                    f"{', '.join([*self.groups, *self.columns])}"
+                )
+            if name not in self.groups:
+                added[name] = f"{{{{ {name} }}}}"
+        return self.model_copy(update={"groups": {**self.groups, **added}})
 
     def _choices(self, row: Row) -> tuple[str, ...]:
         """Return the distinct candidates of a row."""
@@ -279,12 +297,16 @@ def known_tasks() -> list[str]:
 
 
 def choose_tasks(
-    names: Sequence[str], others: dict[str, Task], protocol: str = "default"
+    names: Sequence[str],
+    others: dict[str, Task],
+    protocol: str = "default",
+    groups: Sequence[str] = (),
 ) -> list[Task]:
     """Look tasks up by name, with ``@split`` for another split than the default, or by .yaml file.
 
     Args:
-        others: further tasks by name.
+        others: further tasks by name; they have the groups that they have.
+        groups: columns of rows by which accuracy is told apart, see ``Declaration.grouped``.
 
     Raises:
         VLMIGError: an unknown name or split.
@@ -297,9 +319,9 @@ def choose_tasks(
         if name in others:
             chosen.append(others[name])
         elif name in known_tasks():
-            chosen.append(declaration(name, protocol).made(split))
+            chosen.append(declaration(name, protocol).grouped(groups).made(split))
         elif name.endswith((".yaml", ".yml")):
-            chosen.append(read_declaration(Path(name), protocol).made(split))
+            chosen.append(read_declaration(Path(name), protocol).grouped(groups).made(split))
         else:
             known = [*known_tasks(), *others]
             near = get_close_matches(name, known, 1)

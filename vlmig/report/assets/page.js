@@ -64,6 +64,7 @@ function runPage() {
     el('header', {}, el('h1', {}, 'Evaluation'), pairs(DATA.head.facts, 'facts'), provenance(DATA.head)),
     section('results', 'Results', el('p', { class: 'guide' }, guide), mainTable(DATA)),
     agreementSection() || '',
+    groupSection() || '',
     section('curves', 'Curves and calibration', chartGrid(DATA)),
     browserSection() || '',
     section(
