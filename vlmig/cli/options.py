@@ -150,8 +150,12 @@ def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--imaginer",
         metavar="SOURCE",
         help="another source of images: a diffusers pipeline (folder or hub id), "
-        "retrieval:FOLDER, folder:FOLDER, prior:NAME, text or blank",
+        "http:URL#MODEL (a server), retrieval:FOLDER, folder:FOLDER, prior:NAME, text or blank",
     )
+    text = "side of its images in pixels (default: its family's)"
+    group.add_argument("--imaginer-size", type=int, metavar="N", help=text)
+    text = "images per call, or concurrent requests to a server (default: 8; 1 on a CPU)"
+    group.add_argument("--imaginer-batch", type=int, metavar="N", help=text)
     return group
 
 
@@ -222,6 +226,9 @@ def _config_fields(arguments: argparse.Namespace) -> dict[str, Any]:
         fields |= REFERENCE if protocol == "reference" else {"protocol": protocol}
     if getattr(arguments, "imaginer", None):
         fields["imaginer"] = absolute(arguments.imaginer)
+    for name in ("imaginer_size", "imaginer_batch"):
+        if getattr(arguments, name, None) is not None:
+            fields[name] = getattr(arguments, name)
     return fields
 
 

@@ -286,7 +286,8 @@ class Imagination:
 
     def _make(self, addresses: dict[Request, Address]) -> Iterator[tuple[Request, Imagined]]:
         """Draw, guard, encode and store requested images, a batch at a time."""
-        requests, size = list(addresses), max(BATCH, 3 * torch.get_num_threads())
+        requests, together = list(addresses), self.config.imaginer_batch or 1
+        size = max(BATCH, 3 * torch.get_num_threads(), 3 * together)
         for start in range(0, len(requests), size):
             batch = requests[start : start + size]
             make = self._embeddings if self.source.embeds else self._images

@@ -52,14 +52,19 @@ FAMILIES: tuple[tuple[str, Sampling, str], ...] = (
 UNKNOWN = Sampling(25, 5.0, 512)
 
 
-def sampling_for(name: str, **given: Any) -> Sampling:
-    """Return a pipeline's settings: those given (not None), else its family's."""
-    described, known = _described(name), UNKNOWN
+def family_of(name: str) -> Sampling | None:
+    """Return the settings of a pipeline's family; None for an unknown one."""
+    described = _described(name)
     for pattern, sampling, _ in FAMILIES:
         if re.search(pattern, described):
-            known = sampling
-            break
-    return replace(known, **{field: value for field, value in given.items() if value is not None})
+            return sampling
+    return None
+
+
+def sampling_for(name: str, **given: Any) -> Sampling:
+    """Return a pipeline's settings: those given (not None), else its family's."""
+    settings = {field: value for field, value in given.items() if value is not None}
+    return replace(family_of(name) or UNKNOWN, **settings)
 
 
 def _described(name: str) -> str:
