@@ -274,17 +274,17 @@ def test_the_store_has_the_model_and_neither_address_nor_key(
 def test_all_images_are_there_after_all_accidents(
     parts: Path, tmp_path: Path, endpoint: Any
 ) -> None:
-    """Two of three replies are an accident, in turn; the features are those of a sound server."""
+    """Every other reply is an accident; the features are those of a sound server."""
     turn = itertools.count()
 
     def broken(body: dict[str, Any], number: int) -> Any:
         now = next(turn)
-        if now % 3 == 0:
+        if now % 2 == 0:
             return good(body)
         every = accidents(body)
         if now % 101 == 0:
             time.sleep(0.4)  # later than the source waits for
-        return every[now % len(every)]
+        return every[now // 2 % len(every)]
 
     prompts = [f"thing {i}" for i in range(500 if PROOF else 12)]
     stores = {}
@@ -307,4 +307,4 @@ def test_all_images_are_there_after_all_accidents(
         stores[name] = dict(rows)
         requests = len(server.bodies)
     assert len(stores["broken"]) == len(prompts) and stores["broken"] == stores["sound"]
-    assert requests > 2 * len(prompts), "two of three requests failed"
+    assert requests > 1.9 * len(prompts), "every other request failed"
