@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmig.errors import VLMIGError
+
 if TYPE_CHECKING:
-    from vlmig.imagination.pipeline import Imagination
+    from vlmig.imagination.pipeline import Imagination, Maker
     from vlmig.imagination.store import FeatureStore
     from vlmig.predict.predictor import VLMIG
 
@@ -179,6 +181,34 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--store-limit", type=byte_count, metavar="BYTES", help=text)
     text = "store the features only, not the images"
     group.add_argument("--no-pictures", action="store_true", help=text)
+
+
+def add_engine(group: Options) -> None:
+    """Add the options of what draws many images."""
+    text = "what draws: this process, or actors of a Ray cluster (RAY_ADDRESS, or this machine)"
+    group.add_argument("--engine", choices=["here", "ray"], default="here", help=text)
+    text = "actors of the Ray cluster (default: one for each accelerator, or CPU)"
+    group.add_argument("--actors", type=int, metavar="N", help=text)
+
+
+def open_engine(arguments: argparse.Namespace) -> Maker | None:
+    """Return what draws many images; None is this process.
+
+    Raises:
+        VLMIGError: --actors without Ray or below one, or torchrun's processes beside it.
+    """
+    if arguments.engine == "here":
+        if arguments.actors is not None:
+            raise VLMIGError("--actors are those of --engine ray; give both, or neither")
+        return None
+    from vlmig.imagination.cluster import Cluster
+    from vlmig.runtime import rank_and_processes
+
+    if arguments.actors is not None and arguments.actors < 1:
+        raise VLMIGError(f"--actors {arguments.actors}; expected at least one")
+    if rank_and_processes()[1] > 1:
+        raise VLMIGError("--engine ray under torchrun; expected one of them; start vlmig itself")
+    return Cluster(arguments.actors)
 
 
 def load_model(arguments: argparse.Namespace, **fields: Any) -> VLMIG:

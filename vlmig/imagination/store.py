@@ -169,7 +169,7 @@ class FeatureStore:
         Raises:
             VLMIGError: the database itself is damaged, or the disk is full.
         """
-        self.write([_packed(address, item, self.images) for address, item in items])
+        self.write([packed(address, item, self.images) for address, item in items])
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows of another store that are not here, all or none."""
@@ -290,8 +290,12 @@ class FeatureStore:
             ) from error
 
 
-def _packed(address: Address, item: Imagined, images: bool) -> Row:
-    """Turn an entry into a row with its checksum."""
+def packed(address: Address, item: Imagined, images: bool) -> Row:
+    """Turn an entry into a row of the store, with its checksum.
+
+    Args:
+        images: whether the row has the image.
+    """
     features = save({"patches": item.patches.contiguous(), "pooled": item.pooled.contiguous()})
     buffer = io.BytesIO()
     if item.image is not None and images:

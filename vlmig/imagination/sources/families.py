@@ -32,14 +32,18 @@ class Sampling:
     """Compile the denoiser: slower to start, faster from a few hundred images on."""
 
 
-STABILITY, COMMUNITY = "Stability, non-commercial", "Stability Community (small companies free)"
+STABILITY, COMMUNITY = "Stability, non-commercial", "Stability Community"
 FAMILIES: tuple[tuple[str, Sampling, str], ...] = (
     (r"sd-?turbo", Sampling(1, 0.0, 512), STABILITY),
     (r"sdxl-?turbo", Sampling(1, 0.0, 512), STABILITY),
     (r"lcm|latentconsistency", Sampling(4, 8.0, 512), "MIT (Dreamshaper v7)"),
     (r"(?<![a-z])sana.?sprint", Sampling(2, 4.5, 1024, "bfloat16"), "NSCL v2, Gemma terms"),
     (r"(?<![a-z])sana", Sampling(20, 4.5, 1024, "bfloat16"), "NSCL v2, Gemma terms"),
-    (r"flux.*klein.*base", Sampling(50, 4.0, 512, "bfloat16"), "Apache-2.0 (4B); 9B non-commercial"),
+    (
+        r"flux.*klein.*base",
+        Sampling(50, 4.0, 512, "bfloat16"),
+        "Apache-2.0 (4B); 9B non-commercial",
+    ),
     (r"flux.*klein", Sampling(4, 1.0, 512, "bfloat16"), "Apache-2.0 (4B); 9B non-commercial"),
     (r"flux\.?2", Sampling(50, 4.0, 1024, "bfloat16"), "non-commercial"),
     (r"flux.*schnell", Sampling(4, 0.0, 512, "bfloat16"), "Apache-2.0, gated"),
