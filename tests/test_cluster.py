@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,6 +20,7 @@ from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.imagination.store import FeatureStore
+from vlmig.io.rows import Bad
 
 TEXTS = [f"thing number {i}" for i in range(60)]
 
@@ -92,7 +94,7 @@ def test_killed_actors_lose_nothing(tiny: VLMIG, tmp_path: Path, ray: Any) -> No
         for least in (24, 240):
             while len(store) < least:
                 time.sleep(0.01)
-            actors = [p for p in processes("Actor") if p not in before and p not in killed]
+            actors = [p for p in processes("Drawing") if p not in before and p not in killed]
             for actor in actors[:1]:
                 os.kill(actor, signal.SIGKILL)
                 killed.append(actor)
@@ -130,6 +132,30 @@ def test_an_evaluation_draws_on_the_cluster(tiny: VLMIG, tmp_path: Path, ray: An
             tiny.imagination.source.imagine = plain  # type: ignore[method-assign]
             assert bool(here) == (engine is None), "all that is needed was drawn by the actor"
         assert results[-1] == results[-2]
+
+
+@pytest.mark.proof
+def test_features_of_training_come_from_actors(
+    tiny: VLMIG, colored: Path, tmp_path: Path, ray: Any
+) -> None:
+    """The rows of the store, and what is said of files that cannot be read."""
+    from vlmig.data.sources.table import Table
+    from vlmig.imagination.cluster import Cluster
+    from vlmig.training.images import ImageFeatures
+
+    folder = tmp_path / "data"
+    shutil.copytree(colored, folder)
+    (folder / "3.png").write_bytes(b"no image")
+    source = Table(folder / "pairs.jsonl")
+    pairs = [pair for pair in source.pairs() if not isinstance(pair, Bad)]
+    found = []
+    for engine in (None, Cluster(1)):
+        tiny.imagination.store = FeatureStore(tmp_path / f"store_{engine is None}")
+        tiny.imagination.engine = engine
+        images = ImageFeatures(tiny.imagination, tiny.model.blank_features, True, 0)
+        bad = images.fill(source, pairs, len(pairs))
+        found.append(([str(one) for one in bad], contents(tiny.imagination.store)))
+    assert found[0] == found[1] and len(found[0][0]) == 1 and len(found[0][1]) == 47
 
 
 @pytest.mark.proof

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from vlmig.errors import VLMIGError
 
 if TYPE_CHECKING:
-    from vlmig.imagination.pipeline import Imagination, Maker
+    from vlmig.imagination.engine import Engine
+    from vlmig.imagination.pipeline import Imagination
     from vlmig.imagination.store import FeatureStore
     from vlmig.predict.predictor import VLMIG
 
@@ -191,7 +192,7 @@ def add_engine(group: Options) -> None:
     group.add_argument("--actors", type=int, metavar="N", help=text)
 
 
-def open_engine(arguments: argparse.Namespace) -> Maker | None:
+def open_engine(arguments: argparse.Namespace) -> Engine | None:
     """Return what draws many images; None is this process.
 
     Raises:

@@ -7,19 +7,34 @@ Ray starts an actor that died again and repeats what it had not given back.
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from PIL.Image import Image
 
 from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination import Request
 from vlmig.imagination.pipeline import BATCH, Imagination
-from vlmig.imagination.store import COLUMNS, Address, FeatureStore, packed
+from vlmig.imagination.store import (
+    COLUMNS,
+    Address,
+    FeatureStore,
+    Imagined,
+    Row,
+    describe,
+    packed,
+)
 from vlmig.models.config import VLMIGConfig
 from vlmig.runtime import Stopwatch
+from vlmig.vision.files import BadImage
 
+KINDS = {"seed": "int64", "redraws": "int64"}
+KINDS |= {"features": "large_binary", "picture": "large_binary"}
+"""Arrow's types of the store's columns; the others are texts."""
 REDRAWS = COLUMNS.split(", ").index("redraws")
 
 
@@ -59,9 +74,7 @@ class Cluster:
         self.on_gpu = accelerators > 0
         self.actors = actors or accelerators or int(resources.get("CPU", 1))
 
-    def __call__(
-        self, imagination: Imagination, missing: Mapping[Request, Address]
-    ) -> Iterator[str]:
+    def make(self, imagination: Imagination, missing: Mapping[Request, Address]) -> Iterator[str]:
         """Draw and encode requested images on all actors, and store them here as they come.
 
         Yields:
@@ -70,31 +83,55 @@ class Cluster:
         Raises:
             VLMIGError: an actor cannot draw; what was stored stays.
         """
-        if not missing:
+        for key, redraws, _ in self._run(imagination, Drawing, imagination.described, missing):
+            imagination.tally.count(redraws)
+            yield key
+
+    def encode(
+        self, imagination: Imagination, read: Callable[[Any], Image], wanted: Mapping[Address, Any]
+    ) -> Iterator[tuple[str, str]]:
+        """Read and encode images on all actors, and store their features here.
+
+        Yields:
+            The key of each, and why it cannot be read; empty for those that were stored.
+
+        Raises:
+            VLMIGError: an actor cannot encode; what was stored stays.
+        """
+        described = describe(imagination.encoder.identity())
+        for key, _, fault in self._run(imagination, Reading, described, wanted.items(), read):
+            yield key, fault
+
+    def _run(
+        self,
+        imagination: Imagination,
+        actor: type[Actor],
+        identity: str,
+        work: Iterable[Any],
+        *more: Any,
+    ) -> Iterator[tuple[str, int, str]]:
+        """Have actors turn work into rows, and store these: key, redraws and fault of each."""
+        size = max(BATCH, 3 * imagination.together)
+        blocks = _blocks(work, size)
+        if not blocks:
             return
-        arguments = (
-            imagination.config,
-            str(imagination.folder),
-            imagination.described,
-            imagination.store.images,
-        )
-        blocks = self.ray.data.from_arrow(_blocks(list(missing), imagination.together))
-        made = blocks.map_batches(
-            Actor,
+        folder, images = str(imagination.folder), imagination.store.images
+        made = self.ray.data.from_arrow(blocks).map_batches(
+            actor,
             batch_size=None,
             batch_format="pyarrow",
-            fn_constructor_args=arguments,
+            fn_constructor_args=(imagination.config, folder, identity, images, *more),
             compute=self.ray.data.ActorPoolStrategy(size=self.actors),
             num_cpus=1,
             num_gpus=1 if self.on_gpu else None,
         )
         try:
             for block in made.iter_batches(batch_size=None, batch_format="pyarrow"):
-                rows = list(zip(*[column.to_pylist() for column in block.columns], strict=True))
-                imagination.store.write(rows)
+                lists = [column.to_pylist() for column in block.columns]
+                rows = list(zip(*lists, strict=True))
+                imagination.store.write([row[:-1] for row in rows if not row[-1]])
                 for row in rows:
-                    imagination.tally.count(row[REDRAWS])
-                    yield row[0]
+                    yield row[0], row[REDRAWS], row[-1]
         except self.ray.exceptions.RayError as error:
             raise VLMIGError(_reason(error)) from error
 
@@ -121,38 +158,82 @@ class Actor:
         self.images, self.temporary = images, tempfile.TemporaryDirectory()
         store = FeatureStore(self.temporary.name)  # stays empty: a place for a gallery's index
         self.imagination = Imagination(config, Path(folder), store, Stopwatch())
-        if self.imagination.described != identity:
+        if self.identity() != identity:
             raise VLMIGError(
-                f"{socket.gethostname()} has another generator or encoder: "
-                f"{self.imagination.described}; expected {identity}; use the same files"
+                f"{socket.gethostname()} has another generator or encoder: {self.identity()}; "
+                f"expected {identity}; use the same files"
             )
 
+    def identity(self) -> str:
+        """Return what decides a row beside the work."""
+        raise NotImplementedError
+
+    def rows(self, work: list[Any]) -> Iterator[Row]:
+        """Yield the store's row for each piece of work, and at its end a fault or nothing."""
+        raise NotImplementedError
+
     def __call__(self, block: Any) -> Any:
-        """Turn a table of requests into one of the store's rows."""
+        """Turn a table of work into one of rows."""
         import pyarrow as pa
 
-        requests = [Request(**row) for row in block.to_pylist()]
-        rows = []
-        for request, item in zip(requests, self.imagination.draw(requests), strict=True):
-            rows.append(packed(self.imagination.address(request), item, self.images))
-        names = COLUMNS.split(", ")
-        kinds = {"seed": pa.int64(), "redraws": pa.int64()}
-        kinds |= {"features": pa.large_binary(), "picture": pa.large_binary()}
+        rows = list(self.rows([pickle.loads(work) for work in block["work"].to_pylist()]))
+        names = [*COLUMNS.split(", "), "fault"]
         columns = []
         for name, values in zip(names, zip(*rows, strict=True), strict=True):
-            columns.append(pa.array(values, kinds.get(name, pa.large_string())))
+            columns.append(pa.array(values, getattr(pa, KINDS.get(name, "large_string"))()))
         return pa.table(columns, names)
 
 
-def _blocks(requests: Sequence[Request], together: int) -> list[Any]:
-    """Return tables of requests, each what an actor draws at a time, and at most loses."""
+class Drawing(Actor):
+    """Draws requested images."""
+
+    def identity(self) -> str:
+        """Return what decides an image."""
+        return self.imagination.described
+
+    def rows(self, work: list[Request]) -> Iterator[Row]:
+        """Draw and encode."""
+        for request, item in zip(work, self.imagination.draw(work), strict=True):
+            yield *packed(self.imagination.address(request), item, self.images), ""
+
+
+class Reading(Actor):
+    """Reads images that exist, such as files; ``read`` opens one."""
+
+    def __init__(
+        self, config: VLMIGConfig, folder: str, identity: str, images: bool, read: Callable
+    ) -> None:
+        super().__init__(config, folder, identity, images)
+        self.read = read
+
+    def identity(self) -> str:
+        """Return what decides features beside the image."""
+        return describe(self.imagination.encoder.identity())
+
+    def rows(self, work: list[tuple[Address, Any]]) -> Iterator[Row]:
+        """Read and encode."""
+        good: dict[Address, Image] = {}
+        for address, item in work:
+            try:
+                good[address] = self.read(item)
+            except BadImage as reason:
+                yield address.key, "", 0, "", 0, "", b"", b"", str(reason)
+        if good:
+            patches, pooled = self.imagination.encoder.encode(list(good.values()))
+            for address, *parts in zip(good, patches, pooled, strict=True):
+                yield *packed(address, Imagined(None, *parts), False), ""
+
+
+def _blocks(work: Iterable[Any], size: int) -> list[Any]:
+    """Return tables of work, each what an actor does at a time, and at most loses.
+
+    Work is pickled: it comes from this command, over Ray's own connections, which pickle as well.
+    """
     import pyarrow as pa
 
-    size = max(BATCH, 3 * together)
-    blocks = []
-    for start in range(0, len(requests), size):
-        rows = [vars(request) for request in requests[start : start + size]]
-        blocks.append(pa.Table.from_pylist(rows))
+    rows, blocks = [pickle.dumps(one) for one in work], []
+    for start in range(0, len(rows), size):
+        blocks.append(pa.table({"work": pa.array(rows[start : start + size], pa.large_binary())}))
     return blocks
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination import ImageSource, Request, requests_for
+from vlmig.imagination.engine import Engine
 from vlmig.imagination.guards import guarded
 from vlmig.imagination.prompts import fitted, prompts_for
 from vlmig.imagination.sources.build import build_source
@@ -38,9 +39,6 @@ CHUNK, WINDOW = 200, 20_000
 """Texts of a long list that are looked up at a time; WINDOW for a cluster, which starts its actors
 for each."""
 
-Maker = Callable[["Imagination", dict[Request, Address]], Iterable[object]]
-"""Puts the requested images into the store of an imagination, and gives something for each."""
-
 
 class Imagination:
     """Image source, encoder and store together; the two models are loaded when first needed.
@@ -57,7 +55,7 @@ class Imagination:
     ) -> None:
         self.config, self.folder, self.store, self.stopwatch = config, folder, store, stopwatch
         self.tally = Tally()
-        self.engine: Maker | None = None
+        self.engine: Engine | None = None
         """What fills the store in place of this process."""
         self._encoded: dict[str, Imagined] = {}
         self._fits_once = lru_cache(PROMPTS)(self._fits)
@@ -214,7 +212,7 @@ class Imagination:
         missing = self._missing(prompts, seed)
         if bar is not None:
             bar.update(sum(map(len, prompts)) - len(missing))
-        for _ in self._make(missing) if self.engine is None else self.engine(self, missing):
+        for _ in self._make(missing) if self.engine is None else self.engine.make(self, missing):
             if bar is not None:
                 bar.update()
 

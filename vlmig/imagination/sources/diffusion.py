@@ -103,8 +103,6 @@ class DiffusionSource(_PipelineSource):
         """
         from diffusers import AutoencoderTiny
 
-        from vlmig.imagination.sources.cpu_convolutions import Upsampled, Winograd, quicken
-
         dtype = getattr(torch, self.dtype)
         pipeline = load_pipeline(self.name, self.revision, dtype)
         if self.sampling.vae:
@@ -115,6 +113,12 @@ class DiffusionSource(_PipelineSource):
                     f"cannot load imaginer_vae={self.sampling.vae!r}: {one_line(error)}; expected "
                     "an AutoencoderTiny such as madebyollin/taesd"
                 ) from error
+        return self.prepared(pipeline)
+
+    def prepared(self, pipeline: Any) -> Any:
+        """Move a pipeline to its device, and make it as fast there as its images stay the same."""
+        from vlmig.imagination.sources.cpu_convolutions import Upsampled, Winograd, quicken
+
         if getattr(pipeline, "safety_checker", None) is not None:
             pipeline.safety_checker = None  # it returns black images, which would count as evidence
         pipeline.to(self.device)
@@ -128,7 +132,7 @@ class DiffusionSource(_PipelineSource):
             (getattr(pipeline, "vae", None), (Upsampled,)),
         ):
             if part is not None:
-                if self.device.type == "cpu" and dtype == torch.float32:
+                if self.device.type == "cpu" and self.dtype == "float32":
                     quicken(part, *kinds)
                 part.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
         if self.sampling.compile and denoiser is not None:
