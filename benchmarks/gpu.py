@@ -192,7 +192,10 @@ def drawing(make: Callable[[bool], Any], sampling: Sampling, tiny: bool) -> dict
     denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
     for name, mode in (("compiled", None), ("compiled, CUDA graphs", "reduce-overhead")):
         torch.compiler.reset()
-        denoiser.compile(mode=mode)
+        if tiny:  # traced as on a GPU, and not compiled to C++, which takes minutes
+            denoiser.compile(backend="aot_eager")
+        else:
+            denoiser.compile(mode=mode)
         found |= in_turns({name: lambda: source.imagine(requests)}, rounds)
     rates = {name: len(requests) / median(times) for name, times in found.items()}
     for name, rate in rates.items():

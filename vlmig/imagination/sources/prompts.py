@@ -103,7 +103,7 @@ def stacked(rows: Sequence[Embedded]) -> Embedded:
     """Join embedded prompts; tokens that shorter ones lack are zeros, which their masks hide."""
     joined: Embedded = {}
     for name, first in rows[0].items():
-        values = [row[name] for row in rows]
+        values: list[Any] = [row[name] for row in rows]
         if isinstance(first, list):
             joined[name] = [tokens for row in values for tokens in row]
             continue
