@@ -199,8 +199,8 @@ class VLMIG:
                 without any, before the first turn. With late fusion they replace the imagined ones.
             shots: few-shot examples: (images, question, answer) each.
             steps: whether to think step by step first; ``Reply.rationale`` keeps it.
-            k: imagined images of the last question; 6 when None, or none where images are given.
-                ``auto``: as many as the first word needs, see ``generate``.
+            k: imagined images of the last question; 6 when None, or none where images are given;
+                ``auto``: see ``generate``.
             max_new_tokens: of the answer, and of the steps; when None 128, or a quarter of the
                 model's context if that is less.
             settings: go to ``generate``; the likeliest tokens without any.
@@ -321,13 +321,11 @@ class VLMIG:
         **settings: Any,
     ) -> list[str]:
         """Continue each prompt, its images mixed in at every token; ``settings`` go to
-        transformers' ``generate``.
-
-        With ``num_return_sequences`` each prompt gives as many texts, one after another.
+        transformers' ``generate``. With ``num_return_sequences`` each gives as many texts in a row.
 
         Args:
-            k: imagined images; 6 when None, or none with ``images``. ``auto``: as many as the first
-                word needs, for all tokens; its level is calibrated for answers, not for words.
+            k: imagined images; 6 when None, or none with ``images``; ``auto``: as many as the first
+                word needs (its level is calibrated for answers).
             images: the images given for each prompt, see ``look``.
             visuals: from ``imagine`` or ``look``, instead of k and images; the first k of each are
                 used.
