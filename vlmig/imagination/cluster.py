@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -161,7 +162,8 @@ class Actor:
         if self.identity() != identity:
             raise VLMIGError(
                 f"{socket.gethostname()} has another generator or encoder: {self.identity()}; "
-                f"expected {identity}; use the same files"
+                f"expected {identity}; use the same files, and set imaginer_dtype and "
+                "imaginer_batch where only some machines have a GPU"
             )
 
     def identity(self) -> str:
@@ -244,6 +246,8 @@ def _reason(error: BaseException) -> str:
         if isinstance(inner, VLMIGError):
             return str(inner)
         inner = getattr(inner, "cause", None) or inner.__cause__
+    if said := re.search(r"VLMIGError: (.+)", str(error)):  # in a traceback of an actor's start
+        return said[1]
     return (
         f"Ray's actors failed: {one_line(error)}; expected them to draw; the same command goes on, "
         "or draws here without --engine"
