@@ -306,8 +306,8 @@ def line(head: str, cells: dict[str, str]) -> str:
     )
 
 
-def items(counts: Sequence[int], fast: bool) -> None:
-    """Print how both jobs grow with the number of items."""
+def items(counts: Sequence[int], fast: bool, jobs: Sequence[str] = tuple(JOBS)) -> None:
+    """Print how jobs grow with the number of items."""
     models = (
         "embeddings in place of pictures, random scores"
         if fast
@@ -320,8 +320,8 @@ def items(counts: Sequence[int], fast: bool) -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = build(Path(folder))
-        for job, said in JOBS.items():
-            print(f"\n{job}: {said}")
+        for job in jobs:
+            print(f"\n{job}: {JOBS[job]}")
             grow(job, checkpoint, counts, fast)
 
 
@@ -332,6 +332,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--items", help="numbers of items, such as 1000,10000,100000")
     parser.add_argument("--fast", action="store_true", help="leave out the models' arithmetic too")
+    parser.add_argument("--job", choices=JOBS, help="only one of the jobs")
     # A job, the checkpoint, a folder and a number of items: what ``alone`` runs.
     parser.add_argument("--alone", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -339,7 +340,8 @@ def main(argv: list[str] | None = None) -> None:
         job, checkpoint, folder, count = arguments.alone
         print(json.dumps(run(job, Path(checkpoint), Path(folder), int(count), arguments.fast)))
     elif arguments.items:
-        items([int(count) for count in arguments.items.split(",")], arguments.fast)
+        jobs = [arguments.job] if arguments.job else list(JOBS)
+        items([int(count) for count in arguments.items.split(",")], arguments.fast, jobs)
     else:
         parser.error("nothing to measure; give --items")
 

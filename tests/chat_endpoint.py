@@ -27,8 +27,8 @@ TURN = {"question": "What is there?", "answer": "A red ball."}
 
 
 class Endpoint:
-    """Chat completions from ``reply(body, number)``: text of a reply, or status and body, or None
-    to hang up."""
+    """Chat completions from ``reply(body, number)``: text of a reply, or status, body and, if need
+    be, headers; or None to hang up."""
 
     def __init__(self, reply: Callable[[dict[str, Any], int], Any]) -> None:
         self.reply, self.bodies, self.headers = (
@@ -50,10 +50,12 @@ class Endpoint:
                 found = endpoint.reply(body, number)
                 if found is None:
                     return
-                status, value = found if isinstance(found, tuple) else (200, completion(found))
+                found = found if isinstance(found, tuple) else (200, completion(found))
+                status, value, headers = (*found, {})[:3]
                 content = value if isinstance(value, bytes) else json.dumps(value).encode()
                 self.send_response(status)
-                self.send_header("content-length", str(len(content)))
+                for name, text in ({"content-length": str(len(content))} | headers).items():
+                    self.send_header(name, text)
                 if status == 429:
                     self.send_header("retry-after", "7")
                 self.end_headers()

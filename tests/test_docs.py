@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -136,6 +137,19 @@ def test_the_keys_of_other_kinds_make_tasks(tmp_path: Path) -> None:
     compared, told = items
     assert compared.questions[1].contexts == ("Is Bo larger than Ada?",)
     assert (told.distribution, told.label) == ((0.75, 0.0, 0.25), "red")
+
+
+def test_the_file_for_skypilot_parses() -> None:
+    """A task as SkyPilot's documentation has it, whose shell and whose command parse."""
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/imagination.md").read_text(), re.S)
+    task = yaml.safe_load(block)
+    assert task.keys() == {"name", "num_nodes", "resources", "file_mounts", "setup", "run"}
+    subprocess.run(["sh", "-n"], input=task["run"], text=True, check=True)
+    (command,) = [
+        line for line in task["run"].replace("\\\n", " ").splitlines() if line.startswith("vlmig ")
+    ]
+    parsed = build_parser().parse_args(shlex.split(command)[1:])
+    assert parsed.engine == "ray" and f"-lt {task['num_nodes']}" in task["run"]
 
 
 def test_docs_name_no_missing_file_or_heading() -> None:

@@ -352,8 +352,27 @@ def test_ask_and_loglikelihood_stop_at_the_same_picture(auto: VLMIG) -> None:
         auto.ask("what is the color of a cat?", k="auto")
     with pytest.raises(VLMIGError, match="expected choices"):
         auto.loglikelihood([("the cat is", " red")], k="auto")
-    with pytest.raises(VLMIGError, match="expected a number of images here"):
-        auto.generate(["the cat is"], k="auto")  # type: ignore[arg-type]
+
+
+def test_texts_begin_with_as_many_images_as_their_first_word_needs(auto: VLMIG) -> None:
+    """The text is the one with that many images given, and its first word that of the rule run
+    over the whole vocabulary."""
+    prompts = [f"the {thing} is" for thing in ("cat", "dog", "leaf", "sky", "sea", "stone")]
+    auto.imagination.tally.drawn = 0
+    texts = auto.generate(prompts, k="auto", max_new_tokens=3, do_sample=False)
+    drawn = auto.imagination.tally.drawn
+    assert 0 < drawn < 6 * len(prompts) or auto.config.auto["most"] != 6
+    counts = []
+    for prompt, text in zip(prompts, texts, strict=True):
+        same = []
+        for n in (0, 2, 4, 6):
+            (with_n,) = auto.generate([prompt], k=n, max_new_tokens=3, do_sample=False)
+            same += [n] if with_n == text else []
+        assert same, "one of the numbers of images gives the text"
+        counts.append(same[0])
+    assert sum(counts) <= drawn
+    with pytest.raises(VLMIGError, match="expected choices, and neither images nor steps"):
+        auto.generate(prompts[:1], k="auto", visuals=auto.imagine(prompts[:1], 1))
 
 
 def test_an_evaluation_says_where_auto_cannot_be(auto: VLMIG, tmp_path: Path) -> None:

@@ -75,6 +75,8 @@ def _origin(component: str, folder: Path) -> str:
     kind, place = kind_and_place(component, folder)
     if kind in ("text", "blank"):
         return f"{component} (built in)"
+    if kind == "http":
+        return f"{component} (a server)"
     if Path(place).exists():
         form = "folder" if Path(place).is_dir() else "file"
         return f"{VLMIGConfig.locate(component, folder)} (local {form})"

@@ -28,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help=text)
     options.add_language_model(options.add_model(parser))
     options.add_store(parser)
+    options.add_engine(parser.add_argument_group("many machines"))
 
 
 def _add_items(group: argparse._ArgumentGroup) -> None:
@@ -113,6 +114,7 @@ def run(arguments: argparse.Namespace) -> None:
         _print_plan(arguments, tasks, settings, data)
         return
     model = options.load_model(arguments)
+    model.imagination.engine = options.open_engine(arguments)
     covered = pocket.covered if pocket.draws_pocket_pictures(model) else None
     evaluator = Evaluator(model, settings, data, arguments.out, covered)
     results = measure_tasks(evaluator, tasks)

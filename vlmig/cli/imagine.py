@@ -42,6 +42,7 @@ def _add_many(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--split", default="train", metavar="NAME", help=text)
     text = "only shard I of N of the prompts (default: torchrun's rank)"
     group.add_argument("--shard", type=options.shard, metavar="I/N", help=text)
+    options.add_engine(group)
     text = "write CLIP similarity, diversity and redraws of each prompt to a .jsonl file"
     group.add_argument("--report", type=options.new_file, metavar="FILE", help=text)
 
@@ -60,8 +61,11 @@ def run(arguments: argparse.Namespace) -> None:
         raise VLMIGError(f"--k {arguments.k}; expected at least one image")
     if arguments.prompts and (arguments.prompt or arguments.out):
         raise VLMIGError("--prompts fills the store; it goes neither with a prompt nor with --out")
-    if arguments.prompt and (arguments.report or arguments.shard):
-        raise VLMIGError("--report and --shard are for many prompts; give them with --prompts")
+    many = arguments.report or arguments.shard or arguments.engine != "here"
+    if arguments.prompt and many:
+        raise VLMIGError(
+            "--report, --shard and --engine are for many prompts; give them with --prompts"
+        )
     if arguments.stats or arguments.mend or arguments.merge:
         _maintain_store(arguments)
     elif arguments.prompts:
@@ -128,6 +132,7 @@ def _imagine_many(arguments: argparse.Namespace) -> None:
     if report and count > 1:
         report = report.with_name(f"{report.stem}_{index + 1}_of_{count}{report.suffix}")
     imagination = options.load_imagination(arguments)
+    imagination.engine = options.open_engine(arguments)
     start = time.monotonic()
     imagination.fill(prompts, arguments.k, arguments.seed, arguments.policy, report)
     rate = imagination.tally.drawn / (time.monotonic() - start)

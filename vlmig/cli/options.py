@@ -10,7 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmig.errors import VLMIGError
+
 if TYPE_CHECKING:
+    from vlmig.imagination.engine import Engine
     from vlmig.imagination.pipeline import Imagination
     from vlmig.imagination.store import FeatureStore
     from vlmig.predict.predictor import VLMIG
@@ -150,8 +153,12 @@ def add_model(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
         "--imaginer",
         metavar="SOURCE",
         help="another source of images: a diffusers pipeline (folder or hub id), "
-        "retrieval:FOLDER, folder:FOLDER, prior:NAME, text or blank",
+        "http:URL#MODEL (a server), retrieval:FOLDER, folder:FOLDER, prior:NAME, text or blank",
     )
+    text = "side of its images in pixels (default: its family's)"
+    group.add_argument("--imaginer-size", type=int, metavar="N", help=text)
+    text = "images per call, or concurrent requests to a server (default: 8; 1 on a CPU)"
+    group.add_argument("--imaginer-batch", type=int, metavar="N", help=text)
     return group
 
 
@@ -175,6 +182,34 @@ def add_store(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--store-limit", type=byte_count, metavar="BYTES", help=text)
     text = "store the features only, not the images"
     group.add_argument("--no-pictures", action="store_true", help=text)
+
+
+def add_engine(group: Options) -> None:
+    """Add the options of what draws many images."""
+    text = "what draws: this process, or actors of a Ray cluster (RAY_ADDRESS, or this machine)"
+    group.add_argument("--engine", choices=["here", "ray"], default="here", help=text)
+    text = "actors of the Ray cluster (default: one for each accelerator, or CPU)"
+    group.add_argument("--actors", type=int, metavar="N", help=text)
+
+
+def open_engine(arguments: argparse.Namespace) -> Engine | None:
+    """Return what draws many images; None is this process.
+
+    Raises:
+        VLMIGError: --actors without Ray or below one, or torchrun's processes beside it.
+    """
+    if arguments.engine == "here":
+        if arguments.actors is not None:
+            raise VLMIGError("--actors are those of --engine ray; give both, or neither")
+        return None
+    from vlmig.imagination.cluster import Cluster
+    from vlmig.runtime import rank_and_processes
+
+    if arguments.actors is not None and arguments.actors < 1:
+        raise VLMIGError(f"--actors {arguments.actors}; expected at least one")
+    if rank_and_processes()[1] > 1:
+        raise VLMIGError("--engine ray under torchrun; expected one of them; start vlmig itself")
+    return Cluster(arguments.actors)
 
 
 def load_model(arguments: argparse.Namespace, **fields: Any) -> VLMIG:
@@ -222,6 +257,9 @@ def _config_fields(arguments: argparse.Namespace) -> dict[str, Any]:
         fields |= REFERENCE if protocol == "reference" else {"protocol": protocol}
     if getattr(arguments, "imaginer", None):
         fields["imaginer"] = absolute(arguments.imaginer)
+    for name in ("imaginer_size", "imaginer_batch"):
+        if getattr(arguments, name, None) is not None:
+            fields[name] = getattr(arguments, name)
     return fields
 
 

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vlmig.cli.options import add_data, add_store, new_folder, open_store
+from vlmig.cli.options import (
+    add_data,
+    add_engine,
+    add_store,
+    new_folder,
+    open_engine,
+    open_store,
+)
 from vlmig.errors import VLMIGError
 
 
@@ -21,6 +28,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     text = "print parameters, memory, steps and storage, and train nothing"
     parser.add_argument("--plan", action="store_true", help=text)
     add_store(parser)
+    add_engine(parser.add_argument_group("features on many machines"))
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -47,7 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.training import train
 
     probe = probe_of(recipe.probe.tasks, recipe.probe.k, recipe.probe.limit, data, TASKS)
-    model = train(recipe, arguments.out, data=data, store=store, own=SOURCES, probe=probe)
+    engine = open_engine(arguments)
+    model = train(
+        recipe, arguments.out, data=data, store=store, own=SOURCES, probe=probe, engine=engine
+    )
     if rank > 0:
         return
     for stage in (model.config.training or {})["stages"]:

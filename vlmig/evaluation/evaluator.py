@@ -15,6 +15,7 @@ from vlmig.evaluation.measure import Plan
 from vlmig.evaluation.records import Record
 from vlmig.evaluation.settings import CROSS_FITTED, Settings
 from vlmig.evaluation.tasks.items import Item, Task, drawn
+from vlmig.imagination.pipeline import WINDOW
 from vlmig.models.generic import NO_GENERIC
 from vlmig.models.mixture import Mixture
 from vlmig.predict.predictor import VLMIG
@@ -119,11 +120,13 @@ class Evaluator:
         share = range(self.rank, keys.size, self.processes)
         todo = np.array([i for i in share if keys.flat[i].decode() not in self.journal], dtype=int)
         done = len(share) - len(todo)
+        if self.model.imagination.engine is not None and plan.k:
+            for start in range(0, len(todo), WINDOW):
+                for s, chosen in _by_seed(todo[start : start + WINDOW], len(items)):
+                    plan.make([items[i] for i in chosen], seeds[s])
         with tqdm(total=len(share), initial=done, desc=task.name, unit=" items") as bar:
             for start in range(0, len(todo), CHUNK):
-                seed_index, item_index = np.divmod(todo[start : start + CHUNK], len(items))
-                for s in np.unique(seed_index):
-                    chosen = item_index[seed_index == s].tolist()
+                for s, chosen in _by_seed(todo[start : start + CHUNK], len(items)):
                     records = plan.records([items[i] for i in chosen], seeds[s])
                     for i, record in zip(chosen, records, strict=True):
                         self.journal.put(keys[s, i].decode(), record)
@@ -132,3 +135,10 @@ class Evaluator:
             return Measured(task, [], seeds, keys, self.journal)
         self.journal.wait(key.decode() for key in keys.flat)
         return Measured(task, items, seeds, keys, self.journal)
+
+
+def _by_seed(places: np.ndarray, items: int) -> Iterator[tuple[int, list[int]]]:
+    """Split places in (seeds, items) into each seed and its items."""
+    seed_index, item_index = np.divmod(places, items)
+    for s in np.unique(seed_index):
+        yield int(s), item_index[seed_index == s].tolist()

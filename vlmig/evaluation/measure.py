@@ -120,19 +120,22 @@ class Plan:
     def _imagine(self, items: Sequence[Item], seed: int) -> list[list[Visuals]]:
         """Return each item's sets of images: one for all its questions, one for each, or one for
         each candidate."""
+        texts, sizes, how = self._to_imagine(items)
+        return _regrouped(self.model.imagine(texts, self.k, seed, **how), sizes)
+
+    def make(self, items: Sequence[Item], seed: int) -> None:
+        """Make sure that the store has all images of items and of their donors."""
+        donors = chain(*[self._donors(seed, item) for item in items])
+        texts, _, how = self._to_imagine([*items, *donors])
+        self.model.images.make(texts, self.k, seed, **how)
+
+    def _to_imagine(self, items: Sequence[Item]) -> tuple[Sequence[str], list[int], dict[str, Any]]:
+        """Return the texts to imagine, how many each item has, and by which policy."""
         if self.policy == "item" or self.task.kind == "text":
-            imagined = self.model.imagine([item.picture for item in items], self.k, seed)
-            return [[visuals] for visuals in imagined]
-        pairs: list[tuple[str, str]] = []
-        sizes = []
-        for item in items:
-            before = len(pairs)
-            for question in item.questions:
-                pairs += self._texts(question)
-            sizes.append(len(pairs) - before)
-        texts, options = zip(*pairs, strict=True)
-        imagined = self.model.imagine(texts, self.k, seed, policy=self.policy, options=options)
-        return _regrouped(imagined, sizes)
+            return [item.picture for item in items], [1] * len(items), {}
+        sets = [list(chain(*map(self._texts, item.questions))) for item in items]
+        texts, options = zip(*chain(*sets), strict=True)
+        return texts, list(map(len, sets)), {"policy": self.policy, "options": options}
 
     def _texts(self, question: Question) -> list[tuple[str, str]]:
         """Return (text, option) for each set of images that a question has."""

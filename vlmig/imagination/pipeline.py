@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain
 from pathlib import Path
@@ -18,10 +17,12 @@ from tqdm import tqdm
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination import ImageSource, Request, requests_for
+from vlmig.imagination.engine import Engine
 from vlmig.imagination.guards import guarded
 from vlmig.imagination.prompts import fitted, prompts_for
 from vlmig.imagination.sources.build import build_source
 from vlmig.imagination.store import Address, FeatureStore, Imagined, describe
+from vlmig.imagination.tally import Tally
 from vlmig.imagination.visuals import Visuals
 from vlmig.io.atomic import written_lines
 from vlmig.models.config import VLMIGConfig
@@ -34,30 +35,9 @@ GIVEN = 64
 """Given images whose features stay in memory between calls."""
 PROMPTS = 64
 """Prompts whose lengths and embeddings stay in memory: those of a question that is asked again."""
-CHUNK = 200
-"""Texts of a long list that are looked up at a time."""
-
-
-@dataclass
-class Tally:
-    """Counts since the model was loaded."""
-
-    cut: int = 0
-    """Texts whose prompts were cut or split for the text encoders."""
-    stored: int = 0
-    """Images that were in the store already."""
-    drawn: int = 0
-    redrawn: int = 0
-    """Images drawn again because they were black or of one color."""
-    faulty: int = 0
-    """Images that stayed so after all redraws; their features count as a blank image's."""
-
-    def __str__(self) -> str:
-        counts = [f"{self.stored} images were there", f"{self.drawn} drawn"]
-        for name in ("cut", "redrawn", "faulty"):
-            if getattr(self, name):
-                counts.append(f"{getattr(self, name)} {name}")
-        return ", ".join(counts)
+CHUNK, WINDOW = 200, 20_000
+"""Texts of a long list that are looked up at a time; WINDOW for a cluster, which starts its actors
+for each."""
 
 
 class Imagination:
@@ -75,6 +55,8 @@ class Imagination:
     ) -> None:
         self.config, self.folder, self.store, self.stopwatch = config, folder, store, stopwatch
         self.tally = Tally()
+        self.engine: Engine | None = None
+        """What fills the store in place of this process."""
         self._encoded: dict[str, Imagined] = {}
         self._fits_once = lru_cache(PROMPTS)(self._fits)
         self._embed_once = lru_cache(PROMPTS)(self._embed_text)
@@ -213,18 +195,43 @@ class Imagination:
             tqdm(total=len(texts) * k, desc="imagining", unit=" images", smoothing=0.1) as bar,
             written_lines(report) as write,
         ):
-            for start in range(0, len(texts), CHUNK):
-                chunk = texts[start : start + CHUNK]
-                prompts = [self.prompts(text, k, policy) for text in chunk]
-                missing = self._missing(prompts, seed)
-                bar.update(len(chunk) * k - len(missing))
-                for _ in self._make(missing):
-                    bar.update()
+            size = CHUNK if self.engine is None else WINDOW
+            for start in range(0, len(texts), size):
+                window = texts[start : start + size]
+                prompts = [self.prompts(text, k, policy) for text in window]
+                self.make(prompts, seed, bar)
                 if report is not None:
-                    stored = self.tally.stored  # looking them up again must not count
-                    for text, visuals in zip(chunk, self.visuals(prompts, k, seed), strict=True):
-                        write(json.dumps({"text": text, **visuals.described()}))
-                    self.tally.stored = stored
+                    self._report(window, prompts, k, seed, write)
+
+    def make(self, prompts: Sequence[Sequence[str]], seed: int, bar: tqdm | None = None) -> None:
+        """Make sure that the store has an image of each prompt of each text.
+
+        Args:
+            bar: shows progress.
+        """
+        missing = self._missing(prompts, seed)
+        if bar is not None:
+            bar.update(sum(map(len, prompts)) - len(missing))
+        for _ in self._make(missing) if self.engine is None else self.engine.make(self, missing):
+            if bar is not None:
+                bar.update()
+
+    def _report(
+        self,
+        texts: Sequence[str],
+        prompts: Sequence[Sequence[str]],
+        k: int,
+        seed: int,
+        write: Callable[[str], None],
+    ) -> None:
+        """Write a line for each text."""
+        stored = self.tally.stored  # looking them up again must not count
+        for start in range(0, len(texts), CHUNK):
+            part = slice(start, start + CHUNK)
+            found = self.visuals(prompts[part], k, seed)
+            for text, visuals in zip(texts[part], found, strict=True):
+                write(json.dumps({"text": text, **visuals.described()}))
+        self.tally.stored = stored
 
     def _missing(self, prompts: Sequence[Sequence[str]], seed: int) -> dict[Request, Address]:
         """Return the requests whose images the store does not have."""
@@ -239,12 +246,13 @@ class Imagination:
         return {wanted: self.address(wanted) for wanted in chain.from_iterable(requests)}
 
     @cached_property
-    def _described(self) -> str:
+    def described(self) -> str:
+        """The identity as text."""
         return describe(self.identity)
 
     def address(self, wanted: Request) -> Address:
         """Return the address in the store of a requested image."""
-        return Address(wanted.prompt, wanted.seed, self._described)
+        return Address(wanted.prompt, wanted.seed, self.described)
 
     def _embed_text(self, prompt: str) -> Tensor | None:
         rows = self.encoder.encode_text([prompt])
@@ -284,17 +292,25 @@ class Imagination:
         bar = tqdm(made, "imagining", len(missing), unit=" images", disable=hidden)
         return images | dict(bar)
 
+    @property
+    def together(self) -> int:
+        """Images that the source draws side by side, as far as it is configured."""
+        return self.config.imaginer_batch or 1
+
     def _make(self, addresses: dict[Request, Address]) -> Iterator[tuple[Request, Imagined]]:
         """Draw, guard, encode and store requested images, a batch at a time."""
-        requests, size = list(addresses), max(BATCH, 3 * torch.get_num_threads())
+        requests = list(addresses)
+        size = max(BATCH, 3 * torch.get_num_threads(), 3 * self.together)
         for start in range(0, len(requests), size):
             batch = requests[start : start + size]
-            make = self._embeddings if self.source.embeds else self._images
-            made = list(zip(batch, make(batch), strict=True))
+            made = list(zip(batch, self.draw(batch), strict=True))
             with self.stopwatch("store"):
                 self.store.put((addresses[request], item) for request, item in made)
-            self.tally.drawn += len(made)
             yield from made
+
+    def draw(self, batch: list[Request]) -> list[Imagined]:
+        """Draw, guard and encode requested images; the store is not touched."""
+        return self._embeddings(batch) if self.source.embeds else self._images(batch)
 
     def _embeddings(self, batch: list[Request]) -> list[Imagined]:
         with self.stopwatch("imagine"):
@@ -305,6 +321,7 @@ class Imagination:
                 f"{len(embeddings[0])}, the adapter reads {self.config.vision_width}; expected an "
                 f"imaginer in the space of {self.config.vision_encoder}"
             )
+        self.tally.drawn += len(batch)
         return [Imagined(None, unit[None].half(), unit) for unit in embeddings]
 
     def _images(self, batch: list[Request]) -> list[Imagined]:
@@ -314,8 +331,7 @@ class Imagination:
             patches, pooled = self.encoder.encode(images)
         made = []
         for image, features, unit, count in zip(images, patches, pooled, redraws, strict=True):
-            self.tally.redrawn += count > 0
-            self.tally.faulty += count < 0
+            self.tally.count(count)
             drawn = Image.fromarray(image.permute(1, 2, 0).numpy())
             made.append(Imagined(drawn, features, unit, count))
         return made

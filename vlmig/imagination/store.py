@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,6 +48,8 @@ COMMIT;
 """
 # The time of last use changes, so it has its own table, which the checksum does not cover.
 COLUMNS = "key, prompt, seed, identity, redraws, digest, features, picture"
+MERGED = 64
+"""Entries of another store that are imported in one transaction."""
 Key = TypeVar("Key")
 Row = tuple[Any, ...]
 """The columns of an entry, in this order."""
@@ -169,15 +172,18 @@ class FeatureStore:
         Raises:
             VLMIGError: the database itself is damaged, or the disk is full.
         """
-        self.write([_packed(address, item, self.images) for address, item in items])
+        self.write([packed(address, item, self.images) for address, item in items])
 
     def write(self, rows: Sequence[Row]) -> None:
         """Write rows of another store that are not here, all or none."""
         with self._writing():
+            there = self.present([row[0] for row in rows])
             for row in rows:
-                if self.get(row[0], image=False) is not None:  # another process was faster
-                    continue
-                self._remove(row[0])
+                if row[0] in there:
+                    if self.get(row[0], image=False) is not None:  # another process was faster
+                        continue
+                    self._remove(row[0])
+                there.add(row[0])
                 marks = ", ".join("?" * len(row))
                 self.base.execute(f"INSERT INTO entries ({COLUMNS}) VALUES ({marks})", row)
                 size = len(row[6]) + len(row[7])
@@ -239,11 +245,12 @@ class FeatureStore:
 
     def merge(self, other: FeatureStore) -> int:
         """Import the undamaged entries of another store that are not here; return their number."""
-        imported = 0
-        for row in other.rows():
-            if whole(row) and not self.present([row[0]]):
-                self.write([row])
-                imported += 1
+        imported, rows = 0, other.rows()
+        while part := list(islice(rows, MERGED)):
+            there = self.present([row[0] for row in part if isinstance(row[0], str)])
+            new = [row for row in part if row[0] not in there and whole(row)]
+            self.write(new)
+            imported += len(new)
         return imported
 
     def rows(self) -> Iterator[Row]:
@@ -290,8 +297,12 @@ class FeatureStore:
             ) from error
 
 
-def _packed(address: Address, item: Imagined, images: bool) -> Row:
-    """Turn an entry into a row with its checksum."""
+def packed(address: Address, item: Imagined, images: bool) -> Row:
+    """Turn an entry into a row of the store, with its checksum.
+
+    Args:
+        images: whether the row has the image.
+    """
     features = save({"patches": item.patches.contiguous(), "pooled": item.pooled.contiguous()})
     buffer = io.BytesIO()
     if item.image is not None and images:

@@ -131,7 +131,8 @@ class VLMIGConfig(PreTrainedConfig):
     vision_features: Literal["patches", "pooled"] = "patches"
     """``patches``, or ``pooled``: the unit embedding as the only patch."""
     imaginer: Place = "./generator"
-    """A pipeline, or ``retrieval:PLACE``, ``folder:PLACE``, ``prior:NAME``, ``text``, ``blank``."""
+    """A pipeline, or ``http:URL#MODEL``, ``retrieval:PLACE``, ``folder:PLACE``, ``prior:NAME``,
+    ``text``, ``blank``."""
     imaginer_revision: Text | None = None
     imaginer_steps: Annotated[Count, Field(le=10_000)] | None = None
     """None, here and in the next four: settings of the pipeline's family."""
@@ -139,7 +140,7 @@ class VLMIGConfig(PreTrainedConfig):
     imaginer_size: Annotated[Count, Field(le=2**14)] | None = None
     """Side of an imagined image in pixels."""
     imaginer_batch: Annotated[Count, Field(le=2**12)] | None = None
-    """Images per call of the pipeline."""
+    """Images per call of the pipeline, or concurrent requests to a server."""
     imaginer_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """Precision; float32 on a CPU when None."""
     imaginer_vae: Place | None = None

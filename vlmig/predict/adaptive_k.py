@@ -295,6 +295,8 @@ def score_until_safe(
 ) -> list[AdaptiveScores]:
     """Score questions, each a context with its candidates and its own images, until every answer is
     safe."""
+    # A generator that draws several images at a time takes no longer for them than for one.
+    rule = replace(rule, group=scorer.config.imaginer_batch or rule.group)
     adaptive = [AdaptiveScores(scorer, [[question]], rule, mixture) for question in questions]
     score_adaptively(adaptive, draw)
     return adaptive

@@ -79,11 +79,30 @@ class Images:
                 f"k={k!r}; expected a number of images here: auto decides between answers (ask "
                 "with choices, loglikelihood, vlmig eval)"
             )
+        prompts = self._prompts(texts, k, policy, options)
+        return self.imagination.visuals(prompts, k, seed, progress)
+
+    def make(
+        self,
+        texts: Sequence[str],
+        k: int,
+        seed: int = 0,
+        *,
+        policy: str | None = "question",
+        options: Sequence[str] | None = None,
+    ) -> None:
+        """Make sure that the store has the images that ``imagine`` gives."""
+        prompts = self._prompts(texts, k, policy, options)
+        self.imagination.make([of_text[:k] for of_text in prompts], seed)
+
+    def _prompts(
+        self, texts: Sequence[str], k: int, policy: str | None, options: Sequence[str] | None
+    ) -> list[list[str]]:
         check_texts("texts", texts)
         prompts = []
         for text, option in zip(texts, options or [""] * len(texts), strict=True):
             prompts.append(self.imagination.prompts(self._words(text), k, policy, option))
-        return self.imagination.visuals(prompts, k, seed, progress)
+        return prompts
 
     def _words(self, text: str) -> str:
         """Remove a masked LM's gap."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from vlmig.predict.images import DEFAULT_K, Images, VisualCache
 from vlmig.predict.loading import build_untrained, load_checkpoint
 from vlmig.predict.scorer import Scorer
 from vlmig.predict.scores import Scores
-from vlmig.predict.writing import generate, think, write_answer
+from vlmig.predict.writing import generate, images_to_begin, think, write_answer
 from vlmig.processing.chat_templates import Turn
 from vlmig.processing.conversation import Conversation, Shot, spaced
 from vlmig.processing.texts import check_pairs, check_question, check_texts
@@ -182,9 +181,7 @@ class VLMIG:
             context, candidates = question
             how = {"verbatim": True, "generic": mixture.mix == "contrast"}
             return self.scorer.score([context], [candidates], [visuals], **how)[0], visuals
-        # A generator that draws several images at a time takes no longer for them than for one.
-        rule = replace(count, group=self.config.imaginer_batch or count.group)
-        (safe,) = score_until_safe(self.scorer, [question], rule, mixture, draw)
+        (safe,) = score_until_safe(self.scorer, [question], count, mixture, draw)
         return safe.scores[0], safe.visuals
 
     def chat(
@@ -194,7 +191,7 @@ class VLMIG:
         *,
         shots: Sequence[Shot] = (),
         steps: bool = False,
-        k: int | None = None,
+        k: int | str | None = None,
         seed: int = 0,
         max_new_tokens: int | None = None,
         **settings: Any,
@@ -208,7 +205,8 @@ class VLMIG:
                 without any, before the first turn. With late fusion they replace the imagined ones.
             shots: few-shot examples: (images, question, answer) each.
             steps: whether to think step by step first; ``Reply.rationale`` keeps it.
-            k: imagined images of the last question; 6 when None, or none where images are given.
+            k: imagined images of the last question; 6 when None, or none where images are given;
+                ``auto``: see ``generate``.
             max_new_tokens: of the answer, and of the steps; when None 128, or a quarter of the
                 model's context if that is less.
             settings: go to ``generate``; the likeliest tokens without any.
@@ -219,7 +217,15 @@ class VLMIG:
         self.scorer.causal("chat")
         conversation = Conversation.of(asked, images, shots, self.config, self.tokenizer)
         text, rationale = conversation.prompt(), ""
-        visuals = self.images.for_conversation(conversation, None, k, seed)
+        count = parse_k(k, self.config.auto, not conversation.images and not steps)
+
+        def draw(_: Sequence[int], number: int | None) -> list[Visuals]:
+            return [self.images.for_conversation(conversation, None, number, seed)]
+
+        if isinstance(count, Stopping):
+            (visuals,) = images_to_begin(self.scorer, [text], count, draw)
+        else:
+            (visuals,) = draw((), count)
         if steps:
             rationale = think(self.scorer, conversation, visuals, max_new_tokens, **settings)
             text = conversation.conclude(rationale)
@@ -312,7 +318,7 @@ class VLMIG:
     def generate(
         self,
         prompts: Sequence[str],
-        k: int | None = None,
+        k: int | str | None = None,
         *,
         images: Sequence[ImageInputs] | None = None,
         seed: int = 0,
@@ -321,12 +327,11 @@ class VLMIG:
         **settings: Any,
     ) -> list[str]:
         """Continue each prompt, its images mixed in at every token; ``settings`` go to
-        transformers' ``generate``.
-
-        With ``num_return_sequences`` each prompt gives as many texts, one after another.
+        transformers' ``generate``. With ``num_return_sequences`` each gives as many texts in a row.
 
         Args:
-            k: imagined images; 6 when None, or none with ``images``.
+            k: imagined images; 6 when None, or none with ``images``; ``auto``: as many as the first
+                word needs (its level is calibrated for answers).
             images: the images given for each prompt, see ``look``.
             visuals: from ``imagine`` or ``look``, instead of k and images; the first k of each are
                 used.
@@ -336,8 +341,15 @@ class VLMIG:
         """
         self.scorer.causal("generate")
         check_texts("prompts", prompts)
-        if visuals is None:
-            visuals = self.images.for_texts(prompts, k, seed, images)
-        elif k is not None:
-            visuals = [chosen.first(k) for chosen in visuals]
+        count = parse_k(k, self.config.auto, images is None and visuals is None)
+        if isinstance(count, Stopping):
+
+            def draw(members: Sequence[int], number: int) -> list[Visuals]:
+                return self.imagine([prompts[i] for i in members], number, seed, policy=None)
+
+            visuals = images_to_begin(self.scorer, prompts, count, draw)
+        elif visuals is None:
+            visuals = self.images.for_texts(prompts, count, seed, images)
+        elif count is not None:
+            visuals = [chosen.first(count) for chosen in visuals]
         return generate(self.scorer, prompts, visuals, batch, **settings)

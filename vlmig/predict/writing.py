@@ -13,12 +13,16 @@ from transformers import StoppingCriteria
 from vlmig.errors import VLMIGError
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.config import IMAGE
+from vlmig.models.mixture import Mixture
+from vlmig.predict.adaptive_k import Draw, Stopping, score_until_safe
 from vlmig.predict.batching import pad_rows, same_size, stack_shown
 from vlmig.predict.scorer import Scorer
-from vlmig.processing.conversation import THINKING, Conversation
+from vlmig.processing.conversation import THINKING, Conversation, spaced
 
 ANSWER_TOKENS = 128
 """The most tokens of an answer in words."""
+WORDS = 8
+"""Likeliest next words between which ``k="auto"`` decides before a text is written."""
 
 
 class Until(StoppingCriteria):
@@ -66,6 +70,29 @@ def generate(
         for i, sequences in zip(members, output, strict=True):
             texts[i] = scorer.tokenizer.batch_decode(sequences, skip_special_tokens=True)
     return list(chain(*(texts[i] for i in range(len(prompts)))))
+
+
+def images_to_begin(
+    scorer: Scorer, contexts: Sequence[str], rule: Stopping, draw: Draw
+) -> list[Visuals]:
+    """Return as many images of each text as it takes until its next word is safe.
+
+    ``k="auto"`` decides between answers; here they are the likeliest next words by text alone, and
+    those that the images make likelier, until the likeliest is among them.
+    """
+    mixture, none = Mixture.of(scorer.config), Visuals.none(scorer.config)
+    found = []
+    for i, context in enumerate(contexts):
+        likely, words = scorer.likely(context, none, WORDS), dict[str, float]()
+        while next(iter(likely)) not in words:
+            words |= likely
+            question = (context, spaced(context, list(words)))
+            (safe,) = score_until_safe(
+                scorer, [question], rule, mixture, lambda _, k, i=i: draw([i], k)
+            )
+            likely = scorer.likely(context, safe.visuals, WORDS)
+        found.append(safe.visuals)
+    return found
 
 
 def think(

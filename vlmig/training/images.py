@@ -21,7 +21,7 @@ from tqdm import tqdm
 from vlmig.data.pairs import Pair, Source
 from vlmig.errors import VLMIGError
 from vlmig.imagination import request
-from vlmig.imagination.pipeline import Imagination
+from vlmig.imagination.pipeline import WINDOW, Imagination
 from vlmig.imagination.store import Address, Imagined, describe
 from vlmig.io.rows import Bad
 from vlmig.runtime import Stopwatch, deterministic_map
@@ -131,7 +131,8 @@ class ImageFeatures:
             smoothing=0.1,
             disable=quiet,
         ) as bar:
-            for portion in batched(pairs, PORTION):
+            engine = self.imagination.engine
+            for portion in batched(pairs, PORTION if engine is None else WINDOW):
                 images = list(chain.from_iterable(pair.images() for pair in portion))
                 self._fill(source, images, reasons)
                 for image in images:
@@ -156,6 +157,13 @@ class ImageFeatures:
         for address, pair in wanted.items():
             if address.key not in present and address.key not in reasons:
                 missing[address] = pair
+        if self.imagination.engine is not None:
+            for key, fault in self.imagination.engine.encode(
+                self.imagination, source.open, missing
+            ):
+                if fault:
+                    reasons[key] = fault
+            return
         good: dict[Address, Image.Image] = {}
         for address, image in zip(missing, _read(source, list(missing.values())), strict=True):
             if isinstance(image, BadImage):

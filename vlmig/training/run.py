@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.imagination.engine import Engine
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.atomic import write_json
 from vlmig.io.weights import written
@@ -47,6 +48,7 @@ def train(
     store: FeatureStore | None = None,
     own: Mapping[str, Callable] | None = None,
     probe: Probing | None = None,
+    engine: Engine | None = None,
 ) -> VLMIG:
     """Run all stages of a recipe and write the checkpoint.
 
@@ -57,6 +59,7 @@ def train(
         store: keeps features; the user's cache when None.
         own: further sources by name.
         probe: measured together with the validation loss.
+        engine: draws and encodes the images of the data in place of this process.
 
     Raises:
         VLMIGError: ``out`` holds a run of another recipe; anything wrong with model or data; too
@@ -74,6 +77,7 @@ def train(
         logger.warning("%s is trained already; choose another --out to train anew", out)
         return VLMIG.from_pretrained(out, store=store)
     model = start(recipe, store)
+    model.imagination.engine = engine
     blank, stored = model.model.blank_features, recipe.features == "stored"
     images = ImageFeatures(model.imagination, blank, stored, recipe.seed)
     folder = out / "training"

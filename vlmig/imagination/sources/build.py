@@ -9,11 +9,11 @@ import torch
 
 from vlmig.errors import VLMIGError
 from vlmig.imagination import ImageSource
-from vlmig.imagination.sources.families import Sampling, sampling_for
+from vlmig.imagination.sources.families import Sampling, family_of, sampling_for
 from vlmig.models.config import VLMIGConfig
 from vlmig.vision import VisionEncoder
 
-KINDS = ("retrieval", "folder", "prior", "text", "blank")
+KINDS = ("http", "retrieval", "folder", "prior", "text", "blank")
 """What may come before a colon; a name without one of them is a text-to-image pipeline."""
 
 
@@ -41,8 +41,10 @@ def build_source(
             f"imaginer={config.imaginer!r} gives embeddings without pixels, this adapter reads "
             "patches; expected an adapter trained with vision_features=pooled, or another imaginer"
         )
-    if not place and kind in ("retrieval", "folder", "prior"):
+    if not place and kind in ("http", "retrieval", "folder", "prior"):
         raise VLMIGError(f"imaginer={config.imaginer!r} names no place; expected {kind}:PLACE")
+    if kind == "http":
+        return _served(config, place)
     if kind in ("diffusion", "prior"):
         from vlmig.imagination.sources import diffusion
 
@@ -60,6 +62,27 @@ def build_source(
     if kind == "folder":
         return given.FolderSource(place)
     return given.TextSource(encoder()) if kind == "text" else given.BlankSource()
+
+
+def _served(config: VLMIGConfig, place: str) -> ImageSource:
+    """Build the source that requests images of a server."""
+    from vlmig.imagination.sources.served import ServedSource
+
+    model = place.partition("#")[2]
+    known = family_of(model)
+    sampling = sampling_for(model, steps=config.imaginer_steps, guidance=config.imaginer_guidance)
+    settings: dict[str, int | float] = {}  # those of an unknown family are the server's to choose
+    if known or config.imaginer_steps is not None:
+        settings["num_inference_steps"] = sampling.steps
+    if known or config.imaginer_guidance is not None:
+        settings["guidance_scale"] = sampling.guidance
+    return ServedSource(
+        place,
+        config.imaginer_size or sampling.size,
+        parallel=config.imaginer_batch or sampling.batch,
+        settings=settings,
+        revision=config.imaginer_revision,
+    )
 
 
 def kind_and_place(name: str, folder: Path) -> tuple[str, str]:

@@ -7,6 +7,7 @@ stored already need none.
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from torch import Tensor
 from vlmig.errors import VLMIGError, one_line
 from vlmig.imagination import ImageSource, Request
 from vlmig.imagination.sources.families import Sampling, sampling_for
-from vlmig.imagination.sources.prompts import EMBEDDED, embed, load_tokenizers, stacked
+from vlmig.imagination.sources.prompts import EMBEDDED, Embedded, embed, load_tokenizers, stacked
 from vlmig.io.hashing import source_of
 from vlmig.io.hub import settle_hub
 from vlmig.io.weights import check_described, check_parts, why_damaged
@@ -102,8 +103,6 @@ class DiffusionSource(_PipelineSource):
         """
         from diffusers import AutoencoderTiny
 
-        from vlmig.imagination.sources.cpu_convolutions import Upsampled, Winograd, quicken
-
         dtype = getattr(torch, self.dtype)
         pipeline = load_pipeline(self.name, self.revision, dtype)
         if self.sampling.vae:
@@ -114,6 +113,12 @@ class DiffusionSource(_PipelineSource):
                     f"cannot load imaginer_vae={self.sampling.vae!r}: {one_line(error)}; expected "
                     "an AutoencoderTiny such as madebyollin/taesd"
                 ) from error
+        return self.prepared(pipeline)
+
+    def prepared(self, pipeline: Any) -> Any:
+        """Move a pipeline to its device, and make it as fast there as its images stay the same."""
+        from vlmig.imagination.sources.cpu_convolutions import Upsampled, Winograd, quicken
+
         if getattr(pipeline, "safety_checker", None) is not None:
             pipeline.safety_checker = None  # it returns black images, which would count as evidence
         pipeline.to(self.device)
@@ -127,7 +132,7 @@ class DiffusionSource(_PipelineSource):
             (getattr(pipeline, "vae", None), (Upsampled,)),
         ):
             if part is not None:
-                if self.device.type == "cpu" and dtype == torch.float32:
+                if self.device.type == "cpu" and self.dtype == "float32":
                     quicken(part, *kinds)
                 part.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
         if self.sampling.compile and denoiser is not None:
@@ -171,11 +176,24 @@ class DiffusionSource(_PipelineSource):
             height=self.sampling.size,
             width=self.sampling.size,
             output_type="pt",
+            **self._fixed,
         ).images[: len(requests)]
         finite = images.float().isfinite().flatten(1).all(1).cpu()
         pixels = (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         pixels[~finite] = 0  # an image with NaN becomes black, which the guards notice
         return list(pixels)
+
+    @cached_property
+    def _fixed(self) -> dict[str, Any]:
+        """Arguments against defaults of the pipeline: to draw at another size and resize it, and
+        to read an empty prompt for guidance although it is embedded already."""
+        called = inspect.signature(type(self.pipeline).__call__).parameters
+        fixed: dict[str, Any] = {}
+        if "use_resolution_binning" in called:
+            fixed["use_resolution_binning"] = False
+        if type(self.pipeline).__name__ in EMBEDDED and "negative_prompt" in called:
+            fixed["negative_prompt"] = None
+        return fixed
 
     def _prompts(self, prompts: list[str]) -> dict[str, Any]:
         """Return the prompts as the pipeline's arguments, embedded once if it takes embeddings."""
@@ -184,7 +202,7 @@ class DiffusionSource(_PipelineSource):
         with self._lock:  # tokenizers cannot be shared between threads
             return stacked([self._embed_once(prompt) for prompt in prompts])
 
-    def _embed(self, prompt: str) -> dict[str, Tensor]:
+    def _embed(self, prompt: str) -> Embedded:
         return embed(self.pipeline, prompt, guided=self.sampling.guidance > 1)
 
     def _halve(self, error: RuntimeError) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,13 @@ from transformers import AutoTokenizer
 from vlmig.io.hub import settle_hub
 from vlmig.io.weights import read_described
 
-EMBEDDED = {
+MASKED = (
+    "prompt_embeds",
+    "prompt_attention_mask",
+    "negative_prompt_embeds",
+    "negative_prompt_attention_mask",
+)
+EMBEDDED: dict[str, tuple[str, ...]] = {
     "StableDiffusionPipeline": ("prompt_embeds", "negative_prompt_embeds"),
     "StableDiffusionXLPipeline": (
         "prompt_embeds",
@@ -24,18 +30,44 @@ EMBEDDED = {
         "pooled_prompt_embeds",
         "negative_pooled_prompt_embeds",
     ),
-    "LuminaPipeline": (
+    "StableDiffusion3Pipeline": (
         "prompt_embeds",
+        "negative_prompt_embeds",
+        "pooled_prompt_embeds",
+        "negative_pooled_prompt_embeds",
+    ),
+    "LatentConsistencyModelPipeline": ("prompt_embeds", ""),
+    "FluxPipeline": ("prompt_embeds", "pooled_prompt_embeds", ""),
+    "Flux2Pipeline": ("prompt_embeds", ""),
+    "Flux2KleinPipeline": ("prompt_embeds", ""),
+    "ZImagePipeline": ("prompt_embeds", "negative_prompt_embeds"),
+    "ChromaPipeline": (
+        "prompt_embeds",
+        "",
         "prompt_attention_mask",
         "negative_prompt_embeds",
+        "",
         "negative_prompt_attention_mask",
     ),
+    "OvisImagePipeline": ("prompt_embeds", "negative_prompt_embeds", "", ""),
+    "SanaSprintPipeline": ("prompt_embeds", "prompt_attention_mask"),
+    "SanaPipeline": MASKED,
+    "PixArtAlphaPipeline": MASKED,
+    "PixArtSigmaPipeline": MASKED,
+    "LuminaPipeline": MASKED,
+    "Lumina2Pipeline": MASKED,
 }
-"""Pipelines that take embedded prompts, and the names of their ``encode_prompt``'s results."""
+"""Pipelines that take embedded prompts, and the names of their ``encode_prompt``'s results; empty
+for one that they make anew."""
+SETTINGS = ("max_sequence_length", "complex_human_instruction")
+"""Parameters of ``encode_prompt`` to which ``__call__`` gives a default of its own."""
+Embedded = dict[str, Tensor | list[Tensor]]
+"""A prompt as arguments of a pipeline; a list where its length is its number of tokens."""
 
 
-def embed(pipeline: Any, prompt: str, *, guided: bool) -> dict[str, Tensor]:
-    """Return a prompt as arguments of one of the ``EMBEDDED`` pipelines, with one row each.
+def embed(pipeline: Any, prompt: str, *, guided: bool) -> Embedded:
+    """Return a prompt as arguments of one of the ``EMBEDDED`` pipelines, with one row each, as the
+    pipeline itself embeds it.
 
     Args:
         guided: whether the pipeline runs with guidance, which also reads an empty prompt.
@@ -43,22 +75,38 @@ def embed(pipeline: Any, prompt: str, *, guided: bool) -> dict[str, Tensor]:
     unet = getattr(pipeline, "unet", None)
     if unet is not None and unet.config.time_cond_proj_dim is not None:
         guided = False  # it is told the guidance scale instead
-    values = pipeline.encode_prompt(
-        prompt,
-        device=pipeline.device,
-        num_images_per_prompt=1,
-        do_classifier_free_guidance=guided,
-    )
+    read = _encoder_of(pipeline)
     names = EMBEDDED[type(pipeline).__name__]
-    named = zip(names, values, strict=True)
-    return {name: value for name, value in named if value is not None}
+    given = {"do_classifier_free_guidance": guided, "num_images_per_prompt": 1}
+    named = dict(zip(names, read(prompt, **given), strict=True))
+    if guided and type(pipeline).__name__ == "Flux2KleinPipeline":  # whose call reads one for all
+        named["negative_prompt_embeds"] = read("", **given)[0]
+    return {name: value for name, value in named.items() if name and value is not None}
 
 
-def stacked(rows: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def _encoder_of(pipeline: Any) -> Callable[..., Any]:
+    """Return a pipeline's ``encode_prompt`` with the settings of its ``__call__``, which takes
+    those of the given arguments that it knows."""
+    known = inspect.signature(type(pipeline).encode_prompt).parameters
+    called = inspect.signature(type(pipeline).__call__).parameters
+    settings = {name: called[name].default for name in SETTINGS if name in known and name in called}
+    settings |= {name: None for name in ("prompt_2", "prompt_3") if name in known}
+
+    def encode(prompt: str, **given: Any) -> Any:
+        chosen = {name: value for name, value in given.items() if name in known}
+        return pipeline.encode_prompt(prompt, device=pipeline.device, **settings, **chosen)
+
+    return encode
+
+
+def stacked(rows: Sequence[Embedded]) -> Embedded:
     """Join embedded prompts; tokens that shorter ones lack are zeros, which their masks hide."""
-    joined = {}
-    for name in rows[0]:
-        values = [row[name] for row in rows]
+    joined: Embedded = {}
+    for name, first in rows[0].items():
+        values: list[Any] = [row[name] for row in rows]
+        if isinstance(first, list):
+            joined[name] = [tokens for row in values for tokens in row]
+            continue
         if "pooled" not in name:
             longest = max(value.shape[1] for value in values)
             values = [_padded(value, longest) for value in values]
@@ -92,8 +140,6 @@ def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]
 
 def _most_tokens(kind: str) -> int | None:
     """Return how many tokens a class of pipelines reads, if its ``__call__`` says so."""
-    if kind in EMBEDDED:
-        return None
     import diffusers
 
     pipeline = getattr(diffusers, kind, diffusers.DiffusionPipeline)
