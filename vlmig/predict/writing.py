@@ -80,19 +80,26 @@ def images_to_begin(
     ``k="auto"`` decides between answers; here they are the likeliest next words by text alone, and
     those that the images make likelier, until the likeliest is among them.
     """
-    mixture, none = Mixture.of(scorer.config), Visuals.none(scorer.config)
     found = []
     for i, context in enumerate(contexts):
-        likely, words = scorer.likely(context, none, WORDS), dict[str, float]()
-        while next(iter(likely)) not in words:
-            words |= likely
-            question = (context, spaced(context, list(words)))
-            (safe,) = score_until_safe(
-                scorer, [question], rule, mixture, lambda _, k, i=i: draw([i], k)
-            )
-            likely = scorer.likely(context, safe.visuals, WORDS)
-        found.append(safe.visuals)
+
+        def draw_one(_: Sequence[int], k: int, number: int = i) -> Sequence[Visuals]:
+            return draw([number], k)
+
+        found.append(_to_begin(scorer, context, rule, draw_one))
     return found
+
+
+def _to_begin(scorer: Scorer, context: str, rule: Stopping, draw: Draw) -> Visuals:
+    mixture, visuals = Mixture.of(scorer.config), Visuals.none(scorer.config)
+    likely, words = scorer.likely(context, visuals, WORDS), dict[str, float]()
+    while next(iter(likely)) not in words:
+        words |= likely
+        question = (context, spaced(context, list(words)))
+        (safe,) = score_until_safe(scorer, [question], rule, mixture, draw)
+        visuals = safe.visuals
+        likely = scorer.likely(context, visuals, WORDS)
+    return visuals
 
 
 def think(
