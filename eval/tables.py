@@ -11,6 +11,7 @@ import numpy as np
 
 from eval.results import Results, Row
 from vlmig.errors import VLMIGError
+from vlmig.report import numbers
 
 Column = tuple[str, str]
 """A task and a subset of its items."""
@@ -91,7 +92,7 @@ def mean(rows: Sequence[Row]) -> Row:
 
 def percent(share: float | None) -> str:
     """Format a share in %."""
-    return "-" if share is None else f"{100 * share:.1f}"
+    return "-" if share is None else numbers.percent(share)
 
 
 def accuracy(row: Row | None) -> str:
@@ -100,8 +101,7 @@ def accuracy(row: Row | None) -> str:
         return "-"
     if row.get("unread"):
         return "cannot name"
-    low, high = row["ci95"]
-    return f"{percent(row['acc'])} [{100 * low:.0f}, {100 * high:.0f}]"
+    return f"{percent(row['acc'])} {numbers.interval(row['ci95'])}"
 
 
 def difference(row: Row | None) -> str:
@@ -110,9 +110,9 @@ def difference(row: Row | None) -> str:
         return "-"
     if row.get("unread"):
         return "cannot name"
-    low, high = row["ci95"]
-    found = f"{100 * row['delta']:+.1f} [{100 * low:+.0f}, {100 * high:+.0f}] {row['verdict']}"
-    return f"{found}, finds {100 * row['detectable']:.1f}" if "detectable" in row else found
+    low, high = (numbers.signed(end, 0) for end in row["ci95"])
+    found = f"{numbers.signed(row['delta'])} [{low}, {high}] {row['verdict']}"
+    return f"{found}, finds {percent(row['detectable'])}" if "detectable" in row else found
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

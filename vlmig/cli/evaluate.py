@@ -81,6 +81,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.predict.adaptive_k import MOST
     from vlmig.report.agreement import agreement_table
     from vlmig.report.by_group import spread_lines
+    from vlmig.report.finding import finding
     from vlmig.report.run_page import write_report
     from vlmig.report.tables import table
 
@@ -119,6 +120,7 @@ def run(arguments: argparse.Namespace) -> None:
     evaluator = Evaluator(model, settings, data, arguments.out, covered)
     results = measure_tasks(evaluator, tasks)
     if results:
+        print(f"{finding(results)}\n")
         print(table(results))
         if people := agreement_table(results):
             print(f"\n{people}\n")

@@ -4,6 +4,7 @@ terminal."""
 from __future__ import annotations
 
 from vlmig.evaluation.run_folder import Row
+from vlmig.report.numbers import fixed, interval, percent
 from vlmig.report.text_table import text_table
 
 SHOWN = ("jsd", "jsd_ci95", "kendall", "kendall_ci95", "spearman", "acc", "acc_ci95", "n_majority")
@@ -64,8 +65,19 @@ def agreement_charts(results: Row) -> list[Row]:
         shuffled = [row for row in block["conditions"] if (part | other).items() <= row.items()]
         curves = {"none": _points([*text, *own]), "shuffled": _points(shuffled), "blank": []}
         chart = {"task": base["task"], "subset": base["subset"], "metric": "divergence"}
-        charts.append({**chart, "curves": curves, "reliability": [], "chance": None})
+        drawn = {"curves": curves, "dots": _dots(curves), "reliability": []}
+        charts.append({**chart, **drawn, "chance": None})
     return charts
+
+
+def _dots(curves: dict[str, list[Row]]) -> list[Row]:
+    """Return what a task's plot sets side by side: text alone, others' images, one image, all."""
+    own = curves["none"]
+    most = max((point["k"] for point in own), default=0)
+    chosen = [(point, "none") for point in own if point["k"] == 0]
+    chosen += [(point, "shuffled") for point in curves["shuffled"][-1:]]
+    chosen += [(point, "none") for point in own if point["k"] in (1, most) and point["k"]]
+    return [{**point, "control": control} for point, control in chosen]
 
 
 def _points(rows: list[Row]) -> list[Row]:
@@ -86,11 +98,11 @@ def agreement_table(results: Row) -> str:
     for row in found:
         cells, gain = row["cells"], row["against"].get("text-only")
         line = [row[name] for name in ("task", "subset", "group")]
-        line += [str(row["n"]), f"{row['uniform']:.3f}"]
+        line += [str(row["n"]), fixed(row["uniform"], 3)]
         line += [_divergence(cells.get(column)) for column in columns]
-        line.append(f"{gain['delta']:+.3f} {gain['verdict']}" if gain else "-")
+        line.append(_less(gain) if gain else "-")
         for column in ("text", "main"):
-            line.append(f"{cells[column]['kendall']:.2f}" if column in cells else "-")
+            line.append(fixed(cells[column]["kendall"], 2) if column in cells else "-")
         rows.append([*line, _accuracy(cells.get("main"))])
     title = "Jensen-Shannon divergence from what people say, in nats (less is better)"
     return f"{title}\n{text_table(rows, '<<<' + '>' * (len(rows[0]) - 3))}"
@@ -99,12 +111,16 @@ def agreement_table(results: Row) -> str:
 def _divergence(cell: Row | None) -> str:
     if not cell:
         return "-"
-    low, high = cell["jsd_ci95"]
-    return f"{cell['jsd']:.3f} [{low:.2f}, {high:.2f}]"
+    low, high = (fixed(end, 2) for end in cell["jsd_ci95"])
+    return f"{fixed(cell['jsd'], 3)} [{low}, {high}]"
+
+
+def _less(gain: Row) -> str:
+    sign = "+" if gain["delta"] > 0 else ""
+    return f"{sign}{fixed(gain['delta'], 3)} {gain['verdict']}"
 
 
 def _accuracy(cell: Row | None) -> str:
     if not cell or "acc" not in cell:
         return "-"
-    low, high = (100 * bound for bound in cell["acc_ci95"])
-    return f"{100 * cell['acc']:.1f}% [{low:.0f}, {high:.0f}] of {cell['n_majority']}"
+    return f"{percent(cell['acc'])}% {interval(cell['acc_ci95'])} of {cell['n_majority']}"

@@ -16,6 +16,7 @@ from vlmig.evaluation.metrics.bootstrap import Clusters, mcnemar
 from vlmig.evaluation.metrics.comparisons import judge
 from vlmig.evaluation.run_folder import Row, Run, main_condition, read_run
 from vlmig.imagination.store import FeatureStore
+from vlmig.report.finding import comparison
 from vlmig.report.items import Numbers, entry_of, item_of, rights, shares, text_of
 from vlmig.report.page import write_stored_page
 from vlmig.report.tables import headline
@@ -90,15 +91,17 @@ def compare_runs(a: Path, b: Path, out: Path, store: FeatureStore) -> Path:
     items: list[Row] = []
     for pair in pairs:
         items += _items(runs, pair, seeds[0], counts[pair.task], numbers)
+    paired = _rows(runs, pairs)
     data = {
         "kind": "comparison",
+        "finding": comparison(paired),
         "k": max(first.most, second.most),
         "floor": None,
         "seeds": [],
         "heads": [headline(first), headline(second)],
         "ks": [first.k, second.k],
         "notes": [*_notes(runs, pairs, seeds), *_unshared(runs, pairs)],
-        "paired": _rows(runs, pairs),
+        "paired": paired,
         "items": items,
         "total": sum(sizes.values()),
     }

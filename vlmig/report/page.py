@@ -18,7 +18,7 @@ from vlmig.evaluation.run_folder import Row
 from vlmig.imagination.store import FeatureStore
 from vlmig.io.atomic import write_text
 from vlmig.report.items import Numbers
-from vlmig.report.tables import rounded
+from vlmig.report.tables import finite
 from vlmig.report.thumbnails import thumbnails
 
 CHARACTERS = 9_300_000
@@ -70,7 +70,7 @@ def write_stored_page(
     Raises:
         VLMIGError: the file cannot be written.
     """
-    data = rounded(data)
+    data = finite(data)
     room = CHARACTERS - len(_json(data)) - 100_000
     return write_data_page(path, title, {**data, "pictures": thumbnails(store, numbers, room)})
 

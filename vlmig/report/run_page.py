@@ -8,9 +8,10 @@ from vlmig.evaluation.run_folder import Row, Run, read_run
 from vlmig.imagination.store import FeatureStore
 from vlmig.report.agreement import agreement_charts, agreement_rows
 from vlmig.report.by_group import group_rows
+from vlmig.report.finding import finding
 from vlmig.report.items import Numbers, entry_of, item_of, shares
 from vlmig.report.page import write_stored_page
-from vlmig.report.tables import charts, headline, main_rows
+from vlmig.report.tables import charts, headline, main_rows, stopping_ks
 
 
 def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Path:
@@ -31,6 +32,8 @@ def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Pa
         "floor": block.get("alignment_floor"),
         "seeds": run.seeds,
         "head": headline(run),
+        "finding": finding(run.results),
+        "stopping": stopping_ks(run.results),
         "main": main_rows(run),
         "agreement": agreement_rows(run.results),
         "agreements": block.get("distributions", {}).get("conditions", []),

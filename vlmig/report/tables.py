@@ -8,6 +8,7 @@ from typing import Any
 from vlmig.evaluation.metrics.rescoring import BASELINES
 from vlmig.evaluation.run_folder import Row, Run, found_row, main_condition
 from vlmig.report.agreement import agreement_rows
+from vlmig.report.numbers import fixed, interval, percent, signed
 from vlmig.report.text_table import text_table
 
 METRICS = {"generate_until": "exact match", "loglikelihood_rolling": "perplexity"}
@@ -89,6 +90,7 @@ def _main_row(run: Run, task: str, subset: str) -> Row:
         "blank": (k, "blank"),
         "shuffled": (k, "shuffled"),
         "main": (k, "none"),
+        **{auto: (auto, "none") for auto in stopping_ks(results)},
     }
     conditions = {}
     for name, (count, control) in settings.items():
@@ -128,7 +130,18 @@ def _visual_gain(results: Row, task: str, subset: str) -> Row | None:
 
 def _cell(condition: Row) -> Row:
     """Keep what a table cell shows of a condition."""
-    names = ("acc", "ci95", "f1", "perplexity", "ece", "donors", "unread", *CONSISTENT, *OTHERS)
+    names = (
+        "acc",
+        "ci95",
+        "f1",
+        "perplexity",
+        "ece",
+        "donors",
+        "unread",
+        "pictures",
+        *CONSISTENT,
+        *OTHERS,
+    )
     return {name: condition[name] for name in names if condition.get(name) is not None}
 
 
@@ -142,14 +155,32 @@ def charts(run: Run) -> list[Row]:
     return rows
 
 
+def _dots(run: Run, task: str, subset: str) -> list[Row]:
+    """Return what a task's plot sets side by side: text alone, others' images, one image, all."""
+    results, k = run.results, run.k
+    settings: list[tuple[int | str, str]] = [(0, "none"), (k, "shuffled"), (1, "none")]
+    settings += [(count, "none") for count in (*stopping_ks(results), k)]
+    averaged = found_row(_curves(run, task, subset), k=1)
+    dots = []
+    for count, control in dict.fromkeys(settings):
+        row = main_condition(results, task, subset, count, control)
+        if count == 1 and averaged is not None:
+            row = averaged  # any of the images by itself, rather than the first
+        if row is not None:
+            dots.append({"k": count, "control": control, **_cell(row)})
+    return dots
+
+
+def _curves(run: Run, task: str, subset: str) -> list[Row]:
+    """Return the accuracies by the number of images, over subsets of those imagined."""
+    rows = run.results["vlmig"].get("curves", ())
+    return [row for row in rows if (row["task"], row["subset"]) == (task, subset)]
+
+
 def _chart(run: Run, task: str, subset: str) -> Row:
     results, block = run.results, run.results["vlmig"]
     rows = [row for row in block["conditions"] if row["task"] == task]
-    averaged = {
-        row["k"]: row
-        for row in block.get("curves", ())
-        if (row["task"], row["subset"]) == (task, subset)
-    }
+    averaged = {row["k"]: row for row in _curves(run, task, subset)}
     ks = sorted({row["k"] for row in rows if isinstance(row["k"], int)} | averaged.keys())
     curves: dict[str, list[Row]] = {}
     for control in ("none", "shuffled", "blank"):
@@ -170,31 +201,38 @@ def _chart(run: Run, task: str, subset: str) -> Row:
         "task": task,
         "subset": subset,
         "metric": _metric(results["configs"][task]),
+        "dots": _dots(run, task, subset),
         "curves": curves,
         "reliability": reliability,
         "chance": block["baselines"].get(task, {}).get("chance"),
     }
 
 
-def rounded(value: Any) -> Any:
-    """Round all numbers inside to four decimals, small ones to two significant digits.
-
-    NaN becomes None.
-    """
+def finite(value: Any) -> Any:
+    """Replace NaN inside by None, which JSON has; every digit stays, to be rounded once, where it
+    is shown."""
     if isinstance(value, float):
-        if value != value:
-            return None
-        return round(value, 4) if abs(value) >= 0.001 else float(f"{value:.2g}")
+        return None if value != value else value
     if isinstance(value, dict):
-        return {name: rounded(inner) for name, inner in value.items()}
-    return [rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return {name: finite(inner) for name, inner in value.items()}
+    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def stopping_ks(results: Row) -> list[str]:
+    """List the conditions k=auto, or k=auto:LEVEL, that stand beside the main one."""
+    main = results["config"]["model_args"]["k"]
+    ks = dict.fromkeys(row["k"] for row in results["vlmig"]["conditions"])
+    return [k for k in ks if isinstance(k, str) and k != main]
 
 
 def table(results: Row) -> str:
     """Lay out accuracies beside text only, controls and baselines, for the terminal."""
     k = results["config"]["model_args"]["k"]
-    settings = [(0, "none"), (k, "none"), (k, "shuffled"), (0, "few-shot")]
-    head = ["task", "subset", "n", "chance", "majority", "text-only", f"k={k}"]
+    settings: list[tuple[int | str, str]] = [(0, "none"), (k, "none")]
+    settings += [(auto, "none") for auto in stopping_ks(results)]
+    head = ["task", "subset", "n", "chance", "majority", "text-only"]
+    head += [f"k={count}" for count, _ in settings[1:]]
+    settings += [(k, "shuffled"), (0, "few-shot")]
     rows = [[*head, "shuffled", "few-shot", "visual gain", "both orders"]]
     for task in results["results"]:
         whole = main_condition(results, task, "all", 0)
@@ -204,7 +242,7 @@ def table(results: Row) -> str:
             if text is None or (subset == "covered" and whole and whole["n"] == text["n"]):
                 continue
             chance = results["vlmig"]["baselines"][task].get("chance")
-            row = [task, subset, str(text["n"]), _percent(chance), _percent(text.get("majority"))]
+            row = [task, subset, str(text["n"]), _share(chance), _share(text.get("majority"))]
             row += [_accuracy(condition) for condition in conditions]
             rows.append([*row, _gain(results, task, subset), _consistent(conditions[1])])
     if not any(row[-1] for row in rows[1:]):
@@ -216,27 +254,25 @@ def _consistent(condition: Row | None) -> str:
     """Say how many pairs are answered alike in both orders."""
     if condition is None or "consistent" not in condition:
         return ""
-    low, high = (100 * bound for bound in condition["consistent_ci95"])
-    return f"{100 * condition['consistent']:.1f}% alike [{low:.0f}, {high:.0f}]"
+    return f"{percent(condition['consistent'])}% alike {interval(condition['consistent_ci95'])}"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.1f}%"
+def _share(share: float | None) -> str:
+    return "" if share is None else f"{percent(share)}%"
 
 
 def _accuracy(condition: Row | None) -> str:
     if condition is None:
         return "-"
     if condition["acc"] is None:
-        return f"ppl {condition['perplexity']:.3f}"
-    low, high = (100 * bound for bound in condition["ci95"])
-    images = f", {condition['pictures']:.1f}" if "pictures" in condition else ""
-    return f"{100 * condition['acc']:.1f}% [{low:.0f}, {high:.0f}]{images}"
+        return f"ppl {fixed(condition['perplexity'], 3)}"
+    images = f", {fixed(condition['pictures'], 1)}" if "pictures" in condition else ""
+    return f"{percent(condition['acc'])}% {interval(condition['ci95'])}{images}"
 
 
 def _gain(results: Row, task: str, subset: str) -> str:
     gain = _visual_gain(results, task, subset)
     if not gain:
         return "-"
-    found = f"{100 * gain['delta']:+.1f} {gain['verdict']}"
-    return f"{found}, finds {100 * gain['detectable']:.1f}" if "detectable" in gain else found
+    found = f"{signed(gain['delta'])} {gain['verdict']}"
+    return f"{found}, finds {percent(gain['detectable'])}" if "detectable" in gain else found

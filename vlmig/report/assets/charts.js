@@ -1,13 +1,14 @@
-// Charts as inline SVG: accuracy over the number of images, and reliability. Every chart says its numbers in words.
+// Charts as inline SVG: what images change, accuracy over their number, and reliability. Every chart says its numbers
+// in words.
 
 const BOX = { width: 300, height: 190, left: 34, right: 12, top: 12, bottom: 30 };
 let charts = 0;
 
-function canvas(title, words, ...children) {
+function canvas(title, words, height, ...children) {
   const id = `chart-${(charts += 1)}`;
   return svg(
     'svg',
-    { class: 'chart', viewBox: `0 0 ${BOX.width} ${BOX.height}`, role: 'img', 'aria-labelledby': `${id}-t ${id}-d` },
+    { class: 'chart', viewBox: `0 0 ${BOX.width} ${height}`, role: 'img', 'aria-labelledby': `${id}-t ${id}-d` },
     svg('title', { id: `${id}-t` }, title),
     svg('desc', { id: `${id}-d` }, words),
     ...children,
@@ -66,6 +67,7 @@ function curve(chart) {
   const drawing = canvas(
     title,
     words.join('; '),
+    BOX.height,
     axes(
       at,
       y,
@@ -88,7 +90,7 @@ function curve(chart) {
 function vertical(chart, points) {
   const [top, bottom] = [BOX.top, BOX.height - BOX.bottom];
   if (!['perplexity', 'divergence'].includes(chart.metric)) {
-    return [scale(0, 1, bottom, top), [0, 0.25, 0.5, 0.75, 1].map((share) => [share, percent(share, 0)])];
+    return [scale(0, 1, bottom, top), [0, 0.25, 0.5, 0.75, 1].map((share) => [share, percent(share, 0)]), [0, 1]];
   }
   const values = points.flatMap((p) => [value(p), ...(p.ci95 || [])]);
   const [low, high] = [Math.min(...values), Math.max(...values)];
@@ -97,7 +99,68 @@ function vertical(chart, points) {
   return [
     scale(low - margin, high + margin, bottom, top),
     [low, (low + high) / 2, high].map((value) => [value, value.toFixed(digits)]),
+    [low - margin, high + margin],
   ];
+}
+
+// Text alone, other objects' images, one image and all, on one axis.
+const LINE = 21;
+const LABELS = 66;
+
+function dots(chart) {
+  const found = chart.dots.filter((dot) => known(value(dot)));
+  if (!found.length) return null;
+  const floor = BOX.top + found.length * LINE;
+  const [, ticks, [low, high]] = vertical(chart, found);
+  const x = scale(low, high, LABELS + 8, BOX.width - 44);
+  const name = (dot) =>
+    dot.control === 'shuffled' ? 'shuffled' : dot.k === 0 ? 'text only' : dot.k === 1 ? '1 image' : /auto/.test(dot.k) ? `k = ${dot.k}` : `${dot.k} images`;
+  const text = (dot) => (known(dot.acc) ? percent(dot.acc) : fixed(value(dot), known(dot.jsd) ? 3 : 2));
+  const words = found.map((dot) => `${name(dot)} ${text(dot)}${known(dot.acc) ? ' %' : ''}`);
+  const rows = found.map((dot, i) => {
+    const y = BOX.top + (i + 0.5) * LINE;
+    const kind = dot.control === 'shuffled' ? 'shuffled' : dot.k === 0 ? 'text' : 'pictures';
+    return svg(
+      'g',
+      { class: `series ${kind}` },
+      svg('text', { class: 'label end', x: LABELS, y: y + 3.5 }, name(dot)),
+      dot.ci95 && svg('line', { class: 'bar', x1: x(dot.ci95[0]), x2: x(dot.ci95[1]), y1: y, y2: y }),
+      svg('circle', { class: 'dot', cx: x(value(dot)), cy: y, r: 4 }),
+      svg('text', { class: 'number end', x: BOX.width - 4, y: y + 3.5 }, text(dot)),
+    );
+  });
+  const upright = (kind, share) => svg('line', { class: kind, x1: x(share), x2: x(share), y1: BOX.top, y2: floor });
+  const drawing = canvas(
+    `${chart.task}: ${chart.metric} with and without images`,
+    words.join('; '),
+    floor + 30,
+    ticks.map(([share, name]) => [
+      upright('grid', share),
+      svg('text', { class: 'tick middle', x: x(share), y: floor + 13 }, name),
+    ]),
+    known(chart.chance) && upright('chance', chart.chance),
+    svg('text', { class: 'tick middle', x: (x(low) + x(high)) / 2, y: floor + 26 }, unit(chart)),
+    rows,
+  );
+  return drawing;
+}
+
+function unit(chart) {
+  if (chart.metric === 'divergence') return 'nats from people’s answers (less is better)';
+  if (chart.metric === 'perplexity') return 'perplexity (less is better)';
+  return `${chart.metric}, %${known(chart.chance) ? '; dashed: chance' : ''}`;
+}
+
+function dotGrid(data) {
+  const drawn = data.charts.map((chart) => [chart, dots(chart)]).filter(([, drawing]) => drawing);
+  return el(
+    'div',
+    { class: 'dots' },
+    drawn.map(([chart, drawing]) => {
+      const subset = chart.subset === 'all' ? null : el('span', { class: 'aside' }, `${chart.subset} items`);
+      return el('article', { 'data-task': chart.task }, el('h3', {}, chart.task, subset), drawing);
+    }),
+  );
 }
 
 function reliability(chart) {
@@ -118,6 +181,7 @@ function reliability(chart) {
   const drawing = canvas(
     `${chart.task}: how often it is right at each confidence`,
     words.join('; '),
+    BOX.height,
     axes(x, y, shares, shares, 'confidence, %'),
     svg('line', { class: 'chance', x1: x(0), y1: y(0), x2: x(1), y2: y(1) }),
     chart.reliability.map((plot) => bins(plot, x, y, kind(plot))),

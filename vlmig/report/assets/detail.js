@@ -224,12 +224,11 @@ function pictureHead(set, i, alignment, candidate) {
 function share(column, place) {
   const value = column.shares[place] / 1000;
   const top = value > 0 && column.shares[place] === Math.max(...column.shares);
-  const digits = column.kind === 'image' ? 0 : 1;
   return el(
     'td',
     { class: `${column.kind}${top ? ' top' : ''}${value < 0.005 ? ' small' : ''}` },
     el('span', { class: 'fill', style: { width: `${100 * value}%` } }),
-    el('span', { class: 'number' }, percent(value, digits)),
+    el('span', { class: 'number' }, percent(value)),
   );
 }
 

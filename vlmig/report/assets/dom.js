@@ -15,11 +15,15 @@ const el = (tag, attributes = {}, ...children) => fill(document.createElement(ta
 const svg = (tag, attributes = {}, ...children) =>
   fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
 
-// Numbers for readers: percent with one digit, real minus signs, p-values that never say zero.
+// Numbers for readers, rounded once, as numbers.py does for the terminal; real minus signs, and p-values that never
+// say zero.
 const MINUS = '\u2212';
 const known = (value) => value !== null && value !== undefined;
 const percent = (share, digits = 1) => (100 * share).toFixed(digits);
-const signed = (share) => (Math.abs(share) < 0.0005 ? '0.0' : `${share < 0 ? MINUS : '+'}${percent(Math.abs(share))}`);
+const signed = (share, digits = 1) => {
+  const text = percent(Math.abs(share), digits);
+  return Number(text) ? `${share < 0 ? MINUS : '+'}${text}` : text;
+};
 const fixed = (value, digits) => value.toFixed(digits).replace('-', MINUS);
 const pValue = (p) => (p < 0.001 ? '<0.001' : p.toFixed(3));
 const interval = ([low, high]) => `${percent(low, 0)}–${percent(high, 0)}`;
@@ -39,9 +43,20 @@ function section(id, title, ...children) {
   return el('section', { id, 'aria-labelledby': `${id}-title` }, el('h2', { id: `${id}-title` }, title), ...children);
 }
 
-// Wide tables scroll inside their own frame, which the keyboard reaches.
-const frame = (label, table) =>
-  el('div', { class: 'frame', role: 'region', 'aria-label': label, tabindex: '0' }, table);
+// Wide tables scroll inside their own frame, which the keyboard reaches; it says so where something is out of sight.
+function frame(label, table) {
+  const box = el('div', { class: 'frame', role: 'region', 'aria-label': label, tabindex: '0' }, table);
+  const hint = el('p', { class: 'hint', hidden: true, 'aria-hidden': 'true' }, 'more to the right: scroll sideways →');
+  const look = () => {
+    const rest = box.scrollWidth - box.clientWidth - box.scrollLeft;
+    box.classList.toggle('more', rest > 2);
+    if (rest > 2 && !box.scrollLeft) hint.hidden = false;
+    else if (box.scrollWidth <= box.clientWidth + 2) hint.hidden = true;
+  };
+  box.addEventListener('scroll', look, { passive: true });
+  new ResizeObserver(look).observe(box);
+  return el('div', {}, hint, box);
+}
 
 // What is folded is only built when it is opened: a run may have thousands of conditions.
 function folded(summary, build) {

@@ -1,4 +1,5 @@
 // The browser of items: task, filters and search, a list, and the opened item beside it or, on narrow screens, below it.
+// It opens on the items that images changed, or on which two runs differ, where there are some.
 
 const SURE = 800;
 const FILTERS = {
@@ -51,6 +52,8 @@ class Browser {
       ];
       item.haystack = texts.filter(known).join('\n').toLowerCase();
     }
+    const telling = DATA.kind === 'run' ? 'changed' : 'differs';
+    if (DATA.items.some((item) => this.passes(item, telling))) this.state.filter = telling;
     this.build();
     this.narrow.addEventListener('change', () => this.place());
     document.addEventListener('keydown', (event) => this.key(event));

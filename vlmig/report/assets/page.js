@@ -56,22 +56,46 @@ function agreementSection() {
   return section('agreement', 'Beside what people say', el('p', { class: 'guide' }, guide), agreementTable(DATA), agreementConditions(DATA));
 }
 
+// The one sentence that says what was found.
+const finding = () => el('p', { class: 'finding' }, DATA.finding.replaceAll(' -> ', ' → '));
+
+// What the words of the results mean, those that occur.
+function resultsGuide() {
+  const has = (name) => DATA.main.some((row) => row.cells[name]);
+  return [
+    'Accuracy in percent; below it the 95 % interval, Wilson’s over objects.',
+    has('shuffled') && 'Shuffled: with other objects’ images. Visual gain: the object’s images against those.',
+    DATA.main.some((row) => row.subset === 'covered') && 'Covered: items about things that the image generator can draw.',
+    DATA.main.some((row) => known(row.majority)) && 'Majority: always the commonest answer. Balanced: the mean over answers, each counting the same.',
+    DATA.stopping.length > 0 && 'k = auto: as many images as each answer needs, on average the number below.',
+    VERDICT,
+  ]
+    .filter(Boolean)
+    .join(' ');
+}
+
+const VERDICT =
+  'Verdict: “better” or “worse” only where the p-value, adjusted for all comparisons of this page (Holm), is below 0.05; else “tied”, which may also mean too few items.';
+
 function runPage() {
-  const guide =
-    'Accuracy in percent; below it the 95 % interval, Wilson’s over objects. Visual gain: the object’s images against other objects’. ' +
-    'A verdict is “better” or “worse” only where the p-value, adjusted for all comparisons of this page (Holm), is below 0.05.';
+  const calibration =
+    'Left, accuracy by the number of images. Right, of answers given with some confidence, how many are right: on the diagonal it knows what it knows. ' +
+    'ECE, the expected calibration error, is the mean distance from the diagonal, weighted by answers, in percent: 0 is best.';
+  const gaps =
+    '“Finds” is the smallest true difference that would have been found in four of five such runs. McNemar: the exact test of how many changed either way.';
   page.append(
-    el('header', {}, el('h1', {}, 'Evaluation'), pairs(DATA.head.facts, 'facts'), provenance(DATA.head)),
-    section('results', 'Results', el('p', { class: 'guide' }, guide), mainTable(DATA)),
+    el('header', {}, el('h1', {}, 'Evaluation'), finding(), pairs(DATA.head.facts, 'facts'), provenance(DATA.head)),
+    section('overview', 'With and without images', el('p', { class: 'guide' }, 'Each with its 95 % interval over objects.'), dotGrid(DATA)),
+    section('results', 'Results', el('p', { class: 'guide' }, resultsGuide()), mainTable(DATA)),
     agreementSection() || '',
     groupSection() || '',
-    section('curves', 'Curves and calibration', chartGrid(DATA)),
+    section('curves', 'Curves and calibration', el('p', { class: 'guide' }, calibration), chartGrid(DATA)),
     browserSection() || '',
     section(
       'differences',
       'Differences',
       DATA.comparisons.length
-        ? differences(DATA)
+        ? [el('p', { class: 'guide' }, VERDICT, ' ', gaps), differences(DATA)]
         : el('p', { class: 'guide' }, 'Nothing was measured to compare with.'),
     ),
     section('conditions', 'Conditions', conditions(DATA)),
@@ -84,6 +108,7 @@ function comparisonPage() {
       'header',
       {},
       el('h1', {}, 'Two runs compared'),
+      finding(),
       el(
         'div',
         { class: 'columns' },
@@ -101,7 +126,7 @@ function comparisonPage() {
     section(
       'results',
       'Results',
-      el('p', { class: 'guide' }, 'Counts are wordings of items; accuracies in percent with their 95 % intervals.'),
+      el('p', { class: 'guide' }, 'Counts are wordings of items; accuracies in percent with their 95 % intervals. ', VERDICT),
       pairedTable(DATA),
       el(
         'ul',

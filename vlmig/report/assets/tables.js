@@ -55,7 +55,7 @@ function compared(a, b) {
 function accuracy(cell) {
   if (!cell) return el('span', { class: 'none' }, '–');
   if (known(cell.perplexity))
-    return [el('span', { class: 'value' }, cell.perplexity.toFixed(2)), el('span', { class: 'under' }, 'ppl')];
+    return [el('span', { class: 'value' }, fixed(cell.perplexity, 3)), el('span', { class: 'under' }, 'ppl')];
   if (known(cell.unread))
     return el('span', { class: 'none', title: `never read: ${cell.unread.join(', ')}` }, 'cannot name the candidates');
   if (!known(cell.acc)) return el('span', { class: 'none' }, '–');
@@ -66,6 +66,7 @@ function accuracy(cell) {
     known(cell.acc_same_label) && `same label ${percent(cell.acc_same_label)}`,
     known(cell.acc_other_label) && `other label ${percent(cell.acc_other_label)}`,
   ].filter(Boolean);
+  if (known(cell.pictures)) shares.push(`${fixed(cell.pictures, 1)} images`);
   const lines = shares.map((text) => el('span', { class: 'under' }, text));
   return [el('span', { class: 'value' }, percent(cell.acc)), under, other, ...lines];
 }
@@ -87,7 +88,7 @@ function gainCell(gain) {
 
 // name, group, heading, content of a row
 const GROUPS = ['', 'without images', 'controls', 'with images', 'same images, other rules'];
-const MAIN = (k) => [
+const MAIN = ({ k, stopping }) => [
   ['n', 0, 'items', (r) => (known(r.n) ? String(r.n) : null)],
   ['chance', 1, 'chance', (r) => (known(r.chance) ? percent(r.chance) : null)],
   ['majority', 1, 'majority', (r) => (known(r.majority) ? percent(r.majority) : null)],
@@ -96,9 +97,10 @@ const MAIN = (k) => [
   ['caption', 1, 'caption', (r) => r.cells.caption && accuracy(r.cells.caption)],
   ['blank', 2, 'blank', (r) => r.cells.blank && accuracy(r.cells.blank)],
   ['shuffled', 2, 'shuffled', (r) => r.cells.shuffled && accuracy(r.cells.shuffled)],
-  ['main', 3, `k = ${k}`, (r) => k > 0 && accuracy(r.cells.main)],
-  ['balanced', 3, 'balanced', (r) => k > 0 && known(r.balanced_acc) && percent(r.balanced_acc)],
-  ['consistent', 3, 'both orders alike', (r) => k > 0 && consistent(r.cells.main)],
+  ...stopping.map((auto) => [auto, 3, `k = ${auto}`, (r) => r.cells[auto] && accuracy(r.cells[auto])]),
+  ['main', 3, `k = ${k}`, (r) => k !== 0 && accuracy(r.cells.main)],
+  ['balanced', 3, 'balanced', (r) => k !== 0 && known(r.balanced_acc) && percent(r.balanced_acc)],
+  ['consistent', 3, 'both orders alike', (r) => k !== 0 && consistent(r.cells.main)],
   ['gain', 3, 'visual gain', (r) => r.gain && gainCell(r.gain)],
   ['vote', 4, 'vote', (r) => r.cells.vote && accuracy(r.cells.vote)],
   ['clip', 4, 'CLIP', (r) => r.cells.clip && accuracy(r.cells.clip)],
@@ -188,7 +190,7 @@ function agreementConditions(data) {
 }
 
 function mainTable(data) {
-  const columns = MAIN(data.k).filter(([, , , show]) => data.main.some(show));
+  const columns = MAIN(data).filter(([, , , show]) => data.main.some(show));
   const spans = GROUPS.map((title, group) => [title, columns.filter((c) => c[1] === group).length]).filter(
     ([, count]) => count,
   );
@@ -309,7 +311,7 @@ function conditions(data) {
     ...extra.map((name) => ({
       name: name === 'ece' ? 'ECE' : name === 'f1' ? 'F1' : name.replace('_', ' '),
       value: (r) => r[name],
-      show: (r) => known(r[name]) && (name === 'perplexity' ? r[name].toFixed(3) : percent(r[name])),
+      show: (r) => known(r[name]) && (name === 'perplexity' ? fixed(r[name], 3) : percent(r[name])),
     })),
   ];
   return folded(`All ${plural(data.conditions.length, 'condition')}`, () =>
