@@ -25,6 +25,7 @@ ORDER = [
     "report",
     "integrations",
     "pocket",
+    "app",
     "cli",
 ]
 # The pocket world's scenes are encoded by its generator's autoencoder.

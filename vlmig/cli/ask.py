@@ -133,7 +133,7 @@ def _choose(model: VLMIG, arguments: argparse.Namespace, given: dict[str, Any]) 
 
 def _about_images(answer: Answer, floor: float) -> str:
     """Say what the images are, and whether they were listened to."""
-    mean = sum(answer.weights) / len(answer.weights)
+    mean = sum(answer.alignment) / len(answer.weights)
     source = "compared with" if answer.given else "imagined"
     line = f'{source} "{answer.prompt}", mean CLIP similarity {options.similarity(mean)}'
     low = mean < floor and not answer.given
@@ -152,7 +152,7 @@ def _probabilities(answer: Answer) -> str:
     distributions = [answer.probabilities, answer.text_only, *answer.per_image]
     names = ["with images", "text only"]
     remarks = ["", ""]
-    for number, weight in enumerate(answer.weights, 1):
+    for number, weight in enumerate(answer.alignment, 1):
         names.append(f"image {number}")
         remarks.append(f" CLIP similarity {options.similarity(weight)}")
     rows = [["", *candidates, ""]]

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from vlmig.cli import (
+    app,
     ask,
     calibrate,
     convert,
@@ -51,6 +52,7 @@ DATA_COMMANDS = {
 COMMANDS: dict[str, Any] = {
     "answer and imagine": {
         "ask": (ask, "Answer a question with imagined images, or with yours."),
+        "app": (app, "Open a page on this machine to ask, look and mix."),
         "imagine": (imagine, "Generate images and store their features; maintain the store."),
     },
     "measure": {

@@ -51,6 +51,15 @@ class Visuals:
         lists = (self.prompts[cut], self.features[cut], self.alignment[cut], self.items[cut])
         return Visuals(*lists, self.keys[cut], self.shown, self.given)
 
+    def chosen(self, places: Sequence[int]) -> Visuals:
+        """Return the images beside the text at these places, and all of those in it."""
+        prompts, items, keys = (
+            [values[place] for place in places] for values in (self.prompts, self.items, self.keys)
+        )
+        rows = list(places)
+        features, alignment = self.features[rows], self.alignment[rows]
+        return Visuals(prompts, features, alignment, items, keys, self.shown, self.given)
+
     @property
     def fit(self) -> Tensor:
         """How well each image fits its prompt, as a mixture reads it, (K,): the alignment, or

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,9 @@ class AskOptions:
     """Whether to compute ``Answer.attribution``."""
 
 
-@dataclass
+@dataclass(repr=False)
 class Answer:
-    """The answer to a question with choices."""
+    """The answer to a question with choices. A notebook shows it as ``vlmig ask --html`` does."""
 
     question: str
     answer: str
@@ -47,8 +48,7 @@ class Answer:
     per_image: list[dict[str, float]]
     text_only: dict[str, float]
     weights: list[float]
-    """CLIP similarity of each image and its prompt: low means an imagined image is a guess. A
-    given image is trusted whatever its similarity."""
+    """The earlier name of ``alignment``: similarities, not the mixture's shares."""
     images: list[Image.Image]
     """Images beside the text: imagined, or given to a late-fusion model."""
     prompt: str
@@ -64,6 +64,25 @@ class Answer:
     attribution: Attribution | None = None
     """How far each image, and each patch of it, moved the answer; None unless ``why=True`` asked
     for it."""
+
+    def __repr__(self) -> str:
+        """Say the answer and what it rests on, in one line."""
+        alone = max(self.text_only, key=lambda name: self.text_only[name])
+        source = "given" if self.given else f"of {self.prompt!r}"
+        images = f", {len(self.images)} images {source}" if self.images else ""
+        p = self.probabilities[self.answer]
+        return f"Answer({self.answer!r}, p={p:.2f}, text only {alone!r}{images})"
+
+    def _repr_html_(self) -> str:
+        """Draw the answer in a notebook."""
+        # By its name: pages lie above answers.
+        return import_module("vlmig.report.answer").framed(self)
+
+    @property
+    def alignment(self) -> list[float]:
+        """CLIP similarity of each image and its prompt; NaN where the encoder has no text side. Low
+        means an imagined image is a guess. A given image is trusted whatever its similarity."""
+        return self.weights
 
     @property
     def listened(self) -> bool:

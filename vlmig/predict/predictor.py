@@ -21,11 +21,12 @@ from vlmig.predict.answer import Answer, AskOptions, Reply
 from vlmig.predict.attribution import explain
 from vlmig.predict.images import DEFAULT_K, Images, VisualCache
 from vlmig.predict.loading import build_untrained, load_checkpoint
+from vlmig.predict.predictions import pose
 from vlmig.predict.scorer import Scorer
 from vlmig.predict.scores import Scores
 from vlmig.predict.writing import generate, images_to_begin, think, write_answer
 from vlmig.processing.chat_templates import Turn
-from vlmig.processing.conversation import Conversation, Shot, spaced
+from vlmig.processing.conversation import Conversation, Shot
 from vlmig.processing.texts import check_pairs, check_question, check_texts
 from vlmig.runtime import Stopwatch
 from vlmig.vision import ImageInputs
@@ -57,6 +58,12 @@ class VLMIG:
         self.visual_cache = VisualCache(model)
         self.scorer = Scorer(model, tokenizer, self.visual_cache)
         self.imagination, self.stopwatch = self.images.imagination, self.images.stopwatch
+
+    def __repr__(self) -> str:
+        """Name the checkpoint and its parts, in one line."""
+        config, name = self.config, self.folder.name or "untrained"
+        parts = f"{config.text_config.model_type}, {config.fusion}, images by {config.imaginer}"
+        return f"VLMIG({name!r}: {parts})"
 
     @classmethod
     def from_pretrained(
@@ -146,18 +153,16 @@ class VLMIG:
             return [self.images.for_conversation(conversation, extra.prompt, number, extra.seed)]
 
         (visuals,) = draw((), 0 if isinstance(count, Stopping) else count)
-        gap = self.tokenizer.mask_token if isinstance(self.model, VLMIGForMaskedLM) else ""
-        context, rationale = conversation.context(gap), ""
+        rationale = None
         if steps:
             rationale = think(self.scorer, conversation, visuals, extra.max_new_tokens)
-            context = conversation.conclude(rationale)
         with self.stopwatch("read, fuse, mix"):
-            options = list(self.scorer.likely(context, visuals, 8) if choices is None else choices)
-            plain = conversation.template == "question" or steps or gap
-            candidates = spaced(context, options) if plain else conversation.continuations(options)
+            context, options, candidates = pose(
+                self.scorer, conversation, choices, visuals, rationale
+            )
             scores, visuals = self._scored((context, candidates), visuals, count, mixture, draw)
             text_only = self.scorer.text_only(context, candidates, visuals, scores)
-            fields: Any = {"rationale": rationale}
+            fields: Any = {"rationale": rationale or ""}
             if extra.why:
                 asked = (context, candidates)
                 fields["attribution"] = explain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from PIL import Image
 from vlmig.evaluation.run_folder import Row
 from vlmig.predict.answer import Answer, Reply
 from vlmig.report.items import drawn_why, thousandths
-from vlmig.report.page import write_data_page
+from vlmig.report.page import data_page, write_page
 from vlmig.report.thumbnails import thumbnail
 
 SIDE = 192
@@ -25,6 +26,38 @@ def write_answer(answer: Answer, path: Path) -> None:
     Raises:
         VLMIGError: the file cannot be written.
     """
+    write_page(path, answer_page(answer))
+
+
+def write_reply(question: str, reply: Reply, path: Path) -> None:
+    """Write a written answer with the given images as a self-contained page.
+
+    Raises:
+        VLMIGError: the file cannot be written.
+    """
+    item = {"kind": "reply", "steps": reply.rationale}
+    data = _data(question, item, {"answer": str(reply), "alone": None}, [], reply.shown, [])
+    write_page(path, data_page(question, data))
+
+
+def answer_page(answer: Answer) -> str:
+    """Make one answer with its images a self-contained page."""
+    return data_page(answer.question, answer_data(answer))
+
+
+def framed(answer: Answer) -> str:
+    """Return the page in a frame for a notebook: its style and script touch nothing outside."""
+    page = answer_page(answer)
+    rows = min(len(answer.probabilities), 12) + 2 * bool(answer.images)
+    height = f"height: {330 + 31 * rows}px"
+    return (
+        f'<iframe srcdoc="{html.escape(page)}" sandbox="allow-scripts" title="answer" '
+        f'style="width: 100%; border: 0; {height}"></iframe>'
+    )
+
+
+def answer_data(answer: Answer) -> Row:
+    """Return what the page draws of an answer."""
     names = list(answer.probabilities)
 
     def shares(distribution: dict[str, float]) -> list[int]:
@@ -36,28 +69,17 @@ def write_answer(answer: Answer, path: Path) -> None:
         "text": shares(answer.text_only),
         "mixed": shares(answer.probabilities),
         "images": [shares(distribution) for distribution in answer.per_image],
-        "alignment": [None if value != value else round(value, 3) for value in answer.weights],
+        "alignment": [None if value != value else round(value, 3) for value in answer.alignment],
     }
     item = {"kind": "choice", "names": names, "steps": answer.rationale}
     prompts = [answer.prompt] if answer.images and not answer.given else []
     why, found = None, answer.attribution
     if found is not None:
         why = drawn_why(found.images, found.left_out, found.patches)
-    _write(path, answer.question, item, wording, answer.images, answer.shown, prompts, why)
+    return _data(answer.question, item, wording, answer.images, answer.shown, prompts, why)
 
 
-def write_reply(question: str, reply: Reply, path: Path) -> None:
-    """Write a written answer with the given images as a self-contained page.
-
-    Raises:
-        VLMIGError: the file cannot be written.
-    """
-    item = {"kind": "reply", "steps": reply.rationale}
-    _write(path, question, item, {"answer": str(reply), "alone": None}, [], reply.shown, [])
-
-
-def _write(
-    path: Path,
+def _data(
     question: str,
     item: Row,
     wording: Row,
@@ -65,8 +87,8 @@ def _write(
     shown: Sequence[Image.Image],
     prompts: list[str],
     why: Row | None = None,
-) -> None:
-    """Write a page of one item with one wording, its images beside the text and in it, and what
+) -> Row:
+    """Describe a page of one item with one wording, its images beside the text and in it, and what
     moved the answer."""
     k = len(beside)
     entry: Row = {
@@ -84,7 +106,7 @@ def _write(
         "runs": [entry],
         "wordings": [{"text": question, "right": None}],
     }
-    data: Row = {
+    return {
         "kind": "answer",
         "k": k,
         "floor": None,
@@ -92,4 +114,3 @@ def _write(
         "items": [item],
         "pictures": [thumbnail(image, ROOM, SIDE) for image in (*beside, *shown)],
     }
-    write_data_page(path, question, data)

@@ -18,7 +18,7 @@ from vlmig.evaluation.run_folder import Row, Run, main_condition, read_run
 from vlmig.imagination.store import FeatureStore
 from vlmig.report.finding import comparison
 from vlmig.report.items import Numbers, entry_of, item_of, rights, shares, text_of
-from vlmig.report.page import write_stored_page
+from vlmig.report.stored_page import write_stored_page
 from vlmig.report.tables import headline
 
 NAMED = 5

@@ -10,7 +10,7 @@ import numpy as np
 
 from vlmig.data.check import Findings, summary
 from vlmig.data.pairs import Pair
-from vlmig.report.page import style, write_page
+from vlmig.report.page import page_text, style, write_page
 from vlmig.report.thumbnails import thumbnail
 from vlmig.vision.files import BadImage
 
@@ -29,7 +29,7 @@ def write_findings(path: Path, findings: Sequence[Findings], seed: int = 0) -> N
     """
     sources = [_source(found, seed) for found in findings]
     values = {"style": style("data_check.css"), "sources": sources}
-    write_page(path, "data_check.html", title="vlmig: training data", **values)
+    write_page(path, page_text("data_check.html", title="vlmig: training data", **values))
 
 
 def _source(found: Findings, seed: int) -> dict[str, Any]:

@@ -90,8 +90,12 @@ def _kind(gain: Row, visual: Row | None) -> str:
 def _values(results: Row, task: str, subset: str) -> str:
     """Write the accuracies by text alone, with images and with others', in percent."""
     found = {}
-    for name, setting in {"text": (0, "none"), "main": (), "shuffled": (None, "shuffled")}.items():
-        row = main_condition(results, task, subset, *setting)
+    for name, k, control in (
+        ("text", 0, "none"),
+        ("main", None, "none"),
+        ("shuffled", None, "shuffled"),
+    ):
+        row = main_condition(results, task, subset, k, control)
         if row is not None and row["acc"] is not None:
             found[name] = percent(row["acc"], 0)
     return _written(found, " %")

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,25 +16,13 @@ from markupsafe import Markup
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.run_folder import Row
-from vlmig.imagination.store import FeatureStore
 from vlmig.io.atomic import write_text
-from vlmig.report.items import Numbers
-from vlmig.report.tables import finite
-from vlmig.report.thumbnails import thumbnails
 
-CHARACTERS = 9_300_000
-"""Size of a page with its images; mail and browsers handle 10 MB easily."""
 SCRIPTS = ("dom.js", "tables.js", "charts.js", "detail.js", "groups.js", "items.js", "page.js")
 
 
-def write_page(path: Path, template: str, **values: Any) -> Path:
-    """Fill a template of ``assets`` and write the page.
-
-    Text in ``values`` is escaped, except ``Markup``.
-
-    Raises:
-        VLMIGError: the file cannot be written.
-    """
+def page_text(template: str, **values: Any) -> str:
+    """Fill a template of ``assets``. Text in ``values`` is escaped, except ``Markup``."""
     environment = Environment(
         loader=PackageLoader("vlmig.report", "assets"),
         autoescape=True,
@@ -41,8 +30,17 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
         trim_blocks=True,
     )
     environment.filters["digest"] = _digest
+    return environment.get_template(template).render(values) + "\n"
+
+
+def write_page(path: Path, text: str) -> Path:
+    """Write a page.
+
+    Raises:
+        VLMIGError: the file cannot be written.
+    """
     try:
-        write_text(path, environment.get_template(template).render(values) + "\n")
+        write_text(path, text)
     except OSError as error:
         raise VLMIGError(
             f"cannot write the page {path}: {error}; choose a folder that can be written"
@@ -50,29 +48,17 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     return path
 
 
-def write_data_page(path: Path, title: str, data: Row) -> Path:
-    """Write a page whose script draws ``data``; hashes in its policy block any other script.
-
-    Raises:
-        VLMIGError: the file cannot be written.
-    """
-    code = "".join(map(asset, SCRIPTS))
-    script = Markup(f"\n'use strict';\n(() => {{\n{code}}})();\n")
-    values = {"style": style("page.css"), "script": script, "data": Markup(_json(data))}
-    return write_page(path, "page.html", title=title, **values)
+def data_page(title: str, data: Row) -> str:
+    """Make a page whose script draws ``data``; hashes in its policy block any other script."""
+    script = scripts(SCRIPTS)
+    values = {"style": style("page.css"), "script": script, "data": Markup(to_json(data))}
+    return page_text("page.html", title=title, **values)
 
 
-def write_stored_page(
-    path: Path, title: str, data: Row, store: FeatureStore, numbers: Numbers
-) -> Path:
-    """Add the store's images to ``data``, as large as there is room for, and write the page.
-
-    Raises:
-        VLMIGError: the file cannot be written.
-    """
-    data = finite(data)
-    room = CHARACTERS - len(_json(data)) - 100_000
-    return write_data_page(path, title, {**data, "pictures": thumbnails(store, numbers, room)})
+def scripts(names: Sequence[str]) -> Markup:
+    """Join scripts of ``assets`` into one, whose names nothing outside sees."""
+    code = "".join(map(asset, names))
+    return Markup(f"\n'use strict';\n(() => {{\n{code}}})();\n")
 
 
 def style(name: str) -> Markup:
@@ -83,7 +69,7 @@ def asset(name: str) -> str:
     return resources.files("vlmig.report").joinpath("assets", name).read_text(encoding="utf-8")
 
 
-def _json(data: Row) -> str:
+def to_json(data: Row) -> str:
     """Write data as JSON inside a script element, which nothing in it can close."""
     text = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for character in "<>&":

@@ -10,7 +10,7 @@ from vlmig.report.agreement import agreement_charts, agreement_rows
 from vlmig.report.by_group import group_rows
 from vlmig.report.finding import finding
 from vlmig.report.items import Numbers, entry_of, item_of, shares
-from vlmig.report.page import write_stored_page
+from vlmig.report.stored_page import write_stored_page
 from vlmig.report.tables import charts, headline, main_rows, stopping_ks
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from vlmig.evaluation.metrics.rescoring import BASELINES
 from vlmig.evaluation.run_folder import Row, Run, found_row, main_condition
@@ -15,10 +14,11 @@ METRICS = {"generate_until": "exact match", "loglikelihood_rolling": "perplexity
 """Output type of a task -> its metric, where that is not accuracy."""
 OTHERS = ("acc_same_label", "acc_other_label")
 """What the control ``shuffled`` gets beside donors of the item's label, and of another one."""
-
-
 CONSISTENT = ("consistent", "consistent_ci95")
 """Of pairs of things, the share that is answered alike in both orders."""
+CELL = ("acc", "ci95", "f1", "perplexity", "ece", "donors", "unread", "pictures")
+CELL += (*CONSISTENT, *OTHERS)
+"""What a table cell shows of a condition."""
 
 
 def headline(run: Run) -> Row:
@@ -206,16 +206,6 @@ def _chart(run: Run, task: str, subset: str) -> Row:
         "reliability": reliability,
         "chance": block["baselines"].get(task, {}).get("chance"),
     }
-
-
-def finite(value: Any) -> Any:
-    """Replace NaN inside by None, which JSON has; every digit stays, to be rounded once, where it
-    is shown."""
-    if isinstance(value, float):
-        return None if value != value else value
-    if isinstance(value, dict):
-        return {name: finite(inner) for name, inner in value.items()}
-    return [finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def stopping_ks(results: Row) -> list[str]:

@@ -1,0 +1,226 @@
+"""What the page asks for: models, answers image by image, other mixtures, exports."""
+
+from __future__ import annotations
+
+import base64
+import io
+import secrets
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vlmig.app.worker import Emit, Worker
+from vlmig.errors import VLMIGError
+from vlmig.evaluation.run_folder import Row
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlmig.predict.answer import Answer
+    from vlmig.predict.predictions import Predictions
+
+KEPT = 64
+"""Questions whose predictions are kept, the latest ones."""
+MOST_IMAGES = 12
+
+
+class Form(BaseModel):
+    """Fields of a request; others are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    @classmethod
+    def of(cls, fields: Any) -> Any:
+        """Check fields.
+
+        Raises:
+            VLMIGError: one is missing, unknown, or not what it should be.
+        """
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"])) or "the request"
+            raise VLMIGError(f"{name}: {first['msg'].lower()}; correct it on the page") from None
+
+
+class Question(Form):
+    """What to ask."""
+
+    question: str = Field(max_length=4000)
+    choices: list[str] = Field(default=[], max_length=64)
+    """The likeliest next words without any."""
+    k: int | str | None = None
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    images: list[str] = Field(default=[], max_length=MOST_IMAGES)
+    """Given images, each a file in base64."""
+
+
+class Settings(Form):
+    """How to mix; the checkpoint's own where a field is None."""
+
+    key: str
+    """Of the predictions."""
+    mix: str | None = None
+    weights: str | None = None
+    strength: float | None = Field(default=None, ge=0, le=10)
+    doubt: float | None = Field(default=None, ge=0, le=10)
+    places: list[int] | None = Field(default=None, max_length=MOST_IMAGES)
+    """The images to listen to."""
+
+
+class Desk:
+    """Answers the page's requests."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._kept: OrderedDict[str, tuple[str, Question, Predictions]] = OrderedDict()
+
+    def describe(self) -> Iterator[Row]:
+        """Yield each model as it is ready."""
+
+        def work(emit: Emit) -> None:
+            for name in self.worker.loaders:
+                emit({"loading": name})
+                config = self.worker.model(name).config
+                emit({"ready": name, "auto": config.auto is not None})
+
+        return self.worker.events(work)
+
+    def ask(self, fields: Any) -> Iterator[Row]:
+        """Yield every model's answer after each image."""
+
+        def work(emit: Emit) -> None:
+            question = Question.of(fields)
+            if isinstance(question.k, int) and not 0 <= question.k <= MOST_IMAGES:
+                raise VLMIGError(f"{question.k} images; expected 0 to {MOST_IMAGES}")
+            given = [_opened(text, i) for i, text in enumerate(question.images, 1)]
+            for name in self.worker.loaders:
+                if name not in self.worker.models:
+                    emit({"loading": name})
+                self._answer(name, question, given, emit)
+
+        return self.worker.events(work)
+
+    def _answer(self, name: str, form: Question, given: list[Image.Image], emit: Emit) -> None:
+        from vlmig.predict.predictions import predictions
+
+        model, key = self.worker.model(name), secrets.token_urlsafe(9)
+        k = None if given and not model.config.images_in_text else form.k
+        found = predictions(
+            model.scorer,
+            model.images,
+            form.question,
+            form.choices or None,
+            k,
+            given=given,
+            seed=form.seed,
+        )
+        for latest in found:
+            self._kept[key] = (name, form, latest)
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+            emit({"model": name, **self._mixed(Settings(key=key))})
+
+    def mix(self, fields: Any) -> Row:
+        """Mix the stored predictions of a question otherwise.
+
+        Raises:
+            VLMIGError: the question is not kept any more; a rule that does not go with the model.
+        """
+        return self._mixed(Settings.of(fields))
+
+    def _mixed(self, settings: Settings) -> Row:
+        from vlmig.models.config import MIX_RULES, WEIGHT_KINDS
+        from vlmig.report.answer import answer_data
+
+        name, answer, found = self._answered(settings)
+        config, scores = self.worker.models[name].config, found.scores
+        mixes = [rule for rule in MIX_RULES if rule != "contrast" or scores.generic is not None]
+        kinds = [kind for kind in WEIGHT_KINDS if kind != "learned" or config.learned]
+        if any(value != value for value in found.visuals.alignment.tolist()):
+            kinds = [kind for kind in kinds if kind not in ("clip", "doubled")]
+        return {
+            "key": settings.key,
+            "data": answer_data(answer),
+            "mixes": mixes,
+            "kinds": kinds,
+            "mixture": {
+                name: getattr(config, name) for name in ("mix", "weights", "strength", "doubt")
+            },
+        }
+
+    def _answered(self, settings: Settings) -> tuple[str, Answer, Predictions]:
+        """Return a model's name, its answer with these settings, and what it rests on."""
+        from dataclasses import replace
+
+        from vlmig.models.mixture import Mixture
+
+        if settings.key not in self._kept:
+            raise VLMIGError("this answer is not kept any more; ask again")
+        name, _, found = self._kept[settings.key]
+        mixture = Mixture.of(self.worker.models[name].config, settings.mix, settings.weights)
+        if settings.strength is not None:
+            mixture = replace(mixture, strength=settings.strength)
+        if settings.doubt is not None:
+            mixture = replace(mixture, doubt=settings.doubt)
+        count = len(found.visuals.features)
+        places = None
+        if settings.places is not None:
+            places = [place for place in settings.places if 0 <= place < count]
+        return name, found.answer(mixture, places), found
+
+    def page(self, fields: Any) -> str:
+        """Return the answer as a self-contained page."""
+        from vlmig.report.answer import answer_page
+
+        return answer_page(self._answered(Settings.of(fields))[1])
+
+    def code(self, fields: Any) -> str:
+        """Return Python code that gives the same answer."""
+        settings = Settings.of(fields)
+        name, answer, found = self._answered(settings)
+        _, form, _ = self._kept[settings.key]
+        changed = {field: getattr(settings, field) for field in ("strength", "doubt")}
+        loaded = [repr(name)]
+        loaded += [f"{field}={value}" for field, value in changed.items() if value is not None]
+        call = [f"    {form.question!r},"]
+        if form.choices:
+            call.append(f"    choices={form.choices!r},")
+        if found.given:
+            files = [f"image{i}.png" for i in range(1, len(found.given) + 1)]
+            call.append(f"    images={files!r},  # your files")
+        if form.k is not None and (not found.given or found.visuals.features.shape[0] == 0):
+            call.append(f"    k={form.k!r},")
+        call.append(f"    seed={form.seed},")
+        for field in ("mix", "weights"):
+            if (value := getattr(settings, field)) is not None:
+                call.append(f"    {field}={value!r},")
+        lines = ["from vlmig import VLMIG", ""]
+        lines += [f"model = VLMIG.from_pretrained({', '.join(loaded)})", "answer = model.ask("]
+        lines += [*call, ")", "print(answer.answer, answer.probabilities)"]
+        if settings.places is not None and len(settings.places) < len(found.visuals.features):
+            lines.append(f"# The page listened only to the images {_counted(settings.places)}.")
+        return "\n".join(lines) + "\n"
+
+
+def _counted(places: list[int]) -> str:
+    return ", ".join(str(place + 1) for place in places) or "none"
+
+
+def _opened(text: str, number: int) -> Image.Image:
+    """Decode a given image.
+
+    Raises:
+        VLMIGError: it is none.
+    """
+    from vlmig.vision.files import BadImage, read_image
+
+    try:
+        return read_image(io.BytesIO(base64.b64decode(text, validate=True)))
+    except (BadImage, ValueError) as reason:
+        raise VLMIGError(
+            f"image {number} cannot be read ({reason}); expected a file such as PNG, JPEG or WebP"
+        ) from None

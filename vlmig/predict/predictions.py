@@ -1,0 +1,145 @@
+"""What text alone and each image predict for one question: every mixture of them is arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vlmig.imagination.visuals import Visuals
+from vlmig.models.mixture import Mixture
+from vlmig.predict.adaptive_k import AdaptiveScores, Stopping, parse_k
+from vlmig.predict.answer import Answer
+from vlmig.predict.images import DEFAULT_K, Images
+from vlmig.predict.scorer import Scorer
+from vlmig.predict.scores import Scores
+from vlmig.processing.conversation import Conversation, spaced
+from vlmig.processing.texts import check_question
+from vlmig.vision import ImageInputs
+
+
+class Posed(NamedTuple):
+    """A question as the LM reads it."""
+
+    context: str
+    options: list[str]
+    """The choices, or the likeliest next words without any."""
+    candidates: list[str]
+    """The options as they follow the context."""
+
+
+def pose(
+    scorer: Scorer,
+    conversation: Conversation,
+    choices: Sequence[str] | None,
+    visuals: Visuals,
+    rationale: str | None = None,
+) -> Posed:
+    """Write a question's context and candidates.
+
+    Args:
+        rationale: the chain of thought that comes first, if there is one.
+    """
+    gap = scorer.tokenizer.mask_token if scorer.masked else ""
+    context = conversation.context(gap) if rationale is None else conversation.conclude(rationale)
+    options = list(scorer.likely(context, visuals, 8) if choices is None else choices)
+    plain = conversation.template == "question" or rationale is not None or gap
+    candidates = spaced(context, options) if plain else conversation.continuations(options)
+    return Posed(context, options, candidates)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions for one question, by text alone and beside each of K images."""
+
+    question: str
+    options: list[str]
+    scores: Scores
+    text_only: np.ndarray
+    """Log-probabilities without any image, (C,)."""
+    visuals: Visuals
+    given: list[Image.Image]
+    """Images that were given."""
+
+    def answer(self, mixture: Mixture, places: Sequence[int] | None = None) -> Answer:
+        """Mix the predictions beside some of the images, by their places, or beside all."""
+        visuals, scores = self.visuals, self.scores
+        if places is not None:
+            chosen = list(places)
+            visuals = visuals.chosen(chosen)
+            images, alignment = scores.per_image[chosen], scores.alignment[chosen]
+            scores = replace(scores, per_image=images, alignment=alignment)
+        return Answer.of(
+            self.options,
+            scores,
+            self.text_only,
+            visuals,
+            mixture,
+            self.given,
+            question=self.question,
+        )
+
+
+def predictions(
+    scorer: Scorer,
+    images: Images,
+    question: str,
+    choices: Sequence[str] | None = None,
+    k: int | str | None = None,
+    *,
+    given: ImageInputs = (),
+    seed: int = 0,
+) -> Iterator[Predictions]:
+    """Predict as ``VLMIG.ask`` does, and yield after each image that is imagined; once, with all
+    of them, where images are given or there are no choices.
+
+    Args:
+        given: images of the question.
+
+    Raises:
+        VLMIGError: as ``VLMIG.ask``.
+    """
+    check_question(question, choices)
+    scorer.texts.refuse_unknown(choices or ())
+    conversation = Conversation.of(question.strip(), given, (), scorer.config, scorer.tokenizer)
+    pictured = bool(conversation.images)
+    count = parse_k(k, scorer.config.auto, choices is not None and not pictured)
+    generic = len(scorer.model.generic_features) > 0
+
+    def draw(number: int | None) -> Visuals:
+        return images.for_conversation(conversation, None, number, seed)
+
+    if pictured or choices is None:
+        visuals = draw(None if isinstance(count, Stopping) else count)
+        context, options, candidates = pose(scorer, conversation, choices, visuals)
+        how: dict[str, Any] = {"verbatim": True, "generic": generic}
+        (scores,) = scorer.score([context], [candidates], [visuals], **how)
+        alone = scorer.text_only(context, candidates, visuals, scores)
+        yield Predictions(question, options, scores, alone, visuals, conversation.images)
+        return
+    context, options, candidates = pose(scorer, conversation, choices, draw(0))
+    rule, most = _rule(scorer, count)
+    mixture = Mixture.of(scorer.config)
+    adaptive = AdaptiveScores(scorer, [[(context, candidates)]], rule, mixture, generic=generic)
+    with torch.inference_mode():
+        adaptive.read()
+    while True:
+        (scores,), visuals = adaptive.scores, adaptive.visuals
+        yield Predictions(question, options, scores, scores.text, visuals, [])
+        following = len(visuals.features) + 1 if most is not None else adaptive.wanted
+        if following is None or (most is not None and following > most):
+            return
+        visuals = draw(following)
+        with torch.inference_mode():
+            adaptive.look(visuals)
+
+
+def _rule(scorer: Scorer, count: int | Stopping | None) -> tuple[Stopping, int | None]:
+    """Return when to stop: a rule, and the number of images where it is fixed."""
+    if isinstance(count, Stopping):
+        return replace(count, group=scorer.config.imaginer_batch or count.group), None
+    return Stopping(1.0, 1.0, 1.0), DEFAULT_K if count is None else count
