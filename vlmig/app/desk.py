@@ -84,8 +84,9 @@ class Desk:
         def work(emit: Emit) -> None:
             for name in self.worker.loaders:
                 emit({"loading": name})
-                config = self.worker.model(name).config
-                emit({"ready": name, "auto": config.auto is not None})
+                model = self.worker.model(name)
+                emit({"ready": name, "auto": model.config.auto is not None})
+                _ = model.imagination.source  # loaded now, or the first question waits for it
 
         return self.worker.events(work)
 

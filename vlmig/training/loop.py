@@ -31,7 +31,7 @@ from vlmig.training.recipe import Optimization
 logger = logging.getLogger(__name__)
 
 STATE = "state"
-LOG = "log.jsonl"
+LOG, TIMES = "log.jsonl", "times.jsonl"
 Losses = Callable[[nn.Module, int], Sequence[Callable[[], Tensor]]]
 """(prepared module, step) -> a function for each micro-batch; their losses add up to the
 batch's."""
@@ -168,6 +168,9 @@ class Loop:
             self.folder.mkdir(parents=True, exist_ok=True)
             with (self.folder / LOG).open("a", encoding="utf-8") as file:
                 print(json.dumps(line), file=file)
+            # Apart from the log, which a resumed run writes again to the letter.
+            with (self.folder / TIMES).open("a", encoding="utf-8") as file:
+                print(json.dumps({"step": line["step"], "time": time.time()}), file=file)
 
     def save(self) -> None:
         """Write the state to a new folder, then remove the old one."""

@@ -121,8 +121,7 @@ class Material:
         rules = Curation.from_mapping(entry.pop("curate", None))
         source = build_source(entry, session.data, tokens.tokenizer, session.own)
         state = state_of_source(entry, session.data)
-        content = json.dumps([entry, limit], sort_keys=True, default=str)
-        folder = session.folder / "data" / hashlib.sha256(content.encode()).hexdigest()[:12]
+        folder = index_folder(session.folder, entry, limit)
         with session.accelerator.main_process_first():
             read = index(source, folder, limit, state)
         check_share(read.bad, read.records, recipe.max_bad, source.name, folder / BAD)
@@ -188,3 +187,14 @@ class Material:
                 known.add(line)
                 with self.bad_list.open("a", encoding="utf-8") as file:
                     print(line, file=file)
+
+
+def index_folder(folder: Path, entry: dict[str, Any], limit: int | None) -> Path:
+    """Return where a run keeps the index of a source.
+
+    Args:
+        folder: of the run's training.
+        entry: of the stage's data, without ``weight``, ``limit`` and ``curate``.
+    """
+    content = json.dumps([entry, limit], sort_keys=True, default=str)
+    return folder / "data" / hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -37,7 +37,6 @@ async function ask() {
   complain('');
   say('asking …');
   state.panels.clear();
-  byId('answers').replaceChildren();
   document.body.classList.add('busy');
   const started = performance.now();
   const choices = byId('choices').value.split(',').map((text) => text.trim()).filter(Boolean);
@@ -73,7 +72,9 @@ function show(event) {
   if (!panel) {
     panel = new Panel(event.model);
     state.panels.set(event.model, panel);
+    if (state.panels.size === 1) byId('answers').replaceChildren();
     byId('answers').append(panel.root);
+    if (state.panels.size === 1 && matchMedia('(max-width: 860px)').matches) panel.root.scrollIntoView();
   }
   panel.arrived(event);
 }

@@ -151,6 +151,39 @@ function unit(chart) {
   return `${chart.metric}, %${known(chart.chance) ? '; dashed: chance' : ''}`;
 }
 
+// Lines over steps: [kind, name, [[step, value], ...]].
+function trace(caption, format, all) {
+  const lines = all.filter(([, , points]) => points.length);
+  if (!lines.length) return null;
+  const points = lines.flatMap(([, , own]) => own);
+  const values = points.map(([, y]) => y).sort((a, b) => a - b);
+  const last = Math.max(...points.map(([step]) => step));
+  // A few wild first steps must not press the rest flat.
+  const top = Math.min(values[values.length - 1], 1.5 * values[Math.floor(0.98 * (values.length - 1))]);
+  const margin = (top - values[0] || top || 1) * 0.08;
+  const [low, high] = [Math.max(0, values[0] - margin), top + margin];
+  const x = scale(0, last, BOX.left + 6, BOX.width - BOX.right);
+  const y = scale(low, high, BOX.height - BOX.bottom, BOX.top);
+  const inside = ([step, value]) => [x(step), y(Math.min(value, high))];
+  const ends = lines.map(([, name, own]) => `${name} ${format(own[0][1])} at step ${own[0][0]}, ${format(own[own.length - 1][1])} at step ${own[own.length - 1][0]}`);
+  const ticks = [low, (low + high) / 2, high].map((value) => [value, format(value)]);
+  const drawing = canvas(
+    `${caption} by step`,
+    ends.join('; '),
+    BOX.height,
+    axes(x, y, [0, Math.round(last / 2), last].map((step) => [step, String(step)]), ticks, 'step'),
+    lines.map(([kind, , own]) =>
+      svg(
+        'g',
+        { class: `series ${kind}` },
+        svg('path', { class: 'line', d: path(own.map(inside)) }),
+        own.length < 40 && own.map((point) => svg('circle', { class: 'dot', cx: inside(point)[0], cy: inside(point)[1], r: 2.6 })),
+      ),
+    ),
+  );
+  return figure(caption, drawing, lines.map(([kind, name]) => [kind, name]));
+}
+
 function dotGrid(data) {
   const drawn = data.charts.map((chart) => [chart, dots(chart)]).filter(([, drawing]) => drawing);
   return el(

@@ -147,4 +147,52 @@ function answerPage() {
   );
 }
 
-({ run: runPage, comparison: comparisonPage, answer: answerPage })[DATA.kind]();
+function trainingPage() {
+  const guide =
+    'Loss in nats per token of texts held out by image: beside their own image, another’s, a blank one, and by text alone. ' +
+    'It sees where its own image leaves the others clearly behind (2 % here); blank below text is only the style of the texts.';
+  const nats = (value) => fixed(value, 2);
+  page.append(
+    el('header', {}, el('h1', {}, 'Training'), finding(), folded('Recipe', () => el('pre', { tabindex: '0' }, DATA.recipe))),
+    ...DATA.stages.map((stage, i) => {
+      const { own = [], shuffled = [], blank = [], text = [] } = stage.curves;
+      const facts = { trains: stage.trains.join(', '), batch: String(stage.batch), steps: String(stage.steps ?? '') };
+      const drawn = [
+        trace('held-out loss', nats, [['text', 'text alone', text], ['blank', 'blank', blank], ['shuffled', 'another’s', shuffled], ['pictures', 'its own', own]]),
+        trace('training loss', nats, [['pictures', 'loss', stage.loss]]),
+        trace('probe, right in %', (share) => percent(share, 0), Object.entries(stage.probe).map(([name, points]) => [/text only/.test(name) ? 'text' : 'pictures', name, points])),
+        trace('samples per second', (value) => fixed(value, 0), [['pictures', 'speed', stage.speed]]),
+      ].filter(Boolean);
+      return section(
+        `stage-${i}`,
+        `Stage ${stage.name}`,
+        DATA.stages.length > 1 && el('p', {}, stage.verdict),
+        pairs(facts, 'facts'),
+        el('p', { class: 'guide' }, guide),
+        el('div', { class: 'charts' }, drawn),
+        stage.sources.map(trainingSource),
+      );
+    }),
+  );
+}
+
+function trainingSource(source) {
+  const counts = Object.fromEntries(Object.entries(source.counts).map(([name, count]) => [name, count.toLocaleString('en')]));
+  const bad = source.bad.map((record) => el('tr', {}, el('td', { class: 'left' }, record.reason), el('td', { class: 'left free' }, record.place)));
+  return el(
+    'div',
+    { class: 'source' },
+    el('h3', {}, `Data: ${source.name}`),
+    pairs(counts, 'facts'),
+    source.samples.length > 0 &&
+      el(
+        'div',
+        { class: 'samples' },
+        source.samples.map((sample) => el('figure', {}, sample.pictures.map((number) => picture(number, '', 128)), el('figcaption', {}, sample.caption))),
+      ),
+    source.missing && el('p', { class: 'guide' }, `No pair is shown: ${source.missing}.`),
+    bad.length > 0 && folded(`The first ${plural(bad.length, 'record')} that is bad or left out`, () => frame('Bad records', el('table', { class: 'plain' }, el('tbody', {}, bad)))),
+  );
+}
+
+({ run: runPage, training: trainingPage, comparison: comparisonPage, answer: answerPage })[DATA.kind]();
