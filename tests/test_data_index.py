@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
@@ -271,8 +272,12 @@ def test_data_check_tells_known_faults(
     )
     assert 'broken.jpg "broken"' in out and "silent.png" in out
     text = page.read_text()
-    assert text.count("<figure><img") == 9 and "<b>" not in text and "&lt;b&gt;bold" in text
+    assert text.count("<figure><label") == 9 and "<b>" not in text and "&lt;b&gt;bold" in text
     assert "http" not in text.replace("http-equiv", "")
+    drawn = re.findall(r"<figcaption>(.*?)</figcaption>\s*<svg.*?</svg>", text, re.S)
+    assert drawn == ["words of a caption", "width of an image, pixels"], "all are 30 high"
+    counts = re.findall(r"<title>(\d+)</title>", text.partition("width of an image")[2])
+    assert sum(map(int, counts)) == 4, "each image is in one bar"
     assert main([*command[:3], "--max-bad", "0.2"]) == 0
     assert main([*command[:3], "--limit", "2"]) == 0
     assert "records" in capsys.readouterr().out

@@ -86,7 +86,12 @@ def test_an_answer_shows_what_it_rests_on(tiny: VLMIG) -> None:
     for distribution in (answer.probabilities, answer.text_only, *answer.per_image):
         assert sum(distribution.values()) == pytest.approx(1.0, abs=1e-5)
     assert answer.prompt == "a cat"
-    assert answer.seconds["imagine"] > 0
+    assert answer.seconds["imagine"] > 0 and answer.alignment == answer.weights
+    assert repr(answer).startswith(f"Answer({answer.answer!r}, p=") and "3 images" in repr(answer)
+    assert "cross_attention" in repr(tiny) and max(map(len, (repr(answer), repr(tiny)))) < 250
+    shown = answer._repr_html_()
+    assert shown.startswith("<iframe srcdoc=") and 'sandbox="allow-scripts"' in shown
+    assert shown.count("<") == 2, "all of the page is inside the attribute"
 
 
 def test_asking_without_pictures_or_choices_works(tiny: VLMIG) -> None:

@@ -26,6 +26,7 @@ from vlmig.cli.main import main
 from vlmig.evaluation.probe import TaskProbe
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.imagination.store import FeatureStore
+from vlmig.report.training import verdict
 from vlmig.training import load_recipe, train
 from vlmig.training.model import frozen_digest
 from vlmig.training.run import read_log
@@ -92,6 +93,32 @@ def test_it_learns_to_read_pictures_and_moves_nothing_else(
         own, again = (m.model(ids, visual_features=features).logits for m in (model, loaded))
     assert torch.equal(own, again)
     assert loaded.config.trained and "100 steps" in (tmp_path / "out" / "README.md").read_text()
+    assert main(["report", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "report.html").read_text()
+    page = json.loads(re.findall(r'id="data">(.*?)</script>', text, re.S)[0])
+    (stage,), (source,) = page["stages"], page["stages"][0]["sources"]
+    assert page["finding"].startswith("It sees: at step 100 a held-out text costs")
+    assert stage["curves"]["own"] == [[0, first["own"]], [100, last["own"]]]
+    assert [loss for _, loss in stage["loss"]] == losses_of(tmp_path / "out")
+    assert len(stage["speed"]) == 100 and min(speed for _, speed in stage["speed"]) > 0
+    assert source["counts"]["records"] == 48 and len(source["samples"]) == 8
+    assert len(page["pictures"]) == 8 and "color of a" in source["samples"][0]["caption"]
+
+
+def test_the_verdict_says_what_the_curves_show() -> None:
+    def line(step: int, own: float, shuffled: float, blank: float) -> dict[str, Any]:
+        losses = {"own": own, "shuffled": shuffled, "blank": blank, "text": 2.0}
+        return {"step": step, "validation": losses, "probe": {"pocket_color": 0.625}}
+
+    start = line(0, 2.0, 2.0, 2.0)
+    assert verdict([]).startswith("Nothing held out was measured")
+    assert verdict([start]).startswith("It does not see yet: at step 0")
+    assert verdict([start, line(9, 1.0, 1.0, 1.0)]).startswith("It does not see yet"), "style"
+    assert verdict([start, line(9, 1.0, 1.2, 1.01)]).startswith("It does not see yet")
+    seen = verdict([start, line(9, 1.0, 1.2, 1.1)])
+    assert seen.startswith("It sees") and seen.endswith("2.000 alone; pocket_color: 63 %.")
+    worse = verdict([start, line(9, 1.0, 1.2, 1.1), line(18, 1.1, 1.4, 1.3)])
+    assert "it was 1.000 at step 9 and rises since: over-fitting" in worse
 
 
 def before_parts(parts: Path) -> dict[str, Any]:

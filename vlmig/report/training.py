@@ -124,7 +124,7 @@ def verdict(log: list[Row]) -> str:
 
 
 def _speeds(path: Path, batch: int) -> list[list[float]]:
-    """Return samples per second between lines of the log; runs before this was written have none."""
+    """Return samples per second between lines of the log; older runs have none."""
     if not path.is_file():
         return []
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
