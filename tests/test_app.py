@@ -63,6 +63,10 @@ def test_answers_come_image_by_image_and_are_those_of_ask(tiny: VLMIG) -> None:
         assert shares(desk.mix({"key": key, **how})) == pytest.approx(thousandths(expected), abs=1)
     fewer = desk.mix({"key": key, "places": [0, 1]})
     assert shares(fewer) == shares(rows[-2]), "leaving the last image out is not having drawn it"
+    expected = tiny.ask(QUESTION["question"], QUESTION["choices"], 3, why=True)
+    why = desk.why({"key": key})["data"]["items"][0]["runs"][0]["why"]
+    assert expected.attribution is not None and len(why["layers"]) == 3
+    assert why["images"] == pytest.approx(expected.attribution.images, abs=1e-4)
     names: dict[str, Any] = {}
     code = desk.code({"key": key, "mix": "logit", "strength": 2.0})
     assert "VLMIG.from_pretrained('model 0', strength=2.0)" in code
@@ -106,6 +110,8 @@ def test_what_is_wrong_is_one_line(tiny: VLMIG, monkeypatch: pytest.MonkeyPatch)
     assert "TypeError" in list(desk.ask(QUESTION))[-1]["error"]
     with pytest.raises(VLMIGError, match="not kept any more; ask again"):
         desk.mix({"key": "x"})
+    with pytest.raises(VLMIGError, match="ask again"):
+        desk.why({"key": "x"})
     assert KEPT >= 2, "two models may stand beside each other"
 
 
@@ -189,6 +195,8 @@ def use_the_page(browser: Any, url: str, picture: Path) -> None:
     until(lambda: mixed() != before)
     alone = [n.text for n in browser.find_elements(By.CSS_SELECTOR, ".matrix .text .number")]
     assert mixed() == alone
+    browser.find_element(By.NAME, "why").click()
+    until(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".evidence .layer")) == 6)
     # An image is dropped onto the page, and stands in the imagined ones' place.
     drop = (
         "const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));"

@@ -18,12 +18,15 @@ from vlmig.evaluation.run_folder import Row
 if TYPE_CHECKING:
     from PIL import Image
 
+    from vlmig.models.mixture import Mixture
     from vlmig.predict.answer import Answer
     from vlmig.predict.predictions import Predictions
 
 KEPT = 64
 """Questions whose predictions are kept, the latest ones."""
 MOST_IMAGES = 12
+MIXTURE = ("mix", "weights", "strength", "doubt")
+"""The fields of a checkpoint's mixture that the page changes."""
 
 
 class Form(BaseModel):
@@ -133,28 +136,52 @@ class Desk:
         """
         return self._mixed(Settings.of(fields))
 
+    def why(self, fields: Any) -> Row:
+        """Mix them, and say what moved the answer: each image, and each patch of it.
+
+        Raises:
+            VLMIGError: as ``mix``; images inside the text.
+        """
+        settings = Settings.of(fields)
+
+        def work(emit: Emit) -> None:
+            name, found, mixture = self._found(settings)
+            answer = found.why(self.worker.model(name).scorer, mixture)
+            emit(self._described(settings, answer, mixture))
+
+        *_, row = self.worker.events(work)
+        if "error" in row:
+            raise VLMIGError(row["error"])
+        return row
+
     def _mixed(self, settings: Settings) -> Row:
+        _, found, mixture = self._found(settings)
+        return self._described(settings, found.answer(mixture), mixture)
+
+    def _described(self, settings: Settings, answer: Answer, mixture: Mixture) -> Row:
+        """Return an answer, and what it can be mixed by."""
         from vlmig.models.config import MIX_RULES, WEIGHT_KINDS
         from vlmig.report.answer import answer_data
 
-        name, answer, found = self._answered(settings)
+        name, _, found = self._kept[settings.key]
         config, scores = self.worker.models[name].config, found.scores
         mixes = [rule for rule in MIX_RULES if rule != "contrast" or scores.generic is not None]
         kinds = [kind for kind in WEIGHT_KINDS if kind != "learned" or config.learned]
         if any(value != value for value in found.visuals.alignment.tolist()):
             kinds = [kind for kind in kinds if kind not in ("clip", "doubled")]
-        return {
-            "key": settings.key,
-            "data": answer_data(answer),
-            "mixes": mixes,
-            "kinds": kinds,
-            "mixture": {
-                name: getattr(config, name) for name in ("mix", "weights", "strength", "doubt")
-            },
-        }
+        data = answer_data(answer)
+        if mixture.weights == "entropy" and not answer.given:  # images below it are not listened to
+            data["floor"] = mixture.alignment_floor
+        own = {field: getattr(config, field) for field in MIXTURE}
+        row = {"key": settings.key, "data": data, "mixture": own}
+        return {**row, "mixes": mixes, "kinds": kinds}
 
-    def _answered(self, settings: Settings) -> tuple[str, Answer, Predictions]:
-        """Return a model's name, its answer with these settings, and what it rests on."""
+    def _found(self, settings: Settings) -> tuple[str, Predictions, Mixture]:
+        """Return a model's name, the predictions to mix, and how.
+
+        Raises:
+            VLMIGError: the question is not kept any more; a rule that does not go with the model.
+        """
         from dataclasses import replace
 
         from vlmig.models.mixture import Mixture
@@ -167,23 +194,23 @@ class Desk:
             mixture = replace(mixture, strength=settings.strength)
         if settings.doubt is not None:
             mixture = replace(mixture, doubt=settings.doubt)
-        count = len(found.visuals.features)
-        places = None
         if settings.places is not None:
-            places = [place for place in settings.places if 0 <= place < count]
-        return name, found.answer(mixture, places), found
+            count = len(found.visuals.features)
+            found = found.only([place for place in settings.places if 0 <= place < count])
+        return name, found, mixture
 
     def page(self, fields: Any) -> str:
         """Return the answer as a self-contained page."""
         from vlmig.report.answer import answer_page
 
-        return answer_page(self._answered(Settings.of(fields))[1])
+        _, found, mixture = self._found(Settings.of(fields))
+        return answer_page(found.answer(mixture))
 
     def code(self, fields: Any) -> str:
         """Return Python code that gives the same answer."""
         settings = Settings.of(fields)
-        name, answer, found = self._answered(settings)
-        _, form, _ = self._kept[settings.key]
+        self._found(settings)  # refuses what cannot be mixed
+        name, form, found = self._kept[settings.key]
         changed = {field: getattr(settings, field) for field in ("strength", "doubt")}
         loaded = [repr(name)]
         loaded += [f"{field}={value}" for field, value in changed.items() if value is not None]

@@ -83,6 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         desk = self.server.desk
         replies: dict[str, Callable[[Any], Row]] = {
             "/mix": desk.mix,
+            "/why": desk.why,
             "/page": lambda fields: {"text": desk.page(fields)},
             "/code": lambda fields: {"text": desk.code(fields)},
         }

@@ -14,6 +14,7 @@ from vlmig.imagination.visuals import Visuals
 from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import AdaptiveScores, Stopping, parse_k
 from vlmig.predict.answer import Answer
+from vlmig.predict.attribution import explain
 from vlmig.predict.images import DEFAULT_K, Images
 from vlmig.predict.scorer import Scorer
 from vlmig.predict.scores import Scores
@@ -57,7 +58,7 @@ class Predictions:
     """The predictions for one question, by text alone and beside each of K images."""
 
     question: str
-    options: list[str]
+    posed: Posed
     scores: Scores
     text_only: np.ndarray
     """Log-probabilities without any image, (C,)."""
@@ -65,23 +66,28 @@ class Predictions:
     given: list[Image.Image]
     """Images that were given."""
 
-    def answer(self, mixture: Mixture, places: Sequence[int] | None = None) -> Answer:
-        """Mix the predictions beside some of the images, by their places, or beside all."""
-        visuals, scores = self.visuals, self.scores
-        if places is not None:
-            chosen = list(places)
-            visuals = visuals.chosen(chosen)
-            images, alignment = scores.per_image[chosen], scores.alignment[chosen]
-            scores = replace(scores, per_image=images, alignment=alignment)
-        return Answer.of(
-            self.options,
-            scores,
-            self.text_only,
-            visuals,
-            mixture,
-            self.given,
-            question=self.question,
-        )
+    def only(self, places: Sequence[int]) -> Predictions:
+        """Return those of text alone and beside the images at these places."""
+        rows = list(places)
+        images, alignment = self.scores.per_image[rows], self.scores.alignment[rows]
+        scores = replace(self.scores, per_image=images, alignment=alignment)
+        return replace(self, scores=scores, visuals=self.visuals.chosen(rows))
+
+    def answer(self, mixture: Mixture) -> Answer:
+        """Mix them."""
+        read = self.posed.options, self.scores, self.text_only, self.visuals
+        return Answer.of(*read, mixture, self.given, question=self.question)
+
+    def why(self, scorer: Scorer, mixture: Mixture) -> Answer:
+        """Mix them, and attribute the answer to images and patches.
+
+        Raises:
+            VLMIGError: as ``explain``.
+        """
+        context, options, candidates = self.posed
+        question = (context, candidates)
+        found = explain(scorer, question, self.visuals, self.scores, mixture, options)
+        return replace(self.answer(mixture), attribution=found)
 
 
 def predictions(
@@ -115,21 +121,22 @@ def predictions(
 
     if pictured or choices is None:
         visuals = draw(None if isinstance(count, Stopping) else count)
-        context, options, candidates = pose(scorer, conversation, choices, visuals)
-        how: dict[str, Any] = {"verbatim": True, "generic": generic}
-        (scores,) = scorer.score([context], [candidates], [visuals], **how)
-        alone = scorer.text_only(context, candidates, visuals, scores)
-        yield Predictions(question, options, scores, alone, visuals, conversation.images)
+        posed = pose(scorer, conversation, choices, visuals)
+        read: Any = [posed.context], [posed.candidates], [visuals]
+        (scores,) = scorer.score(*read, verbatim=True, generic=generic)
+        alone = scorer.text_only(posed.context, posed.candidates, visuals, scores)
+        yield Predictions(question, posed, scores, alone, visuals, conversation.images)
         return
-    context, options, candidates = pose(scorer, conversation, choices, draw(0))
+    posed = pose(scorer, conversation, choices, draw(0))
+    read = [[(posed.context, posed.candidates)]]
     rule, most = _rule(scorer, count)
     mixture = Mixture.of(scorer.config)
-    adaptive = AdaptiveScores(scorer, [[(context, candidates)]], rule, mixture, generic=generic)
+    adaptive = AdaptiveScores(scorer, read, rule, mixture, generic=generic)
     with torch.inference_mode():
         adaptive.read()
     while True:
         (scores,), visuals = adaptive.scores, adaptive.visuals
-        yield Predictions(question, options, scores, scores.text, visuals, [])
+        yield Predictions(question, posed, scores, scores.text, visuals, [])
         following = len(visuals.features) + 1 if most is not None else adaptive.wanted
         if following is None or (most is not None and following > most):
             return

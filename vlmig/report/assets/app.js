@@ -101,9 +101,12 @@ class Panel {
   draw(data) {
     DATA.pictures = data.pictures;
     DATA.k = data.k;
+    DATA.floor = data.floor;
     const [item] = data.items;
     const view = { wording: 0, candidate: null, whole: true, runs: item.runs };
-    this.detail.replaceChildren(detail(item, view, () => {}));
+    const low = item.runs[0].wordings[0].alignment.filter((fit) => known(fit) && known(data.floor) && fit < data.floor).length;
+    const remark = `${plural(low, 'image')} with an orange similarity ${low === 1 ? 'does' : 'do'} not fit the prompt, and ${low === 1 ? 'is' : 'are'} not listened to.`;
+    this.detail.replaceChildren(detail(item, view, () => {}), low ? el('p', { class: 'guide' }, remark) : '');
   }
 
   build({ mixes, kinds, mixture }) {
@@ -113,12 +116,14 @@ class Panel {
     this.weights = this.choice('weights', kinds, mixture.weights);
     this.strength = this.slider('strength', 0, 4, 0.05, mixture.strength);
     this.doubt = this.slider('doubt', 0, 3, 0.05, mixture.doubt);
+    this.looked = el('input', { type: 'checkbox', name: 'why', onchange: () => this.again() });
     this.first = count > 1 ? this.slider('images', 0, count, 1, count) : null;
     this.first?.input.addEventListener('input', () => this.listen(this.first.value));
     this.controls.replaceChildren(
       el('h3', {}, 'Mix it otherwise'),
       count > 0 && el('p', { class: 'guide' }, 'Press an image to leave it out. Rule: how the predictions become one. Weights: how far each image is trusted. Strength: how much the images count against the text. Doubt: how far a text that is certain is left alone.'),
       this.strip,
+      count > 0 && el('label', { class: 'check' }, this.looked, 'show where it looked'),
       el('div', { class: 'sliders' }, [this.mix, this.weights, this.first, this.strength, this.doubt].filter(Boolean).map((part) => part.root)),
       el(
         'div',
@@ -207,7 +212,8 @@ class Panel {
     do {
       this.wish = false;
       try {
-        const reply = await (await request('/mix', this.settings())).json();
+        const path = this.looked.checked ? '/why' : '/mix';
+        const reply = await (await request(path, this.settings())).json();
         complain(reply.error);
         if (!reply.error) this.draw(reply.data);
       } catch (error) {
