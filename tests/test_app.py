@@ -177,24 +177,24 @@ def use_the_page(browser: Any, url: str, picture: Path) -> None:
             time.sleep(0.1)
         raise AssertionError(text("#status") + text("#error"))
 
-    def mixed() -> list[str]:
-        return [n.text for n in browser.find_elements(By.CSS_SELECTOR, ".matrix .mixed .number")]
+    def numbers(kind: str) -> list[str]:
+        code = "return [...document.querySelectorAll(arguments[0])].map((n) => n.textContent)"
+        return browser.execute_script(code, f".matrix .{kind} .number")
 
     browser.get(url)
     browser.find_element(By.ID, "ask").click()
     until(lambda: text("#status").startswith("answered"))
     assert text(".answered b") == "red"
     assert len(browser.find_elements(By.CSS_SELECTOR, ".matrix .picture")) == 6
-    before = mixed()
+    before = numbers("mixed")
     # A slider acts at once; with no strength the images say nothing.
     slide = (
         "const s = document.querySelector('[name=strength]'); s.value = 0;"
         "s.dispatchEvent(new Event('input'))"
     )
     browser.execute_script(slide)
-    until(lambda: mixed() != before)
-    alone = [n.text for n in browser.find_elements(By.CSS_SELECTOR, ".matrix .text .number")]
-    assert mixed() == alone
+    until(lambda: numbers("mixed") != before)
+    assert numbers("mixed") == numbers("text")
     browser.find_element(By.NAME, "why").click()
     until(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".evidence .layer")) == 6)
     # An image is dropped onto the page, and stands in the imagined ones' place.

@@ -32,6 +32,7 @@ CAPTIONS = {
     "report": "HTML pages",
     "integrations": "lm-evaluation-harness",
     "pocket": "the embedded model",
+    "app": "a page to ask and look",
     "cli": "the vlmig command",
 }
 COLUMNS = {"integrations": 0, "evaluation": 0, "predict": 0, "imagination": 0, "models": 0.5}
