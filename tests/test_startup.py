@@ -60,6 +60,17 @@ def test_a_folder_without_a_run_is_refused_before_torch_is_imported(tmp_path: Pa
     }
 
 
+def test_the_app_s_page_is_there_before_torch_is() -> None:
+    code = """
+from vlmig.app.desk import Desk
+from vlmig.app.server import Server
+from vlmig.app.worker import Worker
+with Server(Desk(Worker({})), ["pocket"], "127.0.0.1", 0) as server:
+    assert "Ask and look" in server.page
+"""
+    assert not imported_by(f"exec({code!r})") & {"torch", "transformers", "numpy", "scipy"}
+
+
 def test_import_vlmig_is_enough_for_transformers() -> None:
     """A new process that only did ``import vlmig`` loads a checkpoint by the auto classes; until
     then the import costs nothing."""

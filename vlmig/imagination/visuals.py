@@ -53,10 +53,9 @@ class Visuals:
 
     def chosen(self, places: Sequence[int]) -> Visuals:
         """Return the images beside the text at these places, and all of those in it."""
-        prompts, items, keys = (
-            [values[place] for place in places] for values in (self.prompts, self.items, self.keys)
-        )
         rows = list(places)
+        prompts, keys = [self.prompts[row] for row in rows], [self.keys[row] for row in rows]
+        items = [self.items[row] for row in rows]
         features, alignment = self.features[rows], self.alignment[rows]
         return Visuals(prompts, features, alignment, items, keys, self.shown, self.given)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -122,8 +122,9 @@ def predictions(
     if pictured or choices is None:
         visuals = draw(None if isinstance(count, Stopping) else count)
         posed = pose(scorer, conversation, choices, visuals)
-        read: Any = [posed.context], [posed.candidates], [visuals]
-        (scores,) = scorer.score(*read, verbatim=True, generic=generic)
+        (scores,) = scorer.score(
+            [posed.context], [posed.candidates], [visuals], verbatim=True, generic=generic
+        )
         alone = scorer.text_only(posed.context, posed.candidates, visuals, scores)
         yield Predictions(question, posed, scores, alone, visuals, conversation.images)
         return

@@ -16,8 +16,8 @@ OTHERS = ("acc_same_label", "acc_other_label")
 """What the control ``shuffled`` gets beside donors of the item's label, and of another one."""
 CONSISTENT = ("consistent", "consistent_ci95")
 """Of pairs of things, the share that is answered alike in both orders."""
-CELL = ("acc", "ci95", "f1", "perplexity", "ece", "donors", "unread", "pictures")
-CELL += (*CONSISTENT, *OTHERS)
+MEASURED = ("acc", "ci95", "f1", "perplexity", "ece", "donors", "unread", "pictures")
+CELL = (*MEASURED, *CONSISTENT, *OTHERS)
 """What a table cell shows of a condition."""
 
 
