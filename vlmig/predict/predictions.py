@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +12,13 @@ from PIL import Image
 
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.mixture import Mixture
-from vlmig.predict.adaptive_k import AdaptiveScores, Stopping, parse_k
+from vlmig.predict.adaptive_k import (
+    AdaptiveScores,
+    Draw,
+    Stopping,
+    parse_k,
+    score_until_safe,
+)
 from vlmig.predict.answer import Answer
 from vlmig.predict.attribution import explain
 from vlmig.predict.images import DEFAULT_K, Images
@@ -51,6 +57,23 @@ def pose(
     plain = conversation.template == "question" or rationale is not None or gap
     candidates = spaced(context, options) if plain else conversation.continuations(options)
     return Posed(context, options, candidates)
+
+
+def score_posed(
+    scorer: Scorer,
+    posed: Posed,
+    visuals: Visuals,
+    count: int | Stopping | None,
+    mixture: Mixture,
+    draw: Draw,
+) -> tuple[Scores, Visuals]:
+    """Score a question's candidates with these images, or with as many as it takes."""
+    question = (posed.context, posed.candidates)
+    if isinstance(count, Stopping):
+        (safe,) = score_until_safe(scorer, [question], count, mixture, draw)
+        return safe.scores[0], safe.visuals
+    how = {"verbatim": True, "generic": mixture.mix == "contrast"}
+    return scorer.score([posed.context], [posed.candidates], [visuals], **how)[0], visuals
 
 
 @dataclass(frozen=True)
@@ -129,25 +152,31 @@ def predictions(
         yield Predictions(question, posed, scores, alone, visuals, conversation.images)
         return
     posed = pose(scorer, conversation, choices, draw(0))
-    read = [[(posed.context, posed.candidates)]]
-    rule, most = _rule(scorer, count)
-    mixture = Mixture.of(scorer.config)
-    adaptive = AdaptiveScores(scorer, read, rule, mixture, generic=generic)
+    for scores, visuals in _gradually(scorer, posed, count, draw, generic):
+        yield Predictions(question, posed, scores, scores.text, visuals, [])
+
+
+def _gradually(
+    scorer: Scorer,
+    posed: Posed,
+    count: int | Stopping | None,
+    draw: Callable[[int], Visuals],
+    generic: bool,
+) -> Iterator[tuple[Scores, Visuals]]:
+    """Yield the scores by text alone, and after each image; with a rule, after each group."""
+    fixed, rule = DEFAULT_K if count is None else count, Stopping(1.0, 1.0, 1.0)
+    if isinstance(fixed, Stopping):
+        rule = replace(fixed, group=scorer.config.imaginer_batch or fixed.group)
+    questions, mixture = [[(posed.context, posed.candidates)]], Mixture.of(scorer.config)
+    adaptive = AdaptiveScores(scorer, questions, rule, mixture, generic=generic)
     with torch.inference_mode():
         adaptive.read()
     while True:
-        (scores,), visuals = adaptive.scores, adaptive.visuals
-        yield Predictions(question, posed, scores, scores.text, visuals, [])
-        following = len(visuals.features) + 1 if most is not None else adaptive.wanted
-        if following is None or (most is not None and following > most):
+        yield adaptive.scores[0], adaptive.visuals
+        n = len(adaptive.visuals.features)
+        wanted = adaptive.wanted if isinstance(fixed, Stopping) else n + 1 if n < fixed else None
+        if wanted is None:
             return
-        visuals = draw(following)
+        visuals = draw(wanted)
         with torch.inference_mode():
             adaptive.look(visuals)
-
-
-def _rule(scorer: Scorer, count: int | Stopping | None) -> tuple[Stopping, int | None]:
-    """Return when to stop: a rule, and the number of images where it is fixed."""
-    if isinstance(count, Stopping):
-        return replace(count, group=scorer.config.imaginer_batch or count.group), None
-    return Stopping(1.0, 1.0, 1.0), DEFAULT_K if count is None else count

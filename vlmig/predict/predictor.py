@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ from vlmig.models.checkpoint import absolute
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.mixture import Mixture
 from vlmig.models.modeling import Model, VLMIGForMaskedLM
-from vlmig.predict.adaptive_k import Draw, Stopping, parse_k, score_until_safe
+from vlmig.predict.adaptive_k import Stopping, parse_k, score_until_safe
 from vlmig.predict.answer import Answer, AskOptions, Reply
-from vlmig.predict.attribution import explain
 from vlmig.predict.images import DEFAULT_K, Images, VisualCache
 from vlmig.predict.loading import build_untrained, load_checkpoint
-from vlmig.predict.predictions import pose
+from vlmig.predict.predictions import Predictions, pose, score_posed
 from vlmig.predict.scorer import Scorer
 from vlmig.predict.scores import Scores
 from vlmig.predict.writing import generate, images_to_begin, think, write_answer
@@ -157,37 +157,12 @@ class VLMIG:
         if steps:
             rationale = think(self.scorer, conversation, visuals, extra.max_new_tokens)
         with self.stopwatch("read, fuse, mix"):
-            context, options, candidates = pose(
-                self.scorer, conversation, choices, visuals, rationale
-            )
-            scores, visuals = self._scored((context, candidates), visuals, count, mixture, draw)
-            text_only = self.scorer.text_only(context, candidates, visuals, scores)
-            fields: Any = {"rationale": rationale or ""}
-            if extra.why:
-                asked = (context, candidates)
-                fields["attribution"] = explain(
-                    self.scorer, asked, visuals, scores, mixture, options
-                )
-        fields["seconds"], images = dict(self.stopwatch.seconds), conversation.images
-        return Answer.of(
-            options, scores, text_only, visuals, mixture, images, question=question, **fields
-        )
-
-    def _scored(
-        self,
-        question: tuple[str, list[str]],
-        visuals: Visuals,
-        count: int | Stopping | None,
-        mixture: Mixture,
-        draw: Draw,
-    ) -> tuple[Scores, Visuals]:
-        """Score candidates after a context, with these images or as many as it takes."""
-        if not isinstance(count, Stopping):
-            context, candidates = question
-            how = {"verbatim": True, "generic": mixture.mix == "contrast"}
-            return self.scorer.score([context], [candidates], [visuals], **how)[0], visuals
-        (safe,) = score_until_safe(self.scorer, [question], count, mixture, draw)
-        return safe.scores[0], safe.visuals
+            posed = pose(self.scorer, conversation, choices, visuals, rationale)
+            scores, visuals = score_posed(self.scorer, posed, visuals, count, mixture, draw)
+            alone = self.scorer.text_only(posed.context, posed.candidates, visuals, scores)
+            found = Predictions(question, posed, scores, alone, visuals, conversation.images)
+            answer = found.why(self.scorer, mixture) if extra.why else found.answer(mixture)
+        return replace(answer, seconds=dict(self.stopwatch.seconds), rationale=rationale or "")
 
     def chat(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vlmig.evaluation.run_folder import Row
+from vlmig.report.numbers import fixed, interval, percent
 
 
 def group_rows(results: Row) -> Row | None:
@@ -24,11 +25,9 @@ def spread_lines(results: Row) -> list[str]:
         named = []
         for end in ("worst", "best"):
             row = accuracies[spread["task"], spread["by"], spread[end]]
-            low, high = (100 * bound for bound in row["acc_ci95"])
-            share = f"{100 * row['acc']:.1f}% [{low:.0f}, {high:.0f}]"
+            share = f"{percent(row['acc'])}% {interval(row['acc_ci95'])}"
             named.append(f"{end} {spread[end]} {share}, n = {row['n']}")
-        low, high = (100 * bound for bound in spread["ci95"])
-        apart = f"{100 * spread['spread']:.1f} points apart [{low:.0f}, {high:.0f}]"
-        chance = f"groups at random as far: p = {spread['p']:.3f}"
+        apart = f"{percent(spread['spread'])} points apart {interval(spread['ci95'])}"
+        chance = f"groups at random as far: p = {fixed(spread['p'], 3)}"
         lines.append(f"{spread['task']} by {spread['by']}: {'; '.join(named)}; {apart}, {chance}")
     return lines

@@ -108,8 +108,8 @@ def drawn_why(
     """Return what a page draws of an ``Attribution``."""
     scale = max((float(np.abs(effects).max()) for effects in patches), default=0.0)
     return {
-        "images": [round(value, 2) for value in images],
-        "left_out": [round(value, 2) for value in left_out],
+        "images": list(images),
+        "left_out": list(left_out),
         "layers": [encoded(effects, scale) for effects in patches],
     }
 
