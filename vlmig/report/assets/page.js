@@ -65,6 +65,7 @@ function runPage() {
     section('results', 'Results', el('p', { class: 'guide' }, guide), mainTable(DATA)),
     agreementSection() || '',
     groupSection() || '',
+    pairSection() || '',
     section('curves', 'Curves and calibration', chartGrid(DATA)),
     browserSection() || '',
     section(
