@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.pocket import tasks as pocket
     from vlmig.predict.adaptive_k import MOST
     from vlmig.report.agreement import agreement_table
-    from vlmig.report.by_group import spread_lines
+    from vlmig.report.by_group import pair_lines, spread_lines
     from vlmig.report.finding import finding
     from vlmig.report.run_page import write_report
     from vlmig.report.tables import table
@@ -124,7 +124,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(table(results))
         if people := agreement_table(results):
             print(f"\n{people}\n")
-        for line in spread_lines(results):
+        for line in [*spread_lines(results), *pair_lines(results)]:
             print(line)
         print(write_report(arguments.out, model.imagination.store))
 

@@ -34,6 +34,8 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _files(names: list[str], data: Path | None) -> str:
     """List files, and say which are missing."""
+    if not names:
+        return "none: its rows are in the package"
     if data is None:
         return ", ".join(names)
     return ", ".join(name if (data / name).is_file() else f"{name} (missing)" for name in names)

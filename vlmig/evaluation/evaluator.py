@@ -108,7 +108,12 @@ class Evaluator:
         if not items:
             raise VLMIGError(f"task {task.name} has no covered items; leave --subset out")
         self.available[task.name] = len(items)
-        return items if self.settings.limit is None else drawn(items, self.settings.limit)
+        if self.settings.limit is None:
+            return items
+        if not task.paired:
+            return drawn(items, self.settings.limit)
+        chosen = {item.cluster for item in drawn(items[::2], self.settings.limit)}
+        return [item for item in items if item.cluster in chosen]
 
     def measure(self, task: Task) -> Measured:
         """Measure every item under every seed, except those in the journal."""

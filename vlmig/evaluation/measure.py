@@ -55,6 +55,7 @@ class Plan:
         self.rule = rule_for(model, settings, task)
         self.generic = settings.contrasts(model.config)
         shuffled = "shuffled" in self.settings.controls and task.kind == "choice"
+        shuffled = shuffled and not task.paired
         self.donors = {seed: donors(items, seed) for seed in settings.seeds} if shuffled else {}
         self.examples = task.demonstrations(data) if "few-shot" in self.settings.controls else []
         shown = model.model.generic_features.tolist() if self.generic else None

@@ -49,7 +49,7 @@ def compared(settings: Settings, task: Task, data: Path) -> list[str]:
     """List what a task's main condition is compared with, at most: a model whose vision encoder has
     no text side lacks two of them."""
     k = settings.main_k
-    if k == 0 or task.kind == "text":
+    if k == 0 or task.kind == "text" or task.paired:
         return []
     named = ["text-only", *(f"k={n}" for n in (1, settings.auto) if n in settings.ks and n != k)]
     if task.kind != "choice" or task.scoring == "sequence":

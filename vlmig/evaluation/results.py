@@ -115,6 +115,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "comparisons": _judged(evaluator, outcomes),
             "distributions": _distributions(outcomes),
             "groups": _groups(outcomes),
+            "pairs": list(chain(*(o.pairs for o in outcomes))),
             "reliability": list(chain(*(o.reliability for o in outcomes))),
             "settings": {**asdict(settings), "protocol": model.config.protocol},
             "protocol": model.config.protocol,

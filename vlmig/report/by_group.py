@@ -1,4 +1,5 @@
-"""Accuracy by groups of items: the report's table, and a line for the terminal."""
+"""Accuracy by groups of items, and minimal pairs: the report's tables, and lines for the
+terminal."""
 
 from __future__ import annotations
 
@@ -12,6 +13,27 @@ def group_rows(results: Row) -> Row | None:
     if not found.get("rows"):
         return None
     return {"rows": found["rows"], "spreads": spread_lines(results)}
+
+
+def pair_lines(results: Row) -> list[str]:
+    """Say of each audit how far apart the sides of its pairs are, with images and without."""
+    lines = []
+    for row in results["vlmig"].get("pairs", ()):
+        if row["group"] != "all":
+            continue
+        parts = [f"{row['task']} ({row['n']} pairs): total variation of the sides"]
+        parts.append(f"text only {_share(row, 'text')}, k={row['k']} {_share(row, 'images')}")
+        low, high = row["change_ci95"]
+        parts.append(f"change {row['change']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        if "within" in row:
+            parts.append(f"between halves of one side's images {_share(row, 'within')}")
+        lines.append("; ".join(parts))
+    return lines
+
+
+def _share(row: Row, name: str) -> str:
+    low, high = row[f"{name}_ci95"]
+    return f"{row[name]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def spread_lines(results: Row) -> list[str]:

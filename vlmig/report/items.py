@@ -24,7 +24,7 @@ IMAGES = 3000
 def item_of(task: str, line: Row) -> Row:
     """Describe an item independently of the run."""
     doc, kind, said = line["doc"], _kind(line), line["doc"].get("distribution", ())
-    decided = not said or line["correct"] is not None
+    decided = not doc.get("side") and (not said or line["correct"] is not None)
     names = [_names(doc, question) for question in doc["questions"]]
     shared = all(own == names[0] for own in names)
     wordings = []

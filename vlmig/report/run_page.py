@@ -38,6 +38,7 @@ def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Pa
         "agreement": agreement_rows(run.results),
         "agreements": block.get("distributions", {}).get("conditions", []),
         "groups": group_rows(run.results),
+        "pairs": block.get("pairs", []),
         "charts": [*charts(run), *agreement_charts(run.results)],
         "comparisons": block["comparisons"],
         "conditions": block["conditions"],

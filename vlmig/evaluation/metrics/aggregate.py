@@ -7,6 +7,7 @@ from dataclasses import astuple
 
 import numpy as np
 
+from vlmig.errors import VLMIGError
 from vlmig.evaluation.auto_k import rule_of
 from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.metrics.bootstrap import majority
@@ -15,6 +16,7 @@ from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition
 from vlmig.evaluation.metrics.distributions import Distributions
 from vlmig.evaluation.metrics.outcome import Outcome, Table, candidate_lists
+from vlmig.evaluation.metrics.pairs import pair_rows
 from vlmig.evaluation.metrics.rescoring import BASELINES, Rescorer
 from vlmig.evaluation.metrics.squad import exact_match, f1
 from vlmig.evaluation.records import Record
@@ -37,6 +39,8 @@ def assemble(evaluator: Evaluator, measured: Measured) -> tuple[Outcome, dict[in
         _perplexities(evaluator, outcome, measured)
     elif task.kind == "generate":
         _matches(evaluator, outcome, measured)
+    elif task.paired:
+        return outcome, _pairs(evaluator, outcome, measured)
     elif task.scoring == "sequence":
         _sequences(evaluator, outcome, measured)
     else:
@@ -110,6 +114,26 @@ def _choices(
         found = Distributions(table, items, rescorers)
         outcome.distributions = found.block(planned, evaluator.settings.every_k)
     return answers
+
+
+def _pairs(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> dict[int, Iterator[Row]]:
+    """Compare the answers of the sides of minimal pairs, with and without images."""
+    main_k = evaluator.settings.main_k
+    if not isinstance(main_k, int):
+        raise VLMIGError(
+            f"k={main_k} with the minimal pairs of {measured.task.name}; expected a number of "
+            "images, the same for both sides"
+        )
+    rescorers, values = [], []
+    for seed in measured.seeds:
+        rescorer = Rescorer(
+            measured.task, measured.items, measured.records(seed), evaluator.model.config
+        )
+        rescorers.append(rescorer)
+        values.append(rescorer.rescore(main_k, *outcome.main))
+    outcome.baselines = {"majority": None, "chance": None}
+    outcome.pairs = pair_rows(outcome, rescorers, main_k)
+    return _answers_by_seed(measured, rescorers, values)
 
 
 def _add_auto(

@@ -45,6 +45,8 @@ class Outcome:
     comparisons."""
     groups: dict[str, list[Row]] = field(default_factory=dict)
     """Accuracy by groups of items, see ``by_group``."""
+    pairs: list[Row] = field(default_factory=list)
+    """Of minimal pairs, how far apart the answers of their sides are, see ``pairs``."""
     unread: list[str] = field(default_factory=list)
     """Words of the candidates that the image encoder's text side never read in training."""
 

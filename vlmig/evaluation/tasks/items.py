@@ -59,6 +59,9 @@ class Item:
     """Of items that people do not agree on, the share of them that says each candidate."""
     group: str = ""
     """How far they agree: a single candidate, multiple ones, or any (``tasks.people``)."""
+    side: str = ""
+    """Of a minimal pair, which of its sides; nothing is right then. The other one has the same
+    cluster."""
     groups: tuple[tuple[str, str], ...] = ()
     """Of each grouping of the task's items, its name and this item's group."""
 
@@ -70,7 +73,7 @@ class Item:
     @property
     def decided(self) -> bool:
         """Whether one candidate is right: more than half of the people say it."""
-        return not self.distribution or max(self.distribution) > 0.5
+        return not self.side and (not self.distribution or max(self.distribution) > 0.5)
 
     def inside(self, covered: Callable[[str], bool]) -> bool:
         """Tell whether all that the item is about belongs to a subset."""
@@ -79,6 +82,8 @@ class Item:
     @property
     def label(self) -> str:
         """Name the right answer (of the first wording)."""
+        if self.side:
+            return ""
         return self.choices[max(self.questions[0].answer, 0)] if self.choices else ""
 
     def described(self) -> dict[str, Any]:
@@ -87,7 +92,7 @@ class Item:
         for question in self.questions:
             questions.append({name: getattr(question, name) for name in Question.__slots__})
         fields = {name: getattr(self, name) for name in Item.__slots__} | {"questions": questions}
-        for name in ("things", "distribution", "group", "groups"):
+        for name in ("things", "distribution", "group", "side", "groups"):
             if not fields[name]:  # most items have none, and keep their names in the journal
                 del fields[name]
         return fields
@@ -152,6 +157,8 @@ class Task:
     ``first_token``, or the ``sequence`` of context and candidate by mean loss per token."""
     counted: str = "each"
     """``each`` wording counts; as in ViComTe, an item is right when ``any`` wording is."""
+    paired: bool = False
+    """Whether items are the sides of minimal pairs, two and two."""
     both_orders: bool = False
     """Whether the second half of an item's questions are the first half's in the other order."""
     policy: str = "item"

@@ -17,8 +17,10 @@ class Keys(Checked):
     """What a task's file may say; ``vlmig.evaluation.tasks.yaml_task`` makes a task of it."""
 
     task: str
-    files: dict[str, Names]
+    files: dict[str, Names] = {}
     """Files below the data folder, by split."""
+    rows: list[dict[str, Any]] = []
+    """The rows themselves, in place of files: of a small task, such as an audit."""
     columns: list[str]
     """Fields that every row must have."""
     prompts: list[Any]
@@ -28,9 +30,9 @@ class Keys(Checked):
     """What the item is about; items that share it are one cluster."""
     picture: str
     """What to imagine."""
-    answer: str
+    answer: str = ""
     """Expression: the right candidate, its index, or the list of right texts to generate, empty
-    for plain text."""
+    for plain text; left out where there are ``sides``."""
     choices: Any = "labels"
     """Expression, or list of templates; ``labels`` are all right answers of the split."""
     continuation: Any = "{{ choice }}"
@@ -43,6 +45,10 @@ class Keys(Checked):
     where they are swapped; intervals are over things, which pairs share."""
     orders: Literal["both", "one"] = "both"
     """Orders in which a prompt about two things is asked."""
+    sides: dict[str, str] = {}
+    """The two sides of minimal pairs, by name: ``{one: "a man", two: "a woman"}``. Each row is
+    asked once about either, ``side`` in its texts, with images of its own; nothing is right, and
+    what is measured is how far apart the answers are (docs/evaluation.md)."""
     known: list[str] = []
     """Labels that may occur; any when empty."""
     same: dict[str, str] = {}
@@ -87,6 +93,13 @@ class Keys(Checked):
     reference: dict[str, Any] = {}
     """Keys that the published code sets differently."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_of_rows(cls, values: Any) -> Any:
+        """Let rows of the file itself be the split test, which has no files."""
+        rows = isinstance(values, dict) and values.get("rows") and "files" not in values
+        return {**values, "files": {"test": []}} if rows else values
+
     @model_validator(mode="after")
     def _check(self) -> Keys:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.task):
@@ -107,6 +120,11 @@ class Keys(Checked):
                 f"{', '.join(self.files)}"
             )
         self._check_kinds()
+        if bool(self.rows) == any(self.files.values()):
+            raise ValueError("has files and rows, or neither; expected one of them")
+        for row in self.rows:
+            if missing := [name for name in self.columns if name not in row]:
+                raise ValueError(f"has a row without {', '.join(missing)}; expected all columns")
         return self
 
     def _check_kinds(self) -> None:
@@ -114,6 +132,12 @@ class Keys(Checked):
             raise ValueError(
                 f"has {len(self.things)} things; expected two, by the names that prompts call them"
             )
+        if bool(self.answer) == bool(self.sides):
+            raise ValueError("has an answer and sides, or neither; expected one of them")
+        if self.sides and (len(self.sides) != 2 or self.choices == "labels" or self.things):
+            raise ValueError("has sides; expected two, with choices, and no things")
+        if self.sides and (self.kind, self.scoring) != ("choice", "whole"):
+            raise ValueError("has sides; expected kind choice, and scoring whole")
         if bool(self.people) != bool(self.by):
             raise ValueError("has people without by, or by without people; expected both")
         if self.by and self.by not in self.columns:

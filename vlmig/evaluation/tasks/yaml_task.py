@@ -35,7 +35,7 @@ class Declaration(Keys):
         Raises:
             VLMIGError: its files are wrong.
         """
-        records: list[Record] = []
+        records: list[Record] = _placed(self.task, self.rows)
         for name in self.files[split]:
             if name not in (self.labels, self.people):
                 path = self._path(data, name)
@@ -77,7 +77,7 @@ class Declaration(Keys):
         Raises:
             VLMIGError: a row does not fit the task.
         """
-        return self._items((f"{self.task}, row {i}", row) for i, row in enumerate(rows, 1))
+        return self._items(_placed(self.task, rows))
 
     def _items(self, records: Iterable[Record]) -> list[Item]:
         kept: list[Record] = []
@@ -91,6 +91,8 @@ class Declaration(Keys):
             raise VLMIGError(
                 f"{self.task}: no rows where {self.where}; fetch the files again from their source"
             )
+        if self.sides:
+            return self._pairs(kept)
         answers = [made_of_row(place, evaluate, self.answer, row) for place, row in kept]
         labels = sorted({self._one(answer) for answer in answers if isinstance(answer, str)})
         items = []
@@ -160,16 +162,25 @@ class Declaration(Keys):
         Raises:
             VLMIGError: a column that the task does not have.
         """
-        added = {}
-        for name in columns:
-            if name not in self.groups and name not in self.columns:
-                raise VLMIGError(
-                    f"task {self.task} has no column {name!r}; expected one of "
-                    f"{', '.join([*self.groups, *self.columns])}"
-                )
-            if name not in self.groups:
-                added[name] = f"{{{{ {name} }}}}"
+        added = {name: f"{{{{ {name} }}}}" for name in columns if name not in self.groups}
+        for name in added:
+            if name not in self.columns:
+                known = ", ".join(self.columns)
+                message = f"task {self.task} has no column {name!r}; expected one of {known}"
+                raise VLMIGError(message)
         return self.model_copy(update={"groups": {**self.groups, **added}})
+
+    def _pairs(self, records: list[Record]) -> list[Item]:
+        """Make two items of each row: one for either side."""
+        items = []
+        for number, (place, row) in enumerate(records):
+            for name, side in self.sides.items():
+                filled = {**row, "side": made_of_row(place, render, side, row)}
+                item = made_of_row(place, self._item, number, filled, 0, place)
+                items.append(replace(item, id=f"{item.id}/{name}", side=filled["side"]))
+            if items[-1].choices != items[-2].choices:
+                raise VLMIGError(f"{place}: the sides have other candidates; expected the same")
+        return items
 
     def _choices(self, row: Row) -> tuple[str, ...]:
         """Return the distinct candidates of a row."""
@@ -248,6 +259,7 @@ class Declaration(Keys):
             kind=self.kind,
             scoring=self.scoring,
             counted=self.counted,
+            paired=bool(self.sides),
             both_orders=self.both_orders,
             policy=self.policy,
             weights=self.weights,
@@ -269,6 +281,11 @@ class Declaration(Keys):
             if counts[item.choices] <= self.shots:
                 kept.append(item)
         return kept
+
+
+def _placed(task: str, rows: Sequence[Row]) -> list[Record]:
+    """Say of each row where it is, for errors."""
+    return [(f"{task}, row {i}", row) for i, row in enumerate(rows, 1)]
 
 
 def read_declaration(path: Path, protocol: str = "default") -> Declaration:

@@ -89,6 +89,7 @@ function runPage() {
     section('results', 'Results', el('p', { class: 'guide' }, resultsGuide()), mainTable(DATA)),
     agreementSection() || '',
     groupSection() || '',
+    pairSection() || '',
     section('curves', 'Curves and calibration', el('p', { class: 'guide' }, calibration), chartGrid(DATA)),
     browserSection() || '',
     section(
