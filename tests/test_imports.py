@@ -36,6 +36,7 @@ HOMES = {
     "lm_eval": {"integrations"},
     "bitsandbytes": {"models"},
     "peft": {"models"},
+    "ray": {"imagination"},
 }
 FILES = sorted((ROOT / "vlmig").rglob("*.py"))
 MODULES = {
