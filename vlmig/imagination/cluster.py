@@ -36,6 +36,8 @@ from vlmig.vision.files import BadImage
 KINDS = {"seed": "int64", "redraws": "int64"}
 KINDS |= {"features": "large_binary", "picture": "large_binary"}
 """Arrow's types of the store's columns; the others are texts."""
+STARTS = 4
+"""How often a cluster is started here: Ray gives itself 30 seconds, on a busy machine too few."""
 REDRAWS = COLUMNS.split(", ").index("redraws")
 
 
@@ -59,17 +61,7 @@ class Cluster:
                 f'--engine ray needs Ray Data ({one_line(error)}); pip install "vlmig[ray]"'
             ) from None
         if not ray.is_initialized():
-            local: dict[str, Any] = {}
-            if not os.environ.get("RAY_ADDRESS"):
-                local = {"num_cpus": max(os.cpu_count() or 1, actors or 1)}
-                local |= {"include_dashboard": False}
-            try:
-                ray.init(log_to_driver=False, logging_level="error", **local)
-            except Exception as error:  # of its many processes and sockets
-                raise VLMIGError(
-                    f"no Ray cluster ({one_line(error)}); expected one at RAY_ADDRESS, or none "
-                    "named there and a machine that may start one"
-                ) from error
+            _start(ray, actors)
         self.ray, resources = ray, ray.cluster_resources()
         accelerators = int(resources.get("GPU", 0))
         self.on_gpu = accelerators > 0
@@ -135,6 +127,28 @@ class Cluster:
                     yield row[0], row[REDRAWS], row[-1]
         except self.ray.exceptions.RayError as error:
             raise VLMIGError(_reason(error)) from error
+
+
+def _start(ray: Any, actors: int | None) -> None:
+    """Join the cluster of RAY_ADDRESS, or start one here.
+
+    Raises:
+        VLMIGError: neither works.
+    """
+    local: dict[str, Any] = {}
+    if not os.environ.get("RAY_ADDRESS"):
+        local = {"num_cpus": max(os.cpu_count() or 1, actors or 1), "include_dashboard": False}
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(log_to_driver=False, logging_level="error", **local)
+            return
+        except Exception as error:  # of its many processes and sockets
+            ray.shutdown()
+            if attempt == STARTS or not local:
+                raise VLMIGError(
+                    f"no Ray cluster ({one_line(error)}); expected one at RAY_ADDRESS, or none "
+                    "named there and a machine that may start one"
+                ) from error
 
 
 class Actor:
