@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import test_report
 from PIL import Image
-from selenium.webdriver.common.by import By
 
 from vlmig import VLMIG, VLMIGError
 from vlmig.app.desk import KEPT, Desk
@@ -168,7 +167,7 @@ def test_a_visitor_asks_drops_an_image_and_mixes(
 
 def use_the_page(browser: Any, url: str, picture: Path) -> None:
     def text(selector: str) -> str:
-        return browser.find_element(By.CSS_SELECTOR, selector).text
+        return browser.find_element("css selector", selector).text
 
     def until(condition: Any) -> None:
         for _ in range(600):
@@ -182,10 +181,10 @@ def use_the_page(browser: Any, url: str, picture: Path) -> None:
         return browser.execute_script(code, f".matrix .{kind} .number")
 
     browser.get(url)
-    browser.find_element(By.ID, "ask").click()
+    browser.find_element("id", "ask").click()
     until(lambda: text("#status").startswith("answered"))
     assert text(".answered b") == "red"
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".matrix .picture")) == 6
+    assert len(browser.find_elements("css selector", ".matrix .picture")) == 6
     before = numbers("mixed")
     # A slider acts at once; with no strength the images say nothing.
     slide = (
@@ -195,8 +194,8 @@ def use_the_page(browser: Any, url: str, picture: Path) -> None:
     browser.execute_script(slide)
     until(lambda: numbers("mixed") != before)
     assert numbers("mixed") == numbers("text")
-    browser.find_element(By.NAME, "why").click()
-    until(lambda: len(browser.find_elements(By.CSS_SELECTOR, ".evidence .layer")) == 6)
+    browser.find_element("name", "why").click()
+    until(lambda: len(browser.find_elements("css selector", ".evidence .layer")) == 6)
     # An image is dropped onto the page, and stands in the imagined ones' place.
     drop = (
         "const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));"
@@ -206,14 +205,14 @@ def use_the_page(browser: Any, url: str, picture: Path) -> None:
         "new DragEvent('drop', { dataTransfer: files, bubbles: true, cancelable: true }))"
     )
     browser.execute_script(drop, base64.b64encode(picture.read_bytes()).decode())
-    until(lambda: browser.find_elements(By.CSS_SELECTOR, "#given img"))
-    question = browser.find_element(By.ID, "question")
+    until(lambda: browser.find_elements("css selector", "#given img"))
+    question = browser.find_element("id", "question")
     question.clear()
     question.send_keys("What is the color of this thing?\n")
     until(lambda: text("#status").startswith("answered"))
     assert text(".answered b") == "red"
-    assert len(browser.find_elements(By.CSS_SELECTOR, ".matrix .picture")) == 1
-    choices = browser.find_element(By.ID, "choices")
+    assert len(browser.find_elements("css selector", ".matrix .picture")) == 1
+    choices = browser.find_element("id", "choices")
     choices.clear()
     choices.send_keys("red\n")
     until(lambda: text("#error"))

@@ -48,7 +48,7 @@ def answer_page(answer: Answer) -> str:
 def framed(answer: Answer) -> str:
     """Return the page in a frame for a notebook: its style and script touch nothing outside."""
     page = answer_page(answer)
-    rows = min(len(answer.probabilities), 12) + 2 * bool(answer.images)
+    rows = len(answer.probabilities) + 2 * bool(answer.images) + 6 * bool(answer.attribution)
     height = f"height: {330 + 31 * rows}px"
     return (
         f'<iframe srcdoc="{html.escape(page)}" sandbox="allow-scripts" title="answer" '
