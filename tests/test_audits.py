@@ -12,6 +12,7 @@ from test_report import Page, lines, measured, named
 from vlmig import VLMIG, VLMIGError
 from vlmig.evaluation.tasks.yaml_task import choose_tasks, declaration, read_declaration
 from vlmig.report.by_group import pair_lines
+from vlmig.report.finding import finding
 from vlmig.report.run_page import write_report
 
 TASK = """
@@ -70,6 +71,7 @@ def test_the_sides_are_compared_with_and_without_images(tiny: VLMIG, fruit: Path
     assert len(largest) == 3 and {pair["candidate"] for pair in largest} <= {"red", "blue", "green"}
     (line,) = pair_lines(results)
     assert line.startswith("fruit (3 pairs): total variation of the sides; text only")
+    assert finding(results).startswith("The sides of fruit are 0.")
     page = Page(write_report(out, tiny.imagination.store))
     assert len(page.data["pairs"]) == 3 and len(page.data["items"]) == 6
     assert page.data["items"][0]["wordings"][0]["right"] is None

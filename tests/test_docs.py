@@ -124,16 +124,22 @@ def test_the_example_task_runs(tmp_path: Path) -> None:
 
 
 def test_the_keys_of_other_kinds_make_tasks(tmp_path: Path) -> None:
-    """The blocks after the example: things, and what people say, in a task with the other keys."""
+    """The blocks after the example: things, and what people say, in a task with the other keys; and
+    minimal pairs, whose block is whole."""
     row = {"a": "Ada", "b": "Bo", "colors": {"red": 3, "blue": 1}}
     (tmp_path / "own.jsonl").write_text(json.dumps(row))
     names = {"task": "own", "files": {"test": "own.jsonl"}, "columns": ["a"], "answer": "'yes'"}
     texts = {"subject": "{{ a }}", "picture": "{{ a }}", "prompts": ["{{ a }} is"]}
     items = []
-    for block in YAML_BLOCKS[1:]:
+    *parts, pairs = YAML_BLOCKS[1:]
+    for block in parts:
         (tmp_path / "own.yaml").write_text(yaml.safe_dump(names | texts | yaml.safe_load(block)))
         (task,) = choose_tasks([str(tmp_path / "own.yaml")], {})
         items += task.load(tmp_path)
+    (tmp_path / "pairs.yaml").write_text(pairs)
+    (task,) = choose_tasks([str(tmp_path / "pairs.yaml")], {})
+    cat, dog, *_ = task.load(tmp_path)
+    assert (cat.picture, dog.questions[0].contexts) == ("a cat", ("Who keeps a dog?",))
     compared, told = items
     assert compared.questions[1].contexts == ("Is Bo larger than Ada?",)
     assert (told.distribution, told.label) == ((0.75, 0.0, 0.25), "red")

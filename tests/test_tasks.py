@@ -446,7 +446,8 @@ def test_what_is_wrong_with_a_declaration_is_said_in_one_line(tmp_path: Path) ->
     }
     (tmp_path / "own.csv").write_text("a\nb\n")
     changes: list[tuple[dict[str, object], str]] = [
-        ({}, "is missing 'picture', 'answer' .given: columns.*docs/evaluation.md"),
+        ({}, "is missing 'picture' .given: columns.*docs/evaluation.md"),
+        ({"picture": "x"}, "has an answer and sides, or neither; expected one"),
         ({"picture": "x", "answer": "a", "size": 1}, "has no field 'size'"),
         ({"picture": "x", "answer": "a"}, "line 2 does not fit the task: "),
         ({"picture": "x", "answer": "b"}, "line 2 does not fit the task: 'b' is undefined"),

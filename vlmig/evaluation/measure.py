@@ -54,8 +54,7 @@ class Plan:
         self.policy = self.settings.policy or task.policy
         self.rule = rule_for(model, settings, task)
         self.generic = settings.contrasts(model.config)
-        shuffled = "shuffled" in self.settings.controls and task.kind == "choice"
-        shuffled = shuffled and not task.paired
+        shuffled = "shuffled" in settings.controls and task.kind == "choice" and not task.paired
         self.donors = {seed: donors(items, seed) for seed in settings.seeds} if shuffled else {}
         self.examples = task.demonstrations(data) if "few-shot" in self.settings.controls else []
         shown = model.model.generic_features.tolist() if self.generic else None
@@ -71,13 +70,11 @@ class Plan:
         """Name the measurement of an item by its content, so that it is found in any list of
         items."""
         settings, others = self.settings, self._donors(seed, item)
-        described = item.described()
-        described.pop("groups", None)  # they decide no number
         controls = sorted({"shuffled", "caption", "few-shot"} & set(settings.controls))
         return key_of(
             model=self.identity,
             task=[getattr(self.task, name) for name in DECIDES],
-            item=described,
+            item=replace(item, groups=()).described(),  # groups decide no number
             ks=self._decisive_ks(),
             seed=seed,
             policy=self.policy,

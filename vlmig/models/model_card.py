@@ -27,6 +27,13 @@ print(model.ask("What is the color of a banana?", choices=["yellow", "red"], k=6
 ```
 
 {training}
+## Not audited
+
+What the images say about people, occupations, places and households was not measured for this
+card. `vlmig eval --model <this folder> --tasks audit_occupations,audit_places,audit_households
+--k 0,6 --out runs/audit` measures it by minimal pairs, in English; `--groups` tells accuracy apart
+by groups of a task's items.
+
 The weights here are the adapter's; the named components keep their licenses.
 """
 LATE = """Late multi-image fusion (arXiv 2406.13621): a visual token projector and a late-fusion

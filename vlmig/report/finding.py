@@ -25,7 +25,7 @@ def finding(results: Row) -> str:
         against = row["against"] if row else _against(results, task, subset)
         gain = against.get("text-only")
         if gain is None:
-            effects["untested"] += _perplexity(results, task)
+            effects["untested"] += _perplexity(results, task) + _apart(results, task)
             continue
         values = _nats(row) if row else _values(results, task, subset)
         kind = _kind(gain, against.get("shuffled"))
@@ -122,6 +122,16 @@ def _perplexity(results: Row, task: str) -> list[str]:
         return []
     values = [fixed(row["perplexity"], 2) for row in (alone, main)]
     return [f"the perplexity of {task} is {' -> '.join(values)}"]
+
+
+def _apart(results: Row, task: str) -> list[str]:
+    """Write how far apart the two sides of an audit's pairs are answered."""
+    texts = []
+    for row in results["vlmig"].get("pairs", ()):
+        if (row["task"], row["group"]) == (task, "all"):
+            alone, images = (fixed(row[name], 2) for name in ("text", "images"))
+            texts.append(f"the sides of {task} are {alone} -> {images} apart (total variation)")
+    return texts
 
 
 def _sentence(effects: Effects, where: str) -> str:

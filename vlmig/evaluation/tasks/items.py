@@ -77,7 +77,7 @@ class Item:
 
     def inside(self, covered: Callable[[str], bool]) -> bool:
         """Tell whether all that the item is about belongs to a subset."""
-        return all(covered(name) for name in self.objects)
+        return all(covered(name) for name in ((self.side,) if self.side else self.objects))
 
     @property
     def label(self) -> str:

@@ -83,24 +83,26 @@ function runPage() {
     'ECE, the expected calibration error, is the mean distance from the diagonal, weighted by answers, in percent: 0 is best.';
   const gaps =
     '“Finds” is the smallest true difference that would have been found in four of five such runs. McNemar: the exact test of how many changed either way.';
-  page.append(
+  const scored = DATA.main.length > 0; // a run of audits alone has no accuracies
+  const parts = [
     el('header', {}, el('h1', {}, 'Evaluation'), finding(), pairs(DATA.head.facts, 'facts'), provenance(DATA.head)),
-    section('overview', 'With and without images', el('p', { class: 'guide' }, 'Each with its 95 % interval over objects.'), dotGrid(DATA)),
-    section('results', 'Results', el('p', { class: 'guide' }, resultsGuide()), mainTable(DATA)),
-    agreementSection() || '',
-    groupSection() || '',
-    pairSection() || '',
-    section('curves', 'Curves and calibration', el('p', { class: 'guide' }, calibration), chartGrid(DATA)),
-    browserSection() || '',
-    section(
+    scored && section('overview', 'With and without images', el('p', { class: 'guide' }, 'Each with its 95 % interval over objects.'), dotGrid(DATA)),
+    scored && section('results', 'Results', el('p', { class: 'guide' }, resultsGuide()), mainTable(DATA)),
+    agreementSection(),
+    groupSection(),
+    pairSection(),
+    scored && section('curves', 'Curves and calibration', el('p', { class: 'guide' }, calibration), chartGrid(DATA)),
+    browserSection(),
+    scored && section(
       'differences',
       'Differences',
       DATA.comparisons.length
         ? [el('p', { class: 'guide' }, VERDICT, ' ', gaps), differences(DATA)]
         : el('p', { class: 'guide' }, 'Nothing was measured to compare with.'),
     ),
-    section('conditions', 'Conditions', conditions(DATA)),
-  );
+    scored && section('conditions', 'Conditions', conditions(DATA)),
+  ];
+  page.append(...parts.filter(Boolean));
 }
 
 function comparisonPage() {
