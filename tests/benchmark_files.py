@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from vlmig.data.sources.visual_genome import held_out
+
 
 def table(header: str, *rows: str) -> str:
     """CSV."""
@@ -54,6 +56,24 @@ def singular(one: str | None, many: str) -> dict[str, Any]:
 def told(thing: str, person: int, **counts: int) -> dict[str, Any]:
     """What one person says of a thing's colors; nothing where it was skipped."""
     return {"class_id": thing, "worker_id": person, "included": bool(counts), **counts}
+
+
+GENOME = [number for number in range(1000) if held_out(number)][:3]
+"""Images of the task visual_genome_captions."""
+
+
+def region(number: int, phrase: str, x: int = 0) -> dict[str, Any]:
+    """A region of an image of 40 by 30 pixels."""
+    return {"region_id": number, "x": x, "y": 2, "width": 20, "height": 20, "phrase": phrase}
+
+
+def seen(kind: str, values: str, **nouns: str) -> dict[str, Any]:
+    """What images say of nouns, as vlmig data attributes writes it."""
+    rows = []
+    for noun, said in nouns.items():
+        counts = {value: said.split().count(value) for value in said.split()}
+        rows.append({"noun": noun, "images": len(said.split()), "counts": counts})
+    return {"kind": kind, "candidates": values.split(), "nouns": rows}
 
 
 VC = "category,question,answer"
@@ -117,6 +137,27 @@ FILES = {
     ),
     "vec/mass.json": compared("obj1", "obj2", ("anvil", "feather", 1), ("feather", "oar ", 0)),
     "vec/temperature.json": compared("obj1", "obj2", ("fog", "lava", 0), ("lava", "milk", 1)),
+    "visual_genome/attribute_shares.json": json.dumps(
+        {
+            "kinds": [
+                seen("color", "red blue gray", brick="red red gray", oar="gray"),
+                seen("shape", "round square star", coin="round round", brick="square"),
+                seen("size", "small large", barn="large", coin="small small large"),
+                seen("material", "wood metal stone", oar="wood", kettle="metal stone"),
+            ]
+        }
+    ),
+    "visual_genome/region_descriptions.json": json.dumps(
+        [
+            {"id": 1, "regions": [region(1, "not of this split")]},
+            {
+                "id": GENOME[0],
+                "regions": [region(2, "a red ball on grass"), region(3, "tall tree", 9)],
+            },
+            {"id": GENOME[1], "regions": [region(4, "kite"), region(5, " the blue   kite ", 30)]},
+            {"id": GENOME[2], "regions": [region(6, "a man rows a boat")]},
+        ]
+    ),
     "coda/objects.jsonl": json_lines(
         {"class_id": "/m/1", **singular("brick", "bricks")},
         {"class_id": "/m/2", **singular("kite", "kites")},

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from benchmark_files import FILES
+from benchmark_files import FILES, GENOME
 from chat_endpoint import Endpoint, endpoints, write_genome
+from data_files import noise
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from open_clip.model import CLIP
 from PIL import Image
@@ -285,6 +286,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
+    (folder / "visual_genome/VG_100K").mkdir()
+    for number in GENOME:
+        noise(number).save(folder / f"visual_genome/VG_100K/{number}.jpg", quality=95)
     return folder
 
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from families import build
 from nbclient import NotebookClient
+from PIL import Image
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
@@ -124,8 +125,11 @@ def test_the_example_task_runs(tmp_path: Path) -> None:
 
 
 def test_the_keys_of_other_kinds_make_tasks(tmp_path: Path) -> None:
-    """The blocks after the example: things, and what people say, in a task with the other keys; and
-    minimal pairs, whose block is whole."""
+    """The blocks after the example: things, what people say, and texts with images of their own, in
+    a task with the other keys; and minimal pairs, whose block is whole."""
+    (tmp_path / "mine").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "mine/cup.png")
+    (tmp_path / "mine/cup.txt").write_text("a red cup")
     row = {"a": "Ada", "b": "Bo", "colors": {"red": 3, "blue": 1}}
     (tmp_path / "own.jsonl").write_text(json.dumps(row))
     names = {"task": "own", "files": {"test": "own.jsonl"}, "columns": ["a"], "answer": "'yes'"}
@@ -140,9 +144,10 @@ def test_the_keys_of_other_kinds_make_tasks(tmp_path: Path) -> None:
     (task,) = choose_tasks([str(tmp_path / "pairs.yaml")], {})
     cat, dog, *_ = task.load(tmp_path)
     assert (cat.picture, dog.questions[0].contexts) == ("a cat", ("Who keeps a dog?",))
-    compared, told = items
+    compared, told, seen = items
     assert compared.questions[1].contexts == ("Is Bo larger than Ada?",)
     assert (told.distribution, told.label) == ((0.75, 0.0, 0.25), "red")
+    assert seen.questions[0].continuations == (" red cup",) and seen.pair is not None
 
 
 def test_the_file_for_skypilot_parses() -> None:

@@ -111,7 +111,7 @@ def test_every_task_is_measured_under_both_protocols(
         evaluator = Evaluator(tiny, Settings(ks=(0, 1)), data, tmp_path / protocol)
         results = measure_tasks(evaluator, choose_tasks([task], {}, protocol))
         metrics = results["results"][task]
-        if task == "squad_text":
+        if task in ("squad_text", "visual_genome_captions"):
             assert metrics["perplexity,none"] > 1
         elif task.startswith("audit_"):
             assert {row["task"] for row in results["vlmig"]["pairs"]} == {task}

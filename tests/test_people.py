@@ -253,6 +253,30 @@ def test_divergences_are_those_of_the_samples(run: Run) -> None:
     assert row["kendall"] == pytest.approx(np.mean(ranks))
 
 
+def test_images_count_alike_in_a_distribution(run: Run) -> None:
+    """By equation 2 over shares of the candidates, with entropies by scipy."""
+    _, model, results, rows = run
+    main, floor = results["configs"]["coda"], model.config.alignment_floor
+    assert (main["mix"], main["weights"], model.config.mix) == ("prob", "entropy", "evidence")
+    found = []
+    for row in rows:
+        mixed = []
+        for text, images, fit in zip(
+            *(row[n] for n in ("text_only", "per_image", "alignment")), strict=True
+        ):
+            alone, total = softmax(text), np.zeros(len(text))
+            for image, cosine in zip(softmax(images, -1), fit, strict=True):
+                removed = max(0.0, 1 - stats.entropy(image) / stats.entropy(alone))
+                trust = removed * (cosine is None or cosine >= floor)
+                total += trust * image + (1 - trust) * alone
+            mixed.append(total / len(images))
+        found.append(apart(row, mixed))
+        assert row["mixture"] == pytest.approx(np.array(mixed), abs=1e-5)
+    conditions = results["vlmig"]["distributions"]["conditions"]
+    (row,) = [c for c in conditions if whole(c, main) and c["k"] == 2]
+    assert row["jsd"] == pytest.approx(np.mean(found), abs=1e-5)
+
+
 def whole(row: dict[str, Any], main: dict[str, Any]) -> bool:
     """A condition of the main rule, without a control, over all items."""
     named = {"subset": "all", "group": "all", "mix": main["mix"], "weights": main["weights"]}
@@ -301,14 +325,14 @@ def test_every_rule_is_compared_with_text_and_with_one_image(run: Run) -> None:
     _, _, results, _ = run
     block = results["vlmig"]["distributions"]
     rows = [c for c in block["comparisons"] if (c["subset"], c["group"]) == ("all", "all")]
-    found = {(c["mix"], c["b"]): c["delta"] for c in rows if c["mix"] == "prob"}
-    assert set(found) == {("prob", "text-only"), ("prob", "k=1"), ("prob", "shuffled")}
+    found = {(c["mix"], c["b"]): c["delta"] for c in rows if c["mix"] == "evidence"}
+    assert set(found) == {("evidence", "text-only"), ("evidence", "k=1"), ("evidence", "shuffled")}
     means = {}
     for row in block["conditions"]:
-        if (row["subset"], row["group"], row["mix"]) == ("all", "all", "prob"):
+        if (row["subset"], row["group"], row["mix"]) == ("all", "all", "evidence"):
             means[row["k"], row["control"]] = row["jsd"]
     for name, place in (("text-only", (0, "none")), ("shuffled", (2, "shuffled"))):
-        assert found["prob", name] == pytest.approx(means[2, "none"] - means[place])
+        assert found["evidence", name] == pytest.approx(means[2, "none"] - means[place])
 
 
 def test_accuracy_counts_where_most_people_agree(run: Run) -> None:

@@ -82,6 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.report.agreement import agreement_table
     from vlmig.report.by_group import pair_lines, spread_lines
     from vlmig.report.finding import finding
+    from vlmig.report.losses import loss_table
     from vlmig.report.run_page import write_report
     from vlmig.report.tables import table
 
@@ -122,8 +123,9 @@ def run(arguments: argparse.Namespace) -> None:
     if results:
         print(f"{finding(results)}\n")
         print(table(results))
-        if people := agreement_table(results):
-            print(f"\n{people}\n")
+        for other in (agreement_table(results), loss_table(results)):
+            if other:
+                print(f"\n{other}\n")
         for line in [*spread_lines(results), *pair_lines(results)]:
             print(line)
         print(write_report(arguments.out, model.imagination.store))

@@ -20,6 +20,7 @@ from vlmig.cli import (
     ask,
     calibrate,
     convert,
+    data_attributes,
     data_check,
     data_instruct,
     doctor,
@@ -47,6 +48,7 @@ DATA_COMMANDS = {
     "commands": {
         "check": (data_check, "Read every record and image, and list what is wrong with them."),
         "instruct": (data_instruct, "Generate LLaVA-style instruction data from Visual Genome."),
+        "attributes": (data_attributes, "Write what Visual Genome says of nouns, as a benchmark."),
     }
 }
 COMMANDS: dict[str, Any] = {
@@ -64,7 +66,10 @@ COMMANDS: dict[str, Any] = {
     },
     "train": {
         "train": (train, "Train an adapter from a recipe, or print what the recipe would do."),
-        "data": (DATA_COMMANDS, "Check training data, or generate instruction data."),
+        "data": (
+            DATA_COMMANDS,
+            "Check training data, generate instruction data, count attributes.",
+        ),
     },
     "set up": {
         "convert": (convert, "Import a published vLMIG, LaMI or LLaVA checkpoint."),

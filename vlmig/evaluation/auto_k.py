@@ -73,7 +73,7 @@ def score_items(
         least: images to use in any case.
         generic: score with the checkpoint's generic images too.
     """
-    mixture = Mixture.of(model.config, None, task.weights)
+    mixture = Mixture.of(model.config, task.mix, task.weights)
     texts: list[str] = []
     adaptive: list[AdaptiveScores] = []
     sizes: list[int] = []

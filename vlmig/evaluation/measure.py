@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 
 from vlmig.evaluation.auto_k import rule_for, score_items
-from vlmig.evaluation.controls import captioned, content_free, donors, with_donors
+from vlmig.evaluation.controls import DONORS, captioned, content_free, donors, with_donors
 from vlmig.evaluation.journal import key_of
+from vlmig.evaluation.losses import Text, measure_losses, prompts_of, repeated
 from vlmig.evaluation.records import Record, listed
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task, parts_of
@@ -24,6 +26,7 @@ from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
 from vlmig.predict.writing import Until
 from vlmig.runtime import deterministic_map
+from vlmig.vision import BLANK
 
 logger = logging.getLogger(__name__)
 DECIDES = ("name", "version", "scoring", "kind", "statement", "max_new_tokens")
@@ -54,8 +57,9 @@ class Plan:
         self.policy = self.settings.policy or task.policy
         self.rule = rule_for(model, settings, task)
         self.generic = settings.contrasts(model.config)
-        shuffled = "shuffled" in settings.controls and task.kind == "choice" and not task.paired
-        self.donors = {seed: donors(items, seed) for seed in settings.seeds} if shuffled else {}
+        self.data, count = data, DONORS if task.kind == "choice" else 1
+        shuffled = "shuffled" in settings.controls and task.has_donors
+        self.donors = {s: donors(items, s, count) for s in settings.seeds} if shuffled else {}
         self.examples = task.demonstrations(data) if "few-shot" in self.settings.controls else []
         shown = model.model.generic_features.tolist() if self.generic else None
         self._generic_key = key_of(features=shown)
@@ -70,7 +74,8 @@ class Plan:
         """Name the measurement of an item by its content, so that it is found in any list of
         items."""
         settings, others = self.settings, self._donors(seed, item)
-        controls = sorted({"shuffled", "caption", "few-shot"} & set(settings.controls))
+        decisive = {"shuffled", "caption", "few-shot"} | ({"blank"} if item.pair else set())
+        controls = sorted(decisive & set(settings.controls))
         return key_of(
             model=self.identity,
             task=[getattr(self.task, name) for name in DECIDES],
@@ -84,6 +89,7 @@ class Plan:
             calibrated=settings.calibrated,
             # Only where they are used: other measurements keep their names.
             **({"generic": self._generic_key} if self.generic else {}),
+            **({"given": [d.described()["pair"] for d in others]} if item.pair else {}),
         )
 
     def _donors(self, seed: int, item: Item) -> list[Item]:
@@ -139,7 +145,7 @@ class Plan:
         """Return (text, option) for each set of images that a question has."""
         candidates = question.continuations
         if self.task.kind == "text":
-            return [(question.contexts[0], "")]
+            return [("".join((question.contexts[0], *question.continuations)), "")]
         if self.task.scoring == "sequence":
             return [(question.context(c) + text, "") for c, text in enumerate(candidates)]
         if not self._separate(question):
@@ -206,7 +212,7 @@ class Plan:
         sets_each = 0 if len(visuals) == 1 else len(visuals) // len(scores)
         record: Record = {
             "pictures": [images.keys for images in visuals],
-            "prompts": _prompts(visuals),
+            "prompts": prompts_of(visuals),
             "alignment": [],
             "text_only": [],
             "per_image": [],
@@ -291,27 +297,30 @@ class Plan:
 
     def _losses(self, items: list[Item], seed: int) -> Iterator[Record]:
         """Sum the loss of whole texts, or of each candidate with its context, by the mixture of
-        each k images."""
-        sets, texts = self._imagine(items, seed), []
+        each k images; and beside given images, where items have their own."""
+        plain, texts = self.task.kind == "text", list[list[Text]]()
         for item in items:
-            of_item = []
+            texts.append([])
             for question in item.questions:
-                of_item += [text for text, _ in self._texts(question)]
-            texts.append(of_item)
+                start = question.contexts[0] if plain and question.continuations else ""
+                texts[-1] += [(text, start) for text, _ in self._texts(question)]
+        sets = self._imagine(items, seed)
+        given = [self._given(item, seed) for item in items]
+        yield from measure_losses(self.model, self.ks, texts, sets, given)
 
-        def measure(i: int) -> Record:
-            visuals = _repeated(sets[i], len(texts[i]))
-            loss: dict[str, list[float]] = {str(k): [] for k in self.ks}
-            tokens = []
-            for text, images in zip(texts[i], visuals, strict=True):
-                log_probs = self.model.token_log_probs(text, images, self.ks)
-                tokens.append(len(log_probs[0]))
-                for k, values in zip(self.ks, log_probs, strict=True):
-                    loss[str(k)].append(listed(-values.sum().item()))
-            keys, prompts = [images.keys for images in visuals], _prompts(visuals)
-            return {"pictures": keys, "prompts": prompts, "loss": loss, "tokens": tokens}
-
-        yield from deterministic_map(measure, range(len(items)), self.model.model.device)
+    def _given(self, item: Item, seed: int) -> dict[str, Visuals]:
+        """Encode the images that an item with its own is read beside: that, another item's, and
+        the blank one."""
+        if self.task.open_image is None or item.pair is None:
+            return {}
+        images = {"own": self.task.open_image(self.data, item.pair)}
+        for donor in self._donors(seed, item):
+            if donor.pair is not None:
+                images["shuffled"] = self.task.open_image(self.data, donor.pair)
+        if "blank" in self.settings.controls:
+            images["blank"] = Image.new("RGB", images["own"].size, BLANK)
+        seen = self.model.look(list(images.values()), [item.picture] * len(images))
+        return dict(zip(images, seen, strict=True))
 
     def _generated(self, items: list[Item], seed: int) -> Iterator[Record]:
         """Generate an answer with each number of images, up to the first line break."""
@@ -320,7 +329,7 @@ class Plan:
 
         def measure(i: int) -> Record:
             contexts = [question.contexts[0] for question in items[i].questions]
-            visuals = _repeated(sets[i], len(contexts))
+            visuals = repeated(sets[i], len(contexts))
             outputs = {}
             for k in self.ks:
                 line = [Until(tokenizer, ["\n"], blank=False)]  # nothing after it is read
@@ -329,7 +338,7 @@ class Plan:
                 )
                 outputs[str(k)] = [text.strip().split("\n")[0] for text in texts]
             keys = [images.keys for images in sets[i]]
-            return {"pictures": keys, "prompts": sorted(_prompts(sets[i])), "outputs": outputs}
+            return {"pictures": keys, "prompts": sorted(prompts_of(sets[i])), "outputs": outputs}
 
         yield from deterministic_map(measure, range(len(items)), self.model.model.device)
 
@@ -338,12 +347,3 @@ def _regrouped(values: Iterable[T], sizes: Sequence[int]) -> list[list[T]]:
     """Split values into lists of these sizes."""
     remaining = iter(values)
     return [list(islice(remaining, size)) for size in sizes]
-
-
-def _repeated(sets: list[Visuals], count: int) -> list[Visuals]:
-    return [sets[i % len(sets)] for i in range(count)]
-
-
-def _prompts(visuals: list[Visuals]) -> list[str]:
-    """List the distinct prompts, in order."""
-    return list(dict.fromkeys(prompt for images in visuals for prompt in images.prompts))

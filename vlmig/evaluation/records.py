@@ -53,6 +53,9 @@ class Record(TypedDict, total=False):
     """log p_0 under these controls, (C,)."""
     loss: dict[str, list[float]]
     """By k, the loss of each text in nats."""
+    given: dict[str, list[float]]
+    """By name, the loss of each text beside one given image: the item's ``own``, another item's
+    (``shuffled``), the ``blank`` one."""
     outputs: dict[str, list[str]]
     """By k, the generated answer to each question."""
     why: dict[str, Any]

@@ -116,6 +116,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "distributions": _distributions(outcomes),
             "groups": _groups(outcomes),
             "pairs": list(chain(*(o.pairs for o in outcomes))),
+            "losses": _losses(outcomes),
             "reliability": list(chain(*(o.reliability for o in outcomes))),
             "settings": {**asdict(settings), "protocol": model.config.protocol},
             "protocol": model.config.protocol,
@@ -212,6 +213,13 @@ def _groups(outcomes: list[Outcome]) -> dict[str, list[Row]]:
         for name, rows in outcome.groups.items():
             joined[name] += rows
     return joined
+
+
+def _losses(outcomes: list[Outcome]) -> list[Row]:
+    """Judge the comparisons of losses per token as a table of its own."""
+    rows = list(chain(*(outcome.losses for outcome in outcomes)))
+    judge(rows)
+    return rows
 
 
 def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:

@@ -45,6 +45,12 @@ def source_of(name: str, revision: str | None = None) -> str:
     return digest_folder(Path(name)) if Path(name).exists() else f"{name}@{revision or 'main'}"
 
 
+def sha256(path: Path) -> str:
+    """Return a file's SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_folder(folder: Path) -> str:
     """Hash names and contents of a folder's files; of a file its content alone."""
     digest = hashlib.sha256()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.shards import natural
 
 PORTION = 16 * 1024
 """Bytes read at a time: errors name the position of a fault this precisely."""
@@ -50,11 +51,17 @@ class _Counted:
 
 
 def find_json(folder: Path, name: str) -> Path | None:
-    """Find ``name.json`` or ``name.json.zip`` in a folder; the plain file first."""
-    for path in (folder / f"{name}.json", folder / f"{name}.json.zip"):
-        if path.is_file():
+    """Find ``name.json`` or ``name.json.zip`` in a folder, the plain file first; else the newest of
+    those with a version in their names, such as ``name_v1_2.json.zip``."""
+    older = sorted(folder.glob(f"{name}_v[0-9]*.json*"), key=_by_number, reverse=True)
+    for path in (folder / f"{name}.json", folder / f"{name}.json.zip", *older):
+        if path.is_file() and path.name.endswith((".json", ".json.zip")):
             return path
     return None
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    return natural(path.name)
 
 
 def holds_list(path: Path) -> bool:
@@ -125,6 +132,7 @@ def _opener(path: Path, stack: ExitStack) -> Callable[[], Any]:
         return partial(path.open, "rb")
     archive = stack.enter_context(zipfile.ZipFile(path))
     names = [name for name in archive.namelist() if name.endswith(".json")]
+    names = [name for name in names if not name.startswith("__MACOSX/")]
     if not names:
         raise VLMIGError(f"{path} holds no .json file; fetch it again")
     return partial(archive.open, names[0])

@@ -216,15 +216,25 @@ class Scorer:
         return self.texts.text(self._expanded(text, visuals), limit and limit - reserved)
 
     @torch.inference_mode()
-    def token_log_probs(self, text: str, visuals: Visuals, ks: Sequence[int]) -> list[Tensor]:
+    def token_log_probs(
+        self, text: str, visuals: Visuals, ks: Sequence[int], start: str = ""
+    ) -> list[Tensor]:
         """Return the mixture's log-probability of each token of ``text`` but the first, (T - 1,),
         for each k of ``ks``.
 
         Placeholder tokens are no words and are left out.
+
+        Args:
+            start: the beginning of the text, whose tokens are left out; a token that goes beyond
+                it is not.
         """
         model, ids = self.causal("token_log_probs"), self.ids(text, visuals)
+        first = 1
+        if start:
+            same = [a == b for a, b in zip(ids, self.ids(start, visuals), strict=False)]
+            first = max(1, [*same, False].index(False))
         placeholder = None if self.image_tokens is None else self.image_tokens.placeholder
-        positions = [i for i in range(1, len(ids)) if ids[i] != placeholder]
+        positions = [i for i in range(first, len(ids)) if ids[i] != placeholder]
         shown = stack_shown(self.image_tokens, [ids], [visuals])
         reading = read_padded(model, [ids], len(ids), self.pad, shown)
         targets = torch.tensor([ids[i] for i in positions], device=model.device)[:, None]

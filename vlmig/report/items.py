@@ -204,7 +204,7 @@ def _losses(run: Run, line: Row) -> list[Row]:
             means[int(k)] = mean
             rows.append([int(k), [round(float(value), 4) for value in mean]])
         wording: Row = {"ok": None, "losses": rows, "tokens": int(tokens[start:end].sum())}
-        if question["continuations"]:
+        if line["doc"]["choices"]:
             names = _names(line["doc"], question)
             best, alone = int(means[run.most].argmin()), int(means[0].argmin())
             wording["ok"] = best == question["answer"]

@@ -18,7 +18,16 @@ from vlmig.errors import VLMIGError
 from vlmig.evaluation.run_folder import Row
 from vlmig.io.atomic import write_text
 
-SCRIPTS = ("dom.js", "tables.js", "charts.js", "detail.js", "groups.js", "items.js", "page.js")
+SCRIPTS = (
+    "dom.js",
+    "tables.js",
+    "people.js",
+    "charts.js",
+    "detail.js",
+    "groups.js",
+    "items.js",
+    "page.js",
+)
 
 
 def page_text(template: str, **values: Any) -> str:

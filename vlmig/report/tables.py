@@ -92,6 +92,8 @@ def _main_row(run: Run, task: str, subset: str) -> Row:
         "main": (k, "none"),
         **{auto: (auto, "none") for auto in stopping_ks(results)},
     }
+    if main_condition(results, task, subset, 1, "own"):  # single images, not imagined
+        settings |= {name: (1, name) for name in ("own", "blank", "shuffled")}
     conditions = {}
     for name, (count, control) in settings.items():
         conditions[name] = main_condition(results, task, subset, count, control)

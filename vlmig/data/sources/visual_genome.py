@@ -6,7 +6,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from vlmig.data.images import (
     ImageFiles,
@@ -17,11 +17,15 @@ from vlmig.data.images import (
 )
 from vlmig.data.pairs import Pair, captioned
 from vlmig.errors import VLMIGError
+from vlmig.io.hashing import share_of
 from vlmig.io.json_stream import find_json, json_items
 from vlmig.io.rows import Bad
 from vlmig.vision.files import BadImage, is_image, size_of
 
 SIDES = ("x", "y", "width", "height")
+HELD_OUT = 0.01
+"""Share of the images that the split ``test`` has: about 1,080 of 108,077."""
+Split = Literal["all", "train", "test"]
 
 
 class VisualGenome(ImageFiles):
@@ -32,15 +36,19 @@ class VisualGenome(ImageFiles):
             id>.jpg`` at any depth (``VG_100K``, ``VG_100K_2``), and, if there, ``image_data.json``
             with their sizes, which otherwise are read from the images' heads.
         min_side: regions of fewer pixels than this in width or height are left out.
+        split: ``test`` has one image in a hundred, by a hash of its number, always the same ones:
+            those of the task ``visual_genome_captions``. ``train`` has the others.
 
     Raises:
-        VLMIGError: there is no such file.
+        VLMIGError: there is no such file, or no such split.
     """
 
-    def __init__(self, path: str | Path, min_side: int = 8) -> None:
+    def __init__(self, path: str | Path, min_side: int = 8, split: Split = "all") -> None:
         self.folder = self.images = Path(path)
-        self.min_side = min_side
-        self.name = f"visual_genome {path}"
+        self.min_side, self.split = min_side, split
+        self.name = f"visual_genome {path}" + (f", {split}" if split != "all" else "")
+        if split not in get_args(Split):
+            raise VLMIGError(f"split {split!r}; expected one of {', '.join(get_args(Split))}")
         regions = find_json(self.folder, "region_descriptions")
         if regions is None:
             raise VLMIGError(
@@ -57,14 +65,25 @@ class VisualGenome(ImageFiles):
         """
         images, sizes = self._images(), self._sizes()
         for number, record in enumerate(json_items(self.regions), 1):
-            regions = record.get("regions") if isinstance(record, dict) else None
+            fields = record if isinstance(record, dict) else {}
+            outer, regions = fields.get("image_id", fields.get("id")), fields.get("regions")
+            if not self._chosen(outer, regions):
+                continue
             if not isinstance(regions, list):
                 yield Bad(f"region_descriptions.json, record {number}", "no list of regions")
                 continue
-            outer = record.get("image_id", record.get("id"))
             image = _Image(self.folder, images, sizes)
             for region in regions:
                 yield from self._region(region, outer, image)
+
+    def _chosen(self, number: Any, regions: Any) -> bool:
+        """Tell whether an image belongs to the split; without a number, by that of its first
+        region."""
+        if self.split == "all":
+            return True
+        if number is None and isinstance(regions, list) and regions:
+            number = regions[0].get("image_id") if isinstance(regions[0], dict) else None
+        return held_out(number) == (self.split == "test")
 
     def _region(self, region: Any, outer: Any, image: _Image) -> Iterator[Pair | Bad]:
         if not isinstance(region, dict):
@@ -119,6 +138,11 @@ class VisualGenome(ImageFiles):
                 if isinstance(number, int) and isinstance(width, int) and isinstance(height, int):
                     sizes[number] = width, height
         return sizes
+
+
+def held_out(number: int) -> bool:
+    """Tell whether an image belongs to the split ``test``."""
+    return share_of(f"visual genome {number}") < HELD_OUT
 
 
 def _first_image(archive: Path) -> int | None:

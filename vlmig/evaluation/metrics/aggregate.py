@@ -15,6 +15,7 @@ from vlmig.evaluation.metrics.by_group import disparities
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition
 from vlmig.evaluation.metrics.distributions import Distributions
+from vlmig.evaluation.metrics.losses import add_losses
 from vlmig.evaluation.metrics.outcome import Outcome, Table, candidate_lists
 from vlmig.evaluation.metrics.pairs import pair_rows
 from vlmig.evaluation.metrics.rescoring import BASELINES, Rescorer
@@ -34,9 +35,10 @@ def assemble(evaluator: Evaluator, measured: Measured) -> tuple[Outcome, dict[in
         candidates.
     """
     config, task = evaluator.model.config, measured.task
-    outcome = Outcome(task, len(measured.items), (config.mix, task.weights or config.weights))
+    main = task.mix or config.mix, task.weights or config.weights
+    outcome = Outcome(task, len(measured.items), main)
     if task.kind == "text":
-        _perplexities(evaluator, outcome, measured)
+        add_losses(evaluator, outcome, measured)
     elif task.kind == "generate":
         _matches(evaluator, outcome, measured)
     elif task.paired:
@@ -145,7 +147,7 @@ def _add_auto(
     answers: dict[int, Iterator[Row]],
 ) -> dict[int, Iterator[Row]]:
     """Add the k='auto' condition, and record how many images each item used."""
-    mixture = Mixture.of(evaluator.model.config, None, measured.task.weights)
+    mixture = Mixture.of(evaluator.model.config, measured.task.mix, measured.task.weights)
     counts = [rescorer.used(rule, mixture) for rescorer in rescorers]
     condition = Condition(str(evaluator.settings.auto), table.main.mix, table.main.weights)
     values, counted = [], []
@@ -246,28 +248,6 @@ def _baselines(items: Sequence[Item], labels: np.ndarray) -> dict[str, float | N
         kinds = np.repeat(lists, [len(item.questions) for item in items])
         most = majority(labels[decided], kinds[decided])
     return {"majority": most, "chance": float(chances[decided].mean())}
-
-
-def _perplexities(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:
-    """Perplexity of texts with images of their subject mixed in, against text alone."""
-    ks = evaluator.settings.every_k
-    for seed in measured.seeds:
-        losses, tokens = dict.fromkeys(ks, 0.0), 0
-        for record in measured.records(seed):
-            tokens += record["tokens"][0]
-            for k in ks:
-                losses[k] += record["loss"][str(k)][0]
-        for k in ks:
-            row: Row = {
-                "task": outcome.task.name,
-                "subset": "all",
-                **vars(Condition(k, *outcome.main)),
-                "seed": seed,
-            }
-            row |= dict.fromkeys(("acc", "stderr", "ci95"))
-            outcome.conditions.append(
-                {**row, "n": outcome.size, "perplexity": float(np.exp(losses[k] / tokens))}
-            )
 
 
 def _matches(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> None:

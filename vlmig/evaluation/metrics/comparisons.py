@@ -18,8 +18,8 @@ from vlmig.evaluation.metrics.bootstrap import (
 from vlmig.evaluation.metrics.rescoring import BASELINES, BY_CLIP
 from vlmig.evaluation.run_folder import Row
 
-DIVERGENCE = "jsd"
-"""The metric of comparisons in which less is better."""
+DIVERGENCE, LOSS = "jsd", "loss"
+"""The metrics of comparisons in which less is better."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def judge(rows: Sequence[Row]) -> None:
     fair = [row for row in rows if not row.get("unread")]
     for row, p in zip(fair, holm([row["p"] for row in fair]), strict=True):
         least = detectable(row["stderr"], row["clusters"], len(fair))
-        gain = -row["delta"] if row.get("metric") == DIVERGENCE else row["delta"]
+        gain = -row["delta"] if row.get("metric") in (DIVERGENCE, LOSS) else row["delta"]
         row |= {"p_holm": p, "verdict": verdict(gain, p), "detectable": least}
     for row in rows:
         if row.get("unread"):

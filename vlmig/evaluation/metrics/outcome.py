@@ -47,6 +47,8 @@ class Outcome:
     """Accuracy by groups of items, see ``by_group``."""
     pairs: list[Row] = field(default_factory=list)
     """Of minimal pairs, how far apart the answers of their sides are, see ``pairs``."""
+    losses: list[Row] = field(default_factory=list)
+    """Of plain texts, comparisons of the loss per token."""
     unread: list[str] = field(default_factory=list)
     """Words of the candidates that the image encoder's text side never read in training."""
 

@@ -160,6 +160,8 @@ class Rescorer:
         per_image = np.ascontiguousarray(per_image) - free
         if control == "blank":
             per_image = np.tile(empty, (len(per_image), 1, 1))
+        if self.items[0].distribution:  # each image counts alike, as each person does
+            per_image = log_softmax(per_image, -1) + logsumexp(text_only, -1, keepdims=True)
         separate = alignment.shape[1] > len(per_image)  # each candidate has its own images
         shape = (len(text), len(per_image), -1) if separate else (len(text), len(per_image))
         cosines = np.ascontiguousarray(alignment.reshape(shape).swapaxes(0, 1))

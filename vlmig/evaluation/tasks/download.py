@@ -3,7 +3,6 @@ hash."""
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import logging
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 import yaml
 
 from vlmig.errors import VLMIGError
+from vlmig.io.hashing import sha256
 
 logger = logging.getLogger(__name__)
 BLOCK = 1 << 20
@@ -35,6 +35,8 @@ class Source:
     """The file's name inside the zip archive that is downloaded."""
     hub: str | None = None
     """The data set on the Hugging Face Hub, for the record."""
+    by_hand: str | None = None
+    """Of a file that is never downloaded: how to come by it."""
 
 
 def read_sources(path: Path) -> dict[str, Source]:
@@ -54,12 +56,15 @@ def fetch(files: Sequence[str], folder: Path) -> Path:
     it as NAME.sha256 and checked from then on. Files of one archive cost one download.
 
     Raises:
-        VLMIGError: no known source, no network, other content, or an archive without the file.
+        VLMIGError: no known source, no network, other content, an archive without the file, or one
+            that is made by hand.
     """
     wanted: dict[str, list[str]] = {}
     for name in dict.fromkeys(files):
         if (folder / name).is_file():
             _check_recorded(name, folder, folder / name)
+        elif name in SOURCES and SOURCES[name].by_hand:
+            raise VLMIGError(absent(folder / name, name))
         elif name in SOURCES:
             wanted.setdefault(SOURCES[name].url, []).append(name)
         else:
@@ -77,10 +82,10 @@ def fetch(files: Sequence[str], folder: Path) -> Path:
     return folder
 
 
-def sha256(path: Path) -> str:
-    """Return a file's SHA-256."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def absent(path: Path, name: str) -> str:
+    """Say how to come by a file that is not there and is never downloaded."""
+    source = SOURCES[name]
+    return f"no file {path}; {source.by_hand} ({source.url}); then pass --data DATA"
 
 
 def _download(url: str, target: Path, name: str) -> Path:

@@ -10,7 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from heapq import nsmallest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from vlmig.data.pairs import Pair
 
 
 def parts_of(question: Question, apart: bool = False) -> list[tuple[str, list[str]]]:
@@ -32,7 +37,8 @@ class Question:
     contexts: tuple[str, ...]
     """What the LM reads: one text for all candidates, or one for each."""
     continuations: tuple[str, ...]
-    """The scored texts after it, one for each candidate; none where text is generated."""
+    """The scored texts after it, one for each candidate; none where text is generated. Of plain
+    text, what is scored, if that is not all of it."""
     answer: int
     """Index of the right candidate; -1 where text is generated."""
 
@@ -64,6 +70,8 @@ class Item:
     cluster."""
     groups: tuple[tuple[str, str], ...] = ()
     """Of each grouping of the task's items, its name and this item's group."""
+    pair: Pair | None = None
+    """The training pair that the item was made of, whose image is its own."""
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -92,9 +100,12 @@ class Item:
         for question in self.questions:
             questions.append({name: getattr(question, name) for name in Question.__slots__})
         fields = {name: getattr(self, name) for name in Item.__slots__} | {"questions": questions}
-        for name in ("things", "distribution", "group", "side", "groups"):
+        for name in ("things", "distribution", "group", "side", "groups", "pair"):
             if not fields[name]:  # most items have none, and keep their names in the journal
                 del fields[name]
+        if self.pair is not None:
+            names = ("picture", "box", "version")
+            fields["pair"] = {name: getattr(self.pair, name) for name in names}
         return fields
 
     def taught(self, demonstrations: Sequence[Item]) -> Item | None:
@@ -164,6 +175,8 @@ class Task:
     policy: str = "item"
     """What is imagined: what the item is about (``item``), or what a policy of
     ``vlmig.imagination.prompts`` makes of each question."""
+    mix: str | None = None
+    """The mixing rule of the headline, where what is asked decides it; None for the model's."""
     weights: str | None = None
     """Image weights of a published script; None for the model's."""
     split: str = "test"
@@ -173,3 +186,10 @@ class Task:
     max_new_tokens: int = 0
     statement: str = "{picture} {choice}"
     """The text that CLIP compares with the images, for each candidate."""
+    open_image: Callable[[Path, Pair], Image.Image] | None = None
+    """Reads an item's own image from a folder of benchmark files, where items have one."""
+
+    @property
+    def has_donors(self) -> bool:
+        """Whether other items' images can stand in the place of an item's."""
+        return self.open_image is not None or (self.kind == "choice" and not self.paired)

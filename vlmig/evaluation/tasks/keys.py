@@ -65,6 +65,11 @@ class Keys(Checked):
     """Other names that columns have in other publications of the files."""
     elsewhere: dict[str, str] = {}
     """Where a file lies in other publications, below the data folder too."""
+    data: dict[str, Any] = {}
+    """A source of training pairs, as in a recipe, whose pairs are the rows: fields ``caption`` and
+    ``group``. An item has its pair's image. Its ``files`` only say what must be there."""
+    rest: str = ""
+    """Of plain text, what is scored after the prompt; without it the prompt itself is."""
     labels: str = ""
     """A file of labels, line by line, for the rows' field ``label``."""
     people: str = ""
@@ -86,6 +91,7 @@ class Keys(Checked):
     scoring: Literal["whole", "first_token", "sequence"] = "whole"
     counted: Literal["each", "any"] = "each"
     policy: Literal["item", "subject", "question", "sentences", "option", "each"] = "item"
+    mix: Literal["prob", "logit", "geometric", "evidence"] | None = None
     weights: Literal["uniform", "clip", "doubled", "entropy", "learned"] | None = None
     max_new_tokens: int = 0
     statement: str = "{picture} {choice}"
@@ -142,6 +148,8 @@ class Keys(Checked):
             raise ValueError("has people without by, or by without people; expected both")
         if self.by and self.by not in self.columns:
             raise ValueError(f"has by {self.by}; expected one of its columns")
+        if (self.data or self.rest) and self.kind != "text":
+            raise ValueError(f"has {'data' if self.data else 'rest'}; expected kind text")
         if self.distribution and (self.kind, self.scoring) != ("choice", "whole"):
             raise ValueError("has a distribution; expected kind choice, and scoring whole")
         if self.distribution and self.choices == "labels":

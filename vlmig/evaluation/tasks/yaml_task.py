@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from vlmig.errors import VLMIGError
+from vlmig.evaluation.tasks.download import SOURCES, absent
 from vlmig.evaluation.tasks.items import Item, Question, Task
+from vlmig.evaluation.tasks.joined import add_labels, add_people
 from vlmig.evaluation.tasks.keys import Keys
 from vlmig.evaluation.tasks.people import groups, shares
 from vlmig.evaluation.tasks.templates import evaluate, fields_of, made_of_row, render
+from vlmig.evaluation.tasks.training_data import open_image, pair_records
 from vlmig.io.config_file import parse, read_yaml
-from vlmig.io.records import Record, read_records, read_text
+from vlmig.io.records import Record, read_records
 from vlmig.io.rows import Row
 
 FOLDER = Path(__file__).parent
@@ -35,6 +38,10 @@ class Declaration(Keys):
         Raises:
             VLMIGError: its files are wrong.
         """
+        if self.data:
+            for name in self.files[split]:
+                self._path(data, name)  # says how to come by a file that is not there
+            return self._items(pair_records(self.data, data, self.task))
         records: list[Record] = _placed(self.task, self.rows)
         for name in self.files[split]:
             if name not in (self.labels, self.people):
@@ -44,32 +51,19 @@ class Declaration(Keys):
                 ):
                     records.append((place, {**row, "file": name}))
         if self.labels:
-            self._add_labels(records, data / self.labels)
+            add_labels(records, data / self.labels)
         if self.people:
-            self._add_people(records, data / self.people)
+            add_people(records, data / self.people, self.by)
         return self._items(records)
 
     def _path(self, data: Path, name: str) -> Path:
         """Find a file where it should be, or where another publication has it."""
         other = self.elsewhere.get(name)
         is_other = other and not (data / name).is_file() and (data / other).is_file()
-        return data / other if other and is_other else data / name
-
-    def _add_labels(self, records: list[Record], path: Path) -> None:
-        labels = read_text(path).split() if path.is_file() else []
-        if len(labels) != len(records):
-            raise VLMIGError(
-                f"{path} has {len(labels)} labels for {len(records)} rows; fetch both files again"
-            )
-        for (_, row), label in zip(records, labels, strict=True):
-            row["label"] = label
-
-    def _add_people(self, records: list[Record], path: Path) -> None:
-        said: dict[str, list[Row]] = {}
-        for _, row in read_records(path, [self.by]):
-            said.setdefault(str(row[self.by]), []).append(row)
-        for _, row in records:
-            row["people"] = said.get(str(row[self.by]), [])
+        path = data / other if other and is_other else data / name
+        if name in SOURCES and SOURCES[name].by_hand and not path.is_file():
+            raise VLMIGError(absent(path, name))
+        return path
 
     def items(self, rows: Sequence[Row]) -> list[Item]:
         """Make items of rows.
@@ -130,8 +124,9 @@ class Declaration(Keys):
         questions: list[Question] = []
         if self.kind != "choice":
             choices = tuple(dict.fromkeys(map(str, answer)))
+            rest = (render(self.rest, row),) if self.rest else ()
             for prompt in self.prompts:
-                questions.append(Question((render(prompt, row),), (), -1))
+                questions.append(Question((render(prompt, row),), rest, -1))
         else:
             choices = self._choices(row)
             index = self._index(answer, choices, place)
@@ -154,6 +149,7 @@ class Declaration(Keys):
             things=tuple(row[name].lower() for name in self.things),
             distribution=row["shares"] if self.distribution else (),
             groups=tuple((name, render(text, row).strip()) for name, text in self.groups.items()),
+            pair=row["pair"] if self.data else None,
         )
 
     def grouped(self, columns: Sequence[str]) -> Declaration:
@@ -262,12 +258,14 @@ class Declaration(Keys):
             paired=bool(self.sides),
             both_orders=self.both_orders,
             policy=self.policy,
+            mix=self.mix,
             weights=self.weights,
             split=chosen,
             demonstrations=partial(self._demonstrations, split=shown) if shown else lambda _: [],
             demonstration_files=tuple(self.files[shown]) if shown else (),
             max_new_tokens=self.max_new_tokens,
             statement=self.statement,
+            open_image=partial(open_image, self.data) if self.data else None,
         )
 
     def _demonstrations(self, data: Path, split: str) -> list[Item]:

@@ -53,7 +53,7 @@ function agreementSection() {
     'Below it the 95 % interval over objects, and Kendall’s rank correlation. ' +
     'Groups: people name a single answer, multiple ones, or any. Votes: the share of images by their own answers. ' +
     'Less: the difference at the largest k; verdicts are Holm’s over this table. Right: accuracy where most people agree.';
-  return section('agreement', 'Beside what people say', el('p', { class: 'guide' }, guide), agreementTable(DATA), agreementConditions(DATA));
+  return section('agreement', 'Beside what people say', el('p', { class: 'guide' }, guide), agreementTable(DATA), peopleExamples(DATA), agreementConditions(DATA));
 }
 
 // The one sentence that says what was found.

@@ -99,6 +99,7 @@ const MAIN = ({ k, stopping }) => [
   ['shuffled', 2, 'shuffled', (r) => r.cells.shuffled && accuracy(r.cells.shuffled)],
   ...stopping.map((auto) => [auto, 3, `k = ${auto}`, (r) => r.cells[auto] && accuracy(r.cells[auto])]),
   ['main', 3, `k = ${k}`, (r) => k !== 0 && accuracy(r.cells.main)],
+  ['own', 3, 'its own image', (r) => r.cells.own && accuracy(r.cells.own)],
   ['balanced', 3, 'balanced', (r) => k !== 0 && known(r.balanced_acc) && percent(r.balanced_acc)],
   ['consistent', 3, 'both orders alike', (r) => k !== 0 && consistent(r.cells.main)],
   ['gain', 3, 'visual gain', (r) => r.gain && gainCell(r.gain)],
