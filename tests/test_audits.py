@@ -79,7 +79,9 @@ def test_the_sides_are_compared_with_and_without_images(tiny: VLMIG, fruit: Path
     assert limited["vlmig"]["pairs"][0]["n"] == 2, "a limit keeps both sides of a pair"
 
 
-@pytest.mark.parametrize("task", ["audit_occupations", "audit_places", "audit_households"])
+@pytest.mark.parametrize(
+    "task", ["audit_occupations", "audit_places", "audit_households", "audit_things"]
+)
 def test_our_audits_are_minimal_pairs(task: str) -> None:
     items = declaration(task).made().load(Path())
     for one, two in zip(items[::2], items[1::2], strict=True):
