@@ -248,8 +248,10 @@ def memory(tiny: bool) -> dict[str, Any]:
     source = source_of(pipeline, Sampling(1, 0.0, 256 if tiny else 512, batch=batch))
     alone = source_of(pipeline, Sampling(1, 0.0, source.sampling.size, batch=1))
     one = alone.imagine([request("a", 0)])
-    with _limited(1 if tiny else 4):
+    with _limited(0.1 if tiny else 4):
         images = source.imagine([request("a", i) for i in range(batch)])
+    if source.batch == batch:
+        raise SystemExit(f"{batch} images fitted into memory: nothing was halved")
     apart = (images[0].int() - one[0].int()).abs().max().item()
     print(f"a batch of {batch} became {source.batch}: {len(images)} images drawn")
     print(f"the first is {apart} of 255 from the one drawn alone")
@@ -263,8 +265,8 @@ class _limited:
         gigabytes: how much more.
     """
 
-    def __init__(self, gigabytes: int) -> None:
-        self.more = gigabytes * 2**30
+    def __init__(self, gigabytes: float) -> None:
+        self.more = int(gigabytes * 2**30)
 
     def __enter__(self) -> None:
         if CUDA:

@@ -36,8 +36,6 @@ from vlmig.vision.files import BadImage
 KINDS = {"seed": "int64", "redraws": "int64"}
 KINDS |= {"features": "large_binary", "picture": "large_binary"}
 """Arrow's types of the store's columns; the others are texts."""
-STARTS = 4
-"""How often a cluster is started here: Ray gives itself 30 seconds, on a busy machine too few."""
 REDRAWS = COLUMNS.split(", ").index("redraws")
 
 
@@ -138,17 +136,13 @@ def _start(ray: Any, actors: int | None) -> None:
     local: dict[str, Any] = {}
     if not os.environ.get("RAY_ADDRESS"):
         local = {"num_cpus": max(os.cpu_count() or 1, actors or 1), "include_dashboard": False}
-    for attempt in range(1, STARTS + 1):
-        try:
-            ray.init(log_to_driver=False, logging_level="error", **local)
-            return
-        except Exception as error:  # of its many processes and sockets
-            ray.shutdown()
-            if attempt == STARTS or not local:
-                raise VLMIGError(
-                    f"no Ray cluster ({one_line(error)}); expected one at RAY_ADDRESS, or none "
-                    "named there and a machine that may start one"
-                ) from error
+    try:
+        ray.init(log_to_driver=False, logging_level="error", **local)
+    except Exception as error:  # of its many processes and sockets
+        raise VLMIGError(
+            f"no Ray cluster ({one_line(error)}); expected one at RAY_ADDRESS, or none named there "
+            "and a machine that may start one and is not too busy for it"
+        ) from error
 
 
 class Actor:
