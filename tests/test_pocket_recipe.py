@@ -106,4 +106,3 @@ def test_calibration_prefers_the_likeliest_of_those_as_accurate_as_the_best() ->
         tried.append(calibration.Tried(Mixture("prob"), 1.0, accuracy, likelihood))
     chosen = [one.likelihood for one in calibration._as_good_as_the_best(tried)]
     assert chosen == [likelihoods[name] for name in ("one moved", "one lost", "best")]
-    assert calibration._as_good_as_the_best([]) == []

@@ -14,6 +14,7 @@ import torch
 from scipy.special import log_softmax
 from torch import Tensor
 
+from tools.pocket.drawings import agreeing
 from vlmig.evaluation.fit_auto_k import fit
 from vlmig.evaluation.fit_learned import examples
 from vlmig.evaluation.fit_learned import fit as fit_learned
@@ -57,8 +58,16 @@ class Limits:
 
 
 POCKET = Limits()
-Answered = tuple[list[Scores], np.ndarray]
-"""Scores of questions, and their right answers, (n,)."""
+
+
+@dataclass
+class Answered:
+    """Questions about concepts, as many about each, in their order."""
+
+    concepts: list[Concept]
+    scores: list[Scores]
+    answers: np.ndarray
+    """The right ones, (n,)."""
 
 
 @dataclass
@@ -80,7 +89,7 @@ class ReadText:
         return -mixed.gather(1, self.targets)[:, 0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tried:
     """A mixture, and what it does to questions about calibration concepts."""
 
@@ -97,28 +106,31 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     """Choose a mixture that keeps what the text model knows: what is right from text alone, and the
     perplexity of texts.
 
-    A few dozen held-out concepts do not tell rules apart by accuracy alone: of those within a
-    standard error of the most accurate, the one is chosen that finds the right answers likeliest.
+    Of held-out concepts only those are asked about whose color is the same in all sets of drawings:
+    of others an image may show another color than the one that counts as right.
+    A few dozen concepts do not tell rules apart by accuracy alone: of those within a
+    standard error of the most accurate, the one is chosen that finds the right answers likeliest;
+    where none of them keeps the texts, so on among the others.
     """
     model = VLMIG.from_pretrained(out, store=work / "store")
-    told, told_answers = _scores(model, "supervised")
-    untold, untold_answers = _scores(model, "held_out")
-    answered = {"supervised": (told, told_answers), "held_out": (untold, untold_answers)}
-    alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in told + untold])
+    alike = agreeing(work)
+    answered = {
+        "supervised": _answered(model, [c for c in _concepts() if c.split == "supervised"]),
+        "held_out": _answered(model, [c for c in alike if c.calibration and c.split == "held_out"]),
+    }
+    scores = [score for one in answered.values() for score in one.scores]
+    alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in scores])
     floors = [round(float(np.quantile(alignments, share)), 3) for share in FLOORS]
     tried = [_try(mixture, answered, limits) for mixture in mixtures(floors)]
     for one in tried:
         logger.info(_described(one))
-    fitting = _as_good_as_the_best([one for one in tried if one.kept >= limits.kept])
+    fitting = [one for one in tried if one.kept >= limits.kept]
     chosen, ratio = _keeping_texts(model, fitting, limits.perplexity)
     config = model.config
     for name in FIELDS:
         setattr(config, name, getattr(chosen.mixture, name))
-    known_answers = [
-        *zip(told, told_answers, strict=True),
-        *zip(untold, untold_answers, strict=True),
-    ]
-    found = examples(((scores, right, "") for scores, right in known_answers), DEFAULT_K)
+    right = np.concatenate([one.answers for one in answered.values()])
+    found = examples(zip(scores, right, [""] * len(scores), strict=True), DEFAULT_K)
     config.learned = fit_learned(found.features, found.helped).described()
     rule = _stopping(answered, chosen.mixture)
     config.auto = rule.described()
@@ -132,12 +144,12 @@ def _try(mixture: Mixture, answered: Mapping[str, Answered], limits: Limits) -> 
     """Answer the calibration questions by a mixture."""
     still = []
     for split in limits.known:
-        right_alone, _ = _answers(*answered[split], 0, TEXT_ALONE)
-        right, _ = _answers(*answered[split], DEFAULT_K, mixture)
+        right_alone, _ = _right(answered[split], 0, TEXT_ALONE)
+        right, _ = _right(answered[split], DEFAULT_K, mixture)
         still.append(right[right_alone])
-    right, likelihood = _answers(*answered["held_out"], DEFAULT_K, mixture)
-    concepts = sum(concept.split == "held_out" for concept in _concepts())
-    accuracy = right.reshape(concepts, -1).mean(1)
+    untold = answered["held_out"]
+    right, likelihood = _right(untold, DEFAULT_K, mixture)
+    accuracy = right.reshape(len(untold.concepts), -1).mean(1)
     return Tried(mixture, float(np.concatenate(still).mean()), accuracy, float(likelihood.mean()))
 
 
@@ -152,9 +164,7 @@ def _described(tried: Tried) -> str:
 
 def _as_good_as_the_best(tried: Sequence[Tried]) -> list[Tried]:
     """Return those within a standard error of the most accurate (of their paired difference over
-    concepts), the likeliest first; none of none."""
-    if not tried:
-        return []
+    concepts), the likeliest first."""
     best = max(tried, key=lambda one: float(one.accuracy.mean()))
     close = []
     for one in tried:
@@ -166,14 +176,17 @@ def _as_good_as_the_best(tried: Sequence[Tried]) -> list[Tried]:
 
 def _keeping_texts(model: VLMIG, fitting: Sequence[Tried], most: float) -> tuple[Tried, float]:
     """Return the first mixture that keeps the perplexity of texts, with its factor."""
-    for start in range(0, len(fitting), TOGETHER):
-        some = fitting[start : start + TOGETHER]
-        alone, *losses = _losses(_texts(model), [one.mixture for one in some])
-        for one, loss in zip(some, losses, strict=True):
-            ratio = float(np.exp(loss - alone))
-            logger.info("%s, perplexity x %.4f", _described(one), ratio)
-            if ratio <= most:
-                return one, ratio
+    while fitting:
+        best = _as_good_as_the_best(fitting)
+        for start in range(0, len(best), TOGETHER):
+            some = best[start : start + TOGETHER]
+            alone, *losses = _losses(_texts(model), [one.mixture for one in some])
+            for one, loss in zip(some, losses, strict=True):
+                ratio = float(np.exp(loss - alone))
+                logger.info("%s, perplexity x %.4f", _described(one), ratio)
+                if ratio <= most:
+                    return one, ratio
+        fitting = [one for one in fitting if one not in best]
     raise RuntimeError(
         "no mixture keeps what the text model knows; train the language model longer"
     )
@@ -187,11 +200,11 @@ def _stopping(answered: Mapping[str, Answered], mixture: Mixture) -> Stopping:
     scores: list[Scores] = []
     concepts: list[str] = []
     splits: list[str] = []
-    for split, (found, _) in answered.items():
-        names = [concept.name for concept in _concepts() if concept.split == split]
-        scores += found
-        concepts += np.repeat(names, len(found) // len(names)).tolist()
-        splits += [split] * len(found)
+    for split, one in answered.items():
+        names = [concept.name for concept in one.concepts]
+        scores += one.scores
+        concepts += np.repeat(names, len(one.scores) // len(names)).tolist()
+        splits += [split] * len(one.scores)
     return fit(scores, mixture, items=concepts, kinds=splits)
 
 
@@ -221,10 +234,9 @@ def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
     return [c for c in chosen for _ in range(times if c.split == "held_out" else 1)]
 
 
-def _scores(model: VLMIG, split: str) -> Answered:
-    """Score the color questions about the calibration concepts of a split, beside as many images as
-    ``k="auto"`` may draw."""
-    items = look_items("calibration", [c for c in _concepts() if c.split == split], "color")
+def _answered(model: VLMIG, concepts: list[Concept]) -> Answered:
+    """Score the color questions about concepts, beside as many images as ``k="auto"`` may draw."""
+    items = look_items("calibration", concepts, "color")
     visuals = model.imagine([item.picture for item in items], MOST, progress=True)
     contexts, choices, images, answers = [], [], [], []
     for item, item_visuals in zip(items, visuals, strict=True):
@@ -233,7 +245,7 @@ def _scores(model: VLMIG, split: str) -> Answered:
             choices.append(question.continuations)
             images.append(item_visuals)
             answers.append(question.answer)
-    return model.score(contexts, choices, images), np.array(answers)
+    return Answered(concepts, model.score(contexts, choices, images), np.array(answers))
 
 
 def _generic(model: VLMIG) -> Tensor:
@@ -243,12 +255,11 @@ def _generic(model: VLMIG) -> Tensor:
     return torch.cat([images.features for images in model.imagine(prompts, 1)])
 
 
-def _answers(
-    scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture
-) -> tuple[np.ndarray, np.ndarray]:
+def _right(answered: Answered, k: int, mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:
     """Return whether the answers are right, (n,), and the log-probabilities of the right ones."""
-    mixed = log_softmax(np.array([score.mixed(k, mixture) for score in scores]), axis=1)
-    return mixed.argmax(1) == answers, mixed[np.arange(len(answers)), answers]
+    mixed = log_softmax(np.array([score.mixed(k, mixture) for score in answered.scores]), axis=1)
+    right = answered.answers
+    return mixed.argmax(1) == right, mixed[np.arange(len(right)), right]
 
 
 @torch.inference_mode()

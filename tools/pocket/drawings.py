@@ -97,14 +97,16 @@ def kept_images(
     return np.load(path, mmap_mode="r")
 
 
-def agreement(work: Path) -> float:
-    """Return for what share of the concepts all sets have the same dominant color."""
-    sets, same = drawers(work), 0
+def agreeing(work: Path) -> list[Concept]:
+    """Return the concepts whose dominant color is the same in all sets."""
+    sets, found = drawers(work), []
     for concept in load_concepts():
         colors = {read_color(draw(concept).resize((GLYPH, GLYPH)))[0] for draw in sets}
-        same += len(colors) == 1
-    return same / len(load_concepts())
+        if len(colors) == 1:
+            found.append(concept)
+    return found
 
 
 if __name__ == "__main__":
-    print(f"the sets agree on the colors of {100 * agreement(Path('runs/pocket')):.1f} % of things")
+    share = len(agreeing(Path("runs/pocket"))) / len(load_concepts())
+    print(f"the sets agree on the colors of {100 * share:.1f} % of things")
