@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import threading
@@ -19,7 +20,8 @@ from vlmig.evaluation.evaluator import Evaluator
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question, Task
-from vlmig.imagination.store import FeatureStore
+from vlmig.imagination import requests_for
+from vlmig.imagination.store import FeatureStore, describe
 from vlmig.io.rows import Bad
 
 TEXTS = [f"thing number {i}" for i in range(60)]
@@ -167,6 +169,48 @@ def test_what_an_actor_says_is_one_line(tiny: VLMIG, tmp_path: Path, ray: Any) -
     with pytest.raises(VLMIGError, match="has another generator or encoder") as error:
         tiny.imagination.fill(["a cat"], k=1)
     assert "\n" not in str(error.value)
+
+
+def test_an_actor_gives_the_rows_of_the_store(tiny: VLMIG, colored: Path, tmp_path: Path) -> None:
+    """What Ray runs elsewhere, run here: drawing, and reading files, one of them damaged."""
+    from vlmig.data.sources.table import Table
+    from vlmig.imagination.cluster import Drawing, Reading, _blocks
+    from vlmig.training.images import ImageFeatures
+
+    imagination = tiny.imagination
+    imagination.fill(TEXTS[:30], k=1)
+    missing = dict(imagination._addresses([requests_for([text], 0) for text in TEXTS[:30]]))
+    shared = (imagination.config, str(imagination.folder))
+    drawing = Drawing(*shared, imagination.described, True)
+    store = FeatureStore(tmp_path / "drawn")
+    blocks = _blocks(missing, 24)
+    assert [len(block) for block in blocks] == [24, 6]
+    for block in blocks:
+        rows = drawing(block).to_pylist()
+        assert not any(row.pop("fault") for row in rows)
+        store.write([tuple(row.values()) for row in rows])
+    assert contents(store) == contents(imagination.store)
+    with pytest.raises(VLMIGError, match="has another generator or encoder"):
+        Drawing(*shared, imagination.described + " ", True)
+
+    folder = tmp_path / "data"
+    shutil.copytree(colored, folder)
+    (folder / "3.png").write_bytes(b"no image")
+    source = Table(folder / "pairs.jsonl")
+    pairs = [pair for pair in source.pairs() if not isinstance(pair, Bad)]
+    imagination.store = FeatureStore(tmp_path / "here")
+    images = ImageFeatures(imagination, tiny.model.blank_features, True, 0)
+    (bad,) = images.fill(source, pairs, len(pairs))
+    described = describe(imagination.encoder.identity())
+    reading = Reading(*shared, described, True, pickle.loads(pickle.dumps(source.open)))
+    store = FeatureStore(tmp_path / "there")
+    for block in _blocks({images.address(source, pair): pair for pair in pairs}.items(), 24):
+        for row in reading(block).to_pylist():
+            if fault := row.pop("fault"):
+                assert fault == bad.reason
+            else:
+                store.write([tuple(row.values())])
+    assert contents(store) == contents(imagination.store) and len(store) == 47
 
 
 def test_wrong_engines_are_refused(

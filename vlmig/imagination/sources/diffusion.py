@@ -37,6 +37,9 @@ logging.getLogger("diffusers.pipelines.pipeline_utils").addFilter(
     lambda record: not str(record.msg).startswith("Expected types for")
 )
 
+OUT_OF_MEMORY = ("allocate memory", "could not create a primitive")
+"""What torch, and oneDNN within it, say on a CPU whose memory is full."""
+
 
 class _PipelineSource(ImageSource):
     """A source that runs a pipeline: which one, and how much of a prompt it reads."""
@@ -207,7 +210,8 @@ class DiffusionSource(_PipelineSource):
 
     def _halve(self, error: RuntimeError) -> None:
         """Halve the batch after an out-of-memory error; raise any other error."""
-        if not (isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)):
+        full = isinstance(error, torch.OutOfMemoryError)
+        if not (full or any(said in str(error) for said in OUT_OF_MEMORY)):
             raise error
         if self.batch == 1:
             raise VLMIGError(
