@@ -32,7 +32,7 @@ from vlmig.predict.scores import Scores
 
 logger = logging.getLogger(__name__)
 TEXTS = 200
-TOGETHER = 5
+TOGETHER = 20
 """Mixtures that are tried on the texts in one pass."""
 CALIBRATION_SEED = 13
 WEIGHTS = ("uniform", "entropy", "clip")
@@ -53,6 +53,8 @@ class Limits:
     """The splits of whose concepts the text model knows colors."""
     kept: float = 0.98
     """Least share of their colors, right from text alone, that must stay right with images."""
+    misled: float = 0.95
+    """Least share of them that must stay right beside another thing's images."""
     perplexity: float = 1.005
     """Greatest factor on the perplexity of plain texts."""
 
@@ -66,6 +68,8 @@ class Answered:
 
     concepts: list[Concept]
     scores: list[Scores]
+    others: list[Scores]
+    """Beside the images of the concept before."""
     answers: np.ndarray
     """The right ones, (n,)."""
 
@@ -96,6 +100,8 @@ class Tried:
     mixture: Mixture
     kept: float
     """Share of the colors, right from text alone, that stay right."""
+    misled: float
+    """The same beside another thing's images."""
     accuracy: np.ndarray
     """On each held-out concept, over its wordings, (n,)."""
     likelihood: float
@@ -122,9 +128,11 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in scores])
     floors = [round(float(np.quantile(alignments, share)), 3) for share in FLOORS]
     tried = [_try(mixture, answered, limits) for mixture in mixtures(floors)]
+    fitting = []
     for one in tried:
         logger.info(_described(one))
-    fitting = [one for one in tried if one.kept >= limits.kept]
+        if one.kept >= limits.kept and one.misled >= limits.misled:
+            fitting.append(one)
     chosen, ratio = _keeping_texts(model, fitting, limits.perplexity)
     config = model.config
     for name in FIELDS:
@@ -142,23 +150,31 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
 
 def _try(mixture: Mixture, answered: Mapping[str, Answered], limits: Limits) -> Tried:
     """Answer the calibration questions by a mixture."""
-    still = []
+    still, beside_others = [], []
     for split in limits.known:
-        right_alone, _ = _right(answered[split], 0, TEXT_ALONE)
-        right, _ = _right(answered[split], DEFAULT_K, mixture)
+        known = answered[split]
+        right_alone, _ = _right(known.scores, known.answers, 0, TEXT_ALONE)
+        right, _ = _right(known.scores, known.answers, DEFAULT_K, mixture)
         still.append(right[right_alone])
+        right, _ = _right(known.others, known.answers, DEFAULT_K, mixture)
+        beside_others.append(right[right_alone])
     untold = answered["held_out"]
-    right, likelihood = _right(untold, DEFAULT_K, mixture)
-    accuracy = right.reshape(len(untold.concepts), -1).mean(1)
-    return Tried(mixture, float(np.concatenate(still).mean()), accuracy, float(likelihood.mean()))
+    right, likelihood = _right(untold.scores, untold.answers, DEFAULT_K, mixture)
+    return Tried(
+        mixture,
+        kept=float(np.concatenate(still).mean()),
+        misled=float(np.concatenate(beside_others).mean()),
+        accuracy=right.reshape(len(untold.concepts), -1).mean(1),
+        likelihood=float(likelihood.mean()),
+    )
 
 
 def _described(tried: Tried) -> str:
     used = tried.mixture
     return (
         f"{used.mix:<8} {used.weights:<7} strength {used.strength:.2f} doubt {used.doubt:.2f} "
-        f"floor {used.alignment_floor:.3f}: kept {tried.kept:.3f}, untold "
-        f"{tried.accuracy.mean():.3f}, likelihood {tried.likelihood:.3f}"
+        f"floor {used.alignment_floor:.3f}: kept {tried.kept:.3f}, beside others' images "
+        f"{tried.misled:.3f}, untold {tried.accuracy.mean():.3f}, likelihood {tried.likelihood:.3f}"
     )
 
 
@@ -238,14 +254,16 @@ def _answered(model: VLMIG, concepts: list[Concept]) -> Answered:
     """Score the color questions about concepts, beside as many images as ``k="auto"`` may draw."""
     items = look_items("calibration", concepts, "color")
     visuals = model.imagine([item.picture for item in items], MOST, progress=True)
-    contexts, choices, images, answers = [], [], [], []
-    for item, item_visuals in zip(items, visuals, strict=True):
+    contexts, choices, images, others, answers = [], [], [], [], []
+    for number, item in enumerate(items):
         for question in item.questions:
             contexts.append(question.contexts[0])
             choices.append(question.continuations)
-            images.append(item_visuals)
+            images.append(visuals[number])
+            others.append(visuals[number - 1])
             answers.append(question.answer)
-    return Answered(concepts, model.score(contexts, choices, images), np.array(answers))
+    scores, beside_others = (model.score(contexts, choices, some) for some in (images, others))
+    return Answered(concepts, scores, beside_others, np.array(answers))
 
 
 def _generic(model: VLMIG) -> Tensor:
@@ -255,11 +273,12 @@ def _generic(model: VLMIG) -> Tensor:
     return torch.cat([images.features for images in model.imagine(prompts, 1)])
 
 
-def _right(answered: Answered, k: int, mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:
+def _right(
+    scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture
+) -> tuple[np.ndarray, np.ndarray]:
     """Return whether the answers are right, (n,), and the log-probabilities of the right ones."""
-    mixed = log_softmax(np.array([score.mixed(k, mixture) for score in answered.scores]), axis=1)
-    right = answered.answers
-    return mixed.argmax(1) == right, mixed[np.arange(len(right)), right]
+    mixed = log_softmax(np.array([score.mixed(k, mixture) for score in scores]), axis=1)
+    return mixed.argmax(1) == answers, mixed[np.arange(len(answers)), answers]
 
 
 @torch.inference_mode()
