@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from scipy.special import softmax
 from vlmig import VLMIG, VLMIGError
 from vlmig.evaluation.evaluator import Evaluator
 from vlmig.evaluation.metrics.agreement import divergence, kendall, spearman
+from vlmig.evaluation.metrics.rescoring import Rescorer
 from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.items import Item, Question
@@ -254,27 +256,28 @@ def test_divergences_are_those_of_the_samples(run: Run) -> None:
 
 
 def test_images_count_alike_in_a_distribution(run: Run) -> None:
-    """By equation 2 over shares of the candidates, with entropies by scipy."""
+    """However likely the LM finds it beside an image that any candidate comes; elsewhere that is
+    part of equation 2."""
     _, model, results, rows = run
-    main, floor = results["configs"]["coda"], model.config.alignment_floor
-    assert (main["mix"], main["weights"], model.config.mix) == ("prob", "entropy", "evidence")
-    found = []
+    main = results["configs"]["coda"]
+    assert (main["mix"], main["weights"], model.config.mix) == ("prob", "uniform", "evidence")
     for row in rows:
-        mixed = []
-        for text, images, fit in zip(
-            *(row[n] for n in ("text_only", "per_image", "alignment")), strict=True
-        ):
-            alone, total = softmax(text), np.zeros(len(text))
-            for image, cosine in zip(softmax(images, -1), fit, strict=True):
-                removed = max(0.0, 1 - stats.entropy(image) / stats.entropy(alone))
-                trust = removed * (cosine is None or cosine >= floor)
-                total += trust * image + (1 - trust) * alone
-            mixed.append(total / len(images))
-        found.append(apart(row, mixed))
-        assert row["mixture"] == pytest.approx(np.array(mixed), abs=1e-5)
-    conditions = results["vlmig"]["distributions"]["conditions"]
-    (row,) = [c for c in conditions if whole(c, main) and c["k"] == 2]
-    assert row["jsd"] == pytest.approx(np.mean(found), abs=1e-5)
+        assert np.array(row["mixture"]) == pytest.approx(
+            softmax(row["per_image"], -1).mean(1), abs=1e-5
+        )
+    text, images = [0.2, 0.2], [[0.4, 0.1], [0.01, 0.04]]
+    record: Any = {"pictures": [["a", "b"]], "alignment": [[0.5, 0.5]], "clip": None}
+    record |= {"text_only": [np.log(text)], "blank": [np.log(text)], "per_image": [np.log(images)]}
+    told = Item("x", "x", "x", COLORS[:2], (Question(("x",), COLORS[:2], 0),))
+    for people, expected in (
+        ((0.5, 0.5), [0.2, 0.2]),
+        ((), [0.4 * 0.41 / 0.55, 0.4 * 0.14 / 0.55]),
+    ):
+        item, task = replace(told, distribution=people), declaration("coda").made()
+        rescorer = Rescorer(task, [item], [record], model.config)
+        (found,) = rescorer.rescore(2, "prob", "uniform")
+        assert np.exp(found) == pytest.approx(expected)
+        assert np.exp(rescorer.rescore(0, "prob", "uniform")[0]) == pytest.approx(text)
 
 
 def whole(row: dict[str, Any], main: dict[str, Any]) -> bool:

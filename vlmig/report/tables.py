@@ -26,10 +26,11 @@ def headline(run: Run) -> Row:
     results, block = run.results, run.results["vlmig"]
     config = results["config"]
     seeds = ", ".join(map(str, run.seeds))
+    rules = dict.fromkeys(f"{c['mix']} / {c['weights']}" for c in results["configs"].values())
     facts = {
         "model": config["model_args"]["pretrained"],
         "images": str(run.k),
-        "mixture": " / ".join(block.get("default", {}).values()),
+        "mixture": ", ".join(rules),
         "seeds": seeds,
     }
     if config.get("limit"):
