@@ -120,6 +120,14 @@ def _padded(value: Tensor, length: int) -> Tensor:
     return F.pad(value, (0, 0) * (value.ndim - 2) + (0, missing))
 
 
+UNCUT = (
+    *("StableDiffusionPipeline", "StableDiffusionXLPipeline"),
+    *("LatentConsistencyModelPipeline", "LuminaPipeline"),
+)
+"""Pipelines that read all that their tokenizers hold; others' classes say how much they read, at
+the cost of importing diffusers."""
+
+
 def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]]:
     """Yield a pipeline's tokenizers and how many tokens of each it reads; loads no models."""
     settle_hub(name)
@@ -140,6 +148,8 @@ def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]
 
 def _most_tokens(kind: str) -> int | None:
     """Return how many tokens a class of pipelines reads, if its ``__call__`` says so."""
+    if kind in UNCUT:
+        return None
     import diffusers
 
     pipeline = getattr(diffusers, kind, diffusers.DiffusionPipeline)
