@@ -283,7 +283,7 @@ def test_bulk_imagination(
             ["--prompts", "nowhere.txt", "a cat"],
             "--prompts fills the store; it goes neither with a prompt",
         ),
-        (["a cat", "--report", "r.jsonl"], "--report and --shard are for many prompts"),
+        (["a cat", "--report", "r.jsonl"], "--report, --shard and --engine are for many prompts"),
         (
             ["a cat", "--store-limit", "much"],
             "got 'much', expected a number of bytes such as 500MB",

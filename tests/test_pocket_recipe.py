@@ -103,6 +103,6 @@ def test_calibration_prefers_the_likeliest_of_those_as_accurate_as_the_best() ->
     accuracies = [best, one_lost, one_moved, each_worse, np.zeros(12)]
     tried = []
     for likelihood, accuracy in zip(likelihoods.values(), accuracies, strict=True):
-        tried.append(calibration.Tried(Mixture("prob"), 1.0, 1.0, accuracy, likelihood))
+        tried.append(calibration.Tried(Mixture("prob"), 1.0, 1.0, 1.0, accuracy, likelihood))
     chosen = [one.likelihood for one in calibration._as_good_as_the_best(tried)]
     assert chosen == [likelihoods[name] for name in ("one moved", "one lost", "best")]

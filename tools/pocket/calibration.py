@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,10 @@ class Limits:
     kept: float = 0.98
     """Least share of their colors, right from text alone, that must stay right with images."""
     misled: float = 0.95
-    """Least share of them that must stay right beside another thing's images."""
+    """Least share of them that must stay right beside another thing's imagined images."""
+    followed: float = 0.45
+    """Least share of answers that follow another thing's images where a user gives them, though
+    texts told another color; the images by themselves say that one in about 0.55."""
     perplexity: float = 1.005
     """Greatest factor on the perplexity of plain texts."""
 
@@ -102,10 +105,17 @@ class Tried:
     """Share of the colors, right from text alone, that stay right."""
     misled: float
     """The same beside another thing's images."""
+    followed: float
+    """Share of told colors in whose place those of another thing's given images are answered."""
     accuracy: np.ndarray
     """On each held-out concept, over its wordings, (n,)."""
     likelihood: float
     """Mean log-probability of their right answers, in nats."""
+
+    def within(self, limits: Limits) -> bool:
+        """Whether it keeps to all limits but that of texts."""
+        kept = self.kept >= limits.kept and self.misled >= limits.misled
+        return kept and self.followed >= limits.followed
 
 
 def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
@@ -131,7 +141,7 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     fitting = []
     for one in tried:
         logger.info(_described(one))
-        if one.kept >= limits.kept and one.misled >= limits.misled:
+        if one.within(limits):
             fitting.append(one)
     chosen, ratio = _keeping_texts(model, fitting, limits.perplexity)
     config = model.config
@@ -164,9 +174,22 @@ def _try(mixture: Mixture, answered: Mapping[str, Answered], limits: Limits) -> 
         mixture,
         kept=float(np.concatenate(still).mean()),
         misled=float(np.concatenate(beside_others).mean()),
+        followed=_followed(answered["supervised"], mixture),
         accuracy=right.reshape(len(untold.concepts), -1).mean(1),
         likelihood=float(likelihood.mean()),
     )
+
+
+def _followed(told: Answered, mixture: Mixture) -> float:
+    """Return how often the color of another concept's images is answered, if they are trusted as
+    given ones are, in place of the color that texts told."""
+    right_alone, _ = _right(told.scores, told.answers, 0, TEXT_ALONE)
+    shown = np.roll(told.answers, len(told.answers) // len(told.concepts))
+    given = []
+    for score in told.others:
+        given.append(replace(score, alignment=np.full_like(score.alignment, np.inf)))
+    right, _ = _right(given, shown, DEFAULT_K, mixture)
+    return float(right[right_alone & (shown != told.answers)].mean())
 
 
 def _described(tried: Tried) -> str:
@@ -174,7 +197,8 @@ def _described(tried: Tried) -> str:
     return (
         f"{used.mix:<8} {used.weights:<7} strength {used.strength:.2f} doubt {used.doubt:.2f} "
         f"floor {used.alignment_floor:.3f}: kept {tried.kept:.3f}, beside others' images "
-        f"{tried.misled:.3f}, untold {tried.accuracy.mean():.3f}, likelihood {tried.likelihood:.3f}"
+        f"{tried.misled:.3f}, given {tried.followed:.3f}, untold {tried.accuracy.mean():.3f}, "
+        f"likelihood {tried.likelihood:.3f}"
     )
 
 
