@@ -22,7 +22,8 @@ import argparse
 import json
 import resource
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -258,33 +259,23 @@ def memory(tiny: bool) -> dict[str, Any]:
     return {"batch": batch, "halved_to": source.batch, "images": len(images), "apart": apart}
 
 
-class _limited:
-    """Leave this process little more memory than it has now.
-
-    Args:
-        gigabytes: how much more.
-    """
-
-    def __init__(self, gigabytes: float) -> None:
-        self.more = int(gigabytes * 2**30)
-
-    def __enter__(self) -> None:
-        if CUDA:
-            torch.cuda.empty_cache()
-            total = torch.cuda.get_device_properties(0).total_memory
-            share = (torch.cuda.memory_reserved() + self.more) / total
-            torch.cuda.set_per_process_memory_fraction(min(1.0, share))
-        else:
-            pages = int(Path("/proc/self/statm").read_text().split()[0])
-            self.before = resource.getrlimit(resource.RLIMIT_AS)
-            limit = pages * resource.getpagesize() + self.more
-            resource.setrlimit(resource.RLIMIT_AS, (limit, self.before[1]))
-
-    def __exit__(self, *_: object) -> None:
-        if CUDA:
-            torch.cuda.set_per_process_memory_fraction(1.0)
-        else:
-            resource.setrlimit(resource.RLIMIT_AS, self.before)
+@contextmanager
+def _limited(gigabytes: float) -> Iterator[None]:
+    """Leave this process only so many gigabytes more than it has now."""
+    more = int(gigabytes * 2**30)
+    if CUDA:
+        torch.cuda.empty_cache()
+        total = torch.cuda.get_device_properties(0).total_memory
+        share = (torch.cuda.memory_reserved() + more) / total
+        torch.cuda.set_per_process_memory_fraction(min(1.0, share))
+        yield
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    else:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + more, before[1]))
+        yield
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def table(folder: Path) -> dict[str, Any]:

@@ -137,13 +137,17 @@ def drawn_color(name: str, draw: Callable[[Concept], Image.Image]) -> str | None
     return read_color(draw(concept).resize((GLYPH, GLYPH)))[0] if concept else None
 
 
-def named_alike(draw: Callable[[Concept], Image.Image]) -> np.ndarray:
-    """Return whether the reader names the colors of drawings as a person did, bool (n,)."""
+def named_alike(draw: Callable[[Concept], Image.Image]) -> dict[str, np.ndarray]:
+    """Return whether the reader names the colors of drawings as a person did, bool (n,), by how
+    the drawings were chosen."""
     text = Path(__file__).with_name("colours_by_eye.yaml").read_text(encoding="utf-8")
-    alike = []
-    for color, names in yaml.safe_load(text).items():
-        alike += [drawn_color(name, draw) == color for name in names]
-    return np.array(alike)
+    alike: dict[str, np.ndarray] = {}
+    for chosen, colors in yaml.safe_load(text).items():
+        right = []
+        for color, names in colors.items():
+            right += [drawn_color(name, draw) == color for name in names]
+        alike[chosen] = np.array(right)
+    return alike
 
 
 def main() -> None:
@@ -163,8 +167,8 @@ def main() -> None:
             right = np.array([item.label == drawn_color(item.cluster, draw) for item in items])
             print(f"memory_color, covered, set {number + 1}: {share(right)}, n={len(items)}")
             if number == 1:
-                alike = named_alike(draw)
-                print(f"named by eye, set 2: {share(alike)}, n={len(alike)}")
+                for chosen, alike in named_alike(draw).items():
+                    print(f"named by eye, set 2, {chosen}: {share(alike)}, n={len(alike)}")
     for name, true_scale in (("true", True), ("random", False)) if given.pairs else ():
         silhouettes, embeddings = map(share, read_sizes(given.pairs, true_scale).T)
         print(f"larger of two held-out things, {name} scale, n={given.pairs}:")

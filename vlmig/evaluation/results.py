@@ -107,8 +107,6 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
         "git_hash": _git_revision(),
         "date": time.time(),
         "vlmig": {
-            "default": {"mix": model.config.mix, "weights": model.config.weights},
-            "fusion": model.config.fusion,
             "conditions": list(chain(*(o.conditions for o in outcomes))),
             "baselines": by_task(lambda o: o.baselines),
             "curves": list(chain(*(o.curves for o in outcomes))),
@@ -118,20 +116,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "pairs": list(chain(*(o.pairs for o in outcomes))),
             "losses": _losses(outcomes),
             "reliability": list(chain(*(o.reliability for o in outcomes))),
-            "settings": {**asdict(settings), "protocol": model.config.protocol},
-            "protocol": model.config.protocol,
-            "packages": {name: installed(name) for name in PACKAGES},
-            "python": platform.python_version(),
-            "device": str(model.model.device),
-            "dtype": str(model.model.dtype),
-            "language_model_bytes": weight_bytes(model.model.language_model),
-            "seeds": list(settings.seeds),
-            "identity": model.imagination.identity,
-            "clip_scale": model.imagination.encoder.scale,
-            "strength": model.config.strength,
-            "doubt": model.config.doubt,
-            "alignment_floor": model.config.alignment_floor,
-            "learned": model.config.learned,
+            **_setup(evaluator),
         },
     }
     write_json(out / "results.json", results)
@@ -139,6 +124,30 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
     if settings.limit is None and settings.subset == "all":  # a part is not a benchmark's result
         _write_for_hub(results, outcomes, out / ".eval_results")
     return results
+
+
+def _setup(evaluator: Evaluator) -> dict[str, Any]:
+    """Describe the model, its mixture, and what it was measured with."""
+    model, settings = evaluator.model, evaluator.settings
+    config = model.config
+    return {
+        "default": {"mix": config.mix, "weights": config.weights},
+        "fusion": config.fusion,
+        "settings": {**asdict(settings), "protocol": config.protocol},
+        "protocol": config.protocol,
+        "packages": {name: installed(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "device": str(model.model.device),
+        "dtype": str(model.model.dtype),
+        "language_model_bytes": weight_bytes(model.model.language_model),
+        "seeds": list(settings.seeds),
+        "identity": model.imagination.identity,
+        "clip_scale": model.imagination.encoder.scale,
+        "strength": config.strength,
+        "doubt": config.doubt,
+        "alignment_floor": config.alignment_floor,
+        "learned": config.learned,
+    }
 
 
 def _config(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
