@@ -28,6 +28,7 @@ from tools.pocket import (
     distillation,
     encoder,
     language,
+    looks,
     smollm2,
     transformer,
 )
@@ -267,6 +268,7 @@ def test_the_pocket_world_can_be_rebuilt() -> None:
     stages = {
         "autoencoder": autoencoder.train_autoencoder,
         "encoder": encoder.train_encoder,
+        "looks": looks.train_looks,
         "language": language.train_language_model,
         "adapter": adapter.train_pocket_adapter,
         "generator": transformer.train_generator,

@@ -6,13 +6,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+from PIL import Image
 from torch import Tensor, nn
 
-from tools.pocket import calibration, distillation, loop, transformer
+from tools.pocket import (
+    calibration,
+    distillation,
+    encoder,
+    looks,
+    loop,
+    transformer,
+)
+from vlmig.models.checkpoint import POCKET
 from vlmig.models.mixture import Mixture
+from vlmig.vision import VisionEncoder
 
 
 def run(path: Path, steps: int, until: int | None = None) -> dict[str, Tensor]:
@@ -67,6 +78,20 @@ def test_training_computes_what_the_pipeline_does(monkeypatch: pytest.MonkeyPatc
         computed = transformer.velocity_of(model)(noisy, times, states, mask)
     assert expected.abs().mean() > 0.1
     assert torch.allclose(expected, computed, atol=1e-4)
+
+
+def test_looks_are_learned_from_the_patches_that_the_package_encodes() -> None:
+    """Weights in half precision and resized by another library: a hundredth of their spread."""
+    folder = POCKET / "vision_encoder"
+    scenes = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
+    clip, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
+    with torch.no_grad():
+        patches, embeddings = looks.read_images(clip, encoder.normalized(scenes))
+    images = [Image.fromarray(scene) for scene in scenes]
+    expected, pooled = VisionEncoder(folder, looks.LAYER).encode(images)
+    wrong = (patches - expected.float()).abs().max()
+    assert wrong < 0.01 * expected.float().std()
+    assert torch.allclose(torch.nn.functional.normalize(embeddings, dim=-1), pooled, atol=1e-3)
 
 
 def test_the_student_learns_the_teachers_guided_walk() -> None:

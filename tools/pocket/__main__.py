@@ -23,6 +23,7 @@ from tools.pocket import (
     groups,
     labels,
     language,
+    looks,
     smollm2,
     transformer,
 )
@@ -42,6 +43,7 @@ STAGES: dict[str, Any] = {
         grouped=groups.group_pools(model / "generator", work) if size.get("groups") else (),
         **size,
     ),
+    "looks": lambda model, work, **size: looks.train_looks(model, work, **size),
     "language": lambda model, work, **size: language.train_language_model(
         model / "language_model", work, **size
     ),

@@ -22,8 +22,9 @@ from vlmig.pocket.scene_source import RecoloredScenes
 from vlmig.pocket.size_lessons import ComparedScenes
 from vlmig.vision import VisionEncoder
 
-VISION_LAYER = -3
-"""The second block of four: later ones carry more of the name and less of the color."""
+VISION_LAYER = -2
+"""The third block of four. Those of the last tell more of shapes, but no longer where things are:
+of what speaks for an answer less would lie on the thing than by chance."""
 
 
 def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:

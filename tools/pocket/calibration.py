@@ -36,7 +36,7 @@ TOGETHER = 20
 """Mixtures that are tried on the texts in one pass."""
 CALIBRATION_SEED = 13
 WEIGHTS = ("uniform", "entropy", "clip")
-STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DOUBTS = (0.0, 0.25)
 FLOORS = (0.1, 0.2, 0.3, 0.4)
 """Quantiles of the calibration images' similarities to try as floors."""
@@ -51,6 +51,8 @@ class Limits:
 
     known: tuple[str, ...] = ("supervised",)
     """The splits of whose concepts the text model knows colors."""
+    told: tuple[str, ...] = ("supervised",)
+    """Those of which texts told it the colors: they are to stay whatever an image shows."""
     kept: float = 0.98
     """Least share of their colors, right from text alone, that must stay right with images."""
     misled: float = 0.95
@@ -122,18 +124,17 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     """Choose a mixture that keeps what the text model knows: what is right from text alone, and the
     perplexity of texts.
 
-    Of held-out concepts only those are asked about whose color is the same in all sets of drawings:
-    of others an image may show another color than the one that counts as right.
+    Of concepts whose colors no text told only those are asked about whose color is the same in all
+    sets of drawings: of others an image may show another color than the one that counts as right.
     A few dozen concepts do not tell rules apart by accuracy alone: of those within a
     standard error of the most accurate, the one is chosen that finds the right answers likeliest;
     where none of them keeps the texts, so on among the others.
     """
     model = VLMIG.from_pretrained(out, store=work / "store")
-    alike = agreeing(work)
-    answered = {
-        "supervised": _answered(model, [c for c in _concepts() if c.split == "supervised"]),
-        "held_out": _answered(model, [c for c in alike if c.calibration and c.split == "held_out"]),
-    }
+    alike, answered = agreeing(work), {}
+    for split in ("supervised", "held_out"):
+        some = [c for c in _concepts() if c.split == split and (split in limits.told or c in alike)]
+        answered[split] = _answered(model, some)
     scores = [score for one in answered.values() for score in one.scores]
     alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in scores])
     floors = [round(float(np.quantile(alignments, share)), 3) for share in FLOORS]

@@ -114,9 +114,13 @@ class RecoloredScenes:
 
     def open(self, pair: Pair) -> Image.Image:
         """Draw a scene."""
-        i, j = map(int, pair.picture.split("/"))
-        drawn, rng = self.drawn(i, j)
-        return self._finished(scene(drawn.ink, rng), j)
+        concept, number = map(int, pair.picture.split("/"))
+        return self.drawn_scene(concept, number)[1]
+
+    def drawn_scene(self, concept: int, number: int) -> tuple[Drawn, Image.Image]:
+        """Return what a scene shows, and the scene."""
+        drawn, rng = self.drawn(concept, number)
+        return drawn, self._finished(scene(drawn.ink, rng), number)
 
     def _finished(self, image: Image.Image, number: int) -> Image.Image:
         """Pass every other scene through the autoencoder."""
