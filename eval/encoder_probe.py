@@ -30,6 +30,8 @@ from vlmig.pocket.scenes import scene
 from vlmig.vision import VisionEncoder
 
 LAYERS = (-4, -3, -2, -1)
+UNSEEN = 1000
+"""From this number on a concept's scenes are in no training of encoder or adapter."""
 
 
 def altered_scenes(count: int) -> tuple[list[Image.Image], list[Drawn]]:
@@ -37,7 +39,9 @@ def altered_scenes(count: int) -> tuple[list[Image.Image], list[Drawn]]:
     source, rng = RecoloredScenes(), random.Random(0)
     images, facts = [], []
     for _ in range(count):
-        drawn, noise = source.drawn(rng.randrange(len(source.concepts)), rng.randrange(200))
+        drawn, noise = source.drawn(
+            rng.randrange(len(source.concepts)), UNSEEN + rng.randrange(200)
+        )
         images.append(scene(drawn.ink, noise))
         facts.append(drawn)
     return images, facts

@@ -77,7 +77,6 @@ def train_encoder(
         grouped: plain and decoded scenes of several things, (GROUPS, H, W, 3) each, in turn too.
         groups: share of each batch that they are.
     """
-    concepts = load_concepts()
     tokenizer = build_tokenizer(work / "tokenizer", groups > 0)
     config = model_config(tokenizer)
     torch.manual_seed(4)
@@ -86,10 +85,7 @@ def train_encoder(
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((5, step))
-        which = rng.permutation(len(concepts))[:batch]
-        pool = pools[step % len(pools)]
-        scenes = pool[which, rng.integers(0, pool.shape[1], batch)]
-        captions = [draw_caption(concepts[i], rng) for i in which]
+        scenes, captions = named_scenes(pools[step % len(pools)], batch, rng)
         for row in range(round(groups * batch)):
             number = int(rng.integers(GROUPS))
             scenes[row] = grouped[step % len(grouped)][number]
@@ -102,9 +98,17 @@ def train_encoder(
     fit_alone(model, loss_at, work / "encoder", steps=steps, learning_rate=1e-3, weight_decay=0.05)
     save_open_clip(model, config, tokenizer, out)
     (out / CAPTION_WORDS).write_text("\n".join(caption_words(groups > 0)) + "\n")
-    for number, pool in enumerate(pools):
-        share = naming_accuracy(model, tokenizer, pool[:, 0])
-        logger.info("encoder names %.3f of the scenes of pool %d", share, number)
+    log_naming(model, tokenizer, pools)
+
+
+def named_scenes(
+    pool: np.ndarray, count: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[str]]:
+    """Draw scenes of different concepts from a pool, (count, H, W, 3), and a caption of each."""
+    concepts = load_concepts()
+    which = rng.permutation(len(concepts))[:count]
+    scenes = pool[which, rng.integers(0, pool.shape[1], len(which))]
+    return scenes, [draw_caption(concepts[i], rng) for i in which]
 
 
 def caption_words(groups: bool) -> list[str]:
@@ -121,6 +125,13 @@ def normalized(pixels: np.ndarray, rng: np.random.Generator | None = None) -> Te
     if rng is not None:
         values = values + torch.from_numpy(rng.normal(0, 0.03, values.shape).astype(np.float32))
     return (values - MEAN_STD[0]) / MEAN_STD[1]
+
+
+def log_naming(model: CLIP, tokenizer: CLIPTokenizer, pools: Sequence[np.ndarray]) -> None:
+    """Log how often the first scene of each concept is named right."""
+    for number, pool in enumerate(pools):
+        share = naming_accuracy(model, tokenizer, pool[:, 0])
+        logger.info("encoder names %.3f of the scenes of pool %d", share, number)
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ random; names are learned on. The heads are thrown away.
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -17,20 +18,14 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP
-from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from tools.pocket.autoencoder import scene_pools
-from tools.pocket.captions import build_tokenizer, draw_caption, tokenize
+from tools.pocket.captions import tokenize
 from tools.pocket.drawings import drawers
-from tools.pocket.encoder import (
-    model_config,
-    naming_accuracy,
-    normalized,
-    save_open_clip,
-)
+from tools.pocket.encoder import log_naming, named_scenes, normalized, save_open_clip
 from tools.pocket.fitting import fit_alone
-from vlmig.pocket.concepts import load_concepts
 from vlmig.pocket.scene_source import RecoloredScenes
 from vlmig.pocket.scenes import COLORS
 from vlmig.pocket.tasks import SHAPES
@@ -63,12 +58,10 @@ def train_looks(model: Path, work: Path, *, steps: int, batch: int, names: int) 
         batch: number of altered scenes in a step.
         names: number of scenes and their names.
     """
-    concepts, out = load_concepts(), model / "vision_encoder"
-    tokenizer = build_tokenizer(work / "tokenizer", False)
-    config = model_config(tokenizer)
-    clip = CLIP(**config)
-    weights = load_file(out / "open_clip_model.safetensors")
-    clip.load_state_dict({name: value.float() for name, value in weights.items()})
+    out = model / "vision_encoder"
+    tokenizer = CLIPTokenizer.from_pretrained(out)
+    config = json.loads((out / "open_clip_config.json").read_text())["model_cfg"]
+    clip = open_clip.create_model(f"local-dir:{out}")
     torch.manual_seed(6)
     width = config["vision_cfg"]["width"]
     heads = nn.ModuleDict(
@@ -81,13 +74,10 @@ def train_looks(model: Path, work: Path, *, steps: int, batch: int, names: int) 
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((7, step))
-        which = rng.permutation(len(concepts))[:names]
-        pool = pools[step % len(pools)]
-        plain = pool[which, rng.integers(0, pool.shape[1], names)]
+        plain, captions = named_scenes(pools[step % len(pools)], names, rng)
         some = rng.choice(fitted, batch, replace=False)
         mirrored = rng.random((batch, 1, 1, 1)) < 0.5
         altered = np.where(mirrored, looks.scenes[some, :, ::-1], looks.scenes[some])
-        captions = [draw_caption(concepts[i], rng) for i in which]
         images = torch.cat([normalized(plain, rng), normalized(altered, rng)])
         with cpu_autocast():
             patches, image = read_images(clip, images)
@@ -103,9 +93,7 @@ def train_looks(model: Path, work: Path, *, steps: int, batch: int, names: int) 
     trained = nn.ModuleDict({"clip": clip, "heads": heads})
     fit_alone(trained, loss_at, work / "looks", steps=steps, learning_rate=1e-3, weight_decay=0.05)
     save_open_clip(clip, config, tokenizer, out)
-    for number, pool in enumerate(pools):
-        share = naming_accuracy(clip, tokenizer, pool[:, 0])
-        logger.info("encoder names %.3f of the scenes of pool %d", share, number)
+    log_naming(clip, tokenizer, pools)
     for look, labels in (("color", looks.colors), ("shape", looks.shapes)):
         share = reading_accuracy(clip, heads[look], looks.scenes[others], labels[others])
         logger.info("its patches tell the %s of %.3f of other scenes", look, share)
