@@ -128,6 +128,25 @@ def test_calibration_prefers_the_likeliest_of_those_as_accurate_as_the_best() ->
     accuracies = [best, one_lost, one_moved, each_worse, np.zeros(12)]
     tried = []
     for likelihood, accuracy in zip(likelihoods.values(), accuracies, strict=True):
-        tried.append(calibration.Tried(Mixture("prob"), 1.0, 1.0, 1.0, accuracy, likelihood))
-    chosen = [one.likelihood for one in calibration._as_good_as_the_best(tried)]
+        tried.append(_tried(accuracy, np.full(12, likelihood)))
+    chosen = [one.likelihood[0] for one in calibration._best_first(tried)]
     assert chosen == [likelihoods[name] for name in ("one moved", "one lost", "best")]
+
+
+def test_calibration_ignores_as_few_images_as_the_likeliest_allow() -> None:
+    """All are as accurate. The second loses on four of 12 concepts what it wins on four others, and
+    a little more; the third loses on all."""
+    likely, accuracy = np.full(12, -1.0), np.ones(12)
+    about_as_likely = likely + np.array([-0.6, 0.5, 0.0] * 4)
+    tried = [
+        _tried(accuracy, likely, floor=0.8),
+        _tried(accuracy, about_as_likely, floor=0.5),
+        _tried(accuracy, likely - 0.1, floor=0.2),
+    ]
+    floors = [one.mixture.alignment_floor for one in calibration._best_first(tried)]
+    assert floors == [0.5, 0.8, 0.2]
+
+
+def _tried(accuracy: np.ndarray, likelihood: np.ndarray, floor: float = 0.0) -> calibration.Tried:
+    mixture = Mixture("prob", alignment_floor=floor)
+    return calibration.Tried(mixture, 1.0, 1.0, 1.0, accuracy, likelihood)

@@ -35,6 +35,9 @@ TEXTS = 200
 TOGETHER = 20
 """Mixtures that are tried on the texts in one pass."""
 CALIBRATION_SEED = 13
+Look = tuple[str, str]
+"""A split of concepts, and what is asked about them."""
+ASKED: tuple[Look, ...] = (("supervised", "color"), ("held_out", "color"), ("held_out", "shape"))
 WEIGHTS = ("uniform", "entropy", "clip")
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DOUBTS = (0.0, 0.25)
@@ -69,7 +72,7 @@ POCKET = Limits()
 
 @dataclass
 class Answered:
-    """Questions about concepts, as many about each, in their order."""
+    """Questions about the looks of concepts: as many about each, in their order."""
 
     concepts: list[Concept]
     scores: list[Scores]
@@ -77,6 +80,10 @@ class Answered:
     """Beside the images of the concept before."""
     answers: np.ndarray
     """The right ones, (n,)."""
+
+    def per_concept(self, values: np.ndarray) -> np.ndarray:
+        """Average values of questions over the wordings about a concept."""
+        return values.reshape(len(self.concepts), -1).mean(1)
 
 
 @dataclass
@@ -110,9 +117,9 @@ class Tried:
     followed: float
     """Share of told colors in whose place those of another thing's given images are answered."""
     accuracy: np.ndarray
-    """On each held-out concept, over its wordings, (n,)."""
-    likelihood: float
-    """Mean log-probability of their right answers, in nats."""
+    """On each look of a held-out concept, over its wordings, (n,)."""
+    likelihood: np.ndarray
+    """Mean log-probability of its right answers, in nats, (n,)."""
 
     def within(self, limits: Limits) -> bool:
         """Whether it keeps to all limits but that of texts."""
@@ -124,17 +131,17 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     """Choose a mixture that keeps what the text model knows: what is right from text alone, and the
     perplexity of texts.
 
-    Of concepts whose colors no text told only those are asked about whose color is the same in all
-    sets of drawings: of others an image may show another color than the one that counts as right.
-    A few dozen concepts do not tell rules apart by accuracy alone: of those within a
-    standard error of the most accurate, the one is chosen that finds the right answers likeliest;
-    where none of them keeps the texts, so on among the others.
+    Colors and shapes count alike. Where no text told a concept's color or shape, it is asked about
+    only if that is the same in all sets of drawings: otherwise an image may show another one than
+    counts as right. A few dozen concepts do not tell mixtures apart: see ``_best_first``.
     """
     model = VLMIG.from_pretrained(out, store=work / "store")
-    alike, answered = agreeing(work), {}
-    for split in ("supervised", "held_out"):
-        some = [c for c in _concepts() if c.split == split and (split in limits.told or c in alike)]
-        answered[split] = _answered(model, some)
+    answered = {}
+    for split, look in ASKED:
+        alike = agreeing(work, look)
+        told = look == "color" and split in limits.told
+        some = [c for c in _concepts() if c.split == split and (told or c in alike)]
+        answered[split, look] = _answered(model, some, look)
     scores = [score for one in answered.values() for score in one.scores]
     alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in scores])
     floors = [round(float(np.quantile(alignments, share)), 3) for share in FLOORS]
@@ -159,25 +166,29 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     logger.info("chosen %s, perplexity x %.4f", _described(chosen), ratio)
 
 
-def _try(mixture: Mixture, answered: Mapping[str, Answered], limits: Limits) -> Tried:
+def _try(mixture: Mixture, answered: Mapping[Look, Answered], limits: Limits) -> Tried:
     """Answer the calibration questions by a mixture."""
     still, beside_others = [], []
     for split in limits.known:
-        known = answered[split]
+        known = answered[split, "color"]
         right_alone, _ = _right(known.scores, known.answers, 0, TEXT_ALONE)
         right, _ = _right(known.scores, known.answers, DEFAULT_K, mixture)
         still.append(right[right_alone])
         right, _ = _right(known.others, known.answers, DEFAULT_K, mixture)
         beside_others.append(right[right_alone])
-    untold = answered["held_out"]
-    right, likelihood = _right(untold.scores, untold.answers, DEFAULT_K, mixture)
+    accuracy, likelihood = [], []
+    for look in ("color", "shape"):
+        untold = answered["held_out", look]
+        right, likely = _right(untold.scores, untold.answers, DEFAULT_K, mixture)
+        accuracy.append(untold.per_concept(right))
+        likelihood.append(untold.per_concept(likely))
     return Tried(
         mixture,
         kept=float(np.concatenate(still).mean()),
         misled=float(np.concatenate(beside_others).mean()),
-        followed=_followed(answered["supervised"], mixture),
-        accuracy=right.reshape(len(untold.concepts), -1).mean(1),
-        likelihood=float(likelihood.mean()),
+        followed=_followed(answered["supervised", "color"], mixture),
+        accuracy=np.concatenate(accuracy),
+        likelihood=np.concatenate(likelihood),
     )
 
 
@@ -199,26 +210,38 @@ def _described(tried: Tried) -> str:
         f"{used.mix:<8} {used.weights:<7} strength {used.strength:.2f} doubt {used.doubt:.2f} "
         f"floor {used.alignment_floor:.3f}: kept {tried.kept:.3f}, beside others' images "
         f"{tried.misled:.3f}, given {tried.followed:.3f}, untold {tried.accuracy.mean():.3f}, "
-        f"likelihood {tried.likelihood:.3f}"
+        f"likelihood {tried.likelihood.mean():.3f}"
     )
 
 
-def _as_good_as_the_best(tried: Sequence[Tried]) -> list[Tried]:
-    """Return those within a standard error of the most accurate (of their paired difference over
-    concepts), the likeliest first."""
+def _best_first(tried: Sequence[Tried]) -> list[Tried]:
+    """Return the mixtures that cannot be told from the most accurate, in the order of choice.
+
+    The likeliest find the right answers with the greatest probability; of mixtures that cannot be
+    told from the likeliest, those that ignore the fewest images come first.
+    """
     best = max(tried, key=lambda one: float(one.accuracy.mean()))
-    close = []
-    for one in tried:
-        lost = best.accuracy - one.accuracy
-        if lost.mean() <= lost.std(ddof=1) / len(lost) ** 0.5:
-            close.append(one)
-    return sorted(close, key=lambda one: -one.likelihood)
+    accurate = [one for one in tried if not _clearly_more(best.accuracy, one.accuracy)]
+    likeliest = max(accurate, key=lambda one: float(one.likelihood.mean()))
+
+    def order(one: Tried) -> tuple[bool, float, float]:
+        less_likely = _clearly_more(likeliest.likelihood, one.likelihood)
+        floor = 0.0 if less_likely else one.mixture.alignment_floor
+        return less_likely, floor, -float(one.likelihood.mean())
+
+    return sorted(accurate, key=order)
+
+
+def _clearly_more(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether the mean paired difference over concepts is more than its standard error."""
+    gained = one - other
+    return bool(gained.mean() > gained.std(ddof=1) / len(gained) ** 0.5)
 
 
 def _keeping_texts(model: VLMIG, fitting: Sequence[Tried], most: float) -> tuple[Tried, float]:
     """Return the first mixture that keeps the perplexity of texts, with its factor."""
     while fitting:
-        best = _as_good_as_the_best(fitting)
+        best = _best_first(fitting)
         for start in range(0, len(best), TOGETHER):
             some = best[start : start + TOGETHER]
             alone, *losses = _losses(_texts(model), [one.mixture for one in some])
@@ -233,15 +256,15 @@ def _keeping_texts(model: VLMIG, fitting: Sequence[Tried], most: float) -> tuple
     )
 
 
-def _stopping(answered: Mapping[str, Answered], mixture: Mixture) -> Stopping:
+def _stopping(answered: Mapping[Look, Answered], mixture: Mixture) -> Stopping:
     """Calibrate ``k="auto"``, for told and untold concepts each.
 
-    The wordings about a concept share its images and count together.
+    The questions about a concept share its images and count together.
     """
     scores: list[Scores] = []
     concepts: list[str] = []
     splits: list[str] = []
-    for split, one in answered.items():
+    for (split, _), one in answered.items():
         names = [concept.name for concept in one.concepts]
         scores += one.scores
         concepts += np.repeat(names, len(one.scores) // len(names)).tolist()
@@ -275,9 +298,10 @@ def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
     return [c for c in chosen for _ in range(times if c.split == "held_out" else 1)]
 
 
-def _answered(model: VLMIG, concepts: list[Concept]) -> Answered:
-    """Score the color questions about concepts, beside as many images as ``k="auto"`` may draw."""
-    items = look_items("calibration", concepts, "color")
+def _answered(model: VLMIG, concepts: list[Concept], look: str) -> Answered:
+    """Score the questions about a look of concepts, beside as many images as ``k="auto"`` may
+    draw."""
+    items = look_items("calibration", concepts, look)
     visuals = model.imagine([item.picture for item in items], MOST, progress=True)
     contexts, choices, images, others, answers = [], [], [], [], []
     for number, item in enumerate(items):

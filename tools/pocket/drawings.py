@@ -13,7 +13,7 @@ from PIL import Image
 
 from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scene_source import draw_glyph
-from vlmig.pocket.scenes import GLYPH, SIZE, cropped, read_color, scene
+from vlmig.pocket.scenes import GLYPH, SIZE, cropped, read_color, read_shape, scene
 
 logger = logging.getLogger(__name__)
 SCENES = 24
@@ -97,16 +97,19 @@ def kept_images(
     return np.load(path, mmap_mode="r")
 
 
-def agreeing(work: Path) -> list[Concept]:
-    """Return the concepts whose dominant color is the same in all sets."""
+def agreeing(work: Path, look: str) -> list[Concept]:
+    """Return the concepts whose ``color`` or ``shape``, read from the drawing, is the same in all
+    sets."""
+    read = {"color": read_color, "shape": read_shape}[look]
     sets, found = drawers(work), []
     for concept in load_concepts():
-        colors = {read_color(draw(concept).resize((GLYPH, GLYPH)))[0] for draw in sets}
-        if len(colors) == 1:
+        names = {read(draw(concept).resize((GLYPH, GLYPH)))[0] for draw in sets}
+        if len(names) == 1:
             found.append(concept)
     return found
 
 
 if __name__ == "__main__":
-    share = len(agreeing(Path("runs/pocket"))) / len(load_concepts())
-    print(f"the sets agree on the colors of {100 * share:.1f} % of things")
+    for name in ("color", "shape"):
+        share = len(agreeing(Path("runs/pocket"), name)) / len(load_concepts())
+        print(f"the sets agree on the {name}s of {100 * share:.1f} % of things")
