@@ -25,12 +25,13 @@ from PIL import Image
 from scipy import stats
 from torch import Tensor
 
+from tools.pocket.drawings import squared
 from vlmig.imagination import Request
 from vlmig.imagination.sources.diffusion import DiffusionSource
 from vlmig.imagination.sources.families import Sampling
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, load_concepts
-from vlmig.pocket.scenes import glyph, scene, to_lab
+from vlmig.pocket.scenes import GLYPH, glyph, read_shape, scene, to_lab
 
 SHEET = (10, 6)
 """Columns and rows of a contact sheet."""
@@ -115,6 +116,14 @@ def outline(mask: np.ndarray) -> np.ndarray:
         return np.zeros((OUTLINE, OUTLINE), bool)
     cropped = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return np.asarray(Image.fromarray(cropped).resize((OUTLINE, OUTLINE)))
+
+
+def shape_read(image: Image.Image) -> str:
+    """Name the basic shape that the silhouette of a thing is most like."""
+    mask = Image.fromarray(np.uint8(255) * silhouette(image))
+    ink = Image.new("RGBA", image.size)
+    ink.putalpha(mask)
+    return read_shape(squared(ink).resize((GLYPH, GLYPH)))[0] if mask.getbbox() else ""
 
 
 def look(image: Image.Image) -> tuple[np.ndarray, np.ndarray]:
@@ -237,6 +246,8 @@ def measure(
     for title, (compared, references) in pairs.items():
         overlap, distance = nearest_looks(compared, references)
         lines.append(f"{title}: silhouettes overlap {overlap:.2f}, colours {distance:.1f} apart")
+    for title in ("generated", "drawn scenes"):
+        lines += shapes(title, pairs[title][0], [concepts[i] for i in things])
     if six:
         many = draw(imaginer, [name for name in asked[:six] for _ in range(SIX)], 50000)
         lines += varied(judge.images(many), judge, scenes[:, things[:six], :SIX])
@@ -255,6 +266,16 @@ def named(
         alone = rank[held]
         lines.append(f"  held-out alone: top-1 {share(alone < 1)}, top-5 {share(alone < 5)}")
     return lines
+
+
+def shapes(title: str, images: Sequence[Image.Image], concepts: Sequence[Concept]) -> list[str]:
+    """Say how many silhouettes of held-out things are read as the shape that counts as right."""
+    right = []
+    for image, concept in zip(images, concepts, strict=True):
+        if concept.split == "held_out":
+            right.append(shape_read(image) == concept.shape)
+    found = np.array(right)
+    return [f"{title}, held-out: shape read {share(found)}, n = {len(found)}"] if right else []
 
 
 def varied(images: Tensor, judge: Judge, scenes: np.ndarray) -> list[str]:

@@ -63,6 +63,10 @@ def test_drawings_are_named_and_blanks_are_not(judge: picture_quality.Judge) -> 
     assert top1(first) > 90
     assert top1(second) < 15
     assert "n = 24" in good[0]
+    shapes = [line for line in good if "shape read" in line]
+    assert len(shapes) == 2 and all(
+        float(line.split("read ")[1].split(" %")[0]) > 60 for line in shapes
+    )
     assert any(line.startswith("like set 1, 2, ...: 100 %, 0 %") for line in good)
 
 
