@@ -45,19 +45,19 @@ class Vocabulary:
         self.beside = frozenset(texts["beside"])
         self.said: dict[str, Value] = {}
         for kind, values in texts["kinds"].items():
-            for value, others in values.items():
-                self.said |= dict.fromkeys((value, *others), (kind, value))
+            for value, synonyms in values.items():
+                self.said |= dict.fromkeys((value, *synonyms), (kind, value))
         self.values_in = cache(self._values_in)  # the same texts occur a million times
 
     def _values_in(self, text: str) -> tuple[Value, ...]:
         """Return the values that an attribute names: one, several joined by commas or "and", or
         none."""
-        found: list[Value] = []
-        for part in APART.split(text.lower()):
-            words = [word for word in WORD.findall(part) if word not in self.beside]
+        values: list[Value] = []
+        for phrase in APART.split(text.lower()):
+            words = [word for word in WORD.findall(phrase) if word not in self.beside]
             if all(word in self.said for word in words):  # not those of "not red", "red striped"
-                found += [self.said[word] for word in words]
-        return tuple(dict.fromkeys(found))
+                values += [self.said[word] for word in words]
+        return tuple(dict.fromkeys(values))
 
 
 @dataclass
@@ -136,7 +136,7 @@ def _merged(
 ) -> Iterator[tuple[str, set[Value]]]:
     """Yield the objects of an image with what is said of them; one that is listed several times,
     with the same number or as the same noun in the same box, is one object."""
-    found: dict[Any, tuple[str, set[Value]]] = {}
+    by_key: dict[Any, tuple[str, set[Value]]] = {}
     for record in objects:
         reading.objects += 1
         fields = record if isinstance(record, dict) else {}
@@ -151,13 +151,13 @@ def _merged(
         else:
             values = _said(attributes, vocabulary)
             number = fields.get("object_id", fields.get("id"))
-            same = found.get(number) if isinstance(number, int) else None
-            same = same or found.get((noun, box)) or (noun, set())
+            same = by_key.get(number) if isinstance(number, int) else None
+            same = same or by_key.get((noun, box)) or (noun, set())
             same[1].update(values)
-            found[(noun, box)] = same
+            by_key[(noun, box)] = same
             if isinstance(number, int):
-                found[number] = same
-    distinct = {id(one): one for one in found.values()}
+                by_key[number] = same
+    distinct = {id(one): one for one in by_key.values()}
     for noun, said in distinct.values():
         if not said:
             reading.left_out["object with other attributes only"] += 1
@@ -190,11 +190,11 @@ def _count(objects: Iterator[tuple[str, set[Value]]], reading: Reading) -> None:
                 about.counts[value] += 1 / (len(each) * len(named))
 
 
-def write_attributes(place: Path, out: Path | None = None, least: int = 20) -> dict[str, Any]:
+def write_attributes(source: Path, out: Path | None = None, least: int = 20) -> dict[str, Any]:
     """Write the distributions of each noun's attributes; the file appears when it is whole.
 
     Args:
-        place: folder with ``attributes.json`` (or ``.json.zip``, also with a version in its name)
+        source: folder with ``attributes.json`` (or ``.json.zip``, also with a version in its name)
             and, if there, ``image_data.json``; or the file itself.
         out: what to write; ``FILE`` in the folder when None.
         least: fewest images in which a kind of attribute is said of a noun; of 20, a share of one
@@ -206,8 +206,8 @@ def write_attributes(place: Path, out: Path | None = None, least: int = 20) -> d
     Raises:
         VLMIGError: no such file, a damaged one, or no noun with enough images.
     """
-    folder = place if place.is_dir() else place.parent
-    path = find_json(place, "attributes") if place.is_dir() else place
+    folder = source if source.is_dir() else source.parent
+    path = find_json(source, "attributes") if source.is_dir() else source
     if path is None or not path.is_file():
         raise VLMIGError(
             f"no attributes.json or attributes.json.zip in {folder}; expected Visual Genome's own "

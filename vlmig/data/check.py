@@ -100,7 +100,7 @@ def check(
         cosines.append(np.asarray(alignment(source, those)))  # type: ignore[misc]
         return cosines[-1]
 
-    kept, dropped = curate(pairs, rules, compare if alignment is not None else None)
+    rows, dropped = curate(pairs, rules, compare if alignment is not None else None)
     aligned = np.concatenate([np.empty(0), *cosines])
     return Findings(
         index=pairs,
@@ -114,7 +114,7 @@ def check(
         listed=listed,
         duplicates=curate(pairs, Curation(duplicates=True))[1]["duplicates"],
         rules=dropped,
-        kept=len(kept),
+        kept=len(rows),
         alignment=aligned[~np.isnan(aligned)],
     )
 
@@ -151,9 +151,9 @@ def _open_all(pairs: Index) -> tuple[np.ndarray, dict[int, Bad]]:
     faults: dict[int, Bad] = {}
     for i in np.flatnonzero(broken):  # a row's first image comes before its others
         row, turn = int(rows[i]), int(turns[i])
-        faults.setdefault(row, Bad(_place(pairs[row], turn), reasons[int(which[i])]))
+        faults.setdefault(row, Bad(_location(pairs[row], turn), reasons[int(which[i])]))
     for row in map(int, _outside(pairs, sizes[which[: len(pairs)]])):
-        faults.setdefault(row, Bad(_place(pairs[row]), "box outside the image"))
+        faults.setdefault(row, Bad(_location(pairs[row]), "box outside the image"))
     return sizes[sizes[:, 0] > 0], dict(sorted(faults.items()))
 
 
@@ -198,44 +198,44 @@ def _outside(pairs: Index, sizes: np.ndarray) -> Iterator[int]:
 
 
 def _note(fault: Bad, examples: dict[str, list[str]], listed: list[Bad]) -> None:
-    places = examples.setdefault(fault.reason, [])
-    if len(places) < EXAMPLES:
-        places.append(fault.place)
+    locations = examples.setdefault(fault.reason, [])
+    if len(locations) < EXAMPLES:
+        locations.append(fault.place)
     if len(listed) < LISTED:
         listed.append(fault)
 
 
-def _place(pair: Pair, turn: int = 0) -> str:
+def _location(pair: Pair, turn: int = 0) -> str:
     return f'{(pair.picture, *pair.more)[turn]} "{pair.caption[:40]}"'
 
 
-def summary(found: Findings) -> list[tuple[str, str, str]]:
+def summary(findings: Findings) -> list[tuple[str, str, str]]:
     """Return findings as rows of a table: what, how much, and a remark."""
-    pairs = found.index
-    bad = sum(found.bad.values())
+    pairs = findings.index
+    bad = sum(findings.bad.values())
     rows = [
         ("records", str(pairs.records), ""),
         ("pairs", str(len(pairs)), ""),
-        ("images", str(found.images), ""),
-        ("groups", str(found.groups), ""),
-        ("bad", str(bad), f"{percent(found.share)} % of the records"),
-        *_by_reason(found.bad, found.examples),
+        ("images", str(findings.images), ""),
+        ("groups", str(findings.groups), ""),
+        ("bad", str(bad), f"{percent(findings.share)} % of the records"),
+        *_by_reason(findings.bad, findings.examples),
         ("left out", str(sum(pairs.dropped.values())), ""),
-        *_by_reason(pairs.dropped, found.examples),
+        *_by_reason(pairs.dropped, findings.examples),
         ("mended", str(sum(pairs.mended.values())), "; ".join(pairs.mended)),
         ("clamped boxes", str(pairs.clamped), ""),
-        ("duplicates", str(found.duplicates), ""),
-        ("caption words", _spread(found.words), "fewest / median / most"),
-        ("image width", _spread(found.sizes[:, 0]), "pixels"),
-        ("image height", _spread(found.sizes[:, 1]), "pixels"),
+        ("duplicates", str(findings.duplicates), ""),
+        ("caption words", _spread(findings.words), "fewest / median / most"),
+        ("image width", _spread(findings.sizes[:, 0]), "pixels"),
+        ("image height", _spread(findings.sizes[:, 1]), "pixels"),
     ]
-    if len(found.alignment):
-        similarities = _spread(found.alignment.round(3))
+    if len(findings.alignment):
+        similarities = _spread(findings.alignment.round(3))
         rows.append(("alignment", similarities, "lowest / median / highest cosine"))
-    for rule, number in found.rules.items():
+    for rule, number in findings.rules.items():
         rows.append((f"curation: {rule}", str(number), "would be dropped"))
-    if found.rules:
-        rows.append(("curation", str(found.kept), "would be left"))
+    if findings.rules:
+        rows.append(("curation", str(findings.kept), "would be left"))
     return rows
 
 

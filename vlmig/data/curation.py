@@ -72,30 +72,30 @@ def curate(
             "min_alignment got no vision encoder; expected one that compares images with "
             "captions; name a model"
         )
-    kept, dropped = np.arange(len(index)), {}
+    rows, dropped = np.arange(len(index)), {}
 
     def keep(rule: str, mask: np.ndarray) -> None:
-        nonlocal kept
+        nonlocal rows
         dropped[rule] = int((~mask).sum())
-        kept = kept[mask]
+        rows = rows[mask]
 
     if rules.min_words is not None or rules.max_words is not None:
         words = caption_words(index)
         if rules.min_words is not None:
-            keep("min_words", words[kept] >= rules.min_words)
+            keep("min_words", words[rows] >= rules.min_words)
         if rules.max_words is not None:
-            keep("max_words", words[kept] <= rules.max_words)
+            keep("max_words", words[rows] <= rules.max_words)
     if rules.duplicates:
-        first = np.zeros(len(kept), dtype=bool)
-        first[np.unique(index.hashed(_contents)[kept], return_index=True)[1]] = True
+        first = np.zeros(len(rows), dtype=bool)
+        first[np.unique(index.hashed(_contents)[rows], return_index=True)[1]] = True
         keep("duplicates", first)
     if rules.min_alignment is not None and alignment is not None:
-        cosines = np.empty(len(kept))
-        for start in range(0, len(kept), PORTION):
-            pairs = [index[int(row)] for row in kept[start : start + PORTION]]
+        cosines = np.empty(len(rows))
+        for start in range(0, len(rows), PORTION):
+            pairs = [index[int(row)] for row in rows[start : start + PORTION]]
             cosines[start : start + len(pairs)] = alignment(pairs)
         keep("min_alignment", ~(cosines < rules.min_alignment))
-    return kept, dropped
+    return rows, dropped
 
 
 def caption_words(index: Index) -> np.ndarray:

@@ -101,10 +101,10 @@ class Index:
         Args:
             texts: makes the texts of a batch of rows.
         """
-        parts = [np.empty(0, np.uint64)]
+        hashes = [np.empty(0, np.uint64)]
         for batch in self.table.to_batches():
-            parts.append(numbers_of(texts(batch), seed))
-        return np.concatenate(parts)
+            hashes.append(numbers_of(texts(batch), seed))
+        return np.concatenate(hashes)
 
     def column(self, name: str) -> pa.ChunkedArray:
         """Return a field of all pairs, for work on whole columns."""
@@ -141,28 +141,28 @@ def index(source: Source, folder: Path, limit: int | None = None, state: str = "
     check_limit(limit, source.name)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        part = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
-        part.mkdir()
+        partial = folder.with_name(f"{folder.name}.{uuid.uuid4().hex}.part")
+        partial.mkdir()
         try:
-            _write(source, part, limit, state)
+            _write(source, partial, limit, state)
             try:
-                os.rename(part, folder)
+                os.rename(partial, folder)
             except OSError:  # another process was faster; its folder has the same content
                 if not folder.is_dir():
                     raise
         finally:
-            shutil.rmtree(part, ignore_errors=True)
-    found = Index(folder, source)
-    if found.limit != limit:
+            shutil.rmtree(partial, ignore_errors=True)
+    pairs = Index(folder, source)
+    if pairs.limit != limit:
         raise VLMIGError(
-            f"{folder} was made with the limit {found.limit}, expected {limit}; name another folder"
+            f"{folder} was made with the limit {pairs.limit}, expected {limit}; name another folder"
         )
-    if state and found.state and state != found.state:
+    if state and pairs.state and state != pairs.state:
         raise VLMIGError(
             f"the files of {source.name} changed since {folder} was made of them; restore them, or "
             "begin anew in another folder"
         )
-    return found
+    return pairs
 
 
 def check_limit(limit: Any, name: str) -> None:

@@ -80,17 +80,17 @@ class Source(Protocol):
         ...
 
 
-def captioned(captions: Any, place: str, pair: Pair) -> Iterator[Pair | Bad]:
+def captioned(captions: Any, location: str, pair: Pair) -> Iterator[Pair | Bad]:
     """Yield a pair for each caption of a record.
 
     Args:
         captions: a text, a list of texts, or anything else that the record has.
-        place: the record's location, for bad records.
+        location: the record's location, for bad records.
         pair: the pair without its caption.
     """
     many = captions if isinstance(captions, list) and captions else [captions]
     for number, caption in enumerate(many, 1):
-        where = place if len(many) == 1 else f"{place}, caption {number}"
+        where = location if len(many) == 1 else f"{location}, caption {number}"
         if caption is None or caption == []:
             yield Bad(where, "no caption")
         elif not isinstance(caption, str):

@@ -21,7 +21,7 @@ from vlmig.io.shards import files_of, of_split
 from vlmig.vision.files import BadImage, read_image, size_of
 
 EMBEDDED = re.compile(r"row (\d+)(?:, picture (\d+))?")
-"""The name of an embedded image: its row, and its place in a list, both from 0."""
+"""The name of an embedded image: its row, and its index in a list, both from 0."""
 ADDRESS = re.compile(r"(?i)(https?|ftp|s3|gs|hf)://|//")
 """How an image that was not downloaded begins."""
 FORMS = (
@@ -84,17 +84,17 @@ class Records:
             yield from chain.from_iterable(map(text_rows, self.files))
             return
         image, number = self.column, 0
-        others = [column for column in columns if column != image]
-        chosen = [*others, image] if image else others
+        columns = [column for column in columns if column != image]
+        chosen = [*columns, image] if image else columns
         for batch in self.rows.select_columns(chosen).with_format("arrow").iter(BATCH):
             names = _names(batch[image], number) if image else [None] * len(batch)
-            for row, name in zip(batch.select(others).to_pylist(), names, strict=True):
+            for row, name in zip(batch.select(columns).to_pylist(), names, strict=True):
                 yield f"row {number}", {**row, image: name} if image else row
                 number += 1
 
     def version(self, name: str) -> str | None:
         """Return what changes with an image; None if there is no such file."""
-        if self._place(name):
+        if self._position(name):
             return str(self.rows._fingerprint)
         return version_of(self.images / name)
 
@@ -119,20 +119,21 @@ class Records:
         return self.rows.select_columns([self.column]).with_format("arrow")
 
     def _file(self, name: str) -> Path | IO[bytes]:
-        place = self._place(name)
-        if place is None:
+        position = self._position(name)
+        if position is None:
             return self.images / name
-        value = self._images[place[0]][self.column][0].as_py()
-        if place[1] is not None:
-            value = value[place[1]]
+        row, turn = position
+        value = self._images[row][self.column][0].as_py()
+        if turn is not None:
+            value = value[turn]
         return io.BytesIO(value["bytes"] if isinstance(value, dict) else value)
 
-    def _place(self, name: str) -> tuple[int, int | None] | None:
-        """Return row and place of an embedded image; None for a file."""
-        found = EMBEDDED.fullmatch(name) if self.rows is not None else None
-        if found is None:
+    def _position(self, name: str) -> tuple[int, int | None] | None:
+        """Return an embedded image's row, and its index in a list; None for a file."""
+        match = EMBEDDED.fullmatch(name) if self.rows is not None else None
+        if match is None:
             return None
-        return int(found[1]), None if found[2] is None else int(found[2])
+        return int(match[1]), None if match[2] is None else int(match[2])
 
 
 def check_name(name: str) -> None:
@@ -153,8 +154,8 @@ def _text_files(path: Path) -> list[Path]:
     endings = [f"{ending}{more}" for ending in ROW_ENDINGS for more in ("", ".gz", ".zip")]
     files = files_of(path, endings)
     for ending in ROW_ENDINGS:
-        if own := [file for file in files if ending_of(file) == ending]:
-            return own
+        if chosen := [file for file in files if ending_of(file) == ending]:
+            return chosen
     return []
 
 

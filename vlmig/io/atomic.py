@@ -12,10 +12,10 @@ from pathlib import Path
 def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a text file atomically: one text, or many one after the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
+    partial = path.with_name(path.name + ".part")
+    with partial.open("w", encoding="utf-8") as file:
         file.writelines([text] if isinstance(text, str) else text)
-    os.replace(part, path)
+    os.replace(partial, path)
 
 
 def write_json(path: Path, value: object) -> None:

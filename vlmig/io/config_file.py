@@ -221,23 +221,23 @@ def _message(kind: type[Checked], faults: Sequence[Mapping[str, Any]], where: st
     fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
     path, given = list(fault["loc"]), fault["input"]
     name = path.pop() if fault["type"] in ("missing", "extra_forbidden", "invalid_key") else None
-    place = f"{where}: {'.'.join(map(str, path))}" if path else where
+    location = f"{where}: {'.'.join(map(str, path))}" if path else where
     known = list(_model_at(kind, path).model_fields)
     if fault["type"] == "missing":
         needed = [
             repr(f["loc"][-1]) for f in faults if f["type"] == "missing" and f["input"] is given
         ]
-        return f"{place} is missing {', '.join(needed)} (given: {_listed(given) or 'nothing'})"
+        return f"{location} is missing {', '.join(needed)} (given: {_listed(given) or 'nothing'})"
     if name is not None:
         near = difflib.get_close_matches(str(name), known, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return f"{place} has no field {name!r}; expected some of {_listed(known)}{hint}"
+        return f"{location} has no field {name!r}; expected some of {_listed(known)}{hint}"
     if fault["type"] == "model_type":
-        return f"{place} is {given!r}; expected a mapping of {_listed(known)}"
+        return f"{location} is {given!r}; expected a mapping of {_listed(known)}"
     if fault["type"] == "value_error":  # from a validator of the model
-        return f"{place} {fault['ctx']['error']}"
+        return f"{location} {fault['ctx']['error']}"
     expected = EXPECTED.get(fault["type"], fault["msg"]).format(**fault.get("ctx", {}))
-    return f"{place} is {given!r}; expected {expected}"
+    return f"{location} is {given!r}; expected {expected}"
 
 
 def _listed(names: Iterable[object]) -> str:

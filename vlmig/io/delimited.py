@@ -77,8 +77,8 @@ def bounded(lines: Any) -> Iterator[str | Unreadable]:
 
 def not_utf8(text: str) -> Unreadable | None:
     """Find the first byte that ``open_text`` could not decode."""
-    found = re.search("[\udc80-\udcff]", text)
-    return Unreadable(NOT_UTF8, f"byte {ord(found[0]) - 0xDC00:#x}") if found else None
+    match = re.search("[\udc80-\udcff]", text)
+    return Unreadable(NOT_UTF8, f"byte {ord(match[0]) - 0xDC00:#x}") if match else None
 
 
 def delimited_rows(path: Path) -> Iterator[tuple[int, Row | Unreadable]]:
@@ -155,8 +155,8 @@ def _unquoted(field: str) -> str:
 def _named(values: list[str]) -> list[str]:
     """Name the fields of a file without names: its image, and its longest other field."""
     image = next(i for i, value in enumerate(values) if IMAGE_FILE.fullmatch(value))
-    others = [i for i in range(len(values)) if i != image]
-    caption = max(others, key=lambda i: len(values[i]), default=None)
+    rest = [i for i in range(len(values)) if i != image]
+    caption = max(rest, key=lambda i: len(values[i]), default=None)
     known = {image: "image", caption: "caption"}
     return [known.get(i, f"column {i + 1}") for i in range(len(values))]
 
@@ -165,6 +165,6 @@ def _row(names: list[str], values: list[str]) -> Row | Unreadable:
     if len(values) != len(names):
         return Unreadable("wrong number of fields", f"got {len(values)}, expected {len(names)}")
     row = dict(zip((name.strip() for name in names), values, strict=True))
-    if "image" in row and (found := IMAGE_FILE.fullmatch(row["image"])):
-        row["image"] = found[1]
+    if "image" in row and (match := IMAGE_FILE.fullmatch(row["image"])):
+        row["image"] = match[1]
     return not_utf8("".join(values)) or row

@@ -59,6 +59,6 @@ def digest_folder(folder: Path) -> str:
             if path != folder:
                 digest.update(str(path.relative_to(folder)).encode())
             with path.open("rb") as file:
-                while part := file.read(2**24):  # weights may be larger than memory
-                    digest.update(part)
+                while chunk := file.read(2**24):  # weights may be larger than memory
+                    digest.update(chunk)
     return digest.hexdigest()[:16]

@@ -41,17 +41,17 @@ def read_records(
         )
     rows = _nested(path, each) if each else strict_rows(path)
     records = []
-    for place, row in rows:
+    for location, row in rows:
         for other, column in (also or {}).items():
             if other in row:
                 row.setdefault(column, row[other])
         for column in columns:
             if column not in row:
                 raise VLMIGError(
-                    f"{place} has no column {column}; expected {', '.join(columns)}, "
+                    f"{location} has no column {column}; expected {', '.join(columns)}, "
                     f"got {', '.join(map(str, row))}; {AGAIN}"
                 )
-        records.append((place, {name: _stripped(value) for name, value in row.items()}))
+        records.append((location, {name: _stripped(value) for name, value in row.items()}))
     if not records:
         raise VLMIGError(f"{path} has no rows; {AGAIN}")
     _refuse_repeated(records, repeated)
@@ -100,9 +100,9 @@ def _nested(path: Path, each: Sequence[str]) -> Iterator[Record]:
 def _refuse_repeated(records: Iterable[Record], known: int) -> None:
     first: dict[str, str] = {}
     repeated = []
-    for place, row in records:
-        same = first.setdefault(json.dumps(row, sort_keys=True, default=str), place)
-        if same != place:
-            repeated.append(f"{place}, repeats {same}; remove one of them")
+    for location, row in records:
+        same = first.setdefault(json.dumps(row, sort_keys=True, default=str), location)
+        if same != location:
+            repeated.append(f"{location}, repeats {same}; remove one of them")
     if len(repeated) > known:
         raise VLMIGError(repeated[-1])

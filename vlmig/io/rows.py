@@ -64,8 +64,8 @@ def text_rows(path: Path) -> Iterator[tuple[str, Row] | Bad]:
         VLMIGError: no such file, it is damaged, or delimited and empty.
     """
     for inner, row in _numbered_rows(path):
-        place = f"{path.name}, {inner}"
-        yield Bad(place, row.reason) if isinstance(row, Unreadable) else (place, row)
+        location = f"{path.name}, {inner}"
+        yield Bad(location, row.reason) if isinstance(row, Unreadable) else (location, row)
 
 
 def strict_rows(path: Path) -> Iterator[tuple[str, Row]]:
@@ -75,10 +75,10 @@ def strict_rows(path: Path) -> Iterator[tuple[str, Row]]:
         VLMIGError: no such file, or a line that cannot be read.
     """
     for inner, row in _numbered_rows(path):
-        place = f"{path}, {inner}"
+        location = f"{path}, {inner}"
         if isinstance(row, Unreadable):
-            raise _broken(place, row)
-        yield place, row
+            raise _broken(location, row)
+        yield location, row
 
 
 def text_lines(path: Path) -> Iterator[str]:
@@ -94,9 +94,10 @@ def text_lines(path: Path) -> Iterator[str]:
             yield line
 
 
-def _broken(place: str, fault: Unreadable) -> VLMIGError:
+def _broken(location: str, fault: Unreadable) -> VLMIGError:
     cure = "save the file as UTF-8" if fault.reason == NOT_UTF8 else "correct the line"
-    return VLMIGError(f"{place}: {fault.reason} ({fault.detail}); {cure}, or fetch the file again")
+    reason = f"{fault.reason} ({fault.detail})"
+    return VLMIGError(f"{location}: {reason}; {cure}, or fetch the file again")
 
 
 def _numbered_rows(path: Path) -> Iterator[tuple[str, Row | Unreadable]]:
@@ -252,10 +253,10 @@ def read_prompts(source: str | Path, column: str = "prompt", split: str = "train
     if path.suffix in FILES and not path.is_file():
         raise VLMIGError(f"no prompts at {source}; expected {PROMPTS}")
     prompts: dict[str, None] = {}
-    for place, text in _prompt_values(source, column, split):
+    for location, text in _prompt_values(source, column, split):
         if not (isinstance(text, str) and is_unicode(text)):
             raise VLMIGError(
-                f"{place}: {column} is {text!r}; expected Unicode text in every row; {ANOTHER}"
+                f"{location}: {column} is {text!r}; expected Unicode text in every row; {ANOTHER}"
             )
         if text.strip():
             prompts[text.strip()] = None
@@ -271,9 +272,9 @@ def _prompt_values(source: str | Path, column: str, split: str) -> Iterator[tupl
         require([column], rows.column_names, source, ANOTHER)
         yield from ((f"{source}, row {i}", value) for i, value in enumerate(rows[column]))
     elif path.suffix in (".jsonl", ".csv"):
-        for place, row in strict_rows(path):
-            require([column], list(row), place, ANOTHER)
-            yield place, row[column]
+        for location, row in strict_rows(path):
+            require([column], list(row), location, ANOTHER)
+            yield location, row[column]
     else:
         yield from ((str(path), line) for line in text_lines(path))
 

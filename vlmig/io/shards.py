@@ -38,7 +38,8 @@ def check_fetched(file: Path) -> None:
 
 def natural(name: str) -> list[tuple[int, str]]:
     """Return a sort key that puts image 10 after image 9."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]
+    runs = re.split(r"(\d+)", name)
+    return [(int(run), "") if run.isdigit() else (0, run) for run in runs]
 
 
 def is_pattern(path: str | Path) -> bool:
@@ -57,17 +58,17 @@ def files_of(path: str | Path, endings: Sequence[str]) -> list[Path]:
     folder = Path(path)
     span = re.fullmatch(r"(.*)\{(\d+)\.\.(\d+)\}(.*)", str(path))
     if folder.is_dir():
-        found = [file for file in folder.rglob("*") if file.name.endswith(tuple(endings))]
-        found = [file for file in found if file.is_file() and not file.name.startswith(".")]
+        files = [file for file in folder.rglob("*") if file.name.endswith(tuple(endings))]
+        files = [file for file in files if file.is_file() and not file.name.startswith(".")]
     elif span and not folder.exists():
         head, first, last, tail = span.groups()
         numbers = range(int(first), int(last) + 1)
         return [Path(f"{head}{number:0{len(first)}}{tail}") for number in numbers]
     elif is_pattern(path):
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
+        files = [Path(name) for name in glob.glob(str(path), recursive=True)]
     else:
-        found = [folder] if folder.is_file() else []
-    return sorted(found, key=lambda file: natural(str(file)))
+        files = [folder] if folder.is_file() else []
+    return sorted(files, key=lambda file: natural(str(file)))
 
 
 def of_split(files: Sequence[Path], folder: Path, split: str) -> list[Path]:

@@ -36,12 +36,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 @contextmanager
-def written(place: Path) -> Iterator[None]:
+def written(target: Path) -> Iterator[None]:
     """Say in one line that there was no room for weights: torch and safetensors have errors of
     their own.
 
     Args:
-        place: what the block writes, for the error.
+        target: what the block writes, for the error.
 
     Raises:
         VLMIGError: it cannot be written.
@@ -52,7 +52,7 @@ def written(place: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "inline_container" not in str(error):
             raise
         raise VLMIGError(
-            f"cannot write {place}: {one_line(error)}; make room, and run the same command again: "
+            f"cannot write {target}: {one_line(error)}; make room, and run the same command again: "
             "it goes on from the last state"
         ) from error
 
@@ -70,9 +70,9 @@ def read_described(path: Path) -> dict[str, Any]:
             f"{path} is damaged ({one_line(error)}); expected a JSON object; fetch it again"
         ) from None
     if not isinstance(fields, dict) or not fields:
-        found = "nothing" if fields in ({}, []) else f"a {type(fields).__name__}"
+        kind = "nothing" if fields in ({}, []) else f"a {type(fields).__name__}"
         raise VLMIGError(
-            f"{path} holds {found}; expected a JSON object with a model's fields; fetch it again"
+            f"{path} holds {kind}; expected a JSON object with a model's fields; fetch it again"
         )
     return fields
 
@@ -119,17 +119,17 @@ def why_damaged(path: Path, error: Exception) -> str:
     return one_line(error)
 
 
-def check_parts(parts: Iterable[Any], name: str) -> None:
-    """Check the models and tokenizers among a pipeline's parts.
+def check_components(components: Iterable[Any], name: str) -> None:
+    """Check the models and tokenizers among a pipeline's components.
 
     Raises:
         VLMIGError: as ``check_weights`` and ``check_tokenizer``.
     """
-    for part in parts:
-        if hasattr(part, "state_dict"):
-            check_weights(part, name)
-        elif hasattr(part, "get_vocab"):
-            check_tokenizer(part, name)
+    for component in components:
+        if hasattr(component, "state_dict"):
+            check_weights(component, name)
+        elif hasattr(component, "get_vocab"):
+            check_tokenizer(component, name)
 
 
 def check_tokenizer(tokenizer: Any, name: str) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from vlmig.io.weights import check_parts
+from vlmig.io.weights import check_components
 
 
 class OpenClipTower:
@@ -69,5 +69,5 @@ def load(source: str, tag: str | None = None) -> OpenClipTower:
         source, pretrained=tag, force_quick_gelu=bool(settings.get("quick_gelu"))
     )
     tokenizer = open_clip.get_tokenizer(source)
-    check_parts([getattr(tokenizer, "tokenizer", None)], source)  # one of transformers
+    check_components([getattr(tokenizer, "tokenizer", None)], source)  # one of transformers
     return OpenClipTower(model, preprocess, tokenizer)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
 
-from vlmig.io.weights import check_parts, check_weights
+from vlmig.io.weights import check_components, check_weights
 
 FULL_LENGTH = ("siglip", "siglip2")
 """Families whose text side was trained on texts padded to full length."""
@@ -72,7 +72,7 @@ def load(name: str) -> TransformersTower:
     check_weights(model, name, loading["missing_keys"])
     processor = AutoImageProcessor.from_pretrained(name)
     tokenizer = AutoTokenizer.from_pretrained(name) if hasattr(config, "text_config") else None
-    check_parts([tokenizer], name)
+    check_components([tokenizer], name)
     return TransformersTower(model, processor, tokenizer)
 
 

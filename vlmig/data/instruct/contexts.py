@@ -171,7 +171,7 @@ class _Objects:
 
 
 def _objects(records: Any, size: tuple[int, int], left_out: Counter[str]) -> list[tuple[str, Box]]:
-    found = []
+    objects = []
     for record in records if isinstance(records, list) else ():
         fields = record if isinstance(record, dict) else {}
         names = fields.get("names")
@@ -181,7 +181,7 @@ def _objects(records: Any, size: tuple[int, int], left_out: Counter[str]) -> lis
                 isinstance(names, list) and names and isinstance(names[0], str) and names[0].strip()
             ):
                 raise BadImage("object without a name")
-            found.append((" ".join(names[0].split()), place_box(sides, size)[0]))
+            objects.append((" ".join(names[0].split()), place_box(sides, size)[0]))
         except BadImage as reason:
             left_out[f"objects: {reason}"] += 1
-    return found
+    return objects

@@ -49,7 +49,7 @@ class Prompts:
             request: the question of a detailed description.
             complaint: why an earlier reply could not be used.
         """
-        found = [
+        messages = [
             {
                 "role": "system",
                 "content": f"{self.common.strip()}\n\n{self.kinds[kind]['task'].strip()}",
@@ -57,13 +57,12 @@ class Prompts:
         ]
         for number, example in enumerate(self.examples):
             boxes = tuple((name, tuple(box)) for name, box in example["boxes"])
-            shown = Context(str(number), "", tuple(example["phrases"]), boxes)
-            asked = self._user(kind, shown, self.requests[number])
-            found += [
-                asked,
+            sample = Context(str(number), "", tuple(example["phrases"]), boxes)
+            messages += [
+                self._user(kind, sample, self.requests[number]),
                 {"role": "assistant", "content": json.dumps(example[kind], ensure_ascii=False)},
             ]
-        return [*found, self._user(kind, context, request, complaint)]
+        return [*messages, self._user(kind, context, request, complaint)]
 
     def _user(self, kind: str, context: Context, request: str, complaint: str = "") -> Message:
         text = context.text(boxes=self.kinds[kind]["boxes"])

@@ -125,9 +125,9 @@ def guess_kind(path: object) -> str:
         raise VLMIGError(
             f"an entry has the path {path!r} and no source; expected source, path or both; add one"
         )
-    place = Path(path)
-    if place.is_dir():
-        return _kind_of_folder(place)
+    folder = Path(path)
+    if folder.is_dir():
+        return _kind_of_folder(folder)
     files = [file for file in files_of(path, ()) if file.is_file()]
     if not files:
         raise VLMIGError(
@@ -192,15 +192,15 @@ def _kind_of_columns(types: Mapping[str, str]) -> str:
 def _kind_of_json(file: Path) -> str:
     """Guess by the names of fields in a JSON file's head, whether it is whole or not."""
     head = _head(file)
-    found = {name.decode(errors="replace") for name in re.findall(rb'"(\w+)"\s*:', head)}
+    names = {name.decode(errors="replace") for name in re.findall(rb'"(\w+)"\s*:', head)}
     first = head.lstrip(codecs.BOM_UTF8).lstrip()[:1]
-    if "text_list" in found:
+    if "text_list" in names:
         return "interleaved"
     if first == b"{" and re.search(rb'"(images|annotations)"\s*:\s*\[\s*\{', head):
-        lists_objects = not found & {*TALKS, *ANSWERED, "texts"}
+        lists_objects = not names & {*TALKS, *ANSWERED, "texts"}
         if lists_objects:
             return "coco_captions"
-    return _kind_of_columns(dict.fromkeys(found, "user" if "user" in found else ""))
+    return _kind_of_columns(dict.fromkeys(names, "user" if "user" in names else ""))
 
 
 def _resolved(path: str, data: Path | None) -> str:

@@ -55,47 +55,47 @@ class CocoCaptions(ImageFiles):
         images: dict[Any, Pair | Bad] = {}
         inside = False
         for turn, image in enumerate(json_items(self.path, "images"), 1):
-            place = f"{self.path.name}, image {turn}"
+            location = f"{self.path.name}, image {turn}"
             if not isinstance(image, dict):
-                yield Bad(place, "not a JSON object")
+                yield Bad(location, "not a JSON object")
                 continue
-            found = self._image(image, place)
+            pair = self._image(image, location)
             if isinstance(sentences := image.get("sentences"), list):
                 inside = True
-                yield from self._captions(found, list(map(_text, sentences)), place)
+                yield from self._captions(pair, list(map(_text, sentences)), location)
             elif isinstance(number := image.get("id"), int | str):
-                images[number] = found
+                images[number] = pair
             else:
-                yield Bad(place, "no image id")
+                yield Bad(location, "no image id")
         if not (images or inside):
             raise VLMIGError(
                 f"{self.path} has no list 'images'; expected COCO's images and annotations, or "
                 "Karpathy's images with sentences; name its source"
             )
         for turn, annotation in enumerate(json_items(self.path, "annotations"), 1):
-            place = f"{self.path.name}, annotation {turn}"
+            location = f"{self.path.name}, annotation {turn}"
             if not isinstance(annotation, dict):
-                yield Bad(place, "not a JSON object")
+                yield Bad(location, "not a JSON object")
                 continue
             number = annotation.get("image_id")
             is_known = isinstance(number, int | str) and number in images
-            found = images[number] if is_known else Bad(place, "no image of this image_id")
-            yield from self._captions(found, annotation.get("caption"), place)
+            pair = images[number] if is_known else Bad(location, "no image of this image_id")
+            yield from self._captions(pair, annotation.get("caption"), location)
 
-    def _captions(self, found: Pair | Bad, captions: Any, place: str) -> Iterator[Pair | Bad]:
-        if isinstance(found, Bad):
-            yield Bad(place, found.reason, found.dropped)
+    def _captions(self, pair: Pair | Bad, captions: Any, location: str) -> Iterator[Pair | Bad]:
+        if isinstance(pair, Bad):
+            yield Bad(location, pair.reason, pair.dropped)
         else:
-            yield from captioned(captions, place, found)
+            yield from captioned(captions, location, pair)
 
-    def _image(self, image: dict[str, Any], place: str) -> Pair | Bad:
+    def _image(self, image: dict[str, Any], location: str) -> Pair | Bad:
         """Find an image's file: below its folder, below a folder of its split, or by its url."""
         split = image.get("split")
         if self.split and split not in (self.split, "restval" if self.split == "train" else None):
-            return Bad(place, f"split {split}", dropped=True)
+            return Bad(location, f"split {split}", dropped=True)
         name = next((image[key] for key in NAMES if isinstance(image.get(key), str)), "")
         if not name:
-            return Bad(place, "no file_name")
+            return Bad(location, "no file_name")
         folder, url = image.get("filepath"), image.get("coco_url")
         names = [f"{folder}/{name}"] if isinstance(folder, str) else []
         if isinstance(url, str):
@@ -105,7 +105,7 @@ class CocoCaptions(ImageFiles):
                 inner = f"{root}/{path}" if root else path
                 if version := version_of(self.images / inner):
                     return Pair("", inner, group=inner, version=version)
-        return Bad(place, "no such image")
+        return Bad(location, "no such image")
 
 
 def _text(sentence: Any) -> Any:

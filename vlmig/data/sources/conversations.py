@@ -89,10 +89,10 @@ class Conversations:
         """
         return self.records.open(pair)
 
-    def _pair(self, place: str, row: Row) -> Pair | Bad:
+    def _pair(self, location: str, row: Row) -> Pair | Bad:
         number = row.get("id")
         name = "" if number is None else str(number)
-        place = f"{place}, id {name}" if name else place
+        location = f"{location}, id {name}" if name else location
         try:
             talk = talk_of(row)
             turns = talk.turns
@@ -108,7 +108,7 @@ class Conversations:
             if not all(versions):
                 raise Fault("no such image")
         except Fault as reason:
-            return Bad(place, str(reason))
+            return Bad(location, str(reason))
         return Pair(
             text,
             "".join(talk.images[:1]),

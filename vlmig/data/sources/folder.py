@@ -63,9 +63,9 @@ class Folder(ImageFiles):
             if isinstance(row, Bad):
                 yield Bad(os.path.join(folder, row.place), row.reason)
                 continue
-            place, fields = os.path.join(folder, row[0]), row[1]
+            location, fields = os.path.join(folder, row[0]), row[1]
             if not isinstance(fields.get("file_name"), str) or not fields["file_name"]:
-                yield Bad(place, "no file_name")
+                yield Bad(location, "no file_name")
                 continue
             image = os.path.normpath(os.path.join(folder, fields["file_name"]))
             if os.path.isfile(self.folder / f"{os.path.splitext(image)[0]}.txt"):
@@ -73,10 +73,10 @@ class Folder(ImageFiles):
             listed.add(number_of(image))
             version = version_of(self.folder / image)
             if version is None:
-                yield Bad(place, "no such image")
+                yield Bad(location, "no such image")
             else:
                 yield from captioned(
-                    fields.get("text"), place, Pair("", image, group=image, version=version)
+                    fields.get("text"), location, Pair("", image, group=image, version=version)
                 )
 
     def _image(self, image: str, stem: str, files: set[str]) -> Iterator[Pair | Bad]:

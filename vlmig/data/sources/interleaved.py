@@ -93,30 +93,30 @@ class Interleaved:
         """
         return self.records.open(pair)
 
-    def _document(self, place: str, row: Row) -> Iterator[Pair | Bad]:
+    def _document(self, location: str, row: Row) -> Iterator[Pair | Bad]:
         content = _content(row)
         if isinstance(content, str):
-            yield Bad(place, content)
+            yield Bad(location, content)
             return
         sentences, listed = content
-        images, reason = self._kept(listed)
+        images, reason = self._choose(listed)
         if reason:
-            yield Bad(place, reason, dropped=True)
+            yield Bad(location, reason, dropped=True)
             return
         url = row.get("url")
-        group = url if isinstance(url, str) and is_unicode(url) else place
+        group = url if isinstance(url, str) and is_unicode(url) else location
         if not self.break_up:
-            yield self._whole(place, sentences, images, group)
+            yield self._whole(location, sentences, images, group)
             return
         for number, image in enumerate(images, 1):
             pair = Pair("", image.name, group=group, version=image.version)
-            yield from captioned(sentences[image.sentence], f"{place}, image {number}", pair)
+            yield from captioned(sentences[image.sentence], f"{location}, image {number}", pair)
 
-    def _kept(self, listed: list[_Placed]) -> tuple[list[_Placed], str]:
+    def _choose(self, listed: list[_Placed]) -> tuple[list[_Placed], str]:
         """Choose a document's images, in the order of their sentences; if there are none, say
         why."""
         least, reason = self.min_similarity, "no image fetched" if listed else "no image listed"
-        kept, addressed = [], False
+        chosen, addressed = [], False
         for image in listed:
             version = self.records.version(image.name)
             if not version:
@@ -125,13 +125,13 @@ class Interleaved:
             if least is not None and not (is_number(image.alike) and image.alike >= least):
                 reason = f"similarity under {least:g}"
                 continue
-            kept.append(image._replace(version=version))
-        if not kept:
+            chosen.append(image._replace(version=version))
+        if not chosen:
             return [], "web addresses in place of image files" if addressed else reason
-        return sorted(kept[: self.max_pictures], key=lambda image: image.sentence), ""
+        return sorted(chosen[: self.max_pictures], key=lambda image: image.sentence), ""
 
     def _whole(
-        self, place: str, sentences: list[str], images: list[_Placed], group: str
+        self, location: str, sentences: list[str], images: list[_Placed], group: str
     ) -> Pair | Bad:
         """Write a document as one text."""
         text, learnt = "", []
@@ -143,11 +143,11 @@ class Interleaved:
             if marks and sentence:
                 learnt.append((len(text) - len(sentence), len(text)))
         if not is_unicode(text):
-            return Bad(place, "not Unicode")
+            return Bad(location, "not Unicode")
         if self.after_picture and not learnt:
-            return Bad(place, "no sentence behind an image")
+            return Bad(location, "no sentence behind an image")
         if not any(sentences):  # only placeholders would be learnt
-            return Bad(place, "no sentence")
+            return Bad(location, "no sentence")
         return Pair(
             text,
             images[0].name,
@@ -183,14 +183,14 @@ def _content(row: Row) -> tuple[list[str], list[_Placed]] | str:
     for info in infos:
         if not isinstance(info, dict):
             return "image_info holds no object"
-        name, place = info.get("image_name"), info.get("matched_text_index")
+        name, index = info.get("image_name"), info.get("matched_text_index")
         if not isinstance(name, str) or not name:
             return "image name is no text"
         if not is_unicode(name):
             return "not Unicode"
-        if not isinstance(place, int) or isinstance(place, bool) or not 0 <= place < len(sentences):
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(sentences):
             return "matched_text_index out of range"
-        images.append(_Placed(name, place, info.get("matched_sim")))
+        images.append(_Placed(name, index, info.get("matched_sim")))
     return [inert(sentence).strip() for sentence in sentences], images
 
 

@@ -48,18 +48,18 @@ class Laion220k(ImageFiles):
         Raises:
             VLMIGError: the file is not a parquet file, damaged, or without these columns.
         """
-        for place, row in parquet_rows(self.file, ("url", self.caption)):
+        for location, row in parquet_rows(self.file, ("url", self.caption)):
             name = _behind_host(row["url"] or "")
             version = version_of(self.images / name) if name else None
             if not name:
-                yield Bad(place, "no url")
+                yield Bad(location, "no url")
             elif ".." in name.split("/"):
-                yield Bad(place, "url leaves the folder")
+                yield Bad(location, "url leaves the folder")
             elif version is None:
-                yield Bad(place, "no such image")
+                yield Bad(location, "no such image")
             else:
                 yield from captioned(
-                    row[self.caption], place, Pair("", name, group=name, version=version)
+                    row[self.caption], location, Pair("", name, group=name, version=version)
                 )
 
 

@@ -104,26 +104,26 @@ class Table:
         if self.caption == "caption":
             self.caption = next((name for name in CAPTIONS if name in given), self.caption)
 
-    def _record(self, place: str, row: Row) -> Iterator[Pair | Bad]:
+    def _record(self, location: str, row: Row) -> Iterator[Pair | Bad]:
         """Turn a row into pairs."""
         if why := failed(row.get(STATUS)) or below(row, self.at_least):
-            yield Bad(place, why, dropped=True)
+            yield Bad(location, why, dropped=True)
             return
         value, prompt = row.get(self.image or "") or "", (row.get(self.prompt or "") or "")
         if isinstance(value, list) and len(value) == 1:
             value = value[0]
         if not isinstance(value, str) or not isinstance(prompt, str):
             yield Bad(
-                place,
+                location,
                 "image is no file name" if not isinstance(value, str) else "prompt is no text",
             )
             return
         try:
             pair = self._pair(value.strip(), prompt.strip(), row)
         except BadImage as reason:
-            yield Bad(place, str(reason))
+            yield Bad(location, str(reason))
             return
-        yield from captioned(_listed(row.get(self.caption)), place, pair)
+        yield from captioned(_listed(row.get(self.caption)), location, pair)
 
     def _pair(self, image: str, prompt: str, row: Row) -> Pair:
         """Make a row's pair without its caption.
@@ -162,7 +162,8 @@ class Table:
     def _box(self, value: Any, image: str) -> tuple[Box, bool]:
         if isinstance(value, str):  # as in CSV
             try:
-                value = [json.loads(part) for part in re.split(r"[\s,;]+", value.strip(" []()"))]
+                numbers = re.split(r"[\s,;]+", value.strip(" []()"))
+                value = [json.loads(number) for number in numbers]
             except ValueError:
                 raise BadImage("box without four numbers") from None
         if not isinstance(value, list):
@@ -176,11 +177,11 @@ def _listed(value: Any) -> Any:
     if isinstance(value, str) and value[:1] == "[" and value[-1:] == "]":
         for parse in (json.loads, ast.literal_eval):
             try:
-                found = parse(value)
+                parsed = parse(value)
             except (ValueError, SyntaxError, RecursionError, MemoryError):
                 continue
-            if _all_are(str, found):
-                return found
+            if _all_are(str, parsed):
+                return parsed
     if isinstance(value, dict):
         value = [value]
     if not _all_are(dict, value):

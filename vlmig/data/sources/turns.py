@@ -39,7 +39,7 @@ MARKS = re.compile(
     r"<image_placeholder>|<Img><ImageHere></Img>|<ImageHere>|<start_of_image>|"
     r"<img>(?:<IMG_CONTEXT>)+</img>|<IMG_CONTEXT>|<image_soft_token>|<image_pad>"
 )
-"""An image's place in the texts of other systems."""
+"""An image's placeholder in the texts of other systems."""
 NUMBERED = re.compile(r"<\|image_(\d+)\|>|<image[ _]?(\d+)>")
 """The same with the image's number, as Phi-3 and MMMU write it."""
 
@@ -97,11 +97,11 @@ def _messages(row: Row) -> list[Any]:
         raise Fault("no conversations")
     if isinstance(question, list) and isinstance(answer, list):  # TRL's prompt and completion
         return before + question + answer
-    parts = [text for text in (question, row.get(INPUT)) if text not in (None, "")]
-    if not all(isinstance(text, str) for text in parts):
+    texts = [text for text in (question, row.get(INPUT)) if text not in (None, "")]
+    if not all(isinstance(text, str) for text in texts):
         raise Fault("turn is no text")
     earlier = _history(row.get(HISTORY))
-    return [*before, *earlier, *_asked("\n".join(parts), answer)]
+    return [*before, *earlier, *_exchange("\n".join(texts), answer)]
 
 
 def _first(row: Row, names: Sequence[str], empty: Sequence[Any] = (None,)) -> Any:
@@ -121,17 +121,17 @@ def _history(pairs: Any) -> Iterator[Any]:
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2:
             raise Fault("history holds no pair")
-        yield from _asked(*pair)
+        yield from _exchange(*pair)
 
 
-def _asked(question: Any, answer: Any) -> list[Any]:
+def _exchange(question: Any, answer: Any) -> list[Any]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
 def _sides(message: Any) -> list[Any]:
     """Split the_cauldron's ``{user, assistant}`` into two turns."""
     if isinstance(message, dict) and "user" in message and "assistant" in message:
-        return _asked(message["user"], message["assistant"])
+        return _exchange(message["user"], message["assistant"])
     return [message]
 
 

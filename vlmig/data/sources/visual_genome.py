@@ -90,10 +90,10 @@ class VisualGenome(ImageFiles):
             yield Bad(f"image {outer}", "region is no object")
             return
         number = region.get("image_id", outer)
-        place = f"image {number}, region {region.get('region_id')}"
+        location = f"image {number}, region {region.get('region_id')}"
         missing = [name for name in (*SIDES, "phrase") if name not in region]
         if missing or not isinstance(number, int):
-            yield Bad(place, f"no {missing[0]}" if missing else "no image id")
+            yield Bad(location, f"no {missing[0]}" if missing else "no image id")
             return
         try:
             numbers = [region[name] for name in SIDES]
@@ -102,30 +102,30 @@ class VisualGenome(ImageFiles):
             name, size, version = image.look_up(number)
             box, clamped = place_box(numbers, size)
         except BadImage as reason:
-            yield Bad(place, str(reason))
+            yield Bad(location, str(reason))
             return
         if min(box[2] - box[0], box[3] - box[1]) < self.min_side:
-            yield Bad(place, f"side under {self.min_side} pixels", dropped=True)
+            yield Bad(location, f"side under {self.min_side} pixels", dropped=True)
             return
         pair = Pair("", name, box, group=str(number), version=version, clamped=clamped)
-        yield from captioned(region["phrase"], place, pair)
+        yield from captioned(region["phrase"], location, pair)
 
     def _images(self) -> dict[int, str]:
         """List the images by id; of files with the same name the first counts."""
-        found: dict[int, str] = {}
+        paths: dict[int, str] = {}
         for folder, names in walk(self.folder):
             for name in names:
                 stem = name.partition(".")[0]
                 if is_image(name) and stem.isdecimal():
-                    found.setdefault(int(stem), os.path.join(folder, name))
+                    paths.setdefault(int(stem), os.path.join(folder, name))
         for archive in self.folder.glob("*.zip"):
             first = _first_image(archive)
-            if first is not None and first not in found:
+            if first is not None and first not in paths:
                 raise VLMIGError(
                     f"{archive} is not unpacked; expected its images, such as {first}.jpg, in "
                     "folders beside it; unzip it there"
                 )
-        return found
+        return paths
 
     def _sizes(self) -> dict[int, tuple[int, int]]:
         """Read width and height by image id, as far as ``image_data.json`` has them."""
@@ -166,7 +166,7 @@ class _Image:
     ) -> None:
         self.folder, self.images, self.sizes = folder, images, sizes
         self.number: int | None = None
-        self.found: tuple[str, tuple[int, int], str] | BadImage
+        self.entry: tuple[str, tuple[int, int], str] | BadImage
 
     def look_up(self, number: int) -> tuple[str, tuple[int, int], str]:
         """Return an image's file, its size and its version.
@@ -175,10 +175,10 @@ class _Image:
             BadImage: there is none, or its size cannot be read.
         """
         if number != self.number:
-            self.number, self.found = number, self._look_up(number)
-        if isinstance(self.found, BadImage):
-            raise self.found
-        return self.found
+            self.number, self.entry = number, self._look_up(number)
+        if isinstance(self.entry, BadImage):
+            raise self.entry
+        return self.entry
 
     def _look_up(self, number: int) -> tuple[str, tuple[int, int], str] | BadImage:
         name = self.images.get(number)

@@ -25,7 +25,7 @@ LONGEST = 2**20
 """Most bytes of a caption's file."""
 BLOCK = 512
 """Bytes of a tar archive's block."""
-Parts = dict[str, tarfile.TarInfo]
+Members = dict[str, tarfile.TarInfo]
 """A sample's files by ending."""
 
 
@@ -87,7 +87,7 @@ class WebDataset:
 
     def _shard(self, path: Path, endings: set[str]) -> Iterator[Pair | Bad]:
         name, version = path.relative_to(self.folder).as_posix(), version_of(path) or ""
-        key, parts = "", Parts()
+        key, members = "", Members()
         with path.open("rb") as file:
             for member in _members(file, name):
                 if isinstance(member, Bad):
@@ -97,47 +97,47 @@ class WebDataset:
                 stem, _, ending = base.partition(".")
                 sample = f"{folder}/{stem}" if folder else stem
                 if sample != key:
-                    yield from self._sample(file, name, key, parts, version)
-                    key, parts = sample, Parts()
-                parts[f".{ending.lower()}"] = member
+                    yield from self._sample(file, name, key, members, version)
+                    key, members = sample, Members()
+                members[f".{ending.lower()}"] = member
                 endings.add(f".{ending.lower()}")
-            yield from self._sample(file, name, key, parts, version)
+            yield from self._sample(file, name, key, members, version)
 
     def _sample(
-        self, file: IO[bytes], shard: str, key: str, parts: Parts, version: str
+        self, file: IO[bytes], shard: str, key: str, members: Members, version: str
     ) -> Iterator[Pair | Bad]:
-        place = f"{shard}, {key}"
-        image = next((parts[ending] for ending in IMAGES if ending in parts), None)
-        text = next((ending for ending in CAPTIONS if ending in parts), None)
+        location = f"{shard}, {key}"
+        image = next((members[ending] for ending in IMAGES if ending in members), None)
+        text = next((ending for ending in CAPTIONS if ending in members), None)
         if image is None and text is None:  # some other file, or the empty start
             return
         if image is None or text is None:
-            yield Bad(place, "no such image" if image is None else "no caption")
+            yield Bad(location, "no such image" if image is None else "no caption")
             return
         try:
-            caption = _read(file, parts, text)
-            fields = _read(file, parts, ".json") if ".json" in parts else {}
+            caption = _read(file, members, text)
+            fields = _read(file, members, ".json") if ".json" in members else {}
         except ValueError as error:
-            yield Bad(place, str(error))
+            yield Bad(location, str(error))
             return
         if why := failed(fields.get("status")) or below(fields, self.at_least):
-            yield Bad(place, why, dropped=True)
+            yield Bad(location, why, dropped=True)
             return
         caption = caption.get("caption") if isinstance(caption, dict) else caption
         where = f"{shard}|{image.offset_data}|{image.size}"
         yield from captioned(
-            caption, place, Pair("", where, group=f"{shard}|{key}", version=version)
+            caption, location, Pair("", where, group=f"{shard}|{key}", version=version)
         )
 
 
-def _read(file: IO[bytes], parts: Parts, ending: str) -> Any:
+def _read(file: IO[bytes], members: Members, ending: str) -> Any:
     """Read a sample's text, or the fields of its JSON object.
 
     Raises:
         ValueError: with the reason why there are none.
     """
-    file.seek(parts[ending].offset_data)
-    content = file.read(min(parts[ending].size, LONGEST + 1))
+    file.seek(members[ending].offset_data)
+    content = file.read(min(members[ending].size, LONGEST + 1))
     if len(content) > LONGEST:
         raise ValueError("caption too long")
     try:

@@ -112,21 +112,21 @@ class Wikitext:
         if file and file.suffix != ".parquet":
             yield from text_lines(file)
         elif file or self.path.is_dir():
-            for part in [file] if file else self._parts():
-                for _, row in parquet_rows(part, ("text",)):
+            for shard in [file] if file else self._shards():
+                for _, row in parquet_rows(shard, ("text",)):
                     yield row["text"] or ""
         else:
             yield from self._hub()
 
-    def _parts(self) -> list[Path]:
+    def _shards(self) -> list[Path]:
         every = sorted(self.path.rglob("*.parquet"))
-        found = [path for path in every if self.split in path.name] or every
-        if not found:
+        shards = [path for path in every if self.split in path.name] or every
+        if not shards:
             raise VLMIGError(
                 f"no text in {self.path}; expected wiki.{self.split}.raw, wiki.{self.split}.tokens "
                 "or .parquet files; correct the path"
             )
-        return found
+        return shards
 
     def _hub(self) -> Iterator[str]:
         expected = "a text file, a folder, or a hub id"

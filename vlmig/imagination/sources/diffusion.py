@@ -26,7 +26,7 @@ from vlmig.imagination.sources.families import Sampling, sampling_for
 from vlmig.imagination.sources.prompts import EMBEDDED, Embedded, embed, load_tokenizers, stacked
 from vlmig.io.hashing import source_of
 from vlmig.io.hub import settle_hub
-from vlmig.io.weights import check_described, check_parts, why_damaged
+from vlmig.io.weights import check_components, check_described, why_damaged
 from vlmig.runtime import deterministic_map
 
 logger = logging.getLogger(__name__)
@@ -307,7 +307,7 @@ def load_pipeline(name: str, revision: str | None, dtype: torch.dtype) -> Any:
         try:
             pipeline = load(name, revision=revision, dtype=dtype)
             pipeline.set_progress_bar_config(disable=True)
-            check_parts(pipeline.components.values(), name)
+            check_components(pipeline.components.values(), name)
             return pipeline
         # A ValueError where the auto class does not list the pipeline.
         except VLMIGError:
