@@ -17,7 +17,7 @@ import pytest
 from vlmig.data.pairs import Pair
 from vlmig.pocket.concepts import load_concepts, plural
 from vlmig.pocket.lessons import (
-    PLACES,
+    SLOTS,
     SceneAnswers,
     SceneConversations,
     SceneDocuments,
@@ -133,7 +133,7 @@ def test_no_text_for_a_pretrained_lm_names_a_held_out_concept() -> None:
     (source,) = load_recipe(find_recipe(Path("smollm2"))).stages[0].data
     lesson = SceneAnswers(wordings=source["wordings"])
     texts = [text for i in range(71) for text in lesson.written(i)]
-    for place in PLACES.values():
+    for place in SLOTS.values():
         texts = [text.replace(place, "red") for text in texts]
     parts = [part for text in texts for part in re.split(r"[.?\n]", text)]
     bad = [part for part in parts if offends(part, held_out, told)]

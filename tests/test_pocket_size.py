@@ -124,7 +124,7 @@ def test_lessons_say_what_their_scene_shows_and_no_name_tells() -> None:
         else:
             assert not set(text.replace("high heel", "").split()) & set(SIZE_WORDS)
             continue
-        assert group.told
+        assert group.compared
         said = (drawn[first] > drawn[second]) == (word != "smaller")
         assert said == (kind != "no"), pair.caption
         read[kind] += 1

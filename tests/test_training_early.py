@@ -22,7 +22,7 @@ from vlmig.training import load_recipe, train
 from vlmig.training.objective import Objective, chamfer
 from vlmig.training.run import read_log
 from vlmig.training.stage import exchanged
-from vlmig.training.texts import IGNORED, Texts, Tokens, without_places
+from vlmig.training.texts import IGNORED, Texts, Tokens, late_text
 
 ASKED = f"Question: {IMAGE}what? Answer: red\nQuestion: is it a cat? Answer: no\n"
 ANSWERS = tuple((i, i + len(a)) for a in (" red\n", " no\n") for i in [ASKED.index(a)])
@@ -166,7 +166,7 @@ def test_what_is_measured_beside_the_own_picture(early: VLMIG) -> None:
 
 def _text_loss(model: VLMIG, pair: Pair) -> float:
     """The base LM's own loss of a text without marks, one token after the other."""
-    text, spans = without_places(pair)
+    text, spans = late_text(pair)
     ids = [*model.tokenizer(text).input_ids, *([] if spans else [0])]
     logits = model.model.language_model(torch.tensor([ids])).logits[0].log_softmax(-1)
     loss = 0.0
@@ -399,7 +399,7 @@ def test_what_does_not_go_together_is_said(
 def test_late_fusion_learns_answers_too(recipe: Path, colored: Path, tmp_path: Path) -> None:
     """A conversation about one picture is a text beside it: the mark goes, the answers are what
     counts."""
-    text, spans = without_places(Pair(ASKED, "a", learnt=ANSWERS))
+    text, spans = late_text(Pair(ASKED, "a", learnt=ANSWERS))
     assert IMAGE not in text and [text[a:b] for a, b in spans] == [" red\n", " no\n"]
     data = f"{{source: conversations, path: {conversations(tmp_path)}, images: {colored}, template: question}}"
     chosen = load_recipe(

@@ -79,7 +79,7 @@ class Desk:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self._kept: OrderedDict[str, tuple[str, Question, Predictions]] = OrderedDict()
+        self._stored: OrderedDict[str, tuple[str, Question, Predictions]] = OrderedDict()
 
     def describe(self) -> Iterator[Row]:
         """Yield each model as it is ready."""
@@ -113,7 +113,7 @@ class Desk:
 
         model, key = self.worker.model(name), secrets.token_urlsafe(9)
         k = None if given and not model.config.images_in_text else form.k
-        found = predictions(
+        rounds = predictions(
             model.scorer,
             model.images,
             form.question,
@@ -122,10 +122,10 @@ class Desk:
             given=given,
             seed=form.seed,
         )
-        for latest in found:
-            self._kept[key] = (name, form, latest)
-            while len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+        for latest in rounds:
+            self._stored[key] = (name, form, latest)
+            while len(self._stored) > KEPT:
+                self._stored.popitem(last=False)
             emit({"model": name, **self._mixed(Settings(key=key))})
 
     def mix(self, fields: Any) -> Row:
@@ -145,8 +145,8 @@ class Desk:
         settings = Settings.of(fields)
 
         def work(emit: Emit) -> None:
-            name, found, mixture = self._found(settings)
-            answer = found.why(self.worker.model(name).scorer, mixture)
+            name, predictions, mixture = self._look_up(settings)
+            answer = predictions.why(self.worker.model(name).scorer, mixture)
             emit(self._described(settings, answer, mixture))
 
         *_, row = self.worker.events(work)
@@ -155,28 +155,28 @@ class Desk:
         return row
 
     def _mixed(self, settings: Settings) -> Row:
-        _, found, mixture = self._found(settings)
-        return self._described(settings, found.answer(mixture), mixture)
+        _, predictions, mixture = self._look_up(settings)
+        return self._described(settings, predictions.answer(mixture), mixture)
 
     def _described(self, settings: Settings, answer: Answer, mixture: Mixture) -> Row:
         """Return an answer, and what it can be mixed by."""
         from vlmig.models.config import MIX_RULES, WEIGHT_KINDS
         from vlmig.report.answer import answer_data
 
-        name, _, found = self._kept[settings.key]
-        config, scores = self.worker.models[name].config, found.scores
+        name, _, predictions = self._stored[settings.key]
+        config, scores = self.worker.models[name].config, predictions.scores
         mixes = [rule for rule in MIX_RULES if rule != "contrast" or scores.generic is not None]
         kinds = [kind for kind in WEIGHT_KINDS if kind != "learned" or config.learned]
-        if any(value != value for value in found.visuals.alignment.tolist()):
+        if any(value != value for value in predictions.visuals.alignment.tolist()):
             kinds = [kind for kind in kinds if kind not in ("clip", "doubled")]
         data = answer_data(answer)
         if mixture.weights == "entropy" and not answer.given:  # images below it are not listened to
             data["floor"] = mixture.alignment_floor
-        own = {field: getattr(config, field) for field in MIXTURE}
-        row = {"key": settings.key, "data": data, "mixture": own}
+        defaults = {field: getattr(config, field) for field in MIXTURE}
+        row = {"key": settings.key, "data": data, "mixture": defaults}
         return {**row, "mixes": mixes, "kinds": kinds}
 
-    def _found(self, settings: Settings) -> tuple[str, Predictions, Mixture]:
+    def _look_up(self, settings: Settings) -> tuple[str, Predictions, Mixture]:
         """Return a model's name, the predictions to mix, and how.
 
         Raises:
@@ -186,41 +186,42 @@ class Desk:
 
         from vlmig.models.mixture import Mixture
 
-        if settings.key not in self._kept:
+        if settings.key not in self._stored:
             raise VLMIGError("this answer is not kept any more; ask again")
-        name, _, found = self._kept[settings.key]
+        name, _, predictions = self._stored[settings.key]
         mixture = Mixture.of(self.worker.models[name].config, settings.mix, settings.weights)
         if settings.strength is not None:
             mixture = replace(mixture, strength=settings.strength)
         if settings.doubt is not None:
             mixture = replace(mixture, doubt=settings.doubt)
         if settings.places is not None:
-            count = len(found.visuals.features)
-            found = found.only([place for place in settings.places if 0 <= place < count])
-        return name, found, mixture
+            count = len(predictions.visuals.features)
+            predictions = predictions.only([i for i in settings.places if 0 <= i < count])
+        return name, predictions, mixture
 
     def page(self, fields: Any) -> str:
         """Return the answer as a self-contained page."""
         from vlmig.report.answer import answer_page
 
-        _, found, mixture = self._found(Settings.of(fields))
-        return answer_page(found.answer(mixture))
+        _, predictions, mixture = self._look_up(Settings.of(fields))
+        return answer_page(predictions.answer(mixture))
 
     def code(self, fields: Any) -> str:
         """Return Python code that gives the same answer."""
         settings = Settings.of(fields)
-        self._found(settings)  # refuses what cannot be mixed
-        name, form, found = self._kept[settings.key]
+        self._look_up(settings)  # refuses what cannot be mixed
+        name, form, predictions = self._stored[settings.key]
         changed = {field: getattr(settings, field) for field in ("strength", "doubt")}
         loaded = [repr(name)]
         loaded += [f"{field}={value}" for field, value in changed.items() if value is not None]
         call = [f"    {form.question!r},"]
         if form.choices:
             call.append(f"    choices={form.choices!r},")
-        if found.given:
-            files = [f"image{i}.png" for i in range(1, len(found.given) + 1)]
+        given, images = predictions.given, len(predictions.visuals.features)
+        if given:
+            files = [f"image{i}.png" for i in range(1, len(given) + 1)]
             call.append(f"    images={files!r},  # your files")
-        if form.k is not None and (not found.given or found.visuals.features.shape[0] == 0):
+        if form.k is not None and not (given and images):
             call.append(f"    k={form.k!r},")
         call.append(f"    seed={form.seed},")
         for field in ("mix", "weights"):
@@ -229,13 +230,13 @@ class Desk:
         lines = ["from vlmig import VLMIG", ""]
         lines += [f"model = VLMIG.from_pretrained({', '.join(loaded)})", "answer = model.ask("]
         lines += [*call, ")", "print(answer.answer, answer.probabilities)"]
-        if settings.places is not None and len(settings.places) < len(found.visuals.features):
+        if settings.places is not None and len(settings.places) < images:
             lines.append(f"# The page listened only to the images {_counted(settings.places)}.")
         return "\n".join(lines) + "\n"
 
 
-def _counted(places: list[int]) -> str:
-    return ", ".join(str(place + 1) for place in places) or "none"
+def _counted(indices: list[int]) -> str:
+    return ", ".join(str(i + 1) for i in indices) or "none"
 
 
 def _opened(text: str, number: int) -> Image.Image:

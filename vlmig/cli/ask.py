@@ -169,8 +169,8 @@ def _why(attribution: Attribution) -> str:
     for i, (gained, missed) in enumerate(
         zip(attribution.images, attribution.left_out, strict=True)
     ):
-        place, share = attribution.where(i)
-        where = f"{place} {share:.0%}" if share else "none"
+        region, share = attribution.where(i)
+        where = f"{region} {share:.0%}" if share else "none"
         rows.append([f"image {i + 1}", f"{gained:+.2f}", f"{missed:+.2f}", where])
     return text_table(rows, "<>><")
 

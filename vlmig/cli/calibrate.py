@@ -35,10 +35,10 @@ def run(arguments: argparse.Namespace) -> None:
             f"these items vouch for {known}: at {rule.level} --k auto draws all images; "
             "calibrate on more items"
         )
-    found = fit_learned.calibrate(arguments.folder, arguments.model)
+    fitted = fit_learned.calibrate(arguments.folder, arguments.model)
     print(
-        f"learned weights: of {found.images} images {found.helped:.0%} help; told apart on other "
-        f"objects with AUROC {found.auroc:.2f}, squared error {found.brier:.3f}"
+        f"learned weights: of {fitted.images} images {fitted.helped:.0%} help; told apart on other "
+        f"objects with AUROC {fitted.auroc:.2f}, squared error {fitted.brier:.3f}"
     )
-    kept = keep_generic(arguments.folder, arguments.model, FeatureStore(arguments.store))
-    print(f"{kept} generic images kept for the rule contrast")
+    count = keep_generic(arguments.folder, arguments.model, FeatureStore(arguments.store))
+    print(f"{count} generic images kept for the rule contrast")

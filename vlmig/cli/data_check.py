@@ -48,30 +48,30 @@ def run(arguments: argparse.Namespace) -> None:
     from vlmig.report.text_table import text_table
 
     entries = entries_of(arguments.path, arguments.source, assigned("--option", arguments.option))
-    findings = []
+    results = []
     with TemporaryDirectory() as folder:
         for number, entry in enumerate(entries):
             try:
-                found = _found(arguments, entry, Path(folder) / str(number))
+                result = _check_source(arguments, entry, Path(folder) / str(number))
             except OSError as error:
                 raise VLMIGError(
                     f"cannot write to {folder}: {one_line(error)}; make room, or name another "
                     "folder in TMPDIR"
                 ) from error
-            findings.append(found)
-            print(found.index.source.name)
-            rows = [(f"  {name}", value, remark) for name, value, remark in summary(found)]
+            results.append(result)
+            print(result.index.source.name)
+            rows = [(f"  {name}", value, remark) for name, value, remark in summary(result)]
             print(text_table(rows, "<><"))
         if arguments.out:
-            write_findings(arguments.out, findings)
+            write_findings(arguments.out, results)
             print(arguments.out)
-    for found in findings:
-        records, name = found.index.records, found.index.source.name
-        check_share(found.bad, records, arguments.max_bad, name, arguments.out)
-        check_read(found.index)
+    for result in results:
+        records, name = result.index.records, result.index.source.name
+        check_share(result.bad, records, arguments.max_bad, name, arguments.out)
+        check_read(result.index)
 
 
-def _found(arguments: argparse.Namespace, entry: dict[str, Any], folder: Path) -> Findings:
+def _check_source(arguments: argparse.Namespace, entry: dict[str, Any], folder: Path) -> Findings:
     """Check one source; its index is written to a folder."""
     from vlmig.data.check import check
     from vlmig.data.curation import Curation
@@ -105,5 +105,5 @@ def _tokenizer(model: str) -> Any:
 
     folder = resolve_checkpoint(model)
     config = VLMIGConfig.from_pretrained(folder)
-    place, revision = tokenizer_place(config, folder)
-    return load_tokenizer(place, revision, config.text_config)
+    location, revision = tokenizer_place(config, folder)
+    return load_tokenizer(location, revision, config.text_config)

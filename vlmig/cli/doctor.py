@@ -72,13 +72,13 @@ def _origin(component: str, folder: Path) -> str:
     from vlmig.imagination.sources.build import kind_and_place
     from vlmig.models.config import VLMIGConfig
 
-    kind, place = kind_and_place(component, folder)
+    kind, location = kind_and_place(component, folder)
     if kind in ("text", "blank"):
         return f"{component} (built in)"
     if kind == "http":
         return f"{component} (a server)"
-    if Path(place).exists():
-        form = "folder" if Path(place).is_dir() else "file"
+    if Path(location).exists():
+        form = "folder" if Path(location).is_dir() else "file"
         return f"{VLMIGConfig.locate(component, folder)} (local {form})"
     inside = component.rpartition(":")[2].startswith("./")
     state = "missing: fetch the checkpoint again" if inside else "from the hub or its cache"

@@ -146,8 +146,8 @@ def _maintain_store(arguments: argparse.Namespace) -> None:
     from vlmig.imagination.store import FeatureStore, default_store
 
     if arguments.mend:
-        kept, damaged = mend(arguments.store or default_store())
-        print(f"{kept} intact entries kept, {damaged} damaged ones removed; imagine them again")
+        intact, damaged = mend(arguments.store or default_store())
+        print(f"{intact} intact entries kept, {damaged} damaged ones removed; imagine them again")
     store = options.open_store(arguments)
     for other in arguments.merge or []:
         if not (other / store.path.name).is_file():

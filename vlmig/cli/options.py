@@ -84,7 +84,7 @@ def new_file(text: str) -> Path:
 def new_folder(text: str) -> Path:
     """Parse the path of a folder to write, which may be new."""
     folder = Path(text)
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise _unexpected(text, f"a folder, but {there} is a file")
     return folder
@@ -92,10 +92,10 @@ def new_folder(text: str) -> Path:
 
 def words(text: str) -> list[str]:
     """Split a comma-separated list."""
-    found = [word.strip() for word in text.split(",") if word.strip()]
-    if not found:
+    listed = [word.strip() for word in text.split(",") if word.strip()]
+    if not listed:
         raise _unexpected(text, "comma-separated words")
-    return found
+    return listed
 
 
 def integers(text: str) -> list[int]:

@@ -148,11 +148,9 @@ class AdapterCheckpoint:
                 kwargs["attn_implementation"] = attention.get("text_config", attention.get(""))
         if inside:
             return build_language_model(cls.auto_class, config.text_config, inside, **kwargs)
-        place, revision = (
-            config.locate(config.language_model, folder),
-            config.language_model_revision,
-        )
-        return load_language_model(cls.auto_class, place, revision, **hub, **kwargs)
+        location = config.locate(config.language_model, folder)
+        revision = config.language_model_revision
+        return load_language_model(cls.auto_class, location, revision, **hub, **kwargs)
 
     def save_pretrained(
         self,
@@ -199,8 +197,8 @@ class AdapterCheckpoint:
         if save_base:
             self._save_base(folder / BASE, state if state_dict else None, **base_options)
             config.language_model, config.language_model_revision = BASE, None
-        parts = [name for name in COMPONENTS if not (whole and name == "language_model")]
-        _copy_components(config, parts, source, folder)
+        components = [name for name in COMPONENTS if not (whole and name == "language_model")]
+        _copy_components(config, components, source, folder)
         _write_weights(self, state, folder, whole)
         if len(self.generic_features):
             save_generic(folder, self.generic_features)
@@ -233,16 +231,16 @@ class AdapterCheckpoint:
         Raises:
             VLMIGError: it is not, and the user asked not to save it.
         """
-        place = config.locate(config.language_model, source)
+        location = config.locate(config.language_model, source)
         base = _base_state(state)
-        if not _differs(self, base, place, config.language_model_revision):
+        if not _differs(self, base, location, config.language_model_revision):
             return False
         if save_base is False:
             raise VLMIGError(
-                f"save_base=False, and the base LM is not what {place} holds: an adapter alone "
+                f"save_base=False, and the base LM is not what {location} holds: an adapter alone "
                 "would be loaded around another LM; expected save_base=True, or None to decide"
             )
-        logger.info("the base LM is not what %s holds: saved with the adapter", place)
+        logger.info("the base LM is not what %s holds: saved with the adapter", location)
         return True
 
     def _save_base(self, folder: Path, state: dict[str, Tensor] | None, **kwargs: Any) -> None:
@@ -265,22 +263,22 @@ def _base_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _differs(
-    model: AdapterCheckpoint, base: dict[str, Tensor], place: str, revision: str | None
+    model: AdapterCheckpoint, base: dict[str, Tensor], location: str, revision: str | None
 ) -> bool:
-    """Whether a base LM's weights are others than those of ``place``."""
+    """Whether a base LM's weights are others than those of ``location``."""
     now, before = weights_digest(base), loaded(model.language_model)
     dtype = model.language_model.dtype
-    if before is not None and (before.name, before.revision) == (place, revision):
+    if before is not None and (before.name, before.revision) == (location, revision):
         if before.digest == now:
             return False
         if before.dtype == dtype:
             return True
     try:
-        there = load_language_model(model.auto_class, place, revision, dtype=dtype)
+        there = load_language_model(model.auto_class, location, revision, dtype=dtype)
     except VLMIGError:
         return True
-    found = loaded(there)
-    return found is None or found.digest != now
+    stored = loaded(there)
+    return stored is None or stored.digest != now
 
 
 def _refuse_wrapped(state: dict[str, Tensor]) -> None:
@@ -291,7 +289,7 @@ def _refuse_wrapped(state: dict[str, Tensor]) -> None:
     """
     wrapped = ("lora_", "base_layer", "modules_to_save", "original_module")
     for name in state:
-        if not name.startswith(PREFIX) and any(part in name for part in wrapped):
+        if not name.startswith(PREFIX) and any(mark in name for mark in wrapped):
             raise VLMIGError(
                 f"{name} is a layer of PEFT in the adapter; expected merge_and_unload() before "
                 "save_pretrained, or the PeftModel's own save_pretrained"
@@ -324,9 +322,9 @@ def _write_weights(model: Any, state: dict[str, Tensor], folder: Path, whole: bo
     os.replace(partial, folder / WEIGHTS)
 
 
-def _copy_components(config: VLMIGConfig, parts: list[str], source: Path, folder: Path) -> None:
+def _copy_components(config: VLMIGConfig, names: list[str], source: Path, folder: Path) -> None:
     """Copy the components inside a checkpoint (``./x``) into another folder, if new there."""
-    for component in parts:
+    for component in names:
         name = getattr(config, component).rpartition(":")[2]
         if name.startswith("./") and (source / name).is_dir() and not (folder / name).exists():
             partial = (folder / name).with_suffix(".part")

@@ -20,7 +20,7 @@ from transformers.cache_utils import Cache
 
 from vlmig.errors import VLMIGError
 from vlmig.models.adapter_checkpoint import AdapterCheckpoint
-from vlmig.models.cache import keep_images, kept_images
+from vlmig.models.cache import cached_images, keep_images
 from vlmig.models.config import VLMIGConfig
 from vlmig.models.fusion.base import Fusion
 from vlmig.models.fusion.cross_attention import CrossAttentionFusion
@@ -197,8 +197,8 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
     ) -> VisualStates:
         """Encode reference images (R, P, C) followed by each prompt's K images. Reused while
         decoding with a cache."""
-        if (kept := kept_images(cache, visual_features)) is not None:
-            return kept
+        if (cached := cached_images(cache, visual_features)) is not None:
+            return cached
         before = reference.to(self.blank_features).expand(len(visual_features), -1, -1, -1)
         states = self.fusion.encode_images(self, torch.cat([before, visual_features.to(before)], 1))
         if cache is not None and not self.config.images_in_text:

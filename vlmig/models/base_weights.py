@@ -47,8 +47,8 @@ def weights_digest(state: Mapping[str, Any]) -> str:
         value = state[name]
         if isinstance(value, Tensor) and value.device.type != "meta":
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-            for part in _sums(value.detach()):
-                digest.update(part.cpu().numpy().tobytes())
+            for sums in _sums(value.detach()):
+                digest.update(sums.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -141,7 +141,7 @@ class _GrowingLayer(DynamicLayer):
     is_compileable = True
 
 
-def kept_images(cache: Cache | None, features: Tensor) -> States | None:
+def cached_images(cache: Cache | None, features: Tensor) -> States | None:
     """Return the cached states of this very tensor of features, (B, K, P, C); None without any."""
     for layer in cache.layers if cache is not None else []:
         if isinstance(layer, _Images) and layer.features is features:
@@ -212,12 +212,12 @@ class _AfterImages:
     ) -> tuple[Tensor, Tensor]:
         together = (self._join(key_states), self._join(value_states))
         keys, values = super().update(*together)  # type: ignore[misc]
-        return self._part(keys), self._part(values)
+        return self._separate(keys), self._separate(values)
 
     def _join(self, states: Tensor) -> Tensor:
         return states.unflatten(0, (-1, self.images)).flatten(1, 2)
 
-    def _part(self, states: Tensor) -> Tensor:
+    def _separate(self, states: Tensor) -> Tensor:
         return states.unflatten(1, (self.images, -1)).flatten(0, 1)
 
 

@@ -99,9 +99,9 @@ def _check_config(path: Path) -> None:
             "is 'vlmig'; name another folder"
         )
     for component in COMPONENTS:
-        place = str(fields.get(component)).rpartition(":")[2]
-        if place.startswith("./"):
-            check_whole(path.parent / place)
+        inner = str(fields.get(component)).rpartition(":")[2]
+        if inner.startswith("./"):
+            check_whole(path.parent / inner)
 
 
 def load_generation(folder: Path) -> GenerationConfig | None:
@@ -158,9 +158,9 @@ def load_tokenizer(
         VLMIGError: there is none.
     """
     settle_hub(name)
-    place = unpacked(name)
+    path = unpacked(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, config=config)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, config=config)
     except Exception as error:  # damaged files break transformers in any way
         raise VLMIGError(
             f"no tokenizer at {name}: {why_damaged(Path(name), error)}; save one beside the LM"
@@ -172,14 +172,14 @@ def save_tokenizer(config: VLMIGConfig, source: Path, folders: list[Path]) -> No
     """Save the checkpoint's tokenizer, or the base LM's, if there is one: the files as they are
     where they name their class, without which transformers would not know it."""
     name, revision = tokenizer_place(config, source)
-    place, settings = Path(name), Path(name) / TOKENIZER
+    path, settings = Path(name), Path(name) / TOKENIZER
     if settings.is_file() and "tokenizer_class" in json.loads(settings.read_text(encoding="utf-8")):
         for pattern in TOKENIZER_FILES:
-            for file, folder in product(place.glob(pattern), folders):
+            for file, folder in product(path.glob(pattern), folders):
                 folder.mkdir(exist_ok=True)
-                if folder.resolve() != place.resolve():
+                if folder.resolve() != path.resolve():
                     shutil.copyfile(file, folder / file.name)
-    elif place.is_dir() or not config.language_model.startswith("./"):
+    elif path.is_dir() or not config.language_model.startswith("./"):
         try:
             tokenizer = load_tokenizer(name, revision, config.text_config)
         except VLMIGError as error:
@@ -196,9 +196,9 @@ def describe_language_model(name: str, revision: str | None = None) -> PreTraine
         VLMIGError: it cannot be loaded.
     """
     settle_hub(name)
-    place = unpacked(name)
+    path = unpacked(name)
     try:
-        return AutoConfig.from_pretrained(place, revision=revision)
+        return AutoConfig.from_pretrained(path, revision=revision)
     except Exception as error:  # damaged files break transformers in any way
         raise _not_loaded(name, "causal or masked", error) from error
 
@@ -219,12 +219,12 @@ def load_language_model(
         load_low_rank(model, Path(name))
     else:
         try:
-            place = unpacked(name)
+            path = unpacked(name)
             if "dtype" not in kwargs:
-                default = "auto" if _is_quantized(place, revision) else torch.float32
+                default = "auto" if _is_quantized(path, revision) else torch.float32
                 kwargs["dtype"] = kwargs.pop("torch_dtype", default)
             model, loading = auto_class.from_pretrained(
-                place, revision=revision, output_loading_info=True, **kwargs
+                path, revision=revision, output_loading_info=True, **kwargs
             )
             check_weights(model, name, loading["missing_keys"])
             model = keep_stored_form(model)

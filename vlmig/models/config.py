@@ -31,8 +31,8 @@ Text = Annotated[str, Field(pattern=r"\S")]
 
 def _inside(name: str) -> str:
     """Refuse a sub-folder that leaves the checkpoint: what is inside is copied with it."""
-    place = name.rpartition(":")[2].split("/")
-    if place[0] == "." and ".." in place:
+    steps = name.rpartition(":")[2].split("/")
+    if steps[0] == "." and ".." in steps:
         raise ValueError(f"is {name!r}; expected a folder inside the checkpoint")
     return name
 
@@ -79,8 +79,8 @@ def _text_config(fields: dict[str, Any]) -> PreTrainedConfig:
 
 def _check_precision(field: str, given: Any) -> None:
     """Refuse what is no precision; transformers takes any name that torch has."""
-    found = getattr(torch, given, None) if isinstance(given, str) else given
-    if given is not None and not isinstance(found, torch.dtype | dict):
+    dtype = getattr(torch, given, None) if isinstance(given, str) else given
+    if given is not None and not isinstance(dtype, torch.dtype | dict):
         raise VLMIGError(
             f"{field}={given!r} in the configuration; expected a precision of torch, such as "
             "float32; correct it in config.json"
@@ -275,10 +275,10 @@ class VLMIGConfig(PreTrainedConfig):
         Raises:
             VLMIGError: no such package.
         """
-        kind, colon, place = name.rpartition(":")
+        kind, colon, path = name.rpartition(":")
         if kind == "package":
-            return str(package_path(place))
-        return f"{kind}{colon}{folder / place[2:]}" if place.startswith("./") else name
+            return str(package_path(path))
+        return f"{kind}{colon}{folder / path[2:]}" if path.startswith("./") else name
 
 
 # `import vlmig` brings this line to transformers (`vlmig/__init__.py`).

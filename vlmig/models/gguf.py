@@ -52,14 +52,14 @@ def unpacked(name: str) -> str:
 
 
 def _file_of(name: str) -> Path | None:
-    place = Path(name)
-    if place.suffix == ENDING:
-        if not place.is_file():
+    path = Path(name)
+    if path.suffix == ENDING:
+        if not path.is_file():
             raise VLMIGError(f"no file {name}; expected a GGUF file; check the path")
-        return place
-    if not place.is_dir() or (place / "config.json").is_file():
+        return path
+    if not path.is_dir() or (path / "config.json").is_file():
         return None
-    files = sorted(place.glob(f"*{ENDING}"))
+    files = sorted(path.glob(f"*{ENDING}"))
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
         raise VLMIGError(f"{name} holds {names}; expected one of them; name the file")
@@ -74,8 +74,8 @@ def _unpack(file: Path, folder: Path) -> None:
         raise VLMIGError(f"reading {file} needs gguf; install it with pip install gguf") from None
     logger.info("unpacking %s once, into %s", file, folder)
     at = {"gguf_file": file.name}
-    part = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)  # a kill left it
+    partial = folder.with_name(folder.name + ".part")
+    shutil.rmtree(partial, ignore_errors=True)  # a kill left it
     # Transformers builds this table anew for every layer; that would be half of the time.
     table = patch.object(reader, "get_tensor_name_map", cache(reader.get_tensor_name_map))
     try:
@@ -96,9 +96,9 @@ def _unpack(file: Path, folder: Path) -> None:
             "architecture transformers knows; fetch it again, or name the LM's original"
         ) from error
     check_weights(model, str(file), loading["missing_keys"])
-    _write(model, part)
-    tokenizer.save_pretrained(part)
-    part.replace(folder)
+    _write(model, partial)
+    tokenizer.save_pretrained(partial)
+    partial.replace(folder)
 
 
 def _dequantized() -> dict[str, Any]:

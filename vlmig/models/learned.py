@@ -44,25 +44,25 @@ class Learned:
     intercept: float
 
     @classmethod
-    def of(cls, kept: Mapping[str, Any] | None) -> Learned:
+    def of(cls, stored: Mapping[str, Any] | None) -> Learned:
         """Return what a checkpoint keeps, see ``VLMIGConfig.learned``.
 
         Raises:
             VLMIGError: it keeps none, or one of other features.
         """
-        if kept is None:
+        if stored is None:
             raise VLMIGError(
                 "weights='learned' need weights that were fitted, and this checkpoint has none; "
                 "expected vlmig calibrate RUN --model FOLDER, or weights uniform, clip or entropy"
             )
-        columns: Any = kept.get("features", {})
+        columns: Any = stored.get("features", {})
         if sorted(columns) != sorted(FEATURES):  # a configuration file sorts them
             raise VLMIGError(
                 f"learned weights of {', '.join(columns) or 'nothing'} in the configuration; "
                 f"expected {', '.join(FEATURES)}: fit them again with vlmig calibrate"
             )
         mean, scale, slope = zip(*(columns[name] for name in FEATURES), strict=True)
-        return cls(mean, scale, slope, kept["intercept"])
+        return cls(mean, scale, slope, stored["intercept"])
 
     def described(self) -> dict[str, Any]:
         """Return the regression as a checkpoint keeps it."""
@@ -105,7 +105,7 @@ def features_of(text: Tensor, images: Tensor, alignment: Tensor, blank: Tensor) 
     if alignment.dim() > text.dim():
         alignment = alignment.mean(-2)
     favorite = images.argmax(-1)
-    others = (favorite[:, None] == favorite[None]).sum(1) - 1
+    agreeing = (favorite[:, None] == favorite[None]).sum(1) - 1
     first, second = text.topk(2).values.unbind(-1)
     probabilities = images.exp()
     moved = (probabilities * (images - blank)).nan_to_num(0.0).sum(-1)
@@ -113,7 +113,7 @@ def features_of(text: Tensor, images: Tensor, alignment: Tensor, blank: Tensor) 
         alignment.movedim(-1, 0),
         torch.special.entr(probabilities).sum(-1) / most,
         torch.special.entr(text.exp()).sum(-1) / most,
-        (others + 0.5) / count,
+        (agreeing + 0.5) / count,
         moved.clamp(0.0, SUREST).log1p(),
         (first - second).clamp_max(SUREST),
     ]

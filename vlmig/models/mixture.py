@@ -127,8 +127,8 @@ class Mixture:
             factor = 2.0 if self.weights == "doubled" else 1.0
             return alignment.clamp(0.0, 1.0) * torch.where(alignment.isinf(), 1.0, factor)
         if self.weights == "entropy":
-            kept = ((alignment >= self.alignment_floor) | unknown).to(alignment)
-            return torch.where(alignment.isinf(), torch.inf, kept)
+            fits = ((alignment >= self.alignment_floor) | unknown).to(alignment)
+            return torch.where(alignment.isinf(), torch.inf, fits)
         return torch.ones_like(alignment)
 
     def certain(self, text: Tensor, images: Tensor, trust: Tensor) -> Tensor:
@@ -167,8 +167,8 @@ class Mixture:
             ValueError: ``evidence`` or ``contrast`` without ``blank``.
         """
         if self.contrasts and blank is None:
-            shown = "a blank image" if self.mix == "evidence" else "generic images"
-            raise ValueError(f"mix={self.mix!r} compares with {shown}; pass blank=")
+            baseline = "a blank image" if self.mix == "evidence" else "generic images"
+            raise ValueError(f"mix={self.mix!r} compares with {baseline}; pass blank=")
         rule, count = self.mix, trust.shape[-1]
         uncertainty = entropy(text) if self.weights == "entropy" else None
         total: Tensor | None = None

@@ -72,11 +72,11 @@ def _counted(data: dict[str, Any]) -> str:
     counts = dict(data)
     for rule, count in data.get("curated", {}).items():
         counts[f"left out by {rule}"] = count
-    parts = []
+    figures = []
     for name, count in counts.items():
         if isinstance(count, int) and count:
-            parts.append(f"{count:,} {name.replace('_', ' ')}")
-    return ", ".join(parts)
+            figures.append(f"{count:,} {name.replace('_', ' ')}")
+    return ", ".join(figures)
 
 
 def _training(training: dict[str, Any]) -> str:

@@ -51,7 +51,7 @@ from vlmig.models.reference import (
 from vlmig.models.text_states import (
     LateReading,
     Reading,
-    last_places,
+    last_indices,
     number,
     queried,
     real_tokens,
@@ -208,32 +208,32 @@ class VLMIGForCausalLM(VLMIGPreTrainedModel, GenerationMixin):
             packed: positions of rows that hold several texts, which begin anew with each, (B, T).
         """
         queries = states.shape[1]
-        places = last_places(queries, seen_length(cache, queries), states.device)
+        indices = last_indices(queries, seen_length(cache, queries), states.device)
         present = real_tokens(padding, states, cache)
         positions, image_end = number(present), None
         if self.published:
             family, tokens = self.config.text_config.model_type, self.config.visual_tokens
             present, positions, image_end = published_layout(present, family, tokens)
-        positions = positions[:, places]
+        positions = positions[:, indices]
         if packed is not None and not self.published:
             positions = packed.expand_as(positions)
         text = self.fusion.read_text(states, positions)
         if cache is not None:
             text = extend_cache(cache, text, self.config.text_config)
         every = torch.arange(present.shape[1], device=states.device)
-        mask = present[:, None] & (every <= places[:, None])
+        mask = present[:, None] & (every <= indices[:, None])
         if packed is not None:
             mask = mask & same_text(packed)
         if unread := unread_positions(cache):
             mask = mask & (every >= unread)
-        kept = queried(logits_to_keep)
-        image_end = image_end[:, places][:, kept] if image_end is not None else None
+        selected = queried(logits_to_keep)
+        image_end = image_end[:, indices][:, selected] if image_end is not None else None
         return LateReading(
-            hidden=states[:, kept],
+            hidden=states[:, selected],
             cache=cache,
             text=text,
-            mask=mask[:, kept],
-            positions=positions[:, kept],
+            mask=mask[:, selected],
+            positions=positions[:, selected],
             image_end=image_end,
         )
 

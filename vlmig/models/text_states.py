@@ -54,7 +54,7 @@ class PrefixReading(Reading):
     """Which of all S positions hold tokens, bool (B, S)."""
     begin: Tensor
     """Position at which an imagined image is inserted, (B,)."""
-    kept: Tensor | slice
+    selected: Tensor | slice
     """Which of the new positions are queried."""
 
 
@@ -82,8 +82,8 @@ def number(present: Tensor) -> Tensor:
     return (present.long().cumsum(-1) - 1).clamp_min(0)
 
 
-def last_places(count: int, length: int | Tensor, device: torch.device) -> Tensor:
-    """Return the last ``count`` places of a text of ``length`` tokens, (T,)."""
+def last_indices(count: int, length: int | Tensor, device: torch.device) -> Tensor:
+    """Return the last ``count`` indices into a text of ``length`` tokens, (T,)."""
     return torch.arange(count, device=device) + (length - count)
 
 

@@ -91,9 +91,9 @@ class Trainable:
     def _keep_built_weights(self) -> None:
         """Keep ``post_init`` from drawing anew what was built with weights: all but the adapter's
         linear layers."""
-        for part in self.children():
-            for module in part.modules():
-                if part is self.language_model or not isinstance(module, nn.Linear):
+        for child in self.children():
+            for module in child.modules():
+                if child is self.language_model or not isinstance(module, nn.Linear):
                     module._is_hf_initialized = True  # type: ignore[assignment]
 
     def _init_weights(self, module: nn.Module) -> None:

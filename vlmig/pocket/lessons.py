@@ -31,7 +31,7 @@ from vlmig.pocket.text import (
 from vlmig.processing.chat_templates import Turn, render
 from vlmig.vision.files import BadImage
 
-PLACES: dict[Label, str] = {"color": "[color]", "shape": "[shape]"}
+SLOTS: dict[Label, str] = {"color": "[color]", "shape": "[shape]"}
 """What stands for the color or shape in a wording."""
 PLAIN, SHAPES, CHATS = 0.1, 0.25, 0.1
 """Shares: of plain texts among wordings, of shapes and of chats among the others."""
@@ -100,20 +100,20 @@ class SceneDocuments(RecoloredScenes):
         version = self.version
         for number in range(self.documents):
             rng = random.Random(f"document {number}")
-            shown = [
+            chosen = [
                 (rng.randrange(len(self.concepts)), rng.randrange(self.scenes))
                 for _ in range(rng.randint(2, 4))
             ]
-            parts = []
-            for i, j in shown:
+            sentences = []
+            for i, j in chosen:
                 concept, color = self.concepts[i], self.drawn(i, j)[0].color
                 if rng.random() < 0.3:
-                    parts.append(plain_sentence(concept.names, rng))
-                parts.append(IMAGE + look_sentence(any_noun(concept, rng), "color", color, rng))
-            first, *more = [f"{i}/{j}" for i, j in shown]
-            versions = "\n".join(f"{version} {self.concepts[i].name}" for i, _ in shown)
+                    sentences.append(plain_sentence(concept.names, rng))
+                sentences.append(IMAGE + look_sentence(any_noun(concept, rng), "color", color, rng))
+            first, *more = [f"{i}/{j}" for i, j in chosen]
+            versions = "\n".join(f"{version} {self.concepts[i].name}" for i, _ in chosen)
             yield Pair(
-                " ".join(parts),
+                " ".join(sentences),
                 first,
                 group=f"document {number}",
                 version=versions,
@@ -157,7 +157,7 @@ class SceneAnswers(RecoloredScenes):
             for j in range(self.scenes):
                 drawn, rng = self.drawn(i, j)[0], random.Random(f"answers {i} {j}")
                 for wording in rng.choices(wordings, k=CAPTIONS):
-                    text, learnt = _told(wording, drawn)
+                    text, learnt = _fill(wording, drawn)
                     yield Pair(
                         text,
                         f"{i}/{j}",
@@ -167,7 +167,7 @@ class SceneAnswers(RecoloredScenes):
                     )
 
     def written(self, number: int) -> list[str]:
-        """Write all texts of a concept, with one of ``PLACES`` for the color or shape; plain ones
+        """Write all texts of a concept, with one of ``SLOTS`` for the color or shape; plain ones
         without it."""
         rngs = [random.Random(f"wording {number} {n}") for n in range(self.wordings)]
         return [self._wording(self.concepts[number], rng) for rng in rngs]
@@ -178,19 +178,19 @@ class SceneAnswers(RecoloredScenes):
         noun = any_noun(concept, rng)
         label: Label = "shape" if rng.random() < SHAPES else "color"
         if rng.random() >= CHATS:
-            return look_sentence(noun, label, PLACES[label], rng)
-        asked = Turn("user", look_question(noun, label, rng))
+            return look_sentence(noun, label, SLOTS[label], rng)
+        question = Turn("user", look_question(noun, label, rng))
         said = rng.choice(CHAT_ANSWERS).format(
-            d=f"the {noun}", D=f"The {noun}", v=PLACES[label], label=label
+            d=f"the {noun}", D=f"The {noun}", v=SLOTS[label], label=label
         )
-        return render([asked, Turn("assistant", said)], self.template, self.tokenizer)[0]
+        return render([question, Turn("assistant", said)], self.template, self.tokenizer)[0]
 
 
-def _told(wording: str, drawn: Drawn) -> tuple[str, tuple[tuple[int, int], ...]]:
+def _fill(wording: str, drawn: Drawn) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Put what a scene shows into a wording, and return where it stands; of a plain one nothing."""
-    for label, place in PLACES.items():
-        before, found, after = wording.partition(place)
-        if found:
+    for label, slot in SLOTS.items():
+        before, match, after = wording.partition(slot)
+        if match:
             said: str = getattr(drawn, label)
             if before.endswith("\n") and after.startswith("."):
                 said = said.capitalize()

@@ -181,9 +181,9 @@ def to_pixels(pictures: list[Image.Image] | np.ndarray) -> Tensor:
 def encode_scenes(vae: AutoencoderDC, scenes: np.ndarray) -> Tensor:
     """Encode scenes (n, H, W, 3) to unscaled latents (n, 8, H/8, W/8), half precision."""
     rows = []
-    for part in np.array_split(scenes, max(1, len(scenes) // BATCH)):
+    for batch in np.array_split(scenes, max(1, len(scenes) // BATCH)):
         with cpu_autocast():
-            pixels = to_pixels(part).contiguous(memory_format=torch.channels_last)
+            pixels = to_pixels(batch).contiguous(memory_format=torch.channels_last)
             rows.append(vae.encode(pixels).latent.half())
     return torch.cat(rows)
 

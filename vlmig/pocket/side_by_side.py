@@ -61,8 +61,8 @@ def side_by_side(
     for number, margin in zip(rng.permutation(len(things)), margins, strict=False):
         thing = things[number]
         left += margin
-        place = (int(left), int(rng.integers(0, SIZE - thing.height + 1)))
-        image.paste(thing, place, thing)
+        corner = (int(left), int(rng.integers(0, SIZE - thing.height + 1)))
+        image.paste(thing, corner, thing)
         left += thing.width + GAP
     return image
 

@@ -30,7 +30,7 @@ class Group(NamedTuple):
     concepts: list[Concept]
     sizes: list[float]
     """In the scene."""
-    told: bool
+    compared: bool
     """Whether texts say what is larger, not names alone."""
 
 
@@ -68,13 +68,13 @@ class ComparedScenes(RecoloredScenes):
         version = f"{self.version} {self.named}"
         for number in range(self.scenes):
             group, _ = self._group(number)
-            shown = " ".join(concept.name for concept in group.concepts)
+            names = " ".join(concept.name for concept in group.concepts)
             for text, spans in _texts(group, random.Random(f"sizes {number}")):
                 yield Pair(
                     text,
                     f"{number}",
                     group=f"{number}",
-                    version=f"{version} {shown}",
+                    version=f"{version} {names}",
                     learnt=spans,
                 )
 
@@ -92,10 +92,10 @@ class ComparedScenes(RecoloredScenes):
     def _group(self, number: int) -> tuple[Group, np.random.Generator]:
         """Draw what a scene shows; return its generator too."""
         rng = np.random.default_rng((17, number))
-        told = bool(rng.random() >= self.named)
-        concepts = self.concepts if told else load_concepts()
+        compared = bool(rng.random() >= self.named)
+        concepts = self.concepts if compared else load_concepts()
         things = draw_group(concepts, 3 if rng.random() < THREE else 2, rng)
-        return Group(things, random_sizes(len(things), rng), told), rng
+        return Group(things, random_sizes(len(things), rng), compared), rng
 
 
 def _texts(group: Group, rng: random.Random) -> Iterator[Told]:
@@ -104,7 +104,7 @@ def _texts(group: Group, rng: random.Random) -> Iterator[Told]:
     falling = sorted(zip(group.sizes, names, strict=True), reverse=True)
     compared = list(pairwise(names for _, names in falling))
     for number in range(CAPTIONS):
-        if group.told and number:
+        if group.compared and number:
             larger, smaller = rng.choice(compared)
             yield size_sentence(rng.choice(larger), rng.choice(smaller), rng)
         else:

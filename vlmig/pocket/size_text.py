@@ -76,10 +76,10 @@ def size_sentence(larger: str, smaller: str, rng: random.Random) -> Told:
     kind = rng.random()
     if kind < 0.3:
         return _marked(rng.choice(_STATEMENTS), nouns)
-    form, asked = rng.choice(_WHICH if kind < 0.65 else _WHETHER)
-    answer = nouns[rng.choice((asked, asked.upper()))]
+    form, key = rng.choice(_WHICH if kind < 0.65 else _WHETHER)
+    answer = nouns[rng.choice((key, key.upper()))]
     if form.startswith("Is"):
-        answer = "Yes" if nouns[asked] == x else "No"
+        answer = "Yes" if nouns[key] == x else "No"
     question = form.format(**nouns)
     return _marked(rng.choice(_FRAMES).replace("{q}", question), {"v": answer})
 
@@ -98,11 +98,11 @@ def size_corpus(seed: int, sentences: int) -> list[str]:
     They teach the wordings and no size, so that an image has only the answer to tell.
     """
     rng = random.Random(seed)
-    told = [concept for concept in load_concepts() if concept.split == "supervised"]
+    supervised = [concept for concept in load_concepts() if concept.split == "supervised"]
     texts = []
     for _ in range(sentences):
         if rng.random() < 0.7:
-            one, two = (rng.choice(concept.names) for concept in rng.sample(told, 2))
+            one, two = (rng.choice(concept.names) for concept in rng.sample(supervised, 2))
             larger, smaller = rng.sample((one, rng.choice((two, invented_noun(rng)))), 2)
             texts.append(size_sentence(larger, smaller, rng)[0])
         else:
@@ -129,9 +129,9 @@ def together(phrases: Sequence[str]) -> str:
 def _marked(form: str, fields: dict[str, str]) -> Told:
     """Fill a form in, and return where it has fields that a text does not ask about."""
     text, spans = "", []
-    for part in re.split(r"({\w+})", form):
-        name = part[1:-1] if part.startswith("{") else ""
-        value = fields[name] if name else part
+    for token in re.split(r"({\w+})", form):
+        name = token[1:-1] if token.startswith("{") else ""
+        value = fields[name] if name else token
         if name and name not in ("x", "y", "larger"):
             spans.append((len(text), len(text) + len(value)))
         text += value

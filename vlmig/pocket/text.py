@@ -219,11 +219,11 @@ def language_corpus(seed: int, sentences: int, concepts: Sequence[Concept] = ())
     """
     rng = random.Random(seed)
     concepts = concepts or load_concepts()
-    told = [c for c in concepts if c.split == "supervised"]
+    supervised = [c for c in concepts if c.split == "supervised"]
     kinds: tuple[Callable[[], str], ...] = (
         lambda: plain_sentence(rng.choice(concepts).names, rng),
         lambda: plain_sentence((invented_noun(rng),), rng),
-        lambda: _told_sentence(rng.choice(told), rng),
+        lambda: _true_sentence(rng.choice(supervised), rng),
         lambda: _varied_sentence(rng),
     )
     return [rng.choices(kinds, (0.35, 0.1, 0.3, 0.25))[0]() for _ in range(sentences)]
@@ -256,7 +256,7 @@ def look_question(noun: str, label: Label, rng: random.Random) -> str:
     return rng.choice(_QUESTIONS[label]).format(**_noun(noun, rng))
 
 
-def _told_sentence(concept: Concept, rng: random.Random) -> str:
+def _true_sentence(concept: Concept, rng: random.Random) -> str:
     if rng.random() < 0.75:
         return look_sentence(rng.choice(concept.names), "color", str(concept.color), rng)
     return look_sentence(rng.choice(concept.names), "shape", str(concept.shape), rng)

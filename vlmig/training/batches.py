@@ -117,7 +117,7 @@ class Batches(Dataset):
         images: loads the pairs' images.
         size: samples per step over all processes.
         micro: most samples at a time.
-        part: this process's number, and the number of processes.
+        process: this process's number, and the number of processes.
     """
 
     def __init__(
@@ -129,9 +129,9 @@ class Batches(Dataset):
         size: int,
         micro: int | None,
         blank_share: float,
-        part: tuple[int, int],
+        process: tuple[int, int],
     ) -> None:
-        number, count = part
+        number, count = process
         if size % count:
             raise VLMIGError(
                 f"batch: {size} over {count} processes; expected a multiple of {count}"

@@ -130,12 +130,12 @@ class Loop:
         Returns:
             The loss, the norm of the gradients, and whether any process should stop or save.
         """
-        parts = losses(self.module, self.step)
+        micro_losses = losses(self.module, self.step)
         total = torch.zeros((), device=self.accelerator.device)
-        for i, part in enumerate(parts):
-            last = i == len(parts) - 1
+        for i, micro_loss in enumerate(micro_losses):
+            last = i == len(micro_losses) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.module):
-                loss = part()
+                loss = micro_loss()
                 self.accelerator.backward(loss)
             total += loss.detach()
         flags = torch.tensor([float(stop), float(save)], device=self.accelerator.device)
@@ -175,7 +175,7 @@ class Loop:
     def save(self) -> None:
         """Write the state to a new folder, then remove the old one."""
         new = self.folder / f"{STATE}-{self.step}"
-        part = new.with_suffix(".part")
+        partial = new.with_suffix(".part")
         if self.accelerator.is_main_process:
             for unfinished in self.folder.glob(f"{STATE}-*.part"):  # a kill left them
                 shutil.rmtree(unfinished)
@@ -184,14 +184,14 @@ class Loop:
         self.accelerator.wait_for_everyone()
         try:
             with written(new):
-                self.accelerator.save_state(str(part))
+                self.accelerator.save_state(str(partial))
         except VLMIGError:
-            shutil.rmtree(part, ignore_errors=True)  # it would take the room that there is
+            shutil.rmtree(partial, ignore_errors=True)  # it would take the room that there is
             raise
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             shutil.rmtree(new, ignore_errors=True)
-            part.replace(new)
+            partial.replace(new)
             for _, old in _states(self.folder)[:-1]:
                 shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
@@ -204,10 +204,10 @@ class Loop:
             logger.info("%s: resumed at step %d of %d", self.folder.name, self.step, self.total)
             self.log = [line for line in _logged(log) if line["step"] <= self.step]
         if self.accelerator.is_main_process and log.exists():
-            part = log.with_suffix(".part")
+            partial = log.with_suffix(".part")
             lines = [json.dumps(line) + "\n" for line in self.log]
-            part.write_text("".join(lines), encoding="utf-8")
-            part.replace(log)
+            partial.write_text("".join(lines), encoding="utf-8")
+            partial.replace(log)
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:

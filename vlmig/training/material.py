@@ -73,17 +73,17 @@ class Material:
             size=stage.batch,
             micro=stage.micro_batch,
             blank_share=blank_share,
-            part=self.session.part,
+            process=self.session.process,
         )
 
-    def _read(self, parts: Sequence[Batches]) -> None:
-        """Let the frozen LM read every text that any of the parts draws.
+    def _read(self, streams: Sequence[Batches]) -> None:
+        """Let the frozen LM read every text that any of the streams draws.
 
         Raises:
             VLMIGError: the LM's states depend on more than a text's beginning.
         """
         session, network = self.session, self.session.model.model
-        tokens = parts[0].tokens
+        tokens = streams[0].tokens
         if tokens.masked or tokens.early:
             kind = "a masked LM" if tokens.masked else "fusion: prefix"
             raise VLMIGError(
@@ -91,9 +91,9 @@ class Material:
                 "read the same text in every epoch"
             )
         texts = (
-            part.tokens.batch(pairs)
-            for part in parts
-            for pairs in batched(part.order.pairs(), PORTION)
+            stream.tokens.batch(pairs)
+            for stream in streams
+            for pairs in batched(stream.order.pairs(), PORTION)
         )
         base = loaded(network.language_model)
         digest = base.digest if base else frozen_digest(network.language_model)
@@ -111,8 +111,8 @@ class Material:
             if session.accelerator.is_main_process:
                 with session.stopwatch("texts"):
                     states.fill(read)
-        for part in parts:
-            part.states = states
+        for stream in streams:
+            stream.states = states
 
     def _share(self, entry: dict[str, Any], tokens: Tokens) -> tuple[Share, Share]:
         """Read a source: its training share and its held-out share."""
@@ -153,7 +153,7 @@ class Material:
             How many images of each source cannot be read.
         """
         session, unreadable = self.session, []
-        number, count = session.part
+        number, count = session.process
         for i, share in enumerate(order.shares):
             rows, source = order.used(i), share.index.source
             mine = rows[number::count]

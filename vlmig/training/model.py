@@ -32,53 +32,53 @@ from vlmig.training.recipe import Recipe
 from vlmig.vision import VisionEncoder
 
 
-def choose_trained(model: Model, parts: Sequence[str], lora: dict[str, Any]) -> None:
+def choose_trained(model: Model, components: Sequence[str], lora: dict[str, Any]) -> None:
     """Let only the named components train.
 
     Args:
-        parts: of ``projector``, ``fusion``, ``language_model``, ``lora``.
+        components: of ``projector``, ``fusion``, ``language_model``, ``lora``.
         lora: arguments of ``peft.LoraConfig``; low-rank layers of an earlier stage stay, and
-            continue to train if ``parts`` names them again.
+            continue to train if ``components`` names them again.
 
     Raises:
         VLMIGError: ``fusion`` where there is no such layer; ``lora`` without peft, or arguments
             that it does not take.
     """
-    if "fusion" in parts and model.config.images_in_text:
+    if "fusion" in components and model.config.images_in_text:
         raise VLMIGError(
-            f"trains: {list(parts)} with fusion prefix, which has no fusion layer; expected "
+            f"trains: {list(components)} with fusion prefix, which has no fusion layer; expected "
             "projector, language_model or lora"
         )
-    if "lora" in parts and not has_low_rank(model.language_model):
+    if "lora" in components and not has_low_rank(model.language_model):
         add_low_rank(model.language_model, lora)
     model.freeze_base()
     model.requires_grad_(False)
-    for part in set(parts) - {"lora"}:
-        getattr(model, part).requires_grad_(True)
+    for component in set(components) - {"lora"}:
+        getattr(model, component).requires_grad_(True)
     for name, parameter in model.language_model.named_parameters():
         if "lora_" in name:
-            parameter.requires_grad_("lora" in parts)
-    set_modes(model, parts)
+            parameter.requires_grad_("lora" in components)
+    set_modes(model, components)
 
 
-def set_modes(model: Model, parts: Sequence[str]) -> None:
+def set_modes(model: Model, components: Sequence[str]) -> None:
     """Put trained parts in train mode and frozen parts in eval mode."""
     model.train()
-    if not {"language_model", "lora"} & set(parts):
+    if not {"language_model", "lora"} & set(components):
         model.language_model.eval()
 
 
 def count_parameters(model: Model) -> dict[str, tuple[int, int]]:
     """Count the trained and the frozen parameters of projector, fusion layer and base LM."""
     counts = {}
-    for part in ("projector", "fusion", "language_model"):
+    for component in ("projector", "fusion", "language_model"):
         trained = frozen = 0
-        for parameter in getattr(model, part).parameters():
+        for parameter in getattr(model, component).parameters():
             if parameter.requires_grad:
                 trained += parameter.numel()
             else:
                 frozen += parameter.numel()
-        counts[part] = trained, frozen
+        counts[component] = trained, frozen
     return counts
 
 
@@ -145,19 +145,19 @@ def _renewed(source: str, store: FeatureStore | None, settings: dict[str, Any]) 
     config.trained = False
     if "language_model" in fields:
         _exchange_base(config, folder)
-    place = config.locate(config.vision_encoder, folder)
-    blank = VisionEncoder(place, config.vision_layer, config.vision_features).encode_blank()
+    location = config.locate(config.vision_encoder, folder)
+    blank = VisionEncoder(location, config.vision_layer, config.vision_features).encode_blank()
     config.vision_patches, config.vision_width = blank.shape
-    place = config.locate(config.language_model, folder)
+    location = config.locate(config.language_model, folder)
     built = class_for(config)
     revision = config.language_model_revision
-    base = load_language_model(built.auto_class, place, revision, **settings)
+    base = load_language_model(built.auto_class, location, revision, **settings)
     network = place_adapter(built(config, base))
     network.config.name_or_path = "" if "language_model" in fields else str(folder)
     network.blank_features.copy_(blank)
     if "language_model" not in fields:
-        place, revision = tokenizer_place(config, folder)
-    tokenizer = load_tokenizer(place, revision, config.text_config)
+        location, revision = tokenizer_place(config, folder)
+    tokenizer = load_tokenizer(location, revision, config.text_config)
     return VLMIG(network, tokenizer, folder, store)
 
 
@@ -165,8 +165,8 @@ def _exchange_base(config: VLMIGConfig, folder: Path) -> None:
     """Describe another base LM in a checkpoint's configuration; its other components are named by
     where they are, so that a run does not copy them."""
     config.language_model = absolute(config.language_model)
-    place = config.locate(config.language_model, folder)
-    config.text_config = describe_language_model(place, config.language_model_revision)
+    location = config.locate(config.language_model, folder)
+    config.text_config = describe_language_model(location, config.language_model_revision)
     config.auto = config.learned = None  # fitted to the other LM
     config.architectures = [class_for(config.text_config).__name__]
     embedded = folder.is_relative_to(PACKAGE)

@@ -41,14 +41,14 @@ class Objective(nn.Module):
         self,
         texts: Texts,
         features: Tensor,
-        others: Tensor | None = None,
+        shuffled: Tensor | None = None,
         alone: Texts | None = None,
     ) -> dict[str, Tensor]:
         """Predict ``labels`` with images.
 
         Args:
             features: of each row's images, (B, M, P, C); M = 1 unless images are in the text.
-            others: of other texts' images, for validation; None in training, where only the first
+            shuffled: of other texts' images, for validation; None in training, where only the first
                 loss is needed.
             alone: the texts without image tokens.
 
@@ -57,8 +57,8 @@ class Objective(nn.Module):
             ``blank`` ones, and of the ``text`` alone.
         """
         beside = {"own": features}
-        if others is not None:
-            beside |= {"shuffled": others, "blank": self.model.blank_features.expand_as(features)}
+        if shuffled is not None:
+            beside |= {"shuffled": shuffled, "blank": self.model.blank_features.expand_as(features)}
         if not self.early:
             return self._beside(texts, beside)
         losses = {name: self._within(texts, images) for name, images in beside.items()}
@@ -70,7 +70,7 @@ class Objective(nn.Module):
     def _beside(self, texts: Texts, beside: dict[str, Tensor]) -> dict[str, Tensor]:
         """Late fusion: run the LM over the texts once, and fuse each set of images with its
         states."""
-        reading, labels = asked(self._read(texts), texts.labels)
+        reading, labels = labeled(self._read(texts), texts.labels)
         images = torch.cat([*beside.values()], 1).to(reading.hidden.device)
         fused = self.model.fuse(reading, images).unbind(1)
         states = dict(zip(beside, fused, strict=True))
@@ -122,8 +122,8 @@ class Objective(nn.Module):
         if len(rows) <= size:
             return self._of_rows(rows, wanted)
         losses = []
-        for part in zip(rows.split(size), wanted.split(size), strict=True):
-            losses.append(checkpoint(self._of_rows, *part, use_reentrant=False))
+        for chunk in zip(rows.split(size), wanted.split(size), strict=True):
+            losses.append(checkpoint(self._of_rows, *chunk, use_reentrant=False))
         return torch.stack(losses).sum()
 
     def _of_rows(self, rows: Tensor, wanted: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class Objective(nn.Module):
         return F.cross_entropy(logits.float(), wanted, reduction="sum")
 
 
-def asked(reading: LateReading, labels: Tensor) -> tuple[LateReading, Tensor]:
+def labeled(reading: LateReading, labels: Tensor) -> tuple[LateReading, Tensor]:
     """Keep the queries that have a token to predict, and their labels (B, Q).
 
     Q is their number in the row with most; other rows keep some without a label.
@@ -140,14 +140,14 @@ def asked(reading: LateReading, labels: Tensor) -> tuple[LateReading, Tensor]:
     most = max(1, int(wanted.sum(1).max()))
     columns = wanted.byte().argsort(stable=True, dim=1, descending=True)[:, :most]
     end = reading.image_end
-    kept = replace(
+    queries = replace(
         reading,
         hidden=reading.hidden.take_along_dim(columns[..., None], 1),
         mask=reading.mask.take_along_dim(columns[..., None], 1),
         positions=reading.positions.take_along_dim(columns, 1),
         image_end=None if end is None else end.take_along_dim(columns, 1),
     )
-    return kept, labels.take_along_dim(columns, 1)
+    return queries, labels.take_along_dim(columns, 1)
 
 
 def visible(texts: Texts, dtype: torch.dtype) -> Tensor:
@@ -164,7 +164,7 @@ def visible(texts: Texts, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill(~(same & causal), torch.finfo(dtype).min)[:, None]
 
 
-def chamfer(embeddings: Tensor, places: Tensor, samples: Tensor) -> Tensor:
+def chamfer(embeddings: Tensor, visual: Tensor, samples: Tensor) -> Tensor:
     """Return the Chamfer distance (cosine) between visual tokens and words of the same text.
 
     It is 0 where each has an equal. VILA's paper only measures such a distance, and its code has no
@@ -172,13 +172,13 @@ def chamfer(embeddings: Tensor, places: Tensor, samples: Tensor) -> Tensor:
 
     Args:
         embeddings: the LM's input, (B, T, E).
-        places: which positions are visual tokens, bool (B, T).
+        visual: which positions are visual tokens, bool (B, T).
         samples: the number of each token's text in its row, from 1, 0 for padding, (B, T).
     """
     unit = F.normalize(embeddings.float(), dim=-1)
     cosines = unit @ unit.detach().transpose(1, 2)  # from every visual token to every word
-    words = ~places & (samples > 0)
-    compared = places[:, :, None] & words[:, None, :] & (samples[:, :, None] == samples[:, None, :])
+    words = ~visual & (samples > 0)
+    compared = visual[:, :, None] & words[:, None, :] & (samples[:, :, None] == samples[:, None, :])
     distance = (1 - cosines).masked_fill(~compared, torch.inf)
     means = []
     for axis in (2, 1):

@@ -63,9 +63,9 @@ def _parameters(model: Model) -> list[str]:
     for name, (trained, frozen) in count_parameters(model).items():
         lines.append(f"  {name:<15} {trained:>14,} trained {frozen:>15,} frozen")
         total += trained
-    kept = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    rest = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     lines.append(
-        f"  memory      {size(kept)} frozen weights, {size(total * ADAM_BYTES)} trained weights, "
+        f"  memory      {size(rest)} frozen weights, {size(total * ADAM_BYTES)} trained weights, "
         "gradients and AdamW"
     )
     return lines

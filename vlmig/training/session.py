@@ -40,6 +40,6 @@ class Session:
         return self.accelerator.distributed_type == DistributedType.FSDP
 
     @property
-    def part(self) -> tuple[int, int]:
+    def process(self) -> tuple[int, int]:
         """This process's number, and the number of processes."""
         return self.accelerator.process_index, self.accelerator.num_processes

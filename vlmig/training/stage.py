@@ -43,7 +43,7 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
     before = frozen_digest(network)
     counts = count_parameters(network)
     parameters = sum(counted[0] for counted in counts.values())
-    shares = ", ".join(f"{part} {n[0]:,} of {sum(n):,}" for part, n in counts.items())
+    shares = ", ".join(f"{component} {n[0]:,} of {sum(n):,}" for component, n in counts.items())
     logger.info("stage %s trains %s parameters (%s)", stage.name, f"{parameters:,}", shares)
     steps = Steps(session, number, stage, data)
     log, prepared = fit(
@@ -81,8 +81,8 @@ def _gathered(session: Session, number: int, prepared: nn.Module) -> VLMIG:
     accelerator, stages = session.accelerator, session.recipe.stages[: number + 1]
     state = accelerator.get_state_dict(prepared)  # whole on the main process
     if accelerator.is_main_process:
-        kept = {name: state[name].contiguous() for name in trainable(prepared) if name in state}
-        save_file(kept, session.folder / stages[-1].name / TRAINED)
+        weights = {name: state[name].contiguous() for name in trainable(prepared) if name in state}
+        save_file(weights, session.folder / stages[-1].name / TRAINED)
     accelerator.wait_for_everyone()
     model = start(session.recipe, session.model.imagination.store)
     for stage in stages:
@@ -193,13 +193,13 @@ class Steps:
         for first in range(start, start + each, held_out.micro):
             last = min(first + held_out.micro, start + each)
             batch = held_out.batch([position % total for position in range(first, last)])
-            others = held_out.batch([position % total for position in range(first + 1, last + 1)])
+            shifted = held_out.batch([position % total for position in range(first + 1, last + 1)])
             alone = batch.texts
             if held_out.tokens.early:
                 alone = held_out.tokens.batch(batch.pairs, alone=True)
             for texts in (batch.texts, alone):
                 texts.labels[max(0, total - first) :] = IGNORED
-            images, shuffled = self.session.images, exchanged(batch.images, others.images)
+            images, shuffled = self.session.images, exchanged(batch.images, shifted.images)
             losses = module(
                 batch.texts.to(self.device),
                 images.features(batch.images).to(self.device),
@@ -214,11 +214,11 @@ class Steps:
 
 
 def exchanged(
-    rows: Sequence[Sequence[Loaded]], others: Sequence[Sequence[Loaded]]
+    rows: Sequence[Sequence[Loaded]], other_rows: Sequence[Sequence[Loaded]]
 ) -> list[list[Loaded]]:
     """Replace each row's images by as many of another row's; by None where that has none."""
     replaced = []
-    for row, other in zip(rows, others, strict=True):
+    for row, other in zip(rows, other_rows, strict=True):
         images = other or [None]
         replaced.append([images[i % len(images)] for i in range(len(row))])
     return replaced

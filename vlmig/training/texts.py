@@ -103,7 +103,7 @@ class Tokens:
         config = model.config
         self.tokenizer, self.mask_share, self.pack = tokenizer, mask_share, pack
         self.masked, self.early = isinstance(model, VLMIGForMaskedLM), config.images_in_text
-        self.place, self.visual_tokens = config.placeholder_id, config.visual_tokens
+        self.placeholder, self.visual_tokens = config.placeholder_id, config.visual_tokens
         fits = config.text_limit and config.text_limit + (self.visual_tokens if self.early else 0)
         self.limit = min(limit, fits or limit)
         self.vocabulary = config.text_config.vocab_size
@@ -144,7 +144,7 @@ class Tokens:
 
     def _tokenized(self, pairs: Sequence[Pair], alone: bool) -> list[_Text]:
         early = self.early and not alone
-        marked = [with_places(pair) if early else without_places(pair) for pair in pairs]
+        marked = [early_text(pair) if early else late_text(pair) for pair in pairs]
         has_spans = any(spans for _, spans in marked)
         cut: dict[str, Any] = {} if early else {"truncation": True, "max_length": self.limit}
         encoded = self.tokenizer(
@@ -162,7 +162,7 @@ class Tokens:
         """Repeat each image token for its visual tokens, and cut, but never inside an image."""
         expanded = _Text([], [], 0)
         for token, learnt in zip(text.ids, text.learnt, strict=True):
-            is_image = token == self.place
+            is_image = token == self.placeholder
             size = self.visual_tokens if is_image else 1
             if len(expanded.ids) + size > self.limit:
                 break
@@ -217,7 +217,7 @@ class Tokens:
         return hidden, labels
 
 
-def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
+def early_text(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     """Return a pair's text with a placeholder for each image, and its learnt spans.
 
     Images of a text without placeholders go first.
@@ -237,7 +237,7 @@ def with_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     return front + pair.caption, tuple((a + len(front), b + len(front)) for a, b in pair.learnt)
 
 
-def without_places(pair: Pair) -> tuple[str, tuple[Span, ...]]:
+def late_text(pair: Pair) -> tuple[str, tuple[Span, ...]]:
     """Return a pair's text without placeholders, and its learnt spans, for late fusion."""
 
     def moved(position: int) -> int:

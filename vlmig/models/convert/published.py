@@ -210,16 +210,16 @@ def describe(mapping: Mapping, absent: list[str], base: PreTrainedModel) -> Iter
     if mapping.dropped:
         dropped = ", ".join(sorted(mapping.dropped))
         yield f"dropped, never used by the published forward pass: {dropped}"
-    state, shared, different, others = base.state_dict(), 0, [], []
+    state, shared, different, unmatched = base.state_dict(), 0, [], []
     for name, value in mapping.base.items():
         if name not in state or state[name].shape != value.shape:
-            others.append(name)
+            unmatched.append(name)
             continue
         shared += 1
         if not torch.allclose(state[name].float(), value.float(), atol=1e-2):
             different.append(name)
     doubt = f" (first: {different[0]}); is it the right LM?" if different else ""
     yield f"base LM: {shared} weights are the named LM's own, {len(different)} differ{doubt}"
-    if others:
-        modules = ", ".join(_modules(others))
-        yield f"left to its own checkpoint: {len(others)} weights of {modules}"
+    if unmatched:
+        modules = ", ".join(_modules(unmatched))
+        yield f"left to its own checkpoint: {len(unmatched)} weights of {modules}"

@@ -29,7 +29,7 @@ from vlmig.models.fusion.base import Fusion
 from vlmig.models.text_states import (
     PrefixReading,
     VisualStates,
-    last_places,
+    last_indices,
     number,
     queried,
     real_tokens,
@@ -54,17 +54,17 @@ class PrefixFusion(Fusion):
         if ids is None:
             return inputs
         images = 0 if shown is None else shown.shape[1]
-        places = ids == model.config.placeholder_id
+        mask = ids == model.config.placeholder_id
         if torch.compiler.is_compiling():  # a graph cannot depend on what a text says
             filled = images > 0
         else:
             # The placeholders may have been read already.
             begun = cache is not None and cache.get_seq_length()
-            filled = _has_places(places, images, bool(begun))
+            filled = _has_placeholders(mask, images, bool(begun))
         if shown is None or not filled:
             return inputs
-        words = model.get_input_embeddings()(ids.masked_fill(places, 0))
-        embedded = fill_placeholders(words, places, model.projector(shown.to(words)))
+        words = model.get_input_embeddings()(ids.masked_fill(mask, 0))
+        embedded = fill_placeholders(words, mask, model.projector(shown.to(words)))
         return inputs | {"input_ids": None, "inputs_embeds": embedded}
 
     def prepare_text(
@@ -78,7 +78,7 @@ class PrefixFusion(Fusion):
         logits_to_keep: int | Tensor,
     ) -> PrefixReading:
         """Keep what the LM needs to read the text again after each image."""
-        kept, present = queried(logits_to_keep), real_tokens(padding, states, cache)
+        selected, present = queried(logits_to_keep), real_tokens(padding, states, cache)
         embeddings = embedded.get("inputs_embeds")
         if embeddings is None:
             embeddings = model.get_input_embeddings()(embedded["input_ids"])
@@ -86,12 +86,12 @@ class PrefixFusion(Fusion):
         begun = images_read(cache, text_config.num_hidden_layers)
         begin = begin_of(present, None if begun else ids, text_config.bos_token_id)
         return PrefixReading(
-            hidden=states[:, kept],
+            hidden=states[:, selected],
             cache=cache,
             embeddings=embeddings,
             present=present,
             begin=begin,
-            kept=kept,
+            selected=selected,
         )
 
     def encode_images(self, model: Any, features: Tensor) -> VisualStates:
@@ -107,9 +107,9 @@ class PrefixFusion(Fusion):
         return torch.cat([_run_after(model, reading, group) for group in groups], 1)
 
 
-def _has_places(places: Tensor, images: int, begun: bool) -> bool:
+def _has_placeholders(mask: Tensor, images: int, begun: bool) -> bool:
     """Tell whether there are placeholders (B, T) to fill, as many as images ask for."""
-    count = int(places.sum())
+    count = int(mask.sum())
     if count == 0 and images and not begun:
         raise VLMIGError(
             f"{images} images and no placeholder in the text; put {IMAGE} where they go"
@@ -144,17 +144,18 @@ def _run_after(model: Any, reading: PrefixReading, features: Tensor) -> Tensor:
     if not begun:
         embeddings = insert(embeddings, visual, begin)
     present = insert(present, present.new_ones(visual.shape[:2]), begin)
-    places = last_places(added, length + tokens, embeddings.device)
+    indices = last_indices(added, length + tokens, embeddings.device)
     output = model.trunk(
         inputs_embeds=embeddings,
         attention_mask=present.long(),
-        position_ids=number(present)[:, places],
+        position_ids=number(present)[:, indices],
         use_cache=cache is not None,
         **cache_argument(cache),
     )
     # The last positions are the text's. An image after BOS predicts the next token, so its end
     # counts as BOS's position.
-    return output.last_hidden_state[:, -queries:].unflatten(0, (rows, images))[:, :, reading.kept]
+    states = output.last_hidden_state[:, -queries:].unflatten(0, (rows, images))
+    return states[:, :, reading.selected]
 
 
 def add_image_token(tokenizer: Any, config: VLMIGConfig) -> None:
@@ -176,12 +177,12 @@ def add_image_token(tokenizer: Any, config: VLMIGConfig) -> None:
     config.image_token_id = token
 
 
-def fill_placeholders(embeddings: Tensor, places: Tensor, visual: Tensor) -> Tensor:
+def fill_placeholders(embeddings: Tensor, mask: Tensor, visual: Tensor) -> Tensor:
     """Replace the placeholders in a text's embeddings (B, T, E) by visual tokens (B, M, N, E), in
     reading order.
 
     Args:
-        places: which positions are placeholders, bool (B, T). A row with fewer than M images uses
+        mask: which positions are placeholders, bool (B, T). A row with fewer than M images uses
             its first ones.
 
     Raises:
@@ -190,15 +191,15 @@ def fill_placeholders(embeddings: Tensor, places: Tensor, visual: Tensor) -> Ten
     """
     images, tokens = visual.shape[1:3]
     if not torch.compiler.is_compiling():
-        counts = places.sum(1)
+        counts = mask.sum(1)
         if bool((counts % tokens != 0).any()) or int(counts.max()) != images * tokens:
             raise VLMIGError(
                 f"{counts.tolist()} placeholder tokens in the texts for at most {images} images of "
                 f"{tokens} tokens each; expected {tokens} for every image of a row"
             )
-    order = (places.long().cumsum(1) - 1).clamp(0, images * tokens - 1)[..., None]
+    order = (mask.long().cumsum(1) - 1).clamp(0, images * tokens - 1)[..., None]
     read = visual.flatten(1, 2).to(embeddings).gather(1, order.expand(-1, -1, visual.shape[-1]))
-    return torch.where(places[..., None], read, embeddings)
+    return torch.where(mask[..., None], read, embeddings)
 
 
 def begin_of(present: Tensor, ids: Tensor | None, bos: int | None) -> Tensor:
