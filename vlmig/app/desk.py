@@ -211,9 +211,10 @@ class Desk:
         settings = Settings.of(fields)
         self._look_up(settings)  # refuses what cannot be mixed
         name, form, predictions = self._stored[settings.key]
-        changed = {field: getattr(settings, field) for field in ("strength", "doubt")}
         loaded = [repr(name)]
-        loaded += [f"{field}={value}" for field, value in changed.items() if value is not None]
+        for field in ("strength", "doubt"):
+            if (value := getattr(settings, field)) is not None:
+                loaded.append(f"{field}={value}")
         call = [f"    {form.question!r},"]
         if form.choices:
             call.append(f"    choices={form.choices!r},")

@@ -28,8 +28,9 @@ def run(arguments: argparse.Namespace) -> None:
     written = write_attributes(arguments.place, arguments.out, arguments.least)
     rows = [["", "nouns", "images that say it", "objects"]]
     for kind in written["kinds"]:
-        sums = [sum(noun[name] for noun in kind["nouns"]) for name in ("images", "objects")]
-        rows.append([kind["kind"], str(len(kind["nouns"])), *map(str, sums)])
+        images = sum(noun["images"] for noun in kind["nouns"])
+        objects = sum(noun["objects"] for noun in kind["nouns"])
+        rows.append([kind["kind"], str(len(kind["nouns"])), str(images), str(objects)])
     print(text_table(rows, "<>>>"))
     print(f"read {written['read']['images']} images, {written['read']['objects']} objects")
     for reason, count in written["read"]["left_out"].items():

@@ -6,7 +6,7 @@ import io
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from typing import IO, Any
 
@@ -151,7 +151,7 @@ def check_name(name: str) -> None:
 def _text_files(path: Path) -> list[Path]:
     """List the files with rows: of a folder those with its first ending of ``ROW_ENDINGS``, so that
     a README.txt beside .jsonl files is none."""
-    endings = [f"{ending}{more}" for ending in ROW_ENDINGS for more in ("", ".gz", ".zip")]
+    endings = list(map("".join, product(ROW_ENDINGS, ("", ".gz", ".zip"))))
     files = files_of(path, endings)
     for ending in ROW_ENDINGS:
         if chosen := [file for file in files if ending_of(file) == ending]:

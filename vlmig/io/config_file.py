@@ -224,9 +224,10 @@ def _message(kind: type[Checked], faults: Sequence[Mapping[str, Any]], where: st
     location = f"{where}: {'.'.join(map(str, path))}" if path else where
     known = list(_model_at(kind, path).model_fields)
     if fault["type"] == "missing":
-        needed = [
-            repr(f["loc"][-1]) for f in faults if f["type"] == "missing" and f["input"] is given
-        ]
+        needed = []
+        for other in faults:
+            if other["type"] == "missing" and other["input"] is given:
+                needed.append(repr(other["loc"][-1]))
         return f"{location} is missing {', '.join(needed)} (given: {_listed(given) or 'nothing'})"
     if name is not None:
         near = difflib.get_close_matches(str(name), known, 1)

@@ -53,15 +53,12 @@ class _Counted:
 def find_json(folder: Path, name: str) -> Path | None:
     """Find ``name.json`` or ``name.json.zip`` in a folder, the plain file first; else the newest of
     those with a version in their names, such as ``name_v1_2.json.zip``."""
-    older = sorted(folder.glob(f"{name}_v[0-9]*.json*"), key=_by_number, reverse=True)
+    older = list(folder.glob(f"{name}_v[0-9]*.json*"))
+    older.sort(key=lambda path: natural(path.name), reverse=True)
     for path in (folder / f"{name}.json", folder / f"{name}.json.zip", *older):
         if path.is_file() and path.name.endswith((".json", ".json.zip")):
             return path
     return None
-
-
-def _by_number(path: Path) -> list[tuple[int, str]]:
-    return natural(path.name)
 
 
 def holds_list(path: Path) -> bool:

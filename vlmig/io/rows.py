@@ -270,13 +270,15 @@ def _prompt_values(source: str | Path, column: str, split: str) -> Iterator[tupl
     if not path.is_file():
         rows = load_dataset(source, PROMPTS, split)
         require([column], rows.column_names, source, ANOTHER)
-        yield from ((f"{source}, row {i}", value) for i, value in enumerate(rows[column]))
+        for i, value in enumerate(rows[column]):
+            yield f"{source}, row {i}", value
     elif path.suffix in (".jsonl", ".csv"):
         for location, row in strict_rows(path):
             require([column], list(row), location, ANOTHER)
             yield location, row[column]
     else:
-        yield from ((str(path), line) for line in text_lines(path))
+        for line in text_lines(path):
+            yield str(path), line
 
 
 def shard_of(prompts: Sequence[str], index: int, count: int) -> list[str]:

@@ -100,10 +100,9 @@ class SceneDocuments(RecoloredScenes):
         version = self.version
         for number in range(self.documents):
             rng = random.Random(f"document {number}")
-            chosen = [
-                (rng.randrange(len(self.concepts)), rng.randrange(self.scenes))
-                for _ in range(rng.randint(2, 4))
-            ]
+            chosen = []
+            for _ in range(rng.randint(2, 4)):
+                chosen.append((rng.randrange(len(self.concepts)), rng.randrange(self.scenes)))
             sentences = []
             for i, j in chosen:
                 concept, color = self.concepts[i], self.drawn(i, j)[0].color

@@ -242,9 +242,8 @@ def _focal_lab() -> tuple[np.ndarray, np.ndarray]:
 @cache
 def _silhouette_matrix() -> tuple[list[str], np.ndarray]:
     """Return the names of the silhouettes and their masks as rows of 0 and 1."""
-    names = [name for name, _ in _silhouettes()]
-    masks = np.stack([mask.ravel() for _, mask in _silhouettes()]).astype(np.float32)
-    return names, masks
+    names, masks = zip(*_silhouettes(), strict=True)
+    return list(names), np.stack(masks).reshape(len(masks), -1).astype(np.float32)
 
 
 @cache
@@ -275,9 +274,8 @@ def _silhouettes() -> tuple[tuple[str, np.ndarray], ...]:
     for height in (0.8, 1.2):
         for sign in (-1, 1):
             polygon("triangle", [(-1, sign * height), (1, sign * height), (0, -sign * height)])
-    star = [
-        (r * np.sin(np.pi * i / 5), r * np.cos(np.pi * i / 5))
-        for i, r in enumerate([1.0, 0.42] * 5)
-    ]
+    star = []
+    for i, r in enumerate([1.0, 0.42] * 5):
+        star.append((r * np.sin(np.pi * i / 5), r * np.cos(np.pi * i / 5)))
     polygon("star", star)
     return tuple(shapes)

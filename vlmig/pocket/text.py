@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Literal
 
 from vlmig.pocket.concepts import Concept, load_concepts, plural
@@ -43,12 +44,10 @@ def with_article(noun: str) -> str:
 
 def picture_captions(concept: Concept) -> list[str]:
     """Return every caption of a concept's images: its names, then each name in each phrasing."""
-    phrased = [
-        form.format(n=name, a=with_article(name), p=plural(name))
-        for name in concept.names
-        for form in _CAPTION_FORMS
-    ]
-    return [*concept.names, *phrased]
+    captions = list(concept.names)
+    for name, form in product(concept.names, _CAPTION_FORMS):
+        captions.append(form.format(n=name, a=with_article(name), p=plural(name)))
+    return captions
 
 
 Label = Literal["color", "shape"]
@@ -129,38 +128,8 @@ _FRAMES = (
 # uncertain, and the adapter learns to read colors off an image whatever the noun is.
 _INVENTED = tuple(
     first + second
-    for first in (
-        "blo",
-        "dra",
-        "fe",
-        "glu",
-        "ki",
-        "mor",
-        "ne",
-        "pla",
-        "quo",
-        "sni",
-        "tro",
-        "vu",
-        "wem",
-        "yar",
-        "zi",
-    )
-    for second in (
-        "bbin",
-        "dax",
-        "ffle",
-        "gop",
-        "lmick",
-        "mpet",
-        "nzo",
-        "rvel",
-        "sk",
-        "thoo",
-        "tton",
-        "vva",
-        "xle",
-    )
+    for first in "blo dra fe glu ki mor ne pla quo sni tro vu wem yar zi".split()
+    for second in "bbin dax ffle gop lmick mpet nzo rvel sk thoo tton vva xle".split()
 )
 
 

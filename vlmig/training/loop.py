@@ -25,6 +25,7 @@ from tqdm import tqdm
 from transformers import get_scheduler
 
 from vlmig.errors import VLMIGError, one_line
+from vlmig.io.atomic import write_text
 from vlmig.io.weights import written
 from vlmig.training.recipe import Optimization
 
@@ -204,10 +205,7 @@ class Loop:
             logger.info("%s: resumed at step %d of %d", self.folder.name, self.step, self.total)
             self.log = [line for line in _logged(log) if line["step"] <= self.step]
         if self.accelerator.is_main_process and log.exists():
-            partial = log.with_suffix(".part")
-            lines = [json.dumps(line) + "\n" for line in self.log]
-            partial.write_text("".join(lines), encoding="utf-8")
-            partial.replace(log)
+            write_text(log, (json.dumps(line) + "\n" for line in self.log))
         self.accelerator.wait_for_everyone()
 
     def finish(self) -> None:

@@ -192,8 +192,8 @@ class Steps:
         names: tuple[str, ...] = ()
         for first in range(start, start + each, held_out.micro):
             last = min(first + held_out.micro, start + each)
-            batch = held_out.batch([position % total for position in range(first, last)])
-            shifted = held_out.batch([position % total for position in range(first + 1, last + 1)])
+            positions = [position % total for position in range(first, last + 1)]
+            batch, shifted = held_out.batch(positions[:-1]), held_out.batch(positions[1:])
             alone = batch.texts
             if held_out.tokens.early:
                 alone = held_out.tokens.batch(batch.pairs, alone=True)

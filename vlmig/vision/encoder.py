@@ -145,7 +145,7 @@ class VisionEncoder:
         """
         if self._caption_words is None:
             return []
-        words = {word for text in texts for word in words_of(text)}
+        words = set[str]().union(*map(words_of, texts))
         return sorted(words - self._caption_words)
 
     @cached_property

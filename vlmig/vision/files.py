@@ -168,9 +168,8 @@ def frames(path: str | Path, count: int) -> list[Image.Image]:
     try:
         with Image.open(path) as video:
             wanted = set(_evenly(getattr(video, "n_frames", 1), count))
-            return [
-                rgb(frame) for i, frame in enumerate(ImageSequence.Iterator(video)) if i in wanted
-            ]
+            every = enumerate(ImageSequence.Iterator(video))
+            return [rgb(frame) for i, frame in every if i in wanted]
     except Exception as error:
         raise VLMIGError(_unreadable(path, error)) from None
 
