@@ -25,7 +25,7 @@ from vlmig.evaluation.metrics.aggregate import assemble
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition, compare, judge, mark_unread
 from vlmig.evaluation.metrics.outcome import Outcome
-from vlmig.evaluation.run_folder import Row, found_row
+from vlmig.evaluation.run_folder import Row, find_row
 from vlmig.evaluation.tasks.download import SOURCES
 from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.evaluation.why import explained
@@ -170,7 +170,7 @@ def _main_metrics(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
     """Return the main condition's numbers under lm-eval's names."""
     subset = "covered" if evaluator.settings.subset == "covered" else "all"
     main = Condition(evaluator.settings.main_k, *outcome.main)
-    row = found_row(outcome.conditions, subset=subset, **vars(main))
+    row = find_row(outcome.conditions, subset=subset, **vars(main))
     metrics: dict[str, Any] = {"alias": outcome.task.name}
 
     def add(name: str, value: Any, stderr: Any = "N/A") -> None:
@@ -243,9 +243,9 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
         return []
     correct = {}
     for condition in pooled[0].correct:
-        found = [o.correct[condition] for o in pooled if condition in o.correct]
-        if len(found) == len(pooled):
-            correct[condition] = np.concatenate(found)
+        values = [o.correct[condition] for o in pooled if condition in o.correct]
+        if len(values) == len(pooled):
+            correct[condition] = np.concatenate(values)
     clusters, _ = coded(outcome.names[i] for outcome in pooled for i in outcome.clusters[:, 0])
     masks = {}
     if evaluator.settings.subset != "covered":
