@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain, repeat
@@ -112,7 +112,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "curves": list(chain(*(o.curves for o in outcomes))),
             "comparisons": _judged(evaluator, outcomes),
             "distributions": _distributions(outcomes),
-            "groups": _groups(outcomes),
+            "groups": _joined([{"rows": [], "spreads": []}, *(o.groups for o in outcomes)]),
             "pairs": list(chain(*(o.pairs for o in outcomes))),
             "losses": _losses(outcomes),
             "reliability": list(chain(*(o.reliability for o in outcomes))),
@@ -197,9 +197,7 @@ def _main_metrics(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
 
 def _judged(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     """Collect all comparisons, pooled ones too, and judge them as one table."""
-    rows = []
-    for outcome in outcomes:
-        rows += outcome.comparisons
+    rows = list(chain(*(outcome.comparisons for outcome in outcomes)))
     rows += _pooled(evaluator, outcomes)
     judge(rows)
     return rows
@@ -207,20 +205,17 @@ def _judged(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
 
 def _distributions(outcomes: list[Outcome]) -> dict[str, list[Row]]:
     """Join the tasks of distributions, and judge their comparisons as a table of its own."""
-    joined: dict[str, list[Row]] = {}
-    for outcome in outcomes:
-        for name, rows in outcome.distributions.items():
-            joined.setdefault(name, []).extend(rows)
+    joined = _joined(outcome.distributions for outcome in outcomes)
     judge(joined.get("comparisons", []))
     return joined
 
 
-def _groups(outcomes: list[Outcome]) -> dict[str, list[Row]]:
-    """Join what is told apart by groups of items."""
-    joined: dict[str, list[Row]] = {"rows": [], "spreads": []}
-    for outcome in outcomes:
-        for name, rows in outcome.groups.items():
-            joined[name] += rows
+def _joined(blocks: Iterable[dict[str, list[Row]]]) -> dict[str, list[Row]]:
+    """Join the tasks' rows under each name."""
+    joined: dict[str, list[Row]] = {}
+    for block in blocks:
+        for name, rows in block.items():
+            joined.setdefault(name, []).extend(rows)
     return joined
 
 

@@ -62,7 +62,7 @@ def _why(evaluator: Evaluator, item: Item, record: Record, seed: int, rule: tupl
     attributions = []
     for i, question in enumerate(item.questions):
         (group,) = by_context(question)
-        scores, (_, candidates) = _scores(record, i, visuals), group
+        scores, candidates = _scores(record, i, visuals), group[1]
         attributions.append(explain(model.scorer, group, visuals, scores, mixture, candidates))
     return _averaged(attributions)
 

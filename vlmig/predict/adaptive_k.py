@@ -315,11 +315,14 @@ def score_adaptively(
     work = partial(deterministic_map, device=device) if device is not None else _one_by_one
     work(AdaptiveScores.read, adaptive)
     while True:
-        wanted = {i: k for i, scores in enumerate(adaptive) if (k := scores.wanted) is not None}
+        wanted: dict[int, int] = {}
+        for i, scores in enumerate(adaptive):
+            if (count := scores.wanted) is not None:
+                wanted[i] = count
         if not wanted:
             return
         k = min(wanted.values())
-        members = [i for i in wanted if wanted[i] == k]
+        members = [i for i, count in wanted.items() if count == k]
         pairs = list(zip([adaptive[i] for i in members], draw(members, k), strict=True))
         work(lambda pair: pair[0].look(pair[1]), pairs)
 
