@@ -12,7 +12,7 @@ import numpy as np
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.metrics.bootstrap import Clusters
 from vlmig.evaluation.metrics.rescoring import Rescorer
-from vlmig.evaluation.run_folder import found_row, main_condition
+from vlmig.evaluation.run_folder import find_row, main_condition
 from vlmig.evaluation.tasks.items import Item, Question, Task
 from vlmig.models.config import VLMIGConfig
 
@@ -69,7 +69,7 @@ class Results:
     def baseline(self, task: str, subset: str, mix: str) -> Row | None:
         """Find what another use of the same images gets: vote, clip, zlavi or best-image; of all
         seeds where there are several."""
-        return found_row(self.block["conditions"], task=task, subset=subset, k=self.k, mix=mix)
+        return find_row(self.block["conditions"], task=task, subset=subset, k=self.k, mix=mix)
 
     def floor(self, task: str, subset: str) -> tuple[float | None, float | None]:
         """Return the accuracy of the most frequent answer, and chance; None where answers are

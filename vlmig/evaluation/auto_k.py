@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmig.errors import VLMIGError
 from vlmig.evaluation.settings import Settings
-from vlmig.evaluation.tasks.items import Item, Question, Task, parts_of
+from vlmig.evaluation.tasks.items import Item, Question, Task, by_context
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.mixture import Mixture
 from vlmig.predict.adaptive_k import AdaptiveScores, Stopping, parse_k, score_adaptively
@@ -85,10 +85,10 @@ def score_items(
         for questions in sets:
             groups, first = [], task.scoring == "first_token"
             for question in questions:
-                parts = []
-                for context, candidates in parts_of(question):
-                    parts.append((context, spaced("" if first else context, candidates)))
-                groups.append(parts)
+                contexts = []
+                for context, candidates in by_context(question):
+                    contexts.append((context, spaced("" if first else context, candidates)))
+                groups.append(contexts)
             how: Any = {"least": least, "first": first, "generic": generic}
             adaptive.append(AdaptiveScores(model.scorer, groups, rule, mixture, **how))
             texts.append(item.picture if policy == "item" else questions[0].context(0))

@@ -41,7 +41,7 @@ def donors(items: Sequence[Item], seed: int, count: int = DONORS) -> dict[str, l
     first = {item.cluster: item for item in reversed(items)}
     chosen: dict[str, list[Item]] = {}
     for ring in range(min(count, len(first) - 1)):
-        order = sorted(first, key=lambda name: _place(seed, ring, name))
+        order = sorted(first, key=lambda name: _order_key(seed, ring, name))
         for i, name in enumerate(order):
             others = (first[other] for other in order[i + 1 :] + order[:i])
             taken = chosen.setdefault(name, [])
@@ -61,7 +61,7 @@ def _donor(item: Item, others: Iterable[Item], taken: Sequence[Item]) -> Item:
     return free[0]
 
 
-def _place(seed: int, ring: int, name: str) -> bytes:
+def _order_key(seed: int, ring: int, name: str) -> bytes:
     return hashlib.sha256(f"{seed} {ring} {name}".encode()).digest()
 
 
@@ -83,8 +83,8 @@ def content_free(item: Item) -> Item:
     subject = re.compile(rf"(?<!\w)(?:{spelled})(?:e?s)?(?!\w)", re.IGNORECASE)
 
     def emptied(context: str) -> str:
-        text, found = subject.subn(CONTENT_FREE, context)
-        return text if found else CONTENT_FREE
+        text, count = subject.subn(CONTENT_FREE, context)
+        return text if count else CONTENT_FREE
 
     return _with_contexts(item, emptied)
 

@@ -142,8 +142,8 @@ class Evaluator:
         return Measured(task, items, seeds, keys, self.journal)
 
 
-def _by_seed(places: np.ndarray, items: int) -> Iterator[tuple[int, list[int]]]:
-    """Split places in (seeds, items) into each seed and its items."""
-    seed_index, item_index = np.divmod(places, items)
+def _by_seed(positions: np.ndarray, items: int) -> Iterator[tuple[int, list[int]]]:
+    """Split flat positions in (seeds, items) into each seed and its items."""
+    seed_index, item_index = np.divmod(positions, items)
     for s in np.unique(seed_index):
         yield int(s), item_index[seed_index == s].tolist()

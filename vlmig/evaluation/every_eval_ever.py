@@ -35,9 +35,9 @@ def record(results: Row, tasks: Sequence[Task]) -> Row:
     time, block = str(results["date"]), results["vlmig"]
     name = results["config"]["model_args"]["pretrained"]
     developer = "vlmig" if name in EMBEDDED else "local"
-    found: list[Row] = []
+    numbers: list[Row] = []
     for task in tasks:
-        found += _numbers(results, task)
+        numbers += _numbers(results, task)
     return {
         "schema_version": SCHEMA,
         "evaluation_id": f"vlmig/{developer}/{name}/{time}",
@@ -55,7 +55,7 @@ def record(results: Row, tasks: Sequence[Task]) -> Row:
             "additional_details": _texts({"git_hash": results["git_hash"]}),
         },
         "model_info": _model(name, developer, block),
-        "evaluation_results": found,
+        "evaluation_results": numbers,
     }
 
 
@@ -85,7 +85,7 @@ def _numbers(results: Row, task: Task) -> list[Row]:
     chosen = {"k": k, "subset": subset, **{name: config[name] for name in TEXTS}}
     condition = main_condition(results, task.name, subset) or {}
     rows = []
-    for name, (metric, shown) in METRICS.items():
+    for name, (metric, label) in METRICS.items():
         score = scores.get(f"{name},none")
         if score is None:
             continue
@@ -98,7 +98,7 @@ def _numbers(results: Row, task: Task) -> list[Row]:
                 "evaluation_result_id": f"{task.name}/{metric}",
                 "evaluation_name": task.name,
                 "source_data": _source(results, task),
-                "metric_config": _metric(metric, shown),
+                "metric_config": _metric(metric, label),
                 "score_details": details,
                 "generation_config": {"additional_details": _texts(chosen)},
             }
@@ -106,11 +106,11 @@ def _numbers(results: Row, task: Task) -> list[Row]:
     return rows
 
 
-def _metric(metric: str, shown: str) -> Row:
+def _metric(metric: str, label: str) -> Row:
     loss = metric == "perplexity"
     return {
         "metric_id": metric,
-        "metric_name": shown,
+        "metric_name": label,
         "metric_kind": metric,
         "metric_unit": "perplexity" if loss else "proportion",
         "lower_is_better": loss,
@@ -125,13 +125,13 @@ def _uncertainty(stderr: Any, condition: Row, name: str) -> Row:
     if not isinstance(stderr, float):
         return {}
     method = "bootstrap over objects"
-    found: Row = {"standard_error": {"value": stderr, "method": method}}
-    found["num_samples"] = condition["n"]
+    uncertainty: Row = {"standard_error": {"value": stderr, "method": method}}
+    uncertainty["num_samples"] = condition["n"]
     if name in ("acc", "exact_match"):
         lower, upper = condition["ci95"]
         ends = {"lower": lower, "upper": upper, "confidence_level": 0.95, "method": method}
-        found["confidence_interval"] = ends
-    return found
+        uncertainty["confidence_interval"] = ends
+    return uncertainty
 
 
 def _source(results: Row, task: Task) -> Row:

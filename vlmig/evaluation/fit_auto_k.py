@@ -94,15 +94,15 @@ def fit(
         VLMIGError: fewer images than ``most``, or fewer than two items.
     """
     names = [str(i) for i in range(len(questions))] if items is None else items
-    found, owner = np.unique(np.array(names), return_inverse=True)
+    distinct, owner = np.unique(np.array(names), return_inverse=True)
     fewest = min((len(scores.per_image) for scores in questions), default=0)
-    if fewest < most or len(found) < 2 or most < 2:
+    if fewest < most or len(distinct) < 2 or most < 2:
         raise VLMIGError(
-            f"{len(questions)} questions about {len(found)} items beside {fewest} images; "
+            f"{len(questions)} questions about {len(distinct)} items beside {fewest} images; "
             f"expected two or more items beside {most} images or more"
         )
     random = np.random.default_rng(0)
-    fitted = random.permutation(len(found))[: max(1, len(found) // FITTED)]
+    fitted = random.permutation(len(distinct))[: max(1, len(distinct) // FITTED)]
     fits = np.isin(owner, fitted)
     rule = _shape([questions[i] for i in np.flatnonzero(fits).tolist()], mixture, most, group)
     judging = [questions[i] for i in np.flatnonzero(~fits).tolist()]
@@ -155,15 +155,15 @@ def risks(
                 stop = (doubts <= threshold).argmax(0)
                 at_stop = changed[stop, np.arange(len(stop))]
                 losses[chosen, t] = at_stop.reshape(len(chosen), ORDERS).mean(1)
-    found, index, counts = np.unique(units, axis=0, return_inverse=True, return_counts=True)
+    distinct, index, counts = np.unique(units, axis=0, return_inverse=True, return_counts=True)
     total = np.zeros((len(counts), len(THRESHOLDS)))
     np.add.at(total, index.ravel(), losses)
     by_item = total / counts[:, None]
     # Of thresholds that fall from left to right: the greatest loss from here on.
     greatest = np.maximum.accumulate(by_item[:, ::-1], 1)[:, ::-1]
     bounds = []
-    for kind in np.unique(found[:, 0]):
-        of_kind = greatest[found[:, 0] == kind]
+    for kind in np.unique(distinct[:, 0]):
+        of_kind = greatest[distinct[:, 0] == kind]
         bounds.append((of_kind.sum(0) + 1) / (len(of_kind) + 1))
     rounded = np.ceil(np.max(bounds, axis=0) * 1e4) / 1e4
     return [[t, risk] for t, risk in zip(THRESHOLDS, rounded.tolist(), strict=True) if risk < 0.5]

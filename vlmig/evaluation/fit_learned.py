@@ -59,10 +59,10 @@ def described(scores: Scores, right: np.ndarray, k: int) -> tuple[np.ndarray, np
     text, blank = log_softmax(scores.text, -1), log_softmax(scores.blank, -1)
     images = log_softmax(scores.per_image[:k], -1)
     alignment = np.moveaxis(scores.alignment[:k], 0, -1)
-    parts = (torch.from_numpy(part) for part in (text, images, alignment, blank))
+    tensors = map(torch.from_numpy, (text, images, alignment, blank))
     rows = np.arange(len(text))
     helped = images[:, rows, right] > text[rows, right]
-    return features_of(*parts).numpy(), helped.T
+    return features_of(*tensors).numpy(), helped.T
 
 
 def examples(questions: Iterable[tuple[Scores, int, str]], k: int) -> Examples:
@@ -101,21 +101,21 @@ def fit(features: np.ndarray, helped: np.ndarray) -> Learned:
     return Learned(tuple(mean.tolist()), tuple(scale.tolist()), tuple(slope.tolist()), intercept)
 
 
-def cross_fitted(found: Examples) -> np.ndarray:
+def cross_fitted(data: Examples) -> np.ndarray:
     """Return the trust in each image, (Q, K), fitted on other objects than it is applied to."""
-    folds = min(FOLDS, len(np.unique(found.clusters)))
+    folds = min(FOLDS, len(np.unique(data.clusters)))
     if folds < 2:
-        return np.full(found.helped.shape, float(found.helped.mean()))
-    trust = np.empty(found.helped.shape)
-    for others, apply in GroupKFold(folds).split(found.helped, groups=found.clusters):
-        learned = fit(found.features[others], found.helped[others])
-        trust[apply] = learned.trust(torch.from_numpy(found.features[apply])).numpy()
+        return np.full(data.helped.shape, float(data.helped.mean()))
+    trust = np.empty(data.helped.shape)
+    for train, test in GroupKFold(folds).split(data.helped, groups=data.clusters):
+        learned = fit(data.features[train], data.helped[train])
+        trust[test] = learned.trust(torch.from_numpy(data.features[test])).numpy()
     return trust
 
 
-def quality(found: Examples) -> Quality:
+def quality(data: Examples) -> Quality:
     """Say how well the trust tells which images help, each object by what was fitted on others."""
-    trust, helped = cross_fitted(found).ravel(), found.helped.ravel()
+    trust, helped = cross_fitted(data).ravel(), data.helped.ravel()
     both = helped.any() and not helped.all()
     auroc = float(roc_auc_score(helped, trust)) if both else float("nan")
     brier = float(brier_score_loss(helped, trust))
@@ -129,14 +129,16 @@ def calibrate(folder: Path, checkpoint: Path) -> Quality:
         VLMIGError: a run without questions and images.
     """
     run = read_run(folder)
-    questions = [question for task in run.tasks for question in answered(run, task)]
+    questions: list[tuple[Scores, int, str]] = []
+    for task in run.tasks:
+        questions += answered(run, task)
     k = min((len(scores.per_image) for scores, _, _ in questions), default=0)
     if not k:
         raise VLMIGError(
             f"no questions with images in {folder}; expected a run of vlmig eval --k 0,6"
         )
-    found = examples(questions, k)
+    data = examples(questions, k)
     config = VLMIGConfig.from_pretrained(checkpoint)
-    config.learned = fit(found.features, found.helped).described()
+    config.learned = fit(data.features, data.helped).described()
     write_text(checkpoint / "config.json", config.to_json_string())
-    return quality(found)
+    return quality(data)

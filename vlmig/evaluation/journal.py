@@ -127,13 +127,13 @@ def fingerprint(model: VLMIG) -> str:
     encoder and image source. The same checkpoint in another place has the same."""
     config, digest = model.config, hashlib.sha256()
     encoder = source_of(config.locate(config.vision_encoder, model.folder))
-    for part in (
+    for component in (
         _settings(config),
         _tokenizer(model.tokenizer),
         encoder,
         model.imagination.identity,
     ):
-        digest.update(json.dumps(part, sort_keys=True, default=str).encode())
+        digest.update(json.dumps(component, sort_keys=True, default=str).encode())
     for name, tensor in model.model.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         if tensor.device.type != "meta":
@@ -150,17 +150,17 @@ def _settings(config: VLMIGConfig) -> dict[str, Any]:
     of components in their contents, and how a checkpoint was trained is in its weights."""
     fields = config.to_dict()
     names = VLMIGConfig.__annotations__.keys() - {"training"}
-    kept = {name: fields.get(name) for name in names if not name.startswith(COMPONENTS)}
-    return {"transformers": fields.get("transformers_version"), **_without_places(kept)}
+    decisive = {name: fields.get(name) for name in names if not name.startswith(COMPONENTS)}
+    return {"transformers": fields.get("transformers_version"), **_without_paths(decisive)}
 
 
-def _without_places(fields: dict[str, Any]) -> dict[str, Any]:
+def _without_paths(fields: dict[str, Any]) -> dict[str, Any]:
     """Leave out where configurations, one in another, were loaded from."""
-    kept = {}
+    cleaned = {}
     for name, value in fields.items():
         if name != "_name_or_path":
-            kept[name] = _without_places(value) if isinstance(value, dict) else value
-    return kept
+            cleaned[name] = _without_paths(value) if isinstance(value, dict) else value
+    return cleaned
 
 
 def _tokenizer(tokenizer: Any) -> list[Any]:
@@ -172,6 +172,6 @@ def _tokenizer(tokenizer: Any) -> list[Any]:
     return [rules, tokenizer.special_tokens_map, getattr(tokenizer, "chat_template", None)]
 
 
-def key_of(**parts: Any) -> str:
+def key_of(**fields: Any) -> str:
     """Name a measurement."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -34,11 +34,11 @@ def keep_generic(folder: Path, checkpoint: Path, store: FeatureStore, count: int
         for line in run.lines(task):
             if line.get("pictures") and line["pictures"][0]:
                 first.setdefault(line["doc"]["cluster"], line["pictures"][0][0])
-    kept: list[Tensor] = []
+    features: list[Tensor] = []
     for name in spread(first):
-        found = store.get(first[name], image=False)
-        if found is not None and len(kept) < count:
-            kept.append(found.patches)
-    if kept:
-        save_generic(checkpoint, torch.stack(kept))
-    return len(kept)
+        entry = store.get(first[name], image=False)
+        if entry is not None and len(features) < count:
+            features.append(entry.patches)
+    if features:
+        save_generic(checkpoint, torch.stack(features))
+    return len(features)

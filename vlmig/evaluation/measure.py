@@ -20,7 +20,7 @@ from vlmig.evaluation.journal import key_of
 from vlmig.evaluation.losses import Text, measure_losses, prompts_of, repeated
 from vlmig.evaluation.records import Record, listed
 from vlmig.evaluation.settings import Settings
-from vlmig.evaluation.tasks.items import Item, Question, Task, parts_of
+from vlmig.evaluation.tasks.items import Item, Question, Task, by_context
 from vlmig.imagination.visuals import Visuals
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
@@ -61,19 +61,19 @@ class Plan:
         shuffled = "shuffled" in settings.controls and task.has_donors
         self.donors = {s: donors(items, s, count) for s in settings.seeds} if shuffled else {}
         self.examples = task.demonstrations(data) if "few-shot" in self.settings.controls else []
-        shown = model.model.generic_features.tolist() if self.generic else None
-        self._generic_key = key_of(features=shown)
+        features = model.model.generic_features.tolist() if self.generic else None
+        self._generic_key = key_of(features=features)
         self._examples_key = key_of(items=[item.described() for item in self.examples])
-        found = any(self.donors.values())
-        for control, available in (("shuffled", found), ("few-shot", self.examples)):
+        has_donors = any(self.donors.values())
+        for control, available in (("shuffled", has_donors), ("few-shot", self.examples)):
             if control in self.settings.controls and not available:
-                told = "%s: no other objects or few-shot examples, so no control %s"
-                logger.info(told, task.name, control)
+                message = "%s: no other objects or few-shot examples, so no control %s"
+                logger.info(message, task.name, control)
 
     def key(self, seed: int, item: Item) -> str:
         """Name the measurement of an item by its content, so that it is found in any list of
         items."""
-        settings, others = self.settings, self._donors(seed, item)
+        settings, donors = self.settings, self._donors(seed, item)
         decisive = {"shuffled", "caption", "few-shot"} | ({"blank"} if item.pair else set())
         controls = sorted(decisive & set(settings.controls))
         return key_of(
@@ -84,12 +84,12 @@ class Plan:
             seed=seed,
             policy=self.policy,
             controls=controls,
-            other=[[donor.picture, donor.label] for donor in others] or None,
+            other=[[donor.picture, donor.label] for donor in donors] or None,
             solved=self._examples_key,
             calibrated=settings.calibrated,
             # Only where they are used: other measurements keep their names.
             **({"generic": self._generic_key} if self.generic else {}),
-            **({"given": [d.described()["pair"] for d in others]} if item.pair else {}),
+            **({"given": [d.described()["pair"] for d in donors]} if item.pair else {}),
         )
 
     def _donors(self, seed: int, item: Item) -> list[Item]:
@@ -116,7 +116,7 @@ class Plan:
             )
             records = []
             for item, (visuals, scores) in zip(items, scored, strict=True):
-                records.append(self._record(item, visuals, scores, others=[]))
+                records.append(self._record(item, visuals, scores, donors=[]))
             yield from self._with_text_only(items, records)
         else:
             yield from self._choices(items, seed)
@@ -150,8 +150,8 @@ class Plan:
             return [(question.context(c) + text, "") for c, text in enumerate(candidates)]
         if not self._separate(question):
             return [(question.context(0), "")]
-        shown = candidates if self.policy == "option" else [""] * len(candidates)
-        return [(question.context(c), option) for c, option in enumerate(shown)]
+        options = candidates if self.policy == "option" else [""] * len(candidates)
+        return [(question.context(c), option) for c, option in enumerate(options)]
 
     def _separate(self, question: Question) -> bool:
         """Whether each candidate has its own images: images of one candidate's context cannot serve
@@ -161,10 +161,10 @@ class Plan:
     def _choices(self, items: list[Item], seed: int) -> Iterator[Record]:
         """Score every question's candidates with text alone, its images, and other objects'."""
         visuals = self._imagine(items, seed)
-        others = [self._donors(seed, item) for item in items]
-        flat = list(chain(*others))
-        shown = self._imagine(flat, seed) if flat else []
-        unseen = _regrouped(shown, list(map(len, others)))
+        donors = [self._donors(seed, item) for item in items]
+        flat = list(chain(*donors))
+        drawn = self._imagine(flat, seed) if flat else []
+        of_donors = _regrouped(drawn, list(map(len, donors)))
         device = self.model.model.device
         # On a CPU item by item, so that no number depends on an item's neighbors; elsewhere all
         # together, for speed.
@@ -172,11 +172,11 @@ class Plan:
 
         def score(start: int) -> list[Record]:
             group = slice(start, start + size)
-            both = list(map(with_donors, visuals[group], unseen[group]))
+            both = list(map(with_donors, visuals[group], of_donors[group]))
             scored = self._scores(items[group], both)
             records = []
             for i, scores in enumerate(scored, start):
-                records.append(self._record(items[i], visuals[i], scores, others[i]))
+                records.append(self._record(items[i], visuals[i], scores, donors[i]))
             return self._with_text_only(items[group], records)
 
         for records in deterministic_map(score, range(0, len(items), size), device):
@@ -204,7 +204,7 @@ class Plan:
         return records
 
     def _record(
-        self, item: Item, visuals: list[Visuals], scores: list[Scores], others: list[Item]
+        self, item: Item, visuals: list[Visuals], scores: list[Scores], donors: list[Item]
     ) -> Record:
         """Write down what was measured; the scores of the item's images come first, then those of
         each donor's."""
@@ -219,10 +219,10 @@ class Plan:
             "blank": [],
             "clip": self._cosines(item, visuals),
         }
-        if others:
+        if donors:
             record["shuffled"] = {
-                "of": [donor.cluster for donor in others],
-                "labels": [donor.label for donor in others],
+                "of": [donor.cluster for donor in donors],
+                "labels": [donor.label for donor in donors],
                 "per_image": [],
                 "alignment": [],
             }
@@ -234,10 +234,10 @@ class Plan:
             record["blank"].append(listed(of_item.blank))
             if of_item.generic is not None:
                 record.setdefault("generic", []).append(listed(of_item.generic))
-            if others:
+            if donors:
                 shuffled: Any = record["shuffled"]
                 for name in ("per_image", "alignment"):
-                    values = np.stack(np.split(getattr(of_donors, name), len(others)))
+                    values = np.stack(np.split(getattr(of_donors, name), len(donors)))
                     shuffled[name].append(listed(values))
         if self.task.scoring == "first_token":
             record["tokens"] = []
@@ -261,25 +261,25 @@ class Plan:
             for question in item.questions:
                 separate = self._separate(question) and len(sets) > 1
                 shared = None if separate else next(remaining)
-                parts = parts_of(question, separate)
-                sizes.append(len(parts))
-                for context, candidates in parts:
+                groups = by_context(question, separate)
+                sizes.append(len(groups))
+                for context, candidates in groups:
                     contexts.append(context)
                     choices.append(candidates)
                     images.append(shared or next(remaining))
         first = self.task.scoring == "first_token"
         how: Any = {"first": first, "generic": self.generic}
         flat = self.model.score(contexts, choices, images, together=True, **how)
-        questions = [self._whole(parts) for parts in _regrouped(flat, sizes)]
+        questions = list(map(self._whole, _regrouped(flat, sizes)))
         return _regrouped(questions, [len(item.questions) for item in items])
 
-    def _whole(self, parts: list[Scores]) -> Scores:
+    def _whole(self, scores: list[Scores]) -> Scores:
         """Join a question's candidates; with the policy ``item`` they share their images even if
         scored one by one."""
-        whole = Scores.joined(parts)
-        if self.policy != "item" or len(parts) == 1:
+        whole = Scores.joined(scores)
+        if self.policy != "item" or len(scores) == 1:
             return whole
-        return replace(whole, alignment=parts[0].alignment)
+        return replace(whole, alignment=scores[0].alignment)
 
     def _cosines(self, item: Item, visuals: list[Visuals]) -> list[list[float]] | None:
         """Compare the first set's images with a statement of each candidate: (K, C); None without a
@@ -319,8 +319,8 @@ class Plan:
                 images["shuffled"] = self.task.open_image(self.data, donor.pair)
         if "blank" in self.settings.controls:
             images["blank"] = Image.new("RGB", images["own"].size, BLANK)
-        seen = self.model.look(list(images.values()), [item.picture] * len(images))
-        return dict(zip(images, seen, strict=True))
+        visuals = self.model.look(list(images.values()), [item.picture] * len(images))
+        return dict(zip(images, visuals, strict=True))
 
     def _generated(self, items: list[Item], seed: int) -> Iterator[Record]:
         """Generate an answer with each number of images, up to the first line break."""

@@ -69,9 +69,9 @@ def _subsets(
     if settings.subset == "covered" and covered is not None and task.kind != "text":
         return {"covered": drawn([item for item in items if item.inside(covered)], limit)}
     items = drawn(items, limit)
-    found: dict[str, Sequence[Item]] = {"all": items}
+    subsets: dict[str, Sequence[Item]] = {"all": items}
     if covered is not None:
         inside = [item for item in items if item.inside(covered)]
         if 0 < len(inside) < len(items):
-            found["covered"] = inside
-    return found
+            subsets["covered"] = inside
+    return subsets

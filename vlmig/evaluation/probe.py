@@ -19,17 +19,17 @@ from vlmig.predict.predictor import VLMIG
 
 
 def probe_of(
-    names: Sequence[str], k: int, limit: int, data: Path | None, others: dict[str, Task]
+    names: Sequence[str], k: int, limit: int, data: Path | None, extra: dict[str, Task]
 ) -> TaskProbe | None:
     """Make the probe of tasks by name; None where there are none.
 
     Args:
         data: folder of benchmark files; they are downloaded when None.
-        others: tasks from elsewhere.
+        extra: tasks from elsewhere.
     """
     if not names:
         return None
-    tasks = choose_tasks(names, others)
+    tasks = choose_tasks(names, extra)
     files = [file for task in tasks for file in task.files]
     if data is None:
         data = fetch(files, default_store() / "data") if files else Path()

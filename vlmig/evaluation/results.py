@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import chain, repeat
@@ -25,7 +25,7 @@ from vlmig.evaluation.metrics.aggregate import assemble
 from vlmig.evaluation.metrics.columns import coded
 from vlmig.evaluation.metrics.comparisons import Condition, compare, judge, mark_unread
 from vlmig.evaluation.metrics.outcome import Outcome
-from vlmig.evaluation.run_folder import Row, found_row
+from vlmig.evaluation.run_folder import Row, find_row
 from vlmig.evaluation.tasks.download import SOURCES
 from vlmig.evaluation.tasks.items import Item, Task
 from vlmig.evaluation.why import explained
@@ -112,7 +112,7 @@ def write_results(evaluator: Evaluator, outcomes: list[Outcome]) -> dict[str, An
             "curves": list(chain(*(o.curves for o in outcomes))),
             "comparisons": _judged(evaluator, outcomes),
             "distributions": _distributions(outcomes),
-            "groups": _groups(outcomes),
+            "groups": _joined([{"rows": [], "spreads": []}, *(o.groups for o in outcomes)]),
             "pairs": list(chain(*(o.pairs for o in outcomes))),
             "losses": _losses(outcomes),
             "reliability": list(chain(*(o.reliability for o in outcomes))),
@@ -170,7 +170,7 @@ def _main_metrics(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
     """Return the main condition's numbers under lm-eval's names."""
     subset = "covered" if evaluator.settings.subset == "covered" else "all"
     main = Condition(evaluator.settings.main_k, *outcome.main)
-    row = found_row(outcome.conditions, subset=subset, **vars(main))
+    row = find_row(outcome.conditions, subset=subset, **vars(main))
     metrics: dict[str, Any] = {"alias": outcome.task.name}
 
     def add(name: str, value: Any, stderr: Any = "N/A") -> None:
@@ -197,9 +197,7 @@ def _main_metrics(evaluator: Evaluator, outcome: Outcome) -> dict[str, Any]:
 
 def _judged(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
     """Collect all comparisons, pooled ones too, and judge them as one table."""
-    rows = []
-    for outcome in outcomes:
-        rows += outcome.comparisons
+    rows = list(chain(*(outcome.comparisons for outcome in outcomes)))
     rows += _pooled(evaluator, outcomes)
     judge(rows)
     return rows
@@ -207,20 +205,17 @@ def _judged(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
 
 def _distributions(outcomes: list[Outcome]) -> dict[str, list[Row]]:
     """Join the tasks of distributions, and judge their comparisons as a table of its own."""
-    joined: dict[str, list[Row]] = {}
-    for outcome in outcomes:
-        for name, rows in outcome.distributions.items():
-            joined.setdefault(name, []).extend(rows)
+    joined = _joined(outcome.distributions for outcome in outcomes)
     judge(joined.get("comparisons", []))
     return joined
 
 
-def _groups(outcomes: list[Outcome]) -> dict[str, list[Row]]:
-    """Join what is told apart by groups of items."""
-    joined: dict[str, list[Row]] = {"rows": [], "spreads": []}
-    for outcome in outcomes:
-        for name, rows in outcome.groups.items():
-            joined[name] += rows
+def _joined(blocks: Iterable[dict[str, list[Row]]]) -> dict[str, list[Row]]:
+    """Join the tasks' rows under each name."""
+    joined: dict[str, list[Row]] = {}
+    for block in blocks:
+        for name, rows in block.items():
+            joined.setdefault(name, []).extend(rows)
     return joined
 
 
@@ -243,9 +238,9 @@ def _pooled(evaluator: Evaluator, outcomes: list[Outcome]) -> list[Row]:
         return []
     correct = {}
     for condition in pooled[0].correct:
-        found = [o.correct[condition] for o in pooled if condition in o.correct]
-        if len(found) == len(pooled):
-            correct[condition] = np.concatenate(found)
+        values = [o.correct[condition] for o in pooled if condition in o.correct]
+        if len(values) == len(pooled):
+            correct[condition] = np.concatenate(values)
     clusters, _ = coded(outcome.names[i] for outcome in pooled for i in outcome.clusters[:, 0])
     masks = {}
     if evaluator.settings.subset != "covered":

@@ -36,10 +36,10 @@ def main_condition(
         "weights": config["weights"],
         "control": control,
     }
-    return found_row(results["vlmig"]["conditions"], **wanted)
+    return find_row(results["vlmig"]["conditions"], **wanted)
 
 
-def found_row(conditions: Sequence[Row], **wanted: Any) -> Row | None:
+def find_row(conditions: Sequence[Row], **wanted: Any) -> Row | None:
     """Find a condition by some of its fields: of all seeds together where there are several."""
     first = None
     for condition in conditions:
@@ -86,9 +86,8 @@ class Run:
 
     def images(self, task: str) -> int:
         """Count the images of a task's first item."""
-        return sum(
-            len(keys[: self.most]) for keys in next(self.lines(task), {"pictures": []})["pictures"]
-        )
+        line: Row = next(self.lines(task), {"pictures": []})
+        return sum(len(keys[: self.most]) for keys in line["pictures"])
 
     def lines(self, task: str) -> Iterator[Row]:
         """Yield a task's samples: a line for each item and seed.

@@ -13,7 +13,7 @@ from vlmig.evaluation.evaluator import Evaluator, Measured
 from vlmig.evaluation.journal import key_of
 from vlmig.evaluation.records import Record
 from vlmig.evaluation.run_folder import Row
-from vlmig.evaluation.tasks.items import Item, parts_of
+from vlmig.evaluation.tasks.items import Item, by_context
 from vlmig.imagination.visuals import Visuals
 from vlmig.models.mixture import Mixture
 from vlmig.predict.attribution import Attribution, explain
@@ -43,13 +43,13 @@ def explained(
         name = key_of(why=[*rule, evaluator.settings.main_k], of=key.decode())
         if name not in evaluator.journal:
             evaluator.journal.put(name, {"why": _why(evaluator, item, record, seed, rule)})
-        (kept,) = evaluator.journal.records([name])
-        yield kept["why"]
+        (entry,) = evaluator.journal.records([name])
+        yield entry["why"]
 
 
 def _shares_images(item: Item, record: Record) -> bool:
     """Whether an item's questions are choices beside one set of images, all with a reading each."""
-    one_context = all(len(parts_of(question)) == 1 for question in item.questions)
+    one_context = all(len(by_context(question)) == 1 for question in item.questions)
     scored = "per_image" in record and not record.get("tokens")
     return one_context and scored and len(record["pictures"]) == 1 and bool(record["pictures"][0])
 
@@ -59,13 +59,12 @@ def _why(evaluator: Evaluator, item: Item, record: Record, seed: int, rule: tupl
     count = len(record["pictures"][0]) if isinstance(k, str) else k
     visuals = model.imagine([item.picture], count, seed)[0]
     mixture = Mixture.of(model.config, *rule)
-    found = []
+    attributions = []
     for i, question in enumerate(item.questions):
-        ((context, candidates),) = parts_of(question)
-        scores = _scores(record, i, visuals)
-        asked = (context, candidates)
-        found.append(explain(model.scorer, asked, visuals, scores, mixture, candidates))
-    return _averaged(found)
+        (group,) = by_context(question)
+        scores, candidates = _scores(record, i, visuals), group[1]
+        attributions.append(explain(model.scorer, group, visuals, scores, mixture, candidates))
+    return _averaged(attributions)
 
 
 def _scores(record: Record, question: int, visuals: Visuals) -> Scores:
@@ -81,14 +80,14 @@ def _scores(record: Record, question: int, visuals: Visuals) -> Scores:
     )
 
 
-def _averaged(found: list[Attribution]) -> Row:
+def _averaged(attributions: list[Attribution]) -> Row:
     """Average the attributions of an item's wordings, rounded to thousandths of a nat."""
     patches = []
-    for image in range(len(found[0].images)):
-        patches.append(np.mean([why.patches[image] for why in found], 0).round(3).tolist())
+    for image in range(len(attributions[0].images)):
+        patches.append(np.mean([why.patches[image] for why in attributions], 0).round(3).tolist())
     return {
-        "method": found[0].method,
-        "images": np.mean([why.images for why in found], 0).round(3).tolist(),
-        "left_out": np.mean([why.left_out for why in found], 0).round(3).tolist(),
+        "method": attributions[0].method,
+        "images": np.mean([why.images for why in attributions], 0).round(3).tolist(),
+        "left_out": np.mean([why.left_out for why in attributions], 0).round(3).tolist(),
         "patches": patches,
     }

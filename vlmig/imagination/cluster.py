@@ -230,8 +230,8 @@ class Reading(Actor):
                 yield address.key, "", 0, "", 0, "", b"", b"", str(reason)
         if good:
             patches, pooled = self.imagination.encoder.encode(list(good.values()))
-            for address, *parts in zip(good, patches, pooled, strict=True):
-                yield *packed(address, Imagined(None, *parts), False), ""
+            for address, *tensors in zip(good, patches, pooled, strict=True):
+                yield *packed(address, Imagined(None, *tensors), False), ""
 
 
 def _blocks(work: Iterable[Any], size: int) -> list[Any]:

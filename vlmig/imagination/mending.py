@@ -38,11 +38,11 @@ def _rewrite(store: FeatureStore) -> tuple[int, int]:
     folder = store.path.parent / "mending"
     shutil.rmtree(folder, ignore_errors=True)  # an earlier one was killed
     new = FeatureStore(folder)
-    kept = damaged = 0
+    intact = damaged = 0
     for row in store.rows():
         if whole(row):
             new.write([row])
-            kept += 1
+            intact += 1
         else:
             damaged += 1
     for each in (new, store):
@@ -51,7 +51,7 @@ def _rewrite(store: FeatureStore) -> tuple[int, int]:
         Path(f"{store.path}{suffix}").unlink(missing_ok=True)
     new.path.replace(store.path)
     shutil.rmtree(folder)
-    return kept, damaged
+    return intact, damaged
 
 
 def _lengthen(path: Path) -> None:

@@ -161,8 +161,8 @@ class Imagination:
         if missing:
             with self.stopwatch("encode"):
                 patches, pooled = self.encoder.encode(list(missing.values()))
-            for key, *parts in zip(missing, missing.values(), patches, pooled, strict=True):
-                encoded[key] = Imagined(*parts)
+            for key, *entry in zip(missing, missing.values(), patches, pooled, strict=True):
+                encoded[key] = Imagined(*entry)
         self._encoded = dict(list(encoded.items())[-GIVEN:])
         return [encoded[key] for key in keys]
 
@@ -227,9 +227,9 @@ class Imagination:
         """Write a line for each text."""
         stored = self.tally.stored  # looking them up again must not count
         for start in range(0, len(texts), CHUNK):
-            part = slice(start, start + CHUNK)
-            found = self.visuals(prompts[part], k, seed)
-            for text, visuals in zip(texts[part], found, strict=True):
+            chunk = slice(start, start + CHUNK)
+            images = self.visuals(prompts[chunk], k, seed)
+            for text, visuals in zip(texts[chunk], images, strict=True):
                 write(json.dumps({"text": text, **visuals.described()}))
         self.tally.stored = stored
 

@@ -130,7 +130,9 @@ def _pieces(prompt: str, fits: Callable[[str], bool], long: str) -> list[str]:
             f"the prompt {prompt[:40]!r}... is longer than the text encoders read; shorten it, or "
             "let long prompts be cut or split"
         )
-    words = [syllable for word in prompt.split() for syllable in _broken(word, fits)]
+    words: list[str] = []
+    for word in prompt.split():
+        words += _broken(word, fits)
     pieces: list[str] = []
     while words and not (pieces and long == "cut"):
         start = _first_that_fits(words, fits)

@@ -159,12 +159,12 @@ class FeatureStore:
 
     def find(self, addresses: Mapping[Key, Address]) -> dict[Key, Imagined]:
         """Read the entries that are there, by the caller's names, and record their use."""
-        found: dict[Key, Imagined] = {}
+        entries: dict[Key, Imagined] = {}
         for name, address in addresses.items():
             if (item := self.get(address.key)) is not None:
-                found[name] = item
-        self.touch([addresses[name].key for name in found])
-        return found
+                entries[name] = item
+        self.touch([addresses[name].key for name in entries])
+        return entries
 
     def put(self, items: Iterable[tuple[Address, Imagined]]) -> None:
         """Write new entries, all or none, and evict the oldest beyond the limit.
@@ -246,9 +246,9 @@ class FeatureStore:
     def merge(self, other: FeatureStore) -> int:
         """Import the undamaged entries of another store that are not here; return their number."""
         imported, rows = 0, other.rows()
-        while part := list(islice(rows, MERGED)):
-            there = self.present([row[0] for row in part if isinstance(row[0], str)])
-            new = [row for row in part if row[0] not in there and whole(row)]
+        while batch := list(islice(rows, MERGED)):
+            there = self.present([row[0] for row in batch if isinstance(row[0], str)])
+            new = [row for row in batch if row[0] not in there and whole(row)]
             self.write(new)
             imported += len(new)
         return imported
@@ -307,8 +307,8 @@ def packed(address: Address, item: Imagined, images: bool) -> Row:
     buffer = io.BytesIO()
     if item.image is not None and images:
         item.image.save(buffer, "PNG", compress_level=1)
-    parts = (address.key, address.prompt, address.seed, address.identity, item.redraws)
-    return *parts, _digest(*parts, features, buffer.getvalue()), features, buffer.getvalue()
+    fields = (address.key, address.prompt, address.seed, address.identity, item.redraws)
+    return *fields, _digest(*fields, features, buffer.getvalue()), features, buffer.getvalue()
 
 
 def _unpacked(row: Row, key: str, decode: bool = True) -> Imagined:
@@ -317,14 +317,14 @@ def _unpacked(row: Row, key: str, decode: bool = True) -> Imagined:
     Raises:
         ValueError: the row was changed, or has another key.
     """
-    *parts, digest, features, png = row
-    if not parts[0] == key == Address(*parts[1:4]).key:
+    *fields, digest, features, png = row
+    if not fields[0] == key == Address(*fields[1:4]).key:
         raise ValueError("key differs")
-    if _digest(*parts, features, png) != digest:
+    if _digest(*fields, features, png) != digest:
         raise ValueError("checksum differs")
     tensors = load(features)
     image = Image.open(io.BytesIO(png)).convert("RGB") if png and decode else None
-    return Imagined(image, tensors["patches"], tensors["pooled"], parts[4])
+    return Imagined(image, tensors["patches"], tensors["pooled"], fields[4])
 
 
 def whole(row: Row) -> bool:
@@ -335,11 +335,11 @@ def whole(row: Row) -> bool:
         return False
 
 
-def _digest(*parts: str | int | bytes) -> str:
+def _digest(*fields: str | int | bytes) -> str:
     """Hash the values of an entry with their types and lengths."""
     digest = hashlib.sha256()
-    for part in parts:
-        raw = part if isinstance(part, bytes) else repr(part).encode()
-        digest.update(f"{type(part).__name__} {len(raw)} ".encode())
+    for field in fields:
+        raw = field if isinstance(field, bytes) else repr(field).encode()
+        digest.update(f"{type(field).__name__} {len(raw)} ".encode())
         digest.update(raw)
     return digest.hexdigest()

@@ -51,9 +51,9 @@ class Visuals:
         lists = (self.prompts[cut], self.features[cut], self.alignment[cut], self.items[cut])
         return Visuals(*lists, self.keys[cut], self.shown, self.given)
 
-    def chosen(self, places: Sequence[int]) -> Visuals:
-        """Return the images beside the text at these places, and all of those in it."""
-        rows = list(places)
+    def chosen(self, indices: Sequence[int]) -> Visuals:
+        """Return the images beside the text at these indices, and all of those in it."""
+        rows = list(indices)
         prompts, keys = [self.prompts[row] for row in rows], [self.keys[row] for row in rows]
         items = [self.items[row] for row in rows]
         features, alignment = self.features[rows], self.alignment[rows]

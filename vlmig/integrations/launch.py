@@ -60,8 +60,8 @@ def complete(chosen: argparse.Namespace) -> None:
     file = (
         EvaluatorConfig.load_yaml_config(chosen.config) if getattr(chosen, "config", None) else {}
     )
-    others = chosen.include_path or file.get("include_path") or []
-    chosen.include_path = [str(TASKS), *([others] if isinstance(others, str) else others)]
+    paths = chosen.include_path or file.get("include_path") or []
+    chosen.include_path = [str(TASKS), *([paths] if isinstance(paths, str) else paths)]
     if not hasattr(chosen, "model"):  # lm-eval ls, lm-eval validate
         return
     chosen.model = chosen.model or file.get("model", "vlmig")

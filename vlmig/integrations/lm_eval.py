@@ -97,10 +97,11 @@ class VlmigLM(LM):
     ) -> VlmigLM:
         """Make a model of ``--model_args``, which take precedence over lm-eval's options of the
         same names."""
-        given = {
-            name: value for name, value in (additional_config or {}).items() if value is not None
-        }
-        return cls(**{**given, **arg_dict})
+        fields = {}
+        for name, value in (additional_config or {}).items():
+            if value is not None:
+                fields[name] = value
+        return cls(**{**fields, **arg_dict})
 
     @classmethod
     def create_from_arg_string(
@@ -311,7 +312,7 @@ class VlmigLM(LM):
         starts, device = range(0, len(requests), self.batch), self.vlmig.model.device
         sampled = settings["do_sample"]  # random numbers come in one order
         texts = deterministic_map(batch, starts, device, together=not sampled)
-        return [before_stop(text, until) for batch in texts for text in batch]
+        return [before_stop(text, until) for text in chain(*texts)]
 
     def _imagine(self, prompts: Sequence[ImagePrompt | None]) -> None:
         """Fill the store with the images of all prompts, each drawn once, in big batches."""

@@ -144,8 +144,10 @@ def image_prompt(doc: Any, context: str, policy: str, option: str = "") -> Image
 
 def last_paragraph(text: str) -> str:
     """Return a text's last paragraph that says more than ``Answer:``."""
-    paragraphs = [part.strip() for part in text.split("\n\n") if part.strip()]
-    return next((part for part in reversed(paragraphs) if not CUE.fullmatch(part)), "")
+    for paragraph in map(str.strip, reversed(text.split("\n\n"))):
+        if not CUE.fullmatch(paragraph):  # which an empty one matches, too
+            return paragraph
+    return ""
 
 
 def by_policy(prompts: Iterable[ImagePrompt | None]) -> dict[str, list[ImagePrompt]]:

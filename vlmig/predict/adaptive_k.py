@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -138,13 +139,13 @@ class Stopping:
 
     def described(self) -> dict[str, Any]:
         """Return the rule as a checkpoint keeps it."""
-        kept: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         for name, value in asdict(self).items():
             if name == "risks":
-                kept |= {name: [list(pair) for pair in value]} if value else {}
+                fields |= {name: [list(pair) for pair in value]} if value else {}
             elif value is not None:
-                kept[name] = round(value, 4)
-        return kept
+                fields[name] = round(value, 4)
+        return fields
 
 
 def parse_k(
@@ -229,7 +230,7 @@ class AdaptiveScores:
         self.scorer, self.rule, self.mixture = scorer, rule, mixture
         self.least, self.first = least, first
         self.sizes = [len(groups) for groups in questions]
-        self.groups = [group for groups in questions for group in groups]
+        self.groups = list(chain(*questions))
         self.visuals = Visuals.none(scorer.config)
         self._scores: list[Scores] = []
         self._batches: list[Batch] = []
@@ -314,11 +315,14 @@ def score_adaptively(
     work = partial(deterministic_map, device=device) if device is not None else _one_by_one
     work(AdaptiveScores.read, adaptive)
     while True:
-        wanted = {i: k for i, scores in enumerate(adaptive) if (k := scores.wanted) is not None}
+        wanted: dict[int, int] = {}
+        for i, scores in enumerate(adaptive):
+            if (count := scores.wanted) is not None:
+                wanted[i] = count
         if not wanted:
             return
         k = min(wanted.values())
-        members = [i for i in wanted if wanted[i] == k]
+        members = [i for i, count in wanted.items() if count == k]
         pairs = list(zip([adaptive[i] for i in members], draw(members, k), strict=True))
         work(lambda pair: pair[0].look(pair[1]), pairs)
 

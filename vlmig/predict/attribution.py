@@ -176,12 +176,12 @@ def left_out(scores: Scores, mixture: Mixture, target: int) -> list[float]:
     whole = log_odds(scores, mixture, target)
     gained = []
     for image in range(len(scores.per_image)):
-        others = replace(
+        without = replace(
             scores,
             per_image=np.delete(scores.per_image, image, 0),
             alignment=np.delete(scores.alignment, image, 0),
         )
-        gained.append(whole - log_odds(others, mixture, target))
+        gained.append(whole - log_odds(without, mixture, target))
     return gained
 
 
@@ -265,15 +265,15 @@ def _through_attention(
         )
         attended = weights @ values + on_text @ of_text
     attended.requires_grad_()
-    candidates, starts, places = candidate_tokens(batch.requests)
-    lengths = np.diff([*starts, len(places[0])])
+    candidates, starts, indices = candidate_tokens(batch.requests)
+    lengths = np.diff([*starts, len(indices[0])])
     owner = np.repeat([candidate for _, candidate in candidates], lengths)
     with torch.enable_grad():
         fused = model.fusion.finish(reading.hidden, attended)
         aim = fused.new_zeros((), dtype=torch.float32)
         for image in range(fused.shape[1]):
             logits = model.head(model.language_model, fused[:, image])
-            tokens = pick(logits.float().log_softmax(-1), places)
+            tokens = pick(logits.float().log_softmax(-1), indices)
             aim = aim + (tokens * slopes[image, owner].to(tokens)).sum()
         (gradient,) = torch.autograd.grad(aim, attended)
     terms = weights * (gradient @ values.transpose(-1, -2))

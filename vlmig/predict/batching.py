@@ -164,9 +164,10 @@ def split_shared(
     by_context: dict[int, list[ScoreRequest]] = {}
     for request in requests:
         by_context.setdefault(request.context, []).append(request)
-    shared = [
-        group for group in by_context.values() if (len(group) - 1) * shared_length(group) >= LEAST
-    ]
+    shared = []
+    for group in by_context.values():
+        if (len(group) - 1) * shared_length(group) >= LEAST:
+            shared.append(group)
     contexts = {group[0].context for group in shared}
     return [request for request in requests if request.context not in contexts], shared
 
@@ -271,9 +272,9 @@ def _add(
         results: of each request, one array per prediction, in which its candidates have their
             entries.
     """
-    candidates, starts, places = candidate_tokens(requests)
+    candidates, starts, indices = candidate_tokens(requests)
     # Only these entries are kept of each prediction, so that no two of them are in memory together.
-    picked = [pick(prediction, places) for prediction in predictions]
+    picked = [pick(prediction, indices) for prediction in predictions]
     sums = np.add.reduceat(torch.stack(picked).cpu().double().numpy(), starts, 1)
     for (number, candidate), values in zip(candidates, sums.T, strict=True):
         for result, value in zip(results[number], values, strict=True):
@@ -299,7 +300,7 @@ def candidate_tokens(
     return candidates, starts, (torch.tensor(rows), torch.tensor(steps), torch.tensor(tokens))
 
 
-def pick(prediction: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def pick(prediction: Tensor, indices: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Take the entries of tokens, see ``candidate_tokens``, out of a prediction (B, T, V)."""
-    row, step, token = places
+    row, step, token = indices
     return prediction[row, step + prediction.shape[1], token]

@@ -26,8 +26,8 @@ def load_checkpoint(
     folder = resolve_checkpoint(name, revision)
     model_class = class_for(VLMIGConfig.from_pretrained(folder))
     model = model_class.from_pretrained(folder, **changed(settings))
-    place, version = tokenizer_place(model.config, folder)
-    return model, load_tokenizer(place, version, model.config.text_config), folder
+    source, version = tokenizer_place(model.config, folder)
+    return model, load_tokenizer(source, version, model.config.text_config), folder
 
 
 def build_untrained(
@@ -37,9 +37,9 @@ def build_untrained(
     fields = take_fields(settings)
     language_model, vision, generator = map(absolute, (language_model, vision, generator))
     names = {"language_model": language_model, "vision_encoder": vision, "imaginer": generator}
-    place = VLMIGConfig.locate(language_model, Path.cwd())
-    built = class_for(describe_language_model(place))
-    base = load_language_model(built.auto_class, place, **settings)
+    source = VLMIGConfig.locate(language_model, Path.cwd())
+    built = class_for(describe_language_model(source))
+    base = load_language_model(built.auto_class, source, **settings)
     layer, features = fields.get("vision_layer", -2), fields.get("vision_features", "patches")
     encoder = VisionEncoder(VLMIGConfig.locate(vision, Path.cwd()), layer, features)
     blank = encoder.encode_blank()
@@ -47,4 +47,4 @@ def build_untrained(
     model = built(VLMIGConfig(text_config=base.config.to_dict(), **names, **shape, **fields), base)
     model.blank_features.copy_(blank)
     place_adapter(model)
-    return model.eval(), load_tokenizer(place)
+    return model.eval(), load_tokenizer(source)

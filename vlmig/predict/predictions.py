@@ -89,9 +89,9 @@ class Predictions:
     given: list[Image.Image]
     """Images that were given."""
 
-    def only(self, places: Sequence[int]) -> Predictions:
-        """Return those of text alone and beside the images at these places."""
-        rows = list(places)
+    def only(self, indices: Sequence[int]) -> Predictions:
+        """Return those of text alone and beside the images at these indices."""
+        rows = list(indices)
         images, alignment = self.scores.per_image[rows], self.scores.alignment[rows]
         scores = replace(self.scores, per_image=images, alignment=alignment)
         return replace(self, scores=scores, visuals=self.visuals.chosen(rows))
@@ -109,8 +109,8 @@ class Predictions:
         """
         context, options, candidates = self.posed
         question = (context, candidates)
-        found = explain(scorer, question, self.visuals, self.scores, mixture, options)
-        return replace(self.answer(mixture), attribution=found)
+        attribution = explain(scorer, question, self.visuals, self.scores, mixture, options)
+        return replace(self.answer(mixture), attribution=attribution)
 
 
 def predictions(

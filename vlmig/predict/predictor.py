@@ -60,10 +60,10 @@ class VLMIG:
         self.imagination, self.stopwatch = self.images.imagination, self.images.stopwatch
 
     def __repr__(self) -> str:
-        """Name the checkpoint and its parts, in one line."""
+        """Name the checkpoint and its components, in one line."""
         config, name = self.config, self.folder.name or "untrained"
-        parts = f"{config.text_config.model_type}, {config.fusion}, images by {config.imaginer}"
-        return f"VLMIG({name!r}: {parts})"
+        details = f"{config.text_config.model_type}, {config.fusion}, images by {config.imaginer}"
+        return f"VLMIG({name!r}: {details})"
 
     @classmethod
     def from_pretrained(
@@ -160,8 +160,8 @@ class VLMIG:
             posed = pose(self.scorer, conversation, choices, visuals, rationale)
             scores, visuals = score_posed(self.scorer, posed, visuals, count, mixture, draw)
             alone = self.scorer.text_only(posed.context, posed.candidates, visuals, scores)
-            found = Predictions(question, posed, scores, alone, visuals, conversation.images)
-            answer = found.why(self.scorer, mixture) if extra.why else found.answer(mixture)
+            result = Predictions(question, posed, scores, alone, visuals, conversation.images)
+            answer = result.why(self.scorer, mixture) if extra.why else result.answer(mixture)
         return replace(answer, seconds=dict(self.stopwatch.seconds), rationale=rationale or "")
 
     def chat(

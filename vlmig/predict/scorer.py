@@ -109,20 +109,20 @@ class Scorer:
             pairs = zip(contexts, choices, strict=True)
             choices = [spaced("" if first else context, options) for context, options in pairs]
 
-        def score(part: slice) -> list[Scores]:
+        def score(chunk: slice) -> list[Scores]:
             results = []
-            for options, images in zip(choices[part], visuals[part], strict=True):
+            for options, images in zip(choices[chunk], visuals[chunk], strict=True):
                 results.append(self.zero(len(options), images, generic))
-            read = contexts[part], choices[part], visuals[part]
-            for group in self.batches(*read, batch, first, together):
+            inputs = contexts[chunk], choices[chunk], visuals[chunk]
+            for group in self.batches(*inputs, batch, first, together):
                 states = self.visual_cache(group.visuals, generic)
                 add_scores(self.model, group, states, results)
             return results
 
-        parts = self._parts(len(contexts), together)
-        return list(chain(*deterministic_map(score, parts, self.model.device)))
+        chunks = self._chunks(len(contexts), together)
+        return list(chain(*deterministic_map(score, chunks, self.model.device)))
 
-    def _parts(self, count: int, together: bool = False) -> list[slice]:
+    def _chunks(self, count: int, together: bool = False) -> list[slice]:
         """Split texts into those to score at once: one by one on a CPU, else all."""
         step = 1 if self._alone(together) else max(1, count)
         return [slice(start, start + step) for start in range(0, count, step)]
@@ -291,12 +291,12 @@ class Scorer:
                 sums = zip(scores, trusts, strict=True)
                 return [float(s.sequences(len(s.per_image), mixture, t)[0]) for s, t in sums]
 
-        def read(part: slice) -> list[float]:
-            values = np.zeros(len(contexts[part]))
-            for group in self.batches(contexts[part], choices[part], visuals[part], batch):
-                trust = self.trust(group.visuals) if trusts is None else group.of(trusts[part])
+        def read(chunk: slice) -> list[float]:
+            values = np.zeros(len(contexts[chunk]))
+            for group in self.batches(contexts[chunk], choices[chunk], visuals[chunk], batch):
+                trust = self.trust(group.visuals) if trusts is None else group.of(trusts[chunk])
                 states = self.visual_cache.to_mix(group.visuals)
                 add_mixed(self.model, group, states, trust, values)
             return values.tolist()
 
-        return list(chain(*deterministic_map(read, self._parts(len(pairs)), self.model.device)))
+        return list(chain(*deterministic_map(read, self._chunks(len(pairs)), self.model.device)))

@@ -90,10 +90,9 @@ class Scores:
 
     def split(self, k: int) -> tuple[Scores, Scores]:
         """Separate the first k images from the others, where two sets were scored in one pass."""
-        own, others = slice(None, k), slice(k, None)
         return (
-            replace(self, per_image=self.per_image[own], alignment=self.alignment[own]),
-            replace(self, per_image=self.per_image[others], alignment=self.alignment[others]),
+            replace(self, per_image=self.per_image[:k], alignment=self.alignment[:k]),
+            replace(self, per_image=self.per_image[k:], alignment=self.alignment[k:]),
         )
 
     def loglikelihoods(

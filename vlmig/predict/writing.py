@@ -80,14 +80,14 @@ def images_to_begin(
     ``k="auto"`` decides between answers; here they are the likeliest next words by text alone, and
     those that the images make likelier, until the likeliest is among them.
     """
-    found = []
+    visuals = []
     for i, context in enumerate(contexts):
 
         def draw_one(_: Sequence[int], k: int, number: int = i) -> Sequence[Visuals]:
             return draw([number], k)
 
-        found.append(_to_begin(scorer, context, rule, draw_one))
-    return found
+        visuals.append(_to_begin(scorer, context, rule, draw_one))
+    return visuals
 
 
 def _to_begin(scorer: Scorer, context: str, rule: Stopping, draw: Draw) -> Visuals:

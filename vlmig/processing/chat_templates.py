@@ -190,10 +190,10 @@ def _user_text(text: str, template: Template, inner: str) -> str:
     """Write a user's turn, with its images where the template has them."""
     if template.images == "only":
         return template.user.format(IMAGE * text.count(IMAGE))
-    found = LEADING.match(text) if template.images == "first" else None
-    if found is None:
+    leading = LEADING.match(text) if template.images == "first" else None
+    if leading is None:
         return template.user.format(inner + text)
-    marks, rest = IMAGE * found[0].count(IMAGE), text[found.end() :]
+    marks, rest = IMAGE * leading[0].count(IMAGE), text[leading.end() :]
     # An image alone is no question.
     return marks + template.user.format(inner + rest) if rest else marks
 

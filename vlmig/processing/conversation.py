@@ -129,8 +129,8 @@ class Conversation:
         turns += _with_placeholders(last, len(last_images)) if in_text else last
         user = [turn.text for turn in turns if turn.role == "user"]
         if in_text:
-            others = [turn.text for turn in turns if turn.role != "user"]
-            refuse_placeholders(others, "which is only allowed in questions")
+            replies = [turn.text for turn in turns if turn.role != "user"]
+            refuse_placeholders(replies, "which is only allowed in questions")
         else:
             refuse_placeholders([turn.text for turn in turns], BESIDE_TEXT)
         template = config.chat_template

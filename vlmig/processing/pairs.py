@@ -143,25 +143,25 @@ class TextTokenizer:
             before + inside + "".join(after), add_special_tokens=False, return_offsets_mapping=True
         )
         ids, added = self._framed(encoded.input_ids)
-        places = []
+        positions = []
         for i, (a, b) in enumerate(encoded.offset_mapping, added):
             if a < end and b > start and b > a:
-                places.append(i)
-        if not places:
+                positions.append(i)
+        if not positions:
             raise _nothing(option)
-        self._check_known(option, [ids[place] for place in places])
-        ids, left = self._cut_around(ids, places[0], places[-1], limit)
-        for place in places:
-            gap = place - left
+        self._check_known(option, [ids[position] for position in positions])
+        ids, left = self._cut_around(ids, positions[0], positions[-1], limit)
+        for position in positions:
+            gap = position - left
             yield ids[:gap] + [self.tokenizer.mask_token_id] + ids[gap + 1 :], gap, ids[gap]
 
     def gap(self, context: str, limit: int | None) -> tuple[list[int], int]:
         """Tokenize a text with a gap, for a masked LM: its ids, cut as ``gaps`` cuts them, and the
         gap's position."""
         ids, _ = self._framed(self.words(context))
-        place = ids.index(self.tokenizer.mask_token_id)
-        ids, left = self._cut_around(ids, place, place, limit)
-        return ids, place - left
+        position = ids.index(self.tokenizer.mask_token_id)
+        ids, left = self._cut_around(ids, position, position, limit)
+        return ids, position - left
 
     def first_token(self, option: str) -> int:
         """Return the first sub-token of a candidate tokenized by itself: all that the published
@@ -214,8 +214,8 @@ class TextTokenizer:
         if limit is None or len(ids) <= limit:
             return ids
         begin, _ = self.around
-        kept = len(begin) or int(ids[0] == self.tokenizer.bos_token_id)
-        shorter = cut_left(ids, limit, kept, self.image_tokens)
+        protected = len(begin) or int(ids[0] == self.tokenizer.bos_token_id)
+        shorter = cut_left(ids, limit, protected, self.image_tokens)
         self._warn_cut(ids, limit, shorter)
         return shorter
 
@@ -269,8 +269,8 @@ class TextTokenizer:
 def moved(context: str, continuation: str) -> tuple[str, str]:
     """Move the spaces at a context's end to the continuation, as lm-eval's models do: tokens begin
     with a space."""
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
+    stripped = context.rstrip()
+    return stripped, context[len(stripped) :] + continuation
 
 
 def _nothing(continuation: str) -> VLMIGError:

@@ -71,8 +71,8 @@ def check_question(question: Any, choices: Sequence[str] | None) -> None:
     if choices is None:
         return
     if isinstance(choices, str):
-        parts = [part.strip() for part in choices.split(",")]
-        raise VLMIGError(f"choices={choices!r} is one text; expected a list of texts: {parts}")
+        names = [name.strip() for name in choices.split(",")]
+        raise VLMIGError(f"choices={choices!r} is one text; expected a list of texts: {names}")
     check_texts("choices", choices)
     if len(set(choices)) < 2:
         raise VLMIGError(f"choices={list(choices)}; expected at least two different answers")

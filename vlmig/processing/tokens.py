@@ -60,9 +60,10 @@ class ImageTokens(NamedTuple):
 
 
 def cut_left(
-    ids: list[int], limit: int | None, kept: int, image_tokens: ImageTokens | None = None
+    ids: list[int], limit: int | None, protected: int, image_tokens: ImageTokens | None = None
 ) -> list[int]:
-    """Cut off the left end of a text longer than ``limit``, behind its first ``kept`` tokens (BOS).
+    """Cut off the left end of a text longer than ``limit``, behind its first ``protected`` tokens
+    (BOS).
 
     An image at the cut goes as a whole.
 
@@ -71,16 +72,16 @@ def cut_left(
     """
     if limit is None or len(ids) <= limit:
         return ids
-    start = len(ids) - limit + kept
+    start = len(ids) - limit + protected
     if image_tokens is not None:
         images = image_tokens.count(ids)
-        if images * image_tokens.each + kept >= limit:
+        if images * image_tokens.each + protected >= limit:
             raise VLMIGError(
                 f"{images} images of {image_tokens.each} tokens in a text; at most {limit} "
                 "tokens fit this model: show fewer"
             )
         start += -ids[:start].count(image_tokens.placeholder) % image_tokens.each
-    return ids[:kept] + ids[start:]
+    return ids[:protected] + ids[start:]
 
 
 def likely_words(

@@ -19,14 +19,13 @@ def agreement_rows(results: Row) -> list[Row]:
     block = results["vlmig"].get("distributions") or {}
     rows = []
     for base in block.get("baselines", ()):
-        part = {name: base[name] for name in ("task", "subset", "group")}
-        cells = {
-            name: _found(block["conditions"], part | wanted)
-            for name, wanted in _cells(results, part["task"])
-        }
-        cells["single"] = _found(block["curves"], part | {"k": 1})
-        config = results["configs"][part["task"]]
-        main = part | {"mix": config["mix"], "weights": config["weights"]}
+        scope = {name: base[name] for name in ("task", "subset", "group")}
+        cells = {}
+        for name, fields in _cells(results, scope["task"]):
+            cells[name] = _cell(block["conditions"], scope | fields)
+        cells["single"] = _cell(block["curves"], scope | {"k": 1})
+        config = results["configs"][scope["task"]]
+        main = scope | {"mix": config["mix"], "weights": config["weights"]}
         against = {row["b"]: row for row in block["comparisons"] if main.items() <= row.items()}
         rows.append({**base, "cells": {n: c for n, c in cells.items() if c}, "against": against})
     return rows
@@ -42,12 +41,16 @@ def _cells(results: Row, task: str) -> list[tuple[str, Row]]:
     return [*cells, ("vote", {"k": k, "mix": "vote", "control": "none"})]
 
 
-def _found(rows: list[Row], wanted: Row) -> Row | None:
+def _matching(rows: list[Row], wanted: Row) -> list[Row]:
+    return [row for row in rows if wanted.items() <= row.items()]
+
+
+def _cell(rows: list[Row], wanted: Row) -> Row | None:
     """Find a row by some of its fields, and keep what is shown of it."""
-    for row in rows:
-        if wanted.items() <= row.items():
-            return {name: row[name] for name in SHOWN if row.get(name) is not None}
-    return None
+    matches = _matching(rows, wanted)
+    if not matches:
+        return None
+    return {name: matches[0][name] for name in SHOWN if matches[0].get(name) is not None}
 
 
 def agreement_charts(results: Row) -> list[Row]:
@@ -57,13 +60,13 @@ def agreement_charts(results: Row) -> list[Row]:
     for base in block.get("baselines", ()):
         if base["group"] != "all":
             continue
-        part = {name: base[name] for name in ("task", "subset", "group")}
+        scope = {name: base[name] for name in ("task", "subset", "group")}
         rule = dict(_cells(results, base["task"]))
-        text = [row for row in block["conditions"] if (part | rule["text"]).items() <= row.items()]
-        own = [row for row in block["curves"] if part.items() <= row.items()]
-        other = {name: value for name, value in rule["shuffled"].items() if name != "k"}
-        shuffled = [row for row in block["conditions"] if (part | other).items() <= row.items()]
-        curves = {"none": _points([*text, *own]), "shuffled": _points(shuffled), "blank": []}
+        text = _matching(block["conditions"], scope | rule["text"])
+        curve = _matching(block["curves"], scope)
+        every_k = {name: value for name, value in rule["shuffled"].items() if name != "k"}
+        shuffled = _matching(block["conditions"], scope | every_k)
+        curves = {"none": _points([*text, *curve]), "shuffled": _points(shuffled), "blank": []}
         chart = {"task": base["task"], "subset": base["subset"], "metric": "divergence"}
         drawn = {"curves": curves, "dots": _dots(curves), "reliability": []}
         charts.append({**chart, **drawn, "chance": None})
@@ -72,11 +75,11 @@ def agreement_charts(results: Row) -> list[Row]:
 
 def _dots(curves: dict[str, list[Row]]) -> list[Row]:
     """Return what a task's plot sets side by side: text alone, others' images, one image, all."""
-    own = curves["none"]
-    most = max((point["k"] for point in own), default=0)
-    chosen = [(point, "none") for point in own if point["k"] == 0]
+    points = curves["none"]
+    most = max((point["k"] for point in points), default=0)
+    chosen = [(point, "none") for point in points if point["k"] == 0]
     chosen += [(point, "shuffled") for point in curves["shuffled"][-1:]]
-    chosen += [(point, "none") for point in own if point["k"] in (1, most) and point["k"]]
+    chosen += [(point, "none") for point in points if point["k"] in (1, most) and point["k"]]
     return [{**point, "control": control} for point, control in chosen]
 
 
@@ -87,15 +90,15 @@ def _points(rows: list[Row]) -> list[Row]:
 def agreement_table(results: Row) -> str:
     """Lay out divergences beside text only, one image and controls, for the terminal; nothing
     without tasks of distributions."""
-    found = agreement_rows(results)
-    if not found:
+    agreements = agreement_rows(results)
+    if not agreements:
         return ""
     k = results["config"]["model_args"]["k"]
     columns = {"text": "text-only", "single": "k=1", "main": f"k={k}", "shuffled": "shuffled"}
     columns |= {"vote": "votes"}
     head = ["task", "subset", "group", "n", "guess", *columns.values(), "less text-only"]
     rows = [[*head, "tau text-only", f"k={k}", "right, of majorities"]]
-    for row in found:
+    for row in agreements:
         cells, gain = row["cells"], row["against"].get("text-only")
         line = [row[name] for name in ("task", "subset", "group")]
         line += [str(row["n"]), fixed(row["uniform"], 3)]

@@ -73,9 +73,9 @@ def answer_data(answer: Answer) -> Row:
     }
     item = {"kind": "choice", "names": names, "steps": answer.rationale}
     prompts = [answer.prompt] if answer.images and not answer.given else []
-    why, found = None, answer.attribution
-    if found is not None:
-        why = drawn_why(found.images, found.left_out, found.patches)
+    why, attribution = None, answer.attribution
+    if attribution is not None:
+        why = drawn_why(attribution.images, attribution.left_out, attribution.patches)
     return _data(answer.question, item, wording, answer.images, answer.shown, prompts, why)
 
 

@@ -9,10 +9,10 @@ from vlmig.report.numbers import fixed, interval, percent
 
 def group_rows(results: Row) -> Row | None:
     """Return what the page draws of groups; None where no task has any."""
-    found = results["vlmig"].get("groups") or {}
-    if not found.get("rows"):
+    groups = results["vlmig"].get("groups") or {}
+    if not groups.get("rows"):
         return None
-    return {"rows": found["rows"], "spreads": spread_lines(results)}
+    return {"rows": groups["rows"], "spreads": spread_lines(results)}
 
 
 def pair_lines(results: Row) -> list[str]:
@@ -21,13 +21,13 @@ def pair_lines(results: Row) -> list[str]:
     for row in results["vlmig"].get("pairs", ()):
         if row["group"] != "all":
             continue
-        parts = [f"{row['task']} ({row['n']} pairs): total variation of the sides"]
-        parts.append(f"text only {_share(row, 'text')}, k={row['k']} {_share(row, 'images')}")
+        clauses = [f"{row['task']} ({row['n']} pairs): total variation of the sides"]
+        clauses.append(f"text only {_share(row, 'text')}, k={row['k']} {_share(row, 'images')}")
         low, high = row["change_ci95"]
-        parts.append(f"change {row['change']:+.3f} [{low:+.3f}, {high:+.3f}]")
+        clauses.append(f"change {row['change']:+.3f} [{low:+.3f}, {high:+.3f}]")
         if "within" in row:
-            parts.append(f"between halves of one side's images {_share(row, 'within')}")
-        lines.append("; ".join(parts))
+            clauses.append(f"between halves of one side's images {_share(row, 'within')}")
+        lines.append("; ".join(clauses))
     return lines
 
 
@@ -38,12 +38,12 @@ def _share(row: Row, name: str) -> str:
 
 def spread_lines(results: Row) -> list[str]:
     """Say of each grouping which group is served worst."""
-    found = results["vlmig"].get("groups") or {}
+    groups = results["vlmig"].get("groups") or {}
     accuracies = {}
-    for row in found.get("rows", ()):
+    for row in groups.get("rows", ()):
         accuracies[row["task"], row["by"], row["group"]] = row
     lines = []
-    for spread in found.get("spreads", ()):
+    for spread in groups.get("spreads", ()):
         named = []
         for end in ("worst", "best"):
             row = accuracies[spread["task"], spread["by"], spread[end]]

@@ -119,10 +119,10 @@ def _pair(runs: tuple[Run, Run], task: str, seeds: Sequence[tuple[int, int]]) ->
     first, second = _outcomes(runs[0], task), _outcomes(runs[1], task)
     paired = Paired(task)
     for seed_a, seed_b in seeds:
-        others = second.get(seed_b, {})
+        outcomes = second.get(seed_b, {})
         for key, a in first.get(seed_a, {}).items():
-            if key in others:
-                _add(paired, key, a, others[key])
+            if key in outcomes:
+                _add(paired, key, a, outcomes[key])
     paired.items = list(dict.fromkeys(paired.items))
     seed_a, seed_b = seeds[0]
     a_keys, b_keys = first.get(seed_a, {}).keys(), second.get(seed_b, {}).keys()

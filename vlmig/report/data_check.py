@@ -30,30 +30,30 @@ def write_findings(path: Path, findings: Sequence[Findings], seed: int = 0) -> N
     Raises:
         VLMIGError: the file cannot be written.
     """
-    sources = [_source(found, seed) for found in findings]
+    sources = [_source(of_source, seed) for of_source in findings]
     values = {"style": style("data_check.css"), "sources": sources}
     write_page(path, page_text("data_check.html", title="vlmig: training data", **values))
 
 
-def _source(found: Findings, seed: int) -> dict[str, Any]:
-    source = found.index.source
+def _source(findings: Findings, seed: int) -> dict[str, Any]:
+    source = findings.index.source
     return {
         "name": source.name,
-        "summary": summary(found),
-        "histograms": [histogram(*values) for values in _measured(found)],
-        "samples": samples(source, found.index, found.good, seed),
-        "bad": found.listed,
-        "every": sum(found.bad.values()) + sum(found.index.dropped.values()),
+        "summary": summary(findings),
+        "histograms": [histogram(*values) for values in _measured(findings)],
+        "samples": samples(source, findings.index, findings.good, seed),
+        "bad": findings.listed,
+        "every": sum(findings.bad.values()) + sum(findings.index.dropped.values()),
     }
 
 
-def _measured(found: Findings) -> Iterator[tuple[str, np.ndarray]]:
+def _measured(findings: Findings) -> Iterator[tuple[str, np.ndarray]]:
     """Yield what has a histogram: what differs from pair to pair."""
-    aligned = found.alignment[np.isfinite(found.alignment)]
+    aligned = findings.alignment[np.isfinite(findings.alignment)]
     for title, values in (
-        ("words of a caption", found.words),
-        ("width of an image, pixels", found.sizes[:, 0]),
-        ("height of an image, pixels", found.sizes[:, 1]),
+        ("words of a caption", findings.words),
+        ("width of an image, pixels", findings.sizes[:, 0]),
+        ("height of an image, pixels", findings.sizes[:, 1]),
         ("CLIP similarity of image and caption", aligned),
     ):
         if len(np.unique(values)) > 1:
@@ -80,12 +80,12 @@ def samples(
     """Describe some pairs with their images; one whose image cannot be read (any more) is left
     out."""
     chosen = np.random.default_rng(seed).permutation(rows)[:count]
-    found = []
+    described = []
     for row in np.sort(chosen):
         sample = _sample(source, pairs[int(row)])
         if sample is not None:
-            found.append(sample)
-    return found
+            described.append(sample)
+    return described
 
 
 def _sample(source: Source, pair: Pair) -> dict[str, Any] | None:

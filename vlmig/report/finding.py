@@ -53,14 +53,13 @@ def comparison(rows: Sequence[Row]) -> str:
         if row["verdict"] == "tied":
             text += f"; {percent(row['detectable'], 0)} points would have been found"
         effects[row["verdict"]].append(f"{row['task']} ({text})")
-    parts = [
-        f"{name} is better at {listed(effects[verdict])}"
-        for name, verdict in (("A", "better"), ("B", "worse"))
-        if effects[verdict]
-    ]
+    clauses = []
+    for name, verdict in (("A", "better"), ("B", "worse")):
+        if effects[verdict]:
+            clauses.append(f"{name} is better at {listed(effects[verdict])}")
     if effects["tied"]:
-        parts.append(f"no difference was found on {_shortened(effects['tied'])}")
-    return sentence([*parts, *effects["untested"]])
+        clauses.append(f"no difference was found on {_shortened(effects['tied'])}")
+    return sentence([*clauses, *effects["untested"]])
 
 
 def _subset(results: Row, task: str) -> str:
@@ -89,7 +88,7 @@ def _kind(gain: Row, visual: Row | None) -> str:
 
 def _values(results: Row, task: str, subset: str) -> str:
     """Write the accuracies by text alone, with images and with others', in percent."""
-    found = {}
+    values = {}
     for name, k, control in (
         ("text", 0, "none"),
         ("main", None, "none"),
@@ -97,22 +96,22 @@ def _values(results: Row, task: str, subset: str) -> str:
     ):
         row = main_condition(results, task, subset, k, control)
         if row is not None and row["acc"] is not None:
-            found[name] = percent(row["acc"], 0)
-    return _written(found, " %")
+            values[name] = percent(row["acc"], 0)
+    return _written(values, " %")
 
 
 def _nats(row: Row) -> str:
     """Write the divergences from what people say."""
-    found = {}
+    values = {}
     for name in ("text", "main", "shuffled"):
         if name in row["cells"]:
-            found[name] = fixed(row["cells"][name]["jsd"], 2)
-    return _written(found, " nats from people's")
+            values[name] = fixed(row["cells"][name]["jsd"], 2)
+    return _written(values, " nats from people's")
 
 
-def _written(found: dict[str, str], unit: str) -> str:
-    shuffled = f", shuffled {found['shuffled']}" if "shuffled" in found else ""
-    return f"{found.get('text', '?')} -> {found.get('main', '?')}{unit}{shuffled}"
+def _written(values: dict[str, str], unit: str) -> str:
+    shuffled = f", shuffled {values['shuffled']}" if "shuffled" in values else ""
+    return f"{values.get('text', '?')} -> {values.get('main', '?')}{unit}{shuffled}"
 
 
 def _perplexity(results: Row, task: str) -> list[str]:
@@ -135,19 +134,19 @@ def _apart(results: Row, task: str) -> list[str]:
 
 
 def _sentence(effects: Effects, where: str) -> str:
-    parts = []
+    clauses = []
     if effects["help"]:
-        parts.append(f"images help {listed(effects['help'])}")
+        clauses.append(f"images help {listed(effects['help'])}")
     if effects["alike"]:
-        parts.append(f"other objects' images help as much with {listed(effects['alike'])}")
+        clauses.append(f"other objects' images help as much with {listed(effects['alike'])}")
     if effects["harm"]:
-        parts.append(f"images harm {listed(effects['harm'])}")
+        clauses.append(f"images harm {listed(effects['harm'])}")
     if none := effects["none"]:
-        parts.append(f"no effect of images was found on {_shortened(none)}")
-    parts += effects["untested"]
-    if not parts:
+        clauses.append(f"no effect of images was found on {_shortened(none)}")
+    clauses += effects["untested"]
+    if not clauses:
         return "Nothing here tells what images do: measure with --k 0,6."
-    return sentence([where + parts[0], *parts[1:]])
+    return sentence([where + clauses[0], *clauses[1:]])
 
 
 def _shortened(tasks: Sequence[str]) -> str:
@@ -159,7 +158,7 @@ def _shortened(tasks: Sequence[str]) -> str:
     return f"{len(tasks)} tasks"
 
 
-def sentence(parts: Sequence[str]) -> str:
+def sentence(clauses: Sequence[str]) -> str:
     """Join what was found, as a sentence."""
-    text = "; ".join(parts)
+    text = "; ".join(clauses)
     return f"{text[0].upper()}{text[1:]}."

@@ -26,12 +26,12 @@ def item_of(task: str, line: Row) -> Row:
     doc, kind, said = line["doc"], _kind(line), line["doc"].get("distribution", ())
     decided = not doc.get("side") and (not said or line["correct"] is not None)
     names = [_names(doc, question) for question in doc["questions"]]
-    shared = all(own == names[0] for own in names)
+    shared = names.count(names[0]) == len(names)
     wordings = []
-    for question, own in zip(doc["questions"], names, strict=True):
+    for question, labels in zip(doc["questions"], names, strict=True):
         wording = {"text": text_of(question), "right": question["answer"] if decided else None}
         if not shared:
-            wording["names"] = own
+            wording["names"] = labels
         wordings.append(wording)
     targets = doc["choices"] if kind == "outputs" else [line["target"]] if decided else []
     return {

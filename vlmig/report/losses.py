@@ -19,10 +19,10 @@ def loss_table(results: Row) -> str:
     k = results["config"]["model_args"]["k"]
     rows = [["task", "texts", "tokens", "text-only", f"k={k}", *COLUMNS.values()]]
     for task in tasks:
-        found = [main_condition(results, task, "all", n, "none") for n in (0, k)]
-        found += [main_condition(results, task, "all", 1, name) for name in COLUMNS]
-        text = found[0] or {}
-        rows.append([task, str(text.get("n")), str(text.get("tokens")), *map(_loss, found)])
+        conditions = [main_condition(results, task, "all", n, "none") for n in (0, k)]
+        conditions += [main_condition(results, task, "all", 1, name) for name in COLUMNS]
+        text = conditions[0] or {}
+        rows.append([task, str(text.get("n")), str(text.get("tokens")), *map(_loss, conditions)])
     differences = [["task", "", "", "difference", "95 % interval", "verdict", "clusters"]]
     for row in compared:
         low, high = row["ci95"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from vlmig.evaluation.metrics.rescoring import BASELINES
-from vlmig.evaluation.run_folder import Row, Run, found_row, main_condition
+from vlmig.evaluation.run_folder import Row, Run, find_row, main_condition
 from vlmig.report.agreement import agreement_rows
 from vlmig.report.numbers import fixed, interval, percent, signed
 from vlmig.report.text_table import text_table
@@ -100,7 +100,7 @@ def _main_row(run: Run, task: str, subset: str) -> Row:
         conditions[name] = main_condition(results, task, subset, count, control)
     for name in BASELINES:
         wanted = {"task": task, "subset": subset, "k": k, "mix": name, "control": "none"}
-        conditions[name] = found_row(block["conditions"], **wanted)
+        conditions[name] = find_row(block["conditions"], **wanted)
     main, metric = conditions["main"] or {}, _metric(config)
     # "Always the commonest answer" and accuracy by answer mean nothing for free text.
     by_answer = main if metric == "accuracy" else {}
@@ -133,19 +133,7 @@ def _visual_gain(results: Row, task: str, subset: str) -> Row | None:
 
 def _cell(condition: Row) -> Row:
     """Keep what a table cell shows of a condition."""
-    names = (
-        "acc",
-        "ci95",
-        "f1",
-        "perplexity",
-        "ece",
-        "donors",
-        "unread",
-        "pictures",
-        *CONSISTENT,
-        *OTHERS,
-    )
-    return {name: condition[name] for name in names if condition.get(name) is not None}
+    return {name: condition[name] for name in CELL if condition.get(name) is not None}
 
 
 def charts(run: Run) -> list[Row]:
@@ -163,7 +151,7 @@ def _dots(run: Run, task: str, subset: str) -> list[Row]:
     results, k = run.results, run.k
     settings: list[tuple[int | str, str]] = [(0, "none"), (k, "shuffled"), (1, "none")]
     settings += [(count, "none") for count in (*stopping_ks(results), k)]
-    averaged = found_row(_curves(run, task, subset), k=1)
+    averaged = find_row(_curves(run, task, subset), k=1)
     dots = []
     for count, control in dict.fromkeys(settings):
         row = main_condition(results, task, subset, count, control)
@@ -196,10 +184,10 @@ def _chart(run: Run, task: str, subset: str) -> Row:
                 curves[control].append({"k": row["k"], **_cell(row)})
     reliability = []
     for count in dict.fromkeys((0, run.k)):
-        found = found_row(block["reliability"], task=task, subset=subset, k=count) or {}
-        if found.get("bins"):
+        measured = find_row(block["reliability"], task=task, subset=subset, k=count) or {}
+        if measured.get("bins"):
             ece = (main_condition(results, task, subset, count) or {}).get("ece")
-            reliability.append({"k": count, "bins": found["bins"], "ece": ece})
+            reliability.append({"k": count, "bins": measured["bins"], "ece": ece})
     return {
         "task": task,
         "subset": subset,
@@ -267,5 +255,5 @@ def _gain(results: Row, task: str, subset: str) -> str:
     gain = _visual_gain(results, task, subset)
     if not gain:
         return "-"
-    found = f"{signed(gain['delta'])} {gain['verdict']}"
-    return f"{found}, finds {percent(gain['detectable'])}" if "detectable" in gain else found
+    text = f"{signed(gain['delta'])} {gain['verdict']}"
+    return f"{text}, finds {percent(gain['detectable'])}" if "detectable" in gain else text

@@ -60,9 +60,9 @@ def write_training(
     for stage in stages:
         for source in stage["sources"]:
             for sample in source["samples"]:
-                places = range(len(pictures), len(pictures) + len(sample["pictures"]))
+                numbers = range(len(pictures), len(pictures) + len(sample["pictures"]))
                 pictures += sample["pictures"]
-                sample["pictures"] = list(places)
+                sample["pictures"] = list(numbers)
     values = {
         "kind": "training",
         "finding": begun[-1]["verdict"] if begun else "Nothing was trained yet.",
@@ -73,12 +73,15 @@ def write_training(
     return write_page(page or out / "report.html", data_page(f"vlmig: {out.name}", values))
 
 
-def _stage(out: Path, stage: Row, data: Path | None, own: Mapping[str, Callable]) -> Row:
+def _stage(out: Path, stage: Row, data: Path | None, sources: Mapping[str, Callable]) -> Row:
     try:
         log = read_log(out, stage["name"])
     except VLMIGError:  # not begun
         log = []
-    curves = {name: _points(log, "validation", name) for name in CURVES}
+    curves = {}
+    for name in CURVES:
+        if points := _points(log, "validation", name):
+            curves[name] = points
     probes = sorted({name for line in log for name in line.get("probe", {})})
     folder = out / "training"
     return {
@@ -87,11 +90,11 @@ def _stage(out: Path, stage: Row, data: Path | None, own: Mapping[str, Callable]
         "batch": stage["batch"],
         "trains": stage["trains"],
         "verdict": verdict(log),
-        "curves": {name: points for name, points in curves.items() if points},
+        "curves": curves,
         "loss": [[line["step"], line["loss"]] for line in log if "loss" in line],
         "probe": {name: _points(log, "probe", name) for name in probes},
         "speed": _speeds(folder / stage["name"] / TIMES, stage["batch"]),
-        "sources": [_source(folder, dict(entry), data, own) for entry in stage["data"]],
+        "sources": [_source(folder, dict(entry), data, sources) for entry in stage["data"]],
     }
 
 
@@ -109,7 +112,7 @@ def verdict(log: list[Row]) -> str:
     own, shuffled, blank, text = (last["validation"][name] for name in CURVES)
     sees = own <= (1 - MARGIN) * min(shuffled, blank)
     numbers = [fixed(value, 3) for value in (own, shuffled, blank, text)]
-    parts = [
+    clauses = [
         f"{'It sees' if sees else 'It does not see yet'}: at step {last['step']} a held-out text "
         f"costs {numbers[0]} nats per token beside its own image, {numbers[1]} beside another's, "
         f"{numbers[2]} beside a blank one, {numbers[3]} alone"
@@ -117,10 +120,10 @@ def verdict(log: list[Row]) -> str:
     best = min(measured, key=lambda line: line["validation"]["own"])
     if own > (1 + MARGIN) * best["validation"]["own"]:
         lowest = fixed(best["validation"]["own"], 3)
-        parts.append(f"it was {lowest} at step {best['step']} and rises since: over-fitting")
+        clauses.append(f"it was {lowest} at step {best['step']} and rises since: over-fitting")
     for name, share in last.get("probe", {}).items():
-        parts.append(f"{name}: {percent(share, 0)} %")
-    return "; ".join(parts) + "."
+        clauses.append(f"{name}: {percent(share, 0)} %")
+    return "; ".join(clauses) + "."
 
 
 def _speeds(path: Path, batch: int) -> list[list[float]]:
@@ -137,23 +140,23 @@ def _speeds(path: Path, batch: int) -> list[list[float]]:
 
 
 def _source(
-    folder: Path, entry: dict[str, Any], data: Path | None, own: Mapping[str, Callable]
+    folder: Path, entry: dict[str, Any], data: Path | None, sources: Mapping[str, Callable]
 ) -> Row:
     """Describe a source: counts, bad records and some pairs."""
     for name in ("weight", "curate"):
         entry.pop(name, None)
     limit = entry.pop("limit", None)
-    place = index_folder(folder, entry, limit)
+    path = index_folder(folder, entry, limit)
     row: Row = {"name": name_source(entry), "counts": {}, "bad": [], "samples": [], "missing": None}
-    if not (place / COUNTS).is_file():
+    if not (path / COUNTS).is_file():
         return row
-    counts = json.loads((place / COUNTS).read_text(encoding="utf-8"))
+    counts = json.loads((path / COUNTS).read_text(encoding="utf-8"))
     row["counts"] = {name: value for name, value in counts.items() if isinstance(value, int)}
     row["counts"]["bad"] = sum(counts.get("bad", {}).values())
-    row["bad"] = list(_bad(place / BAD))
+    row["bad"] = list(_bad(path / BAD))
     try:
-        source = build_source(entry, data, own=own)
-        pairs = Index(place, source)
+        source = build_source(entry, data, own=sources)
+        pairs = Index(path, source)
         row["samples"] = samples(source, pairs, np.arange(len(pairs)), 0, SAMPLES)
     except VLMIGError as error:  # its data is elsewhere by now
         row["missing"] = one_line(error, whole=True)

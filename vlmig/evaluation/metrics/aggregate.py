@@ -113,8 +113,8 @@ def _choices(
     table.compare()
     outcome.groups = disparities(table, list(items))
     if any(item.distribution for item in items):
-        found = Distributions(table, items, rescorers)
-        outcome.distributions = found.block(planned, evaluator.settings.every_k)
+        distributions = Distributions(table, items, rescorers)
+        outcome.distributions = distributions.block(planned, evaluator.settings.every_k)
     return answers
 
 
@@ -174,8 +174,7 @@ def _with_counts(rows: Iterator[Row], rescorer: Rescorer, counts: np.ndarray) ->
 def _answers_by_seed(
     measured: Measured, rescorers: Sequence[Rescorer], values: list[list[np.ndarray]]
 ) -> dict[int, Iterator[Row]]:
-    rows = [_answers(rescorer, own) for rescorer, own in zip(rescorers, values, strict=True)]
-    return dict(zip(measured.seeds, rows, strict=True))
+    return dict(zip(measured.seeds, map(_answers, rescorers, values), strict=True))
 
 
 def _answers(rescorer: Rescorer, values: list[np.ndarray]) -> Iterator[Row]:
@@ -239,14 +238,14 @@ def _least_loss(item: Item, record: Record, k: int) -> Iterator[float]:
 def _baselines(items: Sequence[Item], labels: np.ndarray) -> dict[str, float | None]:
     """Return the accuracies of the most frequent answer, if there is one, and of guessing, where an
     answer is right."""
-    decided = np.array([item.decided for item in items for _ in item.questions])
-    chances = np.array([1 / len(item.choices) for item in items for _ in item.questions])
+    wordings = [len(item.questions) for item in items]
+    decided = np.repeat([item.decided for item in items], wordings)
+    chances = np.repeat([1 / len(item.choices) for item in items], wordings)
     if not decided.any():
         return {"majority": None, "chance": None}
     lists, most = candidate_lists(items), None
     if lists is not None:
-        kinds = np.repeat(lists, [len(item.questions) for item in items])
-        most = majority(labels[decided], kinds[decided])
+        most = majority(labels[decided], np.repeat(lists, wordings)[decided])
     return {"majority": most, "chance": float(chances[decided].mean())}
 
 

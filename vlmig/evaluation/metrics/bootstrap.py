@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,10 @@ class Estimate:
     """Two-sided p-value of the mean being zero; under 0.05 just where the interval leaves zero
     out."""
 
+    def named(self, name: str) -> dict[str, Any]:
+        """Return the fields of a row that hold the mean and its interval."""
+        return {name: self.mean, f"{name}_ci95": [self.low, self.high]}
+
 
 class Clusters:
     """The entries' clusters, and what drawing whole clusters with replacement makes of any values
@@ -62,7 +67,7 @@ class Clusters:
         self.counts, self.seed = np.bincount(self.index), seed
         self.size = min(self.objects, len(pairs))
         """Independent clusters, at most."""
-        self._kept: list[np.ndarray] = []
+        self._cached: list[np.ndarray] = []
 
     def estimate(self, values: Sequence[float] | np.ndarray, least: float = 0.0) -> Estimate:
         """Estimate a mean in [0, 1]; with ``least`` -1 a mean difference.
@@ -83,25 +88,23 @@ class Clusters:
         arrays = [np.asarray(values, dtype=float) for values in many]
         sums = [np.bincount(self.index, array) for array in arrays]
         if self.pairs.shape[1] == 2:
-            return [self._of_pairs(own, least) for own in sums]
-        spread = [bool(np.ptp(own / self.counts) >= 1e-12) for own in sums]
-        drawn = iter(
-            self._means([own for own, differs in zip(sums, spread, strict=True) if differs])
-        )
+            return [self._of_pairs(totals, least) for totals in sums]
+        spread = [bool(np.ptp(totals / self.counts) >= 1e-12) for totals in sums]
+        drawn = iter(self._means(list(compress(sums, spread))))
         n = len(self.counts)
-        found = []
-        for array, own, differs in zip(arrays, sums, spread, strict=True):
+        results = []
+        for array, totals, differs in zip(arrays, sums, spread, strict=True):
             mean = float(array.mean())
             estimate = _expanded(mean, next(drawn), n) if differs else _agreed(mean, n, least)
             # Gains of either sign are alike if nothing is found: m of them have 2^m signs, so no p
             # is smaller than that of all on one side.
-            one_sided = 2.0 ** (1 - np.count_nonzero(np.abs(own) > 1e-9))
+            one_sided = 2.0 ** (1 - np.count_nonzero(np.abs(totals) > 1e-9))
             estimate = replace(estimate, p=min(1.0, max(estimate.p, one_sided)))
             if least == 0:
-                low, high = share_interval(own, self.counts)
+                low, high = share_interval(totals, self.counts)
                 estimate = replace(estimate, low=low, high=high)
-            found.append(estimate)
-        return found
+            results.append(estimate)
+        return results
 
     def _of_pairs(self, sums: np.ndarray, least: float) -> Estimate:
         """Estimate a mean of entries about two objects each, from the sums of each pair, (n,)."""
@@ -115,7 +118,7 @@ class Clusters:
             reach = stats.t.ppf(0.5 + LEVEL / 2, n - 1) * stderr
             p = 2 * float(stats.t.sf(abs(mean) / stderr, n - 1))
             estimate = Estimate(mean, stderr, max(mean - reach, -1.0), min(mean + reach, 1.0), p)
-        differing = min(np.count_nonzero(np.abs(own) > 1e-9) for own in (sums, halves[0]))
+        differing = min(np.count_nonzero(np.abs(row) > 1e-9) for row in (sums, halves[0]))
         estimate = replace(estimate, p=min(1.0, max(estimate.p, 2.0 ** (1 - differing))))
         if least == 0:
             low, high = share_interval(halves[0], halves[1], spread)
@@ -148,8 +151,8 @@ class Clusters:
     def _draws(self) -> Iterator[np.ndarray]:
         """Yield how often each draw holds each cluster, (block, n); kept for the next estimate
         where that is small."""
-        if self._kept:
-            yield from self._kept
+        if self._cached:
+            yield from self._cached
             return
         generator, n = np.random.default_rng(self.seed), len(self.counts)
         block = max(1, min(RESAMPLES, BLOCK // n))
@@ -159,7 +162,7 @@ class Clusters:
             weights = np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)
             if RESAMPLES * n <= KEPT:
                 # No cluster is drawn more often than there are clusters: two bytes are enough.
-                self._kept.append(weights.astype(np.uint16))
+                self._cached.append(weights.astype(np.uint16))
             yield weights
 
 
@@ -167,8 +170,8 @@ def numbered(names: Sequence[Any] | np.ndarray) -> tuple[int, np.ndarray]:
     """Count the objects, and number those of each entry in rising order, (N, 1) or (N, 2)."""
     every = np.asarray(names)
     every = every[:, None] if every.ndim == 1 else every
-    found, index = np.unique(every, return_inverse=True)
-    return len(found), np.sort(index.reshape(every.shape), axis=1)
+    objects, index = np.unique(every, return_inverse=True)
+    return len(objects), np.sort(index.reshape(every.shape), axis=1)
 
 
 def share_interval(
@@ -310,10 +313,10 @@ def majority(labels: Sequence[str] | np.ndarray, kinds: np.ndarray | None = None
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> tuple[float, list[dict[str, Any]]]:
     """Return the expected calibration error (Guo et al. 2017) and, for each bin of confidence, how
     often it was right."""
-    places = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     rows = []
-    for place in np.unique(places):
-        here = places == place
+    for number in np.unique(bins):
+        here = bins == number
         rows.append(
             {
                 "confidence": float(confidence[here].mean()),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from vlmig.evaluation.metrics.bootstrap import Clusters, Estimate
+from vlmig.evaluation.metrics.bootstrap import Clusters
 from vlmig.evaluation.metrics.comparisons import Condition
 from vlmig.evaluation.metrics.outcome import Table
 from vlmig.evaluation.run_folder import Row
-from vlmig.evaluation.tasks.items import Item
+from vlmig.evaluation.tasks.items import Item, groups_by_name
 
 COVERED = "covered"
 """The grouping that every task has where the image source has a world of its own."""
@@ -30,18 +30,18 @@ def disparities(table: Table, items: list[Item]) -> dict[str, list[Row]]:
     """
     text = Condition(0, table.main.mix, table.main.weights)
     subset = next(iter(table.masks))
-    found: dict[str, list[Row]] = {"rows": [], "spreads": []}
+    result: dict[str, list[Row]] = {"rows": [], "spreads": []}
     right = table.outcome.correct
     if table.main not in right or text not in right:
-        return found
+        return result
     for by, names in _groupings(table, items).items():
         owners = np.array(names)[table.owner]
         mask = table.masks[subset] & (owners != "")
         rows = []
         for name in sorted(set(owners[mask])):
-            part = mask & (owners == name)
-            clusters = Clusters(table.repeated(table.clusters[part]))
-            inside = table.repeated(part)
+            members = mask & (owners == name)
+            clusters = Clusters(table.repeated(table.clusters[members]))
+            inside = table.repeated(members)
             with_images, alone = right[table.main][inside], right[text][inside]
             row: Row = {
                 "task": table.outcome.task.name,
@@ -49,32 +49,27 @@ def disparities(table: Table, items: list[Item]) -> dict[str, list[Row]]:
                 "group": name,
                 **vars(table.main),
             }
-            row |= {"n": len(np.unique(table.owner[part])), "clusters": clusters.size}
-            row |= _named("acc", clusters.estimate(with_images))
-            row |= _named("text_only", clusters.estimate(alone))
+            row |= {"n": len(np.unique(table.owner[members])), "clusters": clusters.size}
+            row |= clusters.estimate(with_images).named("acc")
+            row |= clusters.estimate(alone).named("text_only")
             gain = clusters.estimate(with_images.astype(float) - alone, least=-1.0)
-            rows.append(row | _named("gain", gain))
-        found["rows"] += rows
+            rows.append(row | gain.named("gain"))
+        result["rows"] += rows
         large = [row for row in rows if row["clusters"] >= FEWEST]
         if len(large) > 1:
-            found["spreads"].append(_spread(table, large, owners, mask))
-    return found
+            result["spreads"].append(_spread(table, large, owners, mask))
+    return result
 
 
 def _groupings(table: Table, items: list[Item]) -> dict[str, list[str]]:
-    """Return by grouping the group of each item; the empty one belongs to none."""
-    names = dict.fromkeys(name for item in items for name, _ in item.groups)
-    found = {by: [dict(item.groups).get(by, "") for item in items] for by in names}
+    """Add to the items' groupings the one by ``COVERED``, where it tells items apart."""
+    groupings = groups_by_name(items)
     inside = table.subsets.get("covered")
-    if inside is not None and COVERED not in found and not inside.all() and inside.any():
+    if inside is not None and COVERED not in groupings and not inside.all() and inside.any():
         of_item = np.zeros(len(items), dtype=bool)
         of_item[table.owner] = inside
-        found[COVERED] = ["covered" if own else "not covered" for own in of_item]
-    return found
-
-
-def _named(name: str, estimate: Estimate) -> Row:
-    return {name: estimate.mean, f"{name}_ci95": [estimate.low, estimate.high]}
+        groupings[COVERED] = np.where(of_item, "covered", "not covered").tolist()
+    return groupings
 
 
 def _spread(table: Table, rows: list[Row], owners: np.ndarray, mask: np.ndarray) -> Row:

@@ -50,8 +50,8 @@ class Column:
 def coded(names: Iterable[str]) -> tuple[np.ndarray, list[str]]:
     """Number names in their alphabetical order: (n,) numbers, and each name once, in that order."""
     known: dict[str, int] = {}
-    places = np.array(array("q", (known.setdefault(name, len(known)) for name in names)))
+    numbers = np.array(array("q", (known.setdefault(name, len(known)) for name in names)))
     ordered = sorted(known)
     ranks = np.empty(len(known), dtype=int)
     ranks[[known[name] for name in ordered]] = np.arange(len(known))
-    return ranks[places], ordered
+    return ranks[numbers], ordered

@@ -41,21 +41,21 @@ class Distributions:
         """Shares of people, (Q, C)."""
         groups = np.array([item.group for item in items])[table.owner]
         self.decided = np.array([item.decided for item in items])[table.owner]
-        self.parts: dict[tuple[str, str], np.ndarray] = {}
+        self.masks: dict[tuple[str, str], np.ndarray] = {}
         """By subset and group, which questions belong to it, (Q,)."""
         for subset, inside in table.subsets.items():
             for group in ("all", *GROUPS):
-                part = inside & (groups == group) if group in GROUPS else inside
-                if part.any():
-                    self.parts[subset, group] = part
-        self._clusters = {name: self._clusters_of(part) for name, part in self.parts.items()}
+                mask = inside & (groups == group) if group in GROUPS else inside
+                if mask.any():
+                    self.masks[subset, group] = mask
+        self._clusters = {name: self._clusters_of(mask) for name, mask in self.masks.items()}
         self._divergence: dict[Condition, np.ndarray] = {}
 
-    def block(self, conditions: Sequence[Condition], asked: Sequence[int]) -> dict[str, list[Row]]:
+    def block(self, conditions: Sequence[Condition], ks: Sequence[int]) -> dict[str, list[Row]]:
         """Compute all about a task: baselines, conditions, the curve over k, and comparisons.
 
         Args:
-            asked: numbers of images that were asked for.
+            ks: numbers of images that were asked for.
         """
         rows: list[Row] = []
         for condition in conditions:
@@ -66,59 +66,59 @@ class Distributions:
             if plain and other != main:
                 comparisons += self._comparisons(other, COMPARED[:3])
         named = {"baselines": self._baselines(), "conditions": rows}
-        return {**named, "curves": self._curves(asked), "comparisons": comparisons}
+        return {**named, "curves": self._curves(ks), "comparisons": comparisons}
 
-    def _clusters_of(self, part: np.ndarray) -> Clusters:
-        return Clusters(self.table.repeated(self.table.clusters[part]))
+    def _clusters_of(self, mask: np.ndarray) -> Clusters:
+        return Clusters(self.table.repeated(self.table.clusters[mask]))
 
     def _named(self, subset: str, group: str) -> Row:
         """Begin a row about a part of the items; ``n`` counts them."""
-        count = len(np.unique(self.table.owner[self.parts[subset, group]]))
+        count = len(np.unique(self.table.owner[self.masks[subset, group]]))
         return {"task": self.task, "subset": subset, "group": group, "n": count}
 
     def _baselines(self) -> list[Row]:
         """Return the divergence of guessing, and of always giving the mean of all people."""
         rows = []
-        for (subset, group), part in self.parts.items():
-            people = self.people[part]
+        for (subset, group), mask in self.masks.items():
+            people = self.people[mask]
             uniform, mean = np.full_like(people, 1 / people.shape[1]), people.mean(0)
             guessed = {"uniform": divergence(uniform, people), "mean": divergence(mean, people)}
-            shown = {name: float(values.mean()) for name, values in guessed.items()}
-            rows.append({**self._named(subset, group), **shown})
+            means = {name: float(values.mean()) for name, values in guessed.items()}
+            rows.append({**self._named(subset, group), **means})
         return rows
 
     def _rows(self, condition: Condition) -> list[Row]:
         """Measure a condition: a row for each part of the items."""
-        found = np.concatenate([self._measured(r, condition) for r in self.rescorers], axis=1)
-        self._divergence[condition] = found[0]
+        measured = np.concatenate([self._measured(r, condition) for r in self.rescorers], axis=1)
+        self._divergence[condition] = measured[0]
         right = self.table.outcome.correct[condition].astype(float)
         rows = []
-        for (subset, group), part in self.parts.items():
+        for (subset, group), mask in self.masks.items():
             row = {**self._named(subset, group), **vars(condition), "seed": self._seed}
-            values = list(found[:, self.table.repeated(part)])
+            values = list(measured[:, self.table.repeated(mask)])
             estimates = self._clusters[subset, group].estimates(values, least=-1.0)
             for name, estimate in zip(MEASURES, estimates, strict=True):
                 row |= {name: estimate.mean, f"{name}_ci95": _interval(estimate, name)}
-            rows.append(row | self._accuracy(right, part & self.decided))
+            rows.append(row | self._accuracy(right, mask & self.decided))
         return rows
 
     def _measured(self, rescorer: Rescorer, condition: Condition) -> np.ndarray:
         """Return each measure of each question, (measures, Q); under ``shuffled`` the mean over
         donors."""
         donors = range(rescorer.donors if condition.control == "shuffled" else 1)
-        found = []
+        by_donor = []
         for donor in donors:
             predicted = predictions(rescorer.rescore(**vars(condition), donor=donor))
-            found.append([measure(predicted, self.people) for measure in MEASURES.values()])
-        return np.mean(found, axis=0)
+            by_donor.append([measure(predicted, self.people) for measure in MEASURES.values()])
+        return np.mean(by_donor, axis=0)
 
     def _accuracy(self, right: np.ndarray, decided: np.ndarray) -> Row:
         """Return the accuracy where most people say the same."""
         row: Row = {"n_majority": len(np.unique(self.table.owner[decided]))}
         if not decided.any():
             return row | {"acc": None, "acc_ci95": None}
-        found = self._clusters_of(decided).estimate(right[self.table.repeated(decided)])
-        return row | {"acc": found.mean, "acc_ci95": [found.low, found.high]}
+        estimate = self._clusters_of(decided).estimate(right[self.table.repeated(decided)])
+        return row | estimate.named("acc")
 
     @property
     def _seed(self) -> int | str:
@@ -136,40 +136,38 @@ class Distributions:
 
         return over_subsets(self.rescorers, size, most, rule, diverging)
 
-    def _curves(self, asked: Sequence[int]) -> list[Row]:
+    def _curves(self, ks: Sequence[int]) -> list[Row]:
         """Return the divergence with 1 to K images, over subsets of the K that were imagined."""
         most, rule = self._most, (self.table.main.mix, self.table.main.weights)
         rows = []
-        for size in sizes(most, asked) if most > 1 else ():
+        for size in sizes(most, ks) if most > 1 else ():
             values = self._averaged(size, most, rule)
-            for (subset, group), part in self.parts.items():
+            for (subset, group), mask in self.masks.items():
                 row = {**self._named(subset, group), "k": size, "of": most, "seed": self._seed}
                 row |= {"subsets": len(subsets(most, size)), "mix": rule[0], "weights": rule[1]}
                 drawn = self._clusters[subset, group]
-                found = drawn.estimate(values[self.table.repeated(part)], least=-1.0)
-                rows.append(
-                    row
-                    | {DIVERGENCE: found.mean, f"{DIVERGENCE}_ci95": _interval(found, DIVERGENCE)}
-                )
+                mean = drawn.estimate(values[self.table.repeated(mask)], least=-1.0)
+                row |= {DIVERGENCE: mean.mean, f"{DIVERGENCE}_ci95": _interval(mean, DIVERGENCE)}
+                rows.append(row)
         return rows
 
     def _comparisons(self, main: Condition, names: Sequence[str]) -> list[Row]:
         """Compare a condition's divergence with that of others, paired by question; one image is
         any of its images by itself, on average."""
-        found, every = dict(self._divergence), contrasts(main)
+        values, every = dict(self._divergence), contrasts(main)
         against, k = {name: every[name] for name in names}, main.k
-        if isinstance(k, int) and 1 < k <= self._most and against["k=1"] in found:
-            found[against["k=1"]] = self._averaged(1, k, (main.mix, main.weights))
+        if isinstance(k, int) and 1 < k <= self._most and against["k=1"] in values:
+            values[against["k=1"]] = self._averaged(1, k, (main.mix, main.weights))
         rows = []
-        for (subset, group), part in self.parts.items():
-            whole = self.parts.get(("all", group))
-            if subset != "all" and whole is not None and part.sum() == whole.sum():
+        for (subset, group), mask in self.masks.items():
+            whole = self.masks.get(("all", group))
+            if subset != "all" and whole is not None and mask.sum() == whole.sum():
                 continue  # the same comparisons again would only weaken the others
-            inside, drawn = self.table.repeated(part), self._clusters[subset, group]
+            inside, drawn = self.table.repeated(mask), self._clusters[subset, group]
             for label, other in against.items():
-                if main not in found or other not in found or other == main:
+                if main not in values or other not in values or other == main:
                     continue
-                gain = drawn.estimate((found[main] - found[other])[inside], least=-1.0)
+                gain = drawn.estimate((values[main] - values[other])[inside], least=-1.0)
                 row: Row = {**self._named(subset, group), "metric": DIVERGENCE}
                 row |= {"mix": main.mix, "weights": main.weights}
                 row |= {"a": f"k={main.k}", "b": label, "delta": gain.mean}

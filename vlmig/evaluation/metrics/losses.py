@@ -36,7 +36,9 @@ def add_losses(evaluator: Evaluator, outcome: Outcome, measured: Measured) -> No
             if one_seed.size > 1:
                 row["loss_ci95"] = [max(0.0, estimate.low), estimate.high]
             outcome.conditions.append(row)
-    pooled = {c: np.concatenate([losses[c] for losses, _ in read]) for c in read[0][0]}
+    pooled = {}
+    for condition in read[0][0]:
+        pooled[condition] = np.concatenate([losses[condition] for losses, _ in read])
     main = Condition(evaluator.settings.main_k, *outcome.main)
     counts, every = np.tile(tokens, len(seeds)), np.tile(clusters, len(seeds))
     outcome.losses = _compared(outcome, pooled, main, counts, every)
@@ -47,12 +49,13 @@ def _read(
 ) -> tuple[dict[Condition, np.ndarray], np.ndarray]:
     """Return the summed loss of each text under every condition, and its tokens, (N,) each."""
     records = list(measured.records(seed))
-    losses = {Condition(k, *rule): [r["loss"][str(k)][0] for r in records] for k in ks}
+    losses = {}
+    for k in ks:
+        losses[Condition(k, *rule)] = np.array([r["loss"][str(k)][0] for r in records])
     for name in GIVEN:
         if all(name in record.get("given", {}) for record in records):
-            losses[Condition(1, *rule, name)] = [r["given"][name][0] for r in records]
-    tokens = np.array([record["tokens"][0] for record in records])
-    return {condition: np.array(sums) for condition, sums in losses.items()}, tokens
+            losses[Condition(1, *rule, name)] = np.array([r["given"][name][0] for r in records])
+    return losses, np.array([record["tokens"][0] for record in records])
 
 
 def _compared(
@@ -76,9 +79,9 @@ def _compared(
             if (b, a) in [(row["a"], row["b"]) for row in rows]:
                 continue  # the same pair the other way round
             less = np.repeat((losses[condition] - losses[other]) / tokens, tokens)
-            found = drawn.estimate(less, least=-1.0)
+            gain = drawn.estimate(less, least=-1.0)
             row: Row = {"task": outcome.task.name, "subset": "all", "metric": LOSS}
-            row |= {"a": a, "b": b, "delta": found.mean, "ci95": [found.low, found.high]}
-            row |= {"p": found.p, "stderr": found.stderr, "clusters": drawn.size}
+            row |= {"a": a, "b": b, "delta": gain.mean, "ci95": [gain.low, gain.high]}
+            row |= {"p": gain.p, "stderr": gain.stderr, "clusters": drawn.size}
             rows.append(row)
     return rows

@@ -109,14 +109,14 @@ class Table:
     ) -> None:
         """Add a condition of questions with candidates, by the log-likelihoods of each seed."""
         right, per_character, certain = [], [], []
-        for rescorer, own in zip(rescorers, values, strict=True):
-            right.append(rescorer.correct(own))
-            per_character.append(rescorer.correct(own, per_character=True))
-            certain.append(rescorer.counted(confidence(own)))
-        others = {"acc_norm": per_character}
+        for rescorer, loglikelihoods in zip(rescorers, values, strict=True):
+            right.append(rescorer.correct(loglikelihoods))
+            per_character.append(rescorer.correct(loglikelihoods, per_character=True))
+            certain.append(rescorer.counted(confidence(loglikelihoods)))
+        metrics = {"acc_norm": per_character}
         if self.other_order is not None:
-            others["consistent"] = [self.consistent(own) for own in right]
-        self.add(condition, right, others, certain)
+            metrics["consistent"] = list(map(self.consistent, right))
+        self.add(condition, right, metrics, certain)
 
     def add_shuffled(self, condition: Condition, rescorers: Sequence[Rescorer]) -> None:
         """Add the control ``shuffled``: an entry counts with the share of donors beside whose
@@ -129,19 +129,20 @@ class Table:
         for rescorer in rescorers:
             right, normal, sure = [], [], []
             for donor in range(rescorer.donors):
-                found = rescorer.rescore(**vars(condition), donor=donor)
-                right.append(rescorer.correct(found))
-                normal.append(rescorer.correct(found, per_character=True))
-                sure.append(rescorer.counted(confidence(found)))
+                loglikelihoods = rescorer.rescore(**vars(condition), donor=donor)
+                right.append(rescorer.correct(loglikelihoods))
+                normal.append(rescorer.correct(loglikelihoods, per_character=True))
+                sure.append(rescorer.counted(confidence(loglikelihoods)))
             hits.append(np.stack(right))
             per_character.append(np.mean(normal, axis=0))
             certain.append(np.mean(sure, axis=0))
-        shares, others = [own.mean(0) for own in hits], {"acc_norm": per_character}
+        metrics = {"acc_norm": per_character}
         if self.other_order is not None:
-            others["consistent"] = [
-                np.mean([self.consistent(donor) for donor in own], axis=0) for own in hits
-            ]
-        self.add(condition, shares, others, certain)
+            metrics["consistent"] = []
+            for by_donor in hits:
+                consistent = list(map(self.consistent, by_donor))
+                metrics["consistent"].append(np.mean(consistent, axis=0))
+        self.add(condition, [by_donor.mean(0) for by_donor in hits], metrics, certain)
         for row, mask, seeds in self._rows(condition):
             row["donors"] = rescorers[0].donors
             same, right = [], []
@@ -174,7 +175,7 @@ class Table:
         self,
         condition: Condition,
         right: list[np.ndarray],
-        others: dict[str, list[np.ndarray]],
+        metrics: dict[str, list[np.ndarray]],
         certain: list[np.ndarray] | None,
     ) -> None:
         """Add a condition's rows: one for each subset and seed, and one for all seeds where there
@@ -182,23 +183,23 @@ class Table:
 
         Args:
             right: of each seed, which entries are right.
-            others: further metrics of the entries, of each seed.
+            metrics: further ones of the entries, of each seed.
             certain: of each seed, the confidence of the entries.
         """
         values = np.concatenate(right)
         whole = values.astype(bool)
         # A byte for each where entries are right or wrong; under ``shuffled`` they may be in part.
         self.outcome.correct[condition] = whole if (whole == values).all() else values
-        parts: list[tuple[int | str, slice]] = []
-        for i, own in enumerate(self.seeds):
-            parts.append((own, slice(i, i + 1)))
+        slices: list[tuple[int | str, slice]] = []
+        for i, s in enumerate(self.seeds):
+            slices.append((s, slice(i, i + 1)))
         if len(self.seeds) > 1:
-            parts.append((EVERY_SEED, slice(None)))
+            slices.append((EVERY_SEED, slice(None)))
         for subset in self.masks:
-            for seed, part in parts:
-                more = {name: metric[part] for name, metric in others.items()}
-                confidences = None if certain is None else certain[part]
-                self._add_row(condition, subset, seed, right[part], more, confidences)
+            for seed, chosen in slices:
+                more = {name: metric[chosen] for name, metric in metrics.items()}
+                confidences = None if certain is None else certain[chosen]
+                self._add_row(condition, subset, seed, right[chosen], more, confidences)
 
     def _add_row(
         self,
@@ -206,7 +207,7 @@ class Table:
         subset: str,
         seed: int | str,
         right: list[np.ndarray],
-        others: dict[str, list[np.ndarray]],
+        metrics: dict[str, list[np.ndarray]],
         certain: list[np.ndarray] | None,
     ) -> None:
         mask = self.masks[subset]
@@ -216,7 +217,7 @@ class Table:
 
         values, labels = joined(right), np.tile(self.labels[mask], len(right))
         clusters = self._clusters[subset, len(right) > 1]
-        estimate, *more = clusters.estimates([values, *map(joined, others.values())])
+        estimate, *more = clusters.estimates([values, *map(joined, metrics.values())])
         row = {"task": self.outcome.task.name, "subset": subset, **vars(condition), "seed": seed}
         row |= {
             "acc": estimate.mean,
@@ -230,7 +231,7 @@ class Table:
         row["majority"] = None
         if self.kinds is not None:
             row["majority"] = majority(labels, np.tile(self.kinds[mask], len(right)))
-        for name, other in zip(others, more, strict=True):
+        for name, other in zip(metrics, more, strict=True):
             row |= {name: other.mean, f"{name}_stderr": other.stderr}
             row[f"{name}_ci95"] = [other.low, other.high]
         text_only = Condition(0, *self.outcome.main)
@@ -247,18 +248,18 @@ class Table:
             row["unread"] = self.outcome.unread
         self.outcome.conditions.append(row)
 
-    def add_curve(self, rescorers: Sequence[Rescorer], asked: Sequence[int]) -> None:
+    def add_curve(self, rescorers: Sequence[Rescorer], ks: Sequence[int]) -> None:
         """Add the accuracies with 1 to K images, over subsets of the K that were imagined; where
         questions have different numbers of images there are none.
 
         Args:
-            asked: numbers of images that were asked for.
+            ks: numbers of images that were asked for.
         """
         most, k = min(rescorer.images for rescorer in rescorers), self.main.k
         if most < 2:
             return
         rule = (self.main.mix, self.main.weights)
-        shares = {size: over_subsets(rescorers, size, most, rule) for size in sizes(most, asked)}
+        shares = {size: over_subsets(rescorers, size, most, rule) for size in sizes(most, ks)}
         if isinstance(k, int) and 1 < k <= most:
             self.outcome.single = shares[1] if k == most else over_subsets(rescorers, 1, k, rule)
         seed = self.seeds[0] if len(self.seeds) == 1 else EVERY_SEED
@@ -267,13 +268,12 @@ class Table:
             accuracies = clusters.estimates([share[mask] for share in shares.values()])
             gains = [(shares[most] - share)[mask] for share in shares.values()]
             missing = clusters.estimates(gains, least=-1.0)
-            for size, found, gain in zip(shares, accuracies, missing, strict=True):
+            for size, acc, gain in zip(shares, accuracies, missing, strict=True):
                 row: Row = {"task": self.outcome.task.name, "subset": subset, "k": size}
                 row |= {"of": most, "subsets": len(subsets(most, size)), "seed": seed}
                 row |= {"mix": rule[0], "weights": rule[1], "n": len(np.unique(self.owner[one]))}
-                row |= {"acc": found.mean, "stderr": found.stderr, "ci95": [found.low, found.high]}
-                row |= {"missing": gain.mean, "missing_ci95": [gain.low, gain.high]}
-                self.outcome.curves.append(row)
+                row |= {"acc": acc.mean, "stderr": acc.stderr, "ci95": [acc.low, acc.high]}
+                self.outcome.curves.append(row | gain.named("missing"))
 
     def compare(self) -> None:
         """Compare the main condition with all others of the table."""

@@ -18,6 +18,7 @@ from vlmig.evaluation.metrics.bootstrap import Clusters
 from vlmig.evaluation.metrics.outcome import Outcome
 from vlmig.evaluation.metrics.rescoring import Rescorer
 from vlmig.evaluation.run_folder import Row
+from vlmig.evaluation.tasks.items import groups_by_name
 
 LARGEST = 5
 """Pairs that are named, those whose sides images move farthest apart."""
@@ -37,27 +38,25 @@ def pair_rows(outcome: Outcome, rescorers: Sequence[Rescorer], k: int) -> list[R
         within = np.mean([_scatter(rescorer, k, mix, weights) for rescorer in rescorers], 0)
     names = [item.cluster for item in rescorers[0].items[::2]]
     rows = []
-    for by, group, part in _parts(rescorers[0]):
-        clusters = Clusters(np.array(names)[part])
-        row: Row = {"task": outcome.task.name, "by": by, "group": group, "n": int(part.sum())}
+    for by, group, mask in _groups(rescorers[0]):
+        clusters = Clusters(np.array(names)[mask])
+        row: Row = {"task": outcome.task.name, "by": by, "group": group, "n": int(mask.sum())}
         row |= {"k": k, "mix": mix, "weights": weights}
         for name, values in (("text", text), ("images", images), ("within", within)):
             if values is not None:
-                found = clusters.estimate(values[part])
-                row |= {name: found.mean, f"{name}_ci95": [found.low, found.high]}
-        change = clusters.estimate((images - text)[part], least=-1.0)
-        row |= {"change": change.mean, "change_ci95": [change.low, change.high], "p": change.p}
-        rows.append(row)
+                row |= clusters.estimate(values[mask]).named(name)
+        change = clusters.estimate((images - text)[mask], least=-1.0)
+        rows.append(row | change.named("change") | {"p": change.p})
     rows[0]["largest"] = list(_largest(rescorers[0], text, images, (k, mix, weights)))
     return rows
 
 
-def _parts(rescorer: Rescorer) -> Iterator[tuple[str, str, np.ndarray]]:
+def _groups(rescorer: Rescorer) -> Iterator[tuple[str, str, np.ndarray]]:
     """Yield groupings and groups with the pairs that belong to them, bool (pairs,); all first."""
     firsts = rescorer.items[::2]
     yield "", "all", np.ones(len(firsts), dtype=bool)
-    for by in dict.fromkeys(name for item in firsts for name, _ in item.groups):
-        groups = np.array([dict(item.groups).get(by, "") for item in firsts])
+    for by, names in groups_by_name(firsts).items():
+        groups = np.array(names)
         for group in sorted(set(groups) - {""}):
             yield by, group, groups == group
 
@@ -71,20 +70,20 @@ def _by_pair(rescorer: Rescorer, values: np.ndarray) -> np.ndarray:
 def _apart(rescorer: Rescorer, values: Sequence[np.ndarray]) -> np.ndarray:
     """Return the total variation of the two sides, mean over wordings, (pairs,)."""
     starts = np.searchsorted(rescorer.owner, np.arange(len(rescorer.items)))
-    found = []
+    distances = []
     for question, item in enumerate(rescorer.owner):
         other = item + 1 - 2 * (item % 2)
         opposite = starts[other] + question - starts[item]
-        found.append(total_variation(values[question], values[opposite]))
-    return _by_pair(rescorer, np.array(found))
+        distances.append(total_variation(values[question], values[opposite]))
+    return _by_pair(rescorer, np.array(distances))
 
 
 def _scatter(rescorer: Rescorer, k: int, mix: str, weights: str) -> np.ndarray:
     """Return the total variation between two halves of the same side's images, (pairs,)."""
     halves = range(k // 2), range(k // 2, k)
     first, second = (rescorer.rescore_images(half, mix, weights) for half in halves)
-    found = [total_variation(a, b) for a, b in zip(first, second, strict=True)]
-    return _by_pair(rescorer, np.array(found))
+    distances = [total_variation(a, b) for a, b in zip(first, second, strict=True)]
+    return _by_pair(rescorer, np.array(distances))
 
 
 def total_variation(first: np.ndarray, second: np.ndarray) -> float:

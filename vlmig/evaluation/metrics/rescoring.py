@@ -73,14 +73,15 @@ class Rescorer:
         names = []
         self.lengths = Column()
         for item in items:
+            lengths = []
             for question in item.questions:
                 self.answers.append(question.answer)
                 names.append(item.choices[question.answer])
-            self.lengths.add([max(1, len(c)) for c in q.continuations] for q in item.questions)
+                lengths.append([max(1, len(text)) for text in question.continuations])
+            self.lengths.add(lengths)
         self.labels, self.names = coded(names)
-        self.columns = {
-            name: Column() for name in (*NUMBERS, *(f"shuffled {name}" for name in SHUFFLED))
-        }
+        self.columns = {name: Column() for name in NUMBERS}
+        self.columns |= {f"shuffled {name}": Column() for name in SHUFFLED}
         self.tokens: list[Sequence[str]] = []
         """As published, each candidate's first sub-token; empty where whole candidates are
         scored."""
@@ -167,8 +168,8 @@ class Rescorer:
         cosines = np.ascontiguousarray(alignment.reshape(shape).swapaxes(0, 1))
         generic = None
         if self.complete("generic"):
-            others = self.columns["generic"].of(group).reshape(len(text), -1, text.shape[1])
-            generic = np.ascontiguousarray(others.swapaxes(0, 1)) - free
+            by_question = self.columns["generic"].of(group).reshape(len(text), -1, text.shape[1])
+            generic = np.ascontiguousarray(by_question.swapaxes(0, 1)) - free
         return Scores(text_only, per_image, empty, cosines, generic)
 
     def scores(self, control: str) -> Iterator[Scores]:
@@ -227,14 +228,14 @@ class Rescorer:
         return result
 
     def rescore_images(self, chosen: Sequence[int], mix: str, weights: str) -> list[np.ndarray]:
-        """Return each question's log-likelihoods with some of its images, given by their places."""
-        mixture, places = Mixture.of(self.config, mix, weights), list(chosen)
+        """Return each question's log-likelihoods with the images of these indices."""
+        mixture, indices = Mixture.of(self.config, mix, weights), list(chosen)
 
         def rows(group: np.ndarray) -> np.ndarray:
             whole = self._stacked("none", group)
-            images, alignment = whole.per_image[places], whole.alignment[places]
-            part = replace(whole, per_image=images, alignment=alignment)
-            return part.loglikelihoods(len(places), mixture)
+            images, alignment = whole.per_image[indices], whole.alignment[indices]
+            subset = replace(whole, per_image=images, alignment=alignment)
+            return subset.loglikelihoods(len(indices), mixture)
 
         return self._by_question("none", rows)
 

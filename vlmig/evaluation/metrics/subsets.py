@@ -17,13 +17,13 @@ EVERY = 10
 """Up to so many images each number is measured; above it, those that were asked for."""
 
 
-def sizes(most: int, asked: Sequence[int]) -> list[int]:
+def sizes(most: int, ks: Sequence[int]) -> list[int]:
     """List the numbers of images to measure out of ``most``."""
-    return list(range(1, most + 1)) if most <= EVERY else sorted({1, most, *asked} - {0})
+    return list(range(1, most + 1)) if most <= EVERY else sorted({1, most, *ks} - {0})
 
 
 def subsets(most: int, size: int) -> list[tuple[int, ...]]:
-    """List subsets of a size out of ``most`` images, by their places.
+    """List subsets of a size out of ``most`` images, by their indices.
 
     All of them, or ``SUBSETS`` different ones drawn with a fixed seed.
     """
@@ -57,8 +57,8 @@ def over_subsets(
     """
     averages = []
     for rescorer in rescorers:
-        found = []
-        for places in subsets(most, size):
-            found.append(measure(rescorer, rescorer.rescore_images(places, *rule)))
-        averages.append(np.mean(found, axis=0))
+        values = []
+        for indices in subsets(most, size):
+            values.append(measure(rescorer, rescorer.rescore_images(indices, *rule)))
+        averages.append(np.mean(values, axis=0))
     return np.concatenate(averages)

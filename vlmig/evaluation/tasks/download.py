@@ -146,9 +146,9 @@ def _keep(file: Path, name: str, folder: Path) -> None:
     if SOURCES[name].sha256 is None and not record.is_file():
         actual = sha256(file)
         logger.info("%s: no known SHA-256; %s is recorded in %s", name, actual, record)
-        part = file.with_name("record")
-        part.write_text(f"{actual}\n", encoding="utf-8")
-        os.replace(part, record)
+        temporary = file.with_name("record")
+        temporary.write_text(f"{actual}\n", encoding="utf-8")
+        os.replace(temporary, record)
     os.replace(file, target)
 
 

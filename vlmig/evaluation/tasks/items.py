@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from heapq import nsmallest
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from vlmig.data.pairs import Pair
 
 
-def parts_of(question: Question, apart: bool = False) -> list[tuple[str, list[str]]]:
+def by_context(question: Question, apart: bool = False) -> list[tuple[str, list[str]]]:
     """Group a question's candidates by context: (context, its continuations) for each group.
 
     Args:
@@ -132,22 +133,31 @@ class Item:
         return replace(self, questions=tuple(questions))
 
 
+def groups_by_name(items: Sequence[Item]) -> dict[str, list[str]]:
+    """Return by grouping the group of each item; the empty one belongs to none."""
+    groups = [dict(item.groups) for item in items]
+    by_name = {}
+    for name in dict.fromkeys(chain(*groups)):
+        by_name[name] = [of_item.get(name, "") for of_item in groups]
+    return by_name
+
+
 def drawn(items: Sequence[Item], count: int) -> Sequence[Item]:
     """Draw a part of a task's items, in their order.
 
-    Files are often sorted, so the first items are no sample. An item's place in the draw is a hash
+    Files are often sorted, so the first items are no sample. An item's rank in the draw is a hash
     of its subject, image and first wording: it depends on no other item, so a longer file gives
     the same items, less those that new ones displace.
     """
     if count >= len(items):
         return items
 
-    def place(number: int) -> tuple[bytes, int]:
+    def rank(number: int) -> tuple[bytes, int]:
         item = items[number]
         content = f"{item.cluster}\n{item.picture}\n{item.questions[0].contexts[0]}"
         return hashlib.sha256(content.encode()).digest(), number
 
-    return [items[i] for i in sorted(nsmallest(count, range(len(items)), key=place))]
+    return [items[i] for i in sorted(nsmallest(count, range(len(items)), key=rank))]
 
 
 @dataclass(frozen=True)

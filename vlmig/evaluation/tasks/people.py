@@ -21,7 +21,7 @@ DIGITS = 6
 """Of shares: equal ones are equal however they were summed."""
 
 
-def shares(said: Any, choices: Sequence[str], place: str) -> tuple[float, ...]:
+def shares(said: Any, choices: Sequence[str], location: str) -> tuple[float, ...]:
     """Return the share of people that says each candidate, every person counting alike.
 
     As published, people whose ranking contradicts the mean of all (Kendall's tau below 0) are left
@@ -30,21 +30,23 @@ def shares(said: Any, choices: Sequence[str], place: str) -> tuple[float, ...]:
     Args:
         said: how often each candidate was said, or a list of that for each person; a candidate that
             is not named was not said.
-        place: where the row comes from, for the error.
+        location: where the row comes from, for the error.
 
     Raises:
         VLMIGError: no such counts.
     """
     people = [said] if isinstance(said, Mapping) else said
     try:
-        counts = [[float(own.get(choice, 0)) for choice in choices] for own in people]
+        counts = []
+        for person in people:
+            counts.append([float(person.get(choice, 0)) for choice in choices])
         rows = np.array(counts).reshape(len(counts), len(choices))
     except (TypeError, ValueError, AttributeError):
         rows = np.array([[np.nan]])
     if not (len(rows) and (rows >= 0).all() and np.isfinite(rows).all() and rows.sum(1).all()):
         raise VLMIGError(
-            f"{place} does not say how often people named its candidates; expected numbers from 0 "
-            f"on, some above 0, for some of {', '.join(choices)}; correct the row"
+            f"{location} does not say how often people named its candidates; expected numbers from "
+            f"0 on, some above 0, for some of {', '.join(choices)}; correct the row"
         )
     rows /= rows.sum(1, keepdims=True)
     while True:
@@ -68,10 +70,10 @@ def groups(items: Sequence[Item]) -> list[Item]:
     nearest = np.zeros(len(items), dtype=int)
     for _ in range(STEPS):
         nearest = divergence(falling[:, None], centers).argmin(1)
-        moved = [
-            falling[nearest == i].mean(0) if (nearest == i).any() else centers[i] for i in range(3)
-        ]
+        moved = centers.copy()
+        for i in np.unique(nearest):
+            moved[i] = falling[nearest == i].mean(0)
         if np.array_equal(moved, centers):
             break
-        centers = np.stack(moved)
+        centers = moved
     return [replace(item, group=GROUPS[i]) for item, i in zip(items, nearest, strict=True)]

@@ -102,8 +102,8 @@ def _bounded(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)  # with the marks by which Jinja passes its environment first
     def run(*arguments: Any, **options: Any) -> Any:
         passed = hasattr(function, "jinja_pass_arg")
-        value, others = arguments[passed], arguments[1 + passed :]
-        _check_growth(value, others, options)
+        value, rest = arguments[passed], arguments[1 + passed :]
+        _check_growth(value, rest, options)
         return _checked(function(*arguments, **options))
 
     return run
@@ -152,11 +152,11 @@ def fields_of(template: str) -> set[str]:
     return jinja2.meta.find_undeclared_variables(JINJA.parse(template))
 
 
-def made_of_row(place: str, make: Callable[..., Any], *arguments: Any) -> Any:
+def made_of_row(location: str, make: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function that fills templates.
 
     Args:
-        place: where the row comes from, for the error.
+        location: where the row comes from, for the error.
 
     Raises:
         VLMIGError: the row does not fit the task's templates.
@@ -165,6 +165,6 @@ def made_of_row(place: str, make: Callable[..., Any], *arguments: Any) -> Any:
         return make(*arguments)
     except FAULTS as error:
         raise VLMIGError(
-            f"{place} does not fit the task: {one_line(error)}; correct the row, or fetch the file "
-            "again"
+            f"{location} does not fit the task: {one_line(error)}; correct the row, or fetch the "
+            "file again"
         ) from None

@@ -42,14 +42,14 @@ class Declaration(Keys):
             for name in self.files[split]:
                 self._path(data, name)  # says how to come by a file that is not there
             return self._items(pair_records(self.data, data, self.task))
-        records: list[Record] = _placed(self.task, self.rows)
+        records: list[Record] = _located(self.task, self.rows)
         for name in self.files[split]:
             if name not in (self.labels, self.people):
                 path = self._path(data, name)
-                for place, row in read_records(
+                for location, row in read_records(
                     path, self.columns, self.each, self.repeated, self.also
                 ):
-                    records.append((place, {**row, "file": name}))
+                    records.append((location, {**row, "file": name}))
         if self.labels:
             add_labels(records, data / self.labels)
         if self.people:
@@ -71,56 +71,56 @@ class Declaration(Keys):
         Raises:
             VLMIGError: a row does not fit the task.
         """
-        return self._items(_placed(self.task, rows))
+        return self._items(_located(self.task, rows))
 
     def _items(self, records: Iterable[Record]) -> list[Item]:
-        kept: list[Record] = []
-        for place, row in records:
-            filled = made_of_row(place, self._filled, row, place)
-            if made_of_row(place, evaluate, self.where, filled):
-                kept.append((place, filled))
+        selected: list[Record] = []
+        for location, row in records:
+            filled = made_of_row(location, self._filled, row, location)
+            if made_of_row(location, evaluate, self.where, filled):
+                selected.append((location, filled))
         if self.previous:
-            kept = list(self._with_previous(kept))
-        if not kept:
+            selected = list(self._with_previous(selected))
+        if not selected:
             raise VLMIGError(
                 f"{self.task}: no rows where {self.where}; fetch the files again from their source"
             )
         if self.sides:
-            return self._pairs(kept)
-        answers = [made_of_row(place, evaluate, self.answer, row) for place, row in kept]
+            return self._pairs(selected)
+        answers = [made_of_row(location, evaluate, self.answer, row) for location, row in selected]
         labels = sorted({self._one(answer) for answer in answers if isinstance(answer, str)})
         items = []
-        for number, ((place, row), answer) in enumerate(zip(kept, answers, strict=True)):
+        for number, ((location, row), answer) in enumerate(zip(selected, answers, strict=True)):
             row = {**row, "labels": labels}
-            items.append(made_of_row(place, self._item, number, row, answer, place))
+            items.append(made_of_row(location, self._item, number, row, answer, location))
         return groups(items) if self.distribution else items
 
-    def _filled(self, row: Row, place: str) -> Row:
+    def _filled(self, row: Row, location: str) -> Row:
         """Add the declared variables and things to a row, in their order, and what people said."""
         filled = dict(row)
         for name, value in (self.variables | self.things).items():
             filled[name] = render(value, filled) if isinstance(value, str) else value
         if self.distribution:
             choices = self._choices(filled)
-            said = shares(evaluate(self.distribution, filled), choices, place)
+            said = shares(evaluate(self.distribution, filled), choices, location)
             filled |= {"shares": said, "mode": choices[said.index(max(said))]}
         return filled
 
     def _with_previous(self, records: list[Record]) -> Iterator[Record]:
         """Add to each row the one before it with the same value in the field ``previous``."""
         last: dict[Any, Row] = {}
-        for place, row in records:
+        for location, row in records:
             before = last.get(row[self.previous])
             last[row[self.previous]] = row
             if before is not None:
-                yield place, {**row, "previous": before}
+                yield location, {**row, "previous": before}
 
     def _one(self, label: str) -> str:
         """Return the label that this one counts as."""
         label = label.strip()
         return self.same.get(label, label)
 
-    def _item(self, number: int, row: Row, answer: Any, place: str) -> Item:
+    def _item(self, number: int, row: Row, answer: Any, location: str) -> Item:
         questions: list[Question] = []
         if self.kind != "choice":
             choices = tuple(dict.fromkeys(map(str, answer)))
@@ -129,16 +129,16 @@ class Declaration(Keys):
                 questions.append(Question((render(prompt, row),), rest, -1))
         else:
             choices = self._choices(row)
-            index = self._index(answer, choices, place)
+            index = self._index(answer, choices, location)
             for prompt in self.prompts:
-                questions.append(self._question(prompt, row, choices, index, place))
+                questions.append(self._question(prompt, row, choices, index, location))
             if self.both_orders:
-                questions += self._swapped(row, choices, index, place)
+                questions += self._swapped(row, choices, index, location)
         cluster, image = render(self.subject, row).lower(), render(self.picture, row).strip()
         if not (cluster.strip() and image):
             raise VLMIGError(
-                f"{place} says nothing that could be imagined; expected a thing or a text; correct "
-                "the row"
+                f"{location} says nothing that could be imagined; expected a thing or a text; "
+                "correct the row"
             )
         return Item(
             id=f"{self.task}/{number}",
@@ -169,13 +169,13 @@ class Declaration(Keys):
     def _pairs(self, records: list[Record]) -> list[Item]:
         """Make two items of each row: one for either side."""
         items = []
-        for number, (place, row) in enumerate(records):
+        for number, (location, row) in enumerate(records):
             for name, side in self.sides.items():
-                filled = {**row, "side": made_of_row(place, render, side, row)}
-                item = made_of_row(place, self._item, number, filled, 0, place)
+                filled = {**row, "side": made_of_row(location, render, side, row)}
+                item = made_of_row(location, self._item, number, filled, 0, location)
                 items.append(replace(item, id=f"{item.id}/{name}", side=filled["side"]))
             if items[-1].choices != items[-2].choices:
-                raise VLMIGError(f"{place}: the sides have other candidates; expected the same")
+                raise VLMIGError(f"{location}: the sides have other candidates; expected the same")
         return items
 
     def _choices(self, row: Row) -> tuple[str, ...]:
@@ -187,12 +187,12 @@ class Declaration(Keys):
         return tuple(dict.fromkeys(map(self._one, named)))
 
     def _question(
-        self, prompt: Any, row: Row, choices: tuple[str, ...], index: int, place: str
+        self, prompt: Any, row: Row, choices: tuple[str, ...], index: int, location: str
     ) -> Question:
         text = prompt
         if isinstance(prompt, dict):
             text = prompt["prompt"]
-            index = self._index(evaluate(prompt["answer"], row), choices, place)
+            index = self._index(evaluate(prompt["answer"], row), choices, location)
         one_each = "choice" in fields_of(text)  # otherwise all candidates share a context
         contexts = []
         for choice in choices if one_each else choices[:1]:
@@ -210,20 +210,20 @@ class Declaration(Keys):
         return bool(self.things) and self.orders == "both"
 
     def _swapped(
-        self, row: Row, choices: tuple[str, ...], index: int, place: str
+        self, row: Row, choices: tuple[str, ...], index: int, location: str
     ) -> Iterator[Question]:
         """Ask about an item's things in the other order, where the other candidate is right."""
         if len(choices) != 2:
             raise VLMIGError(
-                f"{place}: two things, and {len(choices)} candidates; expected two of these also"
+                f"{location}: two things, and {len(choices)} candidates; expected two of these also"
             )
         one, two = self.things
         swapped = {**row, one: row[two], two: row[one]}
         for prompt in self.prompts:
-            question = self._question(prompt, swapped, choices, index, place)
+            question = self._question(prompt, swapped, choices, index, location)
             yield replace(question, answer=1 - question.answer)
 
-    def _index(self, answer: Any, choices: tuple[str, ...], place: str) -> int:
+    def _index(self, answer: Any, choices: tuple[str, ...], location: str) -> int:
         """Return the index of the right candidate."""
         if isinstance(answer, int) and 0 <= answer < len(choices):
             return answer
@@ -231,7 +231,8 @@ class Declaration(Keys):
         allowed = [choice for choice in choices if not self.known or choice in self.known]
         if label not in allowed:
             raise VLMIGError(
-                f"{place}: label {label!r}; expected one of {', '.join(allowed)}; correct the row"
+                f"{location}: label {label!r}; expected one of {', '.join(allowed)}; correct the "
+                "row"
             )
         return choices.index(label)
 
@@ -246,7 +247,7 @@ class Declaration(Keys):
             raise VLMIGError(
                 f"task {self.task} has no split {chosen!r}; expected one of {', '.join(self.files)}"
             )
-        shown = self.demonstrations if self.demonstrations != chosen else ""
+        solved = self.demonstrations if self.demonstrations != chosen else ""
         return Task(
             name=self.task if chosen == self.split else f"{self.task}@{chosen}",
             load=cache(partial(self.read, split=chosen)),
@@ -261,8 +262,8 @@ class Declaration(Keys):
             mix=self.mix,
             weights=self.weights,
             split=chosen,
-            demonstrations=partial(self._demonstrations, split=shown) if shown else lambda _: [],
-            demonstration_files=tuple(self.files[shown]) if shown else (),
+            demonstrations=partial(self._demonstrations, split=solved) if solved else lambda _: [],
+            demonstration_files=tuple(self.files[solved]) if solved else (),
             max_new_tokens=self.max_new_tokens,
             statement=self.statement,
             open_image=partial(open_image, self.data) if self.data else None,
@@ -273,15 +274,15 @@ class Declaration(Keys):
         if not all(self._path(data, name).is_file() for name in self.files[split]):
             return []
         counts: dict[tuple[str, ...], int] = {}
-        kept = []
+        examples = []
         for item in self.read(data, split):
             counts[item.choices] = counts.get(item.choices, 0) + 1
             if counts[item.choices] <= self.shots:
-                kept.append(item)
-        return kept
+                examples.append(item)
+        return examples
 
 
-def _placed(task: str, rows: Sequence[Row]) -> list[Record]:
+def _located(task: str, rows: Sequence[Row]) -> list[Record]:
     """Say of each row where it is, for errors."""
     return [(f"{task}, row {i}", row) for i, row in enumerate(rows, 1)]
 
@@ -293,9 +294,9 @@ def read_declaration(path: Path, protocol: str = "default") -> Declaration:
         VLMIGError: not YAML, an unknown or missing key, a value of the wrong kind.
     """
     fields = read_yaml(path, "a task's YAML file, as in docs/evaluation.md")
-    others = fields.get("reference")
-    if protocol == "reference" and isinstance(others, dict):
-        fields |= others
+    reference = fields.get("reference")
+    if protocol == "reference" and isinstance(reference, dict):
+        fields |= reference
     advice = "; docs/evaluation.md shows a whole task"
     return parse(Declaration, fields, f"task {path}", advice)
 
@@ -313,14 +314,14 @@ def known_tasks() -> list[str]:
 
 def choose_tasks(
     names: Sequence[str],
-    others: dict[str, Task],
+    extra: dict[str, Task],
     protocol: str = "default",
     groups: Sequence[str] = (),
 ) -> list[Task]:
     """Look tasks up by name, with ``@split`` for another split than the default, or by .yaml file.
 
     Args:
-        others: further tasks by name; they have the groups that they have.
+        extra: further tasks by name; they have the groups that they have.
         groups: columns of rows by which accuracy is told apart, see ``Declaration.grouped``.
 
     Raises:
@@ -329,16 +330,16 @@ def choose_tasks(
     chosen = []
     for whole in dict.fromkeys(names):
         name, _, split = whole.partition("@")
-        if name in others and split:
+        if name in extra and split:
             raise VLMIGError(f"task {name} has no split {split!r}; expected {name} alone")
-        if name in others:
-            chosen.append(others[name])
+        if name in extra:
+            chosen.append(extra[name])
         elif name in known_tasks():
             chosen.append(declaration(name, protocol).grouped(groups).made(split))
         elif name.endswith((".yaml", ".yml")):
             chosen.append(read_declaration(Path(name), protocol).grouped(groups).made(split))
         else:
-            known = [*known_tasks(), *others]
+            known = [*known_tasks(), *extra]
             near = get_close_matches(name, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise VLMIGError(

@@ -35,40 +35,40 @@ def build_source(
         VLMIGError: a kind without the place it needs, or a source of embeddings for an adapter that
             reads patches.
     """
-    kind, place = kind_and_place(config.imaginer, folder)
+    kind, location = kind_and_place(config.imaginer, folder)
     if kind in ("prior", "text") and config.vision_features != "pooled":
         raise VLMIGError(
             f"imaginer={config.imaginer!r} gives embeddings without pixels, this adapter reads "
             "patches; expected an adapter trained with vision_features=pooled, or another imaginer"
         )
-    if not place and kind in ("http", "retrieval", "folder", "prior"):
+    if not location and kind in ("http", "retrieval", "folder", "prior"):
         raise VLMIGError(f"imaginer={config.imaginer!r} names no place; expected {kind}:PLACE")
     if kind == "http":
-        return _served(config, place)
+        return _served(config, location)
     if kind in ("diffusion", "prior"):
         from vlmig.imagination.sources import diffusion
 
         sampling, revision = sampling_of(config, folder, device), config.imaginer_revision
         if kind == "prior":
-            return diffusion.PriorSource(place, sampling, revision=revision, device=device)
+            return diffusion.PriorSource(location, sampling, revision=revision, device=device)
         dtype = config.imaginer_dtype
         return diffusion.DiffusionSource(
-            place, sampling, revision=revision, dtype=dtype, device=device
+            location, sampling, revision=revision, dtype=dtype, device=device
         )
     from vlmig.imagination.sources import given
 
     if kind == "retrieval":
-        return given.RetrievalSource(place, encoder(), cache)
+        return given.RetrievalSource(location, encoder(), cache)
     if kind == "folder":
-        return given.FolderSource(place)
+        return given.FolderSource(location)
     return given.TextSource(encoder()) if kind == "text" else given.BlankSource()
 
 
-def _served(config: VLMIGConfig, place: str) -> ImageSource:
+def _served(config: VLMIGConfig, location: str) -> ImageSource:
     """Build the source that requests images of a server."""
     from vlmig.imagination.sources.served import ServedSource
 
-    model = place.partition("#")[2]
+    model = location.partition("#")[2]
     known = family_of(model)
     sampling = sampling_for(model, steps=config.imaginer_steps, guidance=config.imaginer_guidance)
     settings: dict[str, int | float] = {}  # those of an unknown family are the server's to choose
@@ -77,7 +77,7 @@ def _served(config: VLMIGConfig, place: str) -> ImageSource:
     if known or config.imaginer_guidance is not None:
         settings["guidance_scale"] = sampling.guidance
     return ServedSource(
-        place,
+        location,
         config.imaginer_size or sampling.size,
         parallel=config.imaginer_batch or sampling.batch,
         settings=settings,
@@ -87,9 +87,9 @@ def _served(config: VLMIGConfig, place: str) -> ImageSource:
 
 def kind_and_place(name: str, folder: Path) -> tuple[str, str]:
     """Split ``retrieval:photos`` into kind and place; without a kind it is ``diffusion``."""
-    place = VLMIGConfig.locate(name, folder)
-    kind, _, inner = place.partition(":")
-    return ("diffusion", place) if kind not in KINDS else (kind, inner)
+    location = VLMIGConfig.locate(name, folder)
+    kind, _, inner = location.partition(":")
+    return ("diffusion", location) if kind not in KINDS else (kind, inner)
 
 
 def sampling_of(config: VLMIGConfig, folder: Path, device: torch.device) -> Sampling:

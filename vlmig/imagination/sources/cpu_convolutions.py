@@ -7,6 +7,8 @@ only less arithmetic helps.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.upsampling import Upsample2D
@@ -17,17 +19,9 @@ FEWEST = 96
 MOST = 2**18
 """Greatest product of input and output channels: ``Winograd`` has four times the weights."""
 TO_TILE = [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0]]
-
-
 TO_TILE += [[0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]
-
-
 TO_WEIGHTS = [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6]]
-
-
 TO_WEIGHTS += [[1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
-
-
 FROM_TILE = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 ONES = 7
 """The element of a tile that ``FROM_TILE`` adds to every output: a bias is added there."""
@@ -49,9 +43,8 @@ class Winograd(nn.Module):
 
     def __init__(self, plain: nn.Conv2d) -> None:
         super().__init__()
-        to_tile, to_weights, from_tile = (
-            torch.tensor(matrix, dtype=torch.float64) for matrix in (TO_TILE, TO_WEIGHTS, FROM_TILE)
-        )
+        double = partial(torch.tensor, dtype=torch.float64)
+        to_tile, to_weights, from_tile = map(double, (TO_TILE, TO_WEIGHTS, FROM_TILE))
         weights = torch.einsum(
             "ik,jl,ockl->ijco", to_weights, to_weights, plain.weight.detach().double()
         )
@@ -100,13 +93,14 @@ class Upsampled(nn.Module):
     def __init__(self, plain: Upsample2D) -> None:
         super().__init__()
         self.plain, weights = plain, plain.conv.weight.detach()
-        self.parts = nn.ModuleList()
+        self.convolutions = nn.ModuleList()
         for rows in torch.tensor(NEIGHBOURS).double():
             for columns in torch.tensor(NEIGHBOURS).double():
-                part = nn.Conv2d(weights.shape[1], weights.shape[0], 2, dtype=weights.dtype)
+                convolution = nn.Conv2d(weights.shape[1], weights.shape[0], 2, dtype=weights.dtype)
                 added = torch.einsum("ik,jl,ockl->ocij", rows, columns, weights.double())
-                part.weight, part.bias = nn.Parameter(added.to(weights.dtype)), plain.conv.bias
-                self.parts.append(part)
+                convolution.weight = nn.Parameter(added.to(weights.dtype))
+                convolution.bias = plain.conv.bias
+                self.convolutions.append(convolution)
 
     @staticmethod
     def suits(module: nn.Module) -> bool:
@@ -125,16 +119,12 @@ class Upsampled(nn.Module):
         if output_size is not None and tuple(output_size) != (2 * height, 2 * width):
             return self.plain(x, output_size)
         padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).permute(0, 3, 1, 2)
-        drawn = [
-            part(padded[:, :, i // 2 : i // 2 + height + 1, i % 2 : i % 2 + width + 1])
-            for i, part in enumerate(self.parts)
-        ]
-        parts = torch.stack([part.permute(0, 2, 3, 1) for part in drawn]).unflatten(0, (2, 2))
-        return (
-            parts.permute(2, 3, 0, 4, 1, 5)
-            .reshape(n, 2 * height, 2 * width, -1)
-            .permute(0, 3, 1, 2)
-        )
+        outputs = []
+        for i, convolution in enumerate(self.convolutions):
+            window = padded[:, :, i // 2 : i // 2 + height + 1, i % 2 : i % 2 + width + 1]
+            outputs.append(convolution(window).permute(0, 2, 3, 1))
+        pixels = torch.stack(outputs).unflatten(0, (2, 2)).permute(2, 3, 0, 4, 1, 5)
+        return pixels.reshape(n, 2 * height, 2 * width, -1).permute(0, 3, 1, 2)
 
 
 def quicken(model: nn.Module, *kinds: type[Winograd] | type[Upsampled]) -> None:

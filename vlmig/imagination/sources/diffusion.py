@@ -130,14 +130,14 @@ class DiffusionSource(_PipelineSource):
         denoiser = getattr(pipeline, "unet", None) or getattr(pipeline, "transformer", None)
         # No Winograd in a decoder: its tiles take 2.25 times the memory of states that are already
         # large there.
-        for part, kinds in (
+        for module, kinds in (
             (denoiser, (Winograd, Upsampled)),
             (getattr(pipeline, "vae", None), (Upsampled,)),
         ):
-            if part is not None:
+            if module is not None:
                 if self.device.type == "cpu" and self.dtype == "float32":
-                    quicken(part, *kinds)
-                part.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
+                    quicken(module, *kinds)
+                module.to(memory_format=torch.channels_last)  # the fastest layout for convolutions
         if self.sampling.compile and denoiser is not None:
             denoiser.compile()
         return pipeline

@@ -27,7 +27,7 @@ from vlmig.vision.files import READER, SUFFIXES, is_image
 if TYPE_CHECKING:
     from sklearn.neighbors import NearestNeighbors
 
-PART = 256
+CHUNK = 256
 """Images of a gallery that are embedded between two saves."""
 NEAREST = 128
 """Greatest number of images that retrieval looks for."""
@@ -134,11 +134,9 @@ class RetrievalSource(_ByText):
         from sklearn.neighbors import NearestNeighbors
 
         name = f"retrieval_{self.gallery.digest}_{self.encoder.identity()['encoder']}"
-        parts = range(0, len(self.gallery), PART)
-        rows = [
-            self._embeddings(start, self.cache / f"{name}_{start}.safetensors")
-            for start in tqdm(parts, "indexing")
-        ]
+        rows = []
+        for start in tqdm(range(0, len(self.gallery), CHUNK), "indexing"):
+            rows.append(self._embeddings(start, self.cache / f"{name}_{start}.safetensors"))
         return NearestNeighbors(metric="cosine").fit(torch.cat(rows).numpy())
 
     def _embeddings(self, start: int, path: Path) -> Tensor:
@@ -146,7 +144,7 @@ class RetrievalSource(_ByText):
         try:
             return load_file(path)["pooled"]
         except (OSError, SafetensorError):  # not made yet, or cut off
-            numbers = range(start, min(start + PART, len(self.gallery)))
+            numbers = range(start, min(start + CHUNK, len(self.gallery)))
             _, pooled = self.encoder.encode([self.gallery.image(i) for i in numbers])
             self.cache.mkdir(parents=True, exist_ok=True)
             partial = path.with_suffix(f".{os.getpid()}")
@@ -260,8 +258,8 @@ class Gallery:
         """Hash of names and contents of the files, or the fingerprint of the dataset; and of how
         they are read."""
         digest = hashlib.sha256(READER.encode())
-        for part in self._contents():
-            digest.update(part)
+        for content in self._contents():
+            digest.update(content)
         return digest.hexdigest()[:16]
 
     def _contents(self) -> Iterator[bytes]:

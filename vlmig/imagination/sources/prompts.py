@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def stacked(rows: Sequence[Embedded]) -> Embedded:
     for name, first in rows[0].items():
         values: list[Any] = [row[name] for row in rows]
         if isinstance(first, list):
-            joined[name] = [tokens for row in values for tokens in row]
+            joined[name] = list(chain(*values))
             continue
         if "pooled" not in name:
             longest = max(value.shape[1] for value in values)
@@ -138,8 +139,8 @@ def load_tokenizers(name: str, revision: str | None) -> Iterator[tuple[Any, int]
         )
         pipeline = read_described(Path(path))
         limit = _most_tokens(pipeline.get("_class_name", ""))
-        for part in ("tokenizer", "tokenizer_2", "tokenizer_3"):
-            tokenizer = AutoTokenizer.from_pretrained(name, subfolder=part, revision=revision)
+        for subfolder in ("tokenizer", "tokenizer_2", "tokenizer_3"):
+            tokenizer = AutoTokenizer.from_pretrained(name, subfolder=subfolder, revision=revision)
             yield tokenizer, min(tokenizer.model_max_length, limit or tokenizer.model_max_length)
     # No further tokenizer; without any pipeline, drawing raises the error.
     except Exception:  # transformers raises whatever its tokenizers raise

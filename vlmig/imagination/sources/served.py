@@ -72,7 +72,7 @@ class ServedSource(ImageSource):
     """Request images of a server, one seed each and several at a time.
 
     Args:
-        place: address and model, ``http://localhost:8000/v1#MODEL``.
+        location: address and model, ``http://localhost:8000/v1#MODEL``.
         size: side of an image in pixels.
         parallel: most concurrent requests.
         settings: further fields of every request, such as ``num_inference_steps``; what is not
@@ -89,7 +89,7 @@ class ServedSource(ImageSource):
 
     def __init__(
         self,
-        place: str,
+        location: str,
         size: int,
         *,
         parallel: int = BATCH,
@@ -98,7 +98,7 @@ class ServedSource(ImageSource):
         timeout: float = TIMEOUT,
         pause: float = PAUSE,
     ) -> None:
-        self.address, _, self.model = place.partition("#")
+        self.address, _, self.model = location.partition("#")
         self.address = self.address.rstrip("/")
         _check_address(self.address, self.model)
         self.size, self.parallel, self.revision = size, parallel, revision
@@ -196,17 +196,17 @@ class ServedSource(ImageSource):
 
     def _read(self, reply: HTTPResponse, deadline: float) -> bytes:
         """Read a reply as far as it may go."""
-        expected, parts, length = reply.headers.get("Content-Length", ""), list[bytes](), 0
-        while part := reply.read1(CHUNK):
-            parts.append(part)
-            length += len(part)
+        expected, chunks, length = reply.headers.get("Content-Length", ""), list[bytes](), 0
+        while chunk := reply.read1(CHUNK):
+            chunks.append(chunk)
+            length += len(chunk)
             if length > self.limit:
                 raise Fault(f"a reply of more than {self.limit} bytes")
             if time.monotonic() > deadline:
                 raise Fault(f"a reply that was not there after {self.timeout:g} seconds")
         if expected.isdecimal() and length < int(expected):
             raise Fault(f"a reply cut off after {length} of {expected} bytes")
-        return b"".join(parts)
+        return b"".join(chunks)
 
     def _judge(self, error: HTTPError) -> Exception:
         """Return what a status means."""
@@ -273,8 +273,8 @@ def _check_address(address: str, model: str) -> None:
         VLMIGError: it is one.
     """
     try:
-        parts = urlsplit(address)
-        whole = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        url = urlsplit(address)
+        whole = url.scheme in ("http", "https") and url.hostname and url.port != 0
     except ValueError:  # a port that is no number
         whole = False
     if not whole or not model.strip():
@@ -283,7 +283,7 @@ def _check_address(address: str, model: str) -> None:
             "a model; expected http:URL#MODEL, such as "
             "http:http://localhost:8000/v1#black-forest-labs/FLUX.2-klein-4B"
         )
-    if parts.username or parts.password or parts.query:
+    if url.username or url.password or url.query:
         raise VLMIGError(
             f"the address {_public(address)} of the imaginer has a password or a query, which "
             f"would be stored; expected neither; set the environment variable {KEY}"
