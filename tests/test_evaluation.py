@@ -15,6 +15,7 @@ import yaml
 from scipy.special import log_softmax, softmax
 
 from vlmig import VLMIG, VLMIGError
+from vlmig.cli.main import main
 from vlmig.evaluation.controls import donors
 from vlmig.evaluation.evaluator import Evaluator
 from vlmig.evaluation.metrics.bootstrap import holm
@@ -546,3 +547,19 @@ def test_an_untrained_adapter_is_not_evaluated(tiny: VLMIG, data: Path, tmp_path
 def test_wrong_settings_are_said_in_one_line(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(VLMIGError, match=message):
         Settings(**wrong)
+
+
+def test_a_task_without_covered_items_is_refused_before_any_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pocket generator draws strawberries, and no table tops."""
+    folder = tmp_path / "valm"
+    folder.mkdir()
+    header = "Index,Descriptor,Item,Shape"
+    (folder / "memory_color_data.csv").write_text(f"{header}\n1,a,strawberry,red\n")
+    (folder / "shape.csv").write_text(f"{header}\n1,,table top,round\n")
+    out = tmp_path / "out"
+    tasks = ["--tasks", "memory_color,object_shape", "--subset", "covered", "--k", "0,1"]
+    assert main(["eval", *tasks, "--data", str(tmp_path), "--out", str(out)]) == 2
+    assert "task object_shape has no covered items; expected things" in capsys.readouterr().err
+    assert not list(out.rglob("*.json*"))

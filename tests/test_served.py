@@ -191,6 +191,16 @@ def test_fields_that_a_server_refuses_are_left_out(
         images = source(server, parallel=1).imagine([request("a cat", i) for i in range(3)])
     assert len(images) == 3 and len(server.bodies) == 5
     assert "takes no seed: left out. Its images cannot be drawn again" in caplog.text
+    both = threading.Barrier(2)
+
+    def at_once(body: dict[str, Any], number: int) -> Any:
+        if number <= 2:
+            both.wait(10)
+        return strict(body, number)
+
+    # The second request was on its way before a field was left out: it is sent again too.
+    two = [request("a cat", i) for i in range(2)]
+    assert len(source(endpoint(at_once), parallel=2).imagine(two)) == 2
     server = endpoint(lambda body, _: (400, b"prompt refused"))
     with pytest.raises(VLMIGError, match="prompt refused"):
         source(server).imagine([request("a cat", 0)])

@@ -101,12 +101,21 @@ class Evaluator:
         self._model = fingerprint(model)
 
     def items(self, task: Task) -> Sequence[Item]:
-        """Read the items to measure."""
+        """Read the items to measure.
+
+        Raises:
+            VLMIGError: there are none.
+        """
         items = task.load(self.data)
         if self.settings.subset == "covered" and self.covered is not None and task.kind != "text":
             items = [item for item in items if item.inside(self.covered)]
+            if not items:
+                raise VLMIGError(
+                    f"task {task.name} has no covered items; expected things that the pocket "
+                    "generator draws: leave out the task, or --subset"
+                )
         if not items:
-            raise VLMIGError(f"task {task.name} has no covered items; leave --subset out")
+            raise VLMIGError(f"task {task.name} has no items; expected a file with some")
         self.available[task.name] = len(items)
         if self.settings.limit is None:
             return items

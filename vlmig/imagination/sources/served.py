@@ -168,7 +168,8 @@ class ServedSource(ImageSource):
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        body = json.dumps(self._fields(request)).encode()
+        fields = self._fields(request)
+        body = json.dumps(fields).encode()
         url = f"{self.address}/images/generations"
         deadline = time.monotonic() + self.timeout
         try:
@@ -177,7 +178,7 @@ class ServedSource(ImageSource):
                 return self._read(reply, deadline)
         except HTTPError as error:
             with error:
-                raise self._judge(error) from None
+                raise self._judge(error, fields) from None
         except (OSError, HTTPException, ValueError) as error:
             raise Fault(self._hidden(one_line(error, whole=True))) from None
 
@@ -208,8 +209,8 @@ class ServedSource(ImageSource):
             raise Fault(f"a reply cut off after {length} of {expected} bytes")
         return b"".join(chunks)
 
-    def _judge(self, error: HTTPError) -> Exception:
-        """Return what a status means."""
+    def _judge(self, error: HTTPError, fields: dict[str, Any]) -> Exception:
+        """Return what the status of a reply to a request with these fields means."""
         try:
             text = error.read(CHUNK).decode(errors="replace")
         except (OSError, HTTPException):
@@ -227,7 +228,7 @@ class ServedSource(ImageSource):
             )
         if error.code in (400, 422):
             for field in OPTIONAL:
-                if field in text and field not in self._left_out:
+                if field in text and field in fields:
                     return Unexpected(field, reason)
         if error.code in (408, 409, 425, 429) or error.code >= 500:
             return Fault(reason, _seconds(error.headers.get("Retry-After", "")))
