@@ -119,8 +119,6 @@ def run(arguments: argparse.Namespace) -> None:
     model.imagination.engine = options.open_engine(arguments)
     covered = pocket.covered if pocket.draws_pocket_pictures(model) else None
     evaluator = Evaluator(model, settings, data, arguments.out, covered)
-    for task in tasks:
-        evaluator.items(task)  # reports a task without items before hours of imagining
     results = measure_tasks(evaluator, tasks)
     if results:
         print(f"{finding(results)}\n")

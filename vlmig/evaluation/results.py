@@ -62,7 +62,12 @@ def measure_tasks(evaluator: Evaluator, tasks: Sequence[Task]) -> dict[str, Any]
 
     Returns:
         The last results; empty in all but torchrun's first process.
+
+    Raises:
+        VLMIGError: a task has nothing to measure.
     """
+    for task in tasks:
+        evaluator.items(task)  # reports that before hours of imagining
     outcomes: list[Outcome] = []
     results: dict[str, Any] = {}
     for task in tasks:
