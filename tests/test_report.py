@@ -517,11 +517,15 @@ def test_the_browser_compares_two_runs(
 def test_one_answer_is_a_page(tmp_path: Path, browser: Any) -> None:
     shares = {"red": 0.75, f"blue{HOSTILE}": 0.25}
     picture = Image.new("RGB", (300, 300), "red")
-    answer = Answer(
-        "What color?", "red", shares, [shares], shares, [float("nan")], [picture], "a brick"
-    )
+    likeness = [float("nan"), 0.5, 0.9]
+    pictures, each = [picture] * 3, [shares] * 3
+    answer = Answer("What color?", "red", shares, each, shares, likeness, pictures, "a brick")
+    answer.floor = 0.7
     write_answer(answer, tmp_path / "answer.html")
     browser.get((tmp_path / "answer.html").as_uri())
+    text = browser.find_element("css selector", "body").text
+    assert "1 image with an orange similarity does not fit the prompt, and is not" in text
+    assert len(browser.find_elements("css selector", ".alignment.low")) == 1
     assert [
         node.text for node in browser.find_elements("css selector", ".matrix .mixed .number")
     ] == ["75.0", "25.0"]

@@ -147,7 +147,7 @@ class Desk:
         def work(emit: Emit) -> None:
             name, predictions, mixture = self._look_up(settings)
             answer = predictions.why(self.worker.model(name).scorer, mixture)
-            emit(self._described(settings, answer, mixture))
+            emit(self._described(settings, answer))
 
         *_, row = self.worker.events(work)
         if "error" in row:
@@ -156,9 +156,9 @@ class Desk:
 
     def _mixed(self, settings: Settings) -> Row:
         _, predictions, mixture = self._look_up(settings)
-        return self._described(settings, predictions.answer(mixture), mixture)
+        return self._described(settings, predictions.answer(mixture))
 
-    def _described(self, settings: Settings, answer: Answer, mixture: Mixture) -> Row:
+    def _described(self, settings: Settings, answer: Answer) -> Row:
         """Return an answer, and what it can be mixed by."""
         from vlmig.models.config import MIX_RULES, WEIGHT_KINDS
         from vlmig.report.answer import answer_data
@@ -169,11 +169,8 @@ class Desk:
         kinds = [kind for kind in WEIGHT_KINDS if kind != "learned" or config.learned]
         if any(value != value for value in predictions.visuals.alignment.tolist()):
             kinds = [kind for kind in kinds if kind not in ("clip", "doubled")]
-        data = answer_data(answer)
-        if mixture.weights == "entropy" and not answer.given:  # images below it are not listened to
-            data["floor"] = mixture.alignment_floor
         defaults = {field: getattr(config, field) for field in MIXTURE}
-        row = {"key": settings.key, "data": data, "mixture": defaults}
+        row = {"key": settings.key, "data": answer_data(answer), "mixture": defaults}
         return {**row, "mixes": mixes, "kinds": kinds}
 
     def _look_up(self, settings: Settings) -> tuple[str, Predictions, Mixture]:

@@ -200,6 +200,11 @@ class Mixture:
         return (text + self.strength * self._uncertain(text) * total / count).log_softmax(-1)
 
     @property
+    def floor(self) -> float | None:
+        """The CLIP similarity below which an image does not count; None where all of them do."""
+        return self.alignment_floor if self.weights == "entropy" else None
+
+    @property
     def contrasts(self) -> bool:
         """Whether an image counts by what it says beyond other images, blank or generic ones."""
         return self.mix in ("evidence", "contrast")

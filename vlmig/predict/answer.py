@@ -61,6 +61,8 @@ class Answer:
     """Images in the text, those of few-shot examples first; ``text_only`` is without them too."""
     rationale: str = ""
     """The chain of thought before the answer."""
+    floor: float | None = None
+    """Similarity below which an image does not count; None where all of them do."""
     attribution: Attribution | None = None
     """How far each image, and each patch of it, moved the answer; None unless ``why=True`` asked
     for it."""
@@ -108,6 +110,7 @@ class Answer:
             given: images of the question and its examples.
         """
         in_text = len(visuals.shown) > 0
+        beside_text = bool(given) and not in_text  # these count whatever their similarity
         mixed = np.exp(scores.mixed(len(visuals.features), mixture))
         return cls(
             answer=options[int(mixed.argmax())],
@@ -117,8 +120,9 @@ class Answer:
             weights=visuals.alignment.tolist(),
             images=visuals.images,
             prompt=" / ".join(dict.fromkeys(visuals.prompts)),
-            given=bool(given) and not in_text,
+            given=beside_text,
             shown=given if in_text else [],
+            floor=None if beside_text else mixture.floor,
             **fields,
         )
 

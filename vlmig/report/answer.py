@@ -76,7 +76,8 @@ def answer_data(answer: Answer) -> Row:
     why, attribution = None, answer.attribution
     if attribution is not None:
         why = drawn_why(attribution.images, attribution.left_out, attribution.patches)
-    return _data(answer.question, item, wording, answer.images, answer.shown, prompts, why)
+    data = _data(answer.question, item, wording, answer.images, answer.shown, prompts, why)
+    return {**data, "floor": answer.floor}
 
 
 def _data(

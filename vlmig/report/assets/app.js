@@ -104,9 +104,7 @@ class Panel {
     DATA.floor = data.floor;
     const [item] = data.items;
     const view = { wording: 0, candidate: null, whole: true, runs: item.runs };
-    const low = item.runs[0].wordings[0].alignment.filter((fit) => known(fit) && known(data.floor) && fit < data.floor).length;
-    const remark = `${plural(low, 'image')} with an orange similarity ${low === 1 ? 'does' : 'do'} not fit the prompt, and ${low === 1 ? 'is' : 'are'} not listened to.`;
-    this.detail.replaceChildren(detail(item, view, () => {}), low ? el('p', { class: 'guide' }, remark) : '');
+    this.detail.replaceChildren(detail(item, view, () => {}), ignored(item));
   }
 
   build({ mixes, kinds, mixture }) {

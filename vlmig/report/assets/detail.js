@@ -221,6 +221,14 @@ function pictureHead(set, i, alignment, candidate) {
   ];
 }
 
+// Say how many of an answer's images do not count.
+function ignored(item) {
+  const { alignment = [] } = item.runs[0].wordings[0];
+  const low = alignment.filter((fit) => known(fit) && known(DATA.floor) && fit < DATA.floor).length;
+  const verbs = low === 1 ? ['does', 'is'] : ['do', 'are'];
+  return low ? el('p', { class: 'guide' }, `${plural(low, 'image')} with an orange similarity ${verbs[0]} not fit the prompt, and ${verbs[1]} not listened to.`) : '';
+}
+
 function share(column, place) {
   const value = column.shares[place] / 1000;
   const top = value > 0 && column.shares[place] === Math.max(...column.shares);

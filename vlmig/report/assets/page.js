@@ -147,6 +147,7 @@ function answerPage() {
   page.append(
     el('header', {}, el('h1', {}, 'Answer')),
     detail(item, state, () => {}),
+    ignored(item),
   );
 }
 
