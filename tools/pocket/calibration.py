@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import log_softmax
 from torch import Tensor
 
+from tools.pocket.calibration_texts import (
+    TEXT_ALONE,
+    calibration_concepts,
+    mean_losses,
+    read_texts,
+)
 from tools.pocket.drawings import agreeing
 from vlmig.evaluation.fit_auto_k import fit
 from vlmig.evaluation.fit_learned import examples
@@ -21,29 +26,24 @@ from vlmig.evaluation.fit_learned import fit as fit_learned
 from vlmig.evaluation.keep_generic import spread
 from vlmig.models.generic import COUNT, save_generic
 from vlmig.models.mixture import Mixture
-from vlmig.pocket.concepts import Concept, load_concepts
-from vlmig.pocket.tasks import look_items, topic
-from vlmig.pocket.text import language_corpus
+from vlmig.pocket.concepts import Concept
+from vlmig.pocket.tasks import look_items
 from vlmig.predict.adaptive_k import MOST, Stopping
-from vlmig.predict.batching import read_padded
 from vlmig.predict.images import DEFAULT_K
 from vlmig.predict.predictor import VLMIG
 from vlmig.predict.scores import Scores
 
 logger = logging.getLogger(__name__)
-TEXTS = 200
 TOGETHER = 20
 """Mixtures that are tried on the texts in one pass."""
-CALIBRATION_SEED = 13
-Look = tuple[str, str]
-"""A split of concepts, and what is asked about them."""
-ASKED: tuple[Look, ...] = (("supervised", "color"), ("held_out", "color"), ("held_out", "shape"))
+Kind = tuple[str, str]
+"""A split of concepts, and the look that is asked about."""
+KINDS: tuple[Kind, ...] = (("supervised", "color"), ("held_out", "color"), ("held_out", "shape"))
 WEIGHTS = ("uniform", "entropy", "clip")
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DOUBTS = (0.0, 0.25)
 FLOORS = (0.1, 0.2, 0.3, 0.4)
 """Quantiles of the calibration images' similarities to try as floors."""
-TEXT_ALONE = Mixture("prob", "clip")
 FIELDS = ("mix", "weights", "strength", "doubt", "alignment_floor")
 """What is chosen of a mixture."""
 
@@ -86,25 +86,6 @@ class Answered:
         return values.reshape(len(self.concepts), -1).mean(1)
 
 
-@dataclass
-class ReadText:
-    """Predictions for a sentence from text alone, with each image, and with the blank image."""
-
-    text: Tensor
-    """log p_0, (T, V)."""
-    images: list[Tensor]
-    blank: Tensor
-    alignment: Tensor
-    targets: Tensor
-    """The true tokens, (T, 1)."""
-
-    def loss(self, k: int, mixture: Mixture) -> Tensor:
-        """Return the loss of each token in nats, (T,)."""
-        trust = mixture.trust(self.alignment[:k]).expand(len(self.text), -1)
-        mixed = mixture.combine(self.text, self.images[:k], trust, self.blank)
-        return -mixed.gather(1, self.targets)[:, 0]
-
-
 @dataclass(frozen=True, eq=False)
 class Tried:
     """A mixture, and what it does to questions about calibration concepts."""
@@ -137,10 +118,10 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     """
     model = VLMIG.from_pretrained(out, store=work / "store")
     answered = {}
-    for split, look in ASKED:
+    for split, look in KINDS:
         alike = agreeing(work, look)
         told = look == "color" and split in limits.told
-        some = [c for c in _concepts() if c.split == split and (told or c in alike)]
+        some = [c for c in calibration_concepts() if c.split == split and (told or c in alike)]
         answered[split, look] = _answered(model, some, look)
     scores = [score for one in answered.values() for score in one.scores]
     alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in scores])
@@ -166,7 +147,7 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     logger.info("chosen %s, perplexity x %.4f", _described(chosen), ratio)
 
 
-def _try(mixture: Mixture, answered: Mapping[Look, Answered], limits: Limits) -> Tried:
+def _try(mixture: Mixture, answered: Mapping[Kind, Answered], limits: Limits) -> Tried:
     """Answer the calibration questions by a mixture."""
     still, beside_others = [], []
     for split in limits.known:
@@ -215,10 +196,10 @@ def _described(tried: Tried) -> str:
 
 
 def _best_first(tried: Sequence[Tried]) -> list[Tried]:
-    """Return the mixtures that cannot be told from the most accurate, in the order of choice.
+    """Return the mixtures that are about as accurate as the best, in the order of choice.
 
-    The likeliest find the right answers with the greatest probability; of mixtures that cannot be
-    told from the likeliest, those that ignore the fewest images come first.
+    First those under which the right answers are about as likely as they can be; of these, those
+    that ignore fewer images.
     """
     best = max(tried, key=lambda one: float(one.accuracy.mean()))
     accurate = [one for one in tried if not _clearly_more(best.accuracy, one.accuracy)]
@@ -244,7 +225,7 @@ def _keeping_texts(model: VLMIG, fitting: Sequence[Tried], most: float) -> tuple
         best = _best_first(fitting)
         for start in range(0, len(best), TOGETHER):
             some = best[start : start + TOGETHER]
-            alone, *losses = _losses(_texts(model), [one.mixture for one in some])
+            alone, *losses = mean_losses(read_texts(model), [one.mixture for one in some])
             for one, loss in zip(some, losses, strict=True):
                 ratio = float(np.exp(loss - alone))
                 logger.info("%s, perplexity x %.4f", _described(one), ratio)
@@ -256,7 +237,7 @@ def _keeping_texts(model: VLMIG, fitting: Sequence[Tried], most: float) -> tuple
     )
 
 
-def _stopping(answered: Mapping[Look, Answered], mixture: Mixture) -> Stopping:
+def _stopping(answered: Mapping[Kind, Answered], mixture: Mixture) -> Stopping:
     """Calibrate ``k="auto"``, for told and untold concepts each.
 
     The questions about a concept share its images and count together.
@@ -283,21 +264,6 @@ def mixtures(floors: list[float]) -> Iterator[Mixture]:
                 yield Mixture("evidence", weights, strength, doubt, floor)
 
 
-def _concepts() -> list[Concept]:
-    return [concept for concept in load_concepts() if concept.calibration]
-
-
-def _as_in_the_corpus(chosen: list[Concept]) -> list[Concept]:
-    """Repeat held-out concepts until their share is that of the corpus."""
-
-    def ratio(concepts: Sequence[Concept]) -> float:
-        held_out = sum(c.split == "held_out" for c in concepts)
-        return held_out / (len(concepts) - held_out)
-
-    times = round(ratio(load_concepts()) / ratio(chosen))
-    return [c for c in chosen for _ in range(times if c.split == "held_out" else 1)]
-
-
 def _answered(model: VLMIG, concepts: list[Concept], look: str) -> Answered:
     """Score the questions about a look of concepts, beside as many images as ``k="auto"`` may
     draw."""
@@ -317,7 +283,7 @@ def _answered(model: VLMIG, concepts: list[Concept], look: str) -> Answered:
 
 def _generic(model: VLMIG) -> Tensor:
     """Imagine an image of each of a few calibration concepts, (M, P, C)."""
-    items = look_items("calibration", _concepts(), "color")
+    items = look_items("calibration", calibration_concepts(), "color")
     prompts = spread(item.picture for item in items)[:COUNT]
     return torch.cat([images.features for images in model.imagine(prompts, 1)])
 
@@ -328,30 +294,3 @@ def _right(
     """Return whether the answers are right, (n,), and the log-probabilities of the right ones."""
     mixed = log_softmax(np.array([score.mixed(k, mixture) for score in scores]), axis=1)
     return mixed.argmax(1) == answers, mixed[np.arange(len(answers)), answers]
-
-
-@torch.inference_mode()
-def _texts(model: VLMIG) -> Iterator[ReadText]:
-    """Predict sentences in the style of the corpus, about calibration concepts and invented
-    things."""
-    corpus = language_corpus(CALIBRATION_SEED, 2 * TEXTS, _as_in_the_corpus(_concepts()))
-    texts = list(dict.fromkeys(corpus))[:TEXTS]
-    visuals = model.imagine([topic(text) for text in texts], DEFAULT_K, progress=True)
-    network: Any = model.model
-    for text, imagined in zip(texts, visuals, strict=True):
-        ids = model.tokenizer(text).input_ids
-        reading = read_padded(network, [ids[:-1]], len(ids) - 1, ids[0])
-        visual = network.encode_with_blank(imagined.features[None])
-        alone, blank, *images = [row[0] for row in network.predictions(reading, visual)]
-        targets = torch.tensor(ids[1:])[:, None]
-        yield ReadText(alone, images, blank, imagined.alignment, targets)
-
-
-@torch.inference_mode()
-def _losses(texts: Iterable[ReadText], mixtures: Sequence[Mixture]) -> list[float]:
-    """Return the mean losses per token in nats: of text alone, and of each mixture."""
-    rows = []
-    for text in texts:
-        mixed = [text.loss(DEFAULT_K, mixture) for mixture in mixtures]
-        rows.append(torch.stack([text.loss(0, TEXT_ALONE), *mixed]))
-    return torch.cat(rows, 1).mean(1).tolist()
