@@ -131,14 +131,14 @@ def counted(
     for size in CALIBRATED_ON:
         for _ in range(calibrations):
             known = scatter(rng, size)
-            rule = fit([known.one(i) for i in range(size)], MIXTURE)
+            rule = fit([known.at(i) for i in range(size)], MIXTURE)
             asked = scatter(rng, questions // calibrations)
             _count(found, f"{size} alike", asked, rule, MIXTURE)
             if size == CALIBRATED_ON[-1]:
                 _count(found, "each look", asked, _before(rule), MIXTURE)
                 if scatter is not normal:
                     unlike = normal(rng, size)
-                    rule = fit([unlike.one(i) for i in range(size)], MIXTURE)
+                    rule = fit([unlike.at(i) for i in range(size)], MIXTURE)
                     _count(found, f"{size} normal", asked, rule, MIXTURE)
     yield from found.items()
 

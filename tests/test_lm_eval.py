@@ -273,8 +273,10 @@ def test_learned_weights_and_generic_pictures_decide_between_candidates(tiny: VL
     (scores,) = tiny.score([context], [[" red", " dark blue"]], seen, verbatim=True, generic=True)
     expected = scores.loglikelihoods(2, Mixture.of(tiny.config))
     assert [value for value, _ in found] == pytest.approx(expected, abs=1e-5)
-    with pytest.raises(VLMIGError, match="judge an image by the candidate answers"):
-        model.loglikelihood(asked((context, " red")))
+    lone = model.loglikelihood(asked((context, " red")))[0][0]
+    (alone,) = tiny.score([context], [[" red"]], seen, verbatim=True, generic=True)
+    by_entropy = alone.sequences(2, Mixture.of(tiny.config, "contrast", "entropy"))
+    assert lone == pytest.approx(by_entropy[0], abs=1e-5), "it has none to be compared with"
 
 
 def test_a_lone_text_is_mixed_as_a_whole(tiny: VLMIG) -> None:

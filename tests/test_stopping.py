@@ -108,7 +108,7 @@ def test_answers_change_no_more_often_than_the_level_whatever_the_pictures(name:
     uncalibrated: list[float] = []
     for _ in range(calibrations):
         known, asked = scatter(rng, 60), scatter(rng, 200)
-        rule = fit([known.one(i) for i in range(60)], stopping.MIXTURE)
+        rule = fit([known.at(i) for i in range(60)], stopping.MIXTURE)
         doubts, changed = path(asked, rule, stopping.MIXTURE)
         for threshold, found in ((rule.threshold, shares), (rule.level, uncalibrated)):
             stop = (doubts <= threshold).argmax(0)
@@ -134,7 +134,7 @@ def test_stacked_questions_stop_where_each_would_by_itself(mixture: Mixture) -> 
     doubts, changed = path(stacked, rule, mixture)
     looks = [0, 3, 6, 9, 10]
     for i in range(48):
-        single = stacked.one(i)
+        single = stacked.at(i)
         n = rule.used([single], mixture)
         assert looks[(doubts[:, i] <= 0.1).argmax()] == n
         differs = single.mixed(n, mixture).argmax() != single.mixed(10, mixture).argmax()

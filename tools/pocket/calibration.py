@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +22,11 @@ from tools.pocket.calibration_texts import (
 )
 from tools.pocket.drawings import agreeing
 from vlmig.evaluation.fit_auto_k import fit
-from vlmig.evaluation.fit_learned import examples
+from vlmig.evaluation.fit_learned import examples, fit_to_others
 from vlmig.evaluation.fit_learned import fit as fit_learned
 from vlmig.evaluation.keep_generic import spread
 from vlmig.models.generic import COUNT, save_generic
+from vlmig.models.learned import Learned
 from vlmig.models.mixture import Mixture
 from vlmig.pocket.concepts import Concept
 from vlmig.pocket.tasks import look_items
@@ -39,7 +41,6 @@ TOGETHER = 20
 Kind = tuple[str, str]
 """A split of concepts, and the look that is asked about."""
 KINDS: tuple[Kind, ...] = (("supervised", "color"), ("held_out", "color"), ("held_out", "shape"))
-WEIGHTS = ("uniform", "entropy", "clip")
 STRENGTHS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 DOUBTS = (0.0, 0.25)
 FLOORS = (0.1, 0.2, 0.3, 0.4)
@@ -65,6 +66,8 @@ class Limits:
     texts told another color; the images by themselves say that one in about 0.55."""
     perplexity: float = 1.005
     """Greatest factor on the perplexity of plain texts."""
+    weights: tuple[str, ...] = ("uniform", "entropy", "clip", "learned")
+    """Those that are tried."""
 
 
 POCKET = Limits()
@@ -75,15 +78,50 @@ class Answered:
     """Questions about the looks of concepts: as many about each, in their order."""
 
     concepts: list[Concept]
-    scores: list[Scores]
-    others: list[Scores]
+    scores: Scores
+    """Of all questions, stacked."""
+    others: Scores
     """Beside the images of the concept before."""
     answers: np.ndarray
     """The right ones, (n,)."""
+    learned: list[tuple[np.ndarray, Learned]] = field(default_factory=list)
+    """Some of the questions, and weights fitted to questions about other concepts."""
+
+    def right(
+        self, k: int, mixture: Mixture, scores: Scores | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return whether a mixture answers right, (n,), and the log-probabilities of the right
+        answers.
+
+        Args:
+            scores: beside other images than the concepts' imagined ones.
+        """
+        asked, mixed = scores or self.scores, np.empty_like(self.scores.text)
+        groups: Sequence[tuple[Any, Learned | None]] = [(slice(None), None)]
+        for some, learned in self.learned if mixture.learned else groups:
+            mixed[some] = asked.at(some).mixed(k, replace(mixture, learned=learned))
+        mixed = log_softmax(mixed, axis=1)
+        return mixed.argmax(1) == self.answers, mixed[np.arange(len(mixed)), self.answers]
+
+    @property
+    def questions(self) -> list[Scores]:
+        """The scores of each question."""
+        return [self.scores.at(number) for number in range(len(self.answers))]
+
+    @property
+    def names(self) -> list[str]:
+        """The concept of each question."""
+        names = [concept.name for concept in self.concepts]
+        return np.repeat(names, self.wordings).tolist()
 
     def per_concept(self, values: np.ndarray) -> np.ndarray:
         """Average values of questions over the wordings about a concept."""
-        return values.reshape(len(self.concepts), -1).mean(1)
+        return values.reshape(-1, self.wordings).mean(1)
+
+    @property
+    def wordings(self) -> int:
+        """How many questions there are about each concept."""
+        return len(self.answers) // len(self.concepts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,12 +161,15 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
         told = look == "color" and split in limits.told
         some = [c for c in calibration_concepts() if c.split == split and (told or c in alike)]
         answered[split, look] = _answered(model, some, look)
-    scores = [score for one in answered.values() for score in one.scores]
-    alignments = np.concatenate([score.alignment[:DEFAULT_K] for score in scores])
+    cosines = [one.scores.alignment[:DEFAULT_K].ravel() for one in answered.values()]
+    alignments = np.concatenate(cosines)
     floors = [round(float(np.quantile(alignments, share)), 3) for share in FLOORS]
-    tried = [_try(mixture, answered, limits) for mixture in mixtures(floors)]
+    learned = _fit_learned(list(answered.values()))
     fitting = []
-    for one in tried:
+    for mixture in mixtures(floors, learned):
+        if mixture.weights not in limits.weights:
+            continue
+        one = _try(mixture, answered, limits)
         logger.info(_described(one))
         if one.within(limits):
             fitting.append(one)
@@ -136,9 +177,7 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     config = model.config
     for name in FIELDS:
         setattr(config, name, getattr(chosen.mixture, name))
-    right = np.concatenate([one.answers for one in answered.values()])
-    found = examples(zip(scores, right, [""] * len(scores), strict=True), DEFAULT_K)
-    config.learned = fit_learned(found.features, found.helped).described()
+    config.learned = learned.described()
     rule = _stopping(answered, chosen.mixture)
     config.auto = rule.described()
     config.save_pretrained(out)
@@ -147,20 +186,35 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
     logger.info("chosen %s, perplexity x %.4f", _described(chosen), ratio)
 
 
+def _fit_learned(answered: Sequence[Answered]) -> Learned:
+    """Fit learned weights to all questions, and for each question to those about other concepts."""
+    questions: list[tuple[Scores, int, str]] = []
+    starts = []
+    for one in answered:
+        starts.append(len(questions))
+        questions += zip(one.questions, one.answers, one.names, strict=True)
+    data = examples(questions, DEFAULT_K)
+    for indices, learned in fit_to_others(data):
+        for one, start in zip(answered, starts, strict=True):
+            among = (indices >= start) & (indices < start + len(one.answers))
+            one.learned.append((indices[among] - start, learned))
+    return fit_learned(data.features, data.helped)
+
+
 def _try(mixture: Mixture, answered: Mapping[Kind, Answered], limits: Limits) -> Tried:
     """Answer the calibration questions by a mixture."""
     still, beside_others = [], []
     for split in limits.known:
         known = answered[split, "color"]
-        right_alone, _ = _right(known.scores, known.answers, 0, TEXT_ALONE)
-        right, _ = _right(known.scores, known.answers, DEFAULT_K, mixture)
+        right_alone, _ = known.right(0, TEXT_ALONE)
+        right, _ = known.right(DEFAULT_K, mixture)
         still.append(right[right_alone])
-        right, _ = _right(known.others, known.answers, DEFAULT_K, mixture)
+        right, _ = known.right(DEFAULT_K, mixture, known.others)
         beside_others.append(right[right_alone])
     accuracy, likelihood = [], []
     for look in ("color", "shape"):
         untold = answered["held_out", look]
-        right, likely = _right(untold.scores, untold.answers, DEFAULT_K, mixture)
+        right, likely = untold.right(DEFAULT_K, mixture)
         accuracy.append(untold.per_concept(right))
         likelihood.append(untold.per_concept(likely))
     return Tried(
@@ -176,12 +230,10 @@ def _try(mixture: Mixture, answered: Mapping[Kind, Answered], limits: Limits) ->
 def _followed(told: Answered, mixture: Mixture) -> float:
     """Return how often the color of another concept's images is answered, if they are trusted as
     given ones are, in place of the color that texts told."""
-    right_alone, _ = _right(told.scores, told.answers, 0, TEXT_ALONE)
-    shown = np.roll(told.answers, len(told.answers) // len(told.concepts))
-    given = []
-    for score in told.others:
-        given.append(replace(score, alignment=np.full_like(score.alignment, np.inf)))
-    right, _ = _right(given, shown, DEFAULT_K, mixture)
+    right_alone, _ = told.right(0, TEXT_ALONE)
+    shown = np.roll(told.answers, told.wordings)
+    given = replace(told.others, alignment=np.full_like(told.others.alignment, np.inf))
+    right, _ = replace(told, answers=shown).right(DEFAULT_K, mixture, given)
     return float(right[right_alone & (shown != told.answers)].mean())
 
 
@@ -246,22 +298,22 @@ def _stopping(answered: Mapping[Kind, Answered], mixture: Mixture) -> Stopping:
     concepts: list[str] = []
     splits: list[str] = []
     for (split, _), one in answered.items():
-        names = [concept.name for concept in one.concepts]
-        scores += one.scores
-        concepts += np.repeat(names, len(one.scores) // len(names)).tolist()
-        splits += [split] * len(one.scores)
+        scores += one.questions
+        concepts += one.names
+        splits += [split] * len(one.answers)
     return fit(scores, mixture, items=concepts, kinds=splits)
 
 
-def mixtures(floors: list[float]) -> Iterator[Mixture]:
+def mixtures(floors: list[float], learned: Learned) -> Iterator[Mixture]:
     """Yield all mixtures to try; only evidence has strength and doubt, only entropy weights have a
-    floor."""
-    for weights in WEIGHTS:
-        for floor in floors if weights == "entropy" else floors[:1]:
+    floor, which are learned ones' for texts."""
+    for weights in POCKET.weights:
+        fitted = learned if weights == "learned" else None
+        for floor in floors if weights in ("entropy", "learned") else floors[:1]:
             for rule in ("prob", "logit"):
-                yield Mixture(rule, weights, alignment_floor=floor)
+                yield Mixture(rule, weights, alignment_floor=floor, learned=fitted)
             for strength, doubt in itertools.product(STRENGTHS, DOUBTS):
-                yield Mixture("evidence", weights, strength, doubt, floor)
+                yield Mixture("evidence", weights, strength, doubt, floor, fitted)
 
 
 def _answered(model: VLMIG, concepts: list[Concept], look: str) -> Answered:
@@ -277,7 +329,9 @@ def _answered(model: VLMIG, concepts: list[Concept], look: str) -> Answered:
             images.append(visuals[number])
             others.append(visuals[number - 1])
             answers.append(question.answer)
-    scores, beside_others = (model.score(contexts, choices, some) for some in (images, others))
+    scores, beside_others = (
+        Scores.stacked(model.score(contexts, choices, some)) for some in (images, others)
+    )
     return Answered(concepts, scores, beside_others, np.array(answers))
 
 
@@ -286,11 +340,3 @@ def _generic(model: VLMIG) -> Tensor:
     items = look_items("calibration", calibration_concepts(), "color")
     prompts = spread(item.picture for item in items)[:COUNT]
     return torch.cat([images.features for images in model.imagine(prompts, 1)])
-
-
-def _right(
-    scores: list[Scores], answers: np.ndarray, k: int, mixture: Mixture
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return whether the answers are right, (n,), and the log-probabilities of the right ones."""
-    mixed = log_softmax(np.array([score.mixed(k, mixture) for score in scores]), axis=1)
-    return mixed.argmax(1) == answers, mixed[np.arange(len(answers)), answers]

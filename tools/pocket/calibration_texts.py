@@ -39,6 +39,7 @@ class ReadText:
 
     def loss(self, k: int, mixture: Mixture) -> Tensor:
         """Return the loss of each token in nats, (T,)."""
+        mixture = mixture.for_texts
         trust = mixture.trust(self.alignment[:k]).expand(len(self.text), -1)
         mixed = mixture.combine(self.text, self.images[:k], trust, self.blank)
         return -mixed.gather(1, self.targets)[:, 0]

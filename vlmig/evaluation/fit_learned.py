@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def described(scores: Scores, right: np.ndarray, k: int) -> tuple[np.ndarray, np
     """Return features (Q, K, F) of each of the first k images, and whether it helps (Q, K).
 
     Args:
-        scores: of Q stacked questions with equally many candidates, see ``Scores.one``.
+        scores: of Q stacked questions with equally many candidates, see ``Scores.stacked``.
         right: the index of each question's right candidate, (Q,).
     """
     text, blank = log_softmax(scores.text, -1), log_softmax(scores.blank, -1)
@@ -69,13 +69,7 @@ def examples(questions: Iterable[tuple[Scores, int, str]], k: int) -> Examples:
     """Describe the images of questions, each with its right candidate and its object."""
     features, helped, names = [], [], []
     for scores, right, name in questions:
-        stacked = Scores(
-            scores.text[None],
-            scores.per_image[:, None],
-            scores.blank[None],
-            scores.alignment[:, None],
-        )
-        of_images, which_help = described(stacked, np.array([right]), k)
+        of_images, which_help = described(Scores.stacked([scores]), np.array([right]), k)
         features.append(of_images[0])
         helped.append(which_help[0])
         names.append(name)
@@ -103,14 +97,19 @@ def fit(features: np.ndarray, helped: np.ndarray) -> Learned:
 
 def cross_fitted(data: Examples) -> np.ndarray:
     """Return the trust in each image, (Q, K), fitted on other objects than it is applied to."""
-    folds = min(FOLDS, len(np.unique(data.clusters)))
-    if folds < 2:
-        return np.full(data.helped.shape, float(data.helped.mean()))
-    trust = np.empty(data.helped.shape)
-    for train, test in GroupKFold(folds).split(data.helped, groups=data.clusters):
-        learned = fit(data.features[train], data.helped[train])
+    trust = np.full(data.helped.shape, float(data.helped.mean()))
+    for test, learned in fit_to_others(data):
         trust[test] = learned.trust(torch.from_numpy(data.features[test])).numpy()
     return trust
+
+
+def fit_to_others(data: Examples) -> Iterator[tuple[np.ndarray, Learned]]:
+    """Yield the indices of the questions about some objects, and weights fitted to the others;
+    nothing where all are about one object."""
+    folds = min(FOLDS, len(np.unique(data.clusters)))
+    if folds > 1:
+        for train, test in GroupKFold(folds).split(data.helped, groups=data.clusters):
+            yield test, fit(data.features[train], data.helped[train])
 
 
 def quality(data: Examples) -> Quality:

@@ -289,7 +289,7 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
 
     def _used(self, visual: VisualStates) -> VisualStates:
         """Leave out the blank image where the mixing rule does not use it."""
-        if Mixture.of(self.config).contrasts:
+        if self._mixture.contrasts:
             return visual
         return tuple(states[:, 1:] for states in visual)
 
@@ -315,8 +315,12 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         return result.unflatten(0, shape)
 
     @property
+    def _mixture(self) -> Mixture:
+        return Mixture.of(self.config).for_texts
+
+    @property
     def _can_mix_states(self) -> bool:
-        return Mixture.of(self.config).linear and is_linear(self.language_model, type(self).head)
+        return self._mixture.linear and is_linear(self.language_model, type(self).head)
 
     def _mix_predictions(self, states: Tensor, trust: Tensor) -> Tensor:
         """Predict, then mix: states (R, [text, blank or generic ones, images], D), trust (R, K) ->
@@ -325,12 +329,12 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         text, blank = next(predictions), None
         if references := states.shape[1] - 1 - trust.shape[1]:
             blank = reduce(torch.add, islice(predictions, references)) / references
-        return Mixture.of(self.config).combine(text, predictions, trust, blank)
+        return self._mixture.combine(text, predictions, trust, blank)
 
     def _mix_states(self, states: Tensor, trust: Tensor) -> Tensor:
         """Mix states, then predict: the same from one row per position; see
         ``Mixture.state_weights``."""
-        mixture, text, precision = Mixture.of(self.config), None, states.dtype
+        mixture, text, precision = self._mixture, None, states.dtype
         if mixture.contrasts and mixture.doubt:
             text = F.log_softmax(self.head(self.language_model, states[:, 0]).float(), -1)
         if (first := states.shape[1] - trust.shape[1]) > 2:  # the mean of several references

@@ -22,14 +22,15 @@ clamped to [0, 1]; ``doubled`` is twice that (the published ImageNetVC script; a
 subtracts the text prediction); ``entropy`` is the share of the text model's uncertainty that an
 image removes, max(0, 1 - H(p_i) / H(p_0)), for images that fit their
 prompt: where text alone is as certain as text with the image, the text prediction stays;
-``learned`` is fitted by ``vlmig calibrate`` (``vlmig.models.learned``). An image that the user gave
-is trusted fully by all of them.
+``learned`` is fitted by ``vlmig calibrate`` and judges an image by the candidate answers beside it
+(``vlmig.models.learned``); a text that is continued has none, and is mixed with ``entropy`` weights
+(``Mixture.for_texts``). An image that the user gave is trusted fully by all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -79,6 +80,14 @@ class Mixture:
         learned = Learned.of(config.learned) if kind == "learned" else None
         return cls(rule, kind, config.strength, config.doubt, config.alignment_floor, learned)
 
+    @property
+    def for_texts(self) -> Mixture:
+        """The mixture of every next token: ``entropy`` weights in place of ``learned`` ones, which
+        compare candidate answers."""
+        if self.learned is None:
+            return self
+        return replace(self, weights="entropy", learned=None)
+
     def weigh(self, text: Tensor, images: Tensor, alignment: Tensor, blank: Tensor) -> Tensor:
         """Return the trust in each image of a question with candidate answers, (..., K).
 
@@ -91,8 +100,10 @@ class Mixture:
         Raises:
             VLMIGError: as ``trust``.
         """
-        if self.learned is None or text.shape[-1] < 2:
+        if self.learned is None:
             return self.trust(alignment)
+        if text.shape[-1] < 2:  # a lone candidate is certain, whatever is trusted
+            return torch.ones_like(alignment)
         trust = self.learned.trust(features_of(text, images, alignment, blank))
         given = alignment.isinf()
         return torch.where(given.any(-2) if given.dim() > trust.dim() else given, 1.0, trust)
@@ -107,15 +118,11 @@ class Mixture:
         the uncertainty removed.
 
         Raises:
-            VLMIGError: ``clip`` or ``doubled`` where a similarity is unknown; ``learned``, which
-                compares candidates.
+            VLMIGError: ``clip`` or ``doubled`` where a similarity is unknown.
+            ValueError: ``learned`` weights, see ``for_texts``.
         """
-        if self.weights == "learned" and alignment.numel():
-            raise VLMIGError(
-                "weights='learned' judge an image by the candidate answers beside it, and here "
-                "are none to compare; expected ask with choices, two continuations or more of "
-                "each context, or weights uniform, clip or entropy"
-            )
+        if self.weights == "learned":
+            raise ValueError("learned weights compare candidates; weigh them, or mix for_texts")
         unknown = alignment.isnan()
         if self.weights in ("clip", "doubled"):
             if unknown.any():

@@ -39,10 +39,6 @@ class Batch:
     """The images of each request, equally many."""
     reading: Reading
 
-    def of(self, trusts: Sequence[np.ndarray]) -> Tensor:
-        """Stack the trust in the images of each request's context, (B, K)."""
-        return torch.from_numpy(np.stack([trusts[r.context] for r in self.requests])).float()
-
 
 def same_size(sizes: Sequence[int], batch: int) -> Iterator[list[int]]:
     """Yield the indices of equal sizes together, in order, at most ``batch`` at a time."""

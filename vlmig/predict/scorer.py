@@ -256,7 +256,7 @@ class Scorer:
     def trust(self, visuals: Sequence[Visuals]) -> Tensor:
         """Return the trust in each image, (B, K)."""
         fit = torch.stack([images.fit for images in visuals])
-        return Mixture.of(self.config).trust(fit).to(self.model.device)
+        return Mixture.of(self.config).for_texts.trust(fit).to(self.model.device)
 
     @torch.inference_mode()
     def likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:
@@ -282,21 +282,19 @@ class Scorer:
         """Return log p(continuation | context) of each pair, see ``VLMIG.loglikelihood``."""
         contexts = [context for context, _ in pairs]
         choices = [[continuation] for _, continuation in pairs]
-        mixture, trusts = Mixture.of(self.config), None
-        if per == "sequence" or mixture.weights == "learned":
+        if per == "sequence":
+            mixture = Mixture.of(self.config)
             generic = mixture.mix == "contrast"
             scores = self.score(contexts, choices, visuals, batch, verbatim=True, generic=generic)
             trusts = trusts_of(contexts, scores, mixture)
-            if per == "sequence":
-                sums = zip(scores, trusts, strict=True)
-                return [float(s.sequences(len(s.per_image), mixture, t)[0]) for s, t in sums]
+            sums = zip(scores, trusts, strict=True)
+            return [float(s.sequences(len(s.per_image), mixture, t)[0]) for s, t in sums]
 
         def read(chunk: slice) -> list[float]:
             values = np.zeros(len(contexts[chunk]))
             for group in self.batches(contexts[chunk], choices[chunk], visuals[chunk], batch):
-                trust = self.trust(group.visuals) if trusts is None else group.of(trusts[chunk])
                 states = self.visual_cache.to_mix(group.visuals)
-                add_mixed(self.model, group, states, trust, values)
+                add_mixed(self.model, group, states, self.trust(group.visuals), values)
             return values.tolist()
 
         return list(chain(*deterministic_map(read, self._chunks(len(pairs)), self.model.device)))

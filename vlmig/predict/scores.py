@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,9 +66,19 @@ class Scores:
             np.concatenate(generic, -1) if len(generic) == len(groups) else None,
         )
 
-    def one(self, question: int) -> Scores:
-        """Select one of Q stacked questions, whose arrays are (Q, C), (K, Q, C), (Q, C), (K, Q)."""
-        i = question
+    @classmethod
+    def stacked(cls, questions: Sequence[Scores]) -> Scores:
+        """Stack Q questions of C candidates and K images: arrays (Q, C), (K, Q, C), (Q, C), (K, Q);
+        the scores beside generic images are left out."""
+        return cls(
+            np.stack([scores.text for scores in questions]),
+            np.stack([scores.per_image for scores in questions], 1),
+            np.stack([scores.blank for scores in questions]),
+            np.stack([scores.alignment for scores in questions], 1),
+        )
+
+    def at(self, i: int | np.ndarray | slice) -> Scores:
+        """Select one or some of stacked questions."""
         generic = None if self.generic is None else self.generic[:, i]
         return Scores(
             self.text[i], self.per_image[:, i], self.blank[i], self.alignment[:, i], generic
@@ -161,6 +170,7 @@ class Scores:
             trust: in each image, (K,), instead of what ``Mixture.trust`` makes of the alignment.
         """
         if trust is None:
+            mixture = mixture.for_texts
             trust = mixture.trust(torch.from_numpy(self.alignment[:k])).numpy()
         values = []
         for c in range(len(self.text)):
@@ -177,24 +187,28 @@ class Scores:
 
 def trusts_of(
     contexts: Sequence[str], scores: Sequence[Scores], mixture: Mixture
-) -> list[np.ndarray]:
-    """Return the trust in the images of each continuation, (K,).
+) -> list[np.ndarray | None]:
+    """Return learned weights' trust in the images of each continuation, (K,): the continuations of
+    one context are candidates.
 
-    Learned weights take the continuations of one context as its candidates.
+    None where a continuation is alone with its context, and for other weights, which judge each by
+    itself.
 
     Args:
         scores: of one continuation each.
     """
-    members: dict[Any, list[int]] = {}
+    trusts: list[np.ndarray | None] = [None] * len(scores)
+    if mixture.learned is None:
+        return trusts
+    members: dict[tuple[str, int], list[int]] = {}
     for i, (context, continuation) in enumerate(zip(contexts, scores, strict=True)):
-        candidates = (context, len(continuation.per_image)) if mixture.weights == "learned" else i
-        members.setdefault(candidates, []).append(i)
-    trusts: list[Any] = [None] * len(scores)
+        members.setdefault((context, len(continuation.per_image)), []).append(i)
     for indices in members.values():
-        question = Scores.joined([scores[i] for i in indices])
-        trust = question.trust(len(question.per_image), mixture)
-        for i in indices:
-            trusts[i] = trust
+        if len(indices) > 1:
+            question = Scores.joined([scores[i] for i in indices])
+            trust = question.trust(len(question.per_image), mixture)
+            for i in indices:
+                trusts[i] = trust
     return trusts
 
 

@@ -180,7 +180,7 @@ class Rescorer:
             position[group, 0] = number
             position[group, 1] = np.arange(len(group))
         for number, row in position:
-            yield stacked[number].one(row)
+            yield stacked[number].at(row)
 
     def used(self, rule: Stopping, mixture: Mixture) -> np.ndarray:
         """Return how many images each question's answer needs, (Q,); questions that share images
