@@ -64,12 +64,10 @@ def test_features_are_what_they_are_called(rng: np.random.Generator) -> None:
 def test_stacked_questions_are_described_as_one_by_one(rng: np.random.Generator) -> None:
     made = questions(rng, 5)
     parts = [scores for scores, _, _ in made]
-    stacked = Scores(
-        np.stack([s.text for s in parts]),
-        np.stack([s.per_image for s in parts], 1),
-        np.stack([s.blank for s in parts]),
-        np.stack([s.alignment for s in parts], 1),
-    )
+    stacked = Scores.stacked(parts)
+    for number, part in enumerate(parts):
+        assert np.array_equal(stacked.at(number).per_image, part.per_image)
+        assert np.array_equal(stacked.at(np.array([0, number])).alignment[:, 1], part.alignment)
     right = np.array([answer for _, answer, _ in made])
     features, helped = described(stacked, right, 3)
     found = examples(made, 3)

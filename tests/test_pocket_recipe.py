@@ -3,6 +3,7 @@ compute."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from PIL import Image
+from test_learned import questions
 from torch import Tensor, nn
 
 from tools.pocket import (
@@ -22,7 +24,11 @@ from tools.pocket import (
     transformer,
 )
 from vlmig.models.checkpoint import POCKET
+from vlmig.models.learned import Learned
 from vlmig.models.mixture import Mixture
+from vlmig.pocket.concepts import load_concepts
+from vlmig.predict.images import DEFAULT_K
+from vlmig.predict.scores import Scores
 from vlmig.vision import VisionEncoder
 
 
@@ -150,3 +156,34 @@ def test_calibration_ignores_as_few_images_as_the_likeliest_allow() -> None:
 def _tried(accuracy: np.ndarray, likelihood: np.ndarray, floor: float = 0.0) -> calibration.Tried:
     mixture = Mixture("prob", alignment_floor=floor)
     return calibration.Tried(mixture, 1.0, 1.0, 1.0, accuracy, likelihood)
+
+
+def test_calibration_answers_of_a_concept_by_weights_fitted_to_others(
+    rng: np.random.Generator,
+) -> None:
+    """Ten concepts with two wordings each; a changed answer about one changes the weights of all
+    others but those that share its fold."""
+    concepts = load_concepts()[:10]
+    scores = [scores for scores, _, _ in questions(rng, 20)]
+    scores = [replace(one, per_image=one.per_image.repeat(2, 0)) for one in scores]
+    for one in scores:
+        one.alignment = rng.uniform(0, 1, 6)
+
+    def fitted(answers: np.ndarray) -> tuple[calibration.Answered, dict[int, Learned]]:
+        stacked = Scores.stacked(scores)
+        asked = calibration.Answered(concepts, stacked, stacked, answers)
+        calibration._fit_learned([asked])
+        return asked, {i: learned for some, learned in asked.learned for i in some.tolist()}
+
+    answers = rng.integers(0, 4, 20)
+    asked, weights = fitted(answers)
+    mixture = Mixture("prob", "learned", learned=weights[0])
+    right, likely = asked.right(DEFAULT_K, mixture)
+    assert sorted(weights) == list(range(20))
+    for number, one in enumerate(scores):
+        mixed = one.mixed(DEFAULT_K, replace(mixture, learned=weights[number]))
+        assert likely[number] == pytest.approx(mixed[answers[number]])
+        assert right[number] == (mixed.argmax() == answers[number])
+    _, changed = fitted(np.append((answers[:1] + 1) % 4, answers[1:]))
+    assert changed[0] == weights[0] == weights[1]
+    assert {weights[i] == changed[i] for i in range(20)} == {True, False}

@@ -23,6 +23,7 @@ LIMITS = Limits(
     misled=0.0,
     followed=0.0,
     perplexity=1.03,
+    weights=("uniform", "entropy", "clip"),
 )
 """A pretrained LM knows colors of any concept. It is to keep 95 % of what it has right; a point
 more here, since few calibration questions tell it. Beside other things' images even the weakest

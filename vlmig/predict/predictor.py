@@ -249,7 +249,8 @@ class VLMIG:
                 needed to choose between the continuations of one context.
             images: the images given for each context, see ``look``.
             per: ``token`` mixes at every token (as ``generate`` does); ``sequence`` mixes the
-                continuation's whole probabilities, one per image. They differ from two tokens on.
+                continuation's whole probabilities, one per image, and ``learned`` weights compare
+                the continuations of one context, which ``token`` does not.
             visuals: from ``imagine`` or ``look``, instead of k and images.
 
         Raises:
