@@ -58,7 +58,7 @@ DRAWN = {
     ("evidence", "uniform"): "given",
     ("logit", "uniform"): "given",
     ("prob", "uniform"): "given",
-    ("evidence", "entropy"): "scenes",
+    ("evidence", "learned"): "scenes",
     ("evidence", "clip"): "scenes",
     ("prob", "clip"): "scenes",
 }
