@@ -202,7 +202,7 @@ def run(parts: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Ru
     torch.manual_seed(1)
     out, names = tmp_path_factory.mktemp("coda"), ("vision_encoder", "generator")
     vision, generator = (str(parts / name) for name in names)
-    size = {"fusion_heads": 4, "imaginer_size": 32, "imaginer_steps": 2}
+    size = {"fusion_heads": 4, "imaginer_size": 32, "imaginer_steps": 2, "alignment_floor": -1.0}
     own: dict[str, Any] = {"vision": vision, "generator": generator, "store": out / "store"}
     tiny = VLMIG.from_base(str(parts / "language_model"), **own, **size)
     open_gates(tiny)
@@ -255,16 +255,20 @@ def test_divergences_are_those_of_the_samples(run: Run) -> None:
     assert row["kendall"] == pytest.approx(np.mean(ranks))
 
 
-def test_images_count_alike_in_a_distribution(run: Run) -> None:
+def test_images_count_by_the_doubt_they_remove_in_a_distribution(run: Run) -> None:
     """However likely the LM finds it beside an image that any candidate comes; elsewhere that is
     part of equation 2."""
     _, model, results, rows = run
     main = results["configs"]["coda"]
-    assert (main["mix"], main["weights"], model.config.mix) == ("prob", "uniform", "evidence")
+    assert (main["mix"], main["weights"], model.config.mix) == ("prob", "entropy", "evidence")
     for row in rows:
-        assert np.array(row["mixture"]) == pytest.approx(
-            softmax(row["per_image"], -1).mean(1), abs=1e-5
-        )
+        images, text = softmax(row["per_image"], -1), softmax(row["text_only"], -1)[:, None]
+        removed = 1 - stats.entropy(images, axis=-1) / stats.entropy(text, axis=-1)
+        fits = np.array(row["alignment"]) >= model.config.alignment_floor
+        share = (np.maximum(removed, 0) * fits)[..., None]
+        mixed = (share * images + (1 - share) * text).mean(1)
+        assert np.array(row["mixture"]) == pytest.approx(mixed, abs=1e-5)
+    assert share.max() > 0, "an image counts"
     text, images = [0.2, 0.2], [[0.4, 0.1], [0.01, 0.04]]
     record: Any = {"pictures": [["a", "b"]], "alignment": [[0.5, 0.5]], "clip": None}
     record |= {"text_only": [np.log(text)], "blank": [np.log(text)], "per_image": [np.log(images)]}
@@ -303,11 +307,12 @@ def test_votes_and_shuffled_images_are_those_of_the_samples(run: Run) -> None:
         means[control] = [
             c["jsd"]
             for c in everything
-            if (c["k"], c["control"], c["mix"]) == (2, control, main["mix"])
+            if (c["k"], c["control"]) == (2, control)
+            and (c["mix"], c["weights"]) == (main["mix"], main["weights"])
         ]
     assert len(means["shuffled"]) == 1 and means["shuffled"] != means["none"]
     compared = [c for c in block["comparisons"] if (c["subset"], c["group"]) == ("all", "all")]
-    compared = [c for c in compared if c["mix"] == main["mix"]]
+    compared = [c for c in compared if (c["mix"], c["weights"]) == (main["mix"], main["weights"])]
     assert {c["b"] for c in compared} == {
         "text-only",
         "k=1",

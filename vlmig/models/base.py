@@ -289,7 +289,7 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
 
     def _used(self, visual: VisualStates) -> VisualStates:
         """Leave out the blank image where the mixing rule does not use it."""
-        if self._mixture.contrasts:
+        if Mixture.of_texts(self.config).contrasts:
             return visual
         return tuple(states[:, 1:] for states in visual)
 
@@ -315,12 +315,9 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         return result.unflatten(0, shape)
 
     @property
-    def _mixture(self) -> Mixture:
-        return Mixture.of(self.config).for_texts
-
-    @property
     def _can_mix_states(self) -> bool:
-        return self._mixture.linear and is_linear(self.language_model, type(self).head)
+        lm, head = self.language_model, type(self).head
+        return Mixture.of_texts(self.config).linear and is_linear(lm, head)
 
     def _mix_predictions(self, states: Tensor, trust: Tensor) -> Tensor:
         """Predict, then mix: states (R, [text, blank or generic ones, images], D), trust (R, K) ->
@@ -329,12 +326,11 @@ class VLMIGPreTrainedModel(Trainable, AdapterCheckpoint, PreTrainedModel):
         text, blank = next(predictions), None
         if references := states.shape[1] - 1 - trust.shape[1]:
             blank = reduce(torch.add, islice(predictions, references)) / references
-        return self._mixture.combine(text, predictions, trust, blank)
+        return Mixture.of_texts(self.config).combine(text, predictions, trust, blank)
 
     def _mix_states(self, states: Tensor, trust: Tensor) -> Tensor:
-        """Mix states, then predict: the same from one row per position; see
-        ``Mixture.state_weights``."""
-        mixture, text, precision = self._mixture, None, states.dtype
+        """Mix states, then predict: the same from one row per position (``state_weights``)."""
+        mixture, text, precision = Mixture.of_texts(self.config), None, states.dtype
         if mixture.contrasts and mixture.doubt:
             text = F.log_softmax(self.head(self.language_model, states[:, 0]).float(), -1)
         if (first := states.shape[1] - trust.shape[1]) > 2:  # the mean of several references

@@ -80,6 +80,11 @@ class Mixture:
         learned = Learned.of(config.learned) if kind == "learned" else None
         return cls(rule, kind, config.strength, config.doubt, config.alignment_floor, learned)
 
+    @classmethod
+    def of_texts(cls, config: VLMIGConfig) -> Mixture:
+        """Return a checkpoint's mixture of every next token, see ``for_texts``."""
+        return cls.of(config).for_texts
+
     @property
     def for_texts(self) -> Mixture:
         """The mixture of every next token: ``entropy`` weights in place of ``learned`` ones, which

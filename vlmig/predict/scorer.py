@@ -256,7 +256,7 @@ class Scorer:
     def trust(self, visuals: Sequence[Visuals]) -> Tensor:
         """Return the trust in each image, (B, K)."""
         fit = torch.stack([images.fit for images in visuals])
-        return Mixture.of(self.config).for_texts.trust(fit).to(self.model.device)
+        return Mixture.of_texts(self.config).trust(fit).to(self.model.device)
 
     @torch.inference_mode()
     def likely(self, context: str, visuals: Visuals, count: int) -> dict[str, float]:
