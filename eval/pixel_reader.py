@@ -1,19 +1,20 @@
 """Ceilings for the pocket model: what the pixels of its drawings say, by no model or hardly one.
 
 python -m eval.pixel_reader ../shared/data [--work runs/pocket]
-python -m eval.pixel_reader --pairs 300 [--model CHECKPOINT]
+python -m eval.pixel_reader --pairs 300 [--model CHECKPOINT] [--generator FOLDER]
 
 Colours: how often the colour of a drawing's pixels is the benchmark's label; and, for the second set,
-what a person called it (``colours_by_eye.yaml``). Sizes: drawn scenes
-of two held-out things, at true and at random scale; a thing's extent is that of its silhouette, and
-which of the two it is says the embedded encoder, which sees each one alone, cut out and enlarged.
-Beside it, which name is nearer to the encoder's embedding of the whole scene.
+what a person called it (``colours_by_eye.yaml``). Sizes: scenes of two held-out things, drawn at true
+and at random scale, and what a generator makes of "an ant and an elephant"; a thing's extent is that
+of its silhouette, and which of the two it is says the embedded encoder, which sees each one alone, cut
+out and enlarged; where two things are not found, none is read. Beside it, which name is nearer to the
+encoder's embedding of the whole scene.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,10 @@ import yaml
 from PIL import Image
 from scipy import ndimage
 
-from eval.picture_quality import Judge, share, silhouette
+from eval.picture_quality import Judge, draw, load_imaginer, share, silhouette
 from tools.pocket.drawings import drawers
 from vlmig.evaluation.tasks.yaml_task import declaration
+from vlmig.imagination.sources.families import Sampling
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import Concept, find_concept, load_concepts
 from vlmig.pocket.scene_source import draw_glyph
@@ -35,6 +37,8 @@ from vlmig.predict.predictor import VLMIG
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
+Compared = tuple[list[str], int, Image.Image]
+"""The names of two things, which of them is larger, and a scene of them."""
 MARGIN = 3
 """Pixels around a thing that is cut out."""
 
@@ -85,8 +89,8 @@ def _square(image: Image.Image, x: int, y: int, side: int) -> Image.Image:
     return Image.fromarray(pixels[y + side : y + 2 * side, x + side : x + 2 * side])
 
 
-def drawn_pairs(pairs: int, true_scale: bool) -> Iterator[tuple[list[str], int, Image.Image]]:
-    """Yield the names of two held-out things, which of them is larger, and a scene of them."""
+def drawn_pairs(pairs: int, true_scale: bool) -> Iterator[Compared]:
+    """Draw scenes of two held-out things."""
     rng = np.random.default_rng(61)
     concepts = [concept for concept in load_concepts() if covered(concept.name)]
     while pairs:
@@ -99,12 +103,21 @@ def drawn_pairs(pairs: int, true_scale: bool) -> Iterator[tuple[list[str], int, 
         pairs -= 1
 
 
-def read_sizes(pairs: int, true_scale: bool) -> np.ndarray:
-    """Return whether the larger one of drawn held-out things was read: bool (pairs, 2), by its
-    silhouette, and by the embedding of the whole scene, which is nearer to its name."""
+def generated_pairs(pairs: int, generator: str) -> Iterator[Compared]:
+    """Have a generator make scenes of the same things by their names."""
+    drawn = list(drawn_pairs(pairs, True))
+    prompts = [" and ".join(map(with_article, names)) for names, _, _ in drawn]
+    images = draw(load_imaginer(generator, Sampling(4, 1.0, 96)), prompts)
+    for (names, larger, _), image in zip(drawn, images, strict=True):
+        yield names, larger, image
+
+
+def read_sizes(pairs: Iterable[Compared]) -> np.ndarray:
+    """Return whether the larger of two things was read: bool (pairs, 2), by its silhouette, and by
+    the embedding of the whole scene, which is nearer to its name."""
     judge = Judge(str(POCKET / "vision_encoder"))
     right: list[list[bool]] = []
-    for names, larger, image in drawn_pairs(pairs, true_scale):
+    for names, larger, image in pairs:
         whole = (judge.images([image]) @ judge.names(names).T).argmax()
         right.append([larger_named(image, names, judge) == larger, int(whole) == larger])
     return np.array(right)
@@ -150,6 +163,14 @@ def named_alike(draw: Callable[[Concept], Image.Image]) -> dict[str, np.ndarray]
     return alike
 
 
+def print_sizes(title: str, pairs: Iterable[Compared]) -> None:
+    """Print how often the larger of two things is read."""
+    right = read_sizes(pairs)
+    silhouettes, embeddings = map(share, right.T)
+    print(f"larger of two held-out things, {title}, n={len(right)}:")
+    print(f"  silhouettes {silhouettes}, whole embedding {embeddings}")
+
+
 def main() -> None:
     """Print right answers and n: over the covered objects of memory_color, or over drawn pairs."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -159,6 +180,9 @@ def main() -> None:
     )
     parser.add_argument("--pairs", type=int, help="pairs of things to draw, for sizes")
     parser.add_argument("--model", help="a checkpoint to ask too, beside the drawn pairs")
+    parser.add_argument(
+        "--generator", default=str(POCKET / "generator"), help="makes the pairs too, in 4 steps"
+    )
     given = parser.parse_args()
     if given.data:
         items = declaration("memory_color").made().load(given.data)
@@ -170,13 +194,13 @@ def main() -> None:
                 for chosen, alike in named_alike(draw).items():
                     print(f"named by eye, set 2, {chosen}: {share(alike)}, n={len(alike)}")
     for name, true_scale in (("true", True), ("random", False)) if given.pairs else ():
-        silhouettes, embeddings = map(share, read_sizes(given.pairs, true_scale).T)
-        print(f"larger of two held-out things, {name} scale, n={given.pairs}:")
-        print(f"  silhouettes {silhouettes}, whole embedding {embeddings}")
+        print_sizes(f"{name} scale", drawn_pairs(given.pairs, true_scale))
         if given.model:
             model = VLMIG.from_pretrained(given.model)
             for kind, right in asked_sizes(model, given.pairs, true_scale).items():
                 print(f"  {given.model}, {kind}, both orders {share(right)}")
+    if given.pairs:
+        print_sizes("generated", generated_pairs(given.pairs, given.generator))
 
 
 if __name__ == "__main__":
