@@ -10,6 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from diffusers import LuminaPipeline
 from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
 from PIL import Image
 from test_learned import questions
@@ -121,6 +122,31 @@ def test_the_student_learns_the_teachers_guided_walk() -> None:
         plain = plain + (empty + distillation.GUIDANCE * (full - empty)) / 8
     assert torch.allclose(walked, plain, atol=1e-5)
     assert not torch.allclose(walked, start, atol=0.1)
+
+
+def test_the_shipped_pipeline_takes_the_steps_that_its_student_was_taught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pipeline beside a plain walk from quarter to quarter by the same weights."""
+    monkeypatch.setattr(transformer, "COMPILE", False)
+    pipeline = LuminaPipeline.from_pretrained(POCKET / "generator", torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    here = noise = torch.randn(1, 8, 12, 12, generator=torch.Generator().manual_seed(0))
+    fields = {
+        "num_inference_steps": distillation.STEPS,
+        "guidance_scale": 1.0,
+        "output_type": "latent",
+    }
+    drawn = pipeline("a lemon", latents=noise, height=96, width=96, clean_caption=False, **fields)
+    tokenizer = pipeline.tokenizer
+    with torch.no_grad():
+        told = transformer.read_texts(pipeline.text_encoder, tokenizer, ["a lemon"])
+        velocity = transformer.velocity_of(pipeline.transformer)
+        for quarter in range(distillation.STEPS):
+            begin = torch.full((1,), quarter / distillation.STEPS)
+            here = here + velocity(here, begin, *told) / distillation.STEPS
+    assert (drawn.images - noise).abs().mean() > 0.5
+    assert torch.allclose(drawn.images, here, atol=1e-3)
 
 
 def test_calibration_prefers_the_likeliest_of_those_as_accurate_as_the_best() -> None:

@@ -27,7 +27,7 @@ from vlmig.pocket.concepts import load_concepts
 from vlmig.runtime import cpu_autocast
 
 STEPS = 4
-"""Steps of the student; the pipeline's scheduler divides time evenly."""
+"""Steps of the student."""
 TEACHER_STEPS = 2
 """Steps of the teacher for one of the student."""
 GUIDANCE = 2.5
@@ -70,7 +70,7 @@ def train_student(out: Path, work: Path, *, steps: int, groups: float = 0.0) -> 
     optimizers = build_optimizers(student, RATE)
     schedule = Schedule(steps, decay_from=0.3, average=0.99)
     train(student, loss_at, optimizers, schedule, work / "distilled.pt")
-    export(out, work)
+    export(out, work, scheduler_steps=STEPS)
 
 
 def guided_velocity(

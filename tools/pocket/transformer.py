@@ -245,13 +245,21 @@ def training_batch(
     return clean, captions
 
 
-def export(out: Path, work: Path, checkpoint: str = "distilled.pt") -> None:
-    """Write the averaged weights of a checkpoint as a pipeline in half precision."""
+def export(
+    out: Path, work: Path, checkpoint: str = "distilled.pt", scheduler_steps: int = 1000
+) -> None:
+    """Write the averaged weights of a checkpoint as a pipeline in half precision.
+
+    Args:
+        scheduler_steps: into which the pipeline's scheduler divides time: from noise at 1 it goes
+            to 1 / ``scheduler_steps`` in even steps, then to 0. A student must take those that it
+            was taught.
+    """
     model, _ = build_model(work)
     model.load_state_dict(torch.load(work / checkpoint, weights_only=True)["average"])
     pipeline = LuminaPipeline(
         transformer=model["transformer"],
-        scheduler=FlowMatchEulerDiscreteScheduler(),
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=scheduler_steps),
         vae=load_autoencoder(out),
         text_encoder=model["text"],
         tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer", model_max_length=256),
