@@ -1,6 +1,6 @@
 # make demo         set up and answer real benchmark questions offline, on the embedded pocket model
 # make eval         measure the pocket model on every colour and shape task whose file is there, in ten minutes
-# make test         set up and check every capability once: five minutes on two cores
+# make test         set up and check every capability once: 4 to 8 minutes on two cores
 # make proof        the long checks: sweeps, kills, full disks, malformed input, notebooks, the wheel
 # make test-newest  the checks of make test on the newest libraries; says which moved since the lock
 # make test-oldest  the same on the oldest libraries that setup.cfg allows

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from eval.results import Results, Samples
 from eval.tables import accuracy, difference, markdown, percent, said
@@ -71,8 +70,8 @@ def _trusted(own: Results, task: str) -> float | None:
         return None
     samples = Samples(own, task, "all")
     mixture = Mixture.of(samples.rescorer.config, *samples.main)
-    alignment = np.stack([scores.alignment[: own.k] for scores in samples.scores])
-    return (mixture.trust(torch.from_numpy(alignment)) > 0).double().mean().item()
+    trusts = [scores.trust(own.k, mixture) for scores in samples.scores]
+    return float((np.concatenate(trusts, None) > 0).mean())
 
 
 def _perplexity(own: Results) -> str:

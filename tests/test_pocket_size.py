@@ -89,9 +89,8 @@ def test_extents_of_a_scene_are_those_of_its_pixels() -> None:
 def test_the_reader_finds_the_larger_thing() -> None:
     """By silhouettes and the encoder, which know nothing of the table."""
     for true_scale in (True, False):
-        assert (
-            pixel_reader.read_sizes(pixel_reader.drawn_pairs(20, true_scale)).mean(0).min() >= 0.7
-        )
+        right = pixel_reader.read_sizes(pixel_reader.drawn_pairs(20, true_scale))
+        assert right.mean(0).min() >= 0.7
 
 
 @needs_font

@@ -11,6 +11,7 @@ import pytest
 import torch
 from jinja2 import Template
 from lm_eval.tasks.squadv2.task import SQuAD2
+from test_learned import fitted
 
 from eval import lm_eval_own, text_skill
 from vlmig import VLMIG
@@ -19,6 +20,7 @@ from vlmig.evaluation.results import measure_tasks
 from vlmig.evaluation.settings import Settings
 from vlmig.evaluation.tasks.yaml_task import choose_tasks
 from vlmig.predict.writing import Until
+from vlmig.report.run_page import floor_of
 
 QUICK = ("arc_challenge", "squadv2")
 SAME_PROMPT = ("arc_easy", "arc_challenge", "boolq", "piqa", "social_iqa")
@@ -100,6 +102,20 @@ def test_tables_say_what_was_measured(
     alone, seen = (c["perplexity"] for c in texts)
     rise = f"{alone:.3f} by text alone, {seen:.3f} with k=2 ({100 * (seen / alone - 1):+.2f} %"
     assert rise in printed and alone != seen
+    # Learned weights trust every image a little, whatever its similarity.
+    tiny.config.learned, tiny.config.weights = fitted().described(), "learned"
+    measure_tasks(Evaluator(tiny, Settings(ks=(0, 2)), data, tmp_path / "learned"), tasks[:1])
+    (row,) = [
+        line
+        for line in text_skill.report(tmp_path / "learned").splitlines()
+        if line.startswith("| commonsenseqa")
+    ]
+    assert row.split(" | ")[-1].strip("| ") == "100.0"
+    blocks = [
+        json.loads((folder / "results.json").read_text())["vlmig"]
+        for folder in (tmp_path, tmp_path / "learned")
+    ]
+    assert list(map(floor_of, blocks)) == [tiny.config.alignment_floor, None]
 
 
 def test_squads_prompt_is_lm_evals(data: Path) -> None:

@@ -187,7 +187,8 @@ def calibrate(out: Path, work: Path, limits: Limits = POCKET) -> None:
 
 
 def _fit_learned(answered: Sequence[Answered]) -> Learned:
-    """Fit learned weights to all questions, and for each question to those about other concepts."""
+    """Fit learned weights to all questions; give each question (``Answered.learned``) those fitted
+    to questions about other concepts."""
     questions: list[tuple[Scores, int, str]] = []
     starts = []
     for one in answered:

@@ -14,6 +14,13 @@ from vlmig.report.stored_page import write_stored_page
 from vlmig.report.tables import charts, headline, main_rows, stopping_ks
 
 
+def floor_of(block: Row) -> float | None:
+    """Return the similarity below which a run's mixture ignores an image; None where it ignores
+    none."""
+    by_entropy = block.get("default", {}).get("weights") == "entropy"
+    return block.get("alignment_floor") if by_entropy else None
+
+
 def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Path:
     """Write ``OUT/report.html`` from results.json, the samples and the stored images.
 
@@ -29,7 +36,7 @@ def write_report(out: Path, store: FeatureStore, page: Path | None = None) -> Pa
     data = {
         "kind": "run",
         "k": run.k,
-        "floor": block.get("alignment_floor"),
+        "floor": floor_of(block),
         "seeds": run.seeds,
         "head": headline(run),
         "finding": finding(run.results),
