@@ -22,6 +22,7 @@ from tools.pocket import (
     encoder,
     looks,
     loop,
+    several,
     transformer,
 )
 from vlmig.models.checkpoint import POCKET
@@ -122,6 +123,26 @@ def test_the_student_learns_the_teachers_guided_walk() -> None:
         plain = plain + (empty + distillation.GUIDANCE * (full - empty)) / 8
     assert torch.allclose(walked, plain, atol=1e-5)
     assert not torch.allclose(walked, start, atol=0.1)
+
+
+def test_a_student_of_several_things_keeps_what_the_old_one_does_with_one() -> None:
+    """Velocities that tell their model, time and text, in numbers."""
+
+    def old(noisy: Tensor, times: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        return noisy + times.view(-1, 1, 1, 1) + states.sum((1, 2)).view(-1, 1, 1, 1)
+
+    def guided(noisy: Tensor, times: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        return 10 * old(noisy, 0 * times, states, mask)
+
+    noisy, begin = torch.randn(5, 8, 4, 4), torch.tensor([0.0, 0.25, 0.5, 0.75, 0.5])
+    states, mask = torch.arange(5.0).view(5, 1, 1), torch.ones(5, 1)
+    empty, again = (torch.zeros(2, 1, 1), mask[:2]), (7 + states[2:], mask[2:])
+    target = several.both_targets(old, guided, noisy, begin, (states, mask), empty, again)
+    first = distillation.guided_velocity(
+        guided, noisy[:2], begin[:2], (states[:2], mask[:2]), empty
+    )
+    assert torch.equal(target[:2], first)
+    assert torch.equal(target[2:], old(noisy[2:], begin[2:], *again))
 
 
 def test_the_shipped_pipeline_takes_the_steps_that_its_student_was_taught(

@@ -96,7 +96,7 @@ def test_the_reader_finds_the_larger_thing() -> None:
 @needs_font
 def test_lessons_say_what_their_scene_shows_and_no_name_tells() -> None:
     """The texts, read by patterns of this test, against the scene's sizes and the table's."""
-    scenes = ComparedScenes(scenes=1200)
+    scenes = ComparedScenes(scenes=1200, named=0.3)
     read = {"statement": 0, "yes": 0, "no": 0, "which": 0}
     as_in_the_table = []
     for pair in scenes.pairs():
@@ -106,7 +106,7 @@ def test_lessons_say_what_their_scene_shows_and_no_name_tells() -> None:
         text = re.sub(r"\b(the|an|a) ", "", pair.caption.lower())
         for start, end in pair.learnt:
             learned = re.sub(r"^(the|an|a) ", "", pair.caption[start:end].lower())
-            assert learned in drawn or learned in ("yes", "no")
+            assert not group.compared or learned in drawn or learned in ("yes", "no")
         assert pair.learnt
         if found := re.search(
             r"^(?:in picture )?([^?]*) is (larger|bigger|smaller) than (.*)\.", text
@@ -139,6 +139,35 @@ def test_lessons_say_what_their_scene_shows_and_no_name_tells() -> None:
     assert 0.44 < np.mean(as_in_the_table) < 0.56
     odd = next(p for p in scenes.pairs() if isinstance(p, Pair) and int(p.picture) % 2)
     assert scenes.open(odd).tobytes() == scenes.open(odd).tobytes()
+
+
+@needs_font
+def test_lessons_of_any_concept_say_what_is_seen_and_nothing_of_its_size() -> None:
+    scenes = ComparedScenes(scenes=600, named=1.0)
+    splits, counts, seen_is_larger = set(), set(), []
+    for pair in scenes.pairs():
+        assert isinstance(pair, Pair)
+        group, _ = scenes._group(int(pair.picture))
+        shown = {name for concept in group.concepts for name in concept.names}
+        splits |= {concept.split for concept in group.concepts}
+        counts.add(len(group.concepts))
+        text = re.sub(r"\b(the|an|a) ", "", pair.caption.lower())
+        assert not set(text.replace("high heel", "").split()) & set(SIZE_WORDS)
+        found = re.search(
+            r"is (.*) (more visible|clearer|less visible) than (.*)\?.* (yes|no)", text
+        )
+        if not found:
+            continue
+        first, word, second, answer = found.groups()
+        assert (first in shown) != (second in shown)
+        assert (first in shown) == ((word == "less visible") == (answer == "no")), text
+        seen, other = (first, second) if first in shown else (second, first)
+        sizes = [concept.size_m for concept in map(find_concept, (seen, other)) if concept]
+        if None not in sizes:
+            seen_is_larger.append(sizes[0] > sizes[1])
+    assert splits == {"supervised", "held_out"} and counts == {1, 2, 3}
+    # Of some 800, about as many: a standard deviation of 1.8 %, of scenes as a whole 2.
+    assert len(seen_is_larger) > 600 and 0.42 < np.mean(seen_is_larger) < 0.58
 
 
 def test_captions_of_groups_name_things_and_no_sizes() -> None:

@@ -24,6 +24,7 @@ from tools.pocket import (
     labels,
     language,
     looks,
+    several,
     smollm2,
     transformer,
 )
@@ -54,6 +55,7 @@ STAGES: dict[str, Any] = {
     "student": lambda model, work, **size: distillation.train_student(
         model / "generator", work, **size
     ),
+    "several": lambda model, work, **size: several.teach_several(model / "generator", work, **size),
     "calibration": lambda model, work: calibration.calibrate(model, work),
     "smollm2": lambda model, work, **size: smollm2.train_smollm2_adapter(model, work, **size),
 }

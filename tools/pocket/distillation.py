@@ -18,8 +18,8 @@ from tools.pocket.transformer import (
     Velocity,
     build_model,
     build_optimizers,
-    export,
     read_texts,
+    save_pipeline,
     training_batch,
     velocity_of,
 )
@@ -68,9 +68,15 @@ def train_student(out: Path, work: Path, *, steps: int, groups: float = 0.0) -> 
         return F.mse_loss(predicted.float(), target)
 
     optimizers = build_optimizers(student, RATE)
-    schedule = Schedule(steps, decay_from=0.3, average=0.99)
-    train(student, loss_at, optimizers, schedule, work / "distilled.pt")
-    export(out, work, scheduler_steps=STEPS)
+    averaged = train(student, loss_at, optimizers, student_schedule(steps), work / "distilled.pt")
+    student.load_state_dict(averaged)
+    tokenizer.model_max_length = 256
+    save_pipeline(out, student, tokenizer, scheduler_steps=STEPS)
+
+
+def student_schedule(steps: int) -> Schedule:
+    """Return how a student's learning rate goes."""
+    return Schedule(steps, decay_from=0.3, average=0.99)
 
 
 def guided_velocity(

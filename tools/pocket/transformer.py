@@ -38,6 +38,8 @@ SIDE = SIZE // 8
 TEXT_WIDTH = 192
 Velocity = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(noisy, times, states, mask) -> data minus noise, (B, 8, H, W)."""
+Texts = tuple[Tensor, Tensor]
+"""States (B, MAX_TOKENS, TEXT_WIDTH) and mask (B, MAX_TOKENS) of texts."""
 UNCONDITIONAL = 0.1
 COMPILE = True
 
@@ -90,11 +92,8 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     return model
 
 
-def read_texts(
-    encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]
-) -> tuple[Tensor, Tensor]:
-    """Encode texts as the pipeline does: states (B, MAX_TOKENS, TEXT_WIDTH) and mask (B,
-    MAX_TOKENS)."""
+def read_texts(encoder: CLIPTextModel, tokenizer: CLIPTokenizer, texts: list[str]) -> Texts:
+    """Encode texts as the pipeline does."""
     read = tokenizer(
         texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     )
@@ -210,17 +209,26 @@ def train_generator(out: Path, work: Path, *, steps: int, groups: float = 0.0) -
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng((31, step))
         clean, captions = training_batch(latents, concepts, rng, UNCONDITIONAL, grouped)
-        noise = torch.randn_like(clean)
-        times = torch.sigmoid(
-            torch.randn(BATCH) - 0.4
-        )  # 0 is noise, 1 is data: what a thing is, is settled early
-        noisy = torch.lerp(noise, clean, times.view(-1, 1, 1, 1))
-        with cpu_autocast():
-            states, mask = read_texts(model["text"], tokenizer, captions)
-            predicted = velocity(noisy, times, states, mask)
-        return F.mse_loss(predicted.float(), clean - noise)
+        return flow_loss(velocity, model["text"], tokenizer, clean, captions)
 
     train(model, loss_at, build_optimizers(model), Schedule(steps), work / "transformer.pt")
+
+
+def flow_loss(
+    velocity: Velocity,
+    encoder: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    clean: Tensor,
+    captions: list[str],
+) -> Tensor:
+    """Return the loss of flow matching on latents (B, 8, H, W) and their captions."""
+    noise = torch.randn_like(clean)
+    # 0 is noise, 1 is data: what a thing is, is settled early.
+    times = torch.sigmoid(torch.randn(len(clean)) - 0.4)
+    noisy = torch.lerp(noise, clean, times.view(-1, 1, 1, 1))
+    with cpu_autocast():
+        predicted = velocity(noisy, times, *read_texts(encoder, tokenizer, captions))
+    return F.mse_loss(predicted.float(), clean - noise)
 
 
 def training_batch(
@@ -245,23 +253,21 @@ def training_batch(
     return clean, captions
 
 
-def export(
-    out: Path, work: Path, checkpoint: str = "distilled.pt", scheduler_steps: int = 1000
+def save_pipeline(
+    out: Path, model: nn.ModuleDict, tokenizer: CLIPTokenizer, scheduler_steps: int
 ) -> None:
-    """Write the averaged weights of a checkpoint as a pipeline in half precision.
+    """Write transformer and text encoder as a pipeline in half precision.
 
     Args:
         scheduler_steps: into which the pipeline's scheduler divides time: from noise at 1 it goes
             to 1 / ``scheduler_steps`` in even steps, then to 0. A student must take those that it
             was taught.
     """
-    model, _ = build_model(work)
-    model.load_state_dict(torch.load(work / checkpoint, weights_only=True)["average"])
     pipeline = LuminaPipeline(
         transformer=model["transformer"],
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=scheduler_steps),
         vae=load_autoencoder(out),
         text_encoder=model["text"],
-        tokenizer=CLIPTokenizer.from_pretrained(work / "tokenizer", model_max_length=256),
+        tokenizer=tokenizer,
     )
     pipeline.to(torch.float16).save_pretrained(out)

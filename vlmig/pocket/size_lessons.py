@@ -18,10 +18,12 @@ from vlmig.pocket.concepts import Concept, load_concepts
 from vlmig.pocket.scene_source import CAPTIONS, RecoloredScenes, draw_glyph
 from vlmig.pocket.scenes import recolored
 from vlmig.pocket.side_by_side import draw_group, random_sizes, side_by_side
-from vlmig.pocket.size_text import Told, naming_sentence, size_sentence
+from vlmig.pocket.size_text import SIGHT, SIZE, Told, comparison, naming_sentence
 
-THREE, RECOLORED = 0.2, 0.5
-"""Shares: of scenes with three things instead of two, and of recolored things."""
+COUNTS = (0.7, 0.2, 0.1)
+"""Shares of scenes with one, two and three things. One thing is learned best; sizes need two."""
+RECOLORED = 0.5
+"""Share of recolored things."""
 
 
 class Group(NamedTuple):
@@ -31,27 +33,27 @@ class Group(NamedTuple):
     sizes: list[float]
     """In the scene."""
     compared: bool
-    """Whether texts say what is larger, not names alone."""
+    """Whether texts say what is larger, not what is seen."""
 
 
 class ComparedScenes(RecoloredScenes):
     """Scenes of two or three things at random scale; every other one passes the autoencoder.
 
-    Most show supervised concepts, with texts that say which is larger. ``named`` of them show any
-    concepts, held-out ones too, with texts that only name them: so the adapter learns which name
-    belongs to which thing, and nothing of their sizes. Of a text only that is learned which the
-    image tells: names and answers.
+    Some show supervised concepts, with texts that say which is larger. ``named`` of them show any
+    concepts, held-out ones too, with texts that name them or say that one is seen and another is
+    not: so the adapter learns to find by name, and nothing of their sizes. Of a text only that is
+    learned which the image tells: names and answers.
 
     Args:
         scenes: number of scenes.
-        named: share of the scenes that are only named.
+        named: share of the scenes whose texts tell no size.
         generator, sets: see ``RecoloredScenes``.
     """
 
     def __init__(
         self,
         scenes: int = 6000,
-        named: float = 0.3,
+        named: float = 0.8,
         generator: str = str(POCKET / "generator"),
         *,
         sets: Sequence[Callable[[Concept], Image.Image]] = (draw_glyph,),
@@ -94,19 +96,24 @@ class ComparedScenes(RecoloredScenes):
         rng = np.random.default_rng((17, number))
         compared = bool(rng.random() >= self.named)
         concepts = self.concepts if compared else load_concepts()
-        things = draw_group(concepts, 3 if rng.random() < THREE else 2, rng)
+        count = 1 + int(rng.choice(len(COUNTS), p=COUNTS))
+        things = draw_group(concepts, max(2, count) if compared else count, rng)
         return Group(things, random_sizes(len(things), rng), compared), rng
 
 
 def _texts(group: Group, rng: random.Random) -> Iterator[Told]:
-    """Yield six texts: of names alone, or five of sizes and one of names."""
+    """Yield six texts: one of names, and five that compare sizes, or what is seen with what is
+    not."""
     names = [concept.names for concept in group.concepts]
+    nouns = [rng.choice(some) for some in names]
+    yield naming_sentence(rng.sample(nouns, len(nouns)), rng)
     falling = sorted(zip(group.sizes, names, strict=True), reverse=True)
     compared = list(pairwise(names for _, names in falling))
-    for number in range(CAPTIONS):
-        if group.compared and number:
+    others = [concept for concept in load_concepts() if concept not in group.concepts]
+    for _ in range(CAPTIONS - 1):
+        if group.compared:
             larger, smaller = rng.choice(compared)
-            yield size_sentence(rng.choice(larger), rng.choice(smaller), rng)
+            yield comparison(rng.choice(larger), rng.choice(smaller), SIZE, rng)
         else:
-            nouns = [rng.choice(some) for some in names]
-            yield naming_sentence(rng.sample(nouns, len(nouns)), rng)
+            seen, other = rng.choice(names), rng.choice(others).names
+            yield comparison(rng.choice(seen), rng.choice(other), SIGHT, rng)

@@ -1,7 +1,7 @@
 """Texts about several things: which is larger, and what an image of them shows.
 
 A text says which is larger for ``supervised`` concepts only, of scenes at random scale; texts that
-only name things may name any.
+name things, or say which of two is seen, may be of any.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from vlmig.pocket.concepts import load_concepts
 from vlmig.pocket.text import invented_noun, with_article
@@ -19,24 +20,41 @@ SIZE_WORDS = tuple(
         "taller, tallest, short, shorter, long, longer, high, higher, size, sizes"
     ).split(", ")
 )
-_LARGER = ("larger", "bigger")
+
+
+class Comparison(NamedTuple):
+    """The words of a comparison."""
+
+    more: tuple[str, ...]
+    less: str
+    """Empty: forms without it."""
+
+
+SIZE = Comparison(("larger", "bigger"), "smaller")
+SIGHT = Comparison(("more visible", "clearer", "nearer"), "")
+"""What an image shows, beside what it does not."""
+INVENTED = 0.5
+"""Share of such comparisons by an invented word. Where any word asks which thing is seen, the words
+of size, which are taught with few things, ask so of all."""
 _STATEMENTS = (
-    "{L} is {larger} than {s}.",
-    "{S} is smaller than {l}.",
-    "Of {x} and {y}, the {larger} one is {l}.",
-    "Of {x} and {y}, the smaller one is {s}.",
-    "In the picture {l} is {larger} than {s}.",
+    "{M} is {more} than {l}.",
+    "{L} is {less} than {m}.",
+    "Of {x} and {y}, the {more} one is {m}.",
+    "Of {x} and {y}, the {less} one is {l}.",
+    "In the picture {m} is {more} than {l}.",
 )
+_SEEN = ("Of {x} and {y}, the {more} one is {m}.",)
+"""Of what is not in the image, an image tells no name."""
 _WHICH = (
-    ("Which is {larger}, {x} or {y}?", "l"),
-    ("Which one is {larger}, {x} or {y}?", "l"),
-    ("What is {larger}, {x} or {y}?", "l"),
-    ("Which is smaller, {x} or {y}?", "s"),
+    ("Which is {more}, {x} or {y}?", "m"),
+    ("Which one is {more}, {x} or {y}?", "m"),
+    ("What is {more}, {x} or {y}?", "m"),
+    ("Which is {less}, {x} or {y}?", "l"),
 )
 _WHETHER = (
-    ("Is {x} {larger} than {y}?", "l"),
-    ("Is {x} {larger} than {y}?", "l"),
-    ("Is {x} smaller than {y}?", "s"),
+    ("Is {x} {more} than {y}?", "m"),
+    ("Is {x} {more} than {y}?", "m"),
+    ("Is {x} {less} than {y}?", "l"),
 )
 _FRAMES = (
     "{q} {v}.",
@@ -65,22 +83,29 @@ Told = tuple[str, tuple[tuple[int, int], ...]]
 """A text, and the spans of what only an image tells, in characters."""
 
 
-def size_sentence(larger: str, smaller: str, rng: random.Random) -> Told:
-    """Say that one noun is larger than another: as a statement, or as a question of either order
-    and its answer."""
+def comparison(more: str, less: str, words: Comparison, rng: random.Random) -> Told:
+    """Compare two nouns: as a statement, or as a question of either order and its answer.
+
+    Args:
+        more, less: the larger noun and the smaller one; or that which is seen and the other.
+    """
     article = rng.choice((with_article, "the {}".format))
-    large, small = article(larger), article(smaller)
-    x, y = (large, small) if rng.random() < 0.5 else (small, large)
-    nouns = {"l": large, "s": small, "L": _capital(large), "S": _capital(small), "x": x, "y": y}
-    nouns["larger"] = rng.choice(_LARGER)
+    first, second = article(more), article(less)
+    x, y = (first, second) if rng.random() < 0.5 else (second, first)
+    fields = {"m": first, "l": second, "M": _capital(first), "L": _capital(second), "x": x, "y": y}
+    fields |= {"more": rng.choice(words.more), "less": words.less}
+    if words is SIGHT and rng.random() < INVENTED:
+        invented = invented_noun(rng)
+        fields["more"] = rng.choice((f"more {invented}", f"{invented}er"))
     kind = rng.random()
     if kind < 0.3:
-        return _marked(rng.choice(_STATEMENTS), nouns)
-    form, key = rng.choice(_WHICH if kind < 0.65 else _WHETHER)
-    answer = nouns[rng.choice((key, key.upper()))]
+        return _marked(rng.choice(_STATEMENTS if words.less else _SEEN), fields)
+    forms = _WHICH if kind < 0.65 else _WHETHER
+    form, key = rng.choice(forms if words.less else forms[:-1])
+    answer = fields[rng.choice((key, key.upper()))]
     if form.startswith("Is"):
-        answer = "Yes" if nouns[key] == x else "No"
-    question = form.format(**nouns)
+        answer = "Yes" if fields[key] == x else "No"
+    question = form.format(**fields)
     return _marked(rng.choice(_FRAMES).replace("{q}", question), {"v": answer})
 
 
@@ -92,8 +117,9 @@ def naming_sentence(nouns: Sequence[str], rng: random.Random) -> Told:
 
 
 def size_corpus(seed: int, sentences: int) -> list[str]:
-    """Draw sentences for the language model: comparisons of invented and ``supervised`` things,
-    either as often the larger one, and the names of any concepts together.
+    """Draw sentences for the language model: comparisons of the sizes of invented and
+    ``supervised`` things, either as often the larger one; comparisons of what is seen, and names
+    together, of any concepts.
 
     They teach the wordings and no size, so that an image has only the answer to tell.
     """
@@ -101,13 +127,16 @@ def size_corpus(seed: int, sentences: int) -> list[str]:
     supervised = [concept for concept in load_concepts() if concept.split == "supervised"]
     texts = []
     for _ in range(sentences):
-        if rng.random() < 0.7:
+        one, two = (rng.choice(concept.names) for concept in rng.sample(load_concepts(), 2))
+        kind = rng.random()
+        if kind < 0.4:
             one, two = (rng.choice(concept.names) for concept in rng.sample(supervised, 2))
-            larger, smaller = rng.sample((one, rng.choice((two, invented_noun(rng)))), 2)
-            texts.append(size_sentence(larger, smaller, rng)[0])
+            more, less = rng.sample((one, rng.choice((two, invented_noun(rng)))), 2)
+            texts.append(comparison(more, less, SIZE, rng)[0])
+        elif kind < 0.8:
+            texts.append(comparison(one, two, SIGHT, rng)[0])
         else:
-            concepts = rng.sample(load_concepts(), 2)
-            texts.append(naming_sentence([rng.choice(c.names) for c in concepts], rng)[0])
+            texts.append(naming_sentence([one, two], rng)[0])
     return texts
 
 
@@ -132,7 +161,7 @@ def _marked(form: str, fields: dict[str, str]) -> Told:
     for token in re.split(r"({\w+})", form):
         name = token[1:-1] if token.startswith("{") else ""
         value = fields[name] if name else token
-        if name and name not in ("x", "y", "larger"):
+        if name and name not in ("x", "y", "more", "less"):
             spans.append((len(text), len(text) + len(value)))
         text += value
     return text, tuple(spans)
