@@ -153,7 +153,7 @@ def test_no_lesson_on_size_compares_a_held_out_concept() -> None:
     bad = [text for text in texts if offends(text, held_out, told)]
     assert not bad, bad[:5]
     stating = sum(bool(re.search("larger|bigger|smaller", text)) for text in texts)
-    assert stating > 0.25 * len(texts)
+    assert stating > 0.15 * len(texts)
 
 
 def test_sentences_that_keep_the_language_model_are_its_own() -> None:
