@@ -123,15 +123,15 @@ def read_sizes(pairs: Iterable[Compared]) -> np.ndarray:
     return np.array(right)
 
 
-def asked_sizes(model: VLMIG, pairs: int, true_scale: bool) -> dict[str, np.ndarray]:
-    """Ask a model which of two things is larger, in both orders, beside their drawn scene.
+def asked_sizes(model: VLMIG, pairs: Iterable[Compared]) -> dict[str, np.ndarray]:
+    """Ask a model which of two things is larger, in both orders, beside their scene.
 
     Returns:
         Whether each answer is right, by evidence against the blank image: bool (2 * pairs,) for
         names ("Which is larger, A or B?") and for yes or no ("Is A larger than B?").
     """
     contexts, choices, images, answers = [], [], [], []
-    for names, larger, image in drawn_pairs(pairs, true_scale):
+    for names, larger, image in pairs:
         for first in (0, 1):
             one, two = with_article(names[first]), with_article(names[1 - first])
             contexts += [f"Which is larger, {one} or {two}?", f"Is {one} larger than {two}?"]
@@ -163,12 +163,14 @@ def named_alike(draw: Callable[[Concept], Image.Image]) -> dict[str, np.ndarray]
     return alike
 
 
-def print_sizes(title: str, pairs: Iterable[Compared]) -> None:
-    """Print how often the larger of two things is read."""
-    right = read_sizes(pairs)
-    silhouettes, embeddings = map(share, right.T)
-    print(f"larger of two held-out things, {title}, n={len(right)}:")
+def print_sizes(title: str, pairs: Sequence[Compared], model: VLMIG | None) -> None:
+    """Print how often the larger of two things is read, from pixels and by a model."""
+    silhouettes, embeddings = map(share, read_sizes(pairs).T)
+    print(f"larger of two held-out things, {title}, n={len(pairs)}:")
     print(f"  silhouettes {silhouettes}, whole embedding {embeddings}")
+    if model:
+        for kind, right in asked_sizes(model, pairs).items():
+            print(f"  the model, {kind}, both orders {share(right)}")
 
 
 def main() -> None:
@@ -179,7 +181,7 @@ def main() -> None:
         "--work", type=Path, help="the recipe's folder: reads every set of drawings"
     )
     parser.add_argument("--pairs", type=int, help="pairs of things to draw, for sizes")
-    parser.add_argument("--model", help="a checkpoint to ask too, beside the drawn pairs")
+    parser.add_argument("--model", help="a checkpoint to ask too, beside the pairs")
     parser.add_argument(
         "--generator", default=str(POCKET / "generator"), help="makes the pairs too, in 4 steps"
     )
@@ -193,14 +195,16 @@ def main() -> None:
             if number == 1:
                 for chosen, alike in named_alike(draw).items():
                     print(f"named by eye, set 2, {chosen}: {share(alike)}, n={len(alike)}")
-    for name, true_scale in (("true", True), ("random", False)) if given.pairs else ():
-        print_sizes(f"{name} scale", drawn_pairs(given.pairs, true_scale))
-        if given.model:
-            model = VLMIG.from_pretrained(given.model)
-            for kind, right in asked_sizes(model, given.pairs, true_scale).items():
-                print(f"  {given.model}, {kind}, both orders {share(right)}")
-    if given.pairs:
-        print_sizes("generated", generated_pairs(given.pairs, given.generator))
+    if not given.pairs:
+        return
+    model = VLMIG.from_pretrained(given.model) if given.model else None
+    scenes = {
+        "true scale": drawn_pairs(given.pairs, True),
+        "random scale": drawn_pairs(given.pairs, False),
+        "generated": generated_pairs(given.pairs, given.generator),
+    }
+    for title, pairs in scenes.items():
+        print_sizes(title, list(pairs), model)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from tools.pocket import (
     encoder,
     language,
     looks,
+    several,
     smollm2,
     transformer,
 )
@@ -273,6 +274,7 @@ def test_the_pocket_world_can_be_rebuilt() -> None:
         "adapter": adapter.train_pocket_adapter,
         "generator": transformer.train_generator,
         "student": distillation.train_student,
+        "several": several.teach_several,
         "smollm2": smollm2.train_smollm2_adapter,
     }
     sizes = yaml.safe_load((ROOT / "tools/pocket/world.yaml").read_text())

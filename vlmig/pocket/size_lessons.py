@@ -23,7 +23,11 @@ from vlmig.pocket.size_text import SIGHT, SIZE, Told, comparison, naming_sentenc
 COUNTS = (0.7, 0.2, 0.1)
 """Shares of scenes with one, two and three things. One thing is learned best; sizes need two."""
 RECOLORED = 0.5
-"""Share of recolored things."""
+"""Share of recolored things, where sizes are compared; others are as the names are learned."""
+NAMING = {True: 1, False: 3}
+"""Texts of names for each scene, where sizes are compared and where not."""
+DRAWN = 2
+"""Changes with what scenes show, so that features of before are not taken for theirs."""
 
 
 class Group(NamedTuple):
@@ -67,7 +71,7 @@ class ComparedScenes(RecoloredScenes):
 
     def pairs(self) -> Iterator[Pair | Bad]:
         """Yield six texts of each scene."""
-        version = f"{self.version} {self.named}"
+        version = f"{self.version} {self.named} {DRAWN}"
         for number in range(self.scenes):
             group, _ = self._group(number)
             names = " ".join(concept.name for concept in group.concepts)
@@ -88,7 +92,8 @@ class ComparedScenes(RecoloredScenes):
         inks = []
         for concept in group.concepts:
             ink = draw(concept)
-            inks.append(recolored(ink, rng) if rng.random() < RECOLORED else ink)
+            changes = group.compared and rng.random() < RECOLORED
+            inks.append(recolored(ink, rng) if changes else ink)
         return self._finished(side_by_side(inks, group.sizes, rng), number)
 
     def _group(self, number: int) -> tuple[Group, np.random.Generator]:
@@ -102,15 +107,15 @@ class ComparedScenes(RecoloredScenes):
 
 
 def _texts(group: Group, rng: random.Random) -> Iterator[Told]:
-    """Yield six texts: one of names, and five that compare sizes, or what is seen with what is
-    not."""
+    """Yield six texts: of names, and such as compare sizes, or what is seen with what is not."""
     names = [concept.names for concept in group.concepts]
-    nouns = [rng.choice(some) for some in names]
-    yield naming_sentence(rng.sample(nouns, len(nouns)), rng)
+    for _ in range(NAMING[group.compared]):
+        nouns = [rng.choice(some) for some in names]
+        yield naming_sentence(rng.sample(nouns, len(nouns)), rng)
     falling = sorted(zip(group.sizes, names, strict=True), reverse=True)
     compared = list(pairwise(names for _, names in falling))
     others = [concept for concept in load_concepts() if concept not in group.concepts]
-    for _ in range(CAPTIONS - 1):
+    for _ in range(CAPTIONS - NAMING[group.compared]):
         if group.compared:
             larger, smaller = rng.choice(compared)
             yield comparison(rng.choice(larger), rng.choice(smaller), SIZE, rng)
