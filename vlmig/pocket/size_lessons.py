@@ -41,7 +41,7 @@ class Group(NamedTuple):
 
 
 class ComparedScenes(RecoloredScenes):
-    """Scenes of two or three things at random scale; every other one passes the autoencoder.
+    """Scenes of up to three things at random scale; every other one passes the autoencoder.
 
     Some show supervised concepts, with texts that say which is larger. ``named`` of them show any
     concepts, held-out ones too, with texts that name them or say that one is seen and another is
