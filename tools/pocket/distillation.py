@@ -3,18 +3,22 @@ distillation; Salimans and Ho, 2202.00512), where its teacher took two guided st
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from tools.pocket.autoencoder import encode_pool
-from tools.pocket.groups import load_groups
+from tools.pocket.groups import Groups, load_groups
 from tools.pocket.loop import Schedule, train
 from tools.pocket.transformer import (
     BATCH,
+    Texts,
     Velocity,
     build_model,
     build_optimizers,
@@ -43,48 +47,77 @@ def train_student(out: Path, work: Path, *, steps: int, groups: float = 0.0) -> 
     Args:
         groups: as the generator was trained, see ``train_generator``.
     """
-    latents, grouped = encode_pool(out, work), load_groups(out, work, groups)
-    concepts = load_concepts()
     teacher, tokenizer = build_model(work)
     student, _ = build_model(work)
     trained = torch.load(work / "transformer.pt", weights_only=True)["average"]
     for model in (teacher, student):
         model.load_state_dict(trained)
-    teacher.requires_grad_(False)
-    student["text"].requires_grad_(False)
-    old, new = velocity_of(teacher["transformer"]), velocity_of(student["transformer"])
+    velocity = velocity_of(teacher["transformer"])
 
-    def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng((41, step))
-        clean, captions = training_batch(latents, concepts, rng, 0.0, grouped)
-        begin = torch.from_numpy(rng.integers(0, STEPS, BATCH)).float() / STEPS
-        noisy = torch.lerp(torch.randn_like(clean), clean, begin.view(-1, 1, 1, 1))
-        with cpu_autocast():
-            with torch.no_grad():
-                told = read_texts(teacher["text"], tokenizer, captions)
-                untold = read_texts(teacher["text"], tokenizer, [""] * len(captions))
-                target = guided_velocity(old, noisy, begin, told, untold)
-            predicted = new(noisy, begin, *told)
-        return F.mse_loss(predicted.float(), target)
+    def target_of(noisy: Tensor, begin: Tensor, captions: list[str], told: Texts) -> Tensor:
+        untold = read_texts(teacher["text"], tokenizer, [""] * len(captions))
+        return guided_velocity(velocity, noisy, begin, told, untold)
 
-    optimizers = build_optimizers(student, RATE)
-    averaged = train(student, loss_at, optimizers, student_schedule(steps), work / "distilled.pt")
-    student.load_state_dict(averaged)
+    batches = Batches(encode_pool(out, work), load_groups(out, work, groups))
+    fit_student(student, tokenizer, target_of, batches, steps=steps, path=work / "distilled.pt")
     tokenizer.model_max_length = 256
     save_pipeline(out, student, tokenizer, scheduler_steps=STEPS)
 
 
-def student_schedule(steps: int) -> Schedule:
-    """Return how a student's learning rate goes."""
-    return Schedule(steps, decay_from=0.3, average=0.99)
+class Batches(NamedTuple):
+    """What a student is taught with."""
+
+    latents: Tensor
+    """From ``encode_pool``."""
+    groups: Groups | None
+
+
+Target = Callable[[Tensor, Tensor, list[str], Texts], Tensor]
+"""(noisy latents, their times, captions, the captions as the student reads them) -> velocities."""
+
+
+def fit_student(
+    student: nn.ModuleDict,
+    tokenizer: CLIPTokenizer,
+    target_of: Target,
+    batches: Batches,
+    *,
+    steps: int,
+    path: Path,
+) -> None:
+    """Train a student to predict its targets, and give it the average of its weights. Its text
+    encoder stays.
+
+    Args:
+        path: the checkpoint.
+    """
+    student["text"].requires_grad_(False)
+    velocity, concepts = velocity_of(student["transformer"]), load_concepts()
+
+    def loss_at(step: int) -> Tensor:
+        rng = np.random.default_rng((41, step))
+        clean, captions = training_batch(batches.latents, concepts, rng, 0.0, batches.groups)
+        begin = torch.from_numpy(rng.integers(0, STEPS, BATCH)).float() / STEPS
+        noisy = torch.lerp(torch.randn_like(clean), clean, begin.view(-1, 1, 1, 1))
+        with cpu_autocast():
+            with torch.no_grad():
+                told = read_texts(student["text"], tokenizer, captions)
+                target = target_of(noisy, begin, captions, told)
+            predicted = velocity(noisy, begin, *told)
+        return F.mse_loss(predicted.float(), target)
+
+    schedule = Schedule(steps, decay_from=0.3, average=0.99)
+    student.load_state_dict(
+        train(student, loss_at, build_optimizers(student, RATE), schedule, path)
+    )
 
 
 def guided_velocity(
     velocity: Velocity,
     noisy: Tensor,
     begin: Tensor,
-    told: tuple[Tensor, Tensor],
-    untold: tuple[Tensor, Tensor],
+    told: Texts,
+    untold: Texts,
 ) -> Tensor:
     """Walk one step of the student in the teacher's guided steps and return the mean velocity.
 

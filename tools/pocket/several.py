@@ -8,14 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import LuminaPipeline
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from tools.pocket.autoencoder import encode_pool
-from tools.pocket.distillation import RATE as STUDENT_RATE
-from tools.pocket.distillation import STEPS, guided_velocity, student_schedule
+from tools.pocket.distillation import STEPS, Batches, fit_student, guided_velocity
 from tools.pocket.groups import load_groups
 from tools.pocket.loop import Schedule, train
 from tools.pocket.transformer import (
@@ -33,7 +31,6 @@ from tools.pocket.transformer import (
     velocity_of,
 )
 from vlmig.pocket.concepts import load_concepts
-from vlmig.runtime import cpu_autocast
 
 RATE = 0.5
 """Of the learning rates of training: it draws one thing already."""
@@ -74,31 +71,19 @@ def train_student(
     out: Path, work: Path, teacher: nn.ModuleDict, *, steps: int, groups: float
 ) -> nn.ModuleDict:
     """Train a student that begins as its teacher; return its average. The text encoder stays."""
-    latents, grouped = encode_pool(out, work), load_groups(out, work, groups)
-    concepts, count = load_concepts(), round(groups * BATCH)
     before, tokenizer = load_generator(out)
     student = copy.deepcopy(teacher)
-    for frozen in (before, teacher, student["text"]):
-        frozen.requires_grad_(False)
-    old, guided, new = (velocity_of(m["transformer"]) for m in (before, teacher, student))
+    old, guided = velocity_of(before["transformer"]), velocity_of(teacher["transformer"])
+    count = round(groups * BATCH)
 
-    def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng((41, step))
-        clean, captions = training_batch(latents, concepts, rng, 0.0, grouped)
-        begin = torch.from_numpy(rng.integers(0, STEPS, BATCH)).float() / STEPS
-        noisy = torch.lerp(torch.randn_like(clean), clean, begin.view(-1, 1, 1, 1))
-        with cpu_autocast():
-            with torch.no_grad():
-                told = read_texts(teacher["text"], tokenizer, captions)
-                untold = read_texts(teacher["text"], tokenizer, [""] * count)
-                single = read_texts(before["text"], tokenizer, captions[count:])
-                target = both_targets(old, guided, noisy, begin, told, untold, single)
-            predicted = new(noisy, begin, *told)
-        return F.mse_loss(predicted.float(), target)
+    def target_of(noisy: Tensor, begin: Tensor, captions: list[str], told: Texts) -> Tensor:
+        untold = read_texts(teacher["text"], tokenizer, [""] * count)
+        single = read_texts(before["text"], tokenizer, captions[count:])
+        return both_targets(old, guided, noisy, begin, told, untold, single)
 
-    optimizers = build_optimizers(student, STUDENT_RATE)
+    batches = Batches(encode_pool(out, work), load_groups(out, work, groups))
     path = work / "several_distilled.pt"
-    student.load_state_dict(train(student, loss_at, optimizers, student_schedule(steps), path))
+    fit_student(student, tokenizer, target_of, batches, steps=steps, path=path)
     return student
 
 
