@@ -30,6 +30,7 @@ from eval import (
     pictures_help,
     tables,
     visual_source,
+    wordings,
 )
 from eval.results import Results
 from vlmig import VLMIG, VLMIGError
@@ -50,6 +51,7 @@ TABLES = (
     object_commonsense,
     pictures_help,
     visual_source,
+    wordings,
 )
 
 
@@ -301,6 +303,22 @@ def test_wordings_with_opposite_answers_are_apart(folder: Path) -> None:
     assert (
         len({row.tobytes() for row in found}) == 2 * 2
     )  # two pairs in two orders, whatever the number of wordings
+
+
+@pytest.mark.parametrize(("task", "count"), [("relative_size", 3), ("imagenetvc_color", 5)])
+def test_the_mean_over_wordings_is_the_accuracy(
+    task: str, count: int, folder: Path, table: Callable
+) -> None:
+    """Every wording is asked as often, and both orders of a pair are one wording."""
+    cells = table(wordings, folder, only=tables.columns([Results(folder)]).index((task, "all")))
+    wanted: dict[str, dict[str, Any]] = {"text only": {"k": 0}, "k=2": {}}
+    wanted["shuffled"] = {"control": "shuffled"}
+    for column, which in wanted.items():
+        shares = [float(cell.split()[0]) for (_, name), cell in cells.items() if name == column]
+        assert len(shares) == count
+        # Each is printed with one decimal.
+        accuracy = 100 * condition(folder, task, **which)["acc"]
+        assert np.mean(shares) == pytest.approx(accuracy, abs=0.051)
 
 
 def test_table_4(folder: Path, table: Callable) -> None:

@@ -37,13 +37,17 @@ def test_a_pair_is_one_item_asked_in_both_orders(data: Path) -> None:
     first, _, last = load("spatial_size", data)
     asked = [(q.contexts[0], first.choices[q.answer]) for q in first.questions]
     assert asked == [
-        ("Is a barn larger than a needle?", "yes"),
-        ("Is a barn bigger than a needle?", "yes"),
-        ("Is a barn smaller than a needle?", "no"),
-        ("Is a needle larger than a barn?", "no"),
-        ("Is a needle bigger than a barn?", "no"),
-        ("Is a needle smaller than a barn?", "yes"),
+        ("Which is larger, a barn or a needle?", "first"),
+        ("Which is bigger, a barn or a needle?", "first"),
+        ("Which is smaller, a barn or a needle?", "second"),
+        ("Which is larger, a needle or a barn?", "second"),
+        ("Which is bigger, a needle or a barn?", "second"),
+        ("Which is smaller, a needle or a barn?", "first"),
     ]
+    answers = [question.continuations[question.answer] for question in first.questions]
+    assert answers == ["a barn", "a barn", "a needle"] * 2
+    published = declaration("spatial_size", "reference").made().load(data)[0].questions[2]
+    assert published == Question(("Is a barn smaller than a needle?",), ("Yes", "No"), 1)
     assert (first.picture, first.things) == ("a barn and a needle", ("a barn", "a needle"))
     assert last.picture == "a harbour and a thimble", (
         "a row whose thing stands first in the alphabet"
@@ -59,7 +63,9 @@ def test_the_second_half_has_the_things_swapped_and_the_other_answer(task: str, 
         for own, other in zip(item.questions[:half], item.questions[half:], strict=True):
             assert own.answer == 1 - other.answer
             words = own.contexts[0].lower().replace(one, "<>").replace(two, one).replace("<>", two)
-            assert words == other.contexts[0].lower() and own.continuations == other.continuations
+            assert words == other.contexts[0].lower()
+            named = "Which" in own.contexts[0]
+            assert own.continuations == other.continuations[:: -1 if named else 1]
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark data at {DATA}; set VLMIG_DATA")
@@ -68,13 +74,12 @@ def test_the_public_files_are_what_the_tasks_say() -> None:
     for task, (pairs, things) in sizes.items():
         items = load(task, DATA)
         assert (len(items), len({name for i in items for name in i.objects})) == (pairs, things)
-        yes = np.mean([i.choices[q.answer] == "yes" for i in items for q in i.questions])
-        assert yes == 0.5
+        assert np.mean([q.answer for i in items for q in i.questions]) == 0.5
     rows = [json.loads(line) for line in (DATA / "spatial/size.json").open()]
     for item in load("spatial_size", DATA):
         one, two = (thing.split(" ", 1)[1] for thing in item.things)
         (label,) = {r["label"] for r in rows if (r["obj_a"], r["obj_b"]) == (one, two)}
-        assert item.label == ("yes" if label else "no")
+        assert item.label == ("first" if label else "second")
     places = load("spatial_posrel", DATA)
     found = {(i.cluster, i.label) for i in places if "drive" in i.picture or "driving" in i.picture}
     assert found == {("a person and a car", "inside"), ("a person and a lorry", "inside")}
@@ -154,7 +159,7 @@ def test_both_orders_are_alike_where_both_are_right_or_both_wrong(
     for row in map(json.loads, lines):
         answers = row["answer"]
         for own, other in zip(answers[:3], answers[3:], strict=True):
-            alike.append(own != other)  # of "yes" and "no", one is right in each order
+            alike.append(own != other)  # of "first" and "second", one is right in each order
     conditions = results["vlmig"]["conditions"]
     (main,) = [c for c in conditions if (c["k"], c["control"], c["mix"]) == (2, "none", "evidence")]
     assert main["consistent"] == pytest.approx(np.mean(alike))
@@ -244,6 +249,7 @@ def test_intervals_over_shared_things_cover_the_truth(effect: float) -> None:
         ("Which is larger, a lemon or a car?", "a lemon and a car"),
         ("What is bigger: an ant, or an elephant?", "an ant and an elephant"),
         ("Which thing is taller, a tree or a shrub?", "a tree and a shrub"),
+        ("Is a lemon or a car larger?", "a lemon and a car"),
         ("What is larger than a car?", "larger than a car"),
     ],
 )

@@ -21,6 +21,7 @@ from vlmig.pocket.side_by_side import LEAST, drawn_extents, random_sizes, side_b
 from vlmig.pocket.size_lessons import ComparedScenes
 from vlmig.pocket.size_text import SIZE_WORDS, group_captions
 from vlmig.pocket.tasks import TASKS, covered
+from vlmig.pocket.text import with_article
 
 CONCEPTS = load_concepts()
 SIZES = {name: c.size_m for c in CONCEPTS if c.size_m for name in c.sized_names}
@@ -222,17 +223,17 @@ def test_the_tokenizer_may_read_groups_too(tmp_path: Path) -> None:
 def test_pocket_size_asks_about_held_out_pairs_in_both_orders() -> None:
     items = TASKS["pocket_size"].load(Path())
     asked: list[str] = []
-    yes = []
+    first = []
     for item in items:
         one, two = (re.sub(r"^(an?|the) ", "", part) for part in item.picture.split(" and "))
         asked += [one, two]
         for question in item.questions:
             found = re.fullmatch(
-                r"Is an? (.*) (?:larger|bigger) than an? (.*)\?", question.contexts[0]
+                r"Which is (?:larger|bigger), an? (.*) or an? (.*)\?", question.contexts[0]
             )
             assert found and {found[1], found[2]} == {one, two}
-            sizes = SIZES[found[1]], SIZES[found[2]]
-            assert item.choices[question.answer] == ("yes" if sizes[0] > sizes[1] else "no")
-            yes.append(question.answer == 0)
-    assert len(items) > 150 and np.mean(yes) == 0.5
+            larger = max(found.groups(), key=SIZES.__getitem__)
+            assert question.continuations[question.answer] == with_article(larger)
+            first.append(question.answer == 0)
+    assert len(items) > 150 and np.mean(first) == 0.5
     assert len(asked) == len(set(asked)) and all(map(covered, asked))

@@ -75,20 +75,20 @@ def test_grey_is_gray_and_descriptors_are_kept(data: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["relative_size", "vicomte_size"])
-def test_always_yes_is_right_in_half_of_the_comparisons(task: str, data: Path) -> None:
+def test_always_the_first_is_right_in_half_of_the_comparisons(task: str, data: Path) -> None:
     answers = [item.choices[q.answer] for item in load(task, data) for q in item.questions]
-    assert answers.count("yes") * 2 == len(answers)
+    assert answers.count("first") * 2 == len(answers)
 
 
 def test_both_orders_of_a_pair_are_one_cluster(data: Path) -> None:
     larger, *_, smaller = load("vicomte_size", data)
     assert (larger.questions[0].contexts, larger.label) == (
-        ("Is a barn larger than a needle?",),
-        "yes",
+        ("Which is larger, a barn or a needle?",),
+        "first",
     )
     assert (smaller.questions[0].contexts, smaller.label) == (
-        ("Is a thimble larger than a ladder?",),
-        "no",
+        ("Which is larger, a thimble or a ladder?",),
+        "second",
     )
     assert smaller.cluster == "ladder / thimble"
 

@@ -3,7 +3,7 @@ colors.
 
 The color of every scene is random and its label is computed from the pixels, so that text alone
 cannot predict it; with natural colors the layer would learn to ignore images. The recipe is
-``configs/pocket.yaml``, or ``configs/pocket_sizes.yaml`` with scenes of several things too.
+``configs/pocket_sizes.yaml``, with scenes of several things; ``configs/pocket.yaml`` has none.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ _PAIRS = (
     rf"^(?!what|which|who)(?P<x>.+?) (?:is|are){_MUCH} (?:{_COMPARED}) (?P<y>.+)$",
     r"^(?:what|which)(?: \w+)? (?:is|are) (?:(?:more|less) \w+|\w+er)[,:]? "
     r"(?P<x>.+?),? or (?P<y>.+)$",
+    r"^(?:is|are) (?P<x>(?:an?|the) .+?),? or (?P<y>(?:an?|the) .+?) (?:(?:more|less) \w+|\w+er)$",
 )
 """Two things that are compared."""
 _PATTERNS = (

@@ -25,17 +25,14 @@ from vlmig.predict.predictor import VLMIG
 
 SHAPES = ("round", "oval", "square", "rectangle", "triangle", "star")
 TEXTS = 300
-_OTHER = "'no' if Label == 'yes' else 'yes'"
+SIZE_PROMPTS = (
+    "Which is larger, {{ one }} or {{ two }}?",
+    "Which is bigger, {{ one }} or {{ two }}?",
+)
 HAND, PERSON = 0.25, 2.0
 """Sizes in meters below which a thing fits a hand, or a person's arms."""
 CLEARLY = 2.0
 """Least ratio of the sizes of a pair that is asked about."""
-SIZE_PROMPTS = [
-    "Is {{ one }} larger than {{ two }}?",
-    "Is {{ one }} bigger than {{ two }}?",
-    {"prompt": "Is {{ two }} larger than {{ one }}?", "answer": _OTHER},
-    {"prompt": "Is {{ two }} bigger than {{ one }}?", "answer": _OTHER},
-]
 
 
 def covered(subject: str) -> bool:
@@ -84,7 +81,7 @@ def _sizes(_: Path) -> list[Item]:
     relative_size and asked in both orders."""
     concepts = [c for c in load_concepts() if covered(c.name) and c.size_m is not None]
     random.Random("pocket_size").shuffle(concepts)
-    changes = {"task": "pocket_size", "prompts": SIZE_PROMPTS}
+    changes = {"task": "pocket_size", "prompts": list(SIZE_PROMPTS)}
     rows = []
     for one, two in zip(concepts[::2], concepts[1::2], strict=False):
         sizes = float(one.size_m or 0), float(two.size_m or 0)
