@@ -47,6 +47,7 @@ RULES = (
     ("evidence", "uniform"),
     ("evidence", "clip"),
     ("evidence", "learned"),
+    ("logit", "learned"),
     ("logit", "uniform"),
     ("logit", "clip"),
     ("geometric", "uniform"),
@@ -58,7 +59,7 @@ DRAWN = {
     ("evidence", "uniform"): "given",
     ("logit", "uniform"): "given",
     ("prob", "uniform"): "given",
-    ("evidence", "learned"): "scenes",
+    ("logit", "learned"): "scenes",
     ("evidence", "clip"): "scenes",
     ("prob", "clip"): "scenes",
 }

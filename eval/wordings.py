@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.results import Results, Samples
-from eval.tables import Column, accuracy, columns, markdown, run, title
+from eval.tables import Column, accuracy, markdown, resampled, run, title
 from vlmig.evaluation.metrics.bootstrap import Clusters
 from vlmig.evaluation.tasks.items import Item
 
 
 def report(runs: Sequence[Results]) -> str:
     """Print a table for each task and subset."""
-    return "\n\n".join(_table(own, column) for own in runs for column in columns([own]))
+    return "\n\n".join(_table(own, column) for own in runs for column in resampled(own))
 
 
 def _table(own: Results, column: Column) -> str:

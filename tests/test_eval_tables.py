@@ -305,19 +305,24 @@ def test_wordings_with_opposite_answers_are_apart(folder: Path) -> None:
     )  # two pairs in two orders, whatever the number of wordings
 
 
-@pytest.mark.parametrize(("task", "count"), [("relative_size", 3), ("imagenetvc_color", 5)])
+@pytest.mark.parametrize(
+    ("run", "task", "count"),
+    [("folder", "relative_size", 3), ("controlled", "imagenetvc_color", 5)],
+)
 def test_the_mean_over_wordings_is_the_accuracy(
-    task: str, count: int, folder: Path, table: Callable
+    run: str, task: str, count: int, table: Callable, request: pytest.FixtureRequest
 ) -> None:
     """Every wording is asked as often, and both orders of a pair are one wording."""
-    cells = table(wordings, folder, only=tables.columns([Results(folder)]).index((task, "all")))
+    place = request.getfixturevalue(run)
+    cells = table(wordings, place, only=tables.resampled(Results(place)).index((task, "all")))
     wanted: dict[str, dict[str, Any]] = {"text only": {"k": 0}, "k=2": {}}
-    wanted["shuffled"] = {"control": "shuffled"}
+    if run == "controlled":
+        wanted["shuffled"] = {"control": "shuffled"}
     for column, which in wanted.items():
         shares = [float(cell.split()[0]) for (_, name), cell in cells.items() if name == column]
         assert len(shares) == count
         # Each is printed with one decimal.
-        accuracy = 100 * condition(folder, task, **which)["acc"]
+        accuracy = 100 * condition(place, task, **which)["acc"]
         assert np.mean(shares) == pytest.approx(accuracy, abs=0.051)
 
 

@@ -44,7 +44,7 @@ def test_a_given_picture_is_trusted_whatever_the_words(pocket: VLMIG) -> None:
         "What is the color of this?", choices=["yellow", "red", "green"], images=picture
     )
     assert answer.weights[0] < pocket.config.alignment_floor  # "this" says nothing
-    assert answer.text_only["green"] > 0.99  # and text alone is certain, and wrong
+    assert answer.text_only["green"] > 0.9  # and text alone is sure, and wrong
     assert answer.answer == "yellow" and answer.listened
     assert not pocket.ask("What is the color of this?", ["yellow", "red"], k=0).listened
 
