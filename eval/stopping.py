@@ -166,6 +166,7 @@ def of_run(run: Run) -> str:
     """Tabulate the images of a run in random orders, for each task."""
     block, rows = run.results["vlmig"], []
     own = {name: block[name] for name in ("strength", "doubt", "alignment_floor")}
+    own["learned"] = block.get("learned")
     mixture = Mixture.of(VLMIGConfig(**{**own, **block["default"]}))
     for task in run.tasks:
         found = [(cluster, scores) for scores, _, cluster in answered(run, task)]

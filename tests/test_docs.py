@@ -147,7 +147,9 @@ def test_the_keys_of_other_kinds_make_tasks(tmp_path: Path) -> None:
     cat, dog, *_ = task.load(tmp_path)
     assert (cat.picture, dog.questions[0].contexts) == ("a cat", ("Who keeps a dog?",))
     compared, told, seen = items
-    assert compared.questions[1].contexts == ("Is Bo larger than Ada?",)
+    swapped = compared.questions[1]
+    assert swapped.contexts == ("Which is larger, Bo or Ada?",)
+    assert swapped.continuations[swapped.answer] == "Ada"
     assert (told.distribution, told.label) == ((0.75, 0.0, 0.25), "red")
     assert seen.questions[0].continuations == (" red cup",) and seen.pair is not None
 

@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from eval import stopping
 from vlmig import VLMIG
 from vlmig.cli.main import main
+from vlmig.evaluation.evaluator import Evaluator
+from vlmig.evaluation.results import measure_tasks
+from vlmig.evaluation.settings import Settings
 from vlmig.models.checkpoint import POCKET
 from vlmig.pocket.concepts import find_concept, load_concepts, plural
 from vlmig.pocket.scene_source import CAPTIONS, RecoloredScenes
@@ -47,6 +51,16 @@ def test_a_given_picture_is_trusted_whatever_the_words(pocket: VLMIG) -> None:
     assert answer.text_only["green"] > 0.9  # and text alone is sure, and wrong
     assert answer.answer == "yellow" and answer.listened
     assert not pocket.ask("What is the color of this?", ["yellow", "red"], k=0).listened
+
+
+def test_a_run_is_read_with_the_learned_weights_of_its_checkpoint(
+    pocket: VLMIG, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert pocket.config.weights == "learned"
+    settings = Settings(ks=(0, 3), limit=12)
+    measure_tasks(Evaluator(pocket, settings, tmp_path, tmp_path), [TASKS["pocket_color"]])
+    assert stopping.main([str(tmp_path)]) == 0
+    assert "pocket_color, 12 objects, of 3" in capsys.readouterr().out
 
 
 def test_it_fits_in_a_pocket() -> None:
