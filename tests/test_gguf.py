@@ -201,12 +201,13 @@ def test_components_of_an_installed_package(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_embedded_adapter_was_trained_for_the_embedded_eyes() -> None:
-    """Both checkpoints hold the features of the blank image, which another encoder gives others."""
+    """Both checkpoints hold the features of the blank image, which another encoder gives others:
+    numbers of about 2, rounded to half precision, by runs of two settings of threads."""
     pocket, smollm2 = EMBEDDED["pocket"], EMBEDDED["smollm2"]
     blank = [
         read_weights(folder / "model.safetensors")["blank_features"] for folder in (pocket, smollm2)
     ]
-    assert torch.equal(*blank)
+    torch.testing.assert_close(*blank, atol=2**-8, rtol=0)  # a step of half precision up to 8
     ours, theirs = (
         json.loads((folder / "config.json").read_text()) for folder in (smollm2, pocket)
     )

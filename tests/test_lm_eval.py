@@ -436,9 +436,8 @@ def test_the_command_runs_lm_eval(
     assert (config["model"], config["k"], config["limit"]) == ("vlmig", 1, 3.0)
     (samples,) = (tmp_path / "out").rglob("samples_vlmig_relative_size_*.jsonl")
     rows = [json.loads(line) for line in samples.read_text().splitlines()]
-    found = tiny.score(
-        [rows[0]["doc"]["question"]], [["Yes", "No"]], tiny.imagine([rows[0]["doc"]["picture"]], 1)
-    )[0]
+    doc = rows[0]["doc"]
+    found = tiny.score([doc["question"]], [doc["choices"]], tiny.imagine([doc["picture"]], 1))[0]
     expected = found.loglikelihoods(1, Mixture.of(tiny.config))
     assert [float(response[0]) for response in rows[0]["filtered_resps"]] == pytest.approx(
         expected, abs=1e-4
