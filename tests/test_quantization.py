@@ -16,7 +16,7 @@ from vlmig.models.quantization import config_for, weight_bytes
 pytest.importorskip("bitsandbytes")
 QUESTION, CHOICES = "What is the color of a banana?", ["yellow", "red", "green"]
 # What rounding to 127 steps, or to 16 values, does to a probability here; about twice the largest
-# seen (0.005, 0.032).
+# seen (0.004, 0.032).
 CLOSE = {"8bit": 0.01, "4bit": 0.06}
 PLAIN = {"strength": 1.0}
 """A mixture that does not multiply what rounding does to the images' evidence."""
