@@ -52,6 +52,7 @@ def _table(own: Results, column: Column) -> str:
 
 def _wordings(item: Item) -> np.ndarray:
     """Number an item's questions by their wording."""
+    # The other order of a wording has the same letters.
     letters = [sorted(question.contexts[0].lower()) for question in item.questions]
     half = len(letters) // 2
     both_orders = bool(item.things) and letters[:half] == letters[half:]

@@ -15,9 +15,10 @@ from vlmig.models.quantization import config_for, weight_bytes
 
 pytest.importorskip("bitsandbytes")
 QUESTION, CHOICES = "What is the color of a banana?", ["yellow", "red", "green"]
-# What rounding to 127 steps, or to 16 values, does to a probability here; about twice the largest
-# seen (0.004, 0.032).
-CLOSE = {"8bit": 0.01, "4bit": 0.06}
+# What rounding to 127 steps, or to 16 values, does to the probability of an answer here; about three
+# and five times the largest seen (0.004, 0.007). Beside random features it does more (0.004, 0.032).
+CLOSE = {"8bit": 0.01, "4bit": 0.03}
+CLOSE_BESIDE_NOISE = {"8bit": 0.01, "4bit": 0.06}
 PLAIN = {"strength": 1.0}
 """A mixture that does not multiply what rounding does to the images' evidence."""
 SHARE = {"8bit": 0.5, "4bit": 0.4}
@@ -53,7 +54,7 @@ def test_the_pocket_model_is_smaller_and_answers(
     )
     before, after = (weight_bytes(model.model.language_model) for model in (whole, small))
     assert after < SHARE[kind] * before
-    assert (logits(small).exp() - logits(whole).exp()).abs().max() < CLOSE[kind]
+    assert (logits(small).exp() - logits(whole).exp()).abs().max() < CLOSE_BESIDE_NOISE[kind]
     assert not torch.equal(logits(small), logits(whole)), "nothing was rounded"
     answer, expected = (model.ask(QUESTION, CHOICES, k=1) for model in (small, whole))
     assert answer.answer == expected.answer == "yellow"
