@@ -19,7 +19,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 
 from eval.results import Results, Samples
 from eval.tables import Column, markdown, resampled, run, title
@@ -92,15 +91,23 @@ def auroc(part: dict[str, np.ndarray], signal: str) -> str:
     helped, values = part["helped"], part.get(signal, np.array([np.nan]))
     if not helped.any() or helped.all() or np.isnan(values).any():
         return "-"
-    _, index = np.unique(part["object"], return_inverse=True)
-    members = [np.flatnonzero(index == i) for i in range(index.max() + 1)]
-    rng, drawn = np.random.default_rng(0), []
-    for _ in range(RESAMPLES):
-        rows = np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        if helped[rows].any() and not helped[rows].all():
-            drawn.append(roc_auc_score(helped[rows], values[rows]))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return f"{roc_auc_score(helped, values):.2f} [{low:.2f}, {high:.2f}]"
+    names, index = np.unique(part["object"], return_inverse=True)
+    entries = np.eye(len(names))[index]  # which object an entry is of, (entries, objects)
+    above = (np.sign(values[helped][:, None] - values[~helped]) + 1) / 2  # ties count half
+    ordered = entries[helped].T @ above @ entries[~helped]
+    pairs = np.outer(entries[helped].sum(0), entries[~helped].sum(0))
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(names), (RESAMPLES, len(names)))
+    times = np.stack([np.bincount(draw, minlength=len(names)) for draw in draws])
+    with np.errstate(invalid="ignore"):  # a resample with one kind of entry only has no pairs
+        shares = _summed(times, ordered) / _summed(times, pairs)
+    low, high = np.nanquantile(shares, [0.025, 0.975])
+    return f"{ordered.sum() / pairs.sum():.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _summed(times: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Sum a table of pairs of objects, each object as often as a resample has it: (resamples,)."""
+    return ((times @ table) * times).sum(1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
