@@ -89,6 +89,7 @@ def test_the_read_out_keeps_numbers_alone(
     assert stays < 100 and peak < 1500, "samples are written line by line"
 
 
+@pytest.mark.proof
 def test_filling_the_store_keeps_nothing(model: VLMIG, tmp_path: Path) -> None:
     most = 4 * MANY  # libraries keep some 60 kB, however many texts there are
     texts = [f"a thing {i}" for i in range(most)]
