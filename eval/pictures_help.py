@@ -106,7 +106,15 @@ def auroc(part: dict[str, np.ndarray], signal: str) -> str:
 
 
 def _summed(times: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Sum a table of pairs of objects, each object as often as a resample has it: (resamples,)."""
+    """Sum a table over all pairs of objects, each counted as often as a resample has it.
+
+    Args:
+        times: how often each resample has each object, (resamples, objects).
+        table: (objects, objects).
+
+    Returns:
+        (resamples,).
+    """
     return ((times @ table) * times).sum(1)
 
 
