@@ -73,6 +73,40 @@ def test_only_what_is_asked_for_goes_through_the_layer(tiny: VLMIG) -> None:
     assert float(together) == pytest.approx(total, abs=1e-4)
 
 
+def test_the_loss_among_the_tokens_of_a_text_by_hand(tiny: VLMIG) -> None:
+    """A token that stands before it in its text counts among those tokens, others do not."""
+    tokens = Tokens(tiny.tokenizer, tiny.model, 100, 0.2)
+    pairs = [
+        Pair("is a cat or a dog red ? a dog .", learnt=((24, 31),)),
+        Pair("the color of a cat is red ."),
+    ]
+    images = torch.randn(2, 1, *tiny.model.blank_features.shape)
+    share, total, among = 0.75, 0.0, 0
+    with torch.no_grad():
+        for pair, image in zip(pairs, images, strict=True):
+            texts = tokens.batch([pair])
+            plain = Objective(tiny.model)
+            states = tiny.model.fuse(plain._read(texts), image[None])[:, 0]
+            logits = tiny.model.head(tiny.model.language_model, states)[0].double()
+            ids, labels = texts.input_ids[0].tolist(), texts.labels[0].tolist()
+            for place, label in enumerate(labels):
+                if label == IGNORED:
+                    continue
+                row = logits[place].exp()
+                loss = -float((row[label] / row.sum()).log())
+                if label in ids[: place + 1]:
+                    of = sum(float(row[token]) for token in set(ids[: place + 1]))
+                    loss = (1 - share) * loss - share * float((row[label] / of).log())
+                    among += 1
+                total += loss
+        texts = tokens.batch(pairs)
+        objective = Objective(tiny.model, among_text=share)
+        learned = float(objective(texts, images)["own"])
+        objective.eval()
+        assert float(objective(texts, images)["own"]) == float(plain(texts, images)["own"])
+    assert among >= 2 and learned == pytest.approx(total, abs=1e-4)
+
+
 def test_a_killed_reading_continues(tiny: VLMIG, tmp_path: Path) -> None:
     tokens = Tokens(tiny.tokenizer, tiny.model, 100, 0.2)
     texts = tokens.batch([Pair("a cat"), Pair("a cat is red"), Pair("a cat"), Pair("dark")])

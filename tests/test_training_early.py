@@ -380,6 +380,11 @@ def test_what_does_not_go_together_is_said(
     refused(recipe, "stages.0.pack=90", r"pack: 90 with fusion cross_attention; expected prefix")
     refused(
         llava,
+        "stages.0.among_text=0.5",
+        r"among_text: 0.5 with VLMIGForCausalLM, fusion prefix; expected a causal LM with late",
+    )
+    refused(
+        llava,
         "stages.0.trains=[projector,fusion]",
         r"trains: .*with fusion prefix, which has no fusion layer",
     )

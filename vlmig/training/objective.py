@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vlmig.errors import VLMIGError
 from vlmig.models.modeling import Model, VLMIGForCausalLM, VLMIGForMaskedLM
 from vlmig.models.text_states import LateReading
 from vlmig.training.texts import IGNORED, Texts
@@ -30,12 +31,21 @@ class Objective(nn.Module):
     Args:
         model: base LM with adapter.
         alignment: weight of ``chamfer`` beside the cross-entropy, per predicted token (``prefix``).
+        among_text: see ``vlmig.training.recipe.Stage``; of causal LMs with late fusion.
+
+    Raises:
+        VLMIGError: ``among_text`` with another model.
     """
 
-    def __init__(self, model: Model, alignment: float = 0.0) -> None:
+    def __init__(self, model: Model, alignment: float = 0.0, among_text: float = 0.0) -> None:
         super().__init__()
-        self.model, self.alignment = model, alignment
+        self.model, self.alignment, self.among_text = model, alignment, among_text
         self.early = model.config.images_in_text
+        if among_text and (self.early or isinstance(model, VLMIGForMaskedLM)):
+            raise VLMIGError(
+                f"among_text: {among_text} with {type(model).__name__}, fusion "
+                f"{model.config.fusion}; expected a causal LM with late fusion, or 0"
+            )
 
     def forward(
         self,
@@ -76,7 +86,10 @@ class Objective(nn.Module):
         states = dict(zip(beside, fused, strict=True))
         if len(beside) > 1:
             states["text"] = reading.hidden
-        return {name: self.loss(state, labels) for name, state in states.items()}
+        before = None
+        if self.among_text and self.training:
+            before = text_before(texts.input_ids, reading.positions)
+        return {name: self.loss(state, labels, before) for name, state in states.items()}
 
     def _read(self, texts: Texts) -> LateReading:
         """Run the base LM over the texts, without gradients where it is frozen; or take the states
@@ -114,21 +127,44 @@ class Objective(nn.Module):
             loss = loss + self.alignment * texts.count * distance
         return loss
 
-    def loss(self, states: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, states: Tensor, labels: Tensor, before: Tensor | None = None) -> Tensor:
         """Return the summed loss of states (B, T, D); only labeled positions go through the
-        head."""
-        rows, wanted = states[labels != IGNORED], labels[labels != IGNORED]
+        head.
+
+        Args:
+            before: from ``text_before``, for ``among_text``.
+        """
+        wanted = labels != IGNORED
+        rows = [states[wanted], labels[wanted]]
+        if before is not None:
+            rows.append(before[wanted])
         size = max(1, LOGITS_BUDGET // self.model.get_output_embeddings().weight.shape[0])
-        if len(rows) <= size:
-            return self._of_rows(rows, wanted)
+        if len(rows[0]) <= size:
+            return self._of_rows(*rows)
         losses = []
-        for chunk in zip(rows.split(size), wanted.split(size), strict=True):
+        for chunk in zip(*(row.split(size) for row in rows), strict=True):
             losses.append(checkpoint(self._of_rows, *chunk, use_reentrant=False))
         return torch.stack(losses).sum()
 
-    def _of_rows(self, rows: Tensor, wanted: Tensor) -> Tensor:
-        logits = self.model.head(self.model.language_model, rows)
-        return F.cross_entropy(logits.float(), wanted, reduction="sum")
+    def _of_rows(self, rows: Tensor, wanted: Tensor, before: Tensor | None = None) -> Tensor:
+        logits = self.model.head(self.model.language_model, rows).float()
+        losses = F.cross_entropy(logits, wanted, reduction="none")
+        if before is None:
+            return losses.sum()
+        listed = logits.gather(1, before.clamp(min=0)).masked_fill(before == IGNORED, -torch.inf)
+        among = listed.logsumexp(1) - logits.gather(1, wanted[:, None])[:, 0]
+        stands = (before == wanted[:, None]).any(1)
+        return torch.where(stands, losses.lerp(among, self.among_text), losses).sum()
+
+
+def text_before(ids: Tensor, positions: Tensor) -> Tensor:
+    """Return the tokens of each text (B, T) up to positions (B, Q), each once: (B, Q, T), the rest
+    ``IGNORED``."""
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    earlier = columns[:, None] > columns
+    again = ((ids[:, :, None] == ids[:, None, :]) & earlier).any(2)
+    left_out = again[:, None] | (columns > positions[..., None])
+    return ids[:, None].expand_as(left_out).masked_fill(left_out, IGNORED)
 
 
 def labeled(reading: LateReading, labels: Tensor) -> tuple[LateReading, Tensor]:

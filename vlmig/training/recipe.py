@@ -69,6 +69,10 @@ class Stage(Optimization):
     alignment: Amount = 0.0
     """Weight of the distance of visual tokens and words, ``vlmig.training.objective.chamfer``.
     Early fusion only."""
+    among_text: Share = 0.0
+    """Of a token that stands in its text before: the part of its loss that is over the tokens
+    before it, not the vocabulary. In "Which is smaller, a car or a lemon? A lemon." it teaches
+    which of the two, whatever an image does to other words. Causal LMs with late fusion."""
     blank_share: Share = 0.15
     """Share of samples with the blank image: predictions without evidence (``mix: evidence``)."""
     mask_share: Share = 0.2

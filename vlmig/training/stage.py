@@ -47,7 +47,7 @@ def _stage(session: Session, number: int, data: Material) -> dict[str, Any]:
     logger.info("stage %s trains %s parameters (%s)", stage.name, f"{parameters:,}", shares)
     steps = Steps(session, number, stage, data)
     log, prepared = fit(
-        Objective(network, stage.alignment),
+        Objective(network, stage.alignment, stage.among_text),
         steps.losses,
         stage.model_copy(update={"steps": data.steps}),
         session.folder / stage.name,
