@@ -29,6 +29,7 @@ from vlmig.imagination.store import FeatureStore
 from vlmig.report.training import verdict
 from vlmig.training import load_recipe, train
 from vlmig.training.model import frozen_digest
+from vlmig.training.model import start as begin
 from vlmig.training.run import read_log
 
 GPU = torch.accelerator.is_available()
@@ -128,6 +129,33 @@ def before_parts(parts: Path) -> dict[str, Any]:
         "language_model": "language_model",
     }
     return {**{key: str(parts / name) for key, name in names.items()}, "fusion_heads": 4}
+
+
+def test_a_doubled_adapter_answers_as_before_and_trains_on(
+    recipe: Path, parts: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Answers are the same but for rounding: twice a value less the value, and longer sums."""
+    store = FeatureStore(tmp_path / "store")
+    doubled = f"model={{from: {checkpoint}, adapter: doubled}}"
+    before = VLMIG.from_pretrained(checkpoint, store=store)
+    wide = begin(load_recipe(recipe, [doubled]), store)
+    texts, choices = ["the color of a cat is"], [["red", "blue"]]
+    images = before.imagine(["a cat"], 2)
+    scores = [model.score(texts, choices, images)[0].per_image for model in (before, wide)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+    assert wide.model.fusion.heads == wide.config.fusion_heads == 8
+    trained = run(recipe, tmp_path / "out", doubled)
+    losses = [
+        line["validation"]["own"] for line in log_of(tmp_path / "out") if "validation" in line
+    ]
+    assert losses[-1] < losses[0]
+    again = VLMIG.from_pretrained(tmp_path / "out", store=store)
+    assert same_bits(again.model.fusion.state_dict(), trained.model.fusion.state_dict())
+    settings = {"vision": str(parts / "vision_encoder"), "generator": str(parts / "generator")}
+    early = VLMIG.from_base(str(parts / "language_model"), fusion="prefix", **settings)
+    early.model.save_pretrained(tmp_path / "early")
+    with pytest.raises(VLMIGError, match="doubled, of fusion prefix; expected fusion cross_att"):
+        run(recipe, tmp_path / "no", f"model={{from: {tmp_path / 'early'}, adapter: doubled}}")
 
 
 def test_other_ways_to_the_same_run(recipe: Path, tmp_path: Path) -> None:
@@ -434,7 +462,7 @@ def test_another_recipe_in_the_same_folder(
             "precision=fp16", "expected a GPU", marks=pytest.mark.skipif(GPU, reason="there is one")
         ),
         ("model.fusion_heds=2", "did you mean fusion_heads"),
-        ("model.adapter=old", "expected new or kept"),
+        ("model.adapter=old", "expected new, kept or doubled"),
         ("stages.0.data=[{path: nowhere.jsonl}]", "nowhere.jsonl"),
         ("stages.0.data=[{source: moon, path: x}]", "expected one of visual_genome"),
         ("stages.0.data.0.curate={max_wrds: 2}", "curate has no field .max_wrds."),

@@ -25,6 +25,7 @@ from vlmig.models.checkpoint import (
     tokenizer_place,
 )
 from vlmig.models.config import VLMIGConfig, changed, take_fields
+from vlmig.models.fusion.cross_attention import CrossAttentionFusion
 from vlmig.models.low_rank import add_low_rank, has_low_rank
 from vlmig.models.modeling import Model, class_for
 from vlmig.predict.predictor import VLMIG
@@ -121,10 +122,12 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
                 f"model has no {missing[0]}; expected from: CHECKPOINT, or {', '.join(NEEDED)}"
             )
         model = VLMIG.from_base(settings.pop("language_model"), store=store, **settings)
-    elif adapter == "kept":
-        model = VLMIG.from_pretrained(source, store=store, **settings)
-    else:
+    elif adapter == "new":
         model = _renewed(source, store, settings)
+    else:
+        model = VLMIG.from_pretrained(source, store=store, **settings)
+        if adapter == "doubled":
+            _double(model.model)
     if model.model.language_model.dtype != torch.float32 and recipe.precision == "fp32":
         raise VLMIGError(
             f"model, dtype is {settings.get('dtype')}, precision fp32; expected precision: bf16 "
@@ -134,6 +137,18 @@ def start(recipe: Recipe, store: FeatureStore | None) -> VLMIG:
     model.model.fusion.float()
     model.config.training = None  # of an earlier run
     return model
+
+
+def _double(network: Model) -> None:
+    """Give a trained fusion layer twice the heads."""
+    config, fusion = network.config, network.fusion
+    if not isinstance(fusion, CrossAttentionFusion):
+        raise VLMIGError(
+            f"model, adapter is doubled, of fusion {config.fusion}; expected fusion cross_attention"
+        )
+    network.fusion = fusion.doubled()
+    config.fusion_heads = network.fusion.heads
+    config.fusion_width = network.fusion.out.in_features
 
 
 def _renewed(source: str, store: FeatureStore | None, settings: dict[str, Any]) -> VLMIG:

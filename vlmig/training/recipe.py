@@ -137,7 +137,8 @@ class Recipe(Checked):
     """Everything that decides a training run."""
 
     model: dict[str, Any]
-    """Either ``from`` (checkpoint to start from, with ``adapter: new`` to replace its adapter), or
+    """Either ``from`` (checkpoint to start from, with ``adapter: new`` to replace its adapter, or
+    ``doubled`` to give it twice the heads, ``CrossAttentionFusion.doubled``), or
     ``language_model``, ``vision`` and ``generator``; everything else is a field of ``VLMIGConfig``
     or goes to the base LM."""
     stages: Annotated[list[Stage], Field(min_length=1)]
@@ -249,8 +250,8 @@ def _check_model(model: dict[str, Any]) -> None:
         raise VLMIGError(
             f"model has from {model['from']!r}; expected a checkpoint's name or folder"
         )
-    if (adapter := model.get("adapter", "kept")) not in ("new", "kept"):
-        raise VLMIGError(f"model, adapter is {adapter!r}; expected new or kept")
+    if (adapter := model.get("adapter", "kept")) not in ("new", "kept", "doubled"):
+        raise VLMIGError(f"model, adapter is {adapter!r}; expected new, kept or doubled")
     known = VLMIGConfig.__annotations__
     check_settings({name: value for name, value in model.items() if name in known})
 

@@ -59,6 +59,28 @@ class CrossAttentionFusion(LateFusion):
         nn.init.zeros_(self.attention_gate)
         nn.init.zeros_(self.feed_gate)
 
+    @torch.no_grad()
+    def doubled(self) -> CrossAttentionFusion:
+        """Return a layer with every head twice, one copy added twice and one subtracted, and twice
+        the feed-forward units; it gives the same states up to rounding.
+
+        A head adds what it reads of an image. To turn that round for some questions, as for "Which
+        is smaller?" after "Which is larger?", this layer only has to close one copy.
+        """
+        width, inner = self.out.out_features, self.out.in_features
+        wide = CrossAttentionFusion(width, 2 * self.heads, 2 * inner).to(self.out.weight)
+        state, new = self.state_dict(), wide.state_dict()
+        for kind in ("weight", "bias"):
+            keys, values = state[f"key_value.{kind}"].chunk(2)
+            state[f"key_value.{kind}"] = torch.cat([keys, keys, values, values])
+            state[f"query.{kind}"] = torch.cat([state[f"query.{kind}"]] * 2)
+            added = new[f"feed.0.{kind}"][4 * inner :]
+            state[f"feed.0.{kind}"] = torch.cat([state[f"feed.0.{kind}"], added])
+        state["out.weight"] = torch.cat([2 * state["out.weight"], -state["out.weight"]], 1)
+        state["feed.2.weight"] = F.pad(state["feed.2.weight"], (0, 4 * inner))
+        wide.load_state_dict(state)
+        return wide
+
     def read_text(self, hidden: Tensor, positions: Tensor) -> TextStates:
         """Return keys and values of text states (B, S, D), two of (B, heads, S, inner / heads)."""
         keys, values = self.key_value(self.text_norm(hidden)).chunk(2, -1)
