@@ -124,24 +124,26 @@ def read_sizes(pairs: Iterable[Compared]) -> np.ndarray:
 
 
 def asked_sizes(model: VLMIG, pairs: Iterable[Compared]) -> dict[str, np.ndarray]:
-    """Ask a model which of two things is larger, in both orders, beside their scene.
+    """Ask a model which of two things is larger, and which smaller, in both orders, beside their
+    scene.
 
     Returns:
         Whether each answer is right, by evidence against the blank image: bool (2 * pairs,) for
-        names ("Which is larger, A or B?") and for yes or no ("Is A larger than B?").
+        names ("Which is larger, A or B?", and smaller) and for yes or no ("Is A larger than B?").
     """
     contexts, choices, images, answers = [], [], [], []
     for names, larger, image in pairs:
         for first in (0, 1):
             one, two = with_article(names[first]), with_article(names[1 - first])
-            contexts += [f"Which is larger, {one} or {two}?", f"Is {one} larger than {two}?"]
-            choices += [(f" {one}", f" {two}"), (" Yes", " No")]
-            images += 2 * [model.imagination.given([image], [f"{one} and {two}"])]
-            answers += 2 * [int(first != larger)]
+            contexts += [f"Which is {word}, {one} or {two}?" for word in ("larger", "smaller")]
+            contexts.append(f"Is {one} larger than {two}?")
+            choices += [(f" {one}", f" {two}"), (f" {one}", f" {two}"), (" Yes", " No")]
+            images += 3 * [model.imagination.given([image], [f"{one} and {two}"])]
+            answers += [int(first != larger), int(first == larger), int(first != larger)]
     scores = model.score(contexts, choices, images)
     read = np.array([(score.per_image[0] - score.blank).argmax() for score in scores])
     right = read == np.array(answers)
-    return {"names": right[::2], "yes or no": right[1::2]}
+    return {"larger": right[::3], "smaller": right[1::3], "yes or no": right[2::3]}
 
 
 def drawn_color(name: str, draw: Callable[[Concept], Image.Image]) -> str | None:

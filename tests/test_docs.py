@@ -274,6 +274,7 @@ def test_the_pocket_world_can_be_rebuilt() -> None:
         "looks": looks.train_looks,
         "language": language.train_language_model,
         "adapter": adapter.train_pocket_adapter,
+        "smaller": adapter.train_pocket_adapter,
         "generator": transformer.train_generator,
         "student": distillation.train_student,
         "several": several.teach_several,
@@ -284,5 +285,5 @@ def test_the_pocket_world_can_be_rebuilt() -> None:
     sizes["encoder"]["pools"] = []  # arrays, which no file of sizes holds
     for stage, settings in sizes.items():
         inspect.signature(stages[stage]).bind(Path(), Path(), **settings)
-    for stage in ("adapter", "smollm2"):
+    for stage in ("adapter", "smaller", "smollm2"):
         assert (ROOT / sizes[stage]["recipe"]).is_file()

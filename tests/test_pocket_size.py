@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +97,27 @@ def test_the_reader_finds_the_larger_thing() -> None:
 
 
 @needs_font
+def test_pairs_are_asked_about_in_both_orders() -> None:
+    """A model that names the larger thing whatever it is asked, and always says yes."""
+    pairs = list(pixel_reader.drawn_pairs(4, False))
+    larger = {with_article(names[number]) for names, number, _ in pairs}
+
+    class Fake:
+        imagination = SimpleNamespace(given=lambda images, prompts: None)
+
+        def score(self, contexts: list[str], choices: list[tuple[str, str]], images: Any) -> Any:
+            liked = [
+                [float(choice.strip() in larger or choice == " Yes") for choice in pair]
+                for pair in choices
+            ]
+            return [SimpleNamespace(per_image=np.array([row]), blank=np.zeros(2)) for row in liked]
+
+    right = pixel_reader.asked_sizes(Fake(), pairs)  # type: ignore[arg-type]
+    assert right["larger"].all() and not right["smaller"].any()
+    assert len(right["yes or no"]) == 8 and right["yes or no"].mean() == 0.5
+
+
+@needs_font
 def test_lessons_say_what_their_scene_shows_and_no_name_tells() -> None:
     """The texts, read by patterns of this test, against the scene's sizes and the table's."""
     scenes = ComparedScenes(scenes=1200, named=0.3)
@@ -106,8 +129,8 @@ def test_lessons_say_what_their_scene_shows_and_no_name_tells() -> None:
         drawn = {n: s for c, s in zip(group.concepts, group.sizes, strict=True) for n in c.names}
         text = re.sub(r"\b(the|an|a) ", "", pair.caption.lower())
         for start, end in pair.learnt:
-            learned = re.sub(r"^(the|an|a) ", "", pair.caption[start:end].lower())
-            assert not group.compared or learned in drawn or learned in ("yes", "no")
+            learned = re.sub(r"^(the|an|a)( |$)", "", pair.caption[start:end].lower())
+            assert not group.compared or learned in drawn or learned in ("yes", "no", "")
         assert pair.learnt
         if found := re.search(
             r"^(?:in picture )?([^?]*) is (larger|bigger|smaller) than (.*)\.", text
@@ -134,8 +157,9 @@ def test_lessons_say_what_their_scene_shows_and_no_name_tells() -> None:
         if one and two and one.size_m and two.size_m:
             agree = (one.size_m > two.size_m) == (drawn[first] > drawn[second])
             as_in_the_table.append(agree)
-    assert min(read.values()) > 300
-    assert abs(read["yes"] - read["no"]) < 0.1 * (read["yes"] + read["no"])
+    assert min(read.values()) > 100
+    # Of some 290: a standard deviation of 6 %.
+    assert abs(read["yes"] - read["no"]) < 0.2 * (read["yes"] + read["no"])
     # Some 840 scenes, each told five times: a standard deviation of 1.7 %.
     assert 0.44 < np.mean(as_in_the_table) < 0.56
     odd = next(p for p in scenes.pairs() if isinstance(p, Pair) and int(p.picture) % 2)
@@ -145,27 +169,36 @@ def test_lessons_say_what_their_scene_shows_and_no_name_tells() -> None:
 @needs_font
 def test_lessons_of_any_concept_say_what_is_seen_and_nothing_of_its_size() -> None:
     scenes = ComparedScenes(scenes=600, named=1.0)
-    splits, counts, seen_is_larger = set(), set(), []
+    splits, counts, seen_is_larger, asked = set(), set(), [], {True: 0, False: 0}
     for pair in scenes.pairs():
         assert isinstance(pair, Pair)
         group, _ = scenes._group(int(pair.picture))
-        shown = {name for concept in group.concepts for name in concept.names}
+        shown = {n: s for c, s in zip(group.concepts, group.sizes, strict=True) for n in c.names}
         splits |= {concept.split for concept in group.concepts}
         counts.add(len(group.concepts))
         text = re.sub(r"\b(the|an|a) ", "", pair.caption.lower())
         assert not set(text.replace("high heel", "").split()) & set(SIZE_WORDS)
-        found = re.search(r"is (.*) (?:more [a-z]+|[a-z]+er) than (.*)\?.* (yes|no)", text)
-        if not found:
+        less = bool(re.search(r"\b(less [a-z]+|fainter|farther|dimmer)\b", text))
+        word = r"(?:more [a-z]+|less [a-z]+|[a-z]+er)"
+        if found := re.search(rf"is (.*) {word} than (.*)\?.* (yes|no)", text):
+            first, second, answer = found.groups()
+            named = first if (answer == "yes") != less else second
+        elif found := re.search(rf"is {word}, (.*) or (.*)\?.* ?(\1|\2)\.", text):
+            first, second, answer = found.groups()
+            named = answer if not less else second if answer == first else first
+        else:
             continue
-        first, second, answer = found.groups()
-        assert (first in shown) != (second in shown)
-        assert (first in shown) == (answer == "yes"), text
-        seen, other = (first, second) if first in shown else (second, first)
+        both = first in shown and second in shown
+        assert both == (len(group.concepts) > 1), "a thing alone is compared with another"
+        seen, other = sorted((first, second), key=lambda name: -shown.get(name, 0.0))
+        assert named == seen, text
+        asked[less] += 1
         sizes = [concept.size_m for concept in map(find_concept, (seen, other)) if concept]
         if None not in sizes:
             seen_is_larger.append(sizes[0] > sizes[1])
     assert splits == {"supervised", "held_out"} and counts == {1, 2, 3}
-    # Of some 800, about as many: a standard deviation of 1.8 %, of scenes as a whole 2.
+    assert abs(asked[True] - asked[False]) < 0.1 * sum(asked.values())
+    # Of some 1,200: a standard deviation of 1.4 %, of scenes as a whole 2.
     assert len(seen_is_larger) > 600 and 0.42 < np.mean(seen_is_larger) < 0.58
 
 

@@ -49,6 +49,7 @@ STAGES: dict[str, Any] = {
         model / "language_model", work, **size
     ),
     "adapter": lambda model, work, **size: adapter.train_pocket_adapter(model, work, **size),
+    "smaller": lambda model, work, **size: adapter.train_pocket_adapter(model, work, **size),
     "generator": lambda model, work, **size: transformer.train_generator(
         model / "generator", work, **size
     ),

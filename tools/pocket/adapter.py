@@ -39,8 +39,8 @@ def train_pocket_adapter(model: Path, work: Path, *, recipe: str) -> None:
     def scenes_of_sets(scenes: int, generator: str) -> RecoloredScenes:
         return RecoloredScenes(scenes, generator, sets=sets)
 
-    def compared_of_sets(scenes: int, generator: str) -> ComparedScenes:
-        return ComparedScenes(scenes, generator=generator, sets=sets)
+    def compared_of_sets(scenes: int, generator: str, less: bool = True) -> ComparedScenes:
+        return ComparedScenes(scenes, less=less, generator=generator, sets=sets)
 
     chosen = load_recipe(Path(recipe), [f"model.from={model}"])
     for entry in chosen.stages[0].data:

@@ -25,7 +25,7 @@ COUNTS = (0.7, 0.2, 0.1)
 RECOLORED = 0.5
 """Share of recolored things, where sizes are compared; others are as the names are learned."""
 NAMING = {True: 1, False: 3}
-"""Texts of names for each scene, where sizes are compared and where not."""
+"""Texts of names for each scene, of several things and of one."""
 DRAWN = 2
 """Changes with what scenes show, so that features of before are not taken for theirs."""
 
@@ -37,20 +37,22 @@ class Group(NamedTuple):
     sizes: list[float]
     """In the scene."""
     compared: bool
-    """Whether texts say what is larger, not what is seen."""
+    """Whether texts say what is larger, not how well each thing is seen."""
 
 
 class ComparedScenes(RecoloredScenes):
     """Scenes of up to three things at random scale; every other one passes the autoencoder.
 
     Some show supervised concepts, with texts that say which is larger. ``named`` of them show any
-    concepts, held-out ones too, with texts that name them or say that one is seen and another is
-    not: so the adapter learns to find by name, and nothing of their sizes. Of a text only that is
-    learned which the image tells: names and answers.
+    concepts, held-out ones too, with texts that name them, or say which of two is seen better: the
+    one that is there, or the one that this scene shows larger, which is no size of a thing. So the
+    adapter learns to find by name and to compare what it finds, and nothing of their sizes. Of a
+    text only that is learned which the image tells: names and answers.
 
     Args:
         scenes: number of scenes.
         named: share of the scenes whose texts tell no size.
+        less: whether texts ask for the smaller or less visible thing too.
         generator, sets: see ``RecoloredScenes``.
     """
 
@@ -58,12 +60,13 @@ class ComparedScenes(RecoloredScenes):
         self,
         scenes: int = 6000,
         named: float = 0.8,
+        less: bool = True,
         generator: str = str(POCKET / "generator"),
         *,
         sets: Sequence[Callable[[Concept], Image.Image]] = (draw_glyph,),
     ) -> None:
         super().__init__(scenes, generator, sets=sets)
-        self.name, self.named = "pocket_sizes", named
+        self.name, self.named, self.less = "pocket_sizes", named, less
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -75,7 +78,7 @@ class ComparedScenes(RecoloredScenes):
         for number in range(self.scenes):
             group, _ = self._group(number)
             names = " ".join(concept.name for concept in group.concepts)
-            for text, spans in _texts(group, random.Random(f"sizes {number}")):
+            for text, spans in _texts(group, random.Random(f"sizes {number}"), self.less):
                 yield Pair(
                     text,
                     f"{number}",
@@ -106,19 +109,20 @@ class ComparedScenes(RecoloredScenes):
         return Group(things, random_sizes(len(things), rng), compared), rng
 
 
-def _texts(group: Group, rng: random.Random) -> Iterator[Told]:
-    """Yield six texts: of names, and such as compare sizes, or what is seen with what is not."""
+def _texts(group: Group, rng: random.Random, asks_less: bool) -> Iterator[Told]:
+    """Yield six texts: of names, and such as compare two things by the scene: sizes, or how well
+    each is seen. A thing alone is compared with one that is not there."""
     names = [concept.names for concept in group.concepts]
-    for _ in range(NAMING[group.compared]):
+    for _ in range(NAMING[len(names) > 1]):
         nouns = [rng.choice(some) for some in names]
         yield naming_sentence(rng.sample(nouns, len(nouns)), rng)
     falling = sorted(zip(group.sizes, names, strict=True), reverse=True)
     compared = list(pairwise(names for _, names in falling))
     others = [concept for concept in load_concepts() if concept not in group.concepts]
-    for _ in range(CAPTIONS - NAMING[group.compared]):
-        if group.compared:
-            larger, smaller = rng.choice(compared)
-            yield comparison(rng.choice(larger), rng.choice(smaller), SIZE, rng)
+    for _ in range(CAPTIONS - NAMING[len(names) > 1]):
+        if compared:
+            more, less = rng.choice(compared)
         else:
-            seen, other = rng.choice(names), rng.choice(others).names
-            yield comparison(rng.choice(seen), rng.choice(other), SIGHT, rng)
+            more, less = rng.choice(names), rng.choice(others).names
+        words = SIZE if group.compared else SIGHT
+        yield comparison(rng.choice(more), rng.choice(less), words, rng, asks_less)

@@ -1,7 +1,7 @@
 """Texts about several things: which is larger, and what an image of them shows.
 
 A text says which is larger for ``supervised`` concepts only, of scenes at random scale; texts that
-name things, or say which of two is seen, may be of any.
+name things, or say which of two is seen better, may be of any.
 """
 
 from __future__ import annotations
@@ -26,42 +26,48 @@ class Comparison(NamedTuple):
     """The words of a comparison."""
 
     more: tuple[str, ...]
-    less: str
-    """Empty: forms without it."""
+    less: tuple[str, ...]
 
 
-SIZE = Comparison(("larger", "bigger"), "smaller")
-SIGHT = Comparison(("more visible", "clearer", "nearer"), "")
-"""What an image shows, beside what it does not."""
+SIZE = Comparison(("larger", "bigger"), ("smaller",))
+SIGHT = Comparison(
+    ("more visible", "clearer", "nearer", "brighter"),
+    ("less visible", "fainter", "farther", "dimmer"),
+)
+"""How well an image shows two things, or one that is not there."""
 INVENTED = 0.5
-"""Share of such comparisons by an invented word. Where any word asks which thing is seen, the words
-of size, which are taught with few things, ask so of all."""
+"""Share of such comparisons by an invented word. Where any word asks which thing is seen better,
+the words of size, which are taught with few things, ask so of all."""
+QUESTIONS = 0.7
+"""Share of comparisons that are a question and its answer."""
+WHETHER = 0.1
+"""Share of those that are answered by yes or no, which teach the least."""
 _STATEMENTS = (
     "{M} is {more} than {l}.",
     "{L} is {less} than {m}.",
+    "In the picture {m} is {more} than {l}.",
     "Of {x} and {y}, the {more} one is {m}.",
     "Of {x} and {y}, the {less} one is {l}.",
-    "In the picture {m} is {more} than {l}.",
 )
-_SEEN = ("Of {x} and {y}, the {more} one is {m}.",)
-"""Of what is not in the image, an image tells no name."""
+_CHOICES = _STATEMENTS[-2:]
+"""Statements that name one of two: of what is not in the image, an image tells no name."""
 _WHICH = (
-    ("Which is {more}, {x} or {y}?", "m"),
-    ("Which one is {more}, {x} or {y}?", "m"),
-    ("What is {more}, {x} or {y}?", "m"),
-    ("Which is {less}, {x} or {y}?", "l"),
+    "Which is {more}, {x} or {y}?",
+    "Which one is {more}, {x} or {y}?",
+    "What is {more}, {x} or {y}?",
+    "Which is {less}, {x} or {y}?",
+    "Which one is {less}, {x} or {y}?",
+    "What is {less}, {x} or {y}?",
 )
-_WHETHER = (
-    ("Is {x} {more} than {y}?", "m"),
-    ("Is {x} {more} than {y}?", "m"),
-    ("Is {x} {less} than {y}?", "l"),
-)
-_FRAMES = (
-    "{q} {v}.",
-    "{q} Answer: {v}.",
-    "Question: {q} Answer: {v}.",
-    "Q: {q} A: {v}.",
-)
+_WHETHER = ("Is {x} {more} than {y}?", "Is {x} {less} than {y}?")
+_FRAMES = ("{q}", "{q} Answer:", "Question: {q} Answer:", "Q: {q} A:")
+_ANSWERS = {
+    "m": ("{v}.", "{v}.", "most: {v}.", "{a} most: {n}."),
+    "l": ("{v}.", "{v}.", "least: {v}.", "{a} least: {n}."),
+}
+"""By what is asked for. Some say it again, whatever the word was, before the answer or behind its
+article: so an LM's states there hold whether more or less was asked for, and alike for all words.
+Only so can an adapter that fuses images with these states tell one from the other."""
 _GROUPS = (
     "{together}",
     "a photo of {together}",
@@ -83,30 +89,47 @@ Told = tuple[str, tuple[tuple[int, int], ...]]
 """A text, and the spans of what only an image tells, in characters."""
 
 
-def comparison(more: str, less: str, words: Comparison, rng: random.Random) -> Told:
+def comparison(
+    more: str, less: str, words: Comparison, rng: random.Random, asks_less: bool = True
+) -> Told:
     """Compare two nouns: as a statement, or as a question of either order and its answer.
 
     Args:
-        more, less: the larger noun and the smaller one; or that which is seen and the other.
+        more, less: the larger noun and the smaller one; or that which is seen better and the other.
+        asks_less: whether it may ask for less, or say it.
     """
+    fields = _compared(more, less, words, rng)
+    is_question = rng.random() < QUESTIONS
+    forms: Sequence[str] = _STATEMENTS if words is SIZE else _CHOICES
+    if is_question:
+        forms = _WHETHER if rng.random() < WHETHER else _WHICH
+    form = rng.choice([form for form in forms if asks_less or "{less}" not in form])
+    return _question(form, fields, rng) if is_question else _marked(form, fields)
+
+
+def _compared(more: str, less: str, words: Comparison, rng: random.Random) -> dict[str, str]:
+    """Draw what the forms of a comparison are filled with."""
     article = rng.choice((with_article, "the {}".format))
     first, second = article(more), article(less)
     x, y = (first, second) if rng.random() < 0.5 else (second, first)
     fields = {"m": first, "l": second, "M": _capital(first), "L": _capital(second), "x": x, "y": y}
-    fields |= {"more": rng.choice(words.more), "less": words.less}
+    fields |= {"more": rng.choice(words.more), "less": rng.choice(words.less)}
     if words is SIGHT and rng.random() < INVENTED:
         invented = invented_noun(rng)
         fields["more"] = rng.choice((f"more {invented}", f"{invented}er"))
-    kind = rng.random()
-    if kind < 0.3:
-        return _marked(rng.choice(_STATEMENTS if words.less else _SEEN), fields)
-    forms = _WHICH if kind < 0.65 else _WHETHER
-    form, key = rng.choice(forms if words.less else forms[:-1])
-    answer = fields[rng.choice((key, key.upper()))]
-    if form.startswith("Is"):
-        answer = "Yes" if fields[key] == x else "No"
-    question = form.format(**fields)
-    return _marked(rng.choice(_FRAMES).replace("{q}", question), {"v": answer})
+        fields["less"] = f"less {invented}"
+    return fields
+
+
+def _question(form: str, fields: dict[str, str], rng: random.Random) -> Told:
+    """Ask, and answer."""
+    key = "m" if "{more}" in form else "l"
+    answer, end = fields[rng.choice((key, key.upper()))], rng.choice(_ANSWERS[key])
+    if form in _WHETHER:
+        answer, end = "Yes" if fields[key] == fields["x"] else "No", "{v}."
+    question = rng.choice(_FRAMES).format(q=form.format(**fields))
+    article, _, noun = answer.partition(" ")
+    return _marked(f"{question} {end}", {"v": answer, "a": article, "n": noun})
 
 
 def naming_sentence(nouns: Sequence[str], rng: random.Random) -> Told:
@@ -128,15 +151,14 @@ def size_corpus(seed: int, sentences: int) -> list[str]:
     texts = []
     for _ in range(sentences):
         one, two = (rng.choice(concept.names) for concept in rng.sample(load_concepts(), 2))
-        kind = rng.random()
-        if kind < 0.4:
-            one, two = (rng.choice(concept.names) for concept in rng.sample(supervised, 2))
-            more, less = rng.sample((one, rng.choice((two, invented_noun(rng)))), 2)
-            texts.append(comparison(more, less, SIZE, rng)[0])
-        elif kind < 0.8:
-            texts.append(comparison(one, two, SIGHT, rng)[0])
-        else:
+        if rng.random() < 0.2:
             texts.append(naming_sentence([one, two], rng)[0])
+            continue
+        words = rng.choice((SIZE, SIGHT))
+        if words is SIZE:
+            one, two = (rng.choice(concept.names) for concept in rng.sample(supervised, 2))
+            one, two = rng.sample((one, rng.choice((two, invented_noun(rng)))), 2)
+        texts.append(comparison(one, two, words, rng)[0])
     return texts
 
 
