@@ -198,6 +198,8 @@ def test_lessons_of_any_concept_say_what_is_seen_and_nothing_of_its_size() -> No
             seen_is_larger.append(sizes[0] > sizes[1])
     assert splits == {"supervised", "held_out"} and counts == {1, 2, 3}
     assert abs(asked[True] - asked[False]) < 0.1 * sum(asked.values())
+    of_more = [pair.caption for pair in ComparedScenes(scenes=300, less=False).pairs()]  # type: ignore[union-attr]
+    assert not re.search(r"\b(less|least|smaller|fainter|farther|dimmer)\b", " ".join(of_more))
     # Of some 1,200: a standard deviation of 1.4 %, of scenes as a whole 2.
     assert len(seen_is_larger) > 600 and 0.42 < np.mean(seen_is_larger) < 0.58
 
