@@ -67,7 +67,8 @@ _ANSWERS = {
 }
 """By what is asked for. Some say it again, whatever the word was, before the answer or behind its
 article: so an LM's states there hold whether more or less was asked for, and alike for all words.
-Only so can an adapter that fuses images with these states tell one from the other."""
+Only so can an adapter that fuses images with these states tell one from the other. In lower case:
+the tokenizer begins "Most" and "Least" with the same token."""
 _GROUPS = (
     "{together}",
     "a photo of {together}",
